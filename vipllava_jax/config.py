@@ -105,8 +105,8 @@ class Config:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The axes of the projector, from M to D."""
-        return dict(M=len(self.feature_layers) * self.vision.width, D=self.text.width)
+        """The axes of the projector, from M to D and once more from D to E, as wide as D."""
+        return dict(M=len(self.feature_layers) * self.vision.width, D=self.text.width, E=self.text.width)
 
     def with_projector(self, width: int, norm: bool) -> 'Config':
         """The config whose taps fit a projector of input `width`: the weights decide, not config.json.
@@ -134,6 +134,8 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
 
     Raises ValueError, naming the field, for what this implementation does not compute.
     """
+    if 'model_type' not in data:
+        raise ValueError("model_type: missing, expected 'vipllava' or 'llava': is this a model's config.json?")
     _require(data, 'model_type', ('vipllava', 'llava', 'llava_llama'))
     original = 'text_config' not in data  # the authors' own files are flat: a Llama config with extras
     text = data if original else data['text_config']

@@ -1,0 +1,1 @@
+"""The model: equations over plain params."""

@@ -1,0 +1,63 @@
+"""The vision tower: CLIP's transformer over patches, down to the deepest layer that is tapped."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vipllava_jax.config import Config
+from vipllava_jax.model.layers import LayerNorm, Linear, attend
+
+
+class Layer(nn.Module):
+    """BPD -> BPD: every patch looks at every patch, then at itself."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        s, eps = self.cfg.vision.sizes, self.cfg.vision.eps
+        y = LayerNorm(s['D'], eps, name='norm1')(x)
+        q = Linear('BPD,DNH->BPNH', s, bias=True, name='q')(y)
+        k = Linear('BPD,DNH->BPNH', s, bias=True, name='k')(y)
+        v = Linear('BPD,DNH->BPNH', s, bias=True, name='v')(y)
+        y = attend(q, k, v, implementation=self.cfg.attention)
+        x += Linear('BPNH,NHD->BPD', s, bias=True, name='o')(y)
+        y = LayerNorm(s['D'], eps, name='norm2')(x)
+        y = quick_gelu(Linear('BPD,DF->BPF', s, bias=True, name='up')(y))
+        return x + Linear('BPF,FD->BPD', s, bias=True, name='down')(y)
+
+
+class Clip(nn.Module):
+    """Images Bhw3 -> the tapped hidden states BPD, class token first, in the config's order."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, images: Array) -> list[Array]:
+        vision = self.cfg.vision
+        s = vision.sizes
+        patches = Linear('BPC,CD->BPD', s, name='patch')(patchify(images, vision.patch_size))
+        class_token = self.param('class_token', nn.initializers.normal(s['D'] ** -0.5), (s['D'],))
+        first = jnp.broadcast_to(class_token, (len(images), 1, s['D']))
+        x = jnp.concatenate([first, patches], axis=1)
+        x += self.param('positions', nn.initializers.normal(0.02), (s['P'], s['D']))
+        states = [LayerNorm(s['D'], vision.eps, name='pre_norm')(x)]
+        # Nothing past the deepest tap is computed; those weights exist because checkpoints hold them.
+        for i in range(vision.layers if self.is_initializing() else max(self.cfg.taps)):
+            states.append(Layer(self.cfg, name=f'layers_{i}')(states[-1]))
+        if self.is_initializing():
+            LayerNorm(s['D'], vision.eps, name='post_norm')(states[-1])
+        return [states[i] for i in self.cfg.taps]
+
+
+def patchify(images: Array, size: int) -> Array:
+    """Images Bhw3 -> their patches BPC, row by row, each as (y, x, colour)."""
+    B, h, w, _ = images.shape
+    x = images.reshape(B, h // size, size, w // size, size, 3).swapaxes(2, 3)
+    return x.reshape(B, -1, 3 * size * size)
+
+
+def quick_gelu(x: Array) -> Array:
+    """x * sigmoid(1.702 x), the GELU that OpenAI trained CLIP with."""
+    return x * jax.nn.sigmoid(1.702 * x)

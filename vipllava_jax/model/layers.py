@@ -1,0 +1,130 @@
+"""What both towers are made of: a product with its weight, two norms, rotary positions, attention."""
+
+import math
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from vipllava_jax.config import Attention
+from vipllava_jax.model.weights import einsum
+
+
+class Linear(nn.Module):
+    """The product its equation states, with the weight it owns: the letters of the second factor.
+
+    `Linear('BTD,DKH->BTKH', sizes)` owns `w` DKH and, with a bias, `b` KH.
+    """
+
+    equation: str
+    sizes: Mapping[str, int]
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, dtype: DTypeLike | None = None) -> Array:
+        factors, out = self.equation.split('->')
+        letters = factors.split(',')[1]
+        kept = [a for a in letters if a in out]
+        fan_in = math.prod(self.sizes[a] for a in letters if a not in out)
+        w = self.param('w', nn.initializers.normal(fan_in**-0.5), tuple(self.sizes[a] for a in letters))
+        y = einsum(self.equation, x, w, dtype)
+        if self.bias:
+            y += self.param('b', nn.initializers.zeros, tuple(self.sizes[a] for a in kept))
+        return y
+
+
+class RMSNorm(nn.Module):
+    """... D -> ... D of root mean square 1, in float32, rounded before the gain as Llama does."""
+
+    width: int
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        w = self.param('w', nn.initializers.ones, (self.width,))
+        y = x.astype(jnp.float32)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return w * y.astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """... D -> ... D of mean 0 and variance 1, then gain and shift, all in float32."""
+
+    width: int
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        w = self.param('w', nn.initializers.ones, (self.width,))
+        b = self.param('b', nn.initializers.zeros, (self.width,))
+        y = x.astype(jnp.float32)
+        y -= jnp.mean(y, axis=-1, keepdims=True)
+        y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * w + b).astype(x.dtype)
+
+
+def rope(x: Array, positions: Array, theta: float) -> Array:
+    """x BTNH turned by its positions BT: the pair (i, i + H/2) by position * theta**(-2i/H), in float32.
+
+    RoFormer (Su et al., 2021) in the half-split form of the Hugging Face files.
+    """
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None, None] * frequencies  # BT1(H/2)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    start: int | Array | None = None,
+    mask: Array | None = None,
+    implementation: Attention | None = None,
+) -> Array:
+    """Queries q BTNH over keys and values k, v BSKH -> BTNH.
+
+    Query t sits in slot start + t (start: one number, or one a row) and sees the slots up to its own;
+    without a start it sees all. mask BS hides slots of a row. The implementation is cuDNN's where
+    that can do it (NVIDIA, half precision, no mask) and XLA's elsewhere; name one to insist.
+    """
+    fits = q.dtype != jnp.float32 and mask is None and (not isinstance(start, Array) or q.shape[1] == 1)
+    if implementation is None:
+        implementation = 'cudnn' if fits and jax.default_backend() == 'gpu' else 'xla'
+    if implementation == 'cudnn' and fits:
+        return _attend_cudnn(q, k, v, start)
+    y, _ = attend_weights(q, k, v, start=start, mask=mask)
+    return y
+
+
+def attend_weights(
+    q: Array, k: Array, v: Array, *, start: int | Array | None = None, mask: Array | None = None
+) -> tuple[Array, Array]:
+    """As `attend`, with the attention weights BNTS beside what they select; the softmax is in float32."""
+    B, T, N, H = q.shape
+    S, K = k.shape[1:3]
+    q = q.reshape(B, T, K, N // K, H)
+    scores = einsum('BTKGH,BSKH->BKGTS', q, k, jnp.float32) * H**-0.5
+    slots = jnp.arange(S)
+    if start is not None:
+        own = jnp.reshape(start, (-1, 1)) + jnp.arange(T)  # 1T or BT: the slot of each query
+        scores = jnp.where(slots <= own[:, None, None, :, None], scores, -1e30)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, None, :], scores, -1e30)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    y = einsum('BKGTS,BSKH->BTKGH', weights, v)
+    return y.reshape(B, T, N, H), weights.reshape(B, N, T, S)
+
+
+def _attend_cudnn(q: Array, k: Array, v: Array, start: int | Array | None) -> Array:
+    """One row's number of visible slots is all a single query needs; a whole prompt needs `is_causal`."""
+    lengths = start + 1 if isinstance(start, Array) else None
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=start is not None and lengths is None, key_value_seq_lengths=lengths, implementation='cudnn'
+    )

@@ -1,0 +1,122 @@
+"""The decoder: Llama over embeddings, with a cache whose slot s holds position s."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from vipllava_jax.config import Config
+from vipllava_jax.model.layers import Linear, RMSNorm, attend, attend_weights, rope
+from vipllava_jax.model.weights import einsum
+
+
+@struct.dataclass
+class Cache:
+    """The keys and values of every layer; a row of length n has filled the slots 0 to n - 1."""
+
+    k: tuple[Array, ...]  # L times BSKH
+    v: tuple[Array, ...]  # L times BSKH
+
+    @property
+    def slots(self) -> int:
+        return self.k[0].shape[1]
+
+    def padded(self, slots: int) -> 'Cache':
+        """The same cache with `slots` slots, the new ones empty."""
+        more = ((0, 0), (0, slots - self.slots), (0, 0), (0, 0))
+        return jax.tree.map(lambda x: jnp.pad(x, more), self)
+
+
+class Embed(nn.Module):
+    """Tokens BT -> BTD, a row of the table w VD each; an id outside the table reads its last row."""
+
+    sizes: dict[str, int]
+
+    def setup(self) -> None:
+        self.w = self.param('w', nn.initializers.normal(0.02), (self.sizes['V'], self.sizes['D']))
+
+    def __call__(self, tokens: Array) -> Array:
+        return jnp.take(self.w, tokens, axis=0, mode='clip')
+
+    def logits(self, x: Array) -> Array:
+        """BTD -> BTV, the table used the other way round."""
+        return einsum('BTD,VD->BTV', x, self.w, jnp.float32)
+
+
+class See(NamedTuple):
+    """Who sees whom: where each query stands, which slots it may look at, whether to keep the weights."""
+
+    positions: Array  # BT, what turns the queries and keys
+    start: int | Array  # the slot of the first query: of all rows, or B
+    mask: Array | None = None  # BS, false at slots to hide
+    weights: bool = False
+
+
+class Layer(nn.Module):
+    """x BTD -> x BTD, the layer's keys and values BSKH, the attention weights BNTS if wanted."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(
+        self, x: Array, see: See, cached: tuple[Array, Array] | None
+    ) -> tuple[Array, tuple[Array, Array], Array | None]:
+        text = self.cfg.text
+        s = text.sizes
+        y = RMSNorm(s['D'], text.eps, name='attn_norm')(x)
+        q = rope(Linear('BTD,DNH->BTNH', s, name='q')(y), see.positions, text.rope_theta)
+        k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), see.positions, text.rope_theta)
+        v = Linear('BTD,DKH->BTKH', s, name='v')(y)
+        if cached:
+            k, v = write(cached[0], k, see.start), write(cached[1], v, see.start)
+        weights = None
+        if see.weights:
+            y, weights = attend_weights(q, k, v, start=see.start, mask=see.mask)
+        else:
+            y = attend(q, k, v, start=see.start, mask=see.mask, implementation=self.cfg.attention)
+        x += Linear('BTNH,NHD->BTD', s, name='o')(y)
+        y = RMSNorm(s['D'], text.eps, name='mlp_norm')(x)
+        y = jax.nn.silu(Linear('BTD,DF->BTF', s, name='gate')(y)) * Linear('BTD,DF->BTF', s, name='up')(y)
+        return x + Linear('BTF,FD->BTD', s, name='down')(y), (k, v), weights
+
+
+class Llama(nn.Module):
+    """Embeddings BTD -> the hidden states of every depth, the cache, the attention weights."""
+
+    cfg: Config
+
+    def setup(self) -> None:
+        text = self.cfg.text
+        self.embed = Embed(text.sizes)
+        self.layers = [Layer(self.cfg) for _ in range(text.layers)]
+        self.norm = RMSNorm(text.width, text.eps)
+        if not text.tied:
+            self.head = Linear('BTD,DV->BTV', text.sizes)
+
+    def __call__(
+        self, x: Array, see: See, cache: Cache | None = None
+    ) -> tuple[list[Array], Cache, list[Array | None]]:
+        """The last hidden state is the normed one; without a cache the new one holds just these tokens."""
+        states, filled, weights = [x], [], []
+        for i, layer in enumerate(self.layers):
+            x, kv, w = layer(x, see, cache and (cache.k[i], cache.v[i]))
+            states.append(x)
+            filled.append(kv)
+            weights.append(w)
+        states[-1] = self.norm(x)
+        k, v = zip(*filled, strict=True)
+        return states, Cache(k, v), weights
+
+    def logits(self, x: Array) -> Array:
+        """A normed hidden state BTD -> logits BTV, float32."""
+        return self.embed.logits(x) if self.cfg.text.tied else self.head(x, jnp.float32)
+
+
+def write(cached: Array, new: Array, start: int | Array) -> Array:
+    """new BTKH into the slots of cached BSKH from each row's start on; what falls past the end is dropped."""
+    B, T = new.shape[:2]
+    slots = jnp.reshape(start, (-1, 1)) + jnp.arange(T)
+    return cached.at[jnp.arange(B)[:, None], slots].set(new, mode='drop')
