@@ -1,1 +1,39 @@
-"""ViP-LLaVA in JAX: this file is the list of the public API; each name is imported when it is first used."""
+"""ViP-LLaVA in JAX. This file is the list of the public API; a name is imported when it is first used."""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
+    from vipllava_jax.generation.decoding import Generation, generate, stream
+    from vipllava_jax.inputs.marks import Mark, draw
+    from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.inputs.prompts import Turn
+    from vipllava_jax.loading import Model, load
+    from vipllava_jax.model.llama import Cache
+    from vipllava_jax.model.vipllava import Trace, abstract, decode, extend, forward, init, prefill
+
+_HOMES = {
+    'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
+    'generation.decoding': ['Generation', 'generate', 'stream'],
+    'inputs.marks': ['Mark', 'draw'],
+    'inputs.processor': ['Batch', 'Processor'],
+    'inputs.prompts': ['Turn'],
+    'loading': ['Model', 'load'],
+    'model.llama': ['Cache'],
+    'model.vipllava': ['Trace', 'abstract', 'decode', 'extend', 'forward', 'init', 'prefill'],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [*_HOME]
+__version__ = metadata.version('vipllava-jax')
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'{__name__}.{_HOME[name]}'), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

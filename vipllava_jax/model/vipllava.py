@@ -217,8 +217,8 @@ def check(tokens: ArrayLike, images: ArrayLike | None, image_counts: ArrayLike |
     counts = np.full(len(found), shape[1]) if image_counts is None else np.asarray(image_counts)
     for row in np.flatnonzero(found != counts * cfg.vision.patches):
         raise ValueError(
-            f'row {row} has {found[row]} image placeholders (id {cfg.image_token}), but its {counts[row]} '
-            f'images take {counts[row] * cfg.vision.patches} ({cfg.vision.patches} each)'
+            f'row {row} has {found[row]} image placeholders (id {cfg.image_token}), but needs '
+            f'{counts[row] * cfg.vision.patches} for its {counts[row]} × {cfg.vision.patches} image patches'
         )
 
 

@@ -1,0 +1,31 @@
+"""Tiny models that several files test with: odd sizes, grouped queries, five taps."""
+
+import jax
+import numpy as np
+import pytest
+
+from vipllava_jax.config import Config, TextConfig, VisionConfig
+
+TINY = Config(
+    vision=VisionConfig(image_size=28, patch_size=14, width=32, layers=12, heads=2, mlp=40),
+    text=TextConfig(vocab=128, width=48, layers=3, heads=6, kv_heads=2, head_size=8, mlp=56, context=512),
+    image_token=126,
+    pad=127,
+)
+
+
+@pytest.fixture(scope='session')
+def cfg() -> Config:
+    return TINY
+
+
+@pytest.fixture(scope='session')
+def params(cfg):
+    from vipllava_jax.model.vipllava import init
+
+    return init(jax.random.key(0), cfg)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

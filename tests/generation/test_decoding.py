@@ -1,0 +1,121 @@
+"""Answers do not depend on chunks, neighbours or padding, and nothing is compiled twice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from tests.rows import alone, ragged
+from vipllava_jax.generation import decoding
+
+forward = jax.jit(vj.forward, static_argnames='cfg')
+ROWS = [(9, 2), (4, 0), (15, 1)]
+
+
+@pytest.fixture
+def batch(cfg, rng):
+    return ragged(cfg, rng, ROWS, T=32)
+
+
+@pytest.fixture
+def greedy(params, cfg, batch):
+    """Each row's answer, by looking at the whole row again for every token."""
+
+    def answer(row):
+        row = alone(batch, row)
+        tokens, n = np.full((1, 64), cfg.pad), row.lengths[0]
+        tokens[:, :n] = row.tokens
+        for i in range(n, n + 20):
+            logits = forward(params, tokens, row.images, cfg=cfg)
+            tokens[0, i] = logits[0, i - 1].argmax()
+        return tokens[0, n : n + 20]
+
+    return np.array([answer(row) for row in range(len(ROWS))])
+
+
+def test_greedy_is_the_argmax_of_forward(params, cfg, batch, greedy):
+    out = vj.generate(params, batch, cfg=cfg, max_new_tokens=20, eos=())
+    np.testing.assert_array_equal(out.tokens, greedy)
+    assert (out.lengths == 20).all()
+    assert not out.finished.any()
+    # The end of a row's answer does not touch its neighbours'.
+    end = int(greedy[0, 5])
+    first = [(row == end).argmax() if end in row else 19 for row in greedy]
+    out = vj.generate(params, batch, cfg=cfg, max_new_tokens=20, eos=[end])
+    for row, last in enumerate(first):
+        np.testing.assert_array_equal(out.tokens[row, : last + 1], greedy[row, : last + 1])
+        assert (out.tokens[row, last + 1 :] == cfg.pad).all()
+    np.testing.assert_array_equal(out.finished, [end in row for row in greedy])
+    np.testing.assert_array_equal(out.lengths, np.array(first) + 1)
+
+
+def test_stream_yields_the_answer_in_pieces(params, cfg, batch):
+    settings = dict(cfg=cfg, max_new_tokens=20, eos=(), temperature=1.0, seed=3)
+    pieces = list(vj.stream(params, batch, **settings))
+    assert len(pieces) > 2
+    assert pieces[0].shape == (3, 1)
+    whole = vj.generate(params, batch, **settings).tokens
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+
+
+def test_a_stream_ends_when_every_row_has(params, cfg, batch):
+    every = range(cfg.text.vocab)
+    assert sum(piece.shape[1] for piece in vj.stream(params, batch, cfg=cfg, eos=every, max_new_tokens=64)) == 1
+
+
+def test_sampling_depends_on_the_seed_alone(params, cfg, batch, monkeypatch):
+    def answer(batch, **settings):
+        return vj.generate(params, batch, cfg=cfg, max_new_tokens=12, eos=(), **settings).tokens
+
+    warm = answer(batch, temperature=1.5, seed=1)
+    np.testing.assert_array_equal(warm, answer(batch, temperature=1.5, seed=1))
+    np.testing.assert_array_equal(warm[:1], answer(alone(batch, 0), temperature=1.5, seed=1))
+    assert (warm != answer(batch, temperature=1.5, seed=2)).any()
+    assert (answer(batch, temperature=1.5) != answer(batch, temperature=1.5)).any()
+    np.testing.assert_array_equal(answer(batch, temperature=1.5, top_k=1, seed=1), answer(batch))
+    mixed = answer(batch, temperature=[0, 1.5, 0], seed=1)
+    np.testing.assert_array_equal(mixed[[0, 2]], answer(batch)[[0, 2]])
+    np.testing.assert_array_equal(mixed[1], warm[1])
+    monkeypatch.setattr(decoding, 'CHUNK', 5)
+    np.testing.assert_array_equal(warm, answer(batch, temperature=1.5, seed=1))
+
+
+def test_another_length_compiles_nothing(params, cfg, rng):
+    def answer(words):
+        vj.generate(params, ragged(cfg, rng, [(words, 1)], T=32), cfg=cfg, max_new_tokens=9)
+
+    answer(8)
+    compiled = decoding.start._cache_size(), decoding.advance._cache_size()
+    answer(17)
+    answer(5)
+    assert (decoding.start._cache_size(), decoding.advance._cache_size()) == compiled
+
+
+def test_bad_settings_are_named_before_anything_runs(params, cfg, batch, monkeypatch):
+    monkeypatch.setattr(decoding, 'start', None)
+    for settings, message in [
+        (dict(max_new_tokens=0), 'max_new_tokens is 0'),
+        (dict(temperature=-1.0), 'temperature is -1'),
+        (dict(temperature=float('nan')), 'temperature is nan'),
+        (dict(top_k=-2), 'top_k is -2'),
+        (dict(top_p=0.0), 'top_p is 0'),
+        (dict(top_p=[1, 1.5, 1]), r'top_p is 1\.5'),
+        (dict(max_new_tokens=500), 'exceed the 512 of the model: ask for at most 492 new tokens'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            vj.stream(params, batch, cfg=cfg, **settings)
+    with pytest.raises(ValueError, match='row 0 has 8 .* needs 4 for its 1 × 4'):
+        vj.stream(params, batch._replace(image_counts=np.array([1, 0, 1])), cfg=cfg)
+
+
+def test_without_a_limit_the_context_is_the_limit(params, cfg, batch):
+    assert decoding.room(batch, cfg, None) == cfg.text.context - batch.lengths.max()
+
+
+def test_half_precision_keeps_its_dtype(cfg, batch):
+    params = vj.init(jax.random.key(0), cfg, jnp.bfloat16)
+    state = decoding.start(params, batch, None, cfg=cfg, slots=64)
+    state, _ = decoding.advance(params, state, cfg=cfg, steps=2)
+    assert {x.dtype for x in (*state.cache.k, *state.cache.v)} == {jnp.dtype(jnp.bfloat16)}
+

@@ -1,0 +1,82 @@
+"""Which tokens may be drawn, and how often they are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vipllava_jax.generation.sampling import Sampling, keep, pick
+
+
+def sampling(B, temperature=1.0, top_k=0, top_p=1.0, seed=0):
+    keys = jax.random.split(jax.random.key(seed), B)
+    return Sampling(jnp.full(B, temperature), jnp.full(B, top_k), jnp.full(B, top_p), keys)
+
+
+def test_without_sampling_the_likeliest_wins(rng):
+    logits = rng.normal(size=(5, 30)).astype(np.float32)
+    np.testing.assert_array_equal(pick(logits, None, jnp.arange(5)), logits.argmax(axis=-1))
+
+
+def test_temperature_zero_beside_others_is_the_likeliest(rng):
+    logits = rng.normal(size=(2, 30)).astype(np.float32)
+    mixed = sampling(2).replace(temperature=jnp.array([0.0, 5.0]))
+    drawn = np.array([pick(logits, mixed, jnp.full(2, i)) for i in range(20)])
+    assert (drawn[:, 0] == logits[0].argmax()).all()
+    assert len(set(drawn[:, 1])) > 5
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 20), st.floats(0.05, 0.999), st.floats(0.2, 3.0), st.integers(0, 1000))
+def test_cuts_are_those_of_the_definition(k, p, temperature, seed):
+    logits = np.random.default_rng(seed).normal(size=20).astype(np.float32)
+    got = np.isfinite(keep(logits[None], sampling(1, temperature, k, p))[0])
+    order = np.argsort(-logits)[:k]
+    weights = np.exp((logits[order] - logits.max()) / temperature)
+    before = np.cumsum(weights) / weights.sum() - weights / weights.sum()
+    near = np.abs(before - p) < 1e-5  # rounding may decide these either way
+    expected = np.zeros(20, bool)
+    expected[order[before < p]] = True
+    unsure = np.zeros(20, bool)
+    unsure[order[near]] = True
+    np.testing.assert_array_equal(got | unsure, expected | unsure)
+
+
+def test_draws_follow_the_softmax(rng):
+    logits = rng.normal(size=6).astype(np.float32)
+    n = 20_000
+    drawn = pick(jnp.broadcast_to(logits, (n, 6)), sampling(n, 0.7), jnp.zeros(n, int))
+    expected = np.exp(logits / 0.7) / np.exp(logits / 0.7).sum()
+    counts = np.bincount(drawn, minlength=6)
+    chi2 = ((counts - n * expected) ** 2 / (n * expected)).sum()
+    assert chi2 < 20.5  # 5 degrees of freedom: passed by 99.9 % of seeds
+
+
+def test_a_row_draws_the_same_whoever_is_beside_it(rng):
+    logits = rng.normal(size=(3, 50)).astype(np.float32)
+    three = sampling(3)
+    alone = jax.tree.map(lambda x: x[1:2], three)
+    assert pick(logits, three, jnp.arange(3))[1] == pick(logits[1:2], alone, jnp.array([1]))[0]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(('temperature', 'k', 'p'), [(0.7, 0, 0.6), (1.3, 5, 1.0), (0.9, 12, 0.8)])
+def test_cuts_are_those_of_transformers(rng, temperature, k, p):
+    import torch
+    from transformers.generation.logits_process import (
+        LogitsProcessorList,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    logits = rng.normal(size=(8, 64)).astype(np.float32) * 2
+    peer = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if k:
+        peer.append(TopKLogitsWarper(k))
+    if p < 1:
+        peer.append(TopPLogitsWarper(p))
+    expected = peer(None, torch.tensor(logits)).numpy()
+    np.testing.assert_allclose(keep(logits, sampling(8, temperature, k, p)), expected, rtol=1e-6)

@@ -1,0 +1,158 @@
+"""Properties of the whole model that hold whatever the weights are."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from tests.rows import alone, ragged
+
+ROWS = [(9, 2), (4, 0), (15, 1), (7, 3)]
+close = partial(np.testing.assert_allclose, atol=2e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def batch(cfg, rng):
+    return ragged(cfg, rng, ROWS)
+
+
+forward = jax.jit(vj.forward, static_argnames=('cfg', 'trace', 'feature_layers'))
+extend = jax.jit(vj.extend, static_argnames='cfg')
+decode = jax.jit(vj.decode, static_argnames='cfg')
+prefill = jax.jit(vj.prefill, static_argnames=('cfg', 'slots'))
+
+
+def run(params, batch, cfg, **settings):
+    return forward(params, batch.tokens, batch.images, image_counts=batch.image_counts, cfg=cfg, **settings)
+
+
+def test_published_sizes():
+    for cfg, total in [(vj.VIP_LLAVA_7B, 7_080_214_528), (vj.VIP_LLAVA_13B, 13_372_476_416)]:
+        assert sum(x.size for x in jax.tree.leaves(vj.abstract(cfg))) == total
+
+
+def test_rows_of_a_batch_are_rows_alone(params, cfg, batch):
+    logits = run(params, batch, cfg)
+    for row, n in enumerate(batch.lengths):
+        close(logits[row, :n], run(params, alone(batch, row), cfg)[0])
+
+
+def test_no_token_sees_a_later_one(params, cfg, rng):
+    embeddings = rng.normal(size=(1, 8, cfg.text.width)).astype(np.float32)
+
+    def score(x):
+        return forward(params, embeddings=x, cfg=cfg)[0, 4].sum()
+
+    seen = jnp.abs(jax.grad(score)(embeddings)[0]).sum(axis=-1)
+    assert (seen[:5] > 0).all()
+    assert (seen[5:] == 0).all()
+
+
+def test_hidden_padding_on_the_left_changes_nothing(params, cfg, batch):
+    row = alone(batch, 0)
+    pad = 5
+    tokens = np.pad(row.tokens, ((0, 0), (pad, 0)), constant_values=cfg.pad)
+    positions = np.maximum(np.arange(tokens.shape[1]) - pad, 0)[None]
+    mask = np.arange(tokens.shape[1])[None] >= pad
+    padded = forward(params, tokens, row.images, cfg=cfg, positions=positions, mask=mask)
+    close(padded[:, pad:], run(params, row, cfg))
+
+
+def test_prefill_then_decode_is_forward(params, cfg, batch):
+    whole = run(params, batch, cfg)
+    short = batch.lengths - 3  # three real tokens of each row are left to decode
+    tokens = np.where(np.arange(batch.tokens.shape[1]) < short[:, None], batch.tokens, cfg.pad)
+    logits, cache = prefill(params, tokens, batch.images, lengths=short, slots=tokens.shape[1] + 8, cfg=cfg)
+    rows = np.arange(len(short))
+    close(logits, whole[rows, short - 1])
+    for i in range(3):
+        logits, cache = decode(params, batch.tokens[rows, short + i], cache, short + i, cfg=cfg)
+        close(logits, whole[rows, short + i])
+
+
+def test_extending_by_pieces_is_extending_at_once(params, cfg, rng):
+    tokens = rng.integers(3, cfg.image_token, (2, 12))
+    start = np.array([4, 4])
+    _, cache = prefill(params, tokens[:, :4], slots=16, cfg=cfg)
+    once, once_cache = extend(params, tokens[:, 4:], cache, start, cfg=cfg)
+    first, cache = extend(params, tokens[:, 4:9], cache, start, cfg=cfg)
+    second, cache = extend(params, tokens[:, 9:], cache, start + 5, cfg=cfg)
+    close(np.concatenate([first, second], axis=1), once)
+    jax.tree.map(close, cache, once_cache)
+
+
+def test_what_falls_past_the_cache_is_dropped(params, cfg, rng):
+    tokens = rng.integers(3, cfg.image_token, (1, 6))
+    _, cache = prefill(params, tokens, slots=6, cfg=cfg)
+    _, after = decode(params, tokens[:, 0], cache, np.array([6]), cfg=cfg)
+    jax.tree.map(np.testing.assert_array_equal, after, cache)
+
+
+def test_embeddings_stand_in_for_tokens(params, cfg, batch):
+    embeddings = params['llama']['embed']['w'][batch.tokens]
+    got = forward(params, embeddings=embeddings, images=batch.images, cfg=cfg)
+    close(got, run(params, batch, cfg))
+
+
+def test_a_trace_holds_every_step(params, cfg, batch):
+    trace = run(params, batch, cfg, trace=True)
+    B, T = batch.tokens.shape
+    text = cfg.text
+    assert [x.shape for x in trace.hidden_states] == [(B, T, text.width)] * (text.layers + 1)
+    assert [x.shape for x in trace.attentions] == [(B, text.heads, T, T)] * text.layers
+    assert trace.image_features.shape == (B, 3, cfg.vision.patches, text.width)
+    for weights in trace.attentions:
+        close(weights.sum(axis=-1), 1)
+        assert (np.triu(weights[0, 0], 1) == 0).all()
+    close(trace.logits, run(params, batch, cfg))
+
+
+def test_other_feature_layers_for_one_call(params, cfg, batch):
+    other = (1, 2, 3, 4, -1)  # the last layer is not tapped by default, yet its weights are there
+    got = run(params, batch, cfg, feature_layers=other)
+    close(got, run(params, batch, dataclasses.replace(cfg, feature_layers=other)))
+    assert np.abs(got - run(params, batch, cfg)).max() > 1e-3
+
+
+def test_no_layer_past_the_deepest_tap_runs(params, cfg, batch):
+    unused = ['layers_11', 'post_norm']
+    fewer = {**params, 'clip': {name: w for name, w in params['clip'].items() if name not in unused}}
+    np.testing.assert_array_equal(run(fewer, batch, cfg), run(params, batch, cfg))
+
+
+def test_a_missing_and_a_wrong_weight_are_named(params, cfg, batch):
+    missing = {**params, 'projector': {**params['projector'], 'linear_1': {}}}
+    with pytest.raises(Exception, match='linear_1'):
+        run(missing, batch, cfg)
+    wrong = {**params, 'projector': {**params['projector'], 'norm': {'w': np.ones(7), 'b': np.ones(7)}}}
+    with pytest.raises(Exception, match='norm'):
+        run(wrong, batch, cfg)
+
+
+def test_placeholders_must_fit_the_images(params, cfg, batch):
+    short = batch.tokens.copy()
+    short[2][short[2] == cfg.image_token] = 5
+    with pytest.raises(ValueError, match='row 2 has 0 image placeholders .* needs 4 for its 1 × 4'):
+        vj.forward(params, short, batch.images, image_counts=batch.image_counts, cfg=cfg)
+    with pytest.raises(ValueError, match='row 0 has 8 image placeholders .* needs 0 for its 0'):
+        vj.forward(params, batch.tokens, cfg=cfg)
+    with pytest.raises(ValueError, match='row 1 has 0 .* its 3 ×'):
+        vj.prefill(params, batch.tokens[:2], batch.images[:2], image_counts=[2, 3], slots=99, cfg=cfg)
+    with pytest.raises(ValueError, match='30×30|30, 30'):
+        vj.forward(params, batch.tokens, np.zeros((4, 3, 30, 30, 3)), cfg=cfg)
+    with pytest.raises(ValueError, match='slots'):
+        vj.prefill(params, batch.tokens[1:2], slots=2, cfg=cfg)
+    with pytest.raises(ValueError, match='exactly one'):
+        vj.forward(params, cfg=cfg)
+
+
+def test_bfloat16_stays_near_float32(cfg, batch):
+    half = vj.init(jax.random.key(1), cfg, jnp.bfloat16)
+    full = jax.tree.map(lambda w: w.astype(jnp.float32), half)
+    a, b = run(half, batch, cfg), run(full, batch, cfg)
+    assert a.dtype == jnp.float32
+    assert np.linalg.norm(a - b) / np.linalg.norm(b) < 0.03

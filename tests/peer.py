@@ -1,0 +1,74 @@
+"""The peer: tiny random models of transformers, made in memory."""
+
+from typing import Any
+
+import numpy as np
+
+from vipllava_jax.config import Config, to_hugging_face
+from vipllava_jax.inputs.processor import Batch
+
+
+def model(cfg: Config, seed: int = 0) -> Any:
+    """transformers' model of the config, float32, with weights large enough to tell layers apart."""
+    import torch
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+    from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
+
+    torch.manual_seed(seed)
+    data = to_hugging_face(cfg)
+    if cfg.projector_norm:
+        peer = VipLlavaForConditionalGeneration(VipLlavaConfig(**data))
+    else:
+        peer = LlavaForConditionalGeneration(LlavaConfig(**data))
+    with torch.no_grad():
+        for name, w in peer.named_parameters():
+            if w.ndim > 1:
+                w.normal_(std=w.shape[-1] ** -0.5)
+            else:
+                w.add_(torch.randn_like(w) * 0.2)
+    return peer.eval()
+
+
+def run(peer: Any, batch: Batch, **settings: Any) -> Any:
+    """The peer's forward pass over a right-padded batch."""
+    import torch
+
+    T = batch.tokens.shape[1]
+    mask = np.arange(T) < batch.lengths[:, None]
+    with torch.no_grad():
+        return peer(
+            input_ids=torch.tensor(batch.tokens, dtype=torch.long),
+            attention_mask=torch.tensor(mask, dtype=torch.long),
+            pixel_values=pixel_values(batch),
+            **settings,
+        )
+
+
+def pixel_values(batch: Batch) -> Any:
+    """The real images of a batch in the order of its rows, N3hw; None if there are none."""
+    import torch
+
+    real = [row[:n] for row, n in zip(batch.images, batch.image_counts, strict=True)]
+    images = torch.tensor(np.concatenate(real)).permute(0, 3, 1, 2)
+    return images if len(images) else None
+
+
+def greedy(peer: Any, batch: Batch, new: int) -> np.ndarray:
+    """The peer's greedy answers Bxnew, from a left-padded batch with its own cache."""
+    import torch
+
+    T = batch.tokens.shape[1]
+    tokens, mask = np.zeros_like(batch.tokens), np.zeros_like(batch.tokens)
+    for row, n in enumerate(batch.lengths):
+        tokens[row, T - n :], mask[row, T - n :] = batch.tokens[row, :n], 1
+    with torch.no_grad():
+        out = peer.generate(
+            input_ids=torch.tensor(tokens, dtype=torch.long),
+            attention_mask=torch.tensor(mask),
+            pixel_values=pixel_values(batch),
+            max_new_tokens=new,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    return out[:, T:].numpy()

@@ -1,0 +1,32 @@
+"""Random prompts with pictures between the words."""
+
+import numpy as np
+
+from vipllava_jax.config import Config
+from vipllava_jax.inputs.processor import Batch
+
+
+def ragged(cfg: Config, rng: np.random.Generator, rows: list[tuple[int, int]], T: int | None = None) -> Batch:
+    """Rows of (words, images), each image after a few words and three of them last, right-padded to T or the longest row."""
+    I, B = max(images for _, images in rows), len(rows)
+    size = cfg.vision.image_size
+    prompts = []
+    for words, images in rows:
+        prompt = [cfg.bos, *rng.integers(3, cfg.image_token, words)]
+        for at in sorted(rng.integers(1, words - 2, images), reverse=True):
+            prompt[at:at] = [cfg.image_token] * cfg.vision.patches
+        prompts.append(prompt)
+    tokens = np.full((B, T or max(map(len, prompts))), cfg.pad, np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    counts = np.array([images for _, images in rows], np.int32)
+    images = rng.normal(size=(B, I, size, size, 3)).astype(np.float32)
+    images[np.arange(I) >= counts[:, None]] = 0
+    return Batch(tokens, np.array([*map(len, prompts)], np.int32), images, counts)
+
+
+def alone(batch: Batch, row: int) -> Batch:
+    """The batch of one row, without the padding that its neighbours made it carry."""
+    n, I = batch.lengths[row], batch.image_counts[row]
+    part = slice(row, row + 1)
+    return Batch(batch.tokens[part, :n], batch.lengths[part], batch.images[part, :I], batch.image_counts[part])

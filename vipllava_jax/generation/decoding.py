@@ -1,0 +1,164 @@
+"""Prefill once, then decode in chunks of a static number of steps, the state donated from one to the next."""
+
+import dataclasses
+import secrets
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+from jax.typing import ArrayLike
+
+from vipllava_jax.config import Config
+from vipllava_jax.generation.sampling import Sampling, pick
+from vipllava_jax.inputs.processor import Batch, bucket
+from vipllava_jax.model import vipllava
+from vipllava_jax.model.llama import Cache
+from vipllava_jax.model.vipllava import Params
+
+CHUNK = 8  # steps between two looks at what came out: 30 ms on a fast card, and the host runs ahead
+
+
+class Generation(NamedTuple):
+    """The answers of a batch."""
+
+    tokens: np.ndarray  # Bxn, the end token included, padding after it
+    lengths: np.ndarray  # B, how many of a row are its answer
+    finished: np.ndarray  # B, whether the row ended by itself rather than by max_new_tokens
+
+
+@struct.dataclass
+class State:
+    """Where each row of a batch stands."""
+
+    cache: Cache
+    tokens: Array  # B, drawn but not yet in the cache
+    positions: Array  # B, where these tokens will stand
+    done: Array  # B
+    sampling: Sampling | None
+
+
+@partial(jax.jit, static_argnames=('cfg', 'slots'))
+def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Config, slots: int) -> State:
+    """The prompts of a batch -> the state that holds their caches and each row's first token."""
+    logits, cache = vipllava.prefill(
+        params, batch.tokens, batch.images, lengths=batch.lengths, slots=slots, cfg=cfg, image_counts=batch.image_counts
+    )
+    tokens = pick(logits, sampling, batch.lengths)
+    return State(cache, tokens, batch.lengths, ended(tokens, cfg), sampling)
+
+
+@partial(jax.jit, static_argnames=('cfg', 'steps'), donate_argnames='state')
+def advance(params: Params, state: State, *, cfg: Config, steps: int) -> tuple[State, Array]:
+    """A state -> the state `steps` tokens later, and those tokens BT, padding where a row has ended."""
+
+    def step(state: State, _: None) -> tuple[State, Array]:
+        logits, cache = vipllava.decode(params, state.tokens, state.cache, state.positions, cfg=cfg)
+        positions = jnp.where(state.done, state.positions, state.positions + 1)
+        tokens = jnp.where(state.done, cfg.pad, pick(logits, state.sampling, positions))
+        done = state.done | ended(tokens, cfg)
+        return State(cache, tokens, positions, done, state.sampling), tokens
+
+    state, tokens = jax.lax.scan(step, state, length=steps)
+    return state, tokens.T
+
+
+def ended(tokens: Array, cfg: Config) -> Array:
+    return jnp.isin(tokens, jnp.array(cfg.eos, tokens.dtype))
+
+
+def stream(
+    params: Params,
+    batch: Batch,
+    *,
+    cfg: Config,
+    max_new_tokens: int | None = None,
+    temperature: float | Sequence[float] = 0.0,
+    top_k: int | Sequence[int] = 0,
+    top_p: float | Sequence[float] = 1.0,
+    seed: int | None = None,
+    eos: Sequence[int] | None = None,
+) -> Iterator[np.ndarray]:
+    """The answers of a batch as they come: arrays Bxn of tokens, padding where a row has ended.
+
+    max_new_tokens defaults to 512, or what the context leaves. Temperature 0 takes the likeliest token; above, a
+    row draws with its own key, made of the seed (None: a fresh one) and its place in the batch. The
+    settings may differ from row to row. Raises ValueError, before anything runs, for settings out of range,
+    placeholders that do not fit the images and a context longer than the model's.
+    """
+    if eos is not None:
+        cfg = dataclasses.replace(cfg, eos=tuple(eos))
+    vipllava.check(batch.tokens, batch.images, batch.image_counts, cfg)
+    new = room(batch, cfg, max_new_tokens)
+    sampling = _sampling(len(batch.tokens), temperature, top_k, top_p, seed)
+    return _stream(params, batch, sampling, cfg, new)
+
+
+def _stream(
+    params: Params, batch: Batch, sampling: Sampling | None, cfg: Config, new: int
+) -> Iterator[np.ndarray]:
+    state = start(params, batch, sampling, cfg=cfg, slots=bucket(batch.tokens.shape[1] + new))
+    coming = state.tokens[:, None]
+    done = np.zeros(len(batch.tokens), bool)
+    while new > 0:
+        ready = coming
+        if new > ready.shape[1]:  # the next chunk is under way before this one is looked at
+            state, coming = advance(params, state, cfg=cfg, steps=CHUNK)
+        tokens = np.asarray(ready)[:, :new]
+        yield tokens
+        new -= tokens.shape[1]
+        done |= np.isin(tokens, cfg.eos).any(axis=1)
+        if done.all():
+            return
+
+
+def generate(params: Params, batch: Batch, *, cfg: Config, eos: Sequence[int] | None = None, **settings) -> Generation:
+    """The answers of a batch, whole; the settings and errors are those of `stream`."""
+    eos = cfg.eos if eos is None else tuple(eos)
+    tokens = np.concatenate(list(stream(params, batch, cfg=cfg, eos=eos, **settings)), axis=1)
+    ends = np.isin(tokens, eos)
+    finished = ends.any(axis=1)
+    lengths = np.where(finished, ends.argmax(axis=1) + 1, tokens.shape[1])
+    return Generation(tokens[:, : lengths.max()], lengths, finished)
+
+
+def room(batch: Batch, cfg: Config, max_new_tokens: int | None) -> int:
+    """How many tokens to generate, or ValueError if the model's context does not hold them."""
+    longest = int(np.max(batch.lengths))
+    left = cfg.text.context - longest
+    new = min(512, max(left, 1)) if max_new_tokens is None else max_new_tokens
+    if new < 1:
+        raise ValueError(f'max_new_tokens is {new}, but at least 1 is needed')
+    if new > left:
+        raise ValueError(
+            f'a prompt of {longest} tokens and {new} new ones exceed the {cfg.text.context} of the model: '
+            + (f'ask for at most {left} new tokens' if left > 0 else 'shorten the prompt')
+        )
+    return new
+
+
+def _sampling(
+    B: int,
+    temperature: float | Sequence[float],
+    top_k: int | Sequence[int],
+    top_p: float | Sequence[float],
+    seed: int | None,
+) -> Sampling | None:
+    """None if every row takes its likeliest token."""
+    t, k, p = (np.broadcast_to(np.asarray(x), B) for x in (temperature, top_k, top_p))
+    for name, x, good, range_ in [
+        ('temperature', t, (t >= 0) & np.isfinite(t), '0 or above'),
+        ('top_k', k, k >= 0, '0 (all) or above'),
+        ('top_p', p, (p > 0) & (p <= 1), 'above 0 and at most 1'),
+    ]:
+        if not good.all():
+            raise ValueError(f'{name} is {x[~good][0]}, but must be {range_}')
+    if not t.any():
+        return None
+    key = jax.random.key(secrets.randbits(32) if seed is None else seed)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(B))
+    return Sampling(jnp.float32(t), jnp.int32(k), jnp.float32(p), keys)
