@@ -1,0 +1,244 @@
+"""What a PyTorch checkpoint calls each tensor, what we call it, and how one becomes the other.
+
+A layout names the axes of both sides in the letters of `vipllava_jax.config`, '(NH)D->DNH': the file's
+axes left of the arrow, ours right of it, axes that are one in memory in parentheses. The names are those
+of the Hub's checkpoints; what other saves call the same tensor is turned into them first.
+"""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from vipllava_convert.tensors import READABLE, Tensor
+
+from vipllava_jax.checkpoint import CheckpointError
+from vipllava_jax.config import Config
+
+CLIP = (
+    ('embeddings.class_embedding', 'class_token', 'D->D'),
+    ('embeddings.position_embedding.weight', 'positions', 'PD->PD'),
+    ('embeddings.patch_embedding.weight', 'patch/w', 'Dchw->(hwc)D'),
+    ('pre_layrnorm.weight', 'pre_norm/w', 'D->D'),
+    ('pre_layrnorm.bias', 'pre_norm/b', 'D->D'),
+    ('encoder.layers.{}.layer_norm1.weight', 'layers_{}/norm1/w', 'D->D'),
+    ('encoder.layers.{}.layer_norm1.bias', 'layers_{}/norm1/b', 'D->D'),
+    ('encoder.layers.{}.self_attn.q_proj.weight', 'layers_{}/q/w', '(NH)D->DNH'),
+    ('encoder.layers.{}.self_attn.q_proj.bias', 'layers_{}/q/b', '(NH)->NH'),
+    ('encoder.layers.{}.self_attn.k_proj.weight', 'layers_{}/k/w', '(NH)D->DNH'),
+    ('encoder.layers.{}.self_attn.k_proj.bias', 'layers_{}/k/b', '(NH)->NH'),
+    ('encoder.layers.{}.self_attn.v_proj.weight', 'layers_{}/v/w', '(NH)D->DNH'),
+    ('encoder.layers.{}.self_attn.v_proj.bias', 'layers_{}/v/b', '(NH)->NH'),
+    ('encoder.layers.{}.self_attn.out_proj.weight', 'layers_{}/o/w', 'D(NH)->NHD'),
+    ('encoder.layers.{}.self_attn.out_proj.bias', 'layers_{}/o/b', 'D->D'),
+    ('encoder.layers.{}.layer_norm2.weight', 'layers_{}/norm2/w', 'D->D'),
+    ('encoder.layers.{}.layer_norm2.bias', 'layers_{}/norm2/b', 'D->D'),
+    ('encoder.layers.{}.mlp.fc1.weight', 'layers_{}/up/w', 'FD->DF'),
+    ('encoder.layers.{}.mlp.fc1.bias', 'layers_{}/up/b', 'F->F'),
+    ('encoder.layers.{}.mlp.fc2.weight', 'layers_{}/down/w', 'DF->FD'),
+    ('encoder.layers.{}.mlp.fc2.bias', 'layers_{}/down/b', 'D->D'),
+    ('post_layernorm.weight', 'post_norm/w', 'D->D'),
+    ('post_layernorm.bias', 'post_norm/b', 'D->D'),
+)
+PROJECTOR = (
+    ('projector_layernorm.weight', 'norm/w', 'M->M'),
+    ('projector_layernorm.bias', 'norm/b', 'M->M'),
+    ('linear_1.weight', 'linear_1/w', 'DM->MD'),
+    ('linear_1.bias', 'linear_1/b', 'D->D'),
+    ('linear_2.weight', 'linear_2/w', 'ED->DE'),
+    ('linear_2.bias', 'linear_2/b', 'E->E'),
+)
+LLAMA = (
+    ('model.embed_tokens.weight', 'embed/w', 'VD->VD'),
+    ('model.layers.{}.input_layernorm.weight', 'layers_{}/attn_norm/w', 'D->D'),
+    ('model.layers.{}.self_attn.q_proj.weight', 'layers_{}/q/w', '(NH)D->DNH'),
+    ('model.layers.{}.self_attn.k_proj.weight', 'layers_{}/k/w', '(KH)D->DKH'),
+    ('model.layers.{}.self_attn.v_proj.weight', 'layers_{}/v/w', '(KH)D->DKH'),
+    ('model.layers.{}.self_attn.o_proj.weight', 'layers_{}/o/w', 'D(NH)->NHD'),
+    ('model.layers.{}.post_attention_layernorm.weight', 'layers_{}/mlp_norm/w', 'D->D'),
+    ('model.layers.{}.mlp.gate_proj.weight', 'layers_{}/gate/w', 'FD->DF'),
+    ('model.layers.{}.mlp.up_proj.weight', 'layers_{}/up/w', 'FD->DF'),
+    ('model.layers.{}.mlp.down_proj.weight', 'layers_{}/down/w', 'DF->FD'),
+    ('model.norm.weight', 'norm/w', 'D->D'),
+    ('lm_head.weight', 'head/w', 'VD->DV'),
+)
+
+VISION, BRIDGE, TEXT = 'vision_tower.vision_model.', 'multi_modal_projector.', 'language_model.'
+EMBED, HEAD = TEXT + 'model.embed_tokens.weight', TEXT + 'lm_head.weight'
+
+# Applied in this order, each where it matches the beginning of a name.
+SAME = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        # the authors' code: a tower inside a tower, and the projector's layers by number
+        (r'model\.vision_tower\.vision_tower\.', 'vision_tower.'),
+        (r'model\.mm_projector\.clip_layernorm\.', BRIDGE + 'projector_layernorm.'),
+        (r'model\.mm_projector\.(final_linear\.)?0\.', BRIDGE + 'linear_1.'),
+        (r'model\.mm_projector\.(final_linear\.)?2\.', BRIDGE + 'linear_2.'),
+        # a model in memory: everything but the head below one more `model`
+        (r'model\.(vision_tower|multi_modal_projector|language_model)\.', r'\1.'),
+        # the tower as transformers 5 names it, and CLIP by itself
+        (r'vision_tower\.(embeddings|pre_layrnorm|encoder|post_layernorm)\b', VISION + r'\1'),
+        (r'vision_model\.', VISION),
+        # the text, with one `model` too few or too many, or a Llama by itself
+        (r'language_model\.(embed_tokens|layers|norm)\.', TEXT + r'model.\1.'),
+        (r'language_model\.model\.model\.', TEXT + 'model.'),
+        (r'(model|lm_head)\.', TEXT + r'\1.'),
+    )
+)
+UNUSED = re.compile(
+    r'(.*\.)?(rotary_emb\.(original_)?inv_freq|embeddings\.position_ids'  # computed, not learned
+    r'|text_model\..*|(text|visual)_projection\.weight|logit_scale)'  # the rest of a whole CLIP
+)
+
+
+class Leaf(NamedTuple):
+    """One tensor on both sides."""
+
+    path: str  # ours, 'llama/layers_0/q/w'
+    name: str  # the Hub's
+    layout: str
+    sizes: tuple[tuple[str, int], ...]  # of the letters of the layout; a tuple, so that it can be hashed
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The file's shape and ours."""
+        sizes = dict(self.sizes)
+        theirs, ours = (
+            tuple(math.prod(sizes[a] for a in axis) for axis in _axes(side))
+            for side in self.layout.split('->')
+        )
+        return theirs, ours
+
+
+class Plan(NamedTuple):
+    """What will be read: the config that fits the weights, a tensor for each leaf, and what is left over."""
+
+    cfg: Config
+    pairs: tuple[tuple[Leaf, Tensor], ...]  # in the order in which the bytes lie in the files
+    unused: tuple[str, ...]  # names in the file, of tensors that a forward pass has no use for
+
+
+def leaves(cfg: Config) -> Iterator[Leaf]:
+    """Every leaf of the params of a model, in the order of the table."""
+    patch, text = cfg.vision.patch_size, cfg.text
+    clip = {**cfg.vision.sizes, 'c': 3, 'h': patch, 'w': patch}
+    projector = {**cfg.sizes, 'E': text.width}
+    for part, prefix, rows, layers, sizes in (
+        ('clip', VISION, CLIP, cfg.vision.layers, clip),
+        ('projector', BRIDGE, PROJECTOR if cfg.projector_norm else PROJECTOR[2:], 0, projector),
+        ('llama', TEXT, LLAMA[:-1] if text.tied else LLAMA, text.layers, text.sizes),
+    ):
+        for name, path, layout in rows:
+            used = tuple((letter, size) for letter, size in sizes.items() if letter in layout)
+            for i in range(layers) if '{}' in name else (0,):
+                yield Leaf(f'{part}/{path.format(i)}', prefix + name.format(i), layout, used)
+
+
+def arrange(x: Any, layout: str, sizes: Mapping[str, int]) -> Any:
+    """An array (numpy's or jax's) as left of the arrow -> the same values as right of it."""
+    source, target = map(_axes, layout.split('->'))
+    letters = ''.join(source)
+    x = x.reshape([sizes[a] for a in letters]).transpose([letters.index(a) for a in ''.join(target)])
+    return x.reshape([math.prod(sizes[a] for a in axis) for axis in target])
+
+
+def reverse(layout: str) -> str:
+    """'(NH)D->DNH' -> 'DNH->(NH)D'."""
+    return '->'.join(reversed(layout.split('->')))
+
+
+def canonical(name: str) -> str:
+    """A tensor's name in any known save -> its name on the Hub."""
+    for pattern, replacement in SAME:
+        name = pattern.sub(replacement, name, count=1) if pattern.match(name) else name
+    return name
+
+
+def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
+    """The tensors of a checkpoint, by the names in its files, and its config -> what will be read.
+
+    Raises CheckpointError with everything that is missing, surplus, double, misshapen or of a type that
+    cannot be read, by name.
+    """
+    unused = [name for name in tensors if UNUSED.fullmatch(name)]
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in tensors.keys() - set(unused):
+        found[canonical(name)].append(name)
+    first = {name: tensors[origins[0]] for name, origins in found.items()}
+    cfg = _as_weighed(first, cfg, where)
+    wanted = {leaf.name: leaf for leaf in leaves(cfg)}
+    if cfg.text.tied:
+        unused += found.pop(HEAD, [])
+    common = wanted.keys() & found.keys()
+    faults = {
+        'missing': _ranges(wanted.keys() - found.keys()),
+        'unknown': _ranges(name for key in found.keys() - wanted.keys() for name in found[key]),
+        'stored twice': [' and '.join(sorted(found[name])) for name in common if len(found[name]) > 1],
+        'of another shape than the config says': [
+            f'{found[name][0]} {list(first[name].shape)} instead of {list(wanted[name].shapes[0])}'
+            for name in common
+            if first[name].shape != wanted[name].shapes[0]
+        ],
+        f'of a type other than {", ".join(READABLE)}': [
+            f'{found[name][0]} ({first[name].dtype})' for name in common if first[name].dtype not in READABLE
+        ],
+    }
+    if any(faults.values()):
+        told = '; '.join(f'{what}: {", ".join(sorted(names))}' for what, names in faults.items() if names)
+        raise CheckpointError(f'{where}: its tensors and its config do not fit. {told}{_advice(found)}')
+    pairs = sorted(((wanted[name], first[name]) for name in common), key=lambda pair: pair[1].place)
+    return Plan(cfg, tuple(pairs), tuple(sorted(unused)))
+
+
+def _as_weighed(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Config:
+    """The config, set right where the weights know better: the taps, the projector's norm, a tied head."""
+    weight = tensors.get(BRIDGE + 'linear_1.weight')
+    if weight is not None and len(weight.shape) == 2:
+        norm = cfg.projector_norm or BRIDGE + 'projector_layernorm.weight' in tensors
+        try:
+            cfg = cfg.with_projector(weight.shape[1], norm)
+        except ValueError as error:
+            raise CheckpointError(f'{where}: {error}') from None
+    if cfg.text.tied and HEAD in tensors and tensors[HEAD] != tensors.get(EMBED):
+        # a head with bytes of its own is a head, whatever the config says; transformers reads it so too
+        cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, tied=False))
+    return cfg
+
+
+def _advice(found: Mapping[str, list[str]]) -> str:
+    """What to do about whole parts that are not there."""
+    advice = ''
+    if HEAD not in found and any(name.startswith(TEXT) for name in found):
+        advice += (
+            '. A model saved without its head cannot answer: save the whole model, or set tie_word_embeddings'
+        )
+    if not any(name.startswith(VISION) for name in found):
+        advice += '. The vision tower is not in this checkpoint: save it together with the rest'
+    return advice
+
+
+def _ranges(names: Iterable[str]) -> list[str]:
+    """'layers.0.w', 'layers.1.w', 'layers.2.w' -> 'layers.{0-2}.w'."""
+    numbers = defaultdict(list)
+    for name in names:
+        number = re.search(r'(?<=\.layers\.)\d+', name)
+        stem = name if number is None else name[: number.start()] + '{}' + name[number.end() :]
+        numbers[stem].append(-1 if number is None else int(number[0]))
+    told = []
+    for stem, found in numbers.items():
+        low, high = min(found), max(found)
+        every = str(low) if low == high else f'{low}-{high}' if high - low + 1 == len(found) else None
+        told.append(
+            stem.replace(
+                '{}', every if every == str(low) else f'{{{every or ",".join(map(str, sorted(found)))}}}'
+            )
+        )
+    return told
+
+
+def _axes(side: str) -> list[str]:
+    """'(NH)D' -> ['NH', 'D']."""
+    return [fused or single for fused, single in re.findall(r'\((\w+)\)|(\w)', side)]

@@ -1,0 +1,65 @@
+"""A tensor that lies in a file, and how its bytes get into memory."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from vipllava_jax.checkpoint import CheckpointError
+
+READABLE = {'float32': np.dtype('f4'), 'float16': np.dtype('f2'), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
+AT_ONCE = 1 << 30  # one system call moves 2 GiB at most
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies; whoever makes one has checked that the file reaches that far."""
+
+    file: Path
+    offset: int  # of the first element, in bytes
+    dtype: str  # numpy's name, or the file's own for what numpy does not have
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+
+    @property
+    def place(self) -> tuple[Path, int]:
+        return self.file, self.offset
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in memory, every element once."""
+        return math.prod(self.shape) * READABLE[self.dtype].itemsize
+
+    @property
+    def span(self) -> int:
+        """The bytes from its first element to the end of its last."""
+        return extent(self.shape, self.strides) * READABLE[self.dtype].itemsize
+
+
+def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """The elements from the first to the last, both included, that a strided tensor reaches over."""
+    return 0 if 0 in shape else 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+
+
+def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor without gaps, the last axis the closest."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def read(tensor: Tensor, buffer: memoryview) -> np.ndarray:
+    """The tensor as a view of the buffer's beginning, which its bytes have been read into."""
+    buffer = buffer[: tensor.span]
+    done = 0
+    with open(tensor.file, 'rb', buffering=0) as file:
+        while done < len(buffer):
+            got = os.preadv(file.fileno(), [buffer[done : done + AT_ONCE]], tensor.offset + done)
+            if not got:
+                raise CheckpointError(f'{tensor.file}: became shorter while it was read')
+            done += got
+    dtype = READABLE[tensor.dtype]
+    flat = np.frombuffer(buffer, dtype)
+    strides = [stride * dtype.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)

@@ -1,0 +1,120 @@
+"""From a folder, or a name on the Hugging Face Hub, to a model on the device."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vipllava_convert import torch_files
+
+from vipllava_jax import checkpoint
+from vipllava_jax.checkpoint import CheckpointError
+from vipllava_jax.config import Config
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+
+    from vipllava_jax.inputs.processor import Processor
+
+HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+(@[\w./-]+)?')
+BESIDE = ('*.json', 'tokenizer.model', '*.jinja', 'params/*')  # what is wanted besides PyTorch's weights
+
+
+class Model(NamedTuple):
+    """Weights, what they are, and what turns words and pictures into their input and back."""
+
+    params: dict[str, Any]
+    cfg: Config
+    processor: 'Processor | None'  # None if the folder has no tokenizer
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    dtype: 'DTypeLike | None' = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Model:
+    """A folder, PyTorch's or converted, or a name on the Hub ('organisation/name@revision') -> the model.
+
+    Weights go to the device as they are read, in `dtype`, or in the file's if it is None; `progress` is
+    told the bytes done, those in all, and the name of the last tensor. Raises CheckpointError.
+    """
+    folder = _folder(source)
+    processor = _processor(folder)
+    if checkpoint.is_checkpoint(folder):
+        params, cfg = checkpoint.restore(folder, dtype=dtype, progress=progress)
+        return Model(params, cfg, processor)
+    from vipllava_convert import to_flax
+
+    plan = to_flax.plan(folder)
+    params = checkpoint.nested(to_flax.stream(plan, dtype, progress=progress))
+    return Model(params, plan.cfg, processor)
+
+
+def _folder(source: str | os.PathLike[str]) -> Path:
+    """The folder here that holds a source's weights, after a download if it is a name on the Hub."""
+    folder = Path(source).expanduser()
+    if folder.is_file():
+        raise CheckpointError(
+            f'{folder}: a file; give the folder that holds the weights and their config.json'
+        )
+    if not folder.is_dir():
+        if not HUB_NAME.fullmatch(str(source)):
+            raise CheckpointError(
+                f'{folder}: no such folder, and not a name on the Hugging Face Hub (organisation/name)'
+            )
+        folder = _from_hub(str(source))
+    if not _has_weights(folder):
+        wanted = ', '.join((checkpoint.MARK, *torch_files.SINGLE, *torch_files.INDEXED))
+        raise CheckpointError(
+            f'{folder}: no weights: looked for {wanted}, found {checkpoint.listing(folder)}'
+        )
+    return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    return checkpoint.is_checkpoint(folder) or torch_files.is_torch_folder(folder)
+
+
+def _from_hub(source: str) -> Path:
+    """The folder of a Hub repository in the cache, with its safetensors, or if it has none its .bin files."""
+    name, _, revision = source.partition('@')
+    folder = _download(name, revision, ['model.safetensors*', 'model-*.safetensors', *BESIDE])
+    return folder if _has_weights(folder) else _download(name, revision, ['pytorch_model*.bin*', *BESIDE])
+
+
+def _download(name: str, revision: str, patterns: list[str]) -> Path:
+    """The files of a Hub repository that match, in the Hub's own cache."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns)
+        )
+    except errors.GatedRepoError:
+        told = (
+            'its authors ask you to accept their terms: do so on its page, then log in with `hf auth login`'
+        )
+    except errors.RepositoryNotFoundError:
+        told = 'no such folder, and no such model or a private one: check the name, or log in with `hf auth login`'
+    except errors.RevisionNotFoundError:
+        told = f'the Hub has the model, but no revision {revision!r} of it'
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        told = (
+            'no such folder here, not whole in the cache, and out of reach (no network, or HF_HUB_OFFLINE '
+            'is set): download it elsewhere and give its folder, or set HF_HOME to a cache that has it'
+        )
+    except Exception as error:  # whatever the HTTP library below raises: it has changed before
+        reason = ' '.join(str(error).split())
+        told = f'the download failed ({reason}): try again, or download it elsewhere and give its folder'
+    raise CheckpointError(f'{name} on the Hugging Face Hub: {told}')
+
+
+def _processor(folder: Path) -> 'Processor | None':
+    if not any((folder / name).exists() for name in ('tokenizer.json', 'tokenizer.model')):
+        return None
+    from vipllava_jax.inputs.processor import Processor
+
+    return Processor.load(folder)
