@@ -1,0 +1,1 @@
+"""Files and words to arrays, and back; nothing here imports jax."""
