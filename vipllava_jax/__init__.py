@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vipllava_jax.loading import Model, load
     from vipllava_jax.model.llama import Cache
     from vipllava_jax.model.vipllava import Trace, abstract, decode, extend, forward, init, prefill
+    from vipllava_jax.model.vocabulary import embeddings, replace_embeddings, resize_vocabulary, tie, untie
 
 _HOMES = {
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
@@ -22,14 +23,16 @@ _HOMES = {
     'loading': ['Model', 'load'],
     'model.llama': ['Cache'],
     'model.vipllava': ['Trace', 'abstract', 'decode', 'extend', 'forward', 'init', 'prefill'],
+    'model.vocabulary': ['embeddings', 'replace_embeddings', 'resize_vocabulary', 'tie', 'untie'],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [*_HOME]
-__version__ = metadata.version('vipllava-jax')
 
 
 def __getattr__(name: str) -> object:
+    if name == '__version__':
+        return metadata.version('vipllava-jax')
     if name not in _HOME:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f'{__name__}.{_HOME[name]}'), name)

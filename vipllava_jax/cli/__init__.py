@@ -1,0 +1,66 @@
+"""The `vipllava` command: one file a verb, imported when it is called."""
+
+import sys
+from importlib import import_module
+
+import click
+
+VERBS = {
+    'ask': 'Ask about a picture, with marks drawn on it.',
+    'draw': 'Draw marks on a picture.',
+    'convert': 'Convert a checkpoint, from PyTorch or back.',
+    'info': 'Show versions, devices and what a checkpoint holds.',
+}
+
+
+class Verbs(click.Group):
+    """The verbs by name, none of them imported before it is needed: `vipllava --help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*VERBS]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        return getattr(import_module(f'vipllava_jax.cli.{name}'), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section('Commands'):
+            formatter.write_dl([*VERBS.items()])
+
+
+@click.group(cls=Verbs, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
+@click.version_option(package_name='vipllava-jax')
+def vipllava() -> None:
+    """ViP-LLaVA: ask about what you mark on a picture.
+
+    \b
+    Examples:
+      vipllava ask --image photo.jpg --mark rectangle:40,60,180,220:red "What is {mark}?"
+      vipllava draw photo.jpg marked.png --mark arrow:40,60,180,220:blue
+      vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b
+      vipllava info --model ./vip-llava-7b
+    """
+
+
+def main() -> None:
+    """Runs the command; what the user can mend is one line on stderr and exit code 2."""
+    try:
+        sys.exit(vipllava(standalone_mode=False))
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        sys.exit(1)
+    except click.ClickException as e:
+        fail(e.format_message())
+    except (ValueError, OSError) as e:
+        fail(str(e))
+
+
+def fail(message: str) -> None:
+    """Ends with one line on stderr."""
+    click.echo('vipllava: ' + ' '.join(message.split()), err=True)
+    sys.exit(2)

@@ -1,0 +1,147 @@
+"""`vipllava ask`: a picture, marks, a question; the answer as it comes."""
+
+import json
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vipllava_jax.cli.pictures import drawn, mark_option, phrased
+from vipllava_jax.cli.waiting import bytes_bar, spinner
+
+if TYPE_CHECKING:
+    from vipllava_jax.loading import Model
+
+DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
+TEMPLATES = ('vipllava', 'hub', 'plain', 'llama3', 'phi3', 'checkpoint')
+
+
+@click.command(short_help='Ask about a picture.')
+@click.argument('question', required=False)
+@click.option('--model', 'source', default=DEFAULT_MODEL, show_default=True, help='A folder, PyTorch or converted, or a Hub name.')
+@click.option('--image', 'images', metavar='FILE', multiple=True, help='A picture. May be repeated.')
+@mark_option
+@click.option('--template', type=click.Choice(TEMPLATES), default='vipllava', show_default=True, help='How the prompt is worded.')
+@click.option('--fit', type=click.Choice(('crop', 'pad', 'squash')), help="How a picture becomes square.  [default: the checkpoint's way]")
+@click.option('--max-new-tokens', type=click.IntRange(1), help='The longest answer.  [default: 512, or what the context leaves]')
+@click.option('--temperature', type=float, default=0.0, show_default=True, help='0 takes the likeliest token.')
+@click.option('--top-p', type=float, default=1.0, show_default=True)
+@click.option('--top-k', type=int, default=0, show_default=True, help='0 considers all tokens.')
+@click.option('--seed', type=int, help='Makes sampled answers repeatable.  [default: a fresh one]')
+@click.option('--dtype', type=click.Choice(('bfloat16', 'float16', 'float32')), help="[default: the checkpoint's]")
+@click.option('--json', 'as_json', is_flag=True, help='One JSON object instead of text.')
+@click.option('--save-image', metavar='FILE', help='Where to save the (first) picture as the model sees it marked.')
+def ask(
+    question: str | None,
+    source: str,
+    images: tuple[str, ...],
+    marks: tuple[str, ...],
+    template: str,
+    fit: str | None,
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int | None,
+    dtype: str | None,
+    as_json: bool,
+    save_image: str | None,
+) -> None:
+    """Ask QUESTION about pictures with marks drawn on them; without QUESTION it is read from stdin.
+
+    QUESTION may say {mark} (or {mark1}, {mark2}, …) for a mark's phrase, "within the red rectangle".
+    The answer goes to stdout as it comes, and nothing else does.
+
+    \b
+    Examples:
+      vipllava ask --image photo.jpg --mark rectangle:40,60,180,220:red "What is {mark}?"
+      vipllava ask --image a.jpg --image b.jpg --mark 2/arrow:0.2,0.3,0.5,0.8:blue "What is {mark} in the second?"
+      echo "Describe this." | vipllava ask --model ./vip-llava-7b --image photo.jpg --temperature 0.2 --seed 1
+    """
+    pictures, made = drawn(images, marks)
+    if save_image:
+        if not pictures:
+            raise ValueError('--save-image needs an --image')
+        save(pictures[0], save_image)
+    prompt = phrased(read(question), made)
+    model, seconds = load(source, dtype)
+    seed = secrets.randbits(32) if seed is None else seed
+    with warnings_in_lines():
+        batch = model.processor(prompt, pictures or None, template=template, fit=fit)
+    settings = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    reply = Reply(model, batch, template, settings)
+    if as_json:
+        told = {'answer': ''.join(reply).strip(), 'model': source, 'template': template, 'prompt': prompt}
+        click.echo(json.dumps({**told, 'seed': seed, 'load_seconds': seconds, **reply.report()}))
+        return
+    with spinner('reading the picture; the first time, compiling …') as stop:
+        for piece in reply:
+            stop()
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    sys.stdout.write('\n')
+
+
+class Reply:
+    """The answer to one prompt, as pieces of text; once they are read, a report of how it came."""
+
+    def __init__(self, model: 'Model', batch: 'Batch', template: str, settings: dict[str, Any]):
+        from vipllava_jax.generation.decoding import stream
+
+        self.model, self.template = model, template
+        self.prompt_tokens = int(batch.lengths[0])
+        self.chunks = stream(model.params, batch, cfg=model.cfg, **settings)
+        self.tokens: list[int] = []
+        self.times = [time.perf_counter()]  # of the start and of each chunk
+
+    def __iter__(self) -> Iterator[str]:
+        from vipllava_jax.generation.stopping import until
+        from vipllava_jax.inputs.prompts import stops
+
+        return until(self._pieces(), stops(self.template))
+
+    def _pieces(self) -> Iterator[str]:
+        text = self.model.processor.stream()
+        for chunk in self.chunks:
+            self.times.append(time.perf_counter())
+            ids = [int(i) for i in chunk[0]]
+            end = next((n for n, i in enumerate(ids) if i in self.model.cfg.eos), None)
+            self.tokens += ids if end is None else ids[: end + 1]
+            yield text.push(ids[:end])
+        yield text.end()
+
+    def report(self) -> dict[str, Any]:
+        begin, first, *_, last = *self.times, self.times[-1]
+        rate = (len(self.tokens) - 1) / (last - first) if last > first else None
+        return {
+            'prompt_tokens': self.prompt_tokens,
+            'new_tokens': len(self.tokens),
+            'first_token_seconds': round(first - begin, 3),
+            'tokens_per_second': rate and round(rate, 1),
+        }
+
+
+def read(question: str | None) -> str:
+    """The question, or stdin if there is none; ValueError if that is empty."""
+    if question is None and sys.stdin.isatty():
+        click.echo('Question, then Ctrl-D:', err=True)
+    text = (sys.stdin.read() if question is None else question).strip()
+    if not text:
+        raise ValueError('the question is empty: give it as the last argument or on stdin')
+    return text
+
+
+def load(source: str, dtype: str | None) -> 'tuple[Model, float]':
+    """The model, loaded under a bar, and how many seconds that took."""
+    from vipllava_jax import loading
+
+    begin = time.perf_counter()
+    with bytes_bar(f'loading {source}') as progress:
+        model = loading.load(source, dtype=dtype, progress=progress)
+    if model.processor is None:
+        raise ValueError(f'{source}: no tokenizer.json or tokenizer.model beside the weights: copy them there')
+    return model, round(time.perf_counter() - begin, 3)

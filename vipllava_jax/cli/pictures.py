@@ -1,0 +1,56 @@
+"""The options that pictures and marks share, and marks from the line to the picture."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vipllava_jax.inputs.marks import Mark
+
+
+MARK_HELP = (
+    'A mark, SHAPE:X1,Y1,X2,Y2:COLOR, in pixels or fractions of the picture; X,Y for a point, more pairs for a '
+    'polygon; :alpha=N and :width=N may follow; 2/ in front for the second image. May be repeated.'
+)
+mark_option = click.option('--mark', 'marks', metavar='SPEC', multiple=True, help=MARK_HELP)
+
+
+def drawn(paths: Sequence[str], specs: Sequence[str], seed: int | None = None) -> 'tuple[list[Image], list[Mark]]':
+    """The pictures at the paths with the marks of the specs drawn on them, and those marks in order."""
+    from vipllava_jax.inputs import marks as marks_
+    from vipllava_jax.inputs.images import open_image
+
+    parsed = [marks_.parse(spec) for spec in specs]
+    for spec, (i, _) in zip(specs, parsed, strict=True):
+        if i >= len(paths):
+            raise ValueError(f'mark {spec!r}: there is no image {i + 1}, only {len(paths)}')
+    images = []
+    for i, path in enumerate(paths):
+        own = [mark for at, mark in parsed if at == i]
+        images.append(marks_.draw(path, own, seed=seed) if own else open_image(path))
+    return images, [mark for _, mark in parsed]
+
+
+def phrased(question: str, marks: 'Sequence[Mark]') -> str:
+    """The question with {mark}, {mark1}, {mark2}, … replaced by the phrases of the marks."""
+
+    def phrase(match: re.Match[str]) -> str:
+        n = int(match[1] or 1)
+        if not 1 <= n <= len(marks):
+            raise ValueError(f'the question says {match[0]}, but there are {len(marks)} marks: add --mark')
+        return marks[n - 1].phrase
+
+    return re.sub(r'\{mark(\d*)\}', phrase, question)
+
+
+def save(picture: 'Image', path: str) -> None:
+    """Writes the picture in the format its name ends in; ValueError if that is none."""
+    from PIL import Image
+
+    if not any(path.lower().endswith(ending) for ending in Image.registered_extensions()):
+        raise ValueError(f'{path}: end the name in .png or .jpg')
+    picture.save(path)

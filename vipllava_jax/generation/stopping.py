@@ -1,0 +1,28 @@
+"""Ending an answer at a stop string, in text that comes in pieces."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+
+def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """Pieces of text -> the same text up to the first stop string, each piece as soon as it is sure.
+
+    What may be the beginning of a stop string is held back until the next piece decides.
+    """
+    held = ''
+    for piece in pieces:
+        held += piece
+        found = [at for stop in stops if (at := held.find(stop)) >= 0]
+        if found:
+            yield held[: min(found)]
+            return
+        sure = len(held) - _overlap(held, stops)
+        if sure:
+            yield held[:sure]
+            held = held[sure:]
+    if held:
+        yield held
+
+
+def _overlap(text: str, stops: Sequence[str]) -> int:
+    """How many of the text's last characters may begin a stop string."""
+    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
