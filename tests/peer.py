@@ -8,14 +8,18 @@ from vipllava_jax.config import Config, to_hugging_face
 from vipllava_jax.inputs.processor import Batch
 
 
-def model(cfg: Config, seed: int = 0) -> Any:
-    """transformers' model of the config, float32, with weights large enough to tell layers apart."""
+def model(cfg: Config, seed: int = 0, **fields: Any) -> Any:
+    """transformers' model of the config and other fields of its config.json, float32, each weight random."""
     import torch
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-    from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
+    from transformers import (
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        VipLlavaConfig,
+        VipLlavaForConditionalGeneration,
+    )
 
     torch.manual_seed(seed)
-    data = to_hugging_face(cfg)
+    data = to_hugging_face(cfg) | fields
     if cfg.projector_norm:
         peer = VipLlavaForConditionalGeneration(VipLlavaConfig(**data))
     else:
