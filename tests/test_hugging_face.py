@@ -1,0 +1,190 @@
+"""A config.json of every era, and what of it is refused."""
+
+import dataclasses
+
+import pytest
+
+import vipllava_jax as vj
+from vipllava_jax.config import FIVE_TAPS, Config
+from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
+
+PUBLISHED_7B = {  # wrong in three fields: the weights have five layers and a layernorm
+    'architectures': ['VipLlavaForConditionalGeneration'],
+    'ignore_index': -100,
+    'image_token_index': 32000,
+    'model_type': 'vipllava',
+    'pad_token_id': 32001,
+    'projector_hidden_act': 'gelu',
+    'projector_layernorm': False,
+    'projector_layernorm_eps': 1e-05,
+    'text_config': {
+        '_name_or_path': 'lmsys/vicuna-7b-v1.5',
+        'architectures': ['LlamaForCausalLM'],
+        'max_position_embeddings': 4096,
+        'model_type': 'llama',
+        'pad_token_id': 0,
+        'rms_norm_eps': 1e-05,
+        'torch_dtype': 'float16',
+        'vocab_size': 32064,
+    },
+    'torch_dtype': 'float16',
+    'vision_config': {
+        'hidden_size': 1024,
+        'image_size': 336,
+        'intermediate_size': 4096,
+        'model_type': 'clip_vision_model',
+        'num_attention_heads': 16,
+        'num_hidden_layers': 24,
+        'patch_size': 14,
+        'projection_dim': 768,
+        'vocab_size': 32000,
+    },
+    'vision_feature_layer': -2,
+    'vision_feature_select_strategy': 'default',
+    'vocab_size': 32064,
+}
+AUTHORS_13B = {
+    'architectures': ['LlavaLlamaForCausalLM'],
+    'model_type': 'llava',
+    'hidden_size': 5120,
+    'intermediate_size': 13824,
+    'num_hidden_layers': 40,
+    'num_attention_heads': 40,
+    'num_key_value_heads': 40,
+    'max_position_embeddings': 4096,
+    'mm_hidden_size': 5120,
+    'mm_projector_type': 'mlp2x_gelu',
+    'mm_vision_select_layer': -2,
+    'mm_vision_tower': 'clip_4layers_336',
+    'rms_norm_eps': 1e-05,
+    'rope_scaling': None,
+    'hidden_act': 'silu',
+    'pad_token_id': 0,
+    'bos_token_id': 1,
+    'eos_token_id': 2,
+    'tie_word_embeddings': False,
+    'vocab_size': 32000,
+}
+
+
+def published(**fields) -> dict:
+    data = {**PUBLISHED_7B, **fields}
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def with_text(**fields) -> dict:
+    return published(text_config={**PUBLISHED_7B['text_config'], **fields})
+
+
+def test_the_published_7b_is_the_preset_once_its_weights_are_seen():
+    cfg = from_hugging_face(PUBLISHED_7B, {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 32001})
+    assert cfg.feature_layers == (-2,)
+    assert cfg.with_projector(5120, norm=True) == vj.VIP_LLAVA_7B
+
+
+def test_the_authors_13b_has_the_five_layers_of_its_tower():
+    expected = dataclasses.replace(vj.VIP_LLAVA_13B.text, vocab=32000)
+    assert from_hugging_face(AUTHORS_13B) == dataclasses.replace(vj.VIP_LLAVA_13B, text=expected, pad=0)
+    llava = {**AUTHORS_13B, 'mm_hidden_size': 1024}
+    assert from_hugging_face(llava).feature_layers == (-2,)
+    assert not from_hugging_face(llava).projector_norm
+
+
+@pytest.mark.parametrize(
+    ('fields', 'expected'),
+    [
+        ({'vision_feature_layer': None}, FIVE_TAPS),
+        ({'vision_feature_layer': -3}, (-3,)),
+        ({'vision_feature_layer': 0}, (0,)),
+        ({'vision_feature_layer': [-2, 4]}, (-2, 4)),
+        ({'vision_feature_layers': [-2, -5], 'vision_feature_layer': 7}, (-2, -5)),
+        ({'vision_feature_layers': -4, 'vision_feature_layer': None}, (-4,)),
+        ({'vision_feature_layer': None, 'model_type': 'llava'}, (-2,)),
+    ],
+)
+def test_feature_layers_of_every_era(fields, expected):
+    assert from_hugging_face(published(**fields)).feature_layers == expected
+
+
+def test_the_projector_decides_and_what_it_cannot_be_is_an_error():
+    two = from_hugging_face(published(vision_feature_layers=[3, 4]))
+    assert two.with_projector(2048, norm=True).feature_layers == (3, 4)
+    assert two.with_projector(1024, norm=False).feature_layers == (-2,)
+    with pytest.raises(ValueError, match=r'vision_feature_layers: \[3, 4\] .* make 2048, but .* takes 3072'):
+        two.with_projector(3072, norm=True)
+
+
+def test_rope_theta_of_both_eras():
+    assert from_hugging_face(with_text(rope_theta=5e5)).text.rope_theta == 5e5
+    new = {'rope_theta': 2e4, 'rope_type': 'default'}
+    assert from_hugging_face(with_text(rope_parameters=new)).text.rope_theta == 2e4
+    assert from_hugging_face(PUBLISHED_7B).text.rope_theta == 1e4
+
+
+def test_text_fields():
+    text = from_hugging_face(with_text(num_key_value_heads=8, head_dim=64, tie_word_embeddings=True)).text
+    assert (text.kv_heads, text.head_size, text.tied) == (8, 64, True)
+    assert text.sizes['G'] == 4
+    assert from_hugging_face(published(tie_word_embeddings=True)).text.tied
+    assert from_hugging_face(PUBLISHED_7B, {'eos_token_id': [2, 7]}).eos == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        ({}, 'model_type: missing'),
+        ({'model_type': 'llava_next'}, "model_type: 'llava_next' is not supported, only 'vipllava' or 'llava'"),
+        (with_text(model_type='phi3'), r"text_config\.model_type: 'phi3' is not supported, only 'llama'"),
+        (with_text(hidden_act='gelu'), r"text_config\.hidden_act: 'gelu'"),
+        (with_text(attention_bias=True), r'text_config\.attention_bias: True'),
+        (with_text(mlp_bias=True), r'text_config\.mlp_bias: True'),
+        (with_text(rope_scaling={'type': 'linear', 'factor': 2.0}), r"text_config\.rope_scaling\.type: 'linear'"),
+        (with_text(rope_parameters={'rope_type': 'llama3'}), r"text_config\.rope_parameters\.rope_type: 'llama3'"),
+        (with_text(num_attention_heads=30), r'text_config\.num_attention_heads'),
+        (with_text(num_key_value_heads=5), r'text_config\.num_key_value_heads'),
+        (published(projector_hidden_act='relu'), "projector_hidden_act: 'relu'"),
+        (published(vision_config={'hidden_act': 'gelu'}), r"vision_config\.hidden_act: 'gelu'"),
+        (published(vision_config={'model_type': 'siglip'}), r"vision_config\.model_type: 'siglip'"),
+        (published(vision_feature_layer=25), 'vision_feature_layers: 25 is outside a tower of 24 layers'),
+        (published(vision_feature_layers='last'), "vision_feature_layers: expected .* found 'last'"),
+        (with_text(vocab_size='many'), r"text_config\.vocab_size: expected a whole number, found 'many'"),
+        (published(text_config=None), 'text_config: expected an object'),
+        (published(text_config=3), 'text_config: expected an object, found 3'),
+    ],
+)
+def test_what_is_not_supported_is_named(data, message):
+    with pytest.raises(ValueError, match=message):
+        from_hugging_face(data)
+
+
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        vj.VIP_LLAVA_7B,
+        vj.VIP_LLAVA_13B,
+        Config(feature_layers=(-2,), projector_norm=False, eos=(2, 3)),
+        Config(feature_layers=(3,), text=dataclasses.replace(vj.VIP_LLAVA_7B.text, tied=True, rope_theta=5e5, kv_heads=8)),
+    ],
+)
+def test_there_and_back(cfg):
+    assert from_hugging_face(to_hugging_face(cfg)) == cfg
+
+
+@pytest.mark.parity
+def test_transformers_reads_what_we_write(tmp_path):
+    import json
+
+    from transformers import AutoConfig
+
+    cfg = dataclasses.replace(
+        vj.VIP_LLAVA_13B,
+        text=dataclasses.replace(vj.VIP_LLAVA_13B.text, rope_theta=5e5, kv_heads=8, head_size=64, eps=1e-4),
+        feature_layers=(-2, 3),
+    )
+    (tmp_path / 'config.json').write_text(json.dumps(to_hugging_face(cfg)))
+    theirs = AutoConfig.from_pretrained(tmp_path)
+    assert theirs.vision_feature_layer == [-2, 3]
+    assert theirs.text_config.rope_parameters['rope_theta'] == 5e5
+    assert theirs.text_config.num_key_value_heads == 8
+    assert theirs.text_config.head_dim == 64
+    assert from_hugging_face(theirs.to_dict()) == cfg
