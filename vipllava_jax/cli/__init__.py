@@ -1,6 +1,7 @@
 """The `vipllava` command: one file a verb, imported when it is called."""
 
 import sys
+import warnings
 from importlib import import_module
 
 import click
@@ -45,6 +46,7 @@ def vipllava() -> None:
 
 def main() -> None:
     """Runs the command; what the user can mend is one line on stderr and exit code 2."""
+    warnings.showwarning = lambda message, *_: click.echo(f'vipllava: {message}', err=True)
     try:
         sys.exit(vipllava(standalone_mode=False))
     except click.exceptions.Exit as e:

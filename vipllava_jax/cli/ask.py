@@ -4,37 +4,85 @@ import json
 import secrets
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax.cli.pictures import drawn, mark_option, phrased
+from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import bytes_bar, spinner
 
 if TYPE_CHECKING:
+    from vipllava_jax.inputs.processor import Batch
     from vipllava_jax.loading import Model
 
 DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
 TEMPLATES = ('vipllava', 'hub', 'plain', 'llama3', 'phi3', 'checkpoint')
 
 
-@click.command(short_help='Ask about a picture.')
+@click.command()
 @click.argument('question', required=False)
-@click.option('--model', 'source', default=DEFAULT_MODEL, show_default=True, help='A folder, PyTorch or converted, or a Hub name.')
+@click.option(
+    '--model',
+    'source',
+    metavar='M',
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help='A folder, PyTorch or converted, or a name on the Hugging Face Hub.',
+)
 @click.option('--image', 'images', metavar='FILE', multiple=True, help='A picture. May be repeated.')
 @mark_option
-@click.option('--template', type=click.Choice(TEMPLATES), default='vipllava', show_default=True, help='How the prompt is worded.')
-@click.option('--fit', type=click.Choice(('crop', 'pad', 'squash')), help="How a picture becomes square.  [default: the checkpoint's way]")
-@click.option('--max-new-tokens', type=click.IntRange(1), help='The longest answer.  [default: 512, or what the context leaves]')
-@click.option('--temperature', type=float, default=0.0, show_default=True, help='0 takes the likeliest token.')
-@click.option('--top-p', type=float, default=1.0, show_default=True)
-@click.option('--top-k', type=int, default=0, show_default=True, help='0 considers all tokens.')
-@click.option('--seed', type=int, help='Makes sampled answers repeatable.  [default: a fresh one]')
-@click.option('--dtype', type=click.Choice(('bfloat16', 'float16', 'float32')), help="[default: the checkpoint's]")
-@click.option('--json', 'as_json', is_flag=True, help='One JSON object instead of text.')
-@click.option('--save-image', metavar='FILE', help='Where to save the (first) picture as the model sees it marked.')
+@click.option(
+    '--template',
+    type=click.Choice(TEMPLATES),
+    default='vipllava',
+    show_default=True,
+    help="The prompt's wording; checkpoint is the folder's own chat template.",
+)
+@click.option(
+    '--fit',
+    type=click.Choice(('crop', 'pad', 'squash')),
+    help="How a picture becomes square.  [default: the checkpoint's way]",
+)
+@click.option(
+    '--max-new-tokens',
+    metavar='N',
+    type=click.IntRange(1),
+    help='The longest answer.  [default: 512, or what the context leaves]',
+)
+@click.option(
+    '--temperature',
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help='0 takes the likeliest token each time.',
+)
+@click.option(
+    '--top-p',
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help='Draw from the likeliest tokens that make up this probability.',
+)
+@click.option(
+    '--top-k',
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help='Draw from the k likeliest tokens; 0 for all.',
+)
+@click.option(
+    '--seed',
+    type=click.IntRange(0, 2**32 - 1),
+    help='Makes drawn answers repeatable.  [default: a fresh one]',
+)
+@click.option(
+    '--dtype', type=click.Choice(('bfloat16', 'float16', 'float32')), help="[default: the checkpoint's]"
+)
+@click.option(
+    '--json', 'as_json', is_flag=True, help='One JSON object, with times and settings, instead of text.'
+)
+@click.option('--save-image', metavar='FILE', help='Save the (first) picture with its marks.')
 def ask(
     question: str | None,
     source: str,
@@ -42,14 +90,10 @@ def ask(
     marks: tuple[str, ...],
     template: str,
     fit: str | None,
-    max_new_tokens: int | None,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    seed: int | None,
     dtype: str | None,
     as_json: bool,
     save_image: str | None,
+    **settings: Any,
 ) -> None:
     """Ask QUESTION about pictures with marks drawn on them; without QUESTION it is read from stdin.
 
@@ -69,18 +113,18 @@ def ask(
         save(pictures[0], save_image)
     prompt = phrased(read(question), made)
     model, seconds = load(source, dtype)
-    seed = secrets.randbits(32) if seed is None else seed
-    with warnings_in_lines():
-        batch = model.processor(prompt, pictures or None, template=template, fit=fit)
-    settings = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    reply = Reply(model, batch, template, settings)
+    if settings['seed'] is None:
+        settings['seed'] = secrets.randbits(32)
+    reply = Reply(model, model.processor(prompt, pictures, template=template, fit=fit), template, settings)
     if as_json:
-        told = {'answer': ''.join(reply).strip(), 'model': source, 'template': template, 'prompt': prompt}
-        click.echo(json.dumps({**told, 'seed': seed, 'load_seconds': seconds, **reply.report()}))
+        answer = ''.join(reply)
+        told = {'answer': answer, 'model': source, 'template': template, 'prompt': prompt, **settings}
+        click.echo(json.dumps({**told, 'load_seconds': seconds, **reply.report()}, ensure_ascii=False))
         return
-    with spinner('reading the picture; the first time, compiling …') as stop:
+    with spinner('looking at the picture; the first time, compiling …') as stop:
         for piece in reply:
-            stop()
+            if piece:
+                stop()
             sys.stdout.write(piece)
             sys.stdout.flush()
     sys.stdout.write('\n')
@@ -92,7 +136,7 @@ class Reply:
     def __init__(self, model: 'Model', batch: 'Batch', template: str, settings: dict[str, Any]):
         from vipllava_jax.generation.decoding import stream
 
-        self.model, self.template = model, template
+        self.model, self.stops = model, model.processor.stops(template)
         self.prompt_tokens = int(batch.lengths[0])
         self.chunks = stream(model.params, batch, cfg=model.cfg, **settings)
         self.tokens: list[int] = []
@@ -100,9 +144,8 @@ class Reply:
 
     def __iter__(self) -> Iterator[str]:
         from vipllava_jax.generation.stopping import until
-        from vipllava_jax.inputs.prompts import stops
 
-        return until(self._pieces(), stops(self.template))
+        return until(self._pieces(), self.stops)
 
     def _pieces(self) -> Iterator[str]:
         text = self.model.processor.stream()
@@ -120,6 +163,7 @@ class Reply:
         return {
             'prompt_tokens': self.prompt_tokens,
             'new_tokens': len(self.tokens),
+            'finished': bool(self.tokens) and self.tokens[-1] in self.model.cfg.eos,
             'first_token_seconds': round(first - begin, 3),
             'tokens_per_second': rate and round(rate, 1),
         }
@@ -143,5 +187,7 @@ def load(source: str, dtype: str | None) -> 'tuple[Model, float]':
     with bytes_bar(f'loading {source}') as progress:
         model = loading.load(source, dtype=dtype, progress=progress)
     if model.processor is None:
-        raise ValueError(f'{source}: no tokenizer.json or tokenizer.model beside the weights: copy them there')
+        raise ValueError(
+            f'{source}: no tokenizer.json or tokenizer.model beside the weights: copy them there'
+        )
     return model, round(time.perf_counter() - begin, 3)

@@ -19,7 +19,9 @@ MARK_HELP = (
 mark_option = click.option('--mark', 'marks', metavar='SPEC', multiple=True, help=MARK_HELP)
 
 
-def drawn(paths: Sequence[str], specs: Sequence[str], seed: int | None = None) -> 'tuple[list[Image], list[Mark]]':
+def drawn(
+    paths: Sequence[str], specs: Sequence[str], seed: int | None = None
+) -> 'tuple[list[Image], list[Mark]]':
     """The pictures at the paths with the marks of the specs drawn on them, and those marks in order."""
     from vipllava_jax.inputs import marks as marks_
     from vipllava_jax.inputs.images import open_image
@@ -53,4 +55,4 @@ def save(picture: 'Image', path: str) -> None:
 
     if not any(path.lower().endswith(ending) for ending in Image.registered_extensions()):
         raise ValueError(f'{path}: end the name in .png or .jpg')
-    picture.save(path)
+    picture.save(path, quality=95)  # of a JPEG; other formats do not look at it

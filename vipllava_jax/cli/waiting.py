@@ -8,7 +8,14 @@ from contextlib import contextmanager
 def bytes_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """Yields `progress(done, total, name)`, which draws bytes, rate and time left; silent without a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     columns = [
         TextColumn(what),
