@@ -1,0 +1,93 @@
+"""`vipllava info`: versions, devices, and what a checkpoint folder holds."""
+
+import json
+import platform
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+PACKAGES = ('vipllava-jax', 'jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'tokenizers', 'pillow', 'numpy')
+
+
+@click.command()
+@click.option('--model', 'source', metavar='M', help='A folder, PyTorch or converted, or a name on the Hub.')
+@click.option('--json', 'as_json', is_flag=True, help='One JSON object instead of text.')
+def info(source: str | None, as_json: bool) -> None:
+    """Show versions, devices and, with --model, what a checkpoint holds; no weights are loaded.
+
+    \b
+    Examples:
+      vipllava info
+      vipllava info --model ./vip-llava-7b
+    """
+    told: dict[str, Any] = {'versions': versions(), 'devices': devices()}
+    if source is not None:
+        from vipllava_jax.loading import locate
+
+        told = {'model': checkpoint(locate(source)), **told}
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    for title, part in told.items():
+        click.echo(f'{title}')
+        for name, value in part.items():
+            click.echo(f'  {name:<22} {", ".join(map(str, value)) if isinstance(value, list) else value}')
+
+
+def versions() -> dict[str, str]:
+    return {'python': platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def devices() -> dict[str, str]:
+    """Each device's kind and, where it tells, its memory."""
+    import jax
+
+    told = {}
+    for device in jax.devices():
+        memory = (device.memory_stats() or {}).get('bytes_limit')
+        told[str(device)] = device.device_kind + (f', {memory / 1e9:.0f} GB' if memory else '')
+    return told
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    """A folder's kind, its sizes in words, its prompts, all read from headers."""
+    from vipllava_convert import to_flax
+    from vipllava_jax import checkpoint as ours
+    from vipllava_jax.inputs.processor import Processor
+
+    if ours.is_checkpoint(folder):
+        kind, cfg = 'converted', ours.read_config(folder)
+        leaves = [(leaf.size, leaf.dtype) for leaf in ours.shapes(folder).values()]
+        unused: tuple[str, ...] = ()
+    else:
+        plan = to_flax.plan(folder)
+        kind, cfg, unused = 'PyTorch', plan.cfg, plan.unused
+        leaves = [(leaf.size, tensor.dtype) for leaf, tensor in plan.pairs]
+    dtypes: Counter[str] = Counter()
+    for size, dtype in leaves:
+        dtypes[str(dtype)] += size
+    text, vision = cfg.text, cfg.vision
+    try:
+        processor = Processor.load(folder)
+        prompts = {
+            'template': 'vipllava (the default)',
+            'chat template': 'yes: --template checkpoint' if processor.chat else 'none',
+        }
+    except (ValueError, OSError) as error:
+        prompts = {'processor': f'none ({error})'}
+    return {
+        'folder': str(folder),
+        'kind': kind,
+        'parameters': sum(dtypes.values()),
+        'types': [f'{dtype} {size / sum(dtypes.values()):.1%}' for dtype, size in dtypes.items()],
+        'text': f'{text.layers} layers, width {text.width}, {text.heads} heads ({text.kv_heads} for keys), vocabulary {text.vocab}',
+        'vision': f'{vision.layers} layers, width {vision.width}, {vision.image_size} pixels, {vision.patches} tokens an image',
+        'feature layers': list(cfg.feature_layers),
+        'context': text.context,
+        'ids': f'<image> {cfg.image_token}, bos {cfg.bos}, eos {", ".join(map(str, cfg.eos))}, pad {cfg.pad}',
+        'unused tensors': len(unused),
+        **prompts,
+    }
