@@ -2,7 +2,7 @@
 
     python benchmarks/parity_7b.py --photo photo.jpg --processor FOLDER --work /tmp/7b --out parity.json
 
-FOLDER holds a tokenizer and the Hub's processor files. Every step runs in a process of its own, on one GPU, and
+FOLDER holds a tokenizer and the Hub's processor files. Every step runs in a process of its own, on one GPU;
 `--work` needs 45 GB of disk. Nothing is downloaded.
 """
 
@@ -62,9 +62,9 @@ def make(args: argparse.Namespace) -> dict:
     """A PyTorch folder of random bfloat16 weights, by way of a converted one and the export."""
     import jax
     import jax.numpy as jnp
+    from vipllava_convert.to_torch import export
 
     import vipllava_jax as vj
-    from vipllava_convert.to_torch import export
     from vipllava_jax import checkpoint
 
     params = vj.init(jax.random.key(0), vj.VIP_LLAVA_7B, jnp.bfloat16)
@@ -93,7 +93,9 @@ def peer(args: argparse.Namespace, bits: int) -> dict:
 
     batch = inputs(args)
     dtype = torch.float32 if bits == 32 else torch.bfloat16
-    model = VipLlavaForConditionalGeneration.from_pretrained(args.work / 'pytorch', dtype=dtype).to('cuda').eval()
+    model = (
+        VipLlavaForConditionalGeneration.from_pretrained(args.work / 'pytorch', dtype=dtype).to('cuda').eval()
+    )
     n = int(batch.lengths[0])
     tokens = torch.tensor(batch.tokens[:, :n], dtype=torch.long, device='cuda')
     pixels = torch.tensor(batch.images[0], device='cuda').permute(0, 3, 1, 2).to(dtype)
@@ -133,11 +135,13 @@ def convert(args: argparse.Namespace) -> dict:
     from vipllava_convert.to_flax import convert
 
     shutil.rmtree(args.work / 'converted', ignore_errors=True)
-    return timed(lambda: convert(args.work / 'pytorch', args.work / 'converted'), folder_gb(args.work / 'pytorch'))
+    return timed(
+        lambda: convert(args.work / 'pytorch', args.work / 'converted'), folder_gb(args.work / 'pytorch')
+    )
 
 
 def ours(args: argparse.Namespace) -> dict:
-    """Our logits over the same tokens against transformers' in bfloat16 and float32, both sides' against the latter."""
+    """Our logits over the same tokens against transformers' in bfloat16 and float32."""
     import jax
     import numpy as np
 
@@ -161,14 +165,20 @@ def ours(args: argparse.Namespace) -> dict:
         'ours bf16 against transformers float32': error(logits, exact),
         'transformers bf16 against its float32': error(theirs, exact),
         'greedy agreement along the continuation': float((logits[ahead].argmax(-1) == whole[0, n:]).mean()),
-        'float32 greedy agreement of transformers bf16': float((exact[ahead].argmax(-1) == whole[0, n:]).mean()),
-        'float32 greedy agreement of ours': float((exact[ahead].argmax(-1) == logits[ahead].argmax(-1)).mean()),
+        'float32 greedy agreement of transformers bf16': float(
+            (exact[ahead].argmax(-1) == whole[0, n:]).mean()
+        ),
+        'float32 greedy agreement of ours': float(
+            (exact[ahead].argmax(-1) == logits[ahead].argmax(-1)).mean()
+        ),
         'tokens generated alike from the start': int((np.cumprod(answer.tokens[0] == whole[0, n:])).sum()),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ('photo', 'processor', 'work', 'out'):
         parser.add_argument(f'--{name}', type=Path, required=True)
     parser.add_argument('--step', choices=STEPS, help='only this one, in this process')
@@ -183,7 +193,9 @@ def main() -> None:
         begin = time.perf_counter()
         part = args.work / f'{step}.json'
         part.unlink(missing_ok=True)
-        done = subprocess.run([sys.executable, __file__, *sys.argv[1:], '--step', step, '--out', part], env=os.environ)
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], '--step', step, '--out', part], env=os.environ
+        )
         results[step] = json.loads(part.read_text()) if done.returncode == 0 else 'failed'
         print(step, f'{time.perf_counter() - begin:.0f} s', json.dumps(results[step]), flush=True)
         args.out.write_text(json.dumps(results, indent=2))

@@ -1,5 +1,8 @@
 """Tiny models that several files test with: odd sizes, grouped queries, five taps."""
 
+import dataclasses
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -29,3 +32,19 @@ def params(cfg):
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory) -> Path:
+    """A converted checkpoint with a tokenizer: all that `load` and the command need."""
+    from tests.makers import write_processor_files
+    from vipllava_jax import checkpoint
+    from vipllava_jax.model.vipllava import init
+
+    files = tmp_path_factory.mktemp('files')
+    image = write_processor_files(files, TINY.vision.image_size, TINY.vision.patch_size, vocab=400)
+    text = dataclasses.replace(TINY.text, vocab=400, context=1024)
+    cfg = dataclasses.replace(TINY, text=text, image_token=image, pad=image + 1)
+    target = tmp_path_factory.mktemp('models') / 'tiny'
+    checkpoint.save(target, init(jax.random.key(0), cfg), cfg, files_from=files)
+    return target

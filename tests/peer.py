@@ -25,7 +25,7 @@ def model(cfg: Config, seed: int = 0, **fields: Any) -> Any:
     else:
         peer = LlavaForConditionalGeneration(LlavaConfig(**data))
     with torch.no_grad():
-        for name, w in peer.named_parameters():
+        for w in peer.parameters():
             if w.ndim > 1:
                 w.normal_(std=w.shape[-1] ** -0.5)
             else:

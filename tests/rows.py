@@ -7,7 +7,7 @@ from vipllava_jax.inputs.processor import Batch
 
 
 def ragged(cfg: Config, rng: np.random.Generator, rows: list[tuple[int, int]], T: int | None = None) -> Batch:
-    """Rows of (words, images), each image after a few words and three of them last, right-padded to T or the longest row."""
+    """Rows of (words, images), right-padded to T or the longest row; three words come last."""
     I, B = max(images for _, images in rows), len(rows)
     size = cfg.vision.image_size
     prompts = []
@@ -29,4 +29,6 @@ def alone(batch: Batch, row: int) -> Batch:
     """The batch of one row, without the padding that its neighbours made it carry."""
     n, I = batch.lengths[row], batch.image_counts[row]
     part = slice(row, row + 1)
-    return Batch(batch.tokens[part, :n], batch.lengths[part], batch.images[part, :I], batch.image_counts[part])
+    return Batch(
+        batch.tokens[part, :n], batch.lengths[part], batch.images[part, :I], batch.image_counts[part]
+    )

@@ -133,13 +133,22 @@ def test_text_fields():
     ('data', 'message'),
     [
         ({}, 'model_type: missing'),
-        ({'model_type': 'llava_next'}, "model_type: 'llava_next' is not supported, only 'vipllava' or 'llava'"),
+        (
+            {'model_type': 'llava_next'},
+            "model_type: 'llava_next' is not supported, only 'vipllava' or 'llava'",
+        ),
         (with_text(model_type='phi3'), r"text_config\.model_type: 'phi3' is not supported, only 'llama'"),
         (with_text(hidden_act='gelu'), r"text_config\.hidden_act: 'gelu'"),
         (with_text(attention_bias=True), r'text_config\.attention_bias: True'),
         (with_text(mlp_bias=True), r'text_config\.mlp_bias: True'),
-        (with_text(rope_scaling={'type': 'linear', 'factor': 2.0}), r"text_config\.rope_scaling\.type: 'linear'"),
-        (with_text(rope_parameters={'rope_type': 'llama3'}), r"text_config\.rope_parameters\.rope_type: 'llama3'"),
+        (
+            with_text(rope_scaling={'type': 'linear', 'factor': 2.0}),
+            r"text_config\.rope_scaling\.type: 'linear'",
+        ),
+        (
+            with_text(rope_parameters={'rope_type': 'llama3'}),
+            r"text_config\.rope_parameters\.rope_type: 'llama3'",
+        ),
         (with_text(num_attention_heads=30), r'text_config\.num_attention_heads'),
         (with_text(num_key_value_heads=5), r'text_config\.num_key_value_heads'),
         (published(projector_hidden_act='relu'), "projector_hidden_act: 'relu'"),
@@ -163,7 +172,10 @@ def test_what_is_not_supported_is_named(data, message):
         vj.VIP_LLAVA_7B,
         vj.VIP_LLAVA_13B,
         Config(feature_layers=(-2,), projector_norm=False, eos=(2, 3)),
-        Config(feature_layers=(3,), text=dataclasses.replace(vj.VIP_LLAVA_7B.text, tied=True, rope_theta=5e5, kv_heads=8)),
+        Config(
+            feature_layers=(3,),
+            text=dataclasses.replace(vj.VIP_LLAVA_7B.text, tied=True, rope_theta=5e5, kv_heads=8),
+        ),
     ],
 )
 def test_there_and_back(cfg):

@@ -67,7 +67,9 @@ def test_greedy_answers_of_a_ragged_batch(pair, rng):
     theirs, (params, cfg, _) = pair
     batch = ragged(cfg, rng, ROWS)
     expected = peer.greedy(theirs, batch, 64)
-    np.testing.assert_array_equal(vj.generate(params, batch, cfg=cfg, max_new_tokens=64, eos=()).tokens, expected)
+    np.testing.assert_array_equal(
+        vj.generate(params, batch, cfg=cfg, max_new_tokens=64, eos=()).tokens, expected
+    )
 
 
 @pytest.mark.parametrize('pair', ['grouped queries, five layers'], indirect=True)
@@ -87,9 +89,7 @@ def test_embeddings_positions_and_padding(pair, rng):
             position_ids=torch.tensor(positions),
             attention_mask=torch.tensor(mask, dtype=torch.long),
         ).logits.numpy()
-    got = forward(
-        params, embeddings=embeddings, images=batch.images, positions=positions, mask=mask, cfg=cfg
-    )
+    got = forward(params, embeddings=embeddings, images=batch.images, positions=positions, mask=mask, cfg=cfg)
     np.testing.assert_allclose(got[mask], expected[mask], atol=1e-4)
 
 

@@ -13,7 +13,9 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
     """
     top = Fields(data)
     if top.get('model_type') is None:
-        raise ValueError("model_type: missing, expected 'vipllava' or 'llava': is this a model's config.json?")
+        raise ValueError(
+            "model_type: missing, expected 'vipllava' or 'llava': is this a model's config.json?"
+        )
     top.require('model_type', 'vipllava', 'llava', 'llava_llama')
     top.require('projector_hidden_act', 'gelu')
     top.require('mm_projector_type', 'mlp2x_gelu')
@@ -38,7 +40,7 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
 
 
 class Fields:
-    """A JSON object that names the field when it does not hold what is asked of it; null is as good as absent."""
+    """A JSON object that names the field that does not hold what is asked of it; null is absent."""
 
     def __init__(self, data: Mapping[str, Any], where: str = ''):
         self.data, self.where = data, where
@@ -140,14 +142,18 @@ def _feature_layers(fields: Fields, default: tuple[int, ...]) -> tuple[int, ...]
 
 def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]:
     """The ids of the first place that has any."""
-    return next((fields.numbers(name, default) for fields in places if fields.get(name) is not None), (default,))
+    return next(
+        (fields.numbers(name, default) for fields in places if fields.get(name) is not None), (default,)
+    )
 
 
 def to_hugging_face(cfg: Config) -> dict[str, Any]:
     """The config.json that every transformers with this model reads."""
     vision, text = cfg.vision, cfg.text
     vip = cfg.projector_norm
-    taps: list[int] | int = list(cfg.feature_layers) if vip or len(cfg.feature_layers) > 1 else cfg.feature_layers[0]
+    taps: list[int] | int = (
+        list(cfg.feature_layers) if vip or len(cfg.feature_layers) > 1 else cfg.feature_layers[0]
+    )
     return {
         'architectures': ['VipLlavaForConditionalGeneration' if vip else 'LlavaForConditionalGeneration'],
         'model_type': 'vipllava' if vip else 'llava',

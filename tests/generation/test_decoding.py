@@ -61,7 +61,9 @@ def test_stream_yields_the_answer_in_pieces(params, cfg, batch):
 
 def test_a_stream_ends_when_every_row_has(params, cfg, batch):
     every = range(cfg.text.vocab)
-    assert sum(piece.shape[1] for piece in vj.stream(params, batch, cfg=cfg, eos=every, max_new_tokens=64)) == 1
+    assert (
+        sum(piece.shape[1] for piece in vj.stream(params, batch, cfg=cfg, eos=every, max_new_tokens=64)) == 1
+    )
 
 
 def test_sampling_depends_on_the_seed_alone(params, cfg, batch, monkeypatch):
@@ -118,4 +120,3 @@ def test_half_precision_keeps_its_dtype(cfg, batch):
     state = decoding.start(params, batch, None, cfg=cfg, slots=64)
     state, _ = decoding.advance(params, state, cfg=cfg, steps=2)
     assert {x.dtype for x in (*state.cache.k, *state.cache.v)} == {jnp.dtype(jnp.bfloat16)}
-

@@ -103,7 +103,7 @@ def ask(
     \b
     Examples:
       vipllava ask --image photo.jpg --mark rectangle:40,60,180,220:red "What is {mark}?"
-      vipllava ask --image a.jpg --image b.jpg --mark 2/arrow:0.2,0.3,0.5,0.8:blue "What is {mark} in the second?"
+      vipllava ask --image a.jpg --image b.jpg --mark 2/arrow:0.2,0.3,0.5,0.8 "Compare them: {mark}."
       echo "Describe this." | vipllava ask --model ./vip-llava-7b --image photo.jpg --temperature 0.2 --seed 1
     """
     pictures, made = drawn(images, marks)

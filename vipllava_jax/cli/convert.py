@@ -10,14 +10,16 @@ from vipllava_jax.cli.waiting import bytes_bar
 @click.command()
 @click.argument('source')
 @click.argument('target', type=click.Path(path_type=Path))
-@click.option('--dtype', type=click.Choice(('bfloat16', 'float16', 'float32')), help="[default: the source's]")
+@click.option(
+    '--dtype', type=click.Choice(('bfloat16', 'float16', 'float32')), help="[default: the source's]"
+)
 @click.option('--verify', is_flag=True, help='Read both sides again and compare them, weights and logits.')
 @click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.')
 def convert(source: str, target: Path, dtype: str | None, verify: bool, overwrite: bool) -> None:
     """Convert SOURCE to the new folder TARGET: a PyTorch checkpoint to Flax, or a converted one back.
 
-    SOURCE is a folder, or the name of a PyTorch checkpoint on the Hugging Face Hub; it is only read. TARGET appears
-    when it is whole, with the config, tokenizer and processor files it needs.
+    SOURCE is a folder, or the name of a PyTorch checkpoint on the Hugging Face Hub; it is only read.
+    TARGET appears when it is whole, with the config, tokenizer and processor files it needs.
 
     \b
     Examples:
@@ -26,6 +28,7 @@ def convert(source: str, target: Path, dtype: str | None, verify: bool, overwrit
     """
     from vipllava_convert import to_flax, to_torch
     from vipllava_convert import verify as verifying
+
     from vipllava_jax import checkpoint
     from vipllava_jax.loading import locate
 
@@ -33,8 +36,8 @@ def convert(source: str, target: Path, dtype: str | None, verify: bool, overwrit
     work = to_torch.export if checkpoint.is_checkpoint(folder) else to_flax.convert
     with bytes_bar('converting') as progress:
         report = work(folder, target, dtype=dtype, overwrite=overwrite, progress=progress)
-    rate = report.size / 1e9 / report.seconds
-    click.echo(f'{target}: {report.tensors} tensors, {report.size / 1e9:.2f} GB in {report.seconds:.1f} s ({rate:.2f} GB/s)')
+    size = report.size / 1e9
+    click.echo(f'{target}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s')
     for name in report.unused:
         click.echo(f'unused: {name}')
     for note in report.notes:

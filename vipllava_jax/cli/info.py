@@ -55,6 +55,7 @@ def devices() -> dict[str, str]:
 def checkpoint(folder: Path) -> dict[str, Any]:
     """A folder's kind, its sizes in words, its prompts, all read from headers."""
     from vipllava_convert import to_flax
+
     from vipllava_jax import checkpoint as ours
     from vipllava_jax.inputs.processor import Processor
 
@@ -83,8 +84,10 @@ def checkpoint(folder: Path) -> dict[str, Any]:
         'kind': kind,
         'parameters': sum(dtypes.values()),
         'types': [f'{dtype} {size / sum(dtypes.values()):.1%}' for dtype, size in dtypes.items()],
-        'text': f'{text.layers} layers, width {text.width}, {text.heads} heads ({text.kv_heads} for keys), vocabulary {text.vocab}',
-        'vision': f'{vision.layers} layers, width {vision.width}, {vision.image_size} pixels, {vision.patches} tokens an image',
+        'text': f'{text.layers} layers, width {text.width}, {text.heads} heads, {text.kv_heads} for keys',
+        'vision': f'{vision.layers} layers, width {vision.width}, {vision.heads} heads',
+        'pictures': f'{vision.image_size} pixels square, {vision.patches} tokens each',
+        'vocabulary': text.vocab,
         'feature layers': list(cfg.feature_layers),
         'context': text.context,
         'ids': f'<image> {cfg.image_token}, bos {cfg.bos}, eos {", ".join(map(str, cfg.eos))}, pad {cfg.pad}',

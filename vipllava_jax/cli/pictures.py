@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 MARK_HELP = (
-    'A mark, SHAPE:X1,Y1,X2,Y2:COLOR, in pixels or fractions of the picture; X,Y for a point, more pairs for a '
-    'polygon; :alpha=N and :width=N may follow; 2/ in front for the second image. May be repeated.'
+    'A mark, SHAPE:X1,Y1,X2,Y2:COLOR, in pixels or fractions of the picture; X,Y for a point, more pairs '
+    'for a polygon; :alpha=N and :width=N may follow; 2/ in front for the second image. May be repeated.'
 )
 mark_option = click.option('--mark', 'marks', metavar='SPEC', multiple=True, help=MARK_HELP)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def bytes_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Yields `progress(done, total, name)`, which draws bytes, rate and time left; silent without a terminal."""
+    """Yields `progress(done, total, name)`, which draws bytes, rate and time left, on a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

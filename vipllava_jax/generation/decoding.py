@@ -4,14 +4,13 @@ import dataclasses
 import secrets
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
 
 from vipllava_jax.config import Config
 from vipllava_jax.generation.sampling import Sampling, pick
@@ -46,7 +45,13 @@ class State:
 def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Config, slots: int) -> State:
     """The prompts of a batch -> the state that holds their caches and each row's first token."""
     logits, cache = vipllava.prefill(
-        params, batch.tokens, batch.images, lengths=batch.lengths, slots=slots, cfg=cfg, image_counts=batch.image_counts
+        params,
+        batch.tokens,
+        batch.images,
+        lengths=batch.lengths,
+        slots=slots,
+        cfg=cfg,
+        image_counts=batch.image_counts,
     )
     tokens = pick(logits, sampling, batch.lengths)
     return State(cache, tokens, batch.lengths, ended(tokens, cfg), sampling)
@@ -85,9 +90,9 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """The answers of a batch as they come: arrays Bxn of tokens, padding where a row has ended.
 
-    max_new_tokens defaults to 512, or what the context leaves. Temperature 0 takes the likeliest token; above, a
-    row draws with its own key, made of the seed (None: a fresh one) and its place in the batch. The
-    settings may differ from row to row. Raises ValueError, before anything runs, for settings out of range,
+    max_new_tokens defaults to 512, or what the context leaves. Temperature 0 takes the likeliest token;
+    above, a row draws with its own key, made of the seed (None: a fresh one) and its place in the batch.
+    Temperature, top_k and top_p may differ from row to row. Raises ValueError, before anything runs, for settings out of range,
     placeholders that do not fit the images and a context longer than the model's.
     """
     if eos is not None:
@@ -116,7 +121,9 @@ def _stream(
             return
 
 
-def generate(params: Params, batch: Batch, *, cfg: Config, eos: Sequence[int] | None = None, **settings) -> Generation:
+def generate(
+    params: Params, batch: Batch, *, cfg: Config, eos: Sequence[int] | None = None, **settings
+) -> Generation:
     """The answers of a batch, whole; the settings and errors are those of `stream`."""
     eos = cfg.eos if eos is None else tuple(eos)
     tokens = np.concatenate(list(stream(params, batch, cfg=cfg, eos=eos, **settings)), axis=1)

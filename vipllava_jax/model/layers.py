@@ -124,7 +124,6 @@ def attend_weights(
 
 def _attend_cudnn(q: Array, k: Array, v: Array, start: int | Array | None) -> Array:
     """One row's number of visible slots is all a single query needs; a whole prompt needs `is_causal`."""
-    lengths = start + 1 if isinstance(start, Array) else None
-    return jax.nn.dot_product_attention(
-        q, k, v, is_causal=start is not None and lengths is None, key_value_seq_lengths=lengths, implementation='cudnn'
-    )
+    if isinstance(start, Array):
+        return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=start + 1, implementation='cudnn')
+    return jax.nn.dot_product_attention(q, k, v, is_causal=start is not None, implementation='cudnn')

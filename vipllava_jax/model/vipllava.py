@@ -28,7 +28,7 @@ class Trace(NamedTuple):
     """A forward pass with all that it went through."""
 
     logits: Array  # BTV, float32
-    hidden_states: tuple[Array, ...]  # L+1 times BTD: the embeddings, then each layer's output, the last one normed
+    hidden_states: tuple[Array, ...]  # L+1 times BTD: the embeddings, each layer's output, the last normed
     attentions: tuple[Array, ...]  # L times BNTS
     image_features: Array | None  # BIPD, P without the class token
 

@@ -1,0 +1,104 @@
+"""The answer on stdout and nothing else; mistakes in one line before a model is loaded."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import vipllava_jax as vj
+from vipllava_jax import loading
+
+MARK = 'rectangle:10,10,50,40:red'
+
+
+def test_the_answer_is_the_librarys(vipllava, folder, photo):
+    ran = vipllava(
+        'ask', '--model', folder, '--image', photo, '--mark', MARK, '--max-new-tokens', 9, 'What is {mark}?'
+    )
+    model = vj.load(folder)
+    image = vj.draw(photo, [vj.Mark('rectangle', box=(10, 10, 50, 40))])
+    batch = model.processor('What is within the red rectangle?', image)
+    out = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=9)
+    assert ran == (0, model.processor.decode(out)[0] + '\n', '')
+
+
+def test_json_says_how_it_came(vipllava, folder, photo, tmp_path):
+    marked = tmp_path / 'marked.png'
+    ran = vipllava(
+        'ask', '--model', folder, '--image', photo, '--image', photo, '--mark', '2/' + MARK, '--template', 'hub', '--json',
+        '--max-new-tokens', 5, '--temperature', 0.7, '--seed', 3, '--save-image', marked, 'Compare {mark1}.',
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert told['template'] == 'hub'
+    assert told['prompt'] == 'Compare within the red rectangle.'
+    assert (told['seed'], told['new_tokens']) == (3, 5)
+    assert Image.open(marked).size == (90, 60)
+    again = vipllava('ask', '--model', folder, '--image', photo, '--image', photo, '--mark', '2/' + MARK, '--template', 'hub',
+                     '--max-new-tokens', 5, '--temperature', 0.7, '--seed', 3, told['prompt'])  # fmt: skip
+    assert again.out == told['answer'] + '\n'
+
+
+def test_the_question_may_come_on_stdin(vipllava, folder):
+    given = vipllava('ask', '--model', folder, '--max-new-tokens', 4, 'Hello')
+    assert given.code == 0
+    assert vipllava('ask', '--model', folder, '--max-new-tokens', 4, stdin='Hello\n') == given
+
+
+def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
+    args = (
+        'ask',
+        '--model',
+        folder,
+        '--image',
+        photo,
+        '--mark',
+        'rectangle:0,5,12,40:red',
+        '--max-new-tokens',
+        1,
+    )
+    assert '--fit pad' in vipllava(*args, 'hi').err
+    assert vipllava(*args, '--fit', 'pad', 'hi').err == ''
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--image', 'none.jpg', 'q'], 'none.jpg'),
+        (['--image', 'PHOTO', '--mark', 'blob:1,2,3,4', 'q'], "unknown shape 'blob'"),
+        (['--image', 'PHOTO', '--mark', 'rectangle:1,2,300,4', 'q'], 'outside the picture'),
+        (['--image', 'PHOTO', '--mark', '3/' + MARK, 'q'], 'there is no image 3'),
+        (['--mark', MARK, 'q'], 'there is no image 1'),
+        (['--image', 'PHOTO', 'What is {mark}?'], 'there are 0 marks'),
+        (['--image', 'PHOTO', '--mark', MARK, 'What is {mark2}?'], 'there are 1 marks'),
+        (['--image', 'PHOTO', '--save-image', 'x.nope', 'q'], 'end the name in .png'),
+        (['--save-image', 'x.png', 'q'], 'needs an --image'),
+        ([], 'the question is empty'),
+        (['--temperature', '-1', 'q'], '--temperature'),
+        (['--top-p', '0', 'q'], '--top-p'),
+        (['--template', 'none', 'q'], '--template'),
+        (['--nonsense', 'q'], '--nonsense'),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkeypatch, args, message):
+    monkeypatch.setattr(loading, 'load', None)
+    code, out, err = vipllava('ask', *[str(photo) if a == 'PHOTO' else a for a in args])
+    assert (code, out) == (2, '')
+    assert err.startswith('vipllava: ')
+    assert err.count('\n') == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--max-new-tokens', '2000', 'q'], 'ask for at most'),
+        (['--template', 'checkpoint', 'q'], 'no chat template'),
+        (['--image', 'PHOTO', '<image><image> q'], '<image>'),
+    ],
+)
+def test_what_only_the_model_knows(vipllava, folder, photo, args, message):
+    code, out, err = vipllava('ask', '--model', folder, *[str(photo) if a == 'PHOTO' else a for a in args])
+    assert (code, out) == (2, '')
+    assert message in err
+    assert err.count('\n') == 1

@@ -1,0 +1,89 @@
+"""draw, convert and info as a user types them, and the command's frame."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vipllava_jax as vj
+from vipllava_jax.cli import VERBS
+
+
+def test_help_is_instant():
+    def seconds() -> float:
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, '-m', 'vipllava_jax', '--help'], capture_output=True, text=True
+        )
+        assert 'Examples:' in done.stdout, done.stderr
+        return time.perf_counter() - begin
+
+    assert statistics.median(seconds() for _ in range(5)) < 0.3
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_every_verb_explains_itself_with_examples(vipllava, verb):
+    ran = vipllava(verb, '--help')
+    assert ran.code == 0
+    assert 'Examples:' in ran.out
+    assert VERBS[verb] in vipllava('--help').out
+
+
+def test_an_unknown_verb_is_one_line(vipllava):
+    ran = vipllava('aks')
+    assert ran.code == 2
+    assert ran.err.count('\n') == 1
+    assert 'aks' in ran.err
+
+
+def test_draw_is_the_librarys(vipllava, photo, tmp_path):
+    out = tmp_path / 'marked.png'
+    ran = vipllava('draw', photo, out, '--mark', 'ellipse:10,10,50,40:blue', '--mark', 'point:70,30')
+    assert ran == (0, 'within the blue ellipse\nat the red point\n', '')
+    marks = [vj.Mark('ellipse', box=(10, 10, 50, 40), color='blue'), vj.Mark('point', point=(70, 30))]
+    np.testing.assert_array_equal(Image.open(out), vj.draw(photo, marks))
+    vipllava('draw', photo, out, '--mark', 'ellipse:10,10,50,40:blue', '--seed', 5)
+    np.testing.assert_array_equal(Image.open(out), vj.draw(photo, marks[0], seed=5))
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['PHOTO', 'x.png'], 'nothing to draw'),
+        (['PHOTO', 'x.abc', '--mark', 'point:70,30'], 'end the name in .png'),
+        (['none.png', 'x.png', '--mark', 'point:70,30'], 'none.png'),
+        (['PHOTO', 'no/such/folder/x.png', '--mark', 'point:70,30'], 'no/such/folder'),
+    ],
+)
+def test_draw_mistakes_are_one_line(vipllava, photo, args, message):
+    code, out, err = vipllava('draw', *[str(photo) if a == 'PHOTO' else a for a in args])
+    assert (code, out) == (2, '')
+    assert message in err
+    assert err.count('\n') == 1
+
+
+def test_there_and_back(vipllava, folder, tmp_path):
+    for source, target in [(folder, tmp_path / 'pytorch'), (tmp_path / 'pytorch', tmp_path / 'ours')]:
+        ran = vipllava('convert', source, target, '--verify')
+        assert ran.code == 0, ran.err
+        assert 'largest difference 0' in ran.out
+    a, b = vj.load(folder), vj.load(tmp_path / 'ours')
+    assert a.cfg == b.cfg
+    assert vipllava('convert', folder, tmp_path / 'ours').code == 2
+    told = json.loads(vipllava('info', '--model', tmp_path / 'pytorch', '--json').out)
+    assert told['model']['kind'] == 'PyTorch'
+    assert told['model']['feature layers'] == list(a.cfg.feature_layers)
+
+
+def test_info_of_a_folder(vipllava, folder):
+    out = vipllava('info', '--model', folder).out
+    for expected in ('converted', 'float32 100.0%', '400', 'jax', 'template'):
+        assert expected in out
+    ran = vipllava('info', '--model', '/no/such/folder')
+    assert ran.code == 2
+    assert ran.err.count('\n') == 1

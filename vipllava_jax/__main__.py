@@ -1,0 +1,3 @@
+from vipllava_jax.cli import main
+
+main()
