@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vipllava_convert import torch_files
 
 from vipllava_jax import checkpoint
-from vipllava_jax.checkpoint import CheckpointError
 from vipllava_jax.config import Config
+from vipllava_jax.folders import CheckpointError, listing
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Processor
 
 HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+(@[\w./-]+)?')
-BESIDE = ('*.json', 'tokenizer.model', '*.jinja', 'params/*')  # what is wanted besides PyTorch's weights
+BESIDE = ('*.json', 'tokenizer.model', '*.jinja', f'{checkpoint.PARAMS}/*')  # PyTorch's weights
 
 
 class Model(NamedTuple):
@@ -40,7 +40,7 @@ def load(
     Weights go to the device as they are read, in `dtype`, or in the file's if it is None; `progress` is
     told the bytes done, those in all, and the name of the last tensor. Raises CheckpointError.
     """
-    folder = _folder(source)
+    folder = locate(source)
     processor = _processor(folder)
     if checkpoint.is_checkpoint(folder):
         params, cfg = checkpoint.restore(folder, dtype=dtype, progress=progress)
@@ -52,7 +52,7 @@ def load(
     return Model(params, plan.cfg, processor)
 
 
-def _folder(source: str | os.PathLike[str]) -> Path:
+def locate(source: str | os.PathLike[str]) -> Path:
     """The folder here that holds a source's weights, after a download if it is a name on the Hub."""
     folder = Path(source).expanduser()
     if folder.is_file():
@@ -67,9 +67,7 @@ def _folder(source: str | os.PathLike[str]) -> Path:
         folder = _from_hub(str(source))
     if not _has_weights(folder):
         wanted = ', '.join((checkpoint.MARK, *torch_files.SINGLE, *torch_files.INDEXED))
-        raise CheckpointError(
-            f'{folder}: no weights: looked for {wanted}, found {checkpoint.listing(folder)}'
-        )
+        raise CheckpointError(f'{folder}: no weights: looked for {wanted}, found {listing(folder)}')
     return folder
 
 
@@ -98,7 +96,7 @@ def _download(name: str, revision: str, patterns: list[str]) -> Path:
             'its authors ask you to accept their terms: do so on its page, then log in with `hf auth login`'
         )
     except errors.RepositoryNotFoundError:
-        told = 'no such folder, and no such model or a private one: check the name, or log in with `hf auth login`'
+        told = 'no such folder, and no such model or a private one: check its name, or `hf auth login`'
     except errors.RevisionNotFoundError:
         told = f'the Hub has the model, but no revision {revision!r} of it'
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from vipllava_convert.tensors import Tensor, extent
 
-from vipllava_jax.checkpoint import CheckpointError
+from vipllava_jax.folders import CheckpointError
 
 LONGEST_PICKLE = 1 << 26  # a checkpoint of 760 tensors has 100 KB
 STORAGES = {

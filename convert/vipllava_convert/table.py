@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from vipllava_convert.tensors import READABLE, Tensor
 
-from vipllava_jax.checkpoint import CheckpointError
 from vipllava_jax.config import Config
+from vipllava_jax.folders import CheckpointError
 
 CLIP = (
     ('embeddings.class_embedding', 'class_token', 'D->D'),
@@ -111,6 +111,11 @@ class Leaf(NamedTuple):
             for side in self.layout.split('->')
         )
         return theirs, ours
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shapes[1])
 
 
 class Plan(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from vipllava_jax.checkpoint import CheckpointError
+from vipllava_jax.folders import CheckpointError
 
 READABLE = {'float32': np.dtype('f4'), 'float16': np.dtype('f2'), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 AT_ONCE = 1 << 30  # one system call moves 2 GiB at most

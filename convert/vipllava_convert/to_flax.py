@@ -2,22 +2,32 @@
 
 import functools
 import mmap
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 from vipllava_convert.table import Plan, arrange, fit
-from vipllava_convert.tensors import read
+from vipllava_convert.tensors import READABLE, read
 from vipllava_convert.torch_files import open_checkpoint
 
-from vipllava_jax.checkpoint import read_config
+from vipllava_jax.checkpoint import Progress, nested, read_config, save
+from vipllava_jax.folders import apart
 
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name of what was just done
+
+class Report(NamedTuple):
+    """What a conversion did."""
+
+    tensors: int
+    size: int  # bytes read
+    seconds: float
+    unused: tuple[str, ...]  # tensors of the source that a forward pass has no use for
+    notes: tuple[str, ...] = ()  # what is different from the source, in sentences
 
 
 def plan(source: Path) -> Plan:
@@ -45,7 +55,7 @@ def stream(
             uploaded = jax.device_put(ahead.result(), device)
             if i + 1 < len(plan.pairs):
                 ahead = reader.submit(read, plan.pairs[i + 1][1], buffers[(i + 1) % 2])
-            array = _arranged(uploaded, leaf.layout, leaf.sizes, jnp.dtype(dtype or uploaded.dtype))
+            array = rearranged(uploaded, leaf.layout, leaf.sizes, jnp.dtype(dtype or uploaded.dtype))
             # until here a transfer may be under way, and on a CPU `uploaded` is the buffer itself
             array.block_until_ready()
             done += tensor.nbytes
@@ -54,7 +64,34 @@ def stream(
             yield leaf.path, array
 
 
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    dtype: DTypeLike | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """A PyTorch checkpoint's folder -> a new folder of our own, its tokenizer and processor files included.
+
+    The params are in `dtype`, or in the file's types. Raises CheckpointError, before any long work where
+    that is possible, and leaves nothing behind then; the source is only read.
+    """
+    apart(source, target)
+    began = time.monotonic()
+    what = plan(source)
+    shapes = nested(
+        (leaf.path, jax.ShapeDtypeStruct(leaf.shapes[1], jnp.dtype(dtype or READABLE[tensor.dtype])))
+        for leaf, tensor in what.pairs
+    )
+    leaves = stream(what, dtype, jax.local_devices(backend='cpu')[0], progress)
+    save(target, shapes, what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
+    size = sum(tensor.nbytes for _, tensor in what.pairs)
+    return Report(len(what.pairs), size, time.monotonic() - began, what.unused)
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _arranged(x: Array, layout: str, sizes: tuple[tuple[str, int], ...], dtype: DTypeLike) -> Array:
+def rearranged(x: Array, layout: str, sizes: tuple[tuple[str, int], ...], dtype: DTypeLike) -> Array:
+    """`arrange` on the device, and a cast; the result never shares memory with x."""
     # without the copy, a layout that changes nothing would hand back its argument, and so the buffer
     return jnp.copy(arrange(x, layout, dict(sizes)).astype(dtype))

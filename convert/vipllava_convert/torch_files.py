@@ -11,7 +11,7 @@ from typing import Any
 from vipllava_convert.pickles import read_pickle
 from vipllava_convert.tensors import Tensor, dense
 
-from vipllava_jax.checkpoint import CheckpointError, listing, read_json
+from vipllava_jax.folders import CheckpointError, listing, read_json
 
 SINGLE = ('model.safetensors', 'pytorch_model.bin')
 INDEXED = tuple(f'{name}.index.json' for name in SINGLE)

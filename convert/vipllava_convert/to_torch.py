@@ -1,0 +1,142 @@
+"""From a folder of our own to one that transformers loads: the Hub's names, safetensors, an index."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+from vipllava_convert.table import Leaf, leaves, reverse
+from vipllava_convert.to_flax import Report, rearranged
+from vipllava_convert.torch_files import INDEXED, SAFETENSORS_TYPES, is_torch_folder
+
+from vipllava_jax import checkpoint
+from vipllava_jax.checkpoint import Progress
+from vipllava_jax.config import Config
+from vipllava_jax.folders import apart, beside, write_json
+from vipllava_jax.hugging_face import to_hugging_face
+
+CODES = {dtype: code for code, (dtype, _) in SAFETENSORS_TYPES.items()}
+
+
+class Entry(NamedTuple):
+    """A tensor to be written."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def export(
+    source: Path,
+    target: Path,
+    *,
+    dtype: DTypeLike | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """A folder of our own -> a new folder that transformers loads, tokenizer and processor files included.
+
+    A vocabulary without room for the image token, as in the authors' own checkpoints, grows to a multiple
+    of 64 by rows that are the mean of the others. Raises CheckpointError and leaves nothing behind then.
+    """
+    apart(source, target)
+    began = time.monotonic()
+    cfg, stored = checkpoint.describe(source)
+    grown, notes = _with_image_token(cfg)
+    written = {leaf.path: leaf.shapes[0] for leaf in leaves(grown)}
+    table = {leaf.path: leaf for leaf in leaves(cfg)}
+    entries = [
+        Entry(table[path].name, np.dtype(dtype or leaf.dtype), written[path]) for path, leaf in stored.items()
+    ]
+    size = sum(entry.size for entry in entries)
+    with beside(target, size, is_torch_folder, overwrite) as partial:
+        arrays = _arrays(source, table, written, dtype, progress)
+        _write_shards(partial, _shards(entries, max_shard_bytes), arrays, size)
+        common = max({entry.dtype for entry in entries}, key=[entry.dtype for entry in entries].count)
+        write_json(partial / 'config.json', to_hugging_face(grown) | {'torch_dtype': common.name})
+        checkpoint.copy_files(source, partial)
+    return Report(len(entries), size, time.monotonic() - began, (), notes)
+
+
+def _with_image_token(cfg: Config) -> tuple[Config, tuple[str, ...]]:
+    """A config whose vocabulary has a row for the image token, and what had to be done for it."""
+    vocab = cfg.text.vocab
+    if vocab > cfg.image_token:
+        return cfg, ()
+    rows = -(-(cfg.image_token + 1) // 64) * 64
+    text = dataclasses.replace(cfg.text, vocab=rows)
+    note = f'image token {cfg.image_token}: the vocabulary grew from {vocab} to {rows} by rows of the mean'
+    return dataclasses.replace(cfg, text=text), (note,)
+
+
+def _arrays(
+    source: Path,
+    table: Mapping[str, Leaf],
+    written: Mapping[str, tuple[int, ...]],
+    dtype: DTypeLike | None,
+    progress: Progress | None,
+) -> Iterator[Array]:
+    """The leaves of a folder of ours, one by one, as they are to lie in a file."""
+    cpu = jax.local_devices(backend='cpu')[0]
+    for path, array in checkpoint.stream(source, progress=progress):
+        leaf = table[path]
+        x = rearranged(
+            jax.device_put(array, cpu), reverse(leaf.layout), leaf.sizes, np.dtype(dtype or array.dtype)
+        )
+        if missing := written[path][0] - len(x):
+            mean = jnp.mean(x, axis=0, dtype=jnp.float32).astype(x.dtype)
+            x = jnp.concatenate([x, jnp.broadcast_to(mean, (missing, len(mean)))])
+        yield x
+
+
+def _shards(entries: Iterable[Entry], limit: int) -> list[list[Entry]]:
+    """Entries in order, as many to a shard as have `limit` bytes, or one that alone has more."""
+    shards: list[list[Entry]] = [[]]
+    for entry in entries:
+        if shards[-1] and sum(other.size for other in shards[-1]) + entry.size > limit:
+            shards.append([])
+        shards[-1].append(entry)
+    return shards
+
+
+def _write_shards(folder: Path, shards: list[list[Entry]], arrays: Iterator[Array], size: int) -> None:
+    """Writes the arrays, which come in the order of the shards' entries, and the index if it takes one."""
+    homes = {}
+    for i, shard in enumerate(shards, 1):
+        name = 'model.safetensors' if len(shards) == 1 else f'model-{i:05}-of-{len(shards):05}.safetensors'
+        with open(folder / name, 'wb') as file:
+            file.write(_header(shard))
+            for entry, array in zip(shard, arrays, strict=False):
+                file.write(np.asarray(array).reshape(-1).view(np.uint8).data)
+                homes[entry.name] = name
+    if len(shards) > 1:
+        write_json(folder / INDEXED[0], {'metadata': {'total_size': size}, 'weight_map': homes})
+
+
+def _header(shard: list[Entry]) -> bytes:
+    """The beginning of a safetensors file whose tensors lie one after another."""
+    header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
+    end = 0
+    for entry in shard:
+        begin, end = end, end + entry.size
+        header[entry.name] = {
+            'dtype': CODES[entry.dtype.name],
+            'shape': entry.shape,
+            'data_offsets': (begin, end),
+        }
+    text = json.dumps(header, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)  # so that the tensors are aligned
+    return len(text).to_bytes(8, 'little') + text

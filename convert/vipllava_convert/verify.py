@@ -1,0 +1,105 @@
+"""Both sides of a conversion read again and compared: every weight, and the logits of a forward pass."""
+
+import math
+import mmap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from vipllava_convert.table import Plan
+from vipllava_convert.tensors import read
+from vipllava_convert.to_flax import plan, rearranged, stream
+
+from vipllava_jax import checkpoint
+from vipllava_jax.checkpoint import Progress
+from vipllava_jax.config import Config
+from vipllava_jax.folders import CheckpointError
+from vipllava_jax.model.vipllava import Params, forward
+
+AT_ONCE = 1 << 24  # elements that are compared together
+KINDS = {
+    **dict.fromkeys(('q', 'k', 'v', 'o'), 'attention'),
+    **dict.fromkeys(('gate', 'up', 'down'), 'mlp'),
+    **dict.fromkeys(('norm', 'norm1', 'norm2', 'attn_norm', 'mlp_norm', 'pre_norm', 'post_norm'), 'norms'),
+}
+
+
+class Comparison(NamedTuple):
+    """The largest absolute differences between two checkpoints; infinity where only one is a number."""
+
+    groups: dict[str, float]  # of the weights, by group of tensors
+    logits: float  # of a forward pass over a fixed picture and prompt
+
+
+def verify(source: Path, converted: Path, *, progress: Progress | None = None) -> Comparison:
+    """A PyTorch folder and one of ours, in either order -> how far they are from one another.
+
+    A vocabulary that is larger on one side is compared as far as both reach. The forward pass is each
+    side's own, in its own type, one after the other. Raises CheckpointError if the tensors differ in
+    name or shape.
+    """
+    if checkpoint.is_checkpoint(source) == checkpoint.is_checkpoint(converted):
+        raise CheckpointError(f'{source} and {converted}: one must be converted, and the other PyTorch')
+    ours, theirs = (source, converted) if checkpoint.is_checkpoint(source) else (converted, source)
+    cfg, _ = checkpoint.describe(ours)
+    what = plan(theirs)
+    groups = _weights(ours, what, progress)
+    mine = _logits(checkpoint.restore(ours)[0], cfg)
+    other = _logits(checkpoint.nested(stream(what)), what.cfg)
+    shared = min(cfg.text.vocab, what.cfg.text.vocab)
+    return Comparison(groups, difference(mine[..., :shared], other[..., :shared]))
+
+
+def _weights(ours: Path, what: Plan, progress: Progress | None) -> dict[str, float]:
+    """The largest difference in each group of tensors, ours read in its order and theirs as it comes."""
+    pairs = {leaf.path: (leaf, tensor) for leaf, tensor in what.pairs}
+    if odd := pairs.keys() ^ checkpoint.shapes(ours).keys():
+        raise CheckpointError(f'{ours}: one side alone has {", ".join(sorted(odd))}')
+    cpu = jax.local_devices(backend='cpu')[0]
+    buffer = memoryview(mmap.mmap(-1, max(tensor.span for _, tensor in pairs.values())))
+    groups: dict[str, float] = {}
+    for path, mine in checkpoint.stream(ours, progress=progress):
+        leaf, tensor = pairs[path]
+        uploaded = jax.device_put(read(tensor, buffer), cpu)
+        other = np.asarray(rearranged(uploaded, leaf.layout, leaf.sizes, uploaded.dtype))
+        if mine.shape != other.shape:
+            both = tuple(slice(min(sizes)) for sizes in zip(mine.shape, other.shape, strict=True))
+            if 'V' not in leaf.layout:
+                raise CheckpointError(
+                    f'{ours}: {path} is {list(mine.shape)}, but {list(other.shape)} in {tensor.file}'
+                )
+            mine, other = mine[both], other[both]
+        groups[_group(path)] = max(groups.get(_group(path), 0.0), difference(mine, other))
+    return groups
+
+
+def _group(path: str) -> str:
+    """'llama/layers_3/q/w' -> 'llama attention'."""
+    part, *_, last = [name for name in path.split('/') if name not in ('w', 'b')]
+    return f'{part} {KINDS.get(last, last)}'
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest absolute difference of two arrays of one shape; 0 if they are equal bit by bit."""
+    a, b = a.reshape(-1), b.reshape(-1)
+    largest = 0.0
+    for i in range(0, a.size, AT_ONCE):
+        x, y = a[i : i + AT_ONCE], b[i : i + AT_ONCE]
+        if x.dtype == y.dtype and x.tobytes() == y.tobytes():
+            continue
+        with np.errstate(invalid='ignore'):
+            far = np.abs(x.astype(np.float32) - y.astype(np.float32)).max()
+        largest = max(largest, math.inf if np.isnan(far) else float(far))
+    return largest
+
+
+def _logits(params: Params, cfg: Config) -> np.ndarray:
+    """The logits of a picture of noise and a few words, always the same ones."""
+    rng = np.random.default_rng(0)
+    size = cfg.vision.image_size
+    words = rng.integers(3, min(cfg.text.vocab, cfg.image_token), 12)
+    tokens = np.concatenate([[cfg.bos], [cfg.image_token] * cfg.vision.patches, words])[None]
+    images = rng.standard_normal((1, 1, size, size, 3), np.float32)
+    compiled: Any = jax.jit(forward, static_argnames='cfg')
+    return np.asarray(compiled(params, tokens, images, cfg=cfg))
