@@ -102,7 +102,7 @@ def shapes(folder: Path) -> dict[str, Any]:
     mark = read_json(folder / MARK)
     if mark.get('format') != FORMAT:
         raise CheckpointError(
-            f'{folder / MARK}: format {mark.get("format")!r} of vipllava-jax {mark.get("version")}, but this is '
+            f'{folder / MARK}: format {mark.get("format")!r} of vipllava-jax {mark.get("version")}; this is '
             f'{__version__} and reads format {FORMAT}: upgrade it, or convert the checkpoint again'
         )
     try:

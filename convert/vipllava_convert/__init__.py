@@ -1,0 +1,1 @@
+"""Between PyTorch checkpoints and our own folders: the only place that knows PyTorch, and without it."""
