@@ -18,9 +18,9 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 Fit = Literal['crop', 'pad', 'squash']
 FITS: tuple[Fit, ...] = get_args(Fit)
 
-FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'ICO')
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'ICO')
 LONGEST = 65_535  # pixels of a side: what a JPEG can hold
-STRIP = 1 << 24  # pixels resized at a time when padding
+GIANT = 1 << 24  # pixels, which no picture made on the way shall have
 MARKS = 'vipllava marks'  # in a picture's info: what `marks.draw` drew on it
 
 _opening = threading.Lock()  # warnings.catch_warnings changes a global
@@ -78,9 +78,11 @@ def _file(text: str) -> Path:
 def _open(file: IO[bytes], name: str) -> Image.Image:
     """Reads the header only, so that a decompression bomb is refused before it is decoded."""
     try:
+        Image.init()
+        formats = [name for name in FORMATS if name in Image.OPEN]
         with _opening, warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)
-            return Image.open(file, formats=FORMATS)
+            return Image.open(file, formats=formats)
     except UnidentifiedImageError:
         raise ValueError(f'{name} is not a picture in a known format ({", ".join(FORMATS)})') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -200,13 +202,16 @@ def _resized(size: tuple[int, int], edge: int) -> tuple[int, int]:
 
 
 def _cropped(image: Image.Image, settings: Settings) -> Image.Image:
-    """The centre of the resized picture, without the rest: 1x1000 pixels would become 336x336000."""
+    """The centre of the resized picture."""
     side, (width, height) = settings.side, _resized(image.size, settings.edge)
     left, top = (width - side) // 2, (height - side) // 2
-    # Widths first, as Pillow does: both passes round, so that the order shows in the pixels.
+    if width * height <= GIANT:
+        return image.resize((width, height), settings.resample).crop((left, top, left + side, top + side))
+    # 1x1000 pixels would become 336x336000, so only the centre is made. Widths first, as Pillow does: both
+    # passes round, so that their order shows.
     image = image.resize((width, image.height), settings.resample).crop((left, 0, left + side, image.height))
-    rows = (top * image.height / height, min((top + side) * image.height / height, image.height))
-    return image.resize((side, side), settings.resample, box=(0, rows[0], side, rows[1]))
+    first, last = (min(row * image.height / height, image.height) for row in (top, top + side))
+    return image.resize((side, side), settings.resample, box=(0, first, side, last))
 
 
 def _padded(image: Image.Image, settings: Settings) -> Image.Image:
@@ -215,7 +220,7 @@ def _padded(image: Image.Image, settings: Settings) -> Image.Image:
     left, top = ((longest - length) // 2 for length in image.size)
     colour = tuple(int(mean * 255) for mean in settings.mean)
     narrow = Image.new('RGB', (edge, longest), colour)
-    rows = max(STRIP // longest, 1)
+    rows = max(GIANT // longest, 1)
     for y in range(0, image.height, rows):
         part = image.crop((0, y, image.width, min(y + rows, image.height)))
         strip = Image.new('RGB', (longest, part.height), colour)

@@ -1,6 +1,7 @@
 """Visual prompts: what a mark is, how it is written in a line of text, and marks on a picture."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
@@ -42,9 +43,9 @@ LINELESS = ('point', 'mask')
 class Mark:
     """A shape around, on or pointing at something; ValueError if it could not be drawn on any picture.
 
-    `box` is (x1, y1, x2, y2); `point` is (x, y), and for an arrow its tip; `polygon` is one polygon or several,
-    each of (x, y) pairs or flat. Coordinates that are all within 0 to 1 are fractions of the picture, others are
-    pixels, unless `units` says 'pixel' or 'relative'. `color` is one of nine names or (red, green, blue);
+    `box` is (x1, y1, x2, y2); `point` is (x, y), of an arrow its tip; `polygon` is one polygon or several,
+    each flat or of (x, y) pairs. Coordinates that are all within 0 to 1 are fractions of the picture, others
+    are pixels, unless `units` says which. `color` is one of nine names, '#rrggbb' or (red, green, blue);
     `alpha` goes from 1 to 255; `width`, of lines, is in pixels of a picture whose longer side is 336.
     """
 
@@ -73,12 +74,12 @@ class Mark:
             raise ValueError(f'{shape} has width {width!r}: {advice}')
         if self.units not in ('pixel', 'relative', None):
             raise ValueError(f"{shape} has units {self.units!r}: choose 'pixel', 'relative' or None")
-        settled = dict(
-            box=None if self.box is None else _box(self.box),
-            point=None if self.point is None else _numbers(self.point, 2, 'a point has x and y'),
-            polygon=None if self.polygon is None else _polygons(self.polygon),
-            color=_color(self.color),
-        )
+        settled = {
+            'box': None if self.box is None else _box(self.box),
+            'point': None if self.point is None else _numbers(self.point, 2, 'a point has x and y'),
+            'polygon': None if self.polygon is None else _polygons(self.polygon),
+            'color': _color(self.color),
+        }
         for field, value in settled.items():
             object.__setattr__(self, field, value)
 
@@ -98,13 +99,13 @@ class Mark:
         return ':'.join([self.shape.replace(' ', '-'), where, color, *options])
 
     def region(self, size: tuple[int, int]) -> Region:
-        """Where the mark is on a picture of width x height pixels; ValueError if outside or next to nothing."""
-        box = () if self.box is None else (tuple(self.box[:2]), tuple(self.box[2:]))
-        spot = () if self.point is None else (tuple(self.point),)
+        """Where the mark is on a picture of width x height pixels; ValueError if outside or barely there."""
+        box = [] if self.box is None else [tuple(self.box[:2]), tuple(self.box[2:])]
+        spot = [] if self.point is None else [tuple(self.point)]
         parts = [np.array(part) for part in (box, spot, *(self.polygon or ())) if part]
         corners = np.concatenate(parts)
         relative = self.units == 'relative' or (self.units is None and corners.max() <= 1)
-        unit, read = np.array(size if relative else (1, 1)), 'fractions' if relative else 'pixels'
+        unit, read = (size, 'fractions') if relative else ((1, 1), 'pixels')
         if (corners < 0).any() or (corners * unit > size).any():
             raise ValueError(
                 f'mark {self} lies outside the picture, which is {size[0]}x{size[1]} pixels: move it inside '
@@ -112,7 +113,7 @@ class Mark:
             )
         if any(len(part) > 1 and (np.ptp(part, axis=0) * unit).min() < 1 for part in parts):
             raise ValueError(
-                f'mark {self} is less than a pixel wide or high: enlarge it (its coordinates were read as {read})'
+                f'mark {self} is less than a pixel wide or high: enlarge it (coordinates read as {read})'
             )
 
         def place(pairs: Iterable[Any]) -> tuple[Point, ...]:
@@ -120,8 +121,8 @@ class Mark:
             return tuple((min(x * unit[0], size[0] - 1.0), min(y * unit[1], size[1] - 1.0)) for x, y in pairs)
 
         polygons = tuple(place(polygon) for polygon in self.polygon or ())
-        around = np.array(place(box) or sum(polygons, ()) or place(spot))
-        x1, y1, x2, y2 = (*around.min(axis=0).tolist(), *around.max(axis=0).tolist())
+        around = place(box) or tuple(pair for polygon in polygons for pair in polygon) or place(spot)
+        (x1, y1), (x2, y2) = np.min(around, axis=0).tolist(), np.max(around, axis=0).tolist()
         return Region(size, (x1, y1, x2, y2), polygons, place(spot)[0] if spot else None)
 
 
@@ -138,50 +139,52 @@ def _numbers(values: Any, count: int | None, rule: str) -> tuple[float, ...]:
 
 
 def _box(values: Any) -> tuple[float, ...]:
-    x1, y1, x2, y2 = box = _numbers(values, 4, 'a box has x1, y1, x2, y2')
-    if x1 >= x2 or y1 >= y2:
+    box = _numbers(values, 4, 'a box has x1, y1, x2, y2')
+    if box[0] >= box[2] or box[1] >= box[3]:
         raise ValueError(f'box {box} is empty: give the upper left and then the lower right corner')
     return box
 
 
 def _polygons(values: Any) -> tuple[tuple[tuple[float, ...], ...], ...]:
     """One polygon or several, flat or in pairs -> several, in pairs."""
-    values = list(values)
-    flat = bool(values) and all(np.ndim(value) == 0 for value in values)
-    if flat or all(np.shape(value) == (2,) for value in values):
-        values = [values]
-    return tuple(_polygon(polygon) for polygon in values) or (_polygon([]),)
+    several = _nested(values) and not all(not _nested(value) and np.size(value) == 2 for value in values)
+    return tuple(_polygon(polygon) for polygon in (values if several else [values]))
 
 
 def _polygon(values: Any) -> tuple[tuple[float, ...], ...]:
-    rule = 'a polygon has x1, y1, x2, y2, x3, y3, ...'
-    if any(np.ndim(value) for value in values):
-        pairs = tuple(_numbers(value, 2, 'a point of a polygon has x and y') for value in values)
+    if _nested(values):
+        pairs = tuple(_numbers(value, 2, 'a corner of a polygon has x and y') for value in values)
     else:
-        numbers = _numbers(values, None, rule)
+        numbers = _numbers(values, None, 'a polygon has x1, y1, x2, y2, x3, y3, ...')
         if len(numbers) % 2:
-            raise ValueError(f'found {len(numbers)} numbers, which are not pairs: {rule}')
+            raise ValueError(f'found {len(numbers)} numbers, {numbers}: expected x1, y1, x2, y2, x3, y3, ...')
         pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
     if len(pairs) < 3 or np.linalg.matrix_rank(np.subtract(pairs, pairs[0])) < 2:
         raise ValueError(f'polygon {pairs} is empty: give at least three corners that are not on one line')
     return pairs
 
 
+def _nested(values: Any) -> bool:
+    sequences = (list, tuple, np.ndarray)
+    return isinstance(values, sequences) and any(isinstance(value, sequences) for value in values)
+
+
 def _color(color: Any) -> str | tuple[int, ...]:
+    """One of the names, '#rrggbb' or three numbers -> the name, or the numbers."""
     if isinstance(color, str) and color in COLORS:
         return color
-    if not isinstance(color, str) and len(color) == 3 and all(0 <= part <= 255 for part in color):
+    if isinstance(color, str) and re.fullmatch('#[0-9a-fA-F]{6}', color):
+        return tuple(bytes.fromhex(color[1:]))
+    if isinstance(color, (list, tuple)) and len(color) == 3 and all(0 <= part <= 255 for part in color):
         return tuple(int(part) for part in color)
-    raise ValueError(
-        f'unknown color {color!r}: choose {", ".join(COLORS)}, or red, green and blue from 0 to 255'
-    )
+    raise ValueError(f"unknown color {color!r}: choose {', '.join(COLORS)}, or '#rrggbb'")
 
 
 def parse(text: str) -> tuple[int, Mark]:
-    """'2/rectangle:40,60,180,220:red:alpha=200' -> (1, the mark): the image's index, counted from 0, and what it says.
+    """'2/rectangle:40,60,180,220:red:alpha=200' -> (1, the mark), where 1 is the index of the second image.
 
-    Two numbers are a point, four a box, six or more a polygon; several places are joined by '+'. The colour may
-    be '#rrggbb'. ValueError, in one line that holds the text, for anything else.
+    Two numbers are a point, four a box, six or more a polygon; several places are joined by '+'.
+    ValueError, in one line that holds the text, for anything else.
     """
     number, slash, rest = text.partition('/')
     try:
@@ -220,9 +223,6 @@ def _trailing(fields: list[str]) -> dict[str, Any]:
             key, value = 'color', field
         if key in found or key not in ('color', *OPTIONS):
             raise ValueError(f'found {field!r} where only a color, {", ".join(OPTIONS)} may stand, each once')
-        if key == 'color' and value.startswith('#') and len(value) == 7:
-            found[key] = tuple(bytes.fromhex(value[1:]))
-            continue
         try:
             found[key] = OPTIONS.get(key, str)(value)
         except ValueError:
@@ -231,7 +231,7 @@ def _trailing(fields: list[str]) -> dict[str, Any]:
 
 
 def draw(image: Source, marks: Mark | Iterable[Mark], seed: int | None = None) -> Image.Image:
-    """A picture and marks -> a new RGB picture of the same size with the marks drawn on it, one after another.
+    """A picture and marks -> a new RGB picture of the same size, the marks drawn on it one after another.
 
     Without a seed sizes are fixed and alpha is 128, as in evaluation; with one they vary as in training, the
     same way for the same seed. ValueError names a mark that lies outside the picture.

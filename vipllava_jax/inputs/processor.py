@@ -1,4 +1,4 @@
-"""The processor: prompts and images to the arrays a model reads, and its ids back to text."""
+"""The processor: prompts and images to the arrays that a model reads, and its ids back to text."""
 
 import os
 import shutil
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from vipllava_jax.inputs.images import Fit, Settings, Source, check_fit, cut_off, open_image, pixels
 from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, ChatTemplate, Turn, check, render, stops
 from vipllava_jax.inputs.tokenizer import Stream, Tokenizer, read_fields
 
-FILES = (
+FILES = (  # all that a folder needs for Processor.load
     'tokenizer.json',
     'tokenizer.model',
     'tokenizer_config.json',
@@ -26,12 +25,11 @@ FILES = (
     'chat_template.json',
     'chat_template.jinja',
 )
-BUCKET = 128
-PATCH = 14  # pixels; of every published checkpoint
+PATCH = 14  # pixels a side, where the files do not say
 
 
 class Batch(NamedTuple):
-    """What a model reads: each row's tokens and, in the order of their placeholders, its images; arrays only."""
+    """What a model reads, in arrays: each row's tokens and, in the order of its placeholders, its images."""
 
     tokens: np.ndarray  # BT int32, padded on the right
     lengths: np.ndarray  # B int32
@@ -40,8 +38,8 @@ class Batch(NamedTuple):
 
 
 def bucket(length: int) -> int:
-    """The smallest multiple of 128, and at least one, that holds `length` tokens: few shapes to compile for."""
-    return max(-(-length // BUCKET), 1) * BUCKET
+    """The smallest positive multiple of 128 that holds so many tokens: few shapes, few compilations."""
+    return max(-(-length // 128), 1) * 128
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Processor:
     tokenizer: Tokenizer
     settings: Settings
     image_id: int
-    patches: int  # the placeholders of an image: what the model makes of it, whatever the files say
+    patches: int  # placeholders of an image: as many as the model makes features, whatever the files say
     chat: ChatTemplate | None = None
 
     @classmethod
@@ -60,22 +58,20 @@ class Processor:
         """From the tokenizer and processor files of a folder, as transformers 4 or 5 writes them."""
         folder = Path(folder)
         if not folder.is_dir():
-            raise FileNotFoundError(f'no folder {str(folder)!r}: expected a checkpoint folder')
+            raise FileNotFoundError(f'no folder {str(folder)!r}: expected that of a checkpoint')
         tokenizer = Tokenizer.load(folder)
         image_id = tokenizer.id_of(IMAGE)
         if image_id is None:
             raise ValueError(
-                f'the tokenizer in {folder} has no {IMAGE}: use the one of a ViP-LLaVA or LLaVA checkpoint'
+                f'the tokenizer in {folder} has no {IMAGE}: copy that of a ViP-LLaVA checkpoint there'
             )
         own = read_fields(folder / 'processor_config.json')
         name = 'processor_config.json' if 'image_processor' in own else 'preprocessor_config.json'
         fields = own.get('image_processor') or read_fields(folder / name)
         if not fields:
-            raise FileNotFoundError(
-                f"no preprocessor_config.json in {folder}: copy it there from the checkpoint's repository"
-            )
+            raise FileNotFoundError(f"no {name} in {folder}: copy it there from the checkpoint's repository")
         settings = Settings.read(fields, str(folder / name))
-        vision = read_fields(folder / 'config.json').get('vision_config') or {}
+        vision = read_fields(folder / 'config.json').get('vision_config', {})
         patch = own.get('patch_size') or vision.get('patch_size') or PATCH
         return cls(
             folder, tokenizer, settings, image_id, (settings.side // patch) ** 2, _chat(folder, tokenizer)
@@ -91,32 +87,29 @@ class Processor:
     ) -> Batch:
         """Prompts, each a text or a list of Turns, and the images of each -> Batch.
 
-        One prompt takes no image, one, or a list; a list of prompts takes a list with, for each prompt, any of
-        these. ValueError names the row whose images do not fit its text. A mark that the fit would cut off is
-        a warning.
+        One prompt takes no image, one, or a list of them; a list of prompts takes a list with one of these
+        for each. ValueError names the row whose images do not fit its text. A mark that cropping would cut
+        off is a warning; `fit='pad'` or 'squash' keeps the whole picture.
         """
         check(template, self.chat)
         check_fit(fit)
-        conversations = _conversations(prompts)
-        sources = _sources(prompts, images, len(conversations))
-        rows = [
-            self._tokens(row, *pair, template)
-            for row, pair in enumerate(zip(conversations, sources, strict=True))
-        ]
+        one = _is_prompt(prompts)
+        conversations = [_turns(prompt) for prompt in ([prompts] if one else _list(prompts))]
+        sources = [_row(images)] if one else _rows(images, len(conversations))
+        rows = [self._ids(row, turns, len(sources[row]), template) for row, turns in enumerate(conversations)]
         lengths = np.array([len(ids) for ids in rows], np.int32)
-        tokens = np.full((len(rows), bucket(int(lengths.max()))), self.tokenizer.pad, np.int32)
         counts = np.array([len(row) for row in sources], np.int32)
-        side = self.settings.side
-        stacked = np.zeros((len(rows), int(counts.max()), side, side, 3), np.float32)
+        tokens = np.full((len(rows), bucket(lengths.max())), self.tokenizer.pad, np.int32)
+        pictures = np.zeros((len(rows), counts.max(), self.settings.side, self.settings.side, 3), np.float32)
         for row, ids in enumerate(rows):
             tokens[row, : len(ids)] = ids
             for i, source in enumerate(sources[row]):
-                stacked[row, i] = self._pixels(source, f'image {i} of row {row}', fit)
-        return Batch(tokens, lengths, stacked, counts)
+                pictures[row, i] = self._pixels(source, f'image {i} of row {row}', fit)
+        return Batch(tokens, lengths, pictures, counts)
 
-    def _tokens(self, row: int, turns: Sequence[Turn], images: Sequence[Source], template: str) -> list[int]:
+    def _ids(self, row: int, turns: Sequence[Turn], images: int, template: str) -> list[int]:
         try:
-            ids = self.tokenizer.encode(render(template, turns, len(images), self.chat))
+            ids = self.tokenizer.encode(render(template, turns, images, self.chat))
         except ValueError as error:
             raise ValueError(f'row {row}: {error}') from None
         return [copy for id in ids for copy in [id] * (self.patches if id == self.image_id else 1)]
@@ -125,37 +118,35 @@ class Processor:
         image = open_image(source, name)
         for mark in cut_off(image, self.settings, fit):
             warnings.warn(
-                f"the crop to a square cuts off the mark {mark} on {name}: fit='pad' (--fit pad) keeps all of it",
+                f"the crop cuts off the mark {mark} on {name}: fit='pad' (--fit pad) keeps the whole picture",
                 stacklevel=3,
             )
         return pixels(image, self.settings, fit)
 
     def decode(self, output: Any) -> Any:
-        """Ids T -> a text; ids BT, or something with `tokens` BT and `lengths` B -> a list of texts."""
+        """Ids T -> a text; ids BT, or what has `tokens` BT and `lengths` B -> a list of texts."""
         if hasattr(output, 'tokens'):
             rows = zip(np.asarray(output.tokens), np.asarray(output.lengths), strict=True)
-            return [self.tokenizer.decode(ids[:length].tolist()) for ids, length in rows]
+            return [self.tokenizer.decode(ids[:length]) for ids, length in rows]
         ids = np.asarray(output)
-        if ids.ndim == 2:
-            return [self.tokenizer.decode(row.tolist()) for row in ids]
-        return self.tokenizer.decode(ids.tolist())
+        return [self.tokenizer.decode(row) for row in ids] if ids.ndim == 2 else self.tokenizer.decode(ids)
 
     def stream(self) -> Stream:
-        """A decoder of one row's ids as they come: `push(ids)` gives complete text, `end()` the rest."""
+        """Decodes one row's ids as they come: `push(ids)` gives text as it is complete, `end()` the rest."""
         return Stream(self.tokenizer)
 
     def stops(self, template: str = DEFAULT) -> tuple[str, ...]:
-        """The texts, besides the eos token, that end an answer in this template."""
+        """The texts that end an answer in this template, besides the eos token."""
         return stops(template, self.chat)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Copies its files to a folder, which then needs nothing else, nor sentencepiece, to be loaded."""
+        """Copies its files to a folder, which can then be loaded, even without sentencepiece."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            if (self.folder / name).is_file() and not (target / name).exists():
+            if (self.folder / name).is_file() and self.folder.resolve() != target.resolve():
                 shutil.copyfile(self.folder / name, target / name)
-        if not (target / 'tokenizer.json').exists():
+        if not (self.folder / 'tokenizer.json').is_file():
             self.tokenizer.core.save(str(target / 'tokenizer.json'))
 
 
@@ -171,48 +162,42 @@ def _chat(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
     return ChatTemplate(source, tokens) if source else None
 
 
-def _conversations(prompts: str | Sequence[Any]) -> list[Sequence[Turn]]:
-    """One prompt or several, each a text or Turns -> a list of Turns each."""
-    if isinstance(prompts, str):
-        return [[Turn('user', prompts)]]
+def _is_prompt(value: Any) -> bool:
+    """Whether it is one prompt: a text, or Turns."""
+    return isinstance(value, str) or (
+        isinstance(value, (list, tuple)) and bool(value) and all(isinstance(turn, Turn) for turn in value)
+    )
+
+
+def _turns(prompt: Any) -> Sequence[Turn]:
+    if not _is_prompt(prompt):
+        raise ValueError(f'a prompt is a text or a list of Turns, found {prompt!r}')
+    return [Turn('user', prompt)] if isinstance(prompt, str) else prompt
+
+
+def _list(prompts: Any) -> Sequence[Any]:
     if not isinstance(prompts, (list, tuple)) or isinstance(prompts, Turn) or not prompts:
-        raise ValueError(f'expected a text, Turns, or a list of either as prompts, found {prompts!r}')
-    if all(isinstance(turn, Turn) for turn in prompts):
-        return [prompts]
-    return [turns for prompt in prompts for turns in _conversations(_prompt(prompt))]
+        raise ValueError(f'expected a prompt or a list of prompts, found {prompts!r}')
+    return prompts
 
 
-def _prompt(prompt: Any) -> Any:
-    if isinstance(prompt, str) or (
-        isinstance(prompt, (list, tuple)) and prompt and all(isinstance(turn, Turn) for turn in prompt)
-    ):
-        return prompt
-    raise ValueError(f'a prompt is a text or a list of Turns, found {prompt!r}')
-
-
-def _sources(prompts: Any, images: Any, count: int) -> list[list[Source]]:
-    """The images of each prompt, however they were nested."""
-    several = isinstance(images, (list, tuple))
-    if isinstance(prompts, str) or all(isinstance(turn, Turn) for turn in prompts):
-        return [_row(images)]
+def _rows(images: Any, count: int) -> list[list[Source]]:
+    """The images of each of a list of prompts."""
     if images is None:
-        return [[]] * count
-    if not several or len(images) != count:
-        given = f'a list of {len(images)}' if several else 'one image'
+        return [[] for _ in range(count)]
+    if not isinstance(images, (list, tuple)) or len(images) != count:
+        found = f'a list of {len(images)}' if isinstance(images, (list, tuple)) else 'one'
         raise ValueError(
-            f'{count} prompts in a list but {given} as images: give a list with an entry for each prompt, '
-            'which is an image, a list of images, or None'
+            f'{count} prompts take a list of {count} images, each perhaps a list or None; found {found}'
         )
     return [_row(entry) for entry in images]
 
 
-def _row(entry: Any) -> list[Source]:
-    if entry is None:
-        return []
-    if not isinstance(entry, (list, tuple)):
-        return [entry]
-    if any(isinstance(source, (list, tuple)) or source is None for source in entry):
+def _row(images: Any) -> list[Source]:
+    """The images of one prompt."""
+    row = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+    if any(image is None or isinstance(image, (list, tuple)) for image in row):
         raise ValueError(
-            'the images of one prompt are nested too deep: give one image or a flat list of images'
+            'the images of one prompt are an image, a flat list of images, or None; found a list in a list'
         )
-    return list(entry)
+    return row

@@ -1,5 +1,6 @@
-"""The templates that the models were trained with, as data, and a conversation written out in one."""
+"""The templates that the models were trained with, as data, and a conversation written out in one of them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 IMAGE = '<image>'
 DEFAULT = 'vipllava'
+LIMIT = 1_000_000  # characters that a checkpoint's own template may hold, multiply to, or write
 
 
 class Turn(NamedTuple):
@@ -18,9 +20,9 @@ class Turn(NamedTuple):
 
 
 class Template(NamedTuple):
-    """How each role's text is framed; `cue` opens the answer, and each of `stops` ends it like an eos."""
+    """How each role's text is framed; `cue` opens the answer, and each of `stops` ends it as an eos does."""
 
-    preamble: str  # the system text of a conversation that brings none of its own
+    preamble: str  # the system text of a conversation that brings none
     system: str
     user: str
     assistant: str
@@ -34,8 +36,9 @@ CURIOUS = (
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
 HELPFUL = (
-    'You are a helpful language and vision assistant. You are able to understand the visual content that the user '
-    'provides, and assist the user with a variety of tasks using natural language.'
+    'You are a helpful language and vision assistant. '
+    'You are able to understand the visual content that the user provides, '
+    'and assist the user with a variety of tasks using natural language.'
 )
 TEMPLATES = {
     'vipllava': Template(CURIOUS, '{} ', 'USER: {} ', 'ASSISTANT: {}</s>', 'ASSISTANT:'),
@@ -68,29 +71,6 @@ class ChatTemplate(NamedTuple):
     tokens: Mapping[str, str] = {}
 
 
-def render(name: str, turns: Sequence[Turn], image_count: int, chat: ChatTemplate | None = None) -> str:
-    """A conversation -> the text the model reads, with one `<image>` an image; open for the answer to a user.
-
-    Images come first in the first user turn unless the text already holds `<image>`. ValueError if it holds
-    another number than `image_count`, for an unknown template or role, or when the folder's template fails.
-    """
-    check(name, chat)
-    _check_turns(turns)
-    placed = sum(turn.text.count(IMAGE) for turn in turns)
-    if placed not in (0, image_count):
-        raise ValueError(
-            f'{placed} {IMAGE} in the text but {image_count} images: write {IMAGE} once for each image, or leave it '
-            'out and the images come first'
-        )
-    missing = image_count - placed
-    text = _rendered(chat, turns, missing) if name == 'checkpoint' and chat else _framed(name, turns, missing)
-    if (found := text.count(IMAGE)) != image_count:
-        raise ValueError(
-            f'the template {name} wrote {found} {IMAGE} for {image_count} images: choose another template'
-        )
-    return text
-
-
 def check(name: str, chat: ChatTemplate | None = None) -> None:
     """ValueError for a template that does not exist, or not in this checkpoint."""
     if name not in NAMES:
@@ -100,26 +80,49 @@ def check(name: str, chat: ChatTemplate | None = None) -> None:
 
 
 def stops(name: str, chat: ChatTemplate | None = None) -> tuple[str, ...]:
-    """The texts that end an answer written in this template; the eos token always does."""
+    """The texts that end an answer in this template, besides the eos token."""
     check(name, chat)
-    if name == 'checkpoint' and chat:
+    if chat and name == 'checkpoint':
         return tuple(stop for stop in TEMPLATES['hub'].stops if stop in chat.source)
     return TEMPLATES[name].stops
 
 
+def render(name: str, turns: Sequence[Turn], image_count: int, chat: ChatTemplate | None = None) -> str:
+    """A conversation -> the text that the model reads, an `<image>` for each image, and the cue to answer.
+
+    The images come first in the first user's turn, unless the text already says `<image>`. ValueError if it
+    says so another number of times, for an unknown template or role, or if the checkpoint's template fails.
+    """
+    check(name, chat)
+    _check_turns(turns)
+    placed = sum(turn.text.count(IMAGE) for turn in turns)
+    if placed not in (0, image_count):
+        raise ValueError(
+            f'{placed} {IMAGE} in the text but {image_count} images given: write one for each, '
+            'or none at all, and the images come first'
+        )
+    missing = image_count - placed
+    text = _rendered(turns, missing, chat) if chat and name == 'checkpoint' else _framed(turns, missing, name)
+    if (written := text.count(IMAGE)) != image_count:
+        raise ValueError(f'template {name} wrote {written} {IMAGE} for {image_count} images: choose another')
+    return text
+
+
 def _check_turns(turns: Sequence[Turn]) -> None:
     roles = [turn.role for turn in turns]
-    if unknown := set(roles) - {'system', 'user', 'assistant'}:
-        raise ValueError(f'unknown role {sorted(unknown)[0]!r}: choose system, user or assistant')
+    for role in roles:
+        if role not in ('system', 'user', 'assistant'):
+            raise ValueError(f'unknown role {role!r}: choose system, user or assistant')
     if 'user' not in roles or 'system' in roles[1:]:
+        found = ', '.join(roles) or 'no turns'
         raise ValueError(
-            f'found turns of {", ".join(roles) or "nobody"}: expected a user, and system only at the start'
+            f'expected a turn of the user, and one of the system only at the start; found {found}'
         )
 
 
-def _framed(name: str, turns: Sequence[Turn], missing: int) -> str:
+def _framed(turns: Sequence[Turn], missing: int, name: str) -> str:
     template = TEMPLATES[name]
-    if turns[0].role != 'system' and template.preamble:
+    if template.preamble and turns[0].role != 'system':
         turns = [Turn('system', template.preamble), *turns]
     pieces = []
     for role, text in turns:
@@ -129,48 +132,46 @@ def _framed(name: str, turns: Sequence[Turn], missing: int) -> str:
     return ''.join(pieces) + (template.cue if turns[-1].role == 'user' else '')
 
 
-SOURCE_LIMIT, TEXT_LIMIT, PRODUCT_LIMIT = 100_000, 10_000_000, 100_000  # characters
-
-
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Templates come with checkpoints, so are untrusted: no attributes of ours, no giant products."""
+    """Templates come with a checkpoint, and a checkpoint from anyone."""
 
     intercepted_binops = frozenset({'*', '**'})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sizes = [len(side) if isinstance(side, (str, list, tuple)) else abs(side) for side in (left, right)]
-        if operator == '**' or sizes[0] * sizes[1] > PRODUCT_LIMIT:
+        size = 1
+        for side in (left, right):
+            size *= abs(side) if isinstance(side, (int, float)) else len(side)
+        if operator == '**' or size > LIMIT:
             raise SecurityError(f'{operator} makes something too large')
         return super().call_binop(context, operator, left, right)
 
 
-def _rendered(chat: ChatTemplate, turns: Sequence[Turn], missing: int) -> str:
-    """In the folder's own template, which takes contents either as text or as a list of typed parts."""
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
+def _rendered(turns: Sequence[Turn], missing: int, chat: ChatTemplate) -> str:
+    typed = re.search(r"""['".]type\b""", chat.source)  # else it takes each content as one text
     messages = []
     for role, text in turns:
         images, missing = (missing, 0) if role == 'user' else (0, missing)
         parts = [{'type': 'image'}] * images + [{'type': 'text', 'text': text}]
-        messages.append(
-            {'role': role, 'content': parts if 'type' in chat.source else f'{IMAGE}\n' * images + text}
-        )
+        messages.append({'role': role, 'content': parts if typed else f'{IMAGE}\n' * images + text})
     try:
-        if len(chat.source) > SOURCE_LIMIT:
-            raise SecurityError(f'it is longer than {SOURCE_LIMIT} characters')
-        sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True)
-        given = {**chat.tokens, 'messages': messages, 'raise_exception': refuse}
-        pieces, length = [], 0
-        cue = turns[-1].role == 'user'
-        for piece in sandbox.from_string(chat.source).generate(**given, add_generation_prompt=cue):
-            pieces.append(piece)
-            length += len(piece)
-            if length > TEXT_LIMIT:
-                raise SecurityError(f'it writes more than {TEXT_LIMIT} characters')
+        return _run(chat, messages, cue=turns[-1].role == 'user')
     except Exception as error:  # a template may fail in any way that Python can
         raise ValueError(
             f"the checkpoint's chat template fails ({error}): choose {', '.join(TEMPLATES)}"
         ) from error
-    return ''.join(pieces)
+
+
+def _run(chat: ChatTemplate, messages: list[dict[str, Any]], cue: bool) -> str:
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    if len(chat.source) > LIMIT:
+        raise SecurityError(f'it is longer than {LIMIT} characters')
+    template = _Sandbox(trim_blocks=True, lstrip_blocks=True).from_string(chat.source)
+    given = {**chat.tokens, 'messages': messages, 'add_generation_prompt': cue, 'raise_exception': refuse}
+    text = ''
+    for piece in template.generate(given):
+        text += piece
+        if len(text) > LIMIT:
+            raise SecurityError(f'it writes more than {LIMIT} characters')
+    return text

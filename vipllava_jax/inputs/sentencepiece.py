@@ -1,4 +1,4 @@
-"""The tokenizer.model of a checkpoint without tokenizer.json, as the tokenizer that such a file would hold."""
+"""The tokenizer.model of a checkpoint without tokenizer.json, as the tokenizer that it would hold."""
 
 from pathlib import Path
 from typing import Any
@@ -7,17 +7,16 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 
 
 def read(path: Path, added: dict[str, int]) -> Tokenizer:
-    """A sentencepiece BPE model with byte fallback, and tokens with ids of their own -> a tokenizer, equal ids.
+    """A sentencepiece BPE model with byte fallback, and the ids of added tokens -> a tokenizer of equal ids.
 
-    Needs the extra `sentencepiece`. Without `added` the image and padding tokens follow the model's own, as in
-    the checkpoints on the Hub: the authors' own files have none.
+    Needs the extra `sentencepiece`. If nothing is added, as in the authors' own files, the image and padding
+    tokens follow the model's own, as in the checkpoints on the Hub.
     """
     model = _load(path)
     pieces = [model.IdToPiece(id) for id in range(model.GetPieceSize())]
     vocab = {piece: id for id, piece in enumerate(pieces)}
-    bpe = models.BPE(
-        vocab, _merges(model, vocab), unk_token=pieces[model.unk_id()], fuse_unk=True, byte_fallback=True
-    )
+    unknown = pieces[model.unk_id()]
+    bpe = models.BPE(vocab, _merges(model, vocab), unk_token=unknown, fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(bpe)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend('▁'), normalizers.Replace(' ', '▁')])
     tokenizer.decoder = decoders.Sequence(
@@ -43,7 +42,7 @@ def _load(path: Path) -> Any:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
         raise ImportError(
-            f"{path} can be read after: pip install 'vipllava-jax[sentencepiece]' (or add a tokenizer.json beside it)"
+            f"to read {path}: pip install 'vipllava-jax[sentencepiece]', or put a tokenizer.json beside it"
         ) from None
     model = SentencePieceProcessor()
     try:
@@ -61,6 +60,5 @@ def _merges(model: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
         for cut in range(1, len(piece))
         if piece[:cut] in vocab and piece[cut:] in vocab
     ]
-    return sorted(
-        pairs, key=lambda pair: (-model.GetScore(vocab[pair[0] + pair[1]]), -len(pair[0]), -len(pair[1]))
-    )
+    score = {piece: model.GetScore(id) for piece, id in vocab.items()}
+    return sorted(pairs, key=lambda pair: (-score[pair[0] + pair[1]], -len(pair[0]), -len(pair[1])))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL.ImageDraw import ImageDraw
 
 Point = tuple[float, float]
-Colour = tuple[int, int, int, int]
+Colour = tuple[int, ...]  # red, green, blue, alpha
 
 
 class Hand(NamedTuple):

@@ -13,7 +13,7 @@ PENDING = 64  # tokens held back at most for the rest of a character
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """A JSON file -> its object, {} if there is no such file; ValueError names a file that holds anything else."""
+    """A JSON file -> its object, {} if there is no such file; ValueError names one that holds no object."""
     if not path.is_file():
         return {}
     try:
@@ -26,7 +26,7 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 
 class Tokenizer:
-    """Ids as the checkpoint's tokenizer.json gives them, with the beginning-of-sequence token there just once."""
+    """Ids as the checkpoint's tokenizer.json gives them, the token that begins a sequence just once."""
 
     def __init__(self, core: tokenizers.Tokenizer, fields: dict[str, Any]) -> None:
         core.no_padding()
@@ -63,7 +63,7 @@ class Tokenizer:
             added = read_fields(folder / 'added_tokens.json') or listed
             return cls(sentencepiece.read(path, added), fields)
         raise FileNotFoundError(
-            f"no tokenizer.json and no tokenizer.model in {folder}: copy one there from the checkpoint's repository"
+            f"no tokenizer.json or tokenizer.model in {folder}: copy one there from the Hub's repository"
         )
 
     def id_of(self, token: str | None) -> int | None:

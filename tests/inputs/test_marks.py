@@ -1,0 +1,258 @@
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from tests.makers import noise
+from vipllava_jax.inputs.images import drawn
+from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw, parse
+from vipllava_jax.inputs.strokes import Hand, Region
+
+BOX = (40, 60, 180, 220)
+DIAMOND = (110, 60, 180, 140, 110, 220, 40, 140)
+
+
+def changed(mark: Mark, seed: int | None = None, size=(336, 300)) -> np.ndarray:
+    """The pixels that a mark touches."""
+    blank = Image.new('RGB', size, (90, 90, 90))
+    return (np.asarray(draw(blank, mark, seed)) != np.asarray(blank)).any(-1)
+
+
+def test_phrases_are_those_of_training():
+    assert Mark('rectangle', box=BOX).phrase == 'within the red rectangle'
+    assert Mark('ellipse', box=BOX, color='lime').phrase == 'within the lime ellipse'
+    assert Mark('arrow', box=BOX, color='blue').phrase == 'pointed to by the blue arrow'
+    assert Mark('point', box=BOX, color='gold').phrase == 'at the gold point'
+    assert Mark('mask contour', box=BOX, color=(1, 2, 3)).phrase == 'with the mask contour'
+    assert len(PREPOSITIONS) == 8
+    assert len(COLORS) == 9
+
+
+def test_a_rectangle_is_composited_as_in_training():
+    picture = noise(672, 400)
+    expected = Image.new('RGBA', picture.size)
+    ImageDraw.Draw(expected).rectangle(BOX, outline=(255, 165, 0, 128), width=6)
+    expected = Image.alpha_composite(picture.convert('RGBA'), expected).convert('RGB')
+    np.testing.assert_array_equal(draw(picture, Mark('rectangle', box=BOX, color='orange')), expected)
+
+    under, over = np.asarray(picture, int), np.array([255, 165, 0])
+    blend = np.floor((over * 128 + under * 127) / 255 + 0.5)
+    x1, y1, x2, y2 = BOX
+    border = np.zeros((400, 672), bool)
+    border[y1 : y2 + 1, x1 : x2 + 1] = True
+    border[y1 + 6 : y2 - 5, x1 + 6 : x2 - 5] = False
+    np.testing.assert_array_equal(expected, np.where(border[..., None], blend, under))
+
+
+def test_a_mask_is_filled_and_its_contour_is_not():
+    mask, contour = changed(Mark('mask', polygon=DIAMOND)), changed(Mark('mask contour', polygon=DIAMOND))
+    assert mask[140, 110]
+    assert not contour[140, 110]
+    assert not mask[70, 50]
+    assert contour[62, 110]
+    assert (changed(Mark('mask contour', polygon=DIAMOND, width=3)) >= contour).all()
+
+
+def test_a_point_is_a_disc_where_it_is_put():
+    touched = changed(Mark('point', point=(100, 50)))
+    rows, columns = np.nonzero(touched)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (42, 58, 92, 108)
+    hollow = ((0, 0), (100, 0), (100, 100), (0, 100), (0, 88), (88, 88), (88, 12), (0, 12))
+    assert Region((200, 200), (0, 0, 100, 100), (hollow,), None).middle() in [(90, 50), (50, 10), (50, 90)]
+
+
+def test_an_arrow_points_where_it_is_told():
+    for tip in [(20, 20), (300, 30), (170, 150), (30, 280)]:
+        touched = changed(Mark('arrow', point=tip))
+        assert touched[tip[1] - 1 : tip[1] + 2, tip[0] - 1 : tip[0] + 2].any()
+
+
+@pytest.mark.parametrize('shape', PREPOSITIONS)
+@pytest.mark.parametrize('geometry', [{'box': BOX}, {'polygon': DIAMOND}, {'box': BOX, 'polygon': [DIAMOND]}])
+def test_every_shape_is_fixed_without_a_seed_and_varied_with_one(shape, geometry):
+    mark, picture = Mark(shape, **geometry), noise(336, 300)
+    fixed = np.asarray(draw(picture, mark))
+    np.testing.assert_array_equal(fixed, draw(picture, mark))
+    assert (fixed != np.asarray(picture)).any()
+    np.testing.assert_array_equal(draw(picture, mark, seed=3), draw(picture, mark, seed=3))
+    assert len({draw(picture, mark, seed).tobytes() for seed in range(4)}) > 1
+    if shape not in ('arrow', 'ellipse'):  # which may reach out
+        assert changed(mark)[40:240, 20:200].sum() == changed(mark).sum()
+
+
+def test_width_and_alpha_are_as_asked_even_with_a_seed():
+    mark = Mark('rectangle', box=BOX, width=5, alpha=255)
+    for seed in (None, 1, 2):
+        picture = draw(Image.new('RGB', (336, 300)), mark, seed)
+        assert picture.getpixel((44, 100)) == (255, 0, 0)
+        assert picture.getpixel((45, 100)) == (0, 0, 0)
+
+
+@given(seed=st.integers(0, 10_000), s=st.floats(0.3, 12))
+def test_variation_stays_within_what_training_used(seed, s):
+    hand = Hand(np.random.default_rng(seed))
+    assert max(int(2 * s), 1) <= hand.whole(2 * s, 8 * s, 3 * s) <= max(int(8 * s), 1)
+    assert 3 <= hand.real(5, 3, 4) <= 5
+    region = Region((200, 200), (0, 0, 100, 100), (((0, 0), (100, 0), (0, 100)),), None)
+    x, y = region.anywhere(hand)
+    assert x + y <= 100
+    one = Region((9, 9), (0, 0, 9, 9), (((0, 0), (9, 0), (9, 9)), ((0, 0), (0, 9), (9, 9))), None).pick(hand)
+    assert len(one.polygons) == 1
+
+
+def test_alpha_varies_as_in_training():
+    for shape, low, high in [('rectangle', 96, 255), ('mask', 48, 128)]:
+        reds = [
+            np.asarray(draw(Image.new('RGB', (99, 99)), Mark(shape, box=(9, 9, 90, 90)), s)).max()
+            for s in range(300)
+        ]
+        assert low <= min(reds) < low + 10
+        assert high - 10 < max(reds) <= high
+
+
+def test_relative_coordinates_are_fractions():
+    picture = noise(200, 100)
+    expected = draw(picture, Mark('rectangle', box=(50, 20, 150, 80)))
+    np.testing.assert_array_equal(draw(picture, Mark('rectangle', box=(0.25, 0.2, 0.75, 0.8))), expected)
+    assert Mark('rectangle', box=(0, 0, 1, 1)).region((200, 100)).box == (0, 0, 199, 99)
+    with pytest.raises(ValueError, match='outside the picture, which is 200x100 pixels.*read as fractions'):
+        draw(picture, Mark('rectangle', box=(0.2, 0.2, 1.5, 0.8), units='relative'))
+    with pytest.raises(ValueError, match='less than a pixel wide or high.*read as pixels'):
+        draw(picture, Mark('rectangle', box=(0.2, 0.2, 0.8, 0.8), units='pixel'))
+
+
+def test_several_marks_are_drawn_in_turn_and_noted():
+    marks = [Mark('mask', box=BOX, alpha=255), Mark('mask', box=(60, 80, 100, 120), color='blue', alpha=255)]
+    picture = draw(draw(noise(336, 300), marks[:1]), marks[1:])
+    assert picture.getpixel((50, 70)) == (255, 0, 0)
+    assert picture.getpixel((70, 90)) == (0, 0, 255)
+    assert drawn(picture).extents == (
+        (str(marks[0]), (40, 60, 181, 221)),
+        (str(marks[1]), (60, 80, 101, 121)),
+    )
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'shape': 'circle', 'box': BOX}, "unknown shape 'circle': choose rectangle, ellipse"),
+        ({'shape': 'mask', 'box': BOX, 'color': 'pink'}, "unknown color 'pink': choose red, lime"),
+        ({'shape': 'mask', 'box': BOX, 'color': (0, 0, 300)}, 'unknown color'),
+        ({'shape': 'mask', 'box': BOX, 'color': None}, 'unknown color'),
+        ({'shape': 'rectangle'}, 'rectangle lies nowhere'),
+        ({'shape': 'rectangle', 'point': (3, 3)}, 'rectangle lies nowhere: give box='),
+        ({'shape': 'rectangle', 'box': (1, 2, 3)}, 'a box has x1, y1, x2, y2'),
+        ({'shape': 'rectangle', 'box': 7}, 'expected numbers, found 7'),
+        ({'shape': 'rectangle', 'box': (9, 2, 3, 4)}, 'is empty: give the upper left'),
+        ({'shape': 'rectangle', 'box': (1, 2, 1, 4)}, 'is empty'),
+        ({'shape': 'rectangle', 'box': (1, 2, float('nan'), 4)}, 'must be finite'),
+        ({'shape': 'arrow', 'point': (1, float('inf'))}, 'must be finite'),
+        ({'shape': 'mask', 'polygon': []}, 'is empty: give at least three corners'),
+        ({'shape': 'mask', 'polygon': 'here'}, 'expected numbers'),
+        ({'shape': 'mask', 'polygon': [[(1, 2), (3, 4, 5), (6, 7)]]}, 'a corner of a polygon has x and y'),
+        ({'shape': 'mask', 'polygon': [(1, 1), (2, 2), (5, 5)]}, 'not on one line'),
+        ({'shape': 'mask', 'polygon': [1, 2, 3, 4, 5]}, 'expected x1, y1'),
+        ({'shape': 'mask', 'polygon': [(1, 2), (3, 4), 5]}, 'is empty'),
+        ({'shape': 'mask', 'polygon': 5}, 'expected numbers, found 5: a polygon has'),
+        ({'shape': 'mask', 'box': BOX, 'alpha': 0}, 'alpha 0: give a whole number from 1 to 255'),
+        ({'shape': 'mask', 'box': BOX, 'alpha': 1.5}, 'alpha 1.5'),
+        ({'shape': 'ellipse', 'box': BOX, 'width': 0}, 'width 0: give a positive number'),
+        ({'shape': 'point', 'box': BOX, 'width': 3}, 'leave it out'),
+        ({'shape': 'mask', 'box': BOX, 'units': 'cm'}, "units 'cm': choose"),
+    ],
+)
+def test_wrong_marks_say_what_to_do(arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        Mark(**arguments)
+    assert '\n' not in str(caught.value)
+
+
+def test_marks_outside_the_picture_are_refused():
+    for box in [(400, 10, 420, 20), (10, 10, 337, 20), (-1, 10, 20, 30), (10, 290, 20, 301)]:
+        with pytest.raises(
+            ValueError, match=r'^mark rectangle:.*:red lies outside the picture, which is 336x300'
+        ):
+            draw(noise(336, 300), Mark('rectangle', box=box))
+    assert changed(Mark('rectangle', box=(300, 290, 336, 300)))[:, 335].any()
+
+
+def test_the_line_of_text():
+    assert parse('rectangle:40,60,180,220:red') == (0, Mark('rectangle', box=BOX))
+    assert parse('2/mask-contour:40,60,180,60,180,220:blue:alpha=200:width=3') == (
+        1,
+        Mark('mask contour', polygon=(40, 60, 180, 60, 180, 220), color='blue', alpha=200, width=3),
+    )
+    assert parse('mask contour: 1, 2, 30, 40')[1].phrase == 'with the red mask contour'
+    assert parse('point:.5,.25:#ff8000') == (0, Mark('point', point=(0.5, 0.25), color=(255, 128, 0)))
+    assert parse('arrow:40,60,180,220+90,90:gold')[1] == Mark('arrow', box=BOX, point=(90, 90), color='gold')
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('', 'expected SHAPE:X1,Y1,X2,Y2'),
+        ('rectangle', 'expected SHAPE:X1,Y1,X2,Y2'),
+        ('rectangle:', 'expected numbers'),
+        ('rectangle:1,2,x,4', 'expected numbers'),
+        ('rectangle:1,2,3:red', 'found 3 numbers'),
+        ('circle:1,2,3,4', "unknown shape 'circle'"),
+        ('rectangle:1,2,3,4:pink', "unknown color 'pink'"),
+        ('rectangle:1,2,3,4:#12345g', 'unknown color'),
+        ('rectangle:1,2,3,4:red:blue', "found 'blue' where"),
+        ('rectangle:1,2,3,4:red:size=3', "found 'size=3' where"),
+        ('rectangle:1,2,3,4:red:alpha=x', "alpha must be a number, found 'x'"),
+        ('rectangle:1,2,3,4+5,6,7,8', 'two of box'),
+        ('0/rectangle:1,2,3,4', 'a number from 1'),
+        ('a/rectangle:1,2,3,4', 'a number from 1'),
+        ('rectangle:nan,2,3,4', 'must be finite'),
+        ('rectangle:1,2', 'rectangle lies nowhere'),
+    ],
+)
+def test_a_wrong_line_is_quoted(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse(text)
+    assert str(caught.value).startswith(f'mark {text!r}: ')
+    assert '\n' not in str(caught.value)
+
+
+numbers = st.floats(0, 2000, width=32).map(lambda number: round(number, 3))
+
+
+@given(
+    shape=st.sampled_from(sorted(PREPOSITIONS)),
+    box=st.tuples(numbers, numbers, st.floats(1, 500), st.floats(1, 500)).map(
+        lambda b: (*b[:2], b[0] + b[2], b[1] + b[3])
+    ),
+    polygon=st.none() | st.just(DIAMOND) | st.just([DIAMOND, (0, 0, 9.5, 0, 0, 9.25)]),
+    point=st.none() | st.tuples(numbers, numbers),
+    color=st.sampled_from(sorted(COLORS)) | st.tuples(*[st.integers(0, 255)] * 3),
+    alpha=st.none() | st.integers(1, 255),
+    units=st.sampled_from([None, 'pixel', 'relative']),
+)
+def test_writing_and_parsing_are_inverse(shape, box, polygon, point, color, alpha, units):
+    mark = Mark(shape, box=box, polygon=polygon, point=point, color=color, alpha=alpha, units=units)
+    assert parse(f'3/{mark}') == (2, mark)
+
+
+@given(st.text(alphabet='rectanglmsk:0123456789,./+-=#x\n', max_size=40))
+def test_any_text_is_a_mark_or_one_error(text):
+    with contextlib.suppress(ValueError):
+        assert isinstance(parse(text)[1], Mark)
+
+
+@given(
+    shape=st.sampled_from(sorted(PREPOSITIONS)),
+    size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    corners=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=6),
+    seed=st.none() | st.integers(0, 99),
+)
+def test_drawing_anything_inside_works(shape, size, corners, seed):
+    try:
+        mark = Mark(shape, polygon=corners)
+        mark.region(size)
+    except ValueError:
+        return
+    assert draw(Image.new('RGB', size), mark, seed).size == size
