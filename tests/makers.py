@@ -17,9 +17,9 @@ SPECIAL = ('<unk>', '<s>', '</s>')
 
 
 def write_processor_files(folder: Path, image_size: int = 28, patch_size: int = 14, vocab: int = 400) -> int:
-    """Writes the four files of a Llama-style processor; returns the id of `<image>`, followed by that of `<pad>`.
+    """Writes the four files of a Llama-style processor; returns the id of `<image>`, that of `<pad>` follows.
 
-    Both are the last of `vocab` ids, 128 to 560. From 370 on all bytes have a token; below only the newline has.
+    These are the last of `vocab` ids, 128 to 560. From 370 on all bytes have a token, below only the newline.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tiny_tokenizer(vocab).save(str(folder / 'tokenizer.json'))

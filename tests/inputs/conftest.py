@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.makers import write_processor_files
 from vipllava_jax.inputs.processor import Processor
+
+settings.register_profile('shared machine', deadline=None, database=None)
+settings.load_profile('shared machine')
 
 
 @pytest.fixture(scope='session')

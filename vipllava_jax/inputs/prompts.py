@@ -138,10 +138,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({'*', '**'})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        size = 1
-        for side in (left, right):
-            size *= abs(side) if isinstance(side, (int, float)) else len(side)
-        if operator == '**' or size > LIMIT:
+        sizes = [side if isinstance(side, (int, float)) else len(side) for side in (left, right)]
+        repeats = not all(isinstance(side, (int, float)) for side in (left, right))
+        if operator == '**' or (repeats and sizes[0] * sizes[1] > LIMIT):
             raise SecurityError(f'{operator} makes something too large')
         return super().call_binop(context, operator, left, right)
 
@@ -156,9 +155,8 @@ def _rendered(turns: Sequence[Turn], missing: int, chat: ChatTemplate) -> str:
     try:
         return _run(chat, messages, cue=turns[-1].role == 'user')
     except Exception as error:  # a template may fail in any way that Python can
-        raise ValueError(
-            f"the checkpoint's chat template fails ({error}): choose {', '.join(TEMPLATES)}"
-        ) from error
+        why, others = ' '.join(str(error).split()), ', '.join(TEMPLATES)
+        raise ValueError(f"the checkpoint's chat template fails ({why}): choose {others}") from error
 
 
 def _run(chat: ChatTemplate, messages: list[dict[str, Any]], cue: bool) -> str:

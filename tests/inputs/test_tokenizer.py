@@ -1,0 +1,169 @@
+import json
+import shutil
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.makers import WORDS, tiny_tokenizer, write_processor_files
+from vipllava_jax.inputs.tokenizer import Stream, Tokenizer
+
+TINY = Tokenizer(tiny_tokenizer(), {'add_bos_token': True})
+texts = st.lists(
+    st.sampled_from([*WORDS, '<image>', '</s>', '<pad>', ' ', '\n', 'é', '😀', ' the']) | st.text(max_size=9)
+)
+
+
+@pytest.fixture(scope='module')
+def model_folder(tmp_path_factory):
+    """What an original checkpoint has: a tokenizer.model, and no tokenizer.json."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp('model')
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(WORDS * 3),
+        model_prefix=str(folder / 'tokenizer'),
+        model_type='bpe',
+        vocab_size=420,
+        byte_fallback=True,
+        normalization_rule_name='identity',
+        remove_extra_whitespaces=False,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    return folder
+
+
+def test_bos_comes_once_and_special_tokens_are_found():
+    assert TINY.encode('')[0] == TINY.bos == 1
+    assert TINY.encode('<s>hi') == TINY.encode('hi')
+    assert TINY.encode('hi<image></s>')[-2:] == [398, 2]
+    core = tiny_tokenizer()
+    core.post_processor = None
+    assert Tokenizer(core, {'add_bos_token': True}).encode('hi') == TINY.encode('hi')
+    assert Tokenizer(core, {}).encode('hi') == TINY.encode('hi')[1:]
+
+
+def test_a_space_follows_an_image_as_in_training():
+    pieces = [TINY.core.id_to_token(id) for id in TINY.encode('USER: <image>\nWhat')]
+    assert pieces[:2] == ['<s>', '▁']
+    assert pieces[pieces.index('<image>') + 1 :][:3] == ['▁', '<0x0A>', 'W']
+
+
+@given(texts.map(''.join))
+def test_decoding_gives_the_text_back(text):
+    for special in ('<image>', '</s>', '<pad>', '<s>', '<unk>'):
+        text = text.replace(special, '')
+    assert TINY.decode(TINY.encode(text)) == text.strip()
+
+
+def test_ids_beyond_the_vocabulary_spell_nothing():
+    assert TINY.decode([*TINY.encode('USER'), 400, 5000, 398, 399, 2]) == 'USER'
+    with pytest.raises(ValueError, match='ids start at 0, found -100'):
+        TINY.decode([5, -100])
+
+
+@given(st.lists(st.integers(0, 420) | st.sampled_from([243, 162, 155, 131, 13]), max_size=40), st.data())
+def test_streamed_pieces_are_the_whole(ids, data):
+    stream, pieces, start = Stream(TINY), [], 0
+    while start < len(ids):
+        count = data.draw(st.integers(1, 5))
+        pieces.append(stream.push(ids[start : start + count]))
+        start += count
+    pieces.append(stream.end())
+    assert ''.join(pieces) == TINY.decode(ids)
+
+
+@given(texts.map(''.join))
+def test_streamed_text_is_whole_characters(text):
+    ids, stream = TINY.encode(text), Stream(TINY)
+    pieces = [stream.push([id]) for id in ids] + [stream.end()]
+    assert ''.join(pieces) == TINY.decode(ids)
+    assert '\N{REPLACEMENT CHARACTER}' not in ''.join(pieces).replace(
+        '\N{REPLACEMENT CHARACTER}', '', text.count('\N{REPLACEMENT CHARACTER}')
+    )
+
+
+def test_streaming_does_not_wait_for_the_end():
+    stream = Stream(TINY)
+    assert stream.push(TINY.encode('USER: What is')) == 'USER: What is'
+    assert stream.push(TINY.encode('the dog')[1:]) == ' the dog'
+
+
+def test_streaming_bytes_spells_whole_characters_without_byte_tokens():
+    from tokenizers import Tokenizer as Core
+    from tokenizers import decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Core(models.BPE({letter: id for id, letter in enumerate(alphabet)}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = Tokenizer(core, {})
+    ids, stream = tokenizer.encode('né 😀!'), Stream(tokenizer)
+    assert [stream.push([id]) for id in ids] == ['n', '', 'é', '', '', '', '', ' 😀', '!']
+
+
+def test_the_work_of_streaming_is_that_of_the_new_ids(monkeypatch):
+    spelled = []
+    spell = Tokenizer.spell
+    monkeypatch.setattr(Tokenizer, 'spell', lambda self, ids: spelled.append(len(ids)) or spell(self, ids))
+    stream = Stream(TINY)
+    for id in [*TINY.encode(WORDS[0] * 20), *[243] * 500]:
+        stream.push([id])
+    assert max(spelled) <= 2
+
+
+@pytest.mark.parametrize('added', [{}, {'<image>': 420, '<pad>': 421}])
+@given(parts=texts)
+def test_a_sentencepiece_model_gives_its_own_ids(model_folder, added, parts):
+    import sentencepiece
+
+    (model_folder / 'added_tokens.json').write_text(json.dumps(added))
+    ours = Tokenizer.load(model_folder)
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(model_folder / 'tokenizer.model'))
+    special = {'<image>': 420, '<pad>': 421, '</s>': 2}
+    chunks, text = [''], ''.join(part for part in parts if '<' not in part or part in special)
+    for piece in [part for part in parts if '<' not in part or part in special]:
+        if piece in special:
+            chunks += [piece, '']
+        else:
+            chunks[-1] += piece
+    expected = [
+        id
+        for chunk in chunks
+        if chunk
+        for id in ([special[chunk]] if chunk in special else theirs.encode(chunk))
+    ]
+    assert ours.encode(text) == [1, *expected]
+    assert ours.special == {0, 1, 2, 420, 421}
+
+
+def test_a_sentencepiece_model_with_other_ids_is_refused(model_folder, tmp_path):
+    shutil.copyfile(model_folder / 'tokenizer.model', tmp_path / 'tokenizer.model')
+    (tmp_path / 'added_tokens.json').write_text('{"<image>": 32000}')
+    with pytest.raises(ValueError, match=r'tokenizer.model has 420 pieces, so that <image> cannot have'):
+        Tokenizer.load(tmp_path)
+
+
+def test_without_sentencepiece_the_error_says_how_to_install_it(model_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'sentencepiece', None)
+    with pytest.raises(ImportError, match=r"pip install 'vipllava-jax\[sentencepiece\]'"):
+        Tokenizer.load(model_folder)
+
+
+def test_wrong_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'no tokenizer.json or tokenizer.model in .*: copy one'):
+        Tokenizer.load(tmp_path)
+    (tmp_path / 'tokenizer.model').write_bytes(b'nothing')
+    with pytest.raises(ValueError, match=r'tokenizer.model is not a sentencepiece model'):
+        Tokenizer.load(tmp_path)
+    (tmp_path / 'tokenizer.json').write_text('{"version": ')
+    with pytest.raises(ValueError, match=r'tokenizer.json is not a tokenizer'):
+        Tokenizer.load(tmp_path)
+    write_processor_files(tmp_path)
+    for content, message in [('{"a', 'is not JSON'), ('[]', 'expected a JSON object, found a list')]:
+        (tmp_path / 'tokenizer_config.json').write_text(content)
+        with pytest.raises(ValueError, match=rf'tokenizer_config.json.*{message}'):
+            Tokenizer.load(tmp_path)
+    with pytest.raises(ValueError, match='not valid Unicode at character 2'):
+        TINY.encode('ab\udc80')
