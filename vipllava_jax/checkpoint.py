@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MARK, PARAMS = 'vipllava.json', 'params'
 CHUNK = 1 << 23  # bytes of a leaf that are stored as one
-AT_ONCE = 1 << 28  # bytes of leaves that are written or read together
+AT_ONCE, MANY = 1 << 28, 64  # bytes of leaves, and leaves, that are written or read together
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name of what was just done
 
@@ -70,12 +70,8 @@ def stream(
     stored = shapes(folder)
     done, total = 0, sum(map(_size, stored.values()))
     for group in _groups(stored.items()):
-        arrays = dict(flat(_read_params(folder / PARAMS, nested(group.items()), dtype, sharding)))
+        arrays = _read_params(folder / PARAMS, group, dtype, sharding)
         for path, leaf in group.items():
-            if arrays[path].shape != leaf.shape:
-                raise CheckpointError(
-                    f'{folder}: {path} is {list(arrays[path].shape)}, but {MARK} says {list(leaf.shape)}'
-                )
             done += _size(leaf)
             if progress:
                 progress(done, total, path)
@@ -159,11 +155,11 @@ def _size(leaf: Any) -> int:
 
 
 def _groups(leaves: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Leaves in order, as many at a time as have AT_ONCE bytes, or one that alone has more."""
+    """Leaves in order, as many together as AT_ONCE and MANY allow, or one that alone has more."""
     group: dict[str, Any] = {}
     size = 0
     for path, leaf in leaves:
-        if group and size + _size(leaf) > AT_ONCE:
+        if group and (size + _size(leaf) > AT_ONCE or len(group) == MANY):
             yield group
             group, size = {}, 0
         group[path] = leaf
@@ -175,33 +171,46 @@ def _write_params(folder: Path, params: dict[str, Any], leaves: Iterable[tuple[s
     """Has Orbax write arrays, or shapes whose arrays come later; uncompressed, for speed."""
     import jax
 
-    with _orbax(folder.parent) as ocp:
-        handler = ocp.PyTreeCheckpointHandler(
-            use_compression=False,
-            **({} if leaves is None else {'type_handler_registry': _registry(leaves)}),
-        )
+    with _orbax() as ocp:
+        registry = {} if leaves is None else {'type_handler_registry': _registry(leaves)}
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False, **registry)
         chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), params)
-        ocp.Checkpointer(handler).save(folder, args=ocp.args.PyTreeSave(params, save_args=chunks))
+        try:
+            ocp.Checkpointer(handler).save(folder, args=ocp.args.PyTreeSave(params, save_args=chunks))
+        except (CheckpointError, OSError):
+            raise
+        except Exception as error:  # Orbax and the storage below it have types of their own
+            if 'No space left' in str(error):
+                raise OSError(errno.ENOSPC, 'No space left') from None
+            raise CheckpointError(f'{folder}: cannot be written: {_line(error)}') from None
 
 
-def _read_params(folder: Path, shapes: dict[str, Any], dtype: Any, sharding: Any) -> dict[str, Any]:
+def _read_params(folder: Path, wanted: dict[str, Any], dtype: Any, sharding: Any) -> dict[str, Any]:
     """Has Orbax read some leaves of a folder."""
     import jax
     import numpy as np
 
-    with _orbax(folder.parent) as ocp:
+    with _orbax() as ocp:
         how: Any = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
         if sharding is not None:
             how = ocp.ArrayRestoreArgs(restore_type=jax.Array, dtype=dtype, sharding=sharding)
-        args = ocp.args.PyTreeRestore(
-            item=shapes, restore_args=jax.tree.map(lambda _: how, shapes), partial_restore=True
-        )
-        return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder, args=args)
+        tree = nested(wanted.items())
+        args = ocp.args.PyTreeRestore(tree, jax.tree.map(lambda _: how, tree), partial_restore=True)
+        try:
+            found = dict(flat(ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder, args=args)))
+        except Exception as error:  # of many types, whatever is the matter
+            raise CheckpointError(f'{folder}: damaged or not whole, copy it again: {_line(error)}') from None
+    for path, leaf in wanted.items():
+        if path not in found or found[path].shape != leaf.shape:
+            raise CheckpointError(
+                f'{folder}: {path} is not the array of shape {list(leaf.shape)} that {MARK} lists'
+            )
+    return found
 
 
 @contextlib.contextmanager
-def _orbax(folder: Path) -> Iterator[Any]:
-    """Orbax, imported now because that takes seconds, silent, and with errors of one line."""
+def _orbax() -> Iterator[Any]:
+    """Orbax, imported now because that takes seconds, and silent."""
     import orbax.checkpoint as ocp
 
     logger = logging.getLogger('absl')
@@ -209,17 +218,12 @@ def _orbax(folder: Path) -> Iterator[Any]:
     logger.setLevel(logging.CRITICAL)
     try:
         yield ocp
-    except (CheckpointError, OSError):
-        raise
-    except Exception as error:
-        if 'No space left' in str(error):
-            raise OSError(errno.ENOSPC, 'No space left') from None
-        told = ' '.join(str(error).split())[:300]
-        raise CheckpointError(
-            f'{folder}: the params are damaged or not whole ({told}); convert or copy it again'
-        ) from None
     finally:
         logger.setLevel(level)
+
+
+def _line(error: Exception) -> str:
+    return ' '.join(f'{type(error).__name__} {error}'.split())[:300]
 
 
 def _registry(leaves: Iterable[tuple[str, Any]]) -> Any:
@@ -232,14 +236,24 @@ def _registry(leaves: Iterable[tuple[str, Any]]) -> Any:
         async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
             places = {info.name.replace('.', '/'): i for i, info in enumerate(infos)}
             for group in _groups(leaves):
-                order = [places[path] for path in group]
-                arrays = [np.asarray(array) for array in group.values()]
-                for future in await super().serialize(
-                    arrays, [infos[i] for i in order], [args[i] for i in order]
-                ):
-                    future.result()
+                futures = []
+                for path, array in group.items():
+                    i = places[path]
+                    futures += await super().serialize([np.asarray(array)], [infos[i]], [args[i]])
+                # all of them, even if one fails: a write that outlives its event loop complains on stderr
+                if errors := [error for future in futures if (error := _failure(future))]:
+                    raise errors[0]
             return []
 
     return type_handlers.create_type_handler_registry(
         (jax.ShapeDtypeStruct, Writer()), (jax.Array, type_handlers.ArrayHandler())
     )
+
+
+def _failure(future: Any) -> Exception | None:
+    """What went wrong with a write, once it has ended."""
+    try:
+        future.result()
+    except Exception as error:
+        return error
+    return None
