@@ -153,6 +153,9 @@ def test_placeholders_must_fit_the_images(params, cfg, batch):
 def test_bfloat16_stays_near_float32(cfg, batch):
     half = vj.init(jax.random.key(1), cfg, jnp.bfloat16)
     full = jax.tree.map(lambda w: w.astype(jnp.float32), half)
-    a, b = run(half, batch, cfg), run(full, batch, cfg)
+    trace = run(half, batch, cfg, trace=True)
+    middle = (*trace.hidden_states, *trace.attentions, trace.image_features)
+    assert {x.dtype for x in middle} == {jnp.dtype(jnp.bfloat16)}  # float32 pixels do not spread
+    a, b = trace.logits, run(full, batch, cfg)
     assert a.dtype == jnp.float32
     assert np.linalg.norm(a - b) / np.linalg.norm(b) < 0.03

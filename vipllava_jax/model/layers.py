@@ -16,7 +16,7 @@ from vipllava_jax.model.weights import einsum
 class Linear(nn.Module):
     """The product its equation states, with the weight it owns: the letters of the second factor.
 
-    `Linear('BTD,DKH->BTKH', sizes)` owns `w` DKH and, with a bias, `b` KH.
+    `Linear('BTD,DKH->BTKH', sizes)` owns `w` DKH and, with a bias, `b` KH, made in the dtype of x.
     """
 
     equation: str
@@ -29,10 +29,11 @@ class Linear(nn.Module):
         letters = factors.split(',')[1]
         kept = [a for a in letters if a in out]
         fan_in = math.prod(self.sizes[a] for a in letters if a not in out)
-        w = self.param('w', nn.initializers.normal(fan_in**-0.5), tuple(self.sizes[a] for a in letters))
+        shape = tuple(self.sizes[a] for a in letters)
+        w = self.param('w', nn.initializers.normal(fan_in**-0.5), shape, x.dtype)
         y = einsum(self.equation, x, w, dtype)
         if self.bias:
-            y += self.param('b', nn.initializers.zeros, tuple(self.sizes[a] for a in kept))
+            y += self.param('b', nn.initializers.zeros, tuple(self.sizes[a] for a in kept), x.dtype)
         return y
 
 
@@ -44,7 +45,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        w = self.param('w', nn.initializers.ones, (self.width,))
+        w = self.param('w', nn.initializers.ones, (self.width,), x.dtype)
         y = x.astype(jnp.float32)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         return w * y.astype(x.dtype)
@@ -58,8 +59,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        w = self.param('w', nn.initializers.ones, (self.width,))
-        b = self.param('b', nn.initializers.zeros, (self.width,))
+        w = self.param('w', nn.initializers.ones, (self.width,), x.dtype)
+        b = self.param('b', nn.initializers.zeros, (self.width,), x.dtype)
         y = x.astype(jnp.float32)
         y -= jnp.mean(y, axis=-1, keepdims=True)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)

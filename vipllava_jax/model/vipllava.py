@@ -197,12 +197,15 @@ def decode(
 
 def init(key: Array, cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
     """Random params of the config's shapes: products of variance 1, gains 1, shifts 0."""
-    return jax.jit(_init, static_argnums=(1, 2))(key, cfg, dtype)
+    images = jnp.zeros((1, 1, cfg.vision.image_size, cfg.vision.image_size, 3), dtype)
+    embeddings = jnp.zeros((1, 1, cfg.text.width), dtype)
+    params = VipLlava(cfg).init(key, None, images, embeddings, method='forward')['params']
+    return cast(params, dtype)  # all but the embedding table were made in that of what they multiply
 
 
 def abstract(cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
     """The shapes of the params, as jax.ShapeDtypeStruct, nothing allocated."""
-    return jax.eval_shape(lambda key: _init(key, cfg, dtype), jax.random.key(0))
+    return jax.eval_shape(lambda key: init(key, cfg, dtype), jax.random.key(0))
 
 
 def check(tokens: ArrayLike, images: ArrayLike | None, image_counts: ArrayLike | None, cfg: Config) -> None:
@@ -220,13 +223,6 @@ def check(tokens: ArrayLike, images: ArrayLike | None, image_counts: ArrayLike |
             f'row {row} has {found[row]} image placeholders (id {cfg.image_token}), but needs '
             f'{counts[row] * cfg.vision.patches} for its {counts[row]} × {cfg.vision.patches} image patches'
         )
-
-
-def _init(key: Array, cfg: Config, dtype: DTypeLike) -> Params:
-    vision = cfg.vision
-    tokens = jnp.zeros((1, vision.patches), int)
-    images = jnp.zeros((1, 1, vision.image_size, vision.image_size, 3))
-    return cast(VipLlava(cfg).init(key, tokens, images, method='forward')['params'], dtype)
 
 
 def _apply(params: Params, cfg: Config, method: str, *args: Any) -> Any:
