@@ -3,12 +3,12 @@
     python benchmarks/parity_7b.py --photo photo.jpg --processor FOLDER --work /tmp/7b --out parity.json
 
 FOLDER holds a tokenizer and the Hub's processor files. Every step runs in a process of its own, on one GPU;
-`--work` needs 45 GB of disk. Nothing is downloaded.
+`--work` needs 45 GB of disk. Nothing is downloaded. `--small` tries all of it on a model of a few megabytes.
 """
 
 import argparse
+import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 QUESTION = 'What is within the red rectangle?'
-STEPS = ('make', 'peer32', 'peer16', 'load_pytorch', 'convert', 'load_converted', 'ours')
+STEPS = ('make', 'peer16', 'peer32', 'load_pytorch', 'convert', 'load_converted', 'ours')
 
 
 class Memory:
@@ -67,9 +67,14 @@ def make(args: argparse.Namespace) -> dict:
     import vipllava_jax as vj
     from vipllava_jax import checkpoint
 
-    params = vj.init(jax.random.key(0), vj.VIP_LLAVA_7B, jnp.bfloat16)
+    cfg = vj.VIP_LLAVA_7B
+    if args.small:
+        text = dataclasses.replace(cfg.text, width=64, layers=2, heads=4, kv_heads=4, head_size=16, mlp=96)
+        vision = dataclasses.replace(cfg.vision, width=32, heads=2, mlp=48)
+        cfg = dataclasses.replace(cfg, text=text, vision=vision)
+    params = vj.init(jax.random.key(0), cfg, jnp.bfloat16)
     shutil.rmtree(args.work / 'made', ignore_errors=True)
-    checkpoint.save(args.work / 'made', params, vj.VIP_LLAVA_7B, files_from=args.processor)
+    checkpoint.save(args.work / 'made', params, cfg, files_from=args.processor)
     del params
     shutil.rmtree(args.work / 'pytorch', ignore_errors=True)
     out = timed(lambda: export(args.work / 'made', args.work / 'pytorch'), folder_gb(args.work / 'made'))
@@ -92,13 +97,14 @@ def peer(args: argparse.Namespace, bits: int) -> dict:
     from transformers import VipLlavaForConditionalGeneration
 
     batch = inputs(args)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     dtype = torch.float32 if bits == 32 else torch.bfloat16
     model = (
-        VipLlavaForConditionalGeneration.from_pretrained(args.work / 'pytorch', dtype=dtype).to('cuda').eval()
+        VipLlavaForConditionalGeneration.from_pretrained(args.work / 'pytorch', dtype=dtype).to(device).eval()
     )
     n = int(batch.lengths[0])
-    tokens = torch.tensor(batch.tokens[:, :n], dtype=torch.long, device='cuda')
-    pixels = torch.tensor(batch.images[0], device='cuda').permute(0, 3, 1, 2).to(dtype)
+    tokens = torch.tensor(batch.tokens[:, :n], dtype=torch.long, device=device)
+    pixels = torch.tensor(batch.images[0], device=device).permute(0, 3, 1, 2).to(dtype)
     kept = args.work / 'continuation.npy'
     with torch.no_grad():
         if bits == 16:
@@ -107,7 +113,7 @@ def peer(args: argparse.Namespace, bits: int) -> dict:
                 max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0,
             )  # fmt: skip
             np.save(kept, whole.cpu().numpy())
-        whole = torch.tensor(np.load(kept), device='cuda')
+        whole = torch.tensor(np.load(kept), device=device)
         logits = model(input_ids=whole, pixel_values=pixels).logits[0].float().cpu().numpy()
     np.save(args.work / f'logits{bits}.npy', logits)
     return {'largest logit': float(np.abs(logits).max()), 'tokens': logits.shape[0]}
@@ -181,6 +187,7 @@ def main() -> None:
     )
     for name in ('photo', 'processor', 'work', 'out'):
         parser.add_argument(f'--{name}', type=Path, required=True)
+    parser.add_argument('--small', action='store_true')
     parser.add_argument('--step', choices=STEPS, help='only this one, in this process')
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -189,7 +196,7 @@ def main() -> None:
         args.out.write_text(json.dumps(steps[args.step](args)))
         return
     results = {}
-    for step in ('make', 'peer16', 'peer32', 'load_pytorch', 'convert', 'load_converted', 'ours'):
+    for step in STEPS:
         begin = time.perf_counter()
         part = args.work / f'{step}.json'
         part.unlink(missing_ok=True)

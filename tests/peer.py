@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from vipllava_jax.config import Config, to_hugging_face
+from vipllava_jax.config import Config
+from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.processor import Batch
 
 

@@ -126,9 +126,3 @@ class Config:
 
 VIP_LLAVA_7B = Config()
 VIP_LLAVA_13B = Config(text=TextConfig(width=5120, layers=40, heads=40, kv_heads=40, mlp=13824))
-
-
-def __getattr__(name: str):
-    from vipllava_jax import hugging_face
-
-    return getattr(hugging_face, name)

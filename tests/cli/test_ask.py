@@ -8,7 +8,7 @@ from PIL import Image
 import vipllava_jax as vj
 from vipllava_jax import loading
 
-MARK = 'rectangle:10,10,50,40:red'
+MARK = 'rectangle:20,10,60,50:red'
 
 
 def test_the_answer_is_the_librarys(vipllava, folder, photo):
@@ -16,7 +16,7 @@ def test_the_answer_is_the_librarys(vipllava, folder, photo):
         'ask', '--model', folder, '--image', photo, '--mark', MARK, '--max-new-tokens', 9, 'What is {mark}?'
     )
     model = vj.load(folder)
-    image = vj.draw(photo, [vj.Mark('rectangle', box=(10, 10, 50, 40))])
+    image = vj.draw(photo, [vj.Mark('rectangle', box=(20, 10, 60, 50))])
     batch = model.processor('What is within the red rectangle?', image)
     out = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=9)
     assert ran == (0, model.processor.decode(out)[0] + '\n', '')
@@ -24,18 +24,16 @@ def test_the_answer_is_the_librarys(vipllava, folder, photo):
 
 def test_json_says_how_it_came(vipllava, folder, photo, tmp_path):
     marked = tmp_path / 'marked.png'
-    ran = vipllava(
-        'ask', '--model', folder, '--image', photo, '--image', photo, '--mark', '2/' + MARK, '--template', 'hub', '--json',
-        '--max-new-tokens', 5, '--temperature', 0.7, '--seed', 3, '--save-image', marked, 'Compare {mark1}.',
-    )  # fmt: skip
+    two = ('ask', '--model', folder, '--image', photo, '--image', photo, '--mark', '2/' + MARK)
+    drawn = (*two, '--template', 'hub', '--max-new-tokens', 5, '--temperature', 0.7, '--seed', 3)
+    ran = vipllava(*drawn, '--json', '--save-image', marked, 'Compare {mark1}.')
     assert ran.code == 0, ran.err
     told = json.loads(ran.out)
     assert told['template'] == 'hub'
     assert told['prompt'] == 'Compare within the red rectangle.'
     assert (told['seed'], told['new_tokens']) == (3, 5)
     assert Image.open(marked).size == (90, 60)
-    again = vipllava('ask', '--model', folder, '--image', photo, '--image', photo, '--mark', '2/' + MARK, '--template', 'hub',
-                     '--max-new-tokens', 5, '--temperature', 0.7, '--seed', 3, told['prompt'])  # fmt: skip
+    again = vipllava(*drawn, told['prompt'])
     assert again.out == told['answer'] + '\n'
 
 

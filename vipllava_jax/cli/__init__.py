@@ -45,21 +45,23 @@ def vipllava() -> None:
 
 
 def main() -> None:
-    """Runs the command; what the user can mend is one line on stderr and exit code 2."""
-    warnings.showwarning = lambda message, *_: click.echo(f'vipllava: {message}', err=True)
-    try:
-        sys.exit(vipllava(standalone_mode=False))
-    except click.exceptions.Exit as e:
-        sys.exit(e.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
-        sys.exit(1)
-    except click.ClickException as e:
-        fail(e.format_message())
-    except (ValueError, OSError) as e:
-        fail(str(e))
+    """Runs the command; what the user can mend is one line on stderr and exit code 2, a warning one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('default', UserWarning)
+        warnings.showwarning = lambda message, *_: click.echo(f'vipllava: {message}', err=True)
+        try:
+            sys.exit(vipllava(standalone_mode=False))
+        except click.exceptions.Exit as e:
+            sys.exit(e.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(130)
+        except BrokenPipeError:  # the reader of our output has gone
+            sys.stderr.close()
+            sys.exit(1)
+        except click.ClickException as e:
+            fail(e.format_message())
+        except (ValueError, OSError) as e:
+            fail(str(e))
 
 
 def fail(message: str) -> None:

@@ -89,7 +89,7 @@ def ask(
     images: tuple[str, ...],
     marks: tuple[str, ...],
     template: str,
-    fit: str | None,
+    fit: Any,
     dtype: str | None,
     as_json: bool,
     save_image: str | None,

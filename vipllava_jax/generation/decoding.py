@@ -53,8 +53,9 @@ def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Confi
         cfg=cfg,
         image_counts=batch.image_counts,
     )
-    tokens = pick(logits, sampling, batch.lengths)
-    return State(cache, tokens, batch.lengths, ended(tokens, cfg), sampling)
+    positions = jnp.asarray(batch.lengths)
+    tokens = pick(logits, sampling, positions)
+    return State(cache, tokens, positions, ended(tokens, cfg), sampling)
 
 
 @partial(jax.jit, static_argnames=('cfg', 'steps'), donate_argnames='state')
@@ -92,8 +93,8 @@ def stream(
 
     max_new_tokens defaults to 512, or what the context leaves. Temperature 0 takes the likeliest token;
     above, a row draws with its own key, made of the seed (None: a fresh one) and its place in the batch.
-    Temperature, top_k and top_p may differ from row to row. Raises ValueError, before anything runs, for settings out of range,
-    placeholders that do not fit the images and a context longer than the model's.
+    Temperature, top_k and top_p may differ from row to row. Raises ValueError, before anything runs, for
+    settings out of range, placeholders that do not fit the images, a context longer than the model's.
     """
     if eos is not None:
         cfg = dataclasses.replace(cfg, eos=tuple(eos))
@@ -128,7 +129,7 @@ def generate(
     eos = cfg.eos if eos is None else tuple(eos)
     tokens = np.concatenate(list(stream(params, batch, cfg=cfg, eos=eos, **settings)), axis=1)
     ends = np.isin(tokens, eos)
-    finished = ends.any(axis=1)
+    finished = np.asarray(ends.any(axis=1))
     lengths = np.where(finished, ends.argmax(axis=1) + 1, tokens.shape[1])
     return Generation(tokens[:, : lengths.max()], lengths, finished)
 

@@ -37,12 +37,13 @@ class Clip(nn.Module):
     def __call__(self, images: Array) -> list[Array]:
         vision = self.cfg.vision
         s = vision.sizes
-        class_token = self.param('class_token', nn.initializers.normal(s['D'] ** -0.5), (s['D'],), images.dtype)
+        normal = nn.initializers.normal(s['D'] ** -0.5)
+        class_token = self.param('class_token', normal, (s['D'],), images.dtype)
         images = images.astype(class_token.dtype)  # float32 pixels do not make the tower float32
         patches = Linear('BPC,CD->BPD', s, name='patch')(patchify(images, vision.patch_size))
         first = jnp.broadcast_to(class_token, (len(images), 1, s['D']))
         x = jnp.concatenate([first, patches], axis=1)
-        x += self.param('positions', nn.initializers.normal(0.02), (s['P'], s['D']), images.dtype)
+        x += self.param('positions', normal, (s['P'], s['D']), images.dtype)
         states = [LayerNorm(s['D'], vision.eps, name='pre_norm')(x)]
         # Nothing past the deepest tap is computed; those weights exist because checkpoints hold them.
         for i in range(vision.layers if self.is_initializing() else max(self.cfg.taps)):

@@ -102,7 +102,7 @@ class Llama(nn.Module):
         """The last hidden state is the normed one; without a cache the new one holds just these tokens."""
         states, filled, weights = [x], [], []
         for i, layer in enumerate(self.layers):
-            x, kv, w = layer(x, see, cache and (cache.k[i], cache.v[i]))
+            x, kv, w = layer(x, see, (cache.k[i], cache.v[i]) if cache else None)
             states.append(x)
             filled.append(kv)
             weights.append(w)

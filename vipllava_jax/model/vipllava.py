@@ -66,31 +66,29 @@ class VipLlava(nn.Module):
         return x.reshape(B, I, *x.shape[1:])
 
     def embed(self, tokens: Array, features: Array | None) -> Array:
-        """Tokens BT -> BTD, the n-th placeholder of a row replaced by its n-th feature."""
-        x = self.llama.embed(tokens)
-        return x if features is None else merge(x, features, tokens == self.cfg.image_token)
+        """Tokens BT, or embeddings BTD -> BTD, the n-th placeholder of a row replaced by its n-th feature."""
+        if tokens.ndim == 2:
+            x, placeholder = self.llama.embed(tokens), tokens == self.cfg.image_token
+        else:
+            x = tokens
+            placeholder = jnp.all(x == self.llama.embed(jnp.array(self.cfg.image_token)), axis=-1)
+        return x if features is None else merge(x, features, placeholder)
 
     def forward(
         self,
-        tokens: Array | None,
+        tokens: Array,
         images: Array | None,
-        embeddings: Array | None = None,
         positions: Array | None = None,
         mask: Array | None = None,
         weights: bool = False,
     ) -> Trace:
         features = None if images is None else self.features(images)
-        if embeddings is None:
-            x = self.embed(tokens, features)
-        elif features is None:
-            x = embeddings
-        else:
-            placeholder = self.llama.embed(jnp.array(self.cfg.image_token))
-            x = merge(embeddings, features, jnp.all(embeddings == placeholder, axis=-1))
+        x = self.embed(tokens, features)
         if positions is None:
             positions = jnp.arange(x.shape[1])[None]
         states, _, attentions = self.llama(x, See(positions, 0, mask, weights))
-        return Trace(self.llama.logits(states[-1]), tuple(states), tuple(attentions), features)
+        kept = tuple(w for w in attentions if w is not None)
+        return Trace(self.llama.logits(states[-1]), tuple(states), kept, features)
 
     def prefill(self, tokens: Array, images: Array | None, lengths: Array, slots: int) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
@@ -144,10 +142,9 @@ def forward(
         params,
         cfg,
         'forward',
-        _array(tokens),
+        jnp.asarray(embeddings if tokens is None else tokens),
         _images(images),
-        _array(embeddings),
-        _array(positions),
+        None if positions is None else jnp.asarray(positions),
         None if mask is None else jnp.asarray(mask, bool),
         trace,
     )
@@ -199,7 +196,7 @@ def init(key: Array, cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
     """Random params of the config's shapes: products of variance 1, gains 1, shifts 0."""
     images = jnp.zeros((1, 1, cfg.vision.image_size, cfg.vision.image_size, 3), dtype)
     embeddings = jnp.zeros((1, 1, cfg.text.width), dtype)
-    params = VipLlava(cfg).init(key, None, images, embeddings, method='forward')['params']
+    params = VipLlava(cfg).init(key, embeddings, images, method='forward')['params']
     return cast(params, dtype)  # all but the embedding table were made in that of what they multiply
 
 
@@ -227,10 +224,6 @@ def check(tokens: ArrayLike, images: ArrayLike | None, image_counts: ArrayLike |
 
 def _apply(params: Params, cfg: Config, method: str, *args: Any) -> Any:
     return VipLlava(cfg).apply({'params': params}, *args, method=method)
-
-
-def _array(x: ArrayLike | None) -> Array | None:
-    return None if x is None else jnp.asarray(x)
 
 
 def _images(images: ArrayLike | None) -> Array | None:

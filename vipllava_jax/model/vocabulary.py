@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -59,5 +60,5 @@ def _with(params: Params, **parts: dict[str, Array]) -> Params:
     return {**params, 'llama': {**params['llama'], **parts}}
 
 
-def _with_text(cfg: Config, **changes: int | bool) -> Config:
+def _with_text(cfg: Config, **changes: Any) -> Config:
     return dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, **changes))
