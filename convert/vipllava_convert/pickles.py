@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_convert.tensors import Tensor, extent
-
 from vipllava_jax.folders import CheckpointError
 
 LONGEST_PICKLE = 1 << 26  # a checkpoint of 760 tensors has 100 KB
@@ -37,7 +36,7 @@ class _Storage(NamedTuple):
 
 
 class _Dict(dict[Any, Any]):
-    """An OrderedDict, without the attributes that a state dict has besides its items."""
+    """An OrderedDict; the attributes that a state dict has besides its items are dropped."""
 
     __slots__ = ()
 
@@ -97,8 +96,8 @@ class _Unpickler(pickle.Unpickler):
             case 'torch', kind if kind in STORAGES:
                 return kind
         raise CheckpointError(
-            f'{self.path}: refuses {module}.{name}: this file would run code, and weights need none; '
-            'get the checkpoint as safetensors, or from someone you trust'
+            f'{self.path}: refuses {" ".join(f"{module}.{name}".split())}, which no tensor needs and which could '
+            'run code; get the checkpoint as safetensors, or from someone you trust'
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -110,76 +109,62 @@ class _Unpickler(pickle.Unpickler):
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """Every tensor of a `.bin` file that torch.save wrote; whatever is not a dict of tensors is an error."""
+    with open(path, 'rb') as file:
+        start = file.read(8)
+    if start == b'version ':
+        raise CheckpointError(f'{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder')
+    if start[:4] != b'PK\3\4':
+        raise CheckpointError(
+            f'{path}: not a file that torch.save wrote since PyTorch 1.6; load it and save it again'
+        )
     try:
         with zipfile.ZipFile(path) as archive:
-            return _read_archive(path, archive)
-    except zipfile.BadZipFile as error:
-        with open(path, 'rb') as file:
-            start = file.read(8)
-        if start == b'version ':
-            raise CheckpointError(
-                f'{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder'
-            ) from None
-        told = (
-            'truncated or corrupt'
-            if start[:4] == b'PK\3\4'
-            else 'not a file that torch.save wrote since PyTorch 1.6'
-        )
-        raise CheckpointError(f'{path}: {told} ({error}); save it again, as safetensors if you can') from None
+            tensors = _read_archive(path, archive)
+    except CheckpointError:
+        raise
+    except Exception as error:  # damage and malice make zipfile and pickle raise anything
+        told = ' '.join(f'{type(error).__name__} {error}'.split())
+        raise CheckpointError(f'{path}: truncated or corrupt: {told}') from None
+    if not isinstance(tensors, dict) or not tensors:
+        raise CheckpointError(f'{path}: holds {type(tensors).__name__}, not a dict of tensors')
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            found = type(tensor).__name__
+            raise CheckpointError(f'{path}: holds {found} under {name!r}, where a tensor should be')
+    return dict(tensors)
 
 
-def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Tensor]:
+def _read_archive(path: Path, archive: zipfile.ZipFile) -> Any:
+    """What the pickle of an archive makes."""
     entries = {info.filename: info for info in archive.infolist()}
-    roots = [
-        name.removesuffix('data.pkl')
-        for name in entries
-        if name.endswith('/data.pkl') and name.count('/') == 1
-    ]
-    if len(roots) != 1:
-        raise CheckpointError(f'{path}: no data.pkl in the archive; this is not a file that torch.save wrote')
-    root = roots[0]
-    if root + 'constants.pkl' in entries:
-        raise CheckpointError(
-            f'{path}: a TorchScript program, not a checkpoint; save the state_dict of its model'
-        )
-    if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in entries.values()):
-        raise CheckpointError(f'{path}: compressed or encrypted; save it again with torch.save')
-    if root + 'byteorder' in entries and archive.read(root + 'byteorder') != b'little':
-        raise CheckpointError(
-            f'{path}: written on a big-endian machine; save it again on a little-endian one'
-        )
-    if entries[root + 'data.pkl'].file_size > LONGEST_PICKLE:
-        raise CheckpointError(
-            f'{path}: a data.pkl of {entries[root + "data.pkl"].file_size} bytes is no checkpoint'
-        )
+    root = next((name[:-8] for name in entries if name.endswith('/data.pkl') and name.count('/') == 1), '')
+    data = entries.get(root + 'data.pkl')
+    for wrong, told in (
+        (data is None, 'no data.pkl in the archive; this is not a file that torch.save wrote'),
+        (
+            root + 'constants.pkl' in entries,
+            'a TorchScript program, not weights; save its state_dict instead',
+        ),
+        (
+            any(info.compress_type or info.flag_bits & 1 for info in entries.values()),
+            'compressed or encrypted',
+        ),
+        (data and data.file_size > LONGEST_PICKLE, 'the data.pkl in it is far too large for a checkpoint'),
+        (root + 'byteorder' in entries and archive.read(root + 'byteorder') != b'little', 'big-endian'),
+    ):
+        if wrong:
+            raise CheckpointError(f'{path}: {told}')
 
     def storage(kind: str, key: str, length: int) -> _Storage:
         dtype, itemsize = STORAGES[kind]
-        info = entries.get(f'{root}data/{key}')
-        if info is None or info.file_size != length * itemsize:
-            found = 'missing' if info is None else f'{info.file_size} bytes'
-            raise ValueError(f'data/{key} is {found}, {length} elements of {dtype} take {length * itemsize}')
+        info = entries[f'{root}data/{key}']
+        if info.file_size != length * itemsize:
+            raise ValueError(f'data/{key} has {info.file_size} bytes, {length} elements of {dtype} do not')
         return _Storage(path, _data_offset(path, info), dtype, itemsize, length)
 
-    try:
-        data = archive.read(root + 'data.pkl')
-        _check_sizes(data)
-        tensors = _Unpickler(data, path, storage).load()
-    except CheckpointError:
-        raise
-    except zipfile.BadZipFile:
-        raise
-    except Exception as error:  # a hostile pickle can make the unpickler raise anything
-        told = ' '.join(f'{type(error).__name__} {error}'.split())
-        raise CheckpointError(f'{path}: the pickle is corrupt: {told}') from None
-    if not isinstance(tensors, dict) or not tensors:
-        raise CheckpointError(f'{path}: holds {type(tensors).__name__}, not a dict of tensors')
-    for name, tensor in dict.items(tensors):
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(
-                f'{path}: holds {type(tensor).__name__} under {name!r}, where a tensor should be'
-            )
-    return dict(tensors)
+    program = archive.read(root + 'data.pkl')
+    _check_sizes(program)
+    return _Unpickler(program, path, storage).load()
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:

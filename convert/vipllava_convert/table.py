@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from vipllava_convert.tensors import READABLE, Tensor
-
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError
 

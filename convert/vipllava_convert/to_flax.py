@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
+
 from vipllava_convert.table import Plan, arrange, fit
 from vipllava_convert.tensors import READABLE, read
 from vipllava_convert.torch_files import open_checkpoint
-
 from vipllava_jax.checkpoint import Progress, nested, read_config, save
 from vipllava_jax.folders import apart
 

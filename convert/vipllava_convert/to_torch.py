@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
+
 from vipllava_convert.table import Leaf, leaves, reverse
 from vipllava_convert.to_flax import Report, rearranged
 from vipllava_convert.torch_files import INDEXED, SAFETENSORS_TYPES, is_torch_folder
-
 from vipllava_jax import checkpoint
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config

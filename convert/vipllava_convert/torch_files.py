@@ -10,7 +10,6 @@ from typing import Any
 
 from vipllava_convert.pickles import read_pickle
 from vipllava_convert.tensors import Tensor, dense
-
 from vipllava_jax.folders import CheckpointError, listing, read_json
 
 SINGLE = ('model.safetensors', 'pytorch_model.bin')

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
 from vipllava_convert.table import Plan
 from vipllava_convert.tensors import read
 from vipllava_convert.to_flax import plan, rearranged, stream
-
 from vipllava_jax import checkpoint
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config

@@ -1,0 +1,278 @@
+"""`.bin` files: tensors come out whole, and nothing in a pickle ever runs."""
+
+import contextlib
+import os
+import pickle
+import struct
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vipllava_convert.pickles import read_pickle
+from vipllava_convert.tensors import read
+
+from tests.convert.files import integer, pickled, storage, string, tensor, tuple_of, write_archive, write_bin
+from vipllava_jax.folders import CheckpointError
+
+FOUR = {'0': np.arange(4, dtype=np.float32).tobytes()}
+HELD = storage('0', 'FloatStorage', 4)
+
+
+def bytes_of(tensor):
+    return np.array(read(tensor, memoryview(bytearray(1 << 12))))
+
+
+def message(path) -> str:
+    with pytest.raises(CheckpointError) as told:
+        read_pickle(path)
+    assert str(told.value).startswith(f'{path}: ')
+    assert '\n' not in str(told.value)
+    return str(told.value)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'pytorch_model.bin'
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_what_is_written_is_read(path, dtype):
+    arrays = {
+        'x': np.arange(24).reshape(2, 3, 4).astype(dtype),
+        'transposed': np.arange(6).reshape(2, 3).astype(dtype).T,
+        'number': np.array(3, dtype),
+        'empty': np.zeros((0, 3), dtype),
+    }
+    write_bin(path, arrays)
+    found = read_pickle(path)
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(bytes_of(found[name]), array)
+
+
+def test_views_of_one_storage(path):
+    views = {
+        'whole': tensor(HELD, (2, 2), (2, 1)),
+        'column': tensor(HELD, (2,), (2,), offset=1),
+        'repeated': tensor(HELD, (3, 2), (0, 1), offset=2),
+        'last': tensor(HELD, (1,), (1,), offset=3),
+    }
+    write_archive(path, pickled(views), FOUR)
+    found = {name: bytes_of(each).tolist() for name, each in read_pickle(path).items()}
+    assert found == {'whole': [[0, 1], [2, 3]], 'column': [1, 3], 'repeated': [[2, 3]] * 3, 'last': [3]}
+
+
+class Evil:
+    """What a pickle of this calls when it is read by anybody but us."""
+
+    def __init__(self, call, *args):
+        self.call, self.args = call, args
+
+    def __reduce__(self):
+        return self.call, self.args
+
+
+@pytest.mark.parametrize('protocol', [0, 2, 4, 5])
+@pytest.mark.parametrize(
+    ('evil', 'name'),
+    [
+        (lambda file: Evil(os.system, f'touch {file}'), r'(posix|nt)\.system'),
+        (lambda file: Evil(eval, f'open({str(file)!r}, "w")'), r'(builtins|__builtin__)\.eval'),
+        (lambda file: Evil(exec, f'open({str(file)!r}, "w")'), r'(builtins|__builtin__)\.exec'),
+        (lambda file: Evil(getattr, Evil, 'call'), r'(builtins|__builtin__)\.getattr|tests\.convert'),
+        (lambda file: Evil(open, str(file), 'w'), r'(_io|io)\.open'),
+        (lambda file: Evil(__import__, 'antigravity'), r'(builtins|__builtin__)\.__import__'),
+        (lambda file: Evil(pickle.loads, b''), r'(_pickle|pickle)\.loads'),
+        (lambda file: np.arange(3), r'numpy'),
+    ],
+)
+def test_nothing_runs(path, tmp_path, evil, name, protocol):
+    write_archive(path, pickle.dumps({'x': evil(tmp_path / 'it ran')}, protocol=protocol), {})
+    with pytest.raises(CheckpointError, match=f'refuses ({name})') as told:
+        read_pickle(path)
+    assert str(told.value).startswith(f'{path}: ')
+    assert not (tmp_path / 'it ran').exists()
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        ('torch', 'load'),
+        ('torch.hub', 'load'),
+        ('torch.storage', '_load_from_bytes'),
+        ('torch._utils', '_rebuild_tensor_v2.__globals__'),
+        ('torch', 'FloatStorage.__init__'),
+        ('collections', 'OrderedDict.fromkeys'),
+        ('builtins', 'dict'),
+        ('vipllava_convert.pickles', 'read_pickle'),
+        ('torch._utils', '_rebuild_device_tensor_from_numpy'),
+        ('os', 'system\nx'),
+    ],
+)
+def test_only_what_is_admitted_by_its_whole_name(path, name):
+    module, attribute = name
+    stacked = b'\x80\x04\x8c' + bytes([len(module)]) + module.encode() + b'\x8c' + bytes([len(attribute)])
+    write_archive(path, stacked + attribute.encode() + b'\x93.', {})
+    assert f'refuses {" ".join(f"{module}.{attribute}".split())}, which no tensor needs' in message(path)
+
+
+TENSOR, PARAMETER, DICT = (
+    b'ctorch._utils\n_rebuild_tensor_v2\n',
+    b'ctorch._utils\n_rebuild_parameter\n',
+    b'ccollections\nOrderedDict\n',
+)
+
+
+@pytest.mark.parametrize(
+    'program',
+    [
+        TENSOR + b')R.',  # no arguments
+        TENSOR + tuple_of(*[integer(0)] * 6) + b'R.',
+        TENSOR + tuple_of(HELD, integer(0), string('ab'), string('ab')) + b'R.',
+        TENSOR + tuple_of(HELD, integer(0), b']', b']') + b'R.',
+        TENSOR + tuple_of(string('FloatStorage'), integer(0), b')', b')') + b'R.',
+        pickled({'x': tensor(HELD, (4,), (1,), offset=1)}),
+        pickled({'x': tensor(HELD, (5,), (1,))}),
+        pickled({'x': tensor(HELD, (2, 2), (3, 1))}),
+        pickled({'x': tensor(HELD, (1 << 62, 1 << 62), (1, 1))}),
+        pickled({'x': tensor(HELD, (2,), (1 << 62,))}),
+        pickled({'x': tensor(HELD, (2,), (-1,), offset=1)}),
+        pickled({'x': tensor(HELD, (-2,), (1,))}),
+        pickled({'x': tensor(HELD, (2,), (1,), offset=-1)}),
+        pickled({'x': tensor(HELD, (2, 2), (1,))}),
+        pickled({'x': tensor(storage('0', 'FloatStorage', 5), (5,), (1,))}),
+        pickled({'x': tensor(storage('1', 'FloatStorage', 4), (4,), (1,))}),
+        pickled({'x': tensor(storage('../data.pkl', 'FloatStorage', 4), (4,), (1,))}),
+        pickled({'x': tensor(storage('0', 'FloatStorage', -4), (4,), (1,))}),
+        pickled({'x': tuple_of(string('storage')) + b'Q'}),
+        pickled({'x': string('pid') + b'Q'}),
+        pickled({'x': HELD}),
+        pickled({'x': integer(3)}),
+        pickled({'x': pickled({})[2:-1]}),
+        pickled({}),
+        pickled({}) + b'',
+        b'\x80\x02N.',
+        b'\x80\x02](X.',
+        TENSOR
+        + b'}('
+        + string('__defaults__')
+        + integer(1)
+        + b'ub'
+        + pickled({})[2:],  # a state for the function
+        TENSOR
+        + b'N}('
+        + string('__call__')
+        + integer(1)
+        + b'u\x86b'
+        + pickled({})[2:],  # the same by setattr
+        DICT + b'N}(' + string('__setstate__') + integer(1) + b'u\x86b' + pickled({})[2:],
+        TENSOR + b')\x81.',  # an instance of a function
+        PARAMETER + b'tR.',
+        b'ctorch\nFloatStorage\n)R.',
+        b'r\xff\xff\xff\xff' + pickled({}),  # a memo of 4 billion entries
+        b'\x80\x04N\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.',  # bytes of an exabyte
+        b'',
+        b'.',
+        b'\x80\x09.',
+        b'garbage',
+    ],
+)
+def test_hostile_and_broken_programs(path, program):
+    write_archive(path, program, FOUR)
+    message(path)
+
+
+def test_a_state_dict_has_attributes_and_they_are_dropped(path):
+    entries = (
+        string('x')
+        + tensor(HELD, (4,), (1,))
+        + string('y')
+        + PARAMETER
+        + tuple_of(tensor(HELD, (2,), (1,)), b'\x88')
+        + b'R'
+    )
+    state = b'}(' + string('_metadata') + DICT + b')R' + string('items') + integer(1) + b'u'
+    write_archive(path, b'\x80\x02' + DICT + b')R(' + entries + b'u' + state + b'b.', FOUR)
+    assert [each.shape for each in read_pickle(path).values()] == [(4,), (2,)]
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_a_dict_of_tensors_or_an_error(tmp_path_factory, program):
+    path = tmp_path_factory.mktemp('file') / 'x.bin'
+    write_archive(path, program, FOUR)
+    message(path)
+
+
+@given(st.integers(0, 10_000), st.binary(min_size=1, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_a_damaged_file_is_read_or_an_error(tmp_path_factory, at, noise):
+    path = tmp_path_factory.mktemp('file') / 'x.bin'
+    write_bin(path, {'x': np.arange(4, dtype=np.float32), 'y': np.arange(4, dtype=np.float16).reshape(2, 2)})
+    data = bytearray(path.read_bytes())
+    at %= len(data)
+    data[at : at + len(noise)] = noise
+    path.write_bytes(data)
+    with contextlib.suppress(CheckpointError):
+        for each in read_pickle(path).values():
+            bytes_of(each)
+
+
+@pytest.mark.parametrize('keep', [0, 3, 30, 200, -1])
+def test_truncated(path, keep):
+    write_bin(path, {'x': np.arange(400, dtype=np.float32)})
+    path.write_bytes(path.read_bytes()[:keep])
+    message(path)
+
+
+def test_other_formats_say_what_they_are(path):
+    path.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
+    assert 'not a file that torch.save wrote since PyTorch 1.6' in message(path)
+    write_archive(path, pickled({'x': tensor(HELD, (4,), (1,))}), FOUR, compression=zipfile.ZIP_DEFLATED)
+    assert 'compressed' in message(path)
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('archive/data.pkl', b'')
+        archive.writestr('archive/constants.pkl', b'')
+    assert 'a TorchScript program' in message(path)
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('something', b'')
+    assert 'no data.pkl' in message(path)
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('archive/data.pkl', b'')
+        archive.writestr('archive/byteorder', b'big')
+    assert 'big-endian' in message(path)
+
+
+def test_an_entry_that_lies_elsewhere(path):
+    write_bin(path, {'x': np.arange(4, dtype=np.float32)})
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b'PK\1\2') + 42  # the last entry's offset, in the directory at the end
+    data[place : place + 4] = struct.pack('<I', len(data) - 30)
+    path.write_bytes(data)
+    message(path)
+
+
+@pytest.mark.parity
+def test_equal_to_torch(path):
+    import torch
+
+    whole = torch.randn(6, 4, dtype=torch.bfloat16)
+    state = torch.nn.Linear(3, 5).state_dict()
+    state['view'], state['turned'], state['ids'] = whole[1:3], whole.t(), torch.arange(3)
+    state['parameter'] = torch.nn.Parameter(torch.randn(2, 2))
+    torch.save(state, path)
+    found = read_pickle(path)
+    assert found.pop('ids').dtype == 'int64'
+    for name, each in found.items():
+        np.testing.assert_array_equal(bytes_of(each).astype(np.float32), state[name].detach().float().numpy())
+
+
+@pytest.mark.parity
+def test_files_of_old_torch(path):
+    import torch
+
+    torch.save({'x': torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    assert 'since PyTorch 1.6' in message(path)

@@ -1,0 +1,235 @@
+"""The table: every leaf has a tensor, every layout is known, and every misfit is named."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vipllava_convert.table import CLIP, LLAMA, PROJECTOR, Leaf, arrange, canonical, fit, leaves, reverse
+from vipllava_convert.tensors import Tensor, dense
+
+from tests.conftest import TINY
+from vipllava_jax.checkpoint import flat
+from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config
+from vipllava_jax.folders import CheckpointError
+from vipllava_jax.hugging_face import from_hugging_face
+from vipllava_jax.model.vipllava import abstract
+
+LLAVA = dataclasses.replace(TINY, feature_layers=(-2,), projector_norm=False)
+TIED = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, tied=True))
+PREFIXES = {  # of the vision tower, the projector, the text and its head
+    '(a) the Hub': (
+        'vision_tower.vision_model.',
+        'multi_modal_projector.',
+        'language_model.model.',
+        'language_model.',
+    ),
+    '(b) transformers 5': (
+        'vision_tower.',
+        'multi_modal_projector.',
+        'language_model.model.',
+        'language_model.',
+    ),
+    "(b') in memory, 5": ('model.vision_tower.', 'model.multi_modal_projector.', 'model.language_model.', ''),
+    "(b'') in memory, 4": (
+        *('model.vision_tower.vision_model.', 'model.multi_modal_projector.'),
+        *('model.language_model.', ''),
+    ),
+    '(c) the authors': ('model.vision_tower.vision_tower.vision_model.', 'model.mm_projector.', 'model.', ''),
+    'doubled, in front': (
+        'vision_tower.',
+        'multi_modal_projector.',
+        'model.language_model.model.',
+        'language_model.',
+    ),
+    'doubled, behind': (
+        'vision_tower.',
+        'multi_modal_projector.',
+        'language_model.model.model.',
+        'language_model.',
+    ),
+}
+VIP = {'projector_layernorm': 'clip_layernorm', 'linear_1': 'final_linear.0', 'linear_2': 'final_linear.2'}
+FIRST = {'linear_1': '0', 'linear_2': '2'}
+
+
+def renamed(leaf: Leaf, layout: str, norm: bool = True) -> str:
+    """What a layout calls a tensor, told from the Hub's name."""
+    vision, projector, text, head = PREFIXES[layout]
+    name = leaf.name.removeprefix('language_model.')
+    if leaf.path.startswith('clip/'):
+        return vision + name.removeprefix('vision_tower.vision_model.')
+    if leaf.path.startswith('projector/'):
+        part, kind = name.removeprefix('multi_modal_projector.').split('.')
+        return f'{projector}{(VIP if norm else FIRST)[part] if layout.startswith("(c)") else part}.{kind}'
+    return text + name.removeprefix('model.') if name.startswith('model.') else head + name
+
+
+def stored(cfg: Config, layout: str = '(a) the Hub', **changed: dict) -> dict[str, Tensor]:
+    """Descriptions of a model's tensors, one after another in a file that nobody reads."""
+    tensors, offset = {}, 0
+    for leaf in leaves(cfg):
+        shape = leaf.shapes[0]
+        tensor = Tensor(Path('w'), offset, 'float16', shape, dense(shape))
+        tensors[renamed(leaf, layout, cfg.projector_norm)] = dataclasses.replace(
+            tensor, **changed.get(leaf.path, {})
+        )
+        offset += 2 * leaf.size
+    return tensors
+
+
+@given(st.sampled_from([row[2] for row in CLIP + PROJECTOR + LLAMA]), st.data())
+def test_layouts_are_undone(layout, data):
+    sizes = {letter: data.draw(st.integers(1, 4), letter) for letter in layout if letter.isalpha()}
+    shape = Leaf('', '', layout, tuple(sizes.items())).shapes[0]
+    x = np.arange(math.prod(shape)).reshape(shape)
+    there = arrange(x, layout, sizes)
+    np.testing.assert_array_equal(arrange(there, reverse(layout), sizes), x)
+
+
+def test_a_patch_is_read_row_by_row_with_its_colours_last():
+    x = np.arange(5 * 3 * 2 * 2).reshape(5, 3, 2, 2)
+    y = arrange(x, 'Dchw->(hwc)D', dict(D=5, c=3, h=2, w=2))
+    assert y[1 * 2 * 3 + 0 * 3 + 2, 4] == x[4, 2, 1, 0]
+
+
+@pytest.mark.parametrize('cfg', [TINY, LLAVA, TIED, VIP_LLAVA_7B, VIP_LLAVA_13B])
+def test_leaves_are_those_of_the_model(cfg):
+    assert {leaf.path: leaf.shapes[1] for leaf in leaves(cfg)} == {p: x.shape for p, x in flat(abstract(cfg))}
+
+
+@pytest.mark.parametrize(('cfg', 'tensors'), [(VIP_LLAVA_7B, 688), (VIP_LLAVA_13B, 760)])
+def test_the_published_models_count_right(cfg, tensors):
+    assert len(list(leaves(cfg))) == tensors
+
+
+def test_seven_billion():
+    assert sum(leaf.size for leaf in leaves(VIP_LLAVA_7B)) == 7_080_214_528
+
+
+@pytest.mark.parametrize('layout', PREFIXES)
+@pytest.mark.parametrize('cfg', [TINY, LLAVA])
+def test_every_layout_has_one_name(layout, cfg):
+    for leaf in leaves(cfg):
+        assert canonical(renamed(leaf, layout, cfg.projector_norm)) == leaf.name
+        assert canonical(leaf.name) == leaf.name
+
+
+@pytest.mark.parametrize('layout', PREFIXES)
+def test_everything_is_used_once_or_named_as_unused(layout):
+    extra = {
+        **{f'model.layers.{i}.self_attn.rotary_emb.inv_freq': 'float32' for i in range(3)},
+        'vision_tower.vision_model.embeddings.position_ids': 'int64',
+        'text_model.encoder.layers.0.mlp.fc1.weight': 'float32',
+        'text_model.embeddings.position_ids': 'int64',
+        'visual_projection.weight': 'float32',
+        'text_projection.weight': 'float32',
+        'logit_scale': 'float32',
+    }
+    tensors = stored(TINY, layout) | {
+        name: Tensor(Path('x'), 0, dtype, (1,), (1,)) for name, dtype in extra.items()
+    }
+    plan = fit(tensors, TINY, 'here')
+    assert plan.unused == tuple(sorted(extra))
+    assert len(plan.pairs) == len(list(leaves(TINY)))
+    places = [tensor.place for _, tensor in plan.pairs]
+    assert places == sorted(places)
+
+
+def test_the_published_config_lies_and_the_weights_decide():
+    said = {
+        'model_type': 'vipllava',
+        'vision_feature_layer': -2,
+        'projector_layernorm': False,
+        'text_config': {'model_type': 'llama', 'vocab_size': 32064, 'max_position_embeddings': 4096},
+        'vision_config': {'model_type': 'clip_vision_model', 'intermediate_size': 4096},
+    }
+    cfg = from_hugging_face(said)
+    assert cfg.feature_layers == (-2,)
+    plan = fit(stored(VIP_LLAVA_7B), cfg, 'here')
+    assert plan.cfg.feature_layers == (-2, -5, -8, -11, 6)
+    assert plan.cfg.projector_norm
+
+
+def test_an_original_checkpoint_of_13b():
+    said = {
+        **{'model_type': 'llava', 'hidden_size': 5120, 'intermediate_size': 13824, 'num_attention_heads': 40},
+        **{'num_hidden_layers': 40, 'num_key_value_heads': 40, 'mm_hidden_size': 5120, 'vocab_size': 32000},
+        **{'mm_projector_type': 'mlp2x_gelu', 'mm_vision_select_layer': -2, 'rms_norm_eps': 1e-5},
+    }
+    text = dataclasses.replace(VIP_LLAVA_13B.text, vocab=32000)
+    tensors = stored(dataclasses.replace(VIP_LLAVA_13B, text=text), '(c) the authors')
+    plan = fit(tensors, from_hugging_face(said), 'here')
+    assert plan.cfg.feature_layers == (-2, -5, -8, -11, 6)
+    assert len(plan.pairs) == len(tensors) == 760
+
+
+def test_all_faults_at_once_by_name():
+    tensors = stored(TINY)
+    for i in (0, 1, 2):
+        del tensors[f'language_model.model.layers.{i}.mlp.up_proj.weight']
+    del tensors['vision_tower.vision_model.encoder.layers.4.layer_norm1.bias']
+    norm = tensors['language_model.model.norm.weight']
+    tensors['language_model.model.norm.weight'] = dataclasses.replace(norm, shape=(7,))
+    tensors['lm_head.weight'] = tensors['language_model.lm_head.weight']
+    tensors['model.norm.q_norm'] = norm
+    embed = tensors['language_model.model.embed_tokens.weight']
+    tensors['language_model.model.embed_tokens.weight'] = dataclasses.replace(embed, dtype='int8')
+    with pytest.raises(CheckpointError) as told:
+        fit(tensors, TINY, 'here')
+    for words in (
+        'here: ',
+        'missing: language_model.model.layers.{0-2}.mlp.up_proj.weight, '
+        'vision_tower.vision_model.encoder.layers.4.layer_norm1.bias;',
+        'unknown: model.norm.q_norm;',
+        'stored twice: language_model.lm_head.weight and lm_head.weight;',
+        'language_model.model.norm.weight [7] instead of [48]',
+        'language_model.model.embed_tokens.weight (int8)',
+    ):
+        assert words in str(told.value)
+    assert '\n' not in str(told.value)
+
+
+def test_a_base_model_lacks_its_head():
+    tensors = stored(TINY)
+    del tensors['language_model.lm_head.weight']
+    with pytest.raises(
+        CheckpointError, match=r'missing: language_model.lm_head.weight\. A model saved without its head'
+    ):
+        fit(tensors, TINY, 'here')
+    assert fit(tensors, TIED, 'here').cfg.text.tied
+
+
+def test_a_tied_head_is_unused_and_another_one_is_not():
+    tensors = stored(TINY)
+    head, embed = 'language_model.lm_head.weight', 'language_model.model.embed_tokens.weight'
+    assert not fit(tensors, TIED, 'here').cfg.text.tied
+    plan = fit(tensors | {head: tensors[embed]}, TIED, 'here')
+    assert plan.cfg.text.tied
+    assert plan.unused == (head,)
+
+
+def test_a_checkpoint_without_its_tower():
+    tensors = {name: tensor for name, tensor in stored(TINY).items() if 'vision' not in name}
+    with pytest.raises(
+        CheckpointError, match='encoder.layers.{0-11}.mlp.fc1.bias.*The vision tower is not in this'
+    ):
+        fit(tensors, TINY, 'here')
+
+
+def test_a_projector_that_fits_no_taps():
+    shape = (48, 33)
+    tensors = stored(TINY, **{'projector/linear_1/w': dict(shape=shape, strides=dense(shape))})
+    with pytest.raises(CheckpointError, match='here: vision_feature_layers: .* takes 33'):
+        fit(tensors, TINY, 'here')
+
+
+def test_a_norm_that_is_missing_is_not_taken_for_another_model():
+    tensors = {name: tensor for name, tensor in stored(TINY).items() if 'projector_layernorm' not in name}
+    with pytest.raises(
+        CheckpointError, match='missing: multi_modal_projector.projector_layernorm.bias, multi'
+    ):
+        fit(tensors, TINY, 'here')
