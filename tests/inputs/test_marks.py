@@ -142,8 +142,9 @@ def test_several_marks_are_drawn_in_turn_and_noted():
         ({'shape': 'mask', 'box': BOX, 'color': 'pink'}, "unknown color 'pink': choose red, lime"),
         ({'shape': 'mask', 'box': BOX, 'color': (0, 0, 300)}, 'unknown color'),
         ({'shape': 'mask', 'box': BOX, 'color': None}, 'unknown color'),
-        ({'shape': 'rectangle'}, 'rectangle lies nowhere'),
-        ({'shape': 'rectangle', 'point': (3, 3)}, 'rectangle lies nowhere: give box='),
+        ({'shape': 'rectangle'}, 'rectangle needs a box x1, y1, x2, y2, a polygon'),
+        ({'shape': 'arrow'}, 'arrow needs a box .*, or a point x, y'),
+        ({'shape': 'rectangle', 'point': (3, 3)}, 'rectangle needs a box'),
         ({'shape': 'rectangle', 'box': (1, 2, 3)}, 'a box has x1, y1, x2, y2'),
         ({'shape': 'rectangle', 'box': 7}, 'expected numbers, found 7'),
         ({'shape': 'rectangle', 'box': (9, 2, 3, 4)}, 'is empty: give the upper left'),
@@ -179,6 +180,11 @@ def test_marks_outside_the_picture_are_refused():
     assert changed(Mark('rectangle', box=(300, 290, 336, 300)))[:, 335].any()
 
 
+def test_only_marks_are_drawn():
+    with pytest.raises(TypeError, match=r"expected a Mark, found 'r'"):
+        draw(noise(9, 9), 'rectangle:1,2,3,4')
+
+
 def test_the_line_of_text():
     assert parse('rectangle:40,60,180,220:red') == (0, Mark('rectangle', box=BOX))
     assert parse('2/mask-contour:40,60,180,60,180,220:blue:alpha=200:width=3') == (
@@ -197,7 +203,7 @@ def test_the_line_of_text():
         ('rectangle', 'expected SHAPE:X1,Y1,X2,Y2'),
         ('rectangle:', 'expected numbers'),
         ('rectangle:1,2,x,4', 'expected numbers'),
-        ('rectangle:1,2,3:red', 'found 3 numbers'),
+        ('rectangle:1,2,3:red', "'1,2,3' has 3 numbers: a point has two, a box four"),
         ('circle:1,2,3,4', "unknown shape 'circle'"),
         ('rectangle:1,2,3,4:pink', "unknown color 'pink'"),
         ('rectangle:1,2,3,4:#12345g', 'unknown color'),
@@ -208,7 +214,7 @@ def test_the_line_of_text():
         ('0/rectangle:1,2,3,4', 'a number from 1'),
         ('a/rectangle:1,2,3,4', 'a number from 1'),
         ('rectangle:nan,2,3,4', 'must be finite'),
-        ('rectangle:1,2', 'rectangle lies nowhere'),
+        ('rectangle:1,2', 'rectangle needs a box'),
     ],
 )
 def test_a_wrong_line_is_quoted(text, message):

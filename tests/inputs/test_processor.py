@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.makers import noise, write_processor_files
-from vipllava_jax.inputs.images import Settings, pixels
 from vipllava_jax.inputs.marks import Mark, draw
+from vipllava_jax.inputs.pixels import Settings, pixels
 from vipllava_jax.inputs.processor import FILES, Batch, Processor, bucket
 from vipllava_jax.inputs.prompts import Turn, render
 
@@ -200,6 +200,31 @@ def test_files_of_other_eras(folder):
     assert Processor.load(folder).patches == PATCHES
 
 
+def test_the_authors_own_folder(folder, tmp_path_factory):
+    for name in ('preprocessor_config.json', 'processor_config.json'):
+        (folder / name).unlink()
+    config = {'model_type': 'llava', 'mm_vision_tower': 'clip_4layers_336', 'image_aspect_ratio': 'pad'}
+    (folder / 'config.json').write_text(json.dumps(config))
+    processor = Processor.load(folder)
+    assert (processor.patches, processor.settings) == (576, Settings(fit='pad'))
+    processor.save(copy := tmp_path_factory.mktemp('copy'))
+    again = Processor.load(copy)
+    assert (again.patches, again.settings) == (576, Settings(fit='pad'))
+
+
+@pytest.mark.parity
+def test_a_folder_that_transformers_5_writes(processor, tokenizer_folder, tmp_path):
+    from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+
+    images = CLIPImageProcessorPil.from_pretrained(tokenizer_folder)
+    tokens = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+    LlavaProcessor(images, tokens, patch_size=14, chat_template='hello').save_pretrained(tmp_path)
+    ours = Processor.load(tmp_path)
+    assert (ours.settings, ours.patches, ours.image_id) == (processor.settings, PATCHES, IMAGE)
+    assert ours.chat.source == 'hello'
+    np.testing.assert_array_equal(ours('Hi').tokens, processor('Hi').tokens)
+
+
 def test_the_chat_template_lies_in_any_of_its_files(folder):
     assert Processor.load(folder).chat is None
     with pytest.raises(ValueError, match='no chat template of its own'):
@@ -240,6 +265,9 @@ def test_missing_files_are_named(folder, name, message):
 
 
 def test_folders_that_cannot_be(folder):
+    edit(folder / 'processor_config.json', patch_size=40)
+    with pytest.raises(ValueError, match='patch_size 40 does not fit pictures of 28 pixels'):
+        Processor.load(folder)
     with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'"):
         Processor.load(folder / 'nowhere')
     shutil.copyfile(folder / 'tokenizer.json', folder / 'old.json')

@@ -64,7 +64,10 @@ class Mark:
         if shape not in PREPOSITIONS:
             raise ValueError(f'unknown shape {shape!r}: choose {", ".join(PREPOSITIONS)}')
         if self.box is None and self.polygon is None and not (self.point is not None and shape in POINTED):
-            raise ValueError(f'{shape} lies nowhere: give box=(x1, y1, x2, y2) or polygon=[(x, y), ...]')
+            point = ', or a point x, y' if shape in POINTED else ''
+            raise ValueError(
+                f'{shape} needs a box x1, y1, x2, y2, a polygon x1, y1, x2, y2, x3, y3, ...{point}'
+            )
         if alpha is not None and not (isinstance(alpha, int) and 1 <= alpha <= 255):
             raise ValueError(
                 f'{shape} has alpha {alpha!r}: give a whole number from 1 to 255, which is opaque'
@@ -203,11 +206,15 @@ def _places(text: str) -> dict[str, Any]:
     """'40,60,180,220+90,90' -> the box and the point."""
     places: dict[str, Any] = {}
     for part in text.split('+'):
-        numbers = _numbers([number.strip() for number in part.split(',')], None, SYNTAX)
+        numbers = _numbers(part.split(','), None, SYNTAX)
+        if len(numbers) % 2:
+            raise ValueError(
+                f'{part!r} has {len(numbers)} numbers: a point has two, a box four, a polygon six or more'
+            )
         if len(numbers) in (2, 4):
             name = 'point' if len(numbers) == 2 else 'box'
             if name in places:
-                raise ValueError(f'found two of {name}: several marks are several --mark')
+                raise ValueError(f'found two of {name}: give each mark a --mark of its own')
             places[name] = numbers
         else:
             places.setdefault('polygon', []).append(numbers)
@@ -241,6 +248,8 @@ def draw(image: Source, marks: Mark | Iterable[Mark], seed: int | None = None) -
     scale = max(picture.size) / 336
     extents = list(drawn(picture).extents)
     for mark in [marks] if isinstance(marks, Mark) else list(marks):
+        if not isinstance(mark, Mark):
+            raise TypeError(f'expected a Mark, found {mark!r}: Mark(...) makes one, and parse(...) from text')
         low, high = (48, 128) if mark.shape == 'mask' else (96, 255)
         alpha = hand.whole(low, high, 128) if mark.alpha is None else mark.alpha
         rgb = COLORS[mark.color] if isinstance(mark.color, str) else mark.color
@@ -248,6 +257,7 @@ def draw(image: Source, marks: Mark | Iterable[Mark], seed: int | None = None) -
         pen = Pen(ImageDraw.Draw(canvas), (*rgb, alpha), scale, mark.width)
         STROKES[mark.shape](pen, mark.region(picture.size), hand)
         picture = Image.alpha_composite(picture.convert('RGBA'), canvas).convert('RGB')
-        extents.append((str(mark), canvas.getbbox() or (0, 0, *picture.size)))
+        if touched := canvas.getbbox():
+            extents.append((str(mark), touched))
     picture.info = {MARKS: Drawn(picture.size, tuple(extents))}
     return picture

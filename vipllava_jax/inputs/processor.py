@@ -1,5 +1,6 @@
 """The processor: prompts and images to the arrays that a model reads, and its ids back to text."""
 
+import json
 import os
 import shutil
 import warnings
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.inputs.images import Fit, Settings, Source, check_fit, cut_off, open_image, pixels
+from vipllava_jax.inputs.images import Source, open_image
+from vipllava_jax.inputs.pixels import Fit, Settings, check_fit, cut_off, pixels
 from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, ChatTemplate, Turn, check, render, stops
 from vipllava_jax.inputs.tokenizer import Stream, Tokenizer, read_fields
 
@@ -25,7 +27,6 @@ FILES = (  # all that a folder needs for Processor.load
     'chat_template.json',
     'chat_template.jinja',
 )
-PATCH = 14  # pixels a side, where the files do not say
 
 
 class Batch(NamedTuple):
@@ -50,12 +51,17 @@ class Processor:
     tokenizer: Tokenizer
     settings: Settings
     image_id: int
-    patches: int  # placeholders of an image: as many as the model makes features, whatever the files say
+    patch: int = 14  # pixels a side
     chat: ChatTemplate | None = None
+
+    @property
+    def patches(self) -> int:
+        """The placeholders of an image, one for each feature that the model makes of it."""
+        return (self.settings.side // self.patch) ** 2
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> 'Processor':
-        """From the tokenizer and processor files of a folder, as transformers 4 or 5 writes them."""
+        """From the files of a folder, as transformers 4 or 5 or the model's authors write them."""
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f'no folder {str(folder)!r}: expected that of a checkpoint')
@@ -65,17 +71,14 @@ class Processor:
             raise ValueError(
                 f'the tokenizer in {folder} has no {IMAGE}: copy that of a ViP-LLaVA checkpoint there'
             )
-        own = read_fields(folder / 'processor_config.json')
-        name = 'processor_config.json' if 'image_processor' in own else 'preprocessor_config.json'
-        fields = own.get('image_processor') or read_fields(folder / name)
-        if not fields:
-            raise FileNotFoundError(f"no {name} in {folder}: copy it there from the checkpoint's repository")
-        settings = Settings.read(fields, str(folder / name))
-        vision = read_fields(folder / 'config.json').get('vision_config', {})
-        patch = own.get('patch_size') or vision.get('patch_size') or PATCH
-        return cls(
-            folder, tokenizer, settings, image_id, (settings.side // patch) ** 2, _chat(folder, tokenizer)
-        )
+        own, config = (read_fields(folder / name) for name in ('processor_config.json', 'config.json'))
+        settings = _settings(folder, own, config)
+        patch = own.get('patch_size') or (config.get('vision_config') or {}).get('patch_size') or cls.patch
+        if not isinstance(patch, int) or not 1 <= patch <= settings.side:
+            raise ValueError(
+                f'{folder}: patch_size {patch!r} does not fit pictures of {settings.side} pixels a side'
+            )
+        return cls(folder, tokenizer, settings, image_id, patch, _chat(folder, tokenizer))
 
     def __call__(
         self,
@@ -140,26 +143,46 @@ class Processor:
         return stops(template, self.chat)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Copies its files to a folder, which can then be loaded, even without sentencepiece."""
+        """Writes the files from which it loads again, without sentencepiece or config.json, to a folder."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             if (self.folder / name).is_file() and self.folder.resolve() != target.resolve():
                 shutil.copyfile(self.folder / name, target / name)
-        if not (self.folder / 'tokenizer.json').is_file():
+        if not (target / 'tokenizer.json').is_file():
             self.tokenizer.core.save(str(target / 'tokenizer.json'))
+        own = read_fields(target / 'processor_config.json')
+        if 'image_processor' not in own and not (target / 'preprocessor_config.json').is_file():
+            (target / 'preprocessor_config.json').write_text(json.dumps(self.settings.fields(), indent=2))
+        if not own.get('patch_size'):
+            extra = {'num_additional_image_tokens': 1, 'vision_feature_select_strategy': 'default'}
+            fields = {**extra, **own, 'image_token': IMAGE, 'patch_size': self.patch}
+            (target / 'processor_config.json').write_text(json.dumps(fields, indent=2))
+
+
+def _settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Settings:
+    """From processor_config.json, preprocessor_config.json or, in the authors' checkpoints, config.json."""
+    name = 'processor_config.json' if 'image_processor' in own else 'preprocessor_config.json'
+    fields = own.get('image_processor') or read_fields(folder / name)
+    if fields:
+        return Settings.read(fields, str(folder / name))
+    if 'mm_vision_tower' in config:
+        return Settings(fit='pad' if config.get('image_aspect_ratio') == 'pad' else 'crop')
+    raise FileNotFoundError(f"no {name} in {folder}: copy it there from the checkpoint's repository")
 
 
 def _chat(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
     """The chat template, from whichever of the files that have held it over the years."""
     path = folder / 'chat_template.jinja'
-    source: Any = path.read_text('utf-8') if path.is_file() else None
+    source: Any = path.read_text('utf-8', 'replace') if path.is_file() else None
     for name in ('chat_template.json', 'processor_config.json', 'tokenizer_config.json'):
         source = source or read_fields(folder / name).get('chat_template')
     if isinstance(source, list):
         source = {entry['name']: entry['template'] for entry in source}.get('default')
+    if not isinstance(source, str) or not source:
+        return None
     tokens = {f'{name}_token': token for name, token in tokenizer.tokens.items()}
-    return ChatTemplate(source, tokens) if source else None
+    return ChatTemplate(source, tokens)
 
 
 def _is_prompt(value: Any) -> bool:

@@ -27,7 +27,8 @@ def read(path: Path, added: dict[str, int]) -> Tokenizer:
         single=f'{bos} $A', pair=f'{bos} $A {bos}:1 $B:1', special_tokens=[(bos, model.bos_id())]
     )
     special = [piece for piece, id in vocab.items() if model.IsControl(id) or model.IsUnknown(id)]
-    added = added or {'<image>': len(pieces), '<pad>': len(pieces) + 1}
+    if not any(id >= len(pieces) for id in added.values()):
+        added = {'<image>': len(pieces), '<pad>': len(pieces) + 1}
     for token in [*special, *sorted(added, key=lambda token: added[token])]:
         tokenizer.add_special_tokens([AddedToken(token, normalized=False)])
     if wrong := [token for token, id in added.items() if tokenizer.token_to_id(token) != id]:

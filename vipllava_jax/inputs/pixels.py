@@ -1,0 +1,172 @@
+"""An RGB picture to the numbers that the vision tower was trained on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from vipllava_jax.inputs.images import drawn
+
+Fit = Literal['crop', 'pad', 'squash']
+FITS: tuple[Fit, ...] = get_args(Fit)
+GIANT = 1 << 24  # pixels; no picture made on the way shall have many more
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a checkpoint wants its pictures: the fields of its preprocessor_config.json that matter."""
+
+    side: int = 336  # of the square that the vision tower sees
+    edge: int = 336  # what a picture's shorter edge becomes, before the centre is cut out
+    fit: Fit = 'crop'
+    resample: int = Image.Resampling.BICUBIC
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any], name: str = 'preprocessor_config.json') -> 'Settings':
+        """The fields of a CLIP or LLaVA image processor -> Settings; ValueError names one that cannot be."""
+        given = {
+            'resample': cls.resample,
+            'rescale_factor': cls.scale,
+            'image_mean': cls.mean,
+            'image_std': cls.std,
+            **dict.fromkeys(('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize'), True),
+            **{key: value for key, value in fields.items() if value is not None},
+        }
+        edge = _length(given, 'size', name)
+        side = _length(given, 'crop_size', name) if given['do_center_crop'] else edge
+        squash = isinstance(given['size'], dict) and 'height' in given['size']
+        pad = bool(given.get('do_pad'))
+        mean = given['image_mean'] if given['do_normalize'] else (0, 0, 0)
+        std = given['image_std'] if given['do_normalize'] else (1, 1, 1)
+        wrong = {
+            'do_resize': not given['do_resize'],
+            'do_center_crop': not (given['do_center_crop'] or squash or pad),
+            'crop_size': side > edge,
+            'resample': given['resample'] not in list(Image.Resampling),
+            'image_mean': np.shape(mean) != (3,),
+            'image_std': np.shape(std) != (3,) or not all(std),
+        }
+        for key in filter(wrong.get, wrong):
+            raise ValueError(
+                f'{name}: {key} {given[key]!r} cannot be; compare it with that of the checkpoint'
+            )
+        return cls(
+            side=side,
+            edge=edge,
+            fit='pad' if pad else 'squash' if squash else 'crop',
+            resample=given['resample'],
+            scale=given['rescale_factor'] if given['do_rescale'] else 1,
+            mean=tuple(mean),
+            std=tuple(std),
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """What `read` reads, complete enough for transformers."""
+        square = {'height': self.edge, 'width': self.edge}
+        return {
+            'image_processor_type': 'LlavaImageProcessor' if self.fit == 'pad' else 'CLIPImageProcessor',
+            'size': square if self.fit == 'squash' else {'shortest_edge': self.edge},
+            'crop_size': {'height': self.side, 'width': self.side},
+            'do_pad': self.fit == 'pad',
+            'resample': int(self.resample),
+            'rescale_factor': self.scale,
+            'image_mean': list(self.mean),
+            'image_std': list(self.std),
+            **dict.fromkeys(
+                ('do_resize', 'do_center_crop', 'do_convert_rgb', 'do_rescale', 'do_normalize'), True
+            ),
+        }
+
+
+def _length(fields: Mapping[str, Any], key: str, name: str) -> int:
+    """`size` and `crop_size` have been a number, {shortest_edge} and {height, width} over the years."""
+    value = fields.get(key)
+    lengths = list(value.values()) if isinstance(value, dict) else [value]
+    if (
+        lengths != lengths[:1] * len(lengths)
+        or not lengths
+        or not isinstance(lengths[0], int)
+        or lengths[0] < 1
+    ):
+        raise ValueError(f'{name}: expected {key} to be the sides of one square in pixels, found {value!r}')
+    return lengths[0]
+
+
+def check_fit(fit: str | None) -> None:
+    """ValueError lists the fits if it is none of them."""
+    if fit is not None and fit not in FITS:
+        raise ValueError(f'unknown fit {fit!r}: choose {", ".join(FITS)}')
+
+
+def pixels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np.ndarray:
+    """An RGB picture -> hw3 float32, normalised; `fit` None is as the checkpoint's processor files say.
+
+    'crop' resizes the shorter edge and keeps the centre; 'pad' first pastes on a square of the mean colour,
+    as the authors trained; 'squash' gives up the proportions.
+    """
+    check_fit(fit)
+    fit = fit or settings.fit
+    edge, side = settings.edge, settings.side
+    if fit == 'crop':
+        image = _cropped(image, settings)
+    else:
+        image = _padded(image, settings) if fit == 'pad' else image.resize((edge, edge), settings.resample)
+        start = (edge - side) // 2
+        image = image.crop((start, start, start + side, start + side))
+    numbers = np.asarray(image).astype(np.float32) * np.float32(settings.scale)
+    return (numbers - np.asarray(settings.mean, np.float32)) / np.asarray(settings.std, np.float32)
+
+
+def _window(size: tuple[int, int], settings: Settings) -> tuple[int, int, int, int]:
+    """A picture's width and height once resized, and the left and the top of its central square."""
+    width, height = size
+    short = min(size)
+    # Not rounded but cut, as transformers does.
+    width, height = width * settings.edge // short, height * settings.edge // short
+    return width, height, (width - settings.side) // 2, (height - settings.side) // 2
+
+
+def _cropped(image: Image.Image, settings: Settings) -> Image.Image:
+    """The central square of the resized picture."""
+    side, (width, height, left, top) = settings.side, _window(image.size, settings)
+    if width * height <= GIANT:
+        return image.resize((width, height), settings.resample).crop((left, top, left + side, top + side))
+    # 1x1000 pixels would become 336x336000, so only the centre is made. Widths first, as Pillow does: both
+    # passes round, so that their order shows.
+    image = image.resize((width, image.height), settings.resample).crop((left, 0, left + side, image.height))
+    first, last = (min(row * image.height / height, image.height) for row in (top, top + side))
+    return image.resize((side, side), settings.resample, box=(0, first, side, last))
+
+
+def _padded(image: Image.Image, settings: Settings) -> Image.Image:
+    """The picture in the middle of a square of the mean colour, resized in strips, as that may be giant."""
+    edge, longest = settings.edge, max(image.size)
+    left, top = ((longest - length) // 2 for length in image.size)
+    colour = tuple(int(mean * 255) for mean in settings.mean)
+    narrow = Image.new('RGB', (edge, longest), colour)
+    rows = max(GIANT // longest, 1)
+    for y in range(0, image.height, rows):
+        part = image.crop((0, y, image.width, min(y + rows, image.height)))
+        strip = Image.new('RGB', (longest, part.height), colour)
+        strip.paste(part, (left, 0))
+        narrow.paste(strip.resize((edge, part.height), settings.resample), (0, top + y))
+    return narrow.resize((edge, edge), settings.resample)
+
+
+def cut_off(image: Image.Image, settings: Settings, fit: Fit | None = None) -> list[str]:
+    """The marks drawn on the picture of which cropping loses more than half a pixel, as lines of text."""
+    if (fit or settings.fit) != 'crop':
+        return []
+    width, height, left, top = _window(image.size, settings)
+    x, y = image.width / width, image.height / height
+    kept = (left * x, top * y, (left + settings.side) * x, (top + settings.side) * y)
+    return [
+        mark
+        for mark, box in drawn(image).extents
+        if min(box[0] - kept[0], box[1] - kept[1], kept[2] - box[2], kept[3] - box[3]) < -0.5
+    ]
