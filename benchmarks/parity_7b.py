@@ -200,9 +200,7 @@ def main() -> None:
         begin = time.perf_counter()
         part = args.work / f'{step}.json'
         part.unlink(missing_ok=True)
-        done = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], '--step', step, '--out', part], env=os.environ
-        )
+        done = subprocess.run([sys.executable, __file__, *sys.argv[1:], '--step', step, '--out', part])
         results[step] = json.loads(part.read_text()) if done.returncode == 0 else 'failed'
         print(step, f'{time.perf_counter() - begin:.0f} s', json.dumps(results[step]), flush=True)
         args.out.write_text(json.dumps(results, indent=2))

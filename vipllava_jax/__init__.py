@@ -1,6 +1,6 @@
 """ViP-LLaVA in JAX. This file is the list of the public API; a name is imported when it is first used."""
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vipllava_jax.model.llama import Cache
     from vipllava_jax.model.vipllava import Trace, abstract, decode, extend, forward, init, prefill
     from vipllava_jax.model.vocabulary import embeddings, replace_embeddings, resize_vocabulary, tie, untie
+
+__version__ = '0.1.0'
 
 _HOMES = {
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
@@ -31,8 +33,6 @@ __all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> object:
-    if name == '__version__':
-        return metadata.version('vipllava-jax')
     if name not in _HOME:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f'{__name__}.{_HOME[name]}'), name)

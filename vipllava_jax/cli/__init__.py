@@ -6,6 +6,8 @@ from importlib import import_module
 
 import click
 
+from vipllava_jax import __version__
+
 VERBS = {
     'ask': 'Ask about a picture, with marks drawn on it.',
     'draw': 'Draw marks on a picture.',
@@ -31,7 +33,7 @@ class Verbs(click.Group):
 
 
 @click.group(cls=Verbs, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
-@click.version_option(package_name='vipllava-jax')
+@click.version_option(__version__)
 def vipllava() -> None:
     """ViP-LLaVA: ask about what you mark on a picture.
 
