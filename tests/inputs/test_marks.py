@@ -142,7 +142,7 @@ def test_several_marks_are_drawn_in_turn_and_noted():
         ({'shape': 'mask', 'box': BOX, 'color': 'pink'}, "unknown color 'pink': choose red, lime"),
         ({'shape': 'mask', 'box': BOX, 'color': (0, 0, 300)}, 'unknown color'),
         ({'shape': 'mask', 'box': BOX, 'color': None}, 'unknown color'),
-        ({'shape': 'rectangle'}, 'rectangle needs a box x1, y1, x2, y2, a polygon'),
+        ({'shape': 'rectangle'}, 'rectangle needs a box x1, y1, x2, y2 or a polygon'),
         ({'shape': 'arrow'}, 'arrow needs a box .*, or a point x, y'),
         ({'shape': 'rectangle', 'point': (3, 3)}, 'rectangle needs a box'),
         ({'shape': 'rectangle', 'box': (1, 2, 3)}, 'a box has x1, y1, x2, y2'),
@@ -199,8 +199,8 @@ def test_the_line_of_text():
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('', 'expected SHAPE:X1,Y1,X2,Y2'),
-        ('rectangle', 'expected SHAPE:X1,Y1,X2,Y2'),
+        ('', 'write SHAPE:X1,Y1,X2,Y2'),
+        ('rectangle', 'write SHAPE:X1,Y1,X2,Y2'),
         ('rectangle:', 'expected numbers'),
         ('rectangle:1,2,x,4', 'expected numbers'),
         ('rectangle:1,2,3:red', "'1,2,3' has 3 numbers: a point has two, a box four"),

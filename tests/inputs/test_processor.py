@@ -111,17 +111,21 @@ def test_prompts_and_images_of_every_nesting(processor, tmp_path):
 @pytest.mark.parametrize(
     ('prompts', 'images', 'message'),
     [
-        (['a', 'b'], [[], ['x.png', 'y.png'], []], '2 prompts take a list of 2 images.*found a list of 3'),
-        (['a', 'b'], 'x.png', '2 prompts take a list of 2 images.*found one'),
-        (['a'], ['x.png', 'y.png'], '1 prompts take a list of 1 images.*found a list of 2'),
-        ('a', [['x.png']], 'found a list in a list'),
+        (
+            ['a', 'b'],
+            [[], ['x.png', 'y.png'], []],
+            'images of a list of 2 prompts are a list as long.*found a list of 3',
+        ),
+        (['a', 'b'], 'x.png', 'images of a list of 2 prompts are .*found one'),
+        (['a'], ['x.png', 'y.png'], 'images of a list of 1 prompts are .*found a list of 2'),
+        ('a', [['x.png']], 'found a list or None in a list'),
         ([], None, 'expected a prompt or a list of prompts'),
         (7, None, 'expected a prompt or a list of prompts, found 7'),
         (['a', 7], None, 'a prompt is a text or a list of Turns, found 7'),
         ([('user', 'hi')], None, 'a prompt is a text or a list of Turns'),
         ([Turn('user', 'a'), 'b'], None, 'a prompt is a text or a list of Turns'),
-        (['a', '<image>'], None, '^row 1: 1 <image> in the text but 0 images given'),
-        (['a<image>', 'b'], [['x.png', 'y.png'], None], '^row 0: 1 <image> in the text but 2 images given'),
+        (['a', '<image>'], None, '^row 1: 1 <image> in the text for 0 image'),
+        (['a<image>', 'b'], [['x.png', 'y.png'], None], '^row 0: 1 <image> in the text for 2 image'),
         (['a', 'b\udc80'], None, '^row 1: the text is not valid Unicode'),
     ],
 )

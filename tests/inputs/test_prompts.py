@@ -109,9 +109,9 @@ def test_braces_in_a_text_are_text():
             "unknown template 'vicuna': choose vipllava, hub, plain, llama3, phi3, checkpoint",
         ),
         ('checkpoint', ASK, 0, 'this checkpoint has no chat template of its own: choose vipllava'),
-        ('vipllava', [Turn('user', '<image> and <image>')], 1, '2 <image> in the text but 1 images given'),
-        ('vipllava', [Turn('user', '<image>')], 2, '1 <image> in the text but 2 images given'),
-        ('vipllava', [Turn('user', '<image>')], 0, '1 <image> in the text but 0 images given'),
+        ('vipllava', [Turn('user', '<image> and <image>')], 1, '2 <image> in the text for 1 image.s.:'),
+        ('vipllava', [Turn('user', '<image>')], 2, '1 <image> in the text for 2 image.s.:'),
+        ('vipllava', [Turn('user', '<image>')], 0, '1 <image> in the text for 0 image.s.:'),
         ('vipllava', [Turn('bot', 'hi')], 0, "unknown role 'bot': choose system, user or assistant"),
         ('vipllava', [Turn('assistant', 'hi')], 0, 'expected a turn of the user.*found assistant'),
         ('vipllava', [*ASK, Turn('system', 'hi')], 0, 'only at the start; found user, system'),
@@ -137,7 +137,7 @@ def test_wrong_prompts_say_what_to_do(name, turns, images, message):
         ('{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}', 'fails .*recursion'),
         ('{{ 1 / 0 }}', 'fails .*zero'),
         ('x' * 2_000_000, 'longer than'),
-        ('nothing', 'template checkpoint wrote 0 <image> for 1 images: choose another'),
+        ('nothing', 'template checkpoint wrote 0 <image> for 1 image.s.: choose another'),
     ],
 )
 def test_a_checkpoints_template_cannot_do_harm(source, message):

@@ -34,7 +34,7 @@ COLORS = {
     'gold': (255, 215, 0),
 }
 OPTIONS = {'alpha': int, 'width': float, 'units': str}  # that may follow the colour in a line of text
-SYNTAX = 'expected SHAPE:X1,Y1,X2,Y2[:COLOR][:alpha=N][:width=N], such as rectangle:40,60,180,220:red'
+SYNTAX = 'write SHAPE:X1,Y1,X2,Y2[:COLOR][:alpha=N][:width=N], such as rectangle:40,60,180,220:red'
 POINTED = ('point', 'arrow')  # the shapes for which a point is enough
 LINELESS = ('point', 'mask')
 
@@ -66,7 +66,7 @@ class Mark:
         if self.box is None and self.polygon is None and not (self.point is not None and shape in POINTED):
             point = ', or a point x, y' if shape in POINTED else ''
             raise ValueError(
-                f'{shape} needs a box x1, y1, x2, y2, a polygon x1, y1, x2, y2, x3, y3, ...{point}'
+                f'{shape} needs a box x1, y1, x2, y2 or a polygon x1, y1, x2, y2, x3, y3, ...{point}'
             )
         if alpha is not None and not (isinstance(alpha, int) and 1 <= alpha <= 255):
             raise ValueError(

@@ -211,7 +211,7 @@ def _rows(images: Any, count: int) -> list[list[Source]]:
     if not isinstance(images, (list, tuple)) or len(images) != count:
         found = f'a list of {len(images)}' if isinstance(images, (list, tuple)) else 'one'
         raise ValueError(
-            f'{count} prompts take a list of {count} images, each perhaps a list or None; found {found}'
+            f'the images of a list of {count} prompts are a list as long, of images, lists or None; found {found}'
         )
     return [_row(entry) for entry in images]
 
@@ -221,6 +221,6 @@ def _row(images: Any) -> list[Source]:
     row = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
     if any(image is None or isinstance(image, (list, tuple)) for image in row):
         raise ValueError(
-            'the images of one prompt are an image, a flat list of images, or None; found a list in a list'
+            'the images of one prompt are an image, a list of images, or None; found a list or None in a list'
         )
     return row

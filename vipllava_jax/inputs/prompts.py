@@ -98,13 +98,15 @@ def render(name: str, turns: Sequence[Turn], image_count: int, chat: ChatTemplat
     placed = sum(turn.text.count(IMAGE) for turn in turns)
     if placed not in (0, image_count):
         raise ValueError(
-            f'{placed} {IMAGE} in the text but {image_count} images given: write one for each, '
+            f'{placed} {IMAGE} in the text for {image_count} image(s): write one for each, '
             'or none at all, and the images come first'
         )
     missing = image_count - placed
     text = _rendered(turns, missing, chat) if chat and name == 'checkpoint' else _framed(turns, missing, name)
     if (written := text.count(IMAGE)) != image_count:
-        raise ValueError(f'template {name} wrote {written} {IMAGE} for {image_count} images: choose another')
+        raise ValueError(
+            f'template {name} wrote {written} {IMAGE} for {image_count} image(s): choose another'
+        )
     return text
 
 

@@ -18,9 +18,8 @@ class Hand(NamedTuple):
 
     def whole(self, low: float, high: float, fixed: float) -> int:
         """A whole number from int(low) to int(high) inclusive, at least 1."""
-        return max(
-            int(fixed if self.rng is None else self.rng.integers(int(low), int(high), endpoint=True)), 1
-        )
+        number = fixed if self.rng is None else self.rng.integers(int(low), int(high), endpoint=True)
+        return max(int(number), 1)
 
     def real(self, low: float, high: float, fixed: float) -> float:
         """A number between low and high, whichever is the smaller."""
