@@ -32,7 +32,8 @@ def test_json_says_how_it_came(vipllava, folder, photo, tmp_path):
     assert told['template'] == 'hub'
     assert told['prompt'] == 'Compare within the red rectangle.'
     assert (told['seed'], told['new_tokens']) == (3, 5)
-    assert Image.open(marked).size == (90, 60)
+    with Image.open(marked) as picture:
+        assert picture.size == (90, 60)
     again = vipllava(*drawn, told['prompt'])
     assert again.out == told['answer'] + '\n'
 
