@@ -211,7 +211,7 @@ def _rows(images: Any, count: int) -> list[list[Source]]:
     if not isinstance(images, (list, tuple)) or len(images) != count:
         found = f'a list of {len(images)}' if isinstance(images, (list, tuple)) else 'one'
         raise ValueError(
-            f'the images of a list of {count} prompts are a list as long, of images, lists, None; found {found}'
+            f'images of a list of {count} prompts are a list as long (images, lists, None); found {found}'
         )
     return [_row(entry) for entry in images]
 
