@@ -1,8 +1,10 @@
 """Our own folder of a model: its params as Orbax writes them, its config, and the files of its processor."""
 
+import asyncio
 import contextlib
 import errno
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
 FORMAT = 1
+FLOATS = ('float32', 'float16', 'bfloat16')
 MARK, PARAMS = 'vipllava.json', 'params'
 CHUNK = 1 << 23  # bytes of a leaf that are stored as one
 AT_ONCE, MANY = 1 << 28, 64  # bytes of leaves, and leaves, that are written or read together
@@ -41,12 +44,15 @@ def save(
     """Params and their config -> a new folder, with the processor's files of another.
 
     Params too large to be held are given as shapes, and `leaves` brings their arrays as (path, array),
-    in any order, each of which can be forgotten when the next one comes.
+    in any order; a few are held at a time.
     """
-    manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in flat(params)}
-    total = sum(_size(leaf) for _, leaf in flat(params))
+    import jax
+
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in flat(shapes)}
+    total = sum(_size(leaf) for _, leaf in flat(shapes))
     with beside(folder, total, is_checkpoint, overwrite) as partial:
-        _write_params(partial / PARAMS, params, leaves)
+        _write_params(partial / PARAMS, shapes, flat(params) if leaves is None else leaves)
         write_json(partial / 'config.json', to_hugging_face(cfg))
         copy_files(files_from, partial)
         write_json(partial / MARK, {'format': FORMAT, 'version': __version__, 'params': manifest})
@@ -58,6 +64,7 @@ def restore(
     """A folder of ours -> its params on the device, in `dtype` or as they were saved, and its config."""
     import jax
 
+    dtype = weight_type(dtype)
     cfg, _ = describe(folder)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return nested(stream(folder, dtype=dtype, sharding=sharding, progress=progress)), cfg
@@ -129,6 +136,18 @@ def copy_files(source: Path | None, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+def weight_type(dtype: 'DTypeLike | None') -> Any:
+    """The numpy type that a user asks weights to be in, or None for their own."""
+    import jax.numpy as jnp
+
+    if dtype is None:
+        return None
+    with contextlib.suppress(TypeError):
+        if jnp.dtype(dtype).name in FLOATS:
+            return jnp.dtype(dtype)
+    raise CheckpointError(f'{dtype}: not a type of weights, only {", ".join(FLOATS)}')
+
+
 def nested(leaves: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """('llama/norm/w', leaf), … -> {'llama': {'norm': {'w': leaf}}, …}."""
     tree: dict[str, Any] = {}
@@ -167,21 +186,23 @@ def _groups(leaves: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
     yield group
 
 
-def _write_params(folder: Path, params: dict[str, Any], leaves: Iterable[tuple[str, Any]] | None) -> None:
-    """Has Orbax write arrays, or shapes whose arrays come later; uncompressed, for speed."""
+def _write_params(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[str, Any]]) -> None:
+    """Has Orbax write the leaves of a tree of shapes as they come; uncompressed, for speed."""
     import jax
 
     with _orbax() as ocp:
-        registry = {} if leaves is None else {'type_handler_registry': _registry(leaves)}
-        handler = ocp.PyTreeCheckpointHandler(use_compression=False, **registry)
-        chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), params)
+        registry = ocp.type_handlers.create_type_handler_registry(
+            (jax.ShapeDtypeStruct, _writer(leaves)), (jax.Array, ocp.type_handlers.ArrayHandler())
+        )
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+        chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), shapes)
         try:
-            ocp.Checkpointer(handler).save(folder, args=ocp.args.PyTreeSave(params, save_args=chunks))
+            ocp.Checkpointer(handler).save(folder, args=ocp.args.PyTreeSave(shapes, save_args=chunks))
         except (CheckpointError, OSError):
             raise
         except Exception as error:  # Orbax and the storage below it have types of their own
-            if 'No space left' in str(error):
-                raise OSError(errno.ENOSPC, 'No space left') from None
+            if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
+                raise OSError(code, os.strerror(code)) from None
             raise CheckpointError(f'{folder}: cannot be written: {_line(error)}') from None
 
 
@@ -191,21 +212,69 @@ def _read_params(folder: Path, wanted: dict[str, Any], dtype: Any, sharding: Any
     import numpy as np
 
     with _orbax() as ocp:
+        handlers = ocp.type_handlers
+        registry = handlers.create_type_handler_registry(
+            (np.ndarray, _patient(handlers.NumpyHandler)), (jax.Array, _patient(handlers.ArrayHandler))
+        )
         how: Any = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
         if sharding is not None:
             how = ocp.ArrayRestoreArgs(restore_type=jax.Array, dtype=dtype, sharding=sharding)
         tree = nested(wanted.items())
         args = ocp.args.PyTreeRestore(tree, jax.tree.map(lambda _: how, tree), partial_restore=True)
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
         try:
-            found = dict(flat(ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder, args=args)))
+            found = dict(flat(ocp.Checkpointer(handler).restore(folder, args=args)))
         except Exception as error:  # of many types, whatever is the matter
             raise CheckpointError(f'{folder}: damaged or not whole, copy it again: {_line(error)}') from None
     for path, leaf in wanted.items():
         if path not in found or found[path].shape != leaf.shape:
-            raise CheckpointError(
-                f'{folder}: {path} is not the array of shape {list(leaf.shape)} that {MARK} lists'
-            )
+            raise CheckpointError(f'{folder}: {path} is not the array {list(leaf.shape)} that {MARK} lists')
     return found
+
+
+def _writer(leaves: Iterable[tuple[str, Any]]) -> Any:
+    """Orbax's handler of shapes: writes the arrays that come in their stead."""
+    import numpy as np
+    from orbax.checkpoint.type_handlers import NumpyHandler
+
+    class Writer(NumpyHandler):
+        async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+            places = {info.name.replace('.', '/'): i for i, info in enumerate(infos)}
+            for group in _groups(leaves):
+                futures = []
+                for path, array in group.items():
+                    i = places[path]
+                    futures += await super().serialize([np.asarray(array)], [infos[i]], [args[i]])
+                # all of them, even if one fails: what outlives its event loop complains on stderr
+                if errors := [error for future in futures if (error := _failure(future))]:
+                    raise errors[0]
+            return []
+
+    return Writer()
+
+
+def _patient(handler: Any) -> Any:
+    """A handler of Orbax's that ends every read it began before it says that one failed."""
+
+    class Patient(handler):
+        async def deserialize(self, infos: Any, args: Any = None) -> Any:
+            one = super().deserialize
+            reads = (one([info], [arg]) for info, arg in zip(infos, args, strict=True))
+            found = await asyncio.gather(*reads, return_exceptions=True)
+            if errors := [error for error in found if isinstance(error, BaseException)]:
+                raise errors[0]
+            return [array for (array,) in found]
+
+    return Patient()
+
+
+def _failure(future: Any) -> Exception | None:
+    """What went wrong with a write, once it has ended."""
+    try:
+        future.result()
+    except Exception as error:
+        return error
+    return None
 
 
 @contextlib.contextmanager
@@ -224,36 +293,3 @@ def _orbax() -> Iterator[Any]:
 
 def _line(error: Exception) -> str:
     return ' '.join(f'{type(error).__name__} {error}'.split())[:300]
-
-
-def _registry(leaves: Iterable[tuple[str, Any]]) -> Any:
-    """Orbax's handlers with one for shapes, which writes the arrays that come in their stead."""
-    import jax
-    import numpy as np
-    from orbax.checkpoint import type_handlers
-
-    class Writer(type_handlers.NumpyHandler):
-        async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
-            places = {info.name.replace('.', '/'): i for i, info in enumerate(infos)}
-            for group in _groups(leaves):
-                futures = []
-                for path, array in group.items():
-                    i = places[path]
-                    futures += await super().serialize([np.asarray(array)], [infos[i]], [args[i]])
-                # all of them, even if one fails: a write that outlives its event loop complains on stderr
-                if errors := [error for future in futures if (error := _failure(future))]:
-                    raise errors[0]
-            return []
-
-    return type_handlers.create_type_handler_registry(
-        (jax.ShapeDtypeStruct, Writer()), (jax.Array, type_handlers.ArrayHandler())
-    )
-
-
-def _failure(future: Any) -> Exception | None:
-    """What went wrong with a write, once it has ended."""
-    try:
-        future.result()
-    except Exception as error:
-        return error
-    return None

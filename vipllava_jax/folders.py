@@ -78,7 +78,7 @@ def beside(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: boo
             yield partial
             for path in (*partial.rglob('*'), partial):
                 _sync(path)
-            if folder.exists():
+            if _replaceable(folder, ours, overwrite):
                 folder.rename(partial.with_name(partial.name + '-replaced'))
             partial.rename(folder)
         _sync(folder.parent)

@@ -40,6 +40,7 @@ def load(
     Weights go to the device as they are read, in `dtype`, or in the file's if it is None; `progress` is
     told the bytes done, those in all, and the name of the last tensor. Raises CheckpointError.
     """
+    dtype = checkpoint.weight_type(dtype)
     folder = locate(source)
     processor = _processor(folder)
     if checkpoint.is_checkpoint(folder):

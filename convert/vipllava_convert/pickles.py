@@ -96,8 +96,8 @@ class _Unpickler(pickle.Unpickler):
             case 'torch', kind if kind in STORAGES:
                 return kind
         raise CheckpointError(
-            f'{self.path}: refuses {" ".join(f"{module}.{name}".split())}, which no tensor needs and which could '
-            'run code; get the checkpoint as safetensors, or from someone you trust'
+            f'{self.path}: refuses {" ".join(f"{module}.{name}".split())}, which no tensor needs and which '
+            'could run code; get the checkpoint as safetensors, or from someone you trust'
         )
 
     def persistent_load(self, pid: Any) -> _Storage:

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from vipllava_convert.table import Plan, arrange, fit
 from vipllava_convert.tensors import READABLE, read
 from vipllava_convert.torch_files import open_checkpoint
-from vipllava_jax.checkpoint import Progress, nested, read_config, save
+from vipllava_jax.checkpoint import Progress, nested, read_config, save, weight_type
 from vipllava_jax.folders import apart
 
 
@@ -78,6 +78,7 @@ def convert(
     that is possible, and leaves nothing behind then; the source is only read.
     """
     apart(source, target)
+    dtype = weight_type(dtype)
     began = time.monotonic()
     what = plan(source)
     shapes = nested(

@@ -53,6 +53,7 @@ def export(
     of 64 by rows that are the mean of the others. Raises CheckpointError and leaves nothing behind then.
     """
     apart(source, target)
+    dtype = checkpoint.weight_type(dtype)
     began = time.monotonic()
     cfg, stored = checkpoint.describe(source)
     grown, notes = _with_image_token(cfg)

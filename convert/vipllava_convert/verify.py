@@ -23,6 +23,7 @@ KINDS = {
     **dict.fromkeys(('gate', 'up', 'down'), 'mlp'),
     **dict.fromkeys(('norm', 'norm1', 'norm2', 'attn_norm', 'mlp_norm', 'pre_norm', 'post_norm'), 'norms'),
 }
+_forward: Any = jax.jit(forward, static_argnames='cfg')
 
 
 class Comparison(NamedTuple):
@@ -101,5 +102,4 @@ def _logits(params: Params, cfg: Config) -> np.ndarray:
     words = rng.integers(3, min(cfg.text.vocab, cfg.image_token), 12)
     tokens = np.concatenate([[cfg.bos], [cfg.image_token] * cfg.vision.patches, words])[None]
     images = rng.standard_normal((1, 1, size, size, 3), np.float32)
-    compiled: Any = jax.jit(forward, static_argnames='cfg')
-    return np.asarray(compiled(params, tokens, images, cfg=cfg))
+    return np.asarray(_forward(params, tokens, images, cfg=cfg))
