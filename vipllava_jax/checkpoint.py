@@ -227,7 +227,8 @@ def _read_params(folder: Path, wanted: dict[str, Any], dtype: Any, sharding: Any
         except Exception as error:  # of many types, whatever is the matter
             raise CheckpointError(f'{folder}: damaged or not whole, copy it again: {_line(error)}') from None
     for path, leaf in wanted.items():
-        if path not in found or found[path].shape != leaf.shape:
+        array = found.get(path)  # Orbax hands back the shape of what it lacks
+        if not isinstance(array, (np.ndarray, jax.Array)) or array.shape != leaf.shape:
             raise CheckpointError(f'{folder}: {path} is not the array {list(leaf.shape)} that {MARK} lists')
     return found
 
@@ -260,10 +261,10 @@ def _patient(handler: Any) -> Any:
         async def deserialize(self, infos: Any, args: Any = None) -> Any:
             one = super().deserialize
             reads = (one([info], [arg]) for info, arg in zip(infos, args, strict=True))
-            found = await asyncio.gather(*reads, return_exceptions=True)
+            found: list[Any] = await asyncio.gather(*reads, return_exceptions=True)
             if errors := [error for error in found if isinstance(error, BaseException)]:
                 raise errors[0]
-            return [array for (array,) in found]
+            return [array for arrays in found for array in arrays]
 
     return Patient()
 

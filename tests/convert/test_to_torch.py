@@ -1,0 +1,101 @@
+"""What we export is what transformers loads, and what we convert back."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from vipllava_convert.to_flax import convert
+from vipllava_convert.to_torch import export
+from vipllava_convert.torch_files import open_checkpoint
+
+from tests import peer
+from tests.conftest import TINY
+from tests.convert.test_table import LLAVA, TIED
+from tests.convert.test_to_flax import array, same
+from vipllava_jax import checkpoint
+from vipllava_jax.folders import CheckpointError
+from vipllava_jax.model.vipllava import init
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('cfg', [TINY, LLAVA, TIED], ids=['ViP-LLaVA', 'LLaVA-1.5', 'tied'])
+@pytest.mark.parametrize(('dtype', 'limit'), [('float32', 10**9), ('bfloat16', 60_000), ('float16', 1)])
+def test_transformers_loads_it_whole(cfg, dtype, limit, tmp_path):
+    import torch
+    import transformers
+
+    theirs = peer.model(cfg).to(getattr(torch, dtype))
+    theirs.save_pretrained(tmp_path / 'theirs')
+    convert(tmp_path / 'theirs', tmp_path / 'ours')
+    export(tmp_path / 'ours', tmp_path / 'back', max_shard_bytes=limit)
+    back, told = type(theirs).from_pretrained(tmp_path / 'back', output_loading_info=True)
+    assert not any(told.values()), told
+    assert back.dtype == theirs.dtype
+    state, wanted = back.state_dict(), theirs.state_dict()
+    assert state.keys() == wanted.keys()
+    for name, x in wanted.items():
+        assert array(state[name]).tobytes() == array(x).tobytes(), name
+    assert isinstance(theirs, getattr(transformers, back.config.architectures[0]))
+
+
+def test_there_and_back(folder, source, tmp_path):
+    assert len(list(source.glob('model-*-of-*.safetensors'))) > 2
+    assert (source / 'tokenizer.json').read_bytes() == (folder / 'tokenizer.json').read_bytes()
+    convert(source, tmp_path / 'ours')
+    assert same(tmp_path / 'ours', folder)
+    assert checkpoint.read_config(tmp_path / 'ours') == checkpoint.read_config(folder)
+
+
+def test_shards_are_no_larger_than_told_and_the_index_counts_them(source):
+    index = json.loads((source / 'model.safetensors.index.json').read_text())
+    tensors = open_checkpoint(source)
+    assert index['metadata']['total_size'] == sum(tensor.nbytes for tensor in tensors.values())
+    assert index['weight_map'] == {name: tensor.file.name for name, tensor in tensors.items()}
+    for file in source.glob('*.safetensors'):
+        held = [tensor for tensor in tensors.values() if tensor.file == file]
+        assert len(held) == 1 or sum(tensor.nbytes for tensor in held) <= 100_000
+        assert all(tensor.offset % 4 == 0 for tensor in held)
+
+
+def test_the_safetensors_package_reads_it(folder, tmp_path):
+    from safetensors.numpy import load_file
+
+    export(folder, tmp_path / 'back')
+    found = load_file(tmp_path / 'back' / 'model.safetensors')
+    ours = dict(checkpoint.stream(folder))
+    np.testing.assert_array_equal(found['language_model.model.norm.weight'], ours['llama/norm/w'])
+    head = found['language_model.lm_head.weight']
+    np.testing.assert_array_equal(head, ours['llama/head/w'].T)
+
+
+@pytest.mark.parametrize('tied', [False, True])
+def test_a_vocabulary_without_the_image_token_grows(tied, tmp_path):
+    cfg = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab=120, tied=tied))
+    params = init(jax.random.key(0), cfg)
+    checkpoint.save(tmp_path / 'ours', params, cfg)
+    report = export(tmp_path / 'ours', tmp_path / 'back')
+    assert report.notes == ('image token 126: the vocabulary grew from 120 to 128 by rows of the mean',)
+    convert(tmp_path / 'back', tmp_path / 'again')
+    found, grown = checkpoint.restore(tmp_path / 'again')
+    assert grown.text == dataclasses.replace(cfg.text, vocab=128)
+    tables = {'embed': lambda tree: tree['llama']['embed']['w']}
+    if not tied:
+        tables['head'] = lambda tree: tree['llama']['head']['w'].T
+    for table in tables.values():
+        np.testing.assert_array_equal(table(found)[:120], table(params))
+        np.testing.assert_allclose(table(found)[120:], np.tile(table(params).mean(0), (8, 1)), atol=1e-6)
+
+
+def test_to_another_type(folder, tmp_path):
+    report = export(folder, tmp_path / 'back', dtype='bfloat16')
+    tensors = open_checkpoint(tmp_path / 'back')
+    assert {tensor.dtype for tensor in tensors.values()} == {'bfloat16'}
+    assert report.size == sum(tensor.nbytes for tensor in tensors.values())
+    assert json.loads((tmp_path / 'back' / 'config.json').read_text())['torch_dtype'] == 'bfloat16'
+
+
+def test_only_a_folder_of_ours(source, tmp_path):
+    with pytest.raises(CheckpointError, match=r'vipllava\.json: cannot be read'):
+        export(source, tmp_path / 'back')

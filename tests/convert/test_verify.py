@@ -1,0 +1,88 @@
+"""A comparison finds what is different, and nothing where nothing is."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from vipllava_convert.to_torch import export
+from vipllava_convert.verify import difference, verify
+
+from vipllava_jax import checkpoint
+from vipllava_jax.folders import CheckpointError
+
+
+@pytest.mark.parametrize('order', [1, -1])
+def test_nothing_differs(folder, source, order):
+    seen = []
+    found = verify(*[source, folder][::order], progress=lambda *told: seen.append(told))
+    assert found.logits == 0
+    assert set(found.groups.values()) == {0}
+    assert {
+        'clip attention',
+        'clip positions',
+        'projector norms',
+        'llama mlp',
+        'llama head',
+    } <= found.groups.keys()
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_one_weight_differs(folder, source, tmp_path):
+    params, cfg = checkpoint.restore(folder)
+    gate = params['llama']['layers_1']['gate']
+    gate['w'] = gate['w'].at[3, 4].add(0.5)
+    checkpoint.save(tmp_path / 'other', params, cfg)
+    found = verify(source, tmp_path / 'other')
+    assert found.groups.pop('llama mlp') == pytest.approx(0.5)
+    assert set(found.groups.values()) == {0}
+    assert found.logits > 0
+
+
+def test_another_type_differs_by_its_rounding(folder, tmp_path):
+    export(folder, tmp_path / 'half', dtype='bfloat16')
+    found = verify(folder, tmp_path / 'half')
+    largest = max(float(abs(x).max()) for x in jax.tree.leaves(checkpoint.restore(folder)[0]))
+    assert 0 < max(found.groups.values()) <= largest * 2**-8
+
+
+def test_a_vocabulary_that_grew_is_compared_as_far_as_both_reach(folder, tmp_path):
+    params, cfg = checkpoint.restore(folder)
+    small = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, vocab=cfg.image_token))
+    llama = params['llama']
+    llama['embed']['w'] = llama['embed']['w'][: cfg.image_token]
+    llama['head']['w'] = llama['head']['w'][:, : cfg.image_token]
+    checkpoint.save(tmp_path / 'small', params, small)
+    export(tmp_path / 'small', tmp_path / 'grown')
+    found = verify(tmp_path / 'small', tmp_path / 'grown')
+    assert found.logits < 1e-5
+    assert set(found.groups.values()) == {0}
+
+
+def test_one_of_each(folder, source, tmp_path):
+    for a, b in ((folder, folder), (source, source)):
+        with pytest.raises(CheckpointError, match='one must be converted, and the other PyTorch'):
+            verify(a, b)
+    other = shutil.copytree(folder, tmp_path / 'other')
+    (other / 'config.json').write_text(
+        (other / 'config.json').read_text().replace('"num_hidden_layers": 3', '"num_hidden_layers": 2')
+    )
+    with pytest.raises(
+        CheckpointError, match='vipllava.json and config.json do not agree on llama/layers_2/attn_norm/w'
+    ):
+        verify(source, other)
+
+
+@pytest.mark.parametrize(
+    ('a', 'b', 'far'),
+    [
+        ([1.0, 2], [1.0, 2], 0),
+        ([1.0, 2], [1, 4.5], 2.5),
+        ([np.nan], [np.nan], 0),
+        ([np.nan], [1.0], np.inf),
+        ([], [], 0),
+    ],
+)
+def test_difference(a, b, far):
+    assert difference(np.array(a, np.float32), np.array(b, np.float32)) == far

@@ -1,0 +1,168 @@
+"""Our own folder: saving and restoring is the identity, and damage is told in a line."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import TINY
+from vipllava_jax import checkpoint
+from vipllava_jax.folders import CheckpointError
+from vipllava_jax.model.vipllava import abstract, init
+
+SMALL = dataclasses.replace(
+    TINY,
+    vision=dataclasses.replace(TINY.vision, layers=2),
+    text=dataclasses.replace(TINY.text, layers=1),
+    feature_layers=(-2, 0, 1, 2, -1),
+)
+
+
+def same(a, b) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@given(
+    st.lists(st.sampled_from(checkpoint.FLOATS), min_size=1, max_size=7),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=10, deadline=None)
+def test_saving_and_restoring_is_the_identity(tmp_path_factory, dtypes, streamed, seed):
+    """Any bits, not-a-numbers and subnormal ones too, in any mixture of types."""
+    rng = np.random.default_rng(seed)
+    leaves = {}
+    for i, (path, leaf) in enumerate(checkpoint.flat(abstract(SMALL))):
+        dtype = jnp.dtype(dtypes[i % len(dtypes)])
+        leaves[path] = np.frombuffer(rng.bytes(leaf.size * dtype.itemsize), dtype).reshape(leaf.shape)
+    params, folder = checkpoint.nested(leaves.items()), tmp_path_factory.mktemp('models') / 'model'
+    if streamed:
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        checkpoint.save(folder, shapes, SMALL, leaves=reversed(leaves.items()))
+    else:
+        checkpoint.save(folder, jax.tree.map(jnp.asarray, params), SMALL)
+    found, cfg = checkpoint.restore(folder)
+    assert cfg == SMALL
+    same(found, params)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    """A folder and the params in it."""
+    params, folder = init(jax.random.key(1), SMALL), tmp_path_factory.mktemp('models') / 'model'
+    checkpoint.save(folder, params, SMALL)
+    return folder, params
+
+
+@pytest.mark.parametrize('dtype', [*checkpoint.FLOATS, jnp.bfloat16])
+def test_restoring_in_another_type_rounds_once(model, dtype):
+    folder, params = model
+    seen = []
+    found, _ = checkpoint.restore(folder, dtype=dtype, progress=lambda *told: seen.append(told))
+    same(found, jax.tree.map(lambda x: x.astype(dtype), params))
+    assert seen[-1][0] == seen[-1][1] == sum(x.nbytes for x in jax.tree.leaves(params))
+
+
+def test_the_whole_folder_is_described_without_its_params(model, tmp_path):
+    folder, params = model
+    copy = shutil.copytree(folder, tmp_path / 'copy', ignore=shutil.ignore_patterns('params'))
+    cfg, shapes = checkpoint.describe(copy)
+    assert cfg == SMALL
+    assert {p: (x.shape, x.dtype) for p, x in shapes.items()} == {
+        p: (x.shape, x.dtype) for p, x in checkpoint.flat(params)
+    }
+
+
+def test_orbax_alone_reads_the_params(model):
+    import orbax.checkpoint as ocp
+
+    folder, params = model
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        same(jax.tree.map(np.asarray, checkpointer.restore(folder / 'params')), params)
+
+
+def test_nothing_is_said(model, tmp_path, capfd):
+    folder, params = model
+    checkpoint.restore(folder)
+    checkpoint.save(tmp_path / 'other', params, SMALL)
+    assert capfd.readouterr() == ('', '')
+
+
+@pytest.fixture
+def copy(model, tmp_path):
+    return shutil.copytree(model[0], tmp_path / 'copy')
+
+
+def message(folder) -> str:
+    with pytest.raises(CheckpointError) as told:
+        checkpoint.restore(folder)
+    assert '\n' not in str(told.value)
+    assert str(folder) in str(told.value)
+    return str(told.value)
+
+
+def test_a_file_that_ends_early(copy):
+    largest = max((copy / 'params').rglob('*'), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    assert message(copy).startswith(f'{copy}/params: damaged or not whole, copy it again: ')
+
+
+@pytest.mark.parametrize('name', ['params', 'params/manifest.ocdbt', 'params/d', 'params/ocdbt.process_0'])
+def test_a_file_that_is_missing(copy, name):
+    path = copy / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert message(copy).startswith(f'{copy}/params: ')
+
+
+def test_a_config_that_is_missing(copy):
+    (copy / 'config.json').unlink()
+    assert message(copy) == f'{copy}/config.json: cannot be read: No such file or directory'
+
+
+def changed(folder, **fields) -> str:
+    mark = folder / checkpoint.MARK
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | fields))
+    return message(folder)
+
+
+def test_a_newer_format(copy):
+    told = changed(copy, format=2, version='9.9')
+    assert 'vipllava.json: format 2 of vipllava-jax 9.9; this is 0' in told
+    assert 'upgrade it' in told
+
+
+@pytest.mark.parametrize('params', [None, 3, [], {'x': 3}, {'x': ['float32', 'y']}, {'x': ['no type', [2]]}])
+def test_a_list_of_params_that_is_none(copy, params):
+    assert 'vipllava.json' in changed(copy, params=params)
+
+
+def test_a_list_that_disagrees_with_the_config(copy):
+    listed = json.loads((copy / checkpoint.MARK).read_text())['params']
+    del listed['clip/positions']
+    listed['llama/norm/w'][1] = [49]
+    told = changed(copy, params={**listed, 'llama/extra': ['float32', [1]]})
+    assert told.endswith('do not agree on clip/positions, llama/extra, llama/norm/w; convert it again')
+
+
+def test_params_that_disagree_with_the_list(copy):
+    text = dataclasses.replace(SMALL.text, mlp=57)
+    other = dataclasses.replace(SMALL, text=text)
+    shutil.rmtree(copy / 'params')
+    checkpoint.save(copy.parent / 'other', init(jax.random.key(0), other), other)
+    shutil.move(copy.parent / 'other' / 'params', copy / 'params')
+    assert '/params: ' in message(copy)
+    shutil.rmtree(copy / 'params')
+    other = dataclasses.replace(SMALL, text=dataclasses.replace(SMALL.text, tied=True))
+    checkpoint.save(copy.parent / 'third', init(jax.random.key(0), other), other)
+    shutil.move(copy.parent / 'third' / 'params', copy / 'params')
+    assert 'llama/head/w is not the array [48, 128] that vipllava.json lists' in message(copy)

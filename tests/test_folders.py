@@ -1,0 +1,101 @@
+"""Folders that are whole or not there."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vipllava_jax import folders
+from vipllava_jax.folders import CheckpointError, apart, beside, read_json
+
+
+def never(folder: Path) -> bool:
+    return False
+
+
+def test_it_appears_at_the_end(tmp_path):
+    with beside(tmp_path / 'a' / 'model', 0, never, False) as partial:
+        (partial / 'x').write_text('x')
+        assert not (tmp_path / 'a' / 'model').exists()
+    assert [path.name for path in (tmp_path / 'a').rglob('*')] == ['model', 'x']
+
+
+def fail(folder: Path, error: BaseException, size: int = 0) -> None:
+    with beside(folder, size, never, False) as partial:
+        (partial / 'x').write_bytes(bytes(10_000))
+        raise error
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), ValueError('no'), CheckpointError('no')])
+def test_an_error_leaves_nothing(tmp_path, error):
+    with pytest.raises(type(error)):
+        fail(tmp_path / 'model', error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
+    free = iter([10**9, 1000])
+    monkeypatch.setattr(folders.shutil, 'disk_usage', lambda path: type('Usage', (), {'free': next(free)}))
+    with pytest.raises(CheckpointError, match=r'model: the disk is full, 0\.30 MB are missing'):
+        fail(tmp_path / 'model', OSError(errno.ENOSPC, 'No space left on device'), 311_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(CheckpointError, match='model: cannot be written: (Not a directory|File exists)'):
+        fail(tmp_path / 'file' / 'model', ValueError())
+
+
+def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    code = (
+        f'import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n'
+        'from pathlib import Path; from vipllava_jax.folders import beside\n'
+        'with beside(Path(sys.argv[1]), 0, lambda folder: False, False) as partial:\n'
+        '    (partial / "x").touch(); print(partial.name, flush=True); sys.stdin.read()'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path / 'model')]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        name = process.stdout.readline().strip()
+        with pytest.raises(ValueError, match='mine'):
+            fail(tmp_path / 'model', ValueError('mine'))
+        assert (tmp_path / name / 'x').exists()
+        process.kill()
+    (tmp_path / '.model.partial-of-somebody').touch()
+    (tmp_path / '.model2.partial-1').mkdir()
+    with beside(tmp_path / 'model', 0, never, False):
+        assert not (tmp_path / name).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        'model',
+        '.model.partial-of-somebody',
+        '.model2.partial-1',
+    }
+
+
+def test_a_place_that_is_taken_meanwhile(tmp_path):
+    slow = beside(tmp_path / 'model', 0, never, False)
+    slow.__enter__()
+    (tmp_path / 'model').mkdir()
+    (tmp_path / 'model' / 'x').touch()
+    with pytest.raises(CheckpointError, match='model: cannot be written: Directory not empty'):
+        slow.__exit__(None, None, None)
+    assert [path.name for path in tmp_path.rglob('*')] == ['model', 'x']
+
+
+def test_apart(tmp_path):
+    apart(tmp_path / 'a', tmp_path / 'ab')
+    (tmp_path / 'link').symlink_to(tmp_path / 'a')
+    for other in ('a', 'a/b', '.', 'a/../a', 'link', 'link/b'):
+        with pytest.raises(CheckpointError):
+            apart(tmp_path / 'a', tmp_path / other)
+
+
+@pytest.mark.parametrize('text', ['', '{', '[1]', '{"a": NaN', '\xff', '[' * 10_000])
+def test_json_that_is_none(tmp_path, text):
+    path = tmp_path / 'x.json'
+    path.write_text(text, encoding='latin1')
+    with pytest.raises(CheckpointError, match='x.json: ') as told:
+        read_json(path)
+    assert '\n' not in str(told.value)
