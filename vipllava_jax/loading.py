@@ -38,7 +38,8 @@ def load(
     """A folder, PyTorch's or converted, or a name on the Hub ('organisation/name@revision') -> the model.
 
     Weights go to the device as they are read, in `dtype`, or in the file's if it is None; `progress` is
-    told the bytes done, those in all, and the name of the last tensor. Raises CheckpointError.
+    told the bytes done, those in all, and the name of the last tensor. Raises ValueError
+    in one line, CheckpointError if the weights are what is wrong.
     """
     dtype = checkpoint.weight_type(dtype)
     folder = locate(source)

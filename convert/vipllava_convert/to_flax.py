@@ -94,5 +94,5 @@ def convert(
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def rearranged(x: Array, layout: str, sizes: tuple[tuple[str, int], ...], dtype: DTypeLike) -> Array:
     """`arrange` on the device, and a cast; the result never shares memory with x."""
-    # without the copy, a layout that changes nothing would hand back its argument, and so the buffer
+    # without the copy jax might hand back its argument where nothing changes, and with it the buffer
     return jnp.copy(arrange(x, layout, dict(sizes)).astype(dtype))
