@@ -68,13 +68,13 @@ class LayerNorm(nn.Module):
 
 
 def rope(x: Array, positions: Array, theta: float) -> Array:
-    """x BTNH turned by its positions BT: the pair (i, i + H/2) by position * theta**(-2i/H), in float32.
+    """x BT…H turned by its positions BT: the pair (i, i + H/2) by position * theta**(-2i/H), in float32.
 
     RoFormer (Su et al., 2021) in the half-split form of the Hugging Face files.
     """
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None] * frequencies  # BT1(H/2)
+    angles = positions.reshape(*positions.shape, *[1] * (x.ndim - 2)) * frequencies  # BT…(H/2)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

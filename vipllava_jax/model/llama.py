@@ -1,14 +1,15 @@
 """The decoder: Llama over embeddings, with a cache whose slot s holds position s."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
+from jax.typing import DTypeLike
 
-from vipllava_jax.config import Config
+from vipllava_jax.config import Config, TextConfig
 from vipllava_jax.model.layers import Linear, RMSNorm, attend, attend_weights, rope
 from vipllava_jax.model.weights import einsum
 
@@ -24,10 +25,12 @@ class Cache:
     def slots(self) -> int:
         return self.k[0].shape[1]
 
-    def padded(self, slots: int) -> 'Cache':
-        """The same cache with `slots` slots, the new ones empty."""
-        more = ((0, 0), (0, slots - self.slots), (0, 0), (0, 0))
-        return jax.tree.map(lambda x: jnp.pad(x, more), self)
+    @classmethod
+    def empty(cls, text: TextConfig, B: int, slots: int, dtype: DTypeLike) -> 'Cache':
+        """A cache of B rows that hold nothing yet, each buffer its own so that all can be donated."""
+        shape = (B, slots, text.kv_heads, text.head_size)
+        k, v = ([jnp.zeros(shape, dtype) for _ in range(text.layers)] for _ in 'kv')
+        return cls(tuple(k), tuple(v))
 
 
 class Embed(nn.Module):
@@ -67,9 +70,14 @@ class Layer(nn.Module):
         text = self.cfg.text
         s = text.sizes
         y = RMSNorm(s['D'], text.eps, name='attn_norm')(x)
-        q = rope(Linear('BTD,DNH->BTNH', s, name='q')(y), see.positions, text.rope_theta)
-        k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), see.positions, text.rope_theta)
-        v = Linear('BTD,DKH->BTKH', s, name='v')(y)
+        if self.has_variable('params', 'qkv'):
+            qkv = Linear('BTD,DXKH->BTXKH', {**s, 'X': s['G'] + 2}, name='qkv')(y)
+            qk, v = rope(qkv[:, :, :-1], see.positions, text.rope_theta), qkv[:, :, -1]
+            q, k = qk[:, :, :-1].swapaxes(2, 3).reshape(*y.shape[:2], s['N'], s['H']), qk[:, :, -1]
+        else:
+            q = rope(Linear('BTD,DNH->BTNH', s, name='q')(y), see.positions, text.rope_theta)
+            k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), see.positions, text.rope_theta)
+            v = Linear('BTD,DKH->BTKH', s, name='v')(y)
         if cached:
             k, v = write(cached[0], k, see.start), write(cached[1], v, see.start)
         weights = None
@@ -79,8 +87,11 @@ class Layer(nn.Module):
             y = attend(q, k, v, start=see.start, mask=see.mask, implementation=self.cfg.attention)
         x += Linear('BTNH,NHD->BTD', s, name='o')(y)
         y = RMSNorm(s['D'], text.eps, name='mlp_norm')(x)
-        y = jax.nn.silu(Linear('BTD,DF->BTF', s, name='gate')(y)) * Linear('BTD,DF->BTF', s, name='up')(y)
-        return x + Linear('BTF,FD->BTD', s, name='down')(y), (k, v), weights
+        if self.has_variable('params', 'gate_up'):
+            gate, up = jnp.moveaxis(Linear('BTD,DXF->BTXF', {**s, 'X': 2}, name='gate_up')(y), 2, 0)
+        else:
+            gate, up = Linear('BTD,DF->BTF', s, name='gate')(y), Linear('BTD,DF->BTF', s, name='up')(y)
+        return x + Linear('BTF,FD->BTD', s, name='down')(jax.nn.silu(gate) * up), (k, v), weights
 
 
 class Llama(nn.Module):
@@ -117,6 +128,27 @@ class Llama(nn.Module):
 
 def write(cached: Array, new: Array, start: int | Array) -> Array:
     """new BTKH into the slots of cached BSKH from each row's start on; what falls past the end is dropped."""
+    if isinstance(start, int):
+        return jax.lax.dynamic_update_slice(cached, new, (0, start, 0, 0))
     B, T = new.shape[:2]
     slots = jnp.reshape(start, (-1, 1)) + jnp.arange(T)
     return cached.at[jnp.arange(B)[:, None], slots].set(new, mode='drop')
+
+
+def fuse(params: dict[str, Any]) -> dict[str, Any]:
+    """A decoder's params with each layer's q, k, v as one weight DXKH and gate, up as one DXF: fewer, larger products.
+
+    The axes of heads and of the mlp stay whole, so they can be sharded.
+    """
+    return {
+        name: _fused(part) if name.startswith('layers_') else part for name, part in params.items()
+    }
+
+
+def _fused(layer: dict[str, Any]) -> dict[str, Any]:
+    layer = dict(layer)
+    q, k, v = (layer.pop(name)['w'] for name in ('q', 'k', 'v'))
+    D, K, H = k.shape
+    qkv = jnp.concatenate([q.reshape(D, K, -1, H).swapaxes(1, 2), k[:, None], v[:, None]], axis=1)
+    gate, up = layer.pop('gate')['w'], layer.pop('up')['w']
+    return {**layer, 'qkv': {'w': qkv}, 'gate_up': {'w': jnp.stack([gate, up], axis=1)}}

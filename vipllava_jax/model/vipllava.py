@@ -92,9 +92,10 @@ class VipLlava(nn.Module):
 
     def prefill(self, tokens: Array, images: Array | None, lengths: Array, slots: int) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
-        states, cache, _ = self.llama(x, See(jnp.arange(x.shape[1])[None], 0))
+        empty = Cache.empty(self.cfg.text, len(x), slots, x.dtype)
+        states, cache, _ = self.llama(x, See(jnp.arange(x.shape[1])[None], 0), empty)
         last = jnp.take_along_axis(states[-1], lengths[:, None, None] - 1, axis=1)
-        return self.llama.logits(last)[:, 0], cache.padded(slots)
+        return self.llama.logits(last)[:, 0], cache
 
     def extend(self, tokens: Array, cache: Cache, start: Array) -> tuple[Array, Cache]:
         positions = start[:, None] + jnp.arange(tokens.shape[1])

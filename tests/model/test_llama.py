@@ -1,0 +1,21 @@
+"""The decoder alone: fused weights, rotations and the cache."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from vipllava_jax.model import llama
+
+
+@pytest.mark.parametrize('kv_heads', [1, 2, 6])
+def test_fused_weights_compute_the_same(cfg, kv_heads, rng):
+    cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, kv_heads=kv_heads))
+    params = vj.init(jax.random.key(0), cfg)
+    fused = {**params, 'llama': llama.fuse(params['llama'])}
+    assert not {'q', 'k', 'v', 'gate', 'up'} & set(fused['llama']['layers_0'])
+    tokens = rng.integers(3, cfg.image_token, (2, 9))
+    plain = vj.forward(params, tokens, cfg=cfg)
+    np.testing.assert_allclose(vj.forward(fused, tokens, cfg=cfg), plain, atol=1e-5)
