@@ -23,13 +23,15 @@ FLOORS = {
     'vipllava_jax.generation': 5,
     'vipllava_convert': 6,
     'vipllava_jax.loading': 7,
-    'vipllava_jax.cli': 8,
-    'vipllava_jax.__main__': 9,
+    'vipllava_jax.benchmark': 8,
+    'vipllava_jax.cli': 9,
+    'vipllava_jax.__main__': 10,
 }
 ONE_FLOOR = (
     'vipllava_jax.inputs',
     'vipllava_jax.generation',
     'vipllava_convert',
+    'vipllava_jax.benchmark',
     'vipllava_jax.cli',
 )  # neighbours may talk
 FILES = [

@@ -12,6 +12,7 @@ VERBS = {
     'ask': 'Ask about a picture, with marks drawn on it.',
     'draw': 'Draw marks on a picture.',
     'convert': 'Convert a checkpoint, from PyTorch or back.',
+    'bench': 'Measure how fast each part of the model runs here.',
     'info': 'Show versions, devices and what a checkpoint holds.',
 }
 

@@ -1,0 +1,75 @@
+"""What a piece of work costs at least: the bytes that must move and the operations that must be done.
+
+Weights are read once; keys and values are written once and read by each step that sees them. Activations
+are left out: an ideal program keeps them on the chip. A multiplication with its addition is two operations.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vipllava_jax.config import Config
+
+
+class Work(NamedTuple):
+    """Bytes moved and operations done, the fewest possible."""
+
+    bytes: float
+    flop: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The work of one model, whose weights and cached keys and values have so many bytes a number."""
+
+    cfg: Config
+    weight: float = 2
+    cached: float = 2
+
+    def vision(self, images: int) -> Work:
+        """Images through the tower, as deep as the deepest tap, and the projector."""
+        s, vision = self.cfg.vision.sizes, self.cfg.vision
+        P, D = s['P'], s['D']
+        depth = max(self.cfg.taps)
+        layer = 4 * D * D + 2 * D * s['F']
+        first, bridge = s['C'] * D, self.cfg.sizes['M'] * self.cfg.text.width + self.cfg.text.width**2
+        flop = depth * (2 * P * layer + 4 * P * P * D) + 2 * vision.patches * (first + bridge)
+        return Work((depth * layer + P * D + first + bridge) * self.weight, images * flop)
+
+    def prefill(self, rows: int, tokens: int) -> Work:
+        """Prompts of so many tokens through the decoder, logits of the last one only."""
+        products = 2 * (tokens * self._layers + self._head)
+        return Work(
+            (self._layers + self._head) * self.weight + rows * tokens * self.cached_token,
+            rows * (products + self._attention * tokens * (tokens + 1) / 2),
+        )
+
+    def decode(self, rows: int, context: float) -> Work:
+        """One more token for each row, with so many in the cache."""
+        weights = self._layers + self._head
+        return Work(
+            weights * self.weight + rows * (context + 1) * self.cached_token,
+            rows * (2 * weights + self._attention * (context + 1)),
+        )
+
+    @property
+    def cached_token(self) -> float:
+        """The bytes of one token's keys and values."""
+        text = self.cfg.text
+        return 2 * text.layers * text.kv_heads * text.head_size * self.cached
+
+    @property
+    def _layers(self) -> int:
+        """The weights that each token of a prompt is multiplied with."""
+        s = self.cfg.text.sizes
+        attention = 2 * s['D'] * s['H'] * (s['N'] + s['K'])
+        return self.cfg.text.layers * (attention + 3 * s['D'] * s['F'])
+
+    @property
+    def _head(self) -> int:
+        return self.cfg.text.width * self.cfg.text.vocab
+
+    @property
+    def _attention(self) -> int:
+        """The operations between one query token and one that it sees."""
+        text = self.cfg.text
+        return 4 * text.layers * text.heads * text.head_size

@@ -1,0 +1,141 @@
+"""What is timed of ours: each method prepares a piece of work and returns what does it once."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+from vipllava_jax.benchmark.subject import Subject
+from vipllava_jax.benchmark.timing import Run
+from vipllava_jax.config import Config
+from vipllava_jax.generation.decoding import CHUNK, State, advance, generate, start
+from vipllava_jax.inputs.processor import bucket
+from vipllava_jax.model.vipllava import Params, VipLlava, abstract
+
+STEPS = 64  # tokens of an answer
+
+
+class Ours(NamedTuple):
+    """Our side of each line, by the line's name."""
+
+    subject: Subject
+
+    def vision(self, batch: int) -> Run:
+        """Images that are on the device -> their features."""
+        params, cfg = self.subject
+        images = jnp.asarray(self.subject.prompt(batch, cfg.vision.patches + 2).images)
+        return timed(lambda: _features(params, images, cfg=cfg))
+
+    def prefill(self, batch: int, tokens: int) -> Run:
+        """Prompts of words alone that are on the device -> their cache and the tokens that follow."""
+        params, cfg = self.subject
+        prompt = jax.device_put(self.subject.prompt(batch, tokens, images=0))
+        slots = bucket(tokens + STEPS)
+        return timed(lambda: start(params, prompt, None, cfg=cfg, slots=slots))
+
+    def first_token(self, batch: int, tokens: int) -> Run:
+        """Prompts with an image each, on the device -> their first tokens, on the host."""
+        params, cfg = self.subject
+        prompt = jax.device_put(self.subject.prompt(batch, tokens))
+        slots = bucket(tokens + STEPS)
+        return timed(lambda: np.asarray(start(params, prompt, None, cfg=cfg, slots=slots).tokens))
+
+    def generate(self, batch: int, tokens: int) -> Run:
+        """Prompts with an image each, on the host -> answers of STEPS tokens, on the host."""
+        params, cfg = self.subject
+        prompt = self.subject.prompt(batch, tokens)
+        return timed(lambda: generate(params, prompt, cfg=cfg, max_new_tokens=STEPS))
+
+    def decode(self, batch: int, context: int) -> Run:
+        """The state after `context` tokens -> STEPS tokens later, always the same; the seconds of one."""
+        params, cfg = self.subject
+        state = self._state(batch, context)
+
+        def run() -> float:
+            nonlocal state
+            again = jax.device_put(np.full(batch, context, np.int32))
+            state = jax.block_until_ready(dataclasses.replace(state, positions=again))
+            begin = time.perf_counter()
+            for _ in range(STEPS // CHUNK):
+                state, tokens = advance(params, state, cfg=cfg, steps=CHUNK)
+            jax.block_until_ready((state, tokens))
+            return (time.perf_counter() - begin) / STEPS
+
+        return run
+
+    def _state(self, batch: int, context: int) -> State:
+        """One prompt with an image, prefilled once and copied to every row."""
+        params, cfg = self.subject
+        prompt = jax.device_put(self.subject.prompt(1, context))
+        one = start(params, prompt, None, cfg=cfg, slots=bucket(context + STEPS))
+        return jax.jit(lambda state: jax.tree.map(lambda x: jnp.repeat(x, batch, axis=0), state))(one)
+
+    def compilation(self, batch: int, tokens: int) -> Run:
+        """The two programs of an answer, from Python to what the device runs, nothing kept in memory."""
+        cfg = self.subject.cfg
+        params = abstract(cfg, self.subject.dtype)
+        prompt = jax.tree.map(_shape, self.subject.prompt(batch, tokens))
+        slots = bucket(tokens + STEPS)
+
+        def programs() -> None:
+            start.lower(params, prompt, None, cfg=cfg, slots=slots).compile()
+            state = jax.eval_shape(partial(start, cfg=cfg, slots=slots), params, prompt, None)
+            advance.lower(params, state, cfg=cfg, steps=CHUNK).compile()
+
+        run = timed(programs)
+
+        def fresh() -> float:
+            jax.clear_caches()
+            return run()
+
+        return fresh
+
+
+@contextmanager
+def compilation_cache() -> Iterator[None]:
+    """An empty folder that keeps every program compiled within, as a second start of the process finds it."""
+    wanted: dict[str, Any] = {
+        'jax_persistent_cache_min_compile_time_secs': 0.0,
+        'jax_persistent_cache_min_entry_size_bytes': -1,
+    }
+    with tempfile.TemporaryDirectory(prefix='vipllava-bench-') as folder:
+        wanted['jax_compilation_cache_dir'] = folder
+        before = {name: getattr(jax.config, name) for name in wanted}
+        try:
+            for name, value in wanted.items():
+                jax.config.update(name, value)
+            reset_cache()
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            reset_cache()
+
+
+@partial(jax.jit, static_argnames='cfg')
+def _features(params: Params, images: Array, *, cfg: Config) -> Any:
+    return VipLlava(cfg).apply({'params': params}, images, method='features')
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def timed(f: Callable[[], Any]) -> Run:
+    """What does f once, to the end, and returns the seconds that took."""
+
+    def run() -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready(f())
+        return time.perf_counter() - begin
+
+    return run

@@ -1,0 +1,33 @@
+"""How much memory of its own a piece of work takes; mapped files and the page cache do not count."""
+
+import threading
+from pathlib import Path
+
+STATUS = Path('/proc/self/status')
+
+
+class Anonymous:
+    """Watches this process: `peak` is its largest anonymous memory in bytes over what it began with."""
+
+    def __enter__(self) -> 'Anonymous':
+        self.peak, self._first, self._done = 0.0, anonymous(), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self.peak = max(self.peak, anonymous() - self._first)
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def anonymous() -> float:
+    """The bytes of this process's anonymous memory, 0 where the system does not tell."""
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith('RssAnon')), 0.0)

@@ -1,0 +1,127 @@
+"""What was measured, as a table, as JSON and as a roofline plot."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from vipllava_jax.benchmark.ceilings import Ceilings
+from vipllava_jax.benchmark.timing import OURS, Result, Side
+
+
+def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
+    """A row a line: ours with its rate and its percentage of the ceiling, then the others with the ratios."""
+    rates = (
+        f'measured in this run: copy {ceilings.bandwidth / 1e9:,.0f} GB/s, '
+        f'{ceilings.dtype} matmul {ceilings.matmul / 1e12:.3g} TFLOP/s'
+    )
+    shown = Table(title=f'{title}\n{rates}', title_justify='left')
+    for name in ('what', 'batch', 'tokens'):
+        shown.add_column(name, no_wrap=True, justify='left' if name == 'what' else 'right')
+    for name in ('ms', 'quartiles', 'output', '% of', ''):
+        shown.add_column(name, no_wrap=True, justify='left' if name == '' else 'right')
+    peers = list(dict.fromkeys(name for r in results for name in r.sides if name != OURS))
+    for name in peers:
+        shown.add_column(f'{name}, ms', justify='right')
+        shown.add_column('ratio', no_wrap=True, justify='right')
+    for r in results:
+        line, side = r.line, r.sides[OURS]
+        shown.add_row(
+            line.what,
+            str(line.batch or ''),
+            line.size,
+            milliseconds(side),
+            spread(side),
+            output(r),
+            percent(r, ceilings),
+            line.bound(ceilings) or memory(side),
+            *(cell for name in peers for cell in against(r, name)),
+        )
+    return shown
+
+
+def sentence(result: Result, ceilings: Ceilings) -> str:
+    """A line's result in one line."""
+    side = result.sides[OURS]
+    parts = [f'{milliseconds(side)} ms' if side.samples else side.fault, spread(side), output(result)]
+    if share := percent(result, ceilings):
+        parts.append(f'{share} % of {result.line.bound(ceilings)}')
+    parts.append(memory(side))
+    for name in result.sides:
+        if name != OURS:
+            ms, ratio = against(result, name)
+            parts.append(f'{name} {ms} {ratio}'.strip())
+    return ', '.join(filter(None, parts))
+
+
+def milliseconds(side: Side) -> str:
+    """The median, or what went wrong."""
+    return side.fault if side.median is None else _three(side.median * 1e3)
+
+
+def spread(side: Side) -> str:
+    return '–'.join(_three(x * 1e3) for x in side.quartiles) if side.quartiles else ''
+
+
+def output(result: Result) -> str:
+    amount, unit = result.line.output
+    seconds = result.sides[OURS].median
+    return f'{_three(amount / seconds)} {unit}' if amount and seconds else ''
+
+
+def percent(result: Result, ceilings: Ceilings) -> str:
+    """How much of the time the device needs at least for the work."""
+    seconds = result.sides[OURS].median
+    return f'{result.line.floor(ceilings) / seconds:.0%}'[:-1] if result.line.work and seconds else ''
+
+
+def memory(side: Side) -> str:
+    return f'{side.memory / 2**30:.2f} GiB anonymous' if side.memory else ''
+
+
+def against(result: Result, name: str) -> tuple[str, str]:
+    """Another side's milliseconds, and how many times ours they are."""
+    side, ours = result.sides.get(name), result.sides[OURS].median
+    if side is None:
+        return '', ''
+    return milliseconds(side), f'{side.median / ours:.2f}×' if side.median and ours else ''
+
+
+def record(results: Sequence[Result], ceilings: Ceilings, about: dict[str, Any]) -> dict[str, Any]:
+    """All of it for a JSON file: every sample, in milliseconds, and what they were taken of."""
+    return {**about, 'ceilings': ceilings._asdict(), 'lines': [_line(r, ceilings) for r in results]}
+
+
+def _line(result: Result, ceilings: Ceilings) -> dict[str, Any]:
+    line = result.line
+    return {
+        'what': line.what,
+        'batch': line.batch,
+        'tokens': line.size,
+        'bytes': sum(work.bytes for work in line.work),
+        'flop': sum(work.flop for work in line.work),
+        'floor_ms': line.floor(ceilings) * 1e3,
+        'bound': line.bound(ceilings),
+        'output': line.output,
+        'sides': {name: _side(side) for name, side in result.sides.items()},
+    }
+
+
+def _side(side: Side) -> dict[str, Any]:
+    ms = {'median_ms': side.median and side.median * 1e3, 'samples_ms': [x * 1e3 for x in side.samples]}
+    return {**ms, 'warm_up_s': side.warm_up, 'anonymous_bytes': side.memory, 'fault': side.fault}
+
+
+def write(path: Path, data: dict[str, Any]) -> None:
+    """The JSON file, whole at every moment."""
+    partial = path.with_name(f'.{path.name}.{os.getpid()}')
+    partial.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
+    partial.replace(path)
+
+
+def _three(x: float) -> str:
+    """A number with three digits that count, or all before the point."""
+    return f'{x:,.0f}' if x >= 100 else f'{x:.3g}' if x < 1 else f'{x:.{1 if x >= 10 else 2}f}'

@@ -1,0 +1,68 @@
+"""What is timed between disk and device: loading and converting."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+from vipllava_convert import to_flax, to_torch
+
+from vipllava_jax import checkpoint, loading
+from vipllava_jax.benchmark.measure import timed
+from vipllava_jax.benchmark.subject import Subject
+from vipllava_jax.benchmark.timing import OURS, Line, Run
+
+
+class Folders:
+    """The same weights in a folder of ours and in one of PyTorch's, written when first asked for."""
+
+    def __init__(self, subject: Subject, source: Path | None, place: Path):
+        self.subject, self.source, self.place = subject, source, place
+
+    @cached_property
+    def converted(self) -> Path:
+        if self.source and checkpoint.is_checkpoint(self.source):
+            return self.source
+        target = self.place / 'converted'
+        if self.source:
+            to_flax.convert(self.source, target)
+        else:
+            params, cfg = self.subject
+            checkpoint.save(target, params, dataclasses.replace(cfg, eos=(cfg.pad,)))
+        return target
+
+    @cached_property
+    def pytorch(self) -> Path:
+        if self.source and not checkpoint.is_checkpoint(self.source):
+            return self.source
+        target = self.place / 'pytorch'
+        to_torch.export(self.converted, target)
+        return target
+
+    def load(self, kind: str) -> Run:
+        """A folder in the page cache -> its params on the device, beside those that are there already."""
+        folder = getattr(self, kind.lower())
+        return timed(lambda: loading.load(folder).params)
+
+    def convert(self) -> Run:
+        """A folder of PyTorch's in the page cache -> a new one of ours, on the disk."""
+        source, target = self.pytorch, self.place / 'again'
+        run = timed(lambda: to_flax.convert(source, target) and None)
+
+        def anew() -> float:
+            shutil.rmtree(target, ignore_errors=True)
+            return run()
+
+        return anew
+
+
+def lines(folders: Folders, what: Sequence[str]) -> Iterator[Line]:
+    """The lines of loading and converting, each three times at most."""
+    output = folders.subject.size / 1e9, 'GB/s'
+    if 'load' in what:
+        for kind in ('converted', 'PyTorch'):
+            run = {OURS: partial(folders.load, kind)}
+            yield Line('load', kind, 0, run, output=output, most=3, memory=True)
+    if 'convert' in what:
+        yield Line('convert', 'PyTorch', 0, {OURS: folders.convert}, output=output, most=3, memory=True)

@@ -1,0 +1,238 @@
+"""`vipllava bench`: how fast each part runs here, and how much of what the device can do that is."""
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vipllava_jax.cli.waiting import bytes_bar
+
+if TYPE_CHECKING:
+    from vipllava_jax.benchmark.ceilings import Ceilings
+    from vipllava_jax.benchmark.subject import Subject
+    from vipllava_jax.benchmark.timing import Line, Result
+
+WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'load', 'convert')
+
+
+class Several(click.ParamType):
+    """Numbers or names with commas between them."""
+
+    name = 'several'
+
+    def __init__(self, among: Sequence[str] = ()):
+        self.among = among
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(',')]
+        if self.among:
+            if odd := [part for part in parts if part not in self.among]:
+                self.fail(f'{odd[0]!r} is not one of {", ".join(self.among)}', param, ctx)
+            return tuple(parts)
+        if not all(part.isdecimal() and int(part) for part in parts):
+            self.fail(f'{value!r} is not a list of positive numbers such as 1,8', param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
+
+
+@click.command()
+@click.option('--model', 'source', metavar='M', help='A folder, PyTorch or converted, or a name on the Hub.')
+@click.option(
+    '--preset',
+    type=click.Choice(('7b', '13b', 'tiny')),
+    help='Random weights of this size instead.  [default: 7b, on a CPU tiny]',
+)
+@click.option('--what', metavar='A,B,…', type=Several(WHAT), help=f'Only these of {", ".join(WHAT)}.')
+@click.option('--batch', 'batches', metavar='N,…', type=Several(), help='[default: 1,8,32,128, on a CPU 1,8]')
+@click.option(
+    '--context', 'contexts', metavar='N,…', type=Several(), help='[default: 704,1500, on a CPU 704]'
+)
+@click.option('--repeats', metavar='N', type=click.IntRange(3), default=10, show_default=True)
+@click.option(
+    '--dtype',
+    type=click.Choice(('bfloat16', 'float16', 'float32')),
+    help="[default: the checkpoint's; of a preset bfloat16, on a CPU float32]",
+)
+@click.option('--attention', type=click.Choice(('xla', 'cudnn')), help='[default: cudnn where it can]')
+@click.option('--peer', type=click.Choice(('transformers',)), help='Measure this too, in turns with ours.')
+@click.option(
+    '--json', 'json_file', metavar='FILE', type=click.Path(path_type=Path), help='Write all samples.'
+)
+@click.option('--plot', metavar='FILE.png', type=click.Path(path_type=Path), help='Draw a roofline plot.')
+def bench(
+    source: str | None,
+    preset: str | None,
+    what: tuple[str, ...] | None,
+    batches: tuple[int, ...] | None,
+    contexts: tuple[int, ...] | None,
+    repeats: int,
+    dtype: str | None,
+    attention: Any,
+    peer: str | None,
+    json_file: Path | None,
+    plot: Path | None,
+) -> None:
+    """Measure how fast each part of the model runs on this device.
+
+    Every line is timed after a warm-up and told as the median of its repeats, with the quartiles and the
+    percentage of the floor: the time that the fewest bytes and operations would take at the rates of a
+    copy and a matrix product measured in the same run. Ctrl-C prints what there is until then.
+
+    \b
+    Examples:
+      vipllava bench
+      vipllava bench --model ./vip-llava-7b --what decode,prefill --batch 1,8 --json speed.json
+      vipllava bench --preset 7b --peer transformers --batch 1 --context 704 --plot roofline.png
+    """
+    check(source, preset, peer, json_file, plot)
+    reserve(peer)
+    from vipllava_jax.benchmark import ceilings, plan, storage
+    from vipllava_jax.benchmark.measure import compilation_cache
+
+    with compilation_cache(), tempfile.TemporaryDirectory(prefix='vipllava-bench-') as place:
+        subject, folder = prepare(source, preset, dtype, attention)
+        batches, contexts = batches or usual('batch'), contexts or usual('context')
+        plan.check(subject.cfg, contexts)
+        sides = players(subject, peer)
+        tell('the device: copies and matrix products')
+        rates = ceilings.measure(subject.dtype)
+        planned = [
+            *plan.lines(sides, subject.costs, what or WHAT, batches, contexts),
+            *storage.lines(storage.Folders(subject, folder, Path(place)), what or WHAT),
+        ]
+        notes = {**about(subject), 'model': source or preset, 'repeats': repeats}
+        results: list[Result] = []
+        try:
+            for result in measured(planned, repeats, rates):
+                results.append(result)
+                keep(results, rates, notes, json_file)
+        finally:  # also when interrupted: what there is until then
+            show(results, rates, notes, plot)
+    if any(side.fault and not side.full for result in results for side in result.sides.values()):
+        sys.exit(1)
+
+
+def check(
+    source: str | None, preset: str | None, peer: str | None, json_file: Path | None, plot: Path | None
+) -> None:
+    """Raises ValueError for what would fail only after the measuring."""
+    if source and preset:
+        raise ValueError('--model and --preset: give one of them')
+    for name, path in (('--json', json_file), ('--plot', plot)):
+        if path and not path.absolute().parent.is_dir():
+            raise ValueError(f'{name}: there is no folder {str(path.parent)!r}')
+    if plot and plot.suffix != '.png':
+        raise ValueError(f'--plot {plot}: end the name in .png')
+    if plot and not importlib.util.find_spec('matplotlib'):
+        raise ValueError("--plot needs matplotlib: pip install 'vipllava-jax[bench]'")
+    missing = [name for name in ('torch', 'transformers') if not importlib.util.find_spec(name)]
+    if peer and missing:
+        raise ValueError(f'--peer transformers needs {" and ".join(missing)}: pip install torch transformers')
+
+
+def reserve(peer: str | None) -> None:
+    """Before jax starts: all of a GPU's memory for it, or no more than it needs if it shares the GPU."""
+    os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
+    if peer:
+        os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+
+
+def prepare(
+    source: str | None, preset: str | None, dtype: str | None, attention: Any
+) -> 'tuple[Subject, Path | None]':
+    """The model to measure and, if its weights are not random, their folder."""
+    import jax
+
+    from vipllava_jax import loading
+    from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
+
+    small = jax.default_backend() == 'cpu'
+    if source is None:
+        cfg = PRESETS[preset or ('tiny' if small else '7b')]
+        tell('random weights')
+        params = random_params(cfg, dtype or ('float32' if small else 'bfloat16'))
+        return Subject(jax.block_until_ready(params), silent(cfg, attention)), None
+    folder = loading.locate(source)
+    with bytes_bar(f'loading {source}') as progress:
+        model = loading.load(folder, dtype=dtype, progress=progress)
+    return Subject(model.params, silent(model.cfg, attention)), folder
+
+
+def usual(option: str) -> tuple[int, ...]:
+    """What is measured unless told otherwise: on a CPU, what takes no longer than a minute."""
+    import jax
+
+    small = jax.default_backend() == 'cpu'
+    return {'batch': (1, 8) if small else (1, 8, 32, 128), 'context': (704,) if small else (704, 1500)}[
+        option
+    ]
+
+
+def players(subject: 'Subject', peer: str | None) -> dict[str, Any]:
+    """Who takes part, ours first."""
+    from vipllava_jax.benchmark.measure import Ours
+    from vipllava_jax.benchmark.timing import OURS
+
+    return {OURS: Ours(subject)}
+
+
+def measured(planned: 'Sequence[Line]', repeats: int, rates: 'Ceilings') -> 'Iterator[Result]':
+    """Each line's result, told on stderr as it comes."""
+    from vipllava_jax.benchmark import report, timing
+
+    for i, line in enumerate(planned, 1):
+        tell(f'{i}/{len(planned)} {line} …')
+        result = timing.measure(line, repeats)
+        tell(f'{" " * len(f"{i}/{len(planned)}")} {report.sentence(result, rates)}')
+        yield result
+
+
+def about(subject: 'Subject') -> dict[str, Any]:
+    """What the figures depend on."""
+    import dataclasses
+
+    from vipllava_jax.cli.info import devices, versions
+
+    return {
+        'versions': versions(),
+        'devices': devices(),
+        'flags': {name: os.environ[name] for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS') if name in os.environ},
+        'dtype': subject.dtype.name,
+        'weights_bytes': subject.size,
+        'config': dataclasses.asdict(subject.cfg),
+    }
+
+
+def keep(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], path: Path | None) -> None:
+    """After every line, so that whatever ends the run leaves what there is."""
+    from vipllava_jax.benchmark import report
+
+    if path:
+        report.write(path, report.record(results, rates, notes))
+
+
+def show(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], plot: Path | None) -> None:
+    """The table on stdout, in full width where that is no terminal, and the plot."""
+    from rich.console import Console
+
+    from vipllava_jax.benchmark import report, roofline
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    device = ', '.join(sorted(set(notes['devices'].values())))
+    console.print(
+        report.table(results, rates, f'{notes["model"] or "random weights"}, {notes["dtype"]}, {device}')
+    )
+    if plot:
+        roofline.plot(plot, results, rates, device)
+
+
+def tell(what: str) -> None:
+    click.echo(what, err=True)
