@@ -20,6 +20,7 @@ from vipllava_convert.to_torch import export
 from tests.conftest import TINY
 from vipllava_jax import checkpoint
 from vipllava_jax.folders import CheckpointError
+from vipllava_jax.generation.decoding import generate
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import load, locate
 
@@ -292,3 +293,11 @@ def test_a_folder_is_found_before_the_hub_is_asked(torch_folder, tmp_path, monke
     assert locate('mine/tiny').resolve() == tmp_path / 'mine' / 'tiny'
     monkeypatch.setenv('HOME', str(tmp_path))
     assert locate('~/mine/tiny') == tmp_path / 'mine' / 'tiny'
+
+
+def test_fused_weights_answer_the_same(folder):
+    plain, fused = load(folder, fuse=False), load(folder, fuse=True)
+    assert 'qkv' in fused.params['llama']['layers_0']
+    batch = plain.processor('What is this?')
+    answers = [generate(m.params, batch, cfg=m.cfg, max_new_tokens=9).tokens for m in (plain, fused)]
+    np.testing.assert_array_equal(*answers)

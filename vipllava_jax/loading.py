@@ -33,11 +33,13 @@ def load(
     source: str | os.PathLike[str],
     *,
     dtype: 'DTypeLike | None' = None,
+    fuse: bool | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Model:
     """A folder, PyTorch's or converted, or a name on the Hub ('organisation/name@revision') -> the model.
 
-    Weights go to the device as they are read, in `dtype`, or in the file's if it is None; `progress` is
+    Weights go to the device as they are read, in `dtype`, or in the file's if it is None. `fuse` joins
+    those that read the same input, which is quicker on a GPU and done there by default; `progress` is
     told the bytes done, those in all, and the name of the last tensor. Raises ValueError
     in one line, CheckpointError if the weights are what is wrong.
     """
@@ -46,12 +48,30 @@ def load(
     processor = _processor(folder)
     if checkpoint.is_checkpoint(folder):
         params, cfg = checkpoint.restore(folder, dtype=dtype, progress=progress)
-        return Model(params, cfg, processor)
-    from vipllava_convert import to_flax
+    else:
+        from vipllava_convert import to_flax
 
-    plan = to_flax.plan(folder)
-    params = checkpoint.nested(to_flax.stream(plan, dtype, progress=progress))
-    return Model(params, plan.cfg, processor)
+        plan = to_flax.plan(folder)
+        params, cfg = checkpoint.nested(to_flax.stream(plan, dtype, progress=progress)), plan.cfg
+    if _on_gpu() if fuse is None else fuse:
+        _fuse(params['llama'])
+    return Model(params, cfg, processor)
+
+
+def _on_gpu() -> bool:
+    import jax
+
+    return jax.default_backend() == 'gpu'
+
+
+def _fuse(llama: dict[str, Any]) -> None:
+    """Fuses the layers one by one, so that no more than one is there twice."""
+    import jax
+
+    from vipllava_jax.model.llama import fuse
+
+    for name in [name for name in llama if name.startswith('layers_')]:
+        llama[name] = jax.jit(fuse)(llama.pop(name))
 
 
 def locate(source: str | os.PathLike[str]) -> Path:

@@ -14,7 +14,8 @@ from vipllava_jax.model import llama
 def test_fused_weights_compute_the_same(cfg, kv_heads, rng):
     cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, kv_heads=kv_heads))
     params = vj.init(jax.random.key(0), cfg)
-    fused = {**params, 'llama': llama.fuse(params['llama'])}
+    layers = {name: llama.fuse(part) for name, part in params['llama'].items() if name.startswith('layers_')}
+    fused = {**params, 'llama': {**params['llama'], **layers}}
     assert not {'q', 'k', 'v', 'gate', 'up'} & set(fused['llama']['layers_0'])
     tokens = rng.integers(3, cfg.image_token, (2, 9))
     plain = vj.forward(params, tokens, cfg=cfg)

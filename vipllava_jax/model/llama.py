@@ -135,17 +135,11 @@ def write(cached: Array, new: Array, start: int | Array) -> Array:
     return cached.at[jnp.arange(B)[:, None], slots].set(new, mode='drop')
 
 
-def fuse(params: dict[str, Any]) -> dict[str, Any]:
-    """A decoder's params with each layer's q, k, v as one weight DXKH and gate, up as one DXF: fewer, larger products.
+def fuse(layer: dict[str, Any]) -> dict[str, Any]:
+    """A layer's params with q, k, v as one weight DXKH and gate, up as one DXF: fewer, larger products.
 
-    The axes of heads and of the mlp stay whole, so they can be sharded.
+    The axes of heads and of the mlp stay whole, so that they can be sharded.
     """
-    return {
-        name: _fused(part) if name.startswith('layers_') else part for name, part in params.items()
-    }
-
-
-def _fused(layer: dict[str, Any]) -> dict[str, Any]:
     layer = dict(layer)
     q, k, v = (layer.pop(name)['w'] for name in ('q', 'k', 'v'))
     D, K, H = k.shape
