@@ -6,9 +6,12 @@ import errno
 import logging
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vipllava_jax import __version__
 from vipllava_jax.config import Config
@@ -18,11 +21,13 @@ from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
+T = TypeVar('T')
+R = TypeVar('R')
 FORMAT = 1
 FLOATS = ('float32', 'float16', 'bfloat16')
 MARK, PARAMS = 'vipllava.json', 'params'
 CHUNK = 1 << 23  # bytes of a leaf that are stored as one
-AT_ONCE, MANY = 1 << 28, 64  # bytes of leaves, and leaves, that are written or read together
+WRITE_AT_ONCE, READ_AT_ONCE = 1 << 28, 1 << 29  # bytes of leaves
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name of what was just done
 
@@ -51,11 +56,11 @@ def save(
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in flat(shapes)}
     total = sum(_size(leaf) for _, leaf in flat(shapes))
-    with beside(folder, total, is_checkpoint, overwrite) as partial:
-        _write_params(partial / PARAMS, shapes, flat(params) if leaves is None else leaves)
-        write_json(partial / 'config.json', to_hugging_face(cfg))
-        copy_files(files_from, partial)
-        write_json(partial / MARK, {'format': FORMAT, 'version': __version__, 'params': manifest})
+    with beside(folder, total, is_checkpoint, overwrite) as new:
+        _write_params(new / PARAMS, shapes, flat(params) if leaves is None else leaves)
+        write_json(new / 'config.json', to_hugging_face(cfg))
+        copy_files(files_from, new)
+        write_json(new / MARK, {'format': FORMAT, 'version': __version__, 'params': manifest})
 
 
 def restore(
@@ -76,13 +81,16 @@ def stream(
     """Every leaf of a folder as (path, array), a few read at once: numpy's, or jax's with a sharding."""
     stored = shapes(folder)
     done, total = 0, sum(map(_size, stored.values()))
-    for group in _groups(stored.items()):
-        arrays = _read_params(folder / PARAMS, group, dtype, sharding)
-        for path, leaf in group.items():
-            done += _size(leaf)
-            if progress:
-                progress(done, total, path)
-            yield path, arrays.pop(path)
+    groups = _groups(stored.items(), READ_AT_ONCE, len(stored))
+    with _orbax(), ThreadPoolExecutor(2) as pool:
+        read = partial(_read_params, folder / PARAMS, dtype, sharding)
+        for arrays in ahead(pool, read, groups, 2):
+            while arrays:
+                path = next(iter(arrays))
+                done += _size(stored[path])
+                if progress:
+                    progress(done, total, path)
+                yield path, arrays.pop(path)
 
 
 def describe(folder: Path) -> tuple[Config, dict[str, Any]]:
@@ -173,16 +181,25 @@ def _size(leaf: Any) -> int:
     return leaf.size * leaf.dtype.itemsize
 
 
-def _groups(leaves: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Leaves in order, as many together as AT_ONCE and MANY allow, or one that alone has more."""
+def ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """The call of each item, in order, `count` of them under way or not yet asked for."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        if len(waiting) == count:
+            yield waiting.popleft().result()
+        waiting.append(pool.submit(call, item))
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _groups(leaves: Iterable[tuple[str, Any]], size: int, count: int) -> Iterator[dict[str, Any]]:
+    """Leaves in order, at most `count` together, of at most `size` bytes or one that alone has more."""
     group: dict[str, Any] = {}
-    size = 0
     for path, leaf in leaves:
-        if group and (size + _size(leaf) > AT_ONCE or len(group) == MANY):
+        if group and (_size(leaf) + sum(map(_size, group.values())) > size or len(group) == count):
             yield group
-            group, size = {}, 0
+            group = {}
         group[path] = leaf
-        size += _size(leaf)
     yield group
 
 
@@ -206,31 +223,31 @@ def _write_params(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[s
             raise CheckpointError(f'{folder}: cannot be written: {_line(error)}') from None
 
 
-def _read_params(folder: Path, wanted: dict[str, Any], dtype: Any, sharding: Any) -> dict[str, Any]:
-    """Has Orbax read some leaves of a folder."""
+def _read_params(folder: Path, dtype: Any, sharding: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Has Orbax read some leaves of a folder, given and returned by path."""
     import jax
     import numpy as np
+    import orbax.checkpoint as ocp
 
-    with _orbax() as ocp:
-        handlers = ocp.type_handlers
-        registry = handlers.create_type_handler_registry(
-            (np.ndarray, _patient(handlers.NumpyHandler)), (jax.Array, _patient(handlers.ArrayHandler))
-        )
-        how: Any = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
-        if sharding is not None:
-            how = ocp.ArrayRestoreArgs(restore_type=jax.Array, dtype=dtype, sharding=sharding)
-        tree = nested(wanted.items())
-        args = ocp.args.PyTreeRestore(tree, jax.tree.map(lambda _: how, tree), partial_restore=True)
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-        try:
-            found = dict(flat(ocp.Checkpointer(handler).restore(folder, args=args)))
-        except Exception as error:  # of many types, whatever is the matter
-            raise CheckpointError(f'{folder}: damaged or not whole, copy it again: {_line(error)}') from None
+    handlers = ocp.type_handlers
+    registry = handlers.create_type_handler_registry(
+        (np.ndarray, _patient(handlers.NumpyHandler)), (jax.Array, _patient(handlers.ArrayHandler))
+    )
+    how: Any = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
+    if sharding is not None:
+        how = ocp.ArrayRestoreArgs(restore_type=jax.Array, dtype=dtype, sharding=sharding)
+    tree = nested(wanted.items())
+    args = ocp.args.PyTreeRestore(tree, jax.tree.map(lambda _: how, tree), partial_restore=True)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    try:
+        found = dict(flat(ocp.Checkpointer(handler).restore(folder.absolute(), args=args)))
+    except Exception as error:  # of many types, whatever is the matter
+        raise CheckpointError(f'{folder}: damaged or not whole, copy it again: {_line(error)}') from None
     for path, leaf in wanted.items():
         array = found.get(path)  # Orbax hands back the shape of what it lacks
         if not isinstance(array, (np.ndarray, jax.Array)) or array.shape != leaf.shape:
             raise CheckpointError(f'{folder}: {path} is not the array {list(leaf.shape)} that {MARK} lists')
-    return found
+    return {path: found[path] for path in wanted}
 
 
 def _writer(leaves: Iterable[tuple[str, Any]]) -> Any:
@@ -238,14 +255,19 @@ def _writer(leaves: Iterable[tuple[str, Any]]) -> Any:
     import numpy as np
     from orbax.checkpoint.type_handlers import NumpyHandler
 
+    class Unchanging(np.ndarray):
+        def __deepcopy__(self, memo: Any) -> Any:  # Orbax would copy an array that may change meanwhile
+            return self
+
     class Writer(NumpyHandler):
         async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
             places = {info.name.replace('.', '/'): i for i, info in enumerate(infos)}
-            for group in _groups(leaves):
+            for group in _groups(leaves, WRITE_AT_ONCE, 64):  # a thread for each of them
                 futures = []
                 for path, array in group.items():
                     i = places[path]
-                    futures += await super().serialize([np.asarray(array)], [infos[i]], [args[i]])
+                    value = np.asarray(array).view(Unchanging)
+                    futures += await super().serialize([value], [infos[i]], [args[i]])
                 # all of them, even if one fails: what outlives its event loop complains on stderr
                 if errors := [error for future in futures if (error := _failure(future))]:
                     raise errors[0]

@@ -92,6 +92,8 @@ UNUSED = re.compile(
     r'|text_model\..*|(text|visual)_projection\.weight|logit_scale)'  # the rest of a whole CLIP
 )
 
+Sizes = tuple[tuple[str, int], ...]  # (letter, size), …: a dict that can be hashed
+
 
 class Leaf(NamedTuple):
     """One tensor on both sides."""
@@ -99,7 +101,7 @@ class Leaf(NamedTuple):
     path: str  # ours, 'llama/layers_0/q/w'
     name: str  # the Hub's
     layout: str
-    sizes: tuple[tuple[str, int], ...]  # of the letters of the layout; a tuple, so that it can be hashed
+    sizes: Sizes  # of the letters of the layout
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from vipllava_convert.table import Plan, arrange, fit
-from vipllava_convert.tensors import READABLE, read
+from vipllava_convert.table import Leaf, Plan, Sizes, arrange, fit
+from vipllava_convert.tensors import READABLE, Tensor, read
 from vipllava_convert.torch_files import open_checkpoint
-from vipllava_jax.checkpoint import Progress, nested, read_config, save, weight_type
+from vipllava_jax.checkpoint import Progress, ahead, nested, read_config, save, weight_type
 from vipllava_jax.folders import apart
+
+THREADS = 6
+Kind = tuple[str, str, Sizes]  # what is compiled for: a tensor's type in the file, its layout and its sizes
 
 
 class Report(NamedTuple):
@@ -36,32 +40,59 @@ def plan(source: Path) -> Plan:
 
 
 def stream(
-    plan: Plan, dtype: DTypeLike | None = None, device: Any = None, progress: Progress | None = None
+    plan: Plan,
+    dtype: DTypeLike | None = None,
+    device: Any = None,
+    progress: Progress | None = None,
+    at_once: int = 3 << 29,
 ) -> Iterator[tuple[str, Array]]:
     """Every leaf as (path, array on the device), in the target dtype and layout, in the order of the files.
 
-    A tensor is read into one of two buffers while the one before it is uploaded as it lies in the file;
-    the device transposes and casts it.
+    A tensor is read into one of a few buffers, of `at_once` bytes together, and uploaded as it lies in the
+    file; the device transposes and casts it. The copy to the device is what takes time, so that several
+    threads are at it.
     """
     device = device or jax.local_devices()[0]
     total, done = sum(tensor.nbytes for _, tensor in plan.pairs), 0
     largest = max(tensor.span for _, tensor in plan.pairs)
-    buffers = [
-        memoryview(mmap.mmap(-1, largest)) for _ in range(2)
-    ]  # page-aligned, so that a CPU need not copy
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, plan.pairs[0][1], buffers[0])
-        for i, (leaf, tensor) in enumerate(plan.pairs):
-            uploaded = jax.device_put(ahead.result(), device)
-            if i + 1 < len(plan.pairs):
-                ahead = reader.submit(read, plan.pairs[i + 1][1], buffers[(i + 1) % 2])
-            array = rearranged(uploaded, leaf.layout, leaf.sizes, jnp.dtype(dtype or uploaded.dtype))
-            # until here a transfer may be under way, and on a CPU `uploaded` is the buffer itself
-            array.block_until_ready()
+    threads = max(1, min(THREADS, at_once // largest))
+    buffers: SimpleQueue[memoryview] = SimpleQueue()
+    for _ in range(threads):  # aligned to pages, so that a CPU takes them as they are
+        buffers.put(memoryview(mmap.mmap(-1, largest, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
+
+    def bring(pair: tuple[Leaf, Tensor]) -> Array:
+        tensor = pair[1]
+        buffer = buffers.get()
+        try:
+            uploaded = jax.device_put(read(tensor, buffer), device)
+            # until it is ready a transfer may be under way, and on a CPU `uploaded` is the buffer itself
+            return programs[_kind(*pair)].result()(uploaded).block_until_ready()
+        finally:
+            buffers.put(buffer)
+
+    with ThreadPoolExecutor(threads) as pool:
+        kinds = dict.fromkeys(_kind(*pair) for pair in plan.pairs)
+        programs = {kind: pool.submit(_program, *kind, dtype, device) for kind in kinds}
+        arrays = ahead(pool, bring, plan.pairs, threads)
+        for (leaf, tensor), array in zip(plan.pairs, arrays, strict=True):
             done += tensor.nbytes
             if progress:
                 progress(done, total, leaf.name)
             yield leaf.path, array
+
+
+def _kind(leaf: Leaf, tensor: Tensor) -> Kind:
+    return tensor.dtype, leaf.layout, leaf.sizes
+
+
+def _program(stored: str, layout: str, sizes: Sizes, dtype: DTypeLike | None, device: Any) -> Any:
+    """The compiled `rearranged` of one kind of tensor on a device."""
+    here = jax.sharding.SingleDeviceSharding(device)
+    shape = Leaf('', '', layout, sizes).shapes[0]
+    x = jax.ShapeDtypeStruct(shape, READABLE[stored], sharding=here)
+    # tuning takes longer than all that it could save
+    options: Any = {'xla_gpu_autotune_level': '0'} if device.platform == 'gpu' else None
+    return rearranged.lower(x, layout, sizes, jnp.dtype(dtype or stored)).compile(options)
 
 
 def convert(
@@ -85,14 +116,15 @@ def convert(
         (leaf.path, jax.ShapeDtypeStruct(leaf.shapes[1], jnp.dtype(dtype or READABLE[tensor.dtype])))
         for leaf, tensor in what.pairs
     )
-    leaves = stream(what, dtype, jax.local_devices(backend='cpu')[0], progress)
+    cpu = jax.local_devices(backend='cpu')[0]
+    leaves = stream(what, dtype, cpu, progress, at_once=1 << 29)
     save(target, shapes, what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     return Report(len(what.pairs), size, time.monotonic() - began, what.unused)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def rearranged(x: Array, layout: str, sizes: tuple[tuple[str, int], ...], dtype: DTypeLike) -> Array:
+def rearranged(x: Array, layout: str, sizes: Sizes, dtype: DTypeLike) -> Array:
     """`arrange` on the device, and a cast; the result never shares memory with x."""
     # without the copy jax might hand back its argument where nothing changes, and with it the buffer
     return jnp.copy(arrange(x, layout, dict(sizes)).astype(dtype))
