@@ -19,7 +19,7 @@ from vipllava_jax.benchmark.timing import Run
 from vipllava_jax.config import Config
 from vipllava_jax.generation.decoding import CHUNK, State, advance, generate, start
 from vipllava_jax.inputs.processor import bucket
-from vipllava_jax.model.vipllava import Params, VipLlava, abstract
+from vipllava_jax.model.vipllava import Params, VipLlava
 
 STEPS = 64  # tokens of an answer
 
@@ -79,11 +79,13 @@ class Ours(NamedTuple):
         one = start(params, prompt, None, cfg=cfg, slots=bucket(context + STEPS))
         return jax.jit(lambda state: jax.tree.map(lambda x: jnp.repeat(x, batch, axis=0), state))(one)
 
+    def release(self) -> None:
+        """Every buffer has gone with the line that it was made for."""
+
     def compilation(self, batch: int, tokens: int) -> Run:
         """The two programs of an answer, from Python to what the device runs, nothing kept in memory."""
         cfg = self.subject.cfg
-        params = abstract(cfg, self.subject.dtype)
-        prompt = jax.tree.map(_shape, self.subject.prompt(batch, tokens))
+        params, prompt = jax.tree.map(_shape, (self.subject.params, self.subject.prompt(batch, tokens)))
         slots = bucket(tokens + STEPS)
 
         def programs() -> None:

@@ -11,6 +11,12 @@ from rich.table import Table
 from vipllava_jax.benchmark.ceilings import Ceilings
 from vipllava_jax.benchmark.timing import OURS, Result, Side
 
+HOW = """Medians after a warm-up; %: how much of that time the least bytes or operations take at these rates.
+prefill: words alone, on the device; first-token: with an image, on the device; generate: from host to host.
+decode: one step; one prompt with an image is prefilled and copied to every row, then 64 steps each time."""
+PEER = """transformers: our weights, handed over through the host, and our prompts; its steps
+are timed within `generate`. Sides take turns. ratio: its time to ours."""
+
 
 def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
     """A row a line: ours with its rate and its percentage of the ceiling, then the others with the ratios."""
@@ -18,14 +24,15 @@ def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
         f'measured in this run: copy {ceilings.bandwidth / 1e9:,.0f} GB/s, '
         f'{ceilings.dtype} matmul {ceilings.matmul / 1e12:.3g} TFLOP/s'
     )
-    shown = Table(title=f'{title}\n{rates}', title_justify='left')
+    peers = dict.fromkeys(name for r in results for name in r.sides if name != OURS)
+    how = f'{HOW}\n{PEER}' if peers else HOW
+    shown = Table(title=f'{title}\n{rates}', title_justify='left', caption=how, caption_justify='left')
     for name in ('what', 'batch', 'tokens'):
         shown.add_column(name, no_wrap=True, justify='left' if name == 'what' else 'right')
     for name in ('ms', 'quartiles', 'output', '% of', ''):
         shown.add_column(name, no_wrap=True, justify='left' if name == '' else 'right')
-    peers = list(dict.fromkeys(name for r in results for name in r.sides if name != OURS))
     for name in peers:
-        shown.add_column(f'{name}, ms', justify='right')
+        shown.add_column(f'{name}: ms', justify='right')
         shown.add_column('ratio', no_wrap=True, justify='right')
     for r in results:
         line, side = r.line, r.sides[OURS]

@@ -12,6 +12,7 @@ from vipllava_jax import checkpoint, loading
 from vipllava_jax.benchmark.measure import timed
 from vipllava_jax.benchmark.subject import Subject
 from vipllava_jax.benchmark.timing import OURS, Line, Run
+from vipllava_jax.model.vipllava import abstract
 
 
 class Folders:
@@ -28,8 +29,10 @@ class Folders:
         if self.source:
             to_flax.convert(self.source, target)
         else:
-            params, cfg = self.subject
-            checkpoint.save(target, params, dataclasses.replace(cfg, eos=(cfg.pad,)))
+            cfg = self.subject.cfg
+            shapes = abstract(cfg, self.subject.dtype)
+            cfg = dataclasses.replace(cfg, eos=(cfg.pad,))  # a folder has one
+            checkpoint.save(target, shapes, cfg, leaves=self.subject.leaves())
         return target
 
     @cached_property

@@ -1,15 +1,19 @@
 """`vipllava bench`: how fast each part runs here, and how much of what the device can do that is."""
 
+import contextlib
 import importlib.util
 import os
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vipllava_jax import __version__
 from vipllava_jax.cli.waiting import bytes_bar
 
 if TYPE_CHECKING:
@@ -60,6 +64,9 @@ class Several(click.ParamType):
     help="[default: the checkpoint's; of a preset bfloat16, on a CPU float32]",
 )
 @click.option('--attention', type=click.Choice(('xla', 'cudnn')), help='[default: cudnn where it can]')
+@click.option(
+    '--fuse/--no-fuse', default=None, help='Join weights that read the same input.  [default: on a GPU]'
+)
 @click.option('--peer', type=click.Choice(('transformers',)), help='Measure this too, in turns with ours.')
 @click.option(
     '--json', 'json_file', metavar='FILE', type=click.Path(path_type=Path), help='Write all samples.'
@@ -74,6 +81,7 @@ def bench(
     repeats: int,
     dtype: str | None,
     attention: Any,
+    fuse: bool | None,
     peer: str | None,
     json_file: Path | None,
     plot: Path | None,
@@ -96,8 +104,9 @@ def bench(
     from vipllava_jax.benchmark.measure import compilation_cache
 
     with compilation_cache(), tempfile.TemporaryDirectory(prefix='vipllava-bench-') as place:
-        subject, folder = prepare(source, preset, dtype, attention)
+        preset = preset or (None if source else usual('preset'))
         batches, contexts = batches or usual('batch'), contexts or usual('context')
+        subject, folder = prepare(source, preset, dtype, attention, fuse)
         plan.check(subject.cfg, contexts)
         sides = players(subject, peer)
         tell('the device: copies and matrix products')
@@ -111,6 +120,8 @@ def bench(
         try:
             for result in measured(planned, repeats, rates):
                 results.append(result)
+                for side in sides.values():
+                    side.release()
                 keep(results, rates, notes, json_file)
         finally:  # also when interrupted: what there is until then
             show(results, rates, notes, plot)
@@ -144,34 +155,34 @@ def reserve(peer: str | None) -> None:
 
 
 def prepare(
-    source: str | None, preset: str | None, dtype: str | None, attention: Any
+    source: str | None, preset: str | None, dtype: str | None, attention: Any, fuse: bool | None
 ) -> 'tuple[Subject, Path | None]':
     """The model to measure and, if its weights are not random, their folder."""
     import jax
 
     from vipllava_jax import loading
-    from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
+    from vipllava_jax.benchmark.subject import PRESETS, Subject, fused, random_params, silent
 
-    small = jax.default_backend() == 'cpu'
     if source is None:
-        cfg = PRESETS[preset or ('tiny' if small else '7b')]
-        tell('random weights')
-        params = random_params(cfg, dtype or ('float32' if small else 'bfloat16'))
-        return Subject(jax.block_until_ready(params), silent(cfg, attention)), None
-    folder = loading.locate(source)
-    with bytes_bar(f'loading {source}') as progress:
-        model = loading.load(folder, dtype=dtype, progress=progress)
-    return Subject(model.params, silent(model.cfg, attention)), folder
+        tell(f'random weights for {preset}')
+        folder, cfg = None, PRESETS[preset or 'tiny']
+        params = random_params(cfg, dtype or usual('dtype'))
+    else:
+        folder = loading.locate(source)
+        with bytes_bar(f'loading {source}') as progress:
+            params, cfg, _ = loading.load(folder, dtype=dtype, fuse=False, progress=progress)
+    if jax.default_backend() == 'gpu' if fuse is None else fuse:
+        params = fused(params)
+    return Subject(jax.block_until_ready(params), silent(cfg, attention)), folder
 
 
-def usual(option: str) -> tuple[int, ...]:
-    """What is measured unless told otherwise: on a CPU, what takes no longer than a minute."""
+def usual(option: str) -> Any:
+    """What an option is unless given: on a CPU, what takes no longer than a minute."""
     import jax
 
-    small = jax.default_backend() == 'cpu'
-    return {'batch': (1, 8) if small else (1, 8, 32, 128), 'context': (704,) if small else (704, 1500)}[
-        option
-    ]
+    large: dict[str, Any] = dict(preset='7b', batch=(1, 8, 32, 128), context=(704, 1500), dtype='bfloat16')
+    small: dict[str, Any] = dict(preset='tiny', batch=(1, 8), context=(704,), dtype='float32')
+    return (small if jax.default_backend() == 'cpu' else large)[option]
 
 
 def players(subject: 'Subject', peer: str | None) -> dict[str, Any]:
@@ -179,7 +190,13 @@ def players(subject: 'Subject', peer: str | None) -> dict[str, Any]:
     from vipllava_jax.benchmark.measure import Ours
     from vipllava_jax.benchmark.timing import OURS
 
-    return {OURS: Ours(subject)}
+    sides: dict[str, Any] = {OURS: Ours(subject)}
+    if peer:
+        tell('the same weights for transformers')
+        from vipllava_jax.benchmark import peer as transformers
+
+        sides |= transformers.sides(subject)
+    return sides
 
 
 def measured(planned: 'Sequence[Line]', repeats: int, rates: 'Ceilings') -> 'Iterator[Result]':
@@ -197,16 +214,35 @@ def about(subject: 'Subject') -> dict[str, Any]:
     """What the figures depend on."""
     import dataclasses
 
-    from vipllava_jax.cli.info import devices, versions
+    from vipllava_jax.cli.info import devices
 
     return {
         'versions': versions(),
         'devices': devices(),
         'flags': {name: os.environ[name] for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS') if name in os.environ},
         'dtype': subject.dtype.name,
+        'fused': 'qkv' in subject.params['llama']['layers_0'],
         'weights_bytes': subject.size,
         'config': dataclasses.asdict(subject.cfg),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of all that may matter, as far as it is installed."""
+    found = {'python': platform.python_version(), 'vipllava-jax': __version__}
+    for name in (
+        'jax',
+        'jaxlib',
+        'jax-cuda12-plugin',
+        'jax-cuda13-plugin',
+        'libtpu',
+        'flax',
+        'torch',
+        'transformers',
+    ):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def keep(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], path: Path | None) -> None:

@@ -1,0 +1,47 @@
+"""Loading and converting: the same weights in both kinds of folder, whatever is given."""
+
+import jax
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from vipllava_jax.benchmark.storage import Folders, lines
+from vipllava_jax.benchmark.subject import Subject, fused, random_params, silent
+from vipllava_jax.benchmark.timing import OURS, measure
+from vipllava_jax.checkpoint import flat
+
+
+@pytest.fixture(scope='module')
+def subject(cfg):
+    return Subject(fused(random_params(cfg, 'float32')), silent(cfg))
+
+
+def test_random_weights_are_written_as_both_kinds(subject, tmp_path):
+    folders = Folders(subject, None, tmp_path)
+    expected = dict(subject.leaves())
+    for folder in (folders.converted, folders.pytorch):
+        for path, w in flat(vj.load(folder, fuse=False).params):
+            np.testing.assert_array_equal(w, expected[path])
+
+
+def test_a_folder_that_is_there_is_read_and_nothing_written_beside_it(subject, tmp_path):
+    made = Folders(subject, None, tmp_path)
+    for given in (made.converted, made.pytorch):
+        place = tmp_path / f'for-{given.name}'
+        place.mkdir()
+        before = sorted(tmp_path.iterdir())
+        folders = Folders(subject, given, place)
+        assert given in (folders.converted, folders.pytorch)
+        assert folders.converted != folders.pytorch
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_lines(subject, tmp_path):
+    results = [measure(line, 10) for line in lines(Folders(subject, None, tmp_path), ('load', 'convert'))]
+    assert [str(r.line) for r in results] == ['load, converted', 'load, PyTorch', 'convert, PyTorch']
+    for result in results:
+        assert not result.sides[OURS].fault
+        assert len(result.sides[OURS].samples) == 3
+        assert result.line.output == (subject.size / 1e9, 'GB/s')
+    size = sum(w.nbytes for w in jax.tree.leaves(subject.params))
+    assert subject.size == size

@@ -1,0 +1,112 @@
+"""bench as a user types it."""
+
+import importlib.util
+import json
+
+import pytest
+from PIL import Image
+
+SMALL = ('bench', '--preset', 'tiny', '--batch', '1', '--context', '192', '--repeats', 3)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """The device's rates, which take seconds, made up; its environment left as it was."""
+    from vipllava_jax.benchmark import ceilings
+
+    rates = ceilings.Ceilings(5e10, 5e11, 'float32')
+    monkeypatch.setattr(ceilings, 'measure', lambda dtype: rates)
+    for name in ('XLA_PYTHON_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_PREALLOCATE'):
+        monkeypatch.setenv(name, '')
+
+
+def test_table_json_and_plot(vipllava, tmp_path):
+    told, plot = tmp_path / 'speed.json', tmp_path / 'roofline.png'
+    ran = vipllava(*SMALL, '--what', 'vision,decode', '--json', told, '--plot', plot)
+    assert ran.code == 0, ran.err
+    for expected in ('tiny, float32', 'vision', 'decode', '192…256', 'tokens/s', 'bandwidth', '50 GB/s'):
+        assert expected in ran.out
+    for expected in ('1/2 vision, batch 1', '2/2 decode, batch 1', '% of bandwidth'):
+        assert expected in ran.err
+    data = json.loads(told.read_text())
+    assert [line['what'] for line in data['lines']] == ['vision', 'decode']
+    assert len(data['lines'][1]['sides']['vipllava-jax']['samples_ms']) == 3
+    assert data['config']['text']['width'] == 128
+    assert {'jax', 'vipllava-jax', 'python'} <= data['versions'].keys()
+    with Image.open(plot) as picture:
+        assert picture.width > 1000
+
+
+def test_a_checkpoint(vipllava, folder):
+    args = ('--batch', '2', '--context', '100', '--repeats', 3)
+    ran = vipllava('bench', '--model', folder, '--what', 'decode,load', *args)
+    assert ran.code == 0, ran.err
+    assert 'PyTorch' in ran.out
+    assert '100…164' in ran.out
+
+
+def test_what_is_there_is_shown_when_it_is_interrupted(vipllava, monkeypatch, tmp_path):
+    from vipllava_jax.benchmark import timing
+
+    measure = timing.measure
+
+    def once(line, repeats):
+        if line.what == 'decode':
+            raise KeyboardInterrupt
+        return measure(line, repeats)
+
+    monkeypatch.setattr(timing, 'measure', once)
+    ran = vipllava(*SMALL, '--what', 'vision,decode', '--json', tmp_path / 'speed.json')
+    assert ran.code == 130
+    assert 'images/s' in ran.out
+    assert len(json.loads((tmp_path / 'speed.json').read_text())['lines']) == 1
+
+
+@pytest.mark.parametrize(('message', 'code'), [('RESOURCE_EXHAUSTED: no room', 0), ('a defect', 1)])
+def test_a_line_that_fails_is_told_and_the_rest_goes_on(vipllava, monkeypatch, message, code):
+    from vipllava_jax.benchmark.measure import Ours
+
+    def fail(*_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(Ours, 'vision', fail)
+    ran = vipllava(*SMALL, '--what', 'vision,decode')
+    assert ran.code == code
+    assert ('does not fit the memory' if code == 0 else 'a defect') in ran.out
+    assert '192…256' in ran.out
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--what', 'speed'], "'speed' is not one of compile, vision"),
+        (['--batch', '1,x'], 'not a list of positive numbers'),
+        (['--batch', '0'], 'not a list of positive numbers'),
+        (['--context', '100'], '--context 100: this model can be measured from'),
+        (['--context', '9000'], '--context 9000'),
+        (['--repeats', '2'], '--repeats'),
+        (['--plot', 'x.jpg'], 'end the name in .png'),
+        (['--json', 'no/such/x.json'], "no folder 'no/such'"),
+        (['--model', 'x'], '--model and --preset'),
+    ],
+)
+def test_mistakes_are_one_line(vipllava, args, message):
+    code, out, err = vipllava('bench', '--preset', 'tiny', *args)
+    assert (code, out) == (2, '')
+    assert message in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ('args', 'absent', 'message'),
+    [
+        (['--plot', 'x.png'], 'matplotlib', 'vipllava-jax[bench]'),
+        (['--peer', 'transformers'], 'torch', 'needs torch'),
+    ],
+)
+def test_what_is_not_installed_is_named_first(vipllava, monkeypatch, args, absent, message):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == absent else find(name))
+    code, out, err = vipllava('bench', *args)
+    assert (code, out) == (2, '')
+    assert message in err
+    assert err.count('\n') == 1
