@@ -90,6 +90,10 @@ class Config:
     attention: Attention | None = None  # None: cuDNN where it can, XLA elsewhere
 
     def __post_init__(self) -> None:
+        if self.attention not in (None, 'xla', 'cudnn'):
+            raise ValueError(f"attention is {self.attention!r}, but must be 'xla', 'cudnn' or None")
+        if not self.feature_layers:
+            raise ValueError('vision_feature_layers: empty, but at least one layer must be tapped')
         for i in self.feature_layers:
             if not -self.vision.layers - 1 <= i <= self.vision.layers:
                 raise ValueError(

@@ -98,6 +98,13 @@ def test_embeddings_stand_in_for_tokens(params, cfg, batch):
     close(got, run(params, batch, cfg))
 
 
+def test_embeddings_are_taken_in_the_dtype_of_the_weights(cfg, rng):
+    half = vj.init(jax.random.key(1), cfg, jnp.bfloat16)
+    embeddings = rng.normal(size=(1, 5, cfg.text.width)).astype(np.float32)
+    trace = forward(half, embeddings=embeddings, cfg=cfg, trace=True)
+    assert trace.hidden_states[1].dtype == jnp.bfloat16
+
+
 def test_a_trace_holds_every_step(params, cfg, batch):
     trace = run(params, batch, cfg, trace=True)
     B, T = batch.tokens.shape
@@ -134,20 +141,36 @@ def test_a_missing_and_a_wrong_weight_are_named(params, cfg, batch):
 
 
 def test_placeholders_must_fit_the_images(params, cfg, batch):
-    short = batch.tokens.copy()
+    tokens, images, counts = batch.tokens, batch.images, batch.image_counts
+    short = tokens.copy()
     short[2][short[2] == cfg.image_token] = 5
-    with pytest.raises(ValueError, match='row 2 has 0 image placeholders .* needs 4 for its 1 × 4'):
-        vj.forward(params, short, batch.images, image_counts=batch.image_counts, cfg=cfg)
-    with pytest.raises(ValueError, match='row 0 has 8 image placeholders .* needs 0 for its 0'):
-        vj.forward(params, batch.tokens, cfg=cfg)
-    with pytest.raises(ValueError, match='row 1 has 0 .* its 3 ×'):
-        vj.prefill(params, batch.tokens[:2], batch.images[:2], image_counts=[2, 3], slots=99, cfg=cfg)
-    with pytest.raises(ValueError, match='30×30|30, 30'):
-        vj.forward(params, batch.tokens, np.zeros((4, 3, 30, 30, 3)), cfg=cfg)
+    embeddings = params['llama']['embed']['w'][tokens]
+    for (given, pictures, settings), message in [
+        ((short, images, dict(image_counts=counts)), 'row 2 has 0 image placeholders .* needs 4 for its 1 × 4'),
+        ((tokens, None, {}), 'row 0 has 8 image placeholders .* needs 0 for its 0'),
+        ((tokens[:2], images[:2], dict(image_counts=[2, 3])), 'row 1 has 0 .* its 3 ×'),
+        ((tokens, images, {}), 'row 0 has 8 .* needs 12 for its 3 × 4'),
+        ((tokens, images[:, :2], dict(image_counts=counts)), 'row 3 is said to have 3 images, but images hold 2'),
+        ((None, images, dict(embeddings=embeddings)), 'row 0 has 8 .* needs 12'),
+        ((tokens, images[:1], {}), r'images have the shape \(1, 3.* 4 rows of tokens take 4×I×28×28×3'),
+        ((tokens, np.zeros((4, 3, 30, 30, 3)), {}), r'30, 30.* take 4×I×28×28×3'),
+        ((tokens, images[:, 0], {}), 'images have the shape'),
+        ((tokens, images, dict(image_counts=counts[:2])), r'image_counts have the shape \(2,\)'),
+        ((tokens[0], images, {}), r'tokens have the shape'),
+        ((tokens, images, dict(embeddings=embeddings)), 'exactly one'),
+        ((None, None, {}), 'exactly one'),
+        ((None, None, dict(embeddings=embeddings[0])), 'embeddings have the shape'),
+        ((tokens, images, dict(image_counts=counts, feature_layers=(1, 2))), 'takes 5 feature_layers, not 2'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            vj.forward(params, given, pictures, cfg=cfg, **settings)
     with pytest.raises(ValueError, match='slots'):
-        vj.prefill(params, batch.tokens[1:2], slots=2, cfg=cfg)
-    with pytest.raises(ValueError, match='exactly one'):
-        vj.forward(params, cfg=cfg)
+        vj.prefill(params, tokens[1:2], slots=2, cfg=cfg)
+    for length in (0, 99):
+        with pytest.raises(ValueError, match=f'row 0 is said to have {length} tokens'):
+            vj.prefill(params, tokens[1:2], lengths=[length], slots=99, cfg=cfg)
+    with pytest.raises(ValueError, match='images have the shape'):  # shapes are known under jit, too
+        forward(params, tokens, images[:1], cfg=cfg)
 
 
 def test_bfloat16_stays_near_float32(cfg, batch):

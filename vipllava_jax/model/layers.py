@@ -1,5 +1,6 @@
 """What both towers are made of: a product with its weight, two norms, rotary positions, attention."""
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -91,17 +92,28 @@ def attend(
 ) -> Array:
     """Queries q BTNH over keys and values k, v BSKH -> BTNH.
 
-    Query t sits in slot start + t (start: one number, or one a row) and sees the slots up to its own;
-    without a start it sees all. mask BS hides slots of a row. The implementation is cuDNN's where
-    that can do it (NVIDIA, half precision, no mask) and XLA's elsewhere; name one to insist.
+    Query t sits in slot start + t (start: 0, or B) and sees the slots up to its own; without a start it
+    sees all. mask BS is false at slots to hide. The implementation is cuDNN's where it can (half precision,
+    no mask, a whole prompt or a single query a row, Ampere or later) and XLA's elsewhere; name one to insist.
+    Raises ValueError where cuDNN is insisted on in vain.
     """
-    fits = q.dtype != jnp.float32 and mask is None and (not isinstance(start, Array) or q.shape[1] == 1)
-    if implementation is None:
-        implementation = 'cudnn' if fits and jax.default_backend() == 'gpu' else 'xla'
-    if implementation == 'cudnn' and fits:
+    causal = start is None or (isinstance(start, int) and start == 0)
+    single = isinstance(start, Array) and start.ndim == 1 and q.shape[1] == 1
+    half = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    fits = half and mask is None and (causal or single)
+    if implementation == 'cudnn' and not half:
+        raise ValueError(f'cuDNN attends in half precision with heads of 8 to 128, not {q.dtype} {q.shape[-1]}')
+    if fits and (implementation == 'cudnn' or (implementation is None and has_cudnn())):
         return _attend_cudnn(q, k, v, start)
     y, _ = attend_weights(q, k, v, start=start, mask=mask)
     return y
+
+
+@functools.cache
+def has_cudnn() -> bool:
+    """Whether the default device is one that cuDNN's fused attention runs on."""
+    device = jax.local_devices()[0]
+    return device.platform == 'gpu' and float(getattr(device, 'compute_capability', None) or 0) >= 8
 
 
 def attend_weights(
@@ -124,7 +136,8 @@ def attend_weights(
 
 
 def _attend_cudnn(q: Array, k: Array, v: Array, start: int | Array | None) -> Array:
-    """One row's number of visible slots is all a single query needs; a whole prompt needs `is_causal`."""
+    """A single query sees its row's first slots, so their number says all; a whole prompt is causal."""
     if isinstance(start, Array):
-        return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=start + 1, implementation='cudnn')
+        lengths = jnp.minimum(start + 1, k.shape[1])
+        return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation='cudnn')
     return jax.nn.dot_product_attention(q, k, v, is_causal=start is not None, implementation='cudnn')

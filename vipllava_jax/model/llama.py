@@ -21,10 +21,6 @@ class Cache:
     k: tuple[Array, ...]  # L times BSKH
     v: tuple[Array, ...]  # L times BSKH
 
-    @property
-    def slots(self) -> int:
-        return self.k[0].shape[1]
-
     @classmethod
     def empty(cls, text: TextConfig, B: int, slots: int, dtype: DTypeLike) -> 'Cache':
         """A cache of B rows that hold nothing yet, each buffer its own so that all can be donated."""
@@ -128,8 +124,8 @@ class Llama(nn.Module):
 
 def write(cached: Array, new: Array, start: int | Array) -> Array:
     """new BTKH into the slots of cached BSKH from each row's start on; what falls past the end is dropped."""
-    if isinstance(start, int):
-        return jax.lax.dynamic_update_slice(cached, new, (0, start, 0, 0))
+    if isinstance(start, int) and start == 0:
+        return jax.lax.dynamic_update_slice(cached, new, (0, 0, 0, 0))
     B, T = new.shape[:2]
     slots = jnp.reshape(start, (-1, 1)) + jnp.arange(T)
     return cached.at[jnp.arange(B)[:, None], slots].set(new, mode='drop')

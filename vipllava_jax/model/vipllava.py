@@ -19,7 +19,6 @@ from vipllava_jax.config import Config
 from vipllava_jax.model.clip import Clip
 from vipllava_jax.model.layers import LayerNorm, Linear
 from vipllava_jax.model.llama import Cache, Llama, See
-from vipllava_jax.model.weights import cast
 
 Params = dict[str, Any]
 
@@ -65,25 +64,23 @@ class VipLlava(nn.Module):
         x = self.projector(jnp.concatenate([x[:, 1:] for x in taps], axis=-1))
         return x.reshape(B, I, *x.shape[1:])
 
-    def embed(self, tokens: Array, features: Array | None) -> Array:
-        """Tokens BT, or embeddings BTD -> BTD, the n-th placeholder of a row replaced by its n-th feature."""
-        if tokens.ndim == 2:
-            x, placeholder = self.llama.embed(tokens), tokens == self.cfg.image_token
-        else:
-            x = tokens
-            placeholder = jnp.all(x == self.llama.embed(jnp.array(self.cfg.image_token)), axis=-1)
-        return x if features is None else merge(x, features, placeholder)
+    def embed(self, tokens: Array, features: Array | None, embeddings: Array | None = None) -> Array:
+        """Tokens BT -> BTD, or their embeddings as given, the n-th placeholder of a row its n-th feature."""
+        x = self.llama.embed(tokens)
+        x = x if embeddings is None else embeddings
+        return x if features is None else merge(x, features, tokens == self.cfg.image_token)
 
     def forward(
         self,
         tokens: Array,
         images: Array | None,
+        embeddings: Array | None = None,
         positions: Array | None = None,
         mask: Array | None = None,
         weights: bool = False,
     ) -> Trace:
         features = None if images is None else self.features(images)
-        x = self.embed(tokens, features)
+        x = self.embed(tokens, features, embeddings)
         if positions is None:
             positions = jnp.arange(x.shape[1])[None]
         states, _, attentions = self.llama(x, See(positions, 0, mask, weights))
@@ -136,15 +133,19 @@ def forward(
     if (tokens is None) == (embeddings is None):
         raise ValueError('forward takes either tokens or embeddings, and exactly one of them')
     if feature_layers is not None:
+        if len(feature_layers) != len(cfg.feature_layers):
+            raise ValueError(f'the projector takes {len(cfg.feature_layers)} feature_layers, not {len(feature_layers)}')
         cfg = dataclasses.replace(cfg, feature_layers=tuple(feature_layers))
-    if tokens is not None:
-        check(tokens, images, image_counts, cfg)
+    if tokens is None:
+        tokens = _placed(params, embeddings, cfg)
+    check(tokens, images, image_counts, cfg)
     out = _apply(
         params,
         cfg,
         'forward',
-        jnp.asarray(embeddings if tokens is None else tokens),
+        jnp.asarray(tokens),
         _images(images),
+        None if embeddings is None else jnp.asarray(embeddings, params['llama']['embed']['w'].dtype),
         None if positions is None else jnp.asarray(positions),
         None if mask is None else jnp.asarray(mask, bool),
         trace,
@@ -167,8 +168,8 @@ def prefill(
     lengths B counts each row's tokens (all T by default). Raises ValueError as `forward` does, and if
     the prompt does not fit the slots.
     """
-    check(tokens, images, image_counts, cfg)
-    B, T = jnp.shape(tokens)
+    check(tokens, images, image_counts, cfg, lengths)
+    B, T = np.shape(tokens)
     if slots < T:
         raise ValueError(f'a prompt of {T} tokens does not fit a cache of {slots} slots')
     lengths = jnp.full(B, T) if lengths is None else jnp.asarray(lengths)
@@ -197,8 +198,9 @@ def init(key: Array, cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
     """Random params of the config's shapes: products of variance 1, gains 1, shifts 0."""
     images = jnp.zeros((1, 1, cfg.vision.image_size, cfg.vision.image_size, 3), dtype)
     embeddings = jnp.zeros((1, 1, cfg.text.width), dtype)
-    params = VipLlava(cfg).init(key, embeddings, images, method='forward')['params']
-    return cast(params, dtype)  # all but the embedding table were made in that of what they multiply
+    tokens = jnp.zeros((1, 1), int)
+    params = VipLlava(cfg).init(key, tokens, images, embeddings, method='forward')['params']
+    return jax.tree.map(lambda w: w.astype(dtype), params)  # the embedding table alone was float32
 
 
 def abstract(cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
@@ -206,21 +208,51 @@ def abstract(cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
     return jax.eval_shape(lambda key: init(key, cfg, dtype), jax.random.key(0))
 
 
-def check(tokens: ArrayLike, images: ArrayLike | None, image_counts: ArrayLike | None, cfg: Config) -> None:
-    """Raises ValueError, naming the row and both counts, unless each row's placeholders fit its images."""
-    shape = (0, 0) if images is None else jnp.shape(images)
-    size = cfg.vision.image_size
-    if images is not None and shape[2:] != (size, size, 3):
-        raise ValueError(f'images have the shape {shape}, but the model takes B×I×{size}×{size}×3')
-    if isinstance(tokens, jax.core.Tracer) or isinstance(image_counts, jax.core.Tracer):
-        return  # under jit there is nothing to count
+def check(
+    tokens: ArrayLike,
+    images: ArrayLike | None,
+    image_counts: ArrayLike | None,
+    cfg: Config,
+    lengths: ArrayLike | None = None,
+) -> None:
+    """Raises ValueError unless shapes fit and, but for under jit, each row's placeholders and length do.
+
+    It names the row and both counts.
+    """
+    if np.ndim(tokens) != 2:
+        raise ValueError(f'tokens have the shape {np.shape(tokens)}, but the model takes B×T')
+    B, T = np.shape(tokens)
+    size, patches = cfg.vision.image_size, cfg.vision.patches
+    shape = (B, 0, size, size, 3) if images is None else np.shape(images)
+    if len(shape) != 5 or shape[0] != B or shape[2:] != (size, size, 3):
+        raise ValueError(f'images have the shape {shape}, but {B} rows of tokens take {B}×I×{size}×{size}×3')
+    for name, values in (('image_counts', image_counts), ('lengths', lengths)):
+        if values is not None and np.shape(values) != (B,):
+            raise ValueError(f'{name} have the shape {np.shape(values)}, but {B} rows take ({B},)')
+    if any(isinstance(x, jax.core.Tracer) for x in (tokens, image_counts, lengths)):
+        return  # there is nothing to count yet
     found = (np.asarray(tokens) == cfg.image_token).sum(axis=1)
-    counts = np.full(len(found), shape[1]) if image_counts is None else np.asarray(image_counts)
-    for row in np.flatnonzero(found != counts * cfg.vision.patches):
-        raise ValueError(
-            f'row {row} has {found[row]} image placeholders (id {cfg.image_token}), but needs '
-            f'{counts[row] * cfg.vision.patches} for its {counts[row]} × {cfg.vision.patches} image patches'
-        )
+    counts = np.full(B, shape[1]) if image_counts is None else np.asarray(image_counts)
+    filled = np.full(B, T) if lengths is None else np.asarray(lengths)
+    for row in range(B):
+        if not 0 <= counts[row] <= shape[1]:
+            raise ValueError(f'row {row} is said to have {counts[row]} images, but images hold {shape[1]} a row')
+        if found[row] != counts[row] * patches:
+            raise ValueError(
+                f'row {row} has {found[row]} image placeholders (id {cfg.image_token}), but needs '
+                f'{counts[row] * patches} for its {counts[row]} × {patches} image patches'
+            )
+        if not 1 <= filled[row] <= T:
+            raise ValueError(f'row {row} is said to have {filled[row]} tokens, but must have 1 to {T}')
+
+
+def _placed(params: Params, embeddings: ArrayLike | None, cfg: Config) -> Array:
+    """Embeddings BTD -> BT, the image token where they are its embedding and 0 elsewhere."""
+    if np.ndim(embeddings) != 3:
+        raise ValueError(f'embeddings have the shape {np.shape(embeddings)}, but the model takes B×T×D')
+    placeholder = params['llama']['embed']['w'][cfg.image_token]
+    found = jnp.all(jnp.asarray(embeddings).astype(placeholder.dtype) == placeholder, axis=-1)
+    return jnp.where(found, cfg.image_token, 0)
 
 
 def _apply(params: Params, cfg: Config, method: str, *args: Any) -> Any:
@@ -229,4 +261,4 @@ def _apply(params: Params, cfg: Config, method: str, *args: Any) -> Any:
 
 def _images(images: ArrayLike | None) -> Array | None:
     """A batch of text alone may say so with I = 0."""
-    return None if images is None or jnp.shape(images)[1] == 0 else jnp.asarray(images)
+    return None if images is None or np.shape(images)[1] == 0 else jnp.asarray(images)

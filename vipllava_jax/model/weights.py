@@ -1,6 +1,5 @@
 """What a weight may be, and the one product that reads it."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
@@ -14,8 +13,3 @@ def einsum(equation: str, x: Array, w: Array, dtype: DTypeLike | None = None) ->
     """
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     return jnp.einsum(equation, x, w, precision=precision, preferred_element_type=dtype or x.dtype)
-
-
-def cast(params: dict, dtype: DTypeLike | None) -> dict:
-    """The params with every leaf in `dtype`; None keeps each as it is."""
-    return params if dtype is None else jax.tree.map(lambda w: w.astype(dtype), params)
