@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 from vipllava_convert.to_flax import convert
@@ -14,14 +13,22 @@ from tests import peer
 from tests.conftest import TINY
 from tests.convert.test_table import LLAVA, TIED
 from tests.convert.test_to_flax import array, same
+from tests.test_checkpoint import random_params
 from vipllava_jax import checkpoint
 from vipllava_jax.folders import CheckpointError
-from vipllava_jax.model.vipllava import init
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize('cfg', [TINY, LLAVA, TIED], ids=['ViP-LLaVA', 'LLaVA-1.5', 'tied'])
-@pytest.mark.parametrize(('dtype', 'limit'), [('float32', 10**9), ('bfloat16', 60_000), ('float16', 1)])
+@pytest.mark.parametrize(
+    ('cfg', 'dtype', 'limit'),
+    [
+        (TINY, 'float32', 10**9),
+        (TINY, 'float16', 1),
+        (LLAVA, 'bfloat16', 60_000),
+        (TIED, 'float16', 60_000),
+        (TIED, 'float32', 10**9),
+    ],
+)
 def test_transformers_loads_it_whole(cfg, dtype, limit, tmp_path):
     import torch
     import transformers
@@ -73,7 +80,7 @@ def test_the_safetensors_package_reads_it(folder, tmp_path):
 @pytest.mark.parametrize('tied', [False, True])
 def test_a_vocabulary_without_the_image_token_grows(tied, tmp_path):
     cfg = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab=120, tied=tied))
-    params = init(jax.random.key(0), cfg)
+    params = random_params(cfg)
     checkpoint.save(tmp_path / 'ours', params, cfg)
     report = export(tmp_path / 'ours', tmp_path / 'back')
     assert report.notes == ('image token 126: the vocabulary grew from 120 to 128 by rows of the mean',)
