@@ -1,6 +1,9 @@
 """The answer on stdout and nothing else; mistakes in one line before a model is loaded."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -42,6 +45,74 @@ def test_the_question_may_come_on_stdin(vipllava, folder):
     given = vipllava('ask', '--model', folder, '--max-new-tokens', 4, 'Hello')
     assert given.code == 0
     assert vipllava('ask', '--model', folder, '--max-new-tokens', 4, stdin='Hello\n') == given
+
+
+def test_a_stop_string_ends_the_answer(vipllava, folder, monkeypatch):
+    from vipllava_jax.inputs.processor import Processor
+
+    asked = (
+        'ask',
+        '--model',
+        folder,
+        '--max-new-tokens',
+        40,
+        '--temperature',
+        2,
+        '--seed',
+        1,
+        '--json',
+        'hi',
+    )
+    whole = json.loads(vipllava(*asked).out)
+    assert not whole['finished']
+    stop = whole['answer'][5:7]
+    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    cut = json.loads(vipllava(*asked).out)
+    assert cut['finished']
+    assert cut['answer'] == whole['answer'][: whole['answer'].find(stop)]
+    assert cut['new_tokens'] < 40
+
+
+def test_a_stop_that_is_a_special_token_ends_the_answer(vipllava, folder, monkeypatch):
+    from vipllava_jax.inputs.processor import Processor
+
+    processor = Processor.load(folder)
+    asked = (
+        'ask',
+        '--model',
+        folder,
+        '--max-new-tokens',
+        40,
+        '--temperature',
+        2,
+        '--seed',
+        1,
+        '--json',
+        'hi',
+    )
+    batch = processor('hi')
+    model = vj.load(folder)
+    tokens = vj.generate(
+        model.params, batch, cfg=model.cfg, max_new_tokens=40, temperature=2.0, seed=1
+    ).tokens[0]
+    stop = processor.tokenizer.core.id_to_token(int(tokens[6]))
+    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    cut = json.loads(vipllava(*asked).out)
+    assert cut['finished']
+    assert cut['new_tokens'] == list(tokens).index(tokens[6]) + 1
+
+
+def test_a_relative_folder(vipllava, folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert vipllava('ask', '--model', folder.name, '--max-new-tokens', 1, 'hi').code == 0
+
+
+def test_an_interrupt_ends_it_as_interrupts_do(folder):
+    asked = [sys.executable, '-m', 'vipllava_jax', 'ask', '--model', folder, '--max-new-tokens', '900', 'hi']
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.read(1)  # it has begun to answer
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == -signal.SIGINT
 
 
 def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
@@ -96,7 +167,10 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkey
         (['--image', 'PHOTO', '<image><image> q'], '<image>'),
     ],
 )
-def test_what_only_the_model_knows(vipllava, folder, photo, args, message):
+def test_what_only_the_model_knows_is_told_before_its_weights(
+    vipllava, folder, photo, monkeypatch, args, message
+):
+    monkeypatch.setattr(loading, 'load', None)
     code, out, err = vipllava('ask', '--model', folder, *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
     assert message in err

@@ -1,5 +1,8 @@
 """The `vipllava` command: one file a verb, imported when it is called."""
 
+import io
+import os
+import signal
 import sys
 import warnings
 from importlib import import_module
@@ -49,22 +52,37 @@ def vipllava() -> None:
 
 def main() -> None:
     """Runs the command; what the user can mend is one line on stderr and exit code 2, a warning one line."""
+    for name in ('stdin', 'stdout', 'stderr'):
+        if getattr(sys, name) is None:  # closed by whoever called us
+            setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='replace')  # an answer may hold what the terminal cannot show
     with warnings.catch_warnings():
         warnings.simplefilter('default', UserWarning)
         warnings.showwarning = lambda message, *_: click.echo(f'vipllava: {message}', err=True)
         try:
             sys.exit(vipllava(standalone_mode=False))
-        except click.exceptions.Exit as e:
-            sys.exit(e.exit_code)
+        except click.exceptions.NoArgsIsHelpError as e:
+            click.echo(e.ctx and e.ctx.get_help())
+            sys.exit(0)
         except (click.Abort, KeyboardInterrupt):
-            sys.exit(130)
-        except BrokenPipeError:  # the reader of our output has gone
-            sys.stderr.close()
-            sys.exit(1)
+            interrupt()
         except click.ClickException as e:
             fail(e.format_message())
-        except (ValueError, OSError) as e:
+        except OSError as e:
+            fail(f'{e.filename}: {e.strerror}' if e.filename and e.strerror else str(e))
+        except (ValueError, ImportError) as e:
             fail(str(e))
+        except RuntimeError as e:
+            if 'RESOURCE_EXHAUSTED' not in str(e):
+                raise
+            fail('the device has not enough memory: try --dtype bfloat16, fewer images or a shorter answer')
+
+
+def interrupt() -> None:
+    """Ends as Ctrl-C ends a program; tearing down what jax has under way may crash instead."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def fail(message: str) -> None:

@@ -11,13 +11,15 @@ import click
 
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import bytes_bar, spinner
+from vipllava_jax.inputs.prompts import NAMES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vipllava_jax.inputs.processor import Batch
     from vipllava_jax.loading import Model
 
 DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
-TEMPLATES = ('vipllava', 'hub', 'plain', 'llama3', 'phi3', 'checkpoint')
 
 
 @click.command()
@@ -34,7 +36,7 @@ TEMPLATES = ('vipllava', 'hub', 'plain', 'llama3', 'phi3', 'checkpoint')
 @mark_option
 @click.option(
     '--template',
-    type=click.Choice(TEMPLATES),
+    type=click.Choice(NAMES),
     default='vipllava',
     show_default=True,
     help="The prompt's wording; checkpoint is the folder's own chat template.",
@@ -107,15 +109,16 @@ def ask(
       echo "Describe this." | vipllava ask --model ./vip-llava-7b --image photo.jpg --temperature 0.2 --seed 1
     """
     pictures, made = drawn(images, marks)
+    prompt = phrased(read(question), made)
     if save_image:
         if not pictures:
             raise ValueError('--save-image needs an --image')
         save(pictures[0], save_image)
-    prompt = phrased(read(question), made)
-    model, seconds = load(source, dtype)
+    folder, batch = prepare(source, prompt, pictures, template, fit, settings['max_new_tokens'])
+    model, seconds = load(folder, dtype)
     if settings['seed'] is None:
         settings['seed'] = secrets.randbits(32)
-    reply = Reply(model, model.processor(prompt, pictures, template=template, fit=fit), template, settings)
+    reply = Reply(model, batch, template, settings)
     if as_json:
         answer = ''.join(reply)
         told = {'answer': answer, 'model': source, 'template': template, 'prompt': prompt, **settings}
@@ -136,10 +139,14 @@ class Reply:
     def __init__(self, model: 'Model', batch: 'Batch', template: str, settings: dict[str, Any]):
         from vipllava_jax.generation.decoding import stream
 
-        self.model, self.stops = model, model.processor.stops(template)
+        self.processor: Any = model.processor
+        self.stops = self.processor.stops(template)
+        special = [self.processor.tokenizer.id_of(stop) for stop in self.stops]
+        self.eos = (*model.cfg.eos, *[i for i in special if i is not None])
+        self.chunks = stream(model.params, batch, cfg=model.cfg, eos=self.eos, **settings)
         self.prompt_tokens = int(batch.lengths[0])
-        self.chunks = stream(model.params, batch, cfg=model.cfg, **settings)
         self.tokens: list[int] = []
+        self.finished = True  # unless the chunks end before the answer does
         self.times = [time.perf_counter()]  # of the start and of each chunk
 
     def __iter__(self) -> Iterator[str]:
@@ -148,22 +155,24 @@ class Reply:
         return until(self._pieces(), self.stops)
 
     def _pieces(self) -> Iterator[str]:
-        text = self.model.processor.stream()
+        text = self.processor.stream()
+        end = None
         for chunk in self.chunks:
             self.times.append(time.perf_counter())
             ids = [int(i) for i in chunk[0]]
-            end = next((n for n, i in enumerate(ids) if i in self.model.cfg.eos), None)
+            end = next((n for n, i in enumerate(ids) if i in self.eos), None)
             self.tokens += ids if end is None else ids[: end + 1]
             yield text.push(ids[:end])
         yield text.end()
+        self.finished = end is not None
 
     def report(self) -> dict[str, Any]:
-        begin, first, *_, last = *self.times, self.times[-1]
+        begin, first, last = self.times[0], self.times[1], self.times[-1]
         rate = (len(self.tokens) - 1) / (last - first) if last > first else None
         return {
             'prompt_tokens': self.prompt_tokens,
             'new_tokens': len(self.tokens),
-            'finished': bool(self.tokens) and self.tokens[-1] in self.model.cfg.eos,
+            'finished': self.finished,
             'first_token_seconds': round(first - begin, 3),
             'tokens_per_second': rate and round(rate, 1),
         }
@@ -179,15 +188,26 @@ def read(question: str | None) -> str:
     return text
 
 
-def load(source: str, dtype: str | None) -> 'tuple[Model, float]':
+def prepare(
+    source: str, prompt: str, pictures: list, template: str, fit: Any, max_new_tokens: int | None
+) -> 'tuple[Path, Batch]':
+    """The checkpoint's folder and what the model will read, so that mistakes show before weights are loaded."""
+    from vipllava_jax.checkpoint import read_config
+    from vipllava_jax.generation.decoding import room
+    from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.loading import locate
+
+    folder = locate(source)
+    batch = Processor.load(folder)(prompt, pictures, template=template, fit=fit)
+    room(batch, read_config(folder), max_new_tokens)
+    return folder, batch
+
+
+def load(folder: 'Path', dtype: str | None) -> 'tuple[Model, float]':
     """The model, loaded under a bar, and how many seconds that took."""
     from vipllava_jax import loading
 
     begin = time.perf_counter()
-    with bytes_bar(f'loading {source}') as progress:
-        model = loading.load(source, dtype=dtype, progress=progress)
-    if model.processor is None:
-        raise ValueError(
-            f'{source}: no tokenizer.json or tokenizer.model beside the weights: copy them there'
-        )
+    with bytes_bar(f'loading {folder.name}') as progress:
+        model = loading.load(folder, dtype=dtype, progress=progress)
     return model, round(time.perf_counter() - begin, 3)

@@ -45,5 +45,8 @@ def convert(source: str, target: Path, dtype: str | None, verify: bool, overwrit
     if verify:
         with bytes_bar('verifying') as progress:
             compared = verifying.verify(folder, target, progress=progress)
-        for group, difference in compared.groups.items():
+        differences = {**compared.groups, 'logits': compared.logits}
+        for group, difference in differences.items():
             click.echo(f'{group:<24} largest difference {difference:g}')
+        if dtype is None and any(differences.values()):
+            raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')

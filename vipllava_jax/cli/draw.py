@@ -10,7 +10,9 @@ from vipllava_jax.cli.pictures import drawn, mark_option, save
 @click.argument('output')
 @mark_option
 @click.option(
-    '--seed', type=int, help='Varies sizes, opacity and form as in training.  [default: fixed ones]'
+    '--seed',
+    type=click.IntRange(0),
+    help='Varies sizes, opacity and form as in training.  [default: fixed ones]',
 )
 def draw(image: str, output: str, marks: tuple[str, ...], seed: int | None) -> None:
     """Draw marks on IMAGE and save the result as OUTPUT; prints each mark's phrase, a line each.

@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
-PACKAGES = ('vipllava-jax', 'jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'tokenizers', 'pillow', 'numpy')
+from vipllava_jax import __version__
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'tokenizers', 'pillow', 'numpy')
 
 
 @click.command()
@@ -38,15 +40,20 @@ def info(source: str | None, as_json: bool) -> None:
 
 
 def versions() -> dict[str, str]:
-    return {'python': platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+    found = {name: metadata.version(name) for name in PACKAGES}
+    return {'vipllava-jax': __version__, 'python': platform.python_version(), **found}
 
 
 def devices() -> dict[str, str]:
     """Each device's kind and, where it tells, its memory."""
     import jax
 
+    try:
+        found = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # of a platform that was asked for and is not there
+        return {'none': ' '.join(str(error).split()) or 'jax found no device: see JAX_PLATFORMS'}
     told = {}
-    for device in jax.devices():
+    for device in found:
         memory = (device.memory_stats() or {}).get('bytes_limit')
         told[str(device)] = device.device_kind + (f', {memory / 1e9:.0f} GB' if memory else '')
     return told

@@ -1,6 +1,7 @@
 """The options that pictures and marks share, and marks from the line to the picture."""
 
 import re
+from pathlib import Path
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.marks import Mark
 
 
+ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 MARK_HELP = (
     'A mark, SHAPE:X1,Y1,X2,Y2:COLOR, in pixels or fractions of the picture; X,Y for a point, more pairs '
-    'for a polygon; :alpha=N and :width=N may follow; 2/ in front for the second image. May be repeated.'
+    'for a polygon; :alpha=N, :width=N, :units=pixel may follow; 2/ in front for the second image. May be repeated.'
 )
 mark_option = click.option('--mark', 'marks', metavar='SPEC', multiple=True, help=MARK_HELP)
 
@@ -51,8 +53,6 @@ def phrased(question: str, marks: 'Sequence[Mark]') -> str:
 
 def save(picture: 'Image', path: str) -> None:
     """Writes the picture in the format its name ends in; ValueError if that is none."""
-    from PIL import Image
-
-    if not any(path.lower().endswith(ending) for ending in Image.registered_extensions()):
+    if Path(path).suffix.lower() not in ENDINGS:
         raise ValueError(f'{path}: end the name in .png or .jpg')
     picture.save(path, quality=95)  # of a JPEG; other formats do not look at it
