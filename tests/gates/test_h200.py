@@ -102,7 +102,9 @@ def test_prefill_and_vision(on_h200, params):
         jax.ShapeDtypeStruct((B, 1, pixels, pixels, 3), jnp.float32),
         jax.ShapeDtypeStruct((B,), jnp.int32),
     )
-    compiled = decoding.start.trace(on_h200(params), on_h200(batch), None, cfg=CFG, slots=768).lower().compile()
+    compiled = (
+        decoding.start.trace(on_h200(params), on_h200(batch), None, cfg=CFG, slots=768).lower().compile()
+    )
     assert held(compiled) < MEMORY
     text = compiled.as_text()
     assert 'layers_22' in text  # the deepest tap is the output of this block

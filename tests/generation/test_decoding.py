@@ -59,6 +59,14 @@ def test_stream_yields_the_answer_in_pieces(params, cfg, batch):
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
 
 
+def test_end_ids_of_any_kind(params, cfg, batch):
+    answers = [
+        vj.generate(params, batch, cfg=cfg, max_new_tokens=4, eos=eos).tokens.tolist()
+        for eos in (7, [7], (7,), np.array([7]), jnp.array(7), np.int64(7))
+    ]
+    assert all(answer == answers[0] for answer in answers)
+
+
 def test_a_stream_ends_when_every_row_has(params, cfg, batch):
     every = range(cfg.text.vocab)
     assert (
@@ -83,15 +91,20 @@ def test_sampling_depends_on_the_seed_alone(params, cfg, batch, monkeypatch):
     np.testing.assert_array_equal(warm, answer(batch, temperature=1.5, seed=1))
 
 
-def test_another_length_compiles_nothing(params, cfg, rng):
-    def answer(words):
-        vj.generate(params, ragged(cfg, rng, [(words, 1)], T=32), cfg=cfg, max_new_tokens=9)
+def test_another_length_compiles_nothing(folder):
+    model = vj.load(folder)
 
-    answer(8)
+    def answer(question):
+        batch = model.processor(question)
+        vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=9)
+        return batch.lengths[0]
+
+    short = answer('Hi')
     compiled = decoding.start._cache_size(), decoding.advance._cache_size()
-    answer(17)
-    answer(5)
+    assert answer('What is it?') > short
     assert (decoding.start._cache_size(), decoding.advance._cache_size()) == compiled
+    answer('What is it? ' * 20)  # the next bucket
+    assert decoding.start._cache_size() == compiled[0] + 1
 
 
 def test_bad_settings_are_named_before_anything_runs(params, cfg, batch, monkeypatch):
@@ -103,7 +116,10 @@ def test_bad_settings_are_named_before_anything_runs(params, cfg, batch, monkeyp
         (dict(top_k=-2), 'top_k is -2'),
         (dict(top_p=0.0), 'top_p is 0'),
         (dict(top_p=[1, 1.5, 1]), r'top_p is 1\.5'),
-        (dict(max_new_tokens=500), 'exceed the 512 of the model: ask for at most 492 new tokens'),
+        (dict(temperature=[1, 2]), r'temperature has the shape \(2,\): give one number, or 3'),
+        (dict(max_new_tokens=2.5), 'max_new_tokens is 2.5'),
+        (dict(top_k=2.7), 'top_k is 2.7'),
+        (dict(max_new_tokens=500), 'exceed the 512 of the model: ask for at most 492 new'),
     ]:
         with pytest.raises(ValueError, match=message):
             vj.stream(params, batch, cfg=cfg, **settings)

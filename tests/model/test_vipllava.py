@@ -146,11 +146,17 @@ def test_placeholders_must_fit_the_images(params, cfg, batch):
     short[2][short[2] == cfg.image_token] = 5
     embeddings = params['llama']['embed']['w'][tokens]
     for (given, pictures, settings), message in [
-        ((short, images, dict(image_counts=counts)), 'row 2 has 0 image placeholders .* needs 4 for its 1 × 4'),
+        (
+            (short, images, dict(image_counts=counts)),
+            'row 2 has 0 image placeholders .* needs 4 for its 1 × 4',
+        ),
         ((tokens, None, {}), 'row 0 has 8 image placeholders .* needs 0 for its 0'),
         ((tokens[:2], images[:2], dict(image_counts=[2, 3])), 'row 1 has 0 .* its 3 ×'),
         ((tokens, images, {}), 'row 0 has 8 .* needs 12 for its 3 × 4'),
-        ((tokens, images[:, :2], dict(image_counts=counts)), 'row 3 is said to have 3 images, but images hold 2'),
+        (
+            (tokens, images[:, :2], dict(image_counts=counts)),
+            'row 3 is said to have 3 images, but images hold 2',
+        ),
         ((None, images, dict(embeddings=embeddings)), 'row 0 has 8 .* needs 12'),
         ((tokens, images[:1], {}), r'images have the shape \(1, 3.* 4 rows of tokens take 4×I×28×28×3'),
         ((tokens, np.zeros((4, 3, 30, 30, 3)), {}), r'30, 30.* take 4×I×28×28×3'),

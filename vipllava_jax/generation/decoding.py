@@ -4,7 +4,7 @@ import dataclasses
 import secrets
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def stream(
     top_k: int | Sequence[int] = 0,
     top_p: float | Sequence[float] = 1.0,
     seed: int | None = None,
-    eos: Sequence[int] | None = None,
+    eos: int | Sequence[int] | None = None,
 ) -> Iterator[np.ndarray]:
     """The answers of a batch as they come: arrays Bxn of tokens, padding where a row has ended.
 
@@ -96,9 +96,8 @@ def stream(
     Temperature, top_k and top_p may differ from row to row. Raises ValueError, before anything runs, for
     settings out of range, placeholders that do not fit the images, a context longer than the model's.
     """
-    if eos is not None:
-        cfg = dataclasses.replace(cfg, eos=tuple(eos))
-    vipllava.check(batch.tokens, batch.images, batch.image_counts, cfg)
+    cfg = _ending(cfg, eos)
+    vipllava.check(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     new = room(batch, cfg, max_new_tokens)
     sampling = _sampling(len(batch.tokens), temperature, top_k, top_p, seed)
     return _stream(params, batch, sampling, cfg, new)
@@ -123,12 +122,12 @@ def _stream(
 
 
 def generate(
-    params: Params, batch: Batch, *, cfg: Config, eos: Sequence[int] | None = None, **settings
+    params: Params, batch: Batch, *, cfg: Config, eos: int | Sequence[int] | None = None, **settings: Any
 ) -> Generation:
     """The answers of a batch, whole; the settings and errors are those of `stream`."""
-    eos = cfg.eos if eos is None else tuple(eos)
-    tokens = np.concatenate(list(stream(params, batch, cfg=cfg, eos=eos, **settings)), axis=1)
-    ends = np.isin(tokens, eos)
+    cfg = _ending(cfg, eos)
+    tokens = np.concatenate(list(stream(params, batch, cfg=cfg, **settings)), axis=1)
+    ends = np.isin(tokens, cfg.eos)
     finished = np.asarray(ends.any(axis=1))
     lengths = np.where(finished, ends.argmax(axis=1) + 1, tokens.shape[1])
     return Generation(tokens[:, : lengths.max()], lengths, finished)
@@ -139,14 +138,19 @@ def room(batch: Batch, cfg: Config, max_new_tokens: int | None) -> int:
     longest = int(np.max(batch.lengths))
     left = cfg.text.context - longest
     new = min(512, max(left, 1)) if max_new_tokens is None else max_new_tokens
-    if new < 1:
-        raise ValueError(f'max_new_tokens is {new}, but at least 1 is needed')
+    if int(new) != new or new < 1:
+        raise ValueError(f'max_new_tokens is {new}, but must be a whole number from 1')
     if new > left:
+        told = f'ask for at most {left} new' if left > 0 else 'shorten the prompt'
         raise ValueError(
-            f'a prompt of {longest} tokens and {new} new ones exceed the {cfg.text.context} of the model: '
-            + (f'ask for at most {left} new tokens' if left > 0 else 'shorten the prompt')
+            f'a prompt of {longest} tokens and {new} new ones exceed the {cfg.text.context} of the model: {told}'
         )
-    return new
+    return int(new)
+
+
+def _ending(cfg: Config, eos: int | Sequence[int] | None) -> Config:
+    """The config whose answers end at these ids, or at its own."""
+    return cfg if eos is None else dataclasses.replace(cfg, eos=tuple(map(int, np.atleast_1d(eos))))
 
 
 def _sampling(
@@ -157,10 +161,13 @@ def _sampling(
     seed: int | None,
 ) -> Sampling | None:
     """None if every row takes its likeliest token."""
+    for name, given in (('temperature', temperature), ('top_k', top_k), ('top_p', top_p)):
+        if np.shape(given) not in ((), (B,)):
+            raise ValueError(f'{name} has the shape {np.shape(given)}: give one number, or {B}, one a row')
     t, k, p = (np.broadcast_to(np.asarray(x), B) for x in (temperature, top_k, top_p))
     for name, x, good, range_ in [
-        ('temperature', t, (t >= 0) & np.isfinite(t), '0 or above'),
-        ('top_k', k, k >= 0, '0 (all) or above'),
+        ('temperature', t, (t >= 0) & np.isfinite(t), 'finite and not below 0'),
+        ('top_k', k, (k >= 0) & (k == np.floor(k)), 'a whole number, 0 for all'),
         ('top_p', p, (p > 0) & (p <= 1), 'above 0 and at most 1'),
     ]:
         if not good.all():

@@ -102,7 +102,9 @@ def attend(
     half = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
     fits = half and mask is None and (causal or single)
     if implementation == 'cudnn' and not half:
-        raise ValueError(f'cuDNN attends in half precision with heads of 8 to 128, not {q.dtype} {q.shape[-1]}')
+        raise ValueError(
+            f'cuDNN attends in half precision with heads of 8 to 128, not {q.dtype} {q.shape[-1]}'
+        )
     if fits and (implementation == 'cudnn' or (implementation is None and has_cudnn())):
         return _attend_cudnn(q, k, v, start)
     y, _ = attend_weights(q, k, v, start=start, mask=mask)

@@ -134,7 +134,9 @@ def forward(
         raise ValueError('forward takes either tokens or embeddings, and exactly one of them')
     if feature_layers is not None:
         if len(feature_layers) != len(cfg.feature_layers):
-            raise ValueError(f'the projector takes {len(cfg.feature_layers)} feature_layers, not {len(feature_layers)}')
+            raise ValueError(
+                f'the projector takes {len(cfg.feature_layers)} feature_layers, not {len(feature_layers)}'
+            )
         cfg = dataclasses.replace(cfg, feature_layers=tuple(feature_layers))
     if tokens is None:
         tokens = _placed(params, embeddings, cfg)
@@ -236,7 +238,9 @@ def check(
     filled = np.full(B, T) if lengths is None else np.asarray(lengths)
     for row in range(B):
         if not 0 <= counts[row] <= shape[1]:
-            raise ValueError(f'row {row} is said to have {counts[row]} images, but images hold {shape[1]} a row')
+            raise ValueError(
+                f'row {row} is said to have {counts[row]} images, but images hold {shape[1]} a row'
+            )
         if found[row] != counts[row] * patches:
             raise ValueError(
                 f'row {row} has {found[row]} image placeholders (id {cfg.image_token}), but needs '
