@@ -176,3 +176,30 @@ def test_params_that_disagree_with_the_list(copy):
     checkpoint.save(copy.parent / 'third', random_params(other), other)
     shutil.move(copy.parent / 'third' / 'params', copy / 'params')
     assert 'llama/head/w is not the array [48, 128] that vipllava.json lists' in message(copy)
+
+
+def test_fused_params_are_not_saved_by_mistake(folder, tmp_path):
+    from vipllava_jax.loading import load
+
+    model = load(folder, fuse=True)
+    with pytest.raises(CheckpointError, match='fuse=False'):
+        checkpoint.save(tmp_path / 'fused', model.params, model.cfg)
+    assert not (tmp_path / 'fused').exists()
+
+
+def test_the_authors_processor_travels_in_files_of_its_own(folder, tmp_path):
+    """Of a folder whose pictures only config.json describes, which is rewritten, nothing may be lost."""
+    import json
+    import shutil
+
+    from vipllava_jax.inputs.processor import Processor
+
+    source = tmp_path / 'authors'
+    source.mkdir()
+    shutil.copy(folder / 'tokenizer.json', source)
+    shutil.copy(folder / 'tokenizer_config.json', source)
+    (source / 'config.json').write_text(json.dumps({'mm_vision_tower': 'clip', 'image_aspect_ratio': 'pad'}))
+    target = tmp_path / 'target'
+    target.mkdir()
+    checkpoint.copy_files(source, target)
+    assert Processor.load(target).settings == Processor.load(source).settings

@@ -154,6 +154,8 @@ def test_text_fields():
         (published(projector_hidden_act='relu'), "projector_hidden_act: 'relu'"),
         (published(vision_config={'hidden_act': 'gelu'}), r"vision_config\.hidden_act: 'gelu'"),
         (published(vision_config={'model_type': 'siglip'}), r"vision_config\.model_type: 'siglip'"),
+        (published(vision_config={'patch_size': 0}), r'vision_config\.patch_size: expected a divisor'),
+        (published(vision_config={'image_size': 30}), r'vision_config\.patch_size: expected a divisor'),
         (published(vision_feature_layer=25), 'vision_feature_layers: 25 is outside a tower of 24 layers'),
         (published(vision_feature_layers='last'), "vision_feature_layers: expected .* found 'last'"),
         (with_text(vocab_size='many'), r"text_config\.vocab_size: expected a whole number, found 'many'"),

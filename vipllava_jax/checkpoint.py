@@ -27,7 +27,7 @@ FORMAT = 1
 FLOATS = ('float32', 'float16', 'bfloat16')
 MARK, PARAMS = 'vipllava.json', 'params'
 CHUNK = 1 << 23  # bytes of a leaf that are stored as one
-WRITE_AT_ONCE, READ_AT_ONCE = 1 << 28, 1 << 29  # bytes of leaves
+WRITE_AT_ONCE, READ_AT_ONCE = 1 << 27, 1 << 29  # bytes of leaves
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name of what was just done
 
@@ -49,12 +49,17 @@ def save(
     """Params and their config -> a new folder, with the processor's files of another.
 
     Params too large to be held are given as shapes, and `leaves` brings their arrays as (path, array),
-    in any order; a few are held at a time.
+    in any order; a few are held at a time. Raises CheckpointError for params that are not the config's.
     """
     import jax
 
+    from vipllava_jax.model.vipllava import abstract
+
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in flat(shapes)}
+    if odd := sorted(manifest.keys() ^ dict(flat(abstract(cfg))).keys()):
+        told = f'{", ".join(odd[:3])}{", …" if len(odd) > 3 else ""}'
+        raise CheckpointError(f'{folder}: not the params of this config ({told}); load with fuse=False to save')
     total = sum(_size(leaf) for _, leaf in flat(shapes))
     with beside(folder, total, is_checkpoint, overwrite) as new:
         _write_params(new / PARAMS, shapes, flat(params) if leaves is None else leaves)
@@ -136,11 +141,18 @@ def read_config(folder: Path) -> Config:
 
 
 def copy_files(source: Path | None, target: Path) -> None:
-    """Copies what travels with the weights, as far as it is there."""
-    from vipllava_jax.inputs.processor import FILES
+    """What travels with the weights, the processor in files that need no others, as far as it is there."""
+    from vipllava_jax.inputs.processor import FILES, Processor
 
-    for name in ('generation_config.json', *FILES):
-        if source is not None and (source / name).exists():
+    if source is None:
+        return
+    names = ['generation_config.json']
+    try:
+        Processor.load(source).save(target)
+    except (ValueError, OSError, ImportError):  # not whole: what there is of it may still be of use
+        names += FILES
+    for name in names:
+        if (source / name).exists():
             shutil.copyfile(source / name, target / name)
 
 
@@ -247,6 +259,7 @@ def _read_params(folder: Path, dtype: Any, sharding: Any, wanted: dict[str, Any]
         array = found.get(path)  # Orbax hands back the shape of what it lacks
         if not isinstance(array, (np.ndarray, jax.Array)) or array.shape != leaf.shape:
             raise CheckpointError(f'{folder}: {path} is not the array {list(leaf.shape)} that {MARK} lists')
+    jax.block_until_ready(found)  # what is on its way to a device is still held here
     return {path: found[path] for path in wanted}
 
 

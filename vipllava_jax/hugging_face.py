@@ -98,6 +98,8 @@ def _vision(fields: Fields) -> VisionConfig:
         mlp=fields.number('intermediate_size', default.mlp),
         eps=fields.real('layer_norm_eps', default.eps),
     )
+    if not vision.patch_size or vision.image_size % vision.patch_size:
+        raise fields.error('patch_size', vision.patch_size, f'a divisor of image_size {vision.image_size}')
     if not vision.heads or vision.width % vision.heads:
         raise fields.error('num_attention_heads', vision.heads, f'a divisor of hidden_size {vision.width}')
     return vision

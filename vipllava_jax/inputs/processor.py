@@ -164,6 +164,8 @@ def _settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Sett
     """From processor_config.json, preprocessor_config.json or, in the authors' checkpoints, config.json."""
     name = 'processor_config.json' if 'image_processor' in own else 'preprocessor_config.json'
     fields = own.get('image_processor') or read_fields(folder / name)
+    if not isinstance(fields, dict):
+        raise ValueError(f'{folder / name}: image_processor is {fields!r}, expected an object')
     if fields:
         return Settings.read(fields, str(folder / name))
     if 'mm_vision_tower' in config:
@@ -177,8 +179,9 @@ def _chat(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
     source: Any = path.read_text('utf-8', 'replace') if path.is_file() else None
     for name in ('chat_template.json', 'processor_config.json', 'tokenizer_config.json'):
         source = source or read_fields(folder / name).get('chat_template')
-    if isinstance(source, list):
-        source = {entry['name']: entry['template'] for entry in source}.get('default')
+    if isinstance(source, list):  # several by name, as some tokenizers have
+        named = [entry for entry in source if isinstance(entry, dict) and entry.get('name') == 'default']
+        source = named[0].get('template') if named else None
     if not isinstance(source, str) or not source:
         return None
     tokens = {f'{name}_token': token for name, token in tokenizer.tokens.items()}
