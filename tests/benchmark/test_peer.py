@@ -16,8 +16,11 @@ NEW = 16
 
 @pytest.fixture(scope='module', params=['float32', 'bfloat16'])
 def pair(request, cfg):
+    import torch
+
     from vipllava_jax.benchmark import peer
 
+    torch.set_num_threads(1)
     subject = Subject(fused(random_params(cfg, request.param)), silent(cfg))
     return subject, peer.copied(subject)
 

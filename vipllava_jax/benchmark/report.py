@@ -14,7 +14,8 @@ from vipllava_jax.benchmark.timing import OURS, Result, Side
 HOW = """Medians after a warm-up; %: how much of that time the least bytes or operations take at these rates.
 prefill: words alone, on the device; first-token: with an image, on the device; generate: from host to host.
 decode: one step; one prompt with an image is prefilled and copied to every row, then 64 steps each time."""
-PEER = """transformers: our weights, handed over through the host, and our prompts; its steps
+PEER = """
+transformers: our weights, handed over through the host, and our prompts; its steps
 are timed within `generate`. Sides take turns. ratio: its time to ours."""
 
 
@@ -24,9 +25,8 @@ def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
         f'measured in this run: copy {ceilings.bandwidth / 1e9:,.0f} GB/s, '
         f'{ceilings.dtype} matmul {ceilings.matmul / 1e12:.3g} TFLOP/s'
     )
-    peers = dict.fromkeys(name for r in results for name in r.sides if name != OURS)
-    how = f'{HOW}\n{PEER}' if peers else HOW
-    shown = Table(title=f'{title}\n{rates}', title_justify='left', caption=how, caption_justify='left')
+    peers = others(results)
+    shown = Table(title=f'{title}\n{rates}', title_justify='left')
     for name in ('what', 'batch', 'tokens'):
         shown.add_column(name, no_wrap=True, justify='left' if name == 'what' else 'right')
     for name in ('ms', 'quartiles', 'output', '% of', ''):
@@ -48,6 +48,11 @@ def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
             *(cell for name in peers for cell in against(r, name)),
         )
     return shown
+
+
+def others(results: Sequence[Result]) -> list[str]:
+    """The sides besides ours, in the order in which they came."""
+    return [*dict.fromkeys(name for r in results for name in r.sides if name != OURS)]
 
 
 def sentence(result: Result, ceilings: Ceilings) -> str:

@@ -23,14 +23,11 @@ def plot(path: Path, results: Sequence[Result], ceilings: Ceilings, title: str) 
     low, high = min(*xs, ridge) / 2, max(*xs, ridge) * 2
     roof = [(x, min(x * ceilings.bandwidth, ceilings.matmul) / 1e12) for x in (low, ridge, high)]
     axes.plot(*zip(*roof, strict=True), color='black', lw=1.5)
-    axes.text(
-        high,
-        roof[2][1],
-        f'{ceilings.dtype} matmul {ceilings.matmul / 1e12:,.3g} TFLOP/s ',
-        ha='right',
-        va='bottom',
-    )
-    axes.text(low, roof[0][1], f'  copy {ceilings.bandwidth / 1e9:,.0f} GB/s', ha='left', va='bottom')
+    matmul = f'{ceilings.dtype} matmul {ceilings.matmul / 1e12:,.3g} TFLOP/s '
+    axes.text(high, ceilings.matmul / 1e12, matmul, ha='right', va='bottom')
+    slope = (low * ridge) ** 0.5
+    copy = f'copy {ceilings.bandwidth / 1e9:,.0f} GB/s  '
+    axes.text(slope, slope * ceilings.bandwidth / 1e12, copy, ha='right', va='bottom')
     for x, y, result, name in points:
         batches = sorted({r.line.batch for _, _, r, _ in points})
         colour = COLOURS[result.line.what]

@@ -263,9 +263,8 @@ def show(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], plot
     if not console.is_terminal:
         console = Console(width=200)
     device = ', '.join(sorted(set(notes['devices'].values())))
-    console.print(
-        report.table(results, rates, f'{notes["model"] or "random weights"}, {notes["dtype"]}, {device}')
-    )
+    console.print(report.table(results, rates, f'{notes["model"]}, {notes["dtype"]}, {device}'))
+    click.echo(report.HOW + (report.PEER if report.others(results) else ''))
     if plot:
         roofline.plot(plot, results, rates, device)
 
