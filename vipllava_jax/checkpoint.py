@@ -59,7 +59,9 @@ def save(
     manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in flat(shapes)}
     if odd := sorted(manifest.keys() ^ dict(flat(abstract(cfg))).keys()):
         told = f'{", ".join(odd[:3])}{", …" if len(odd) > 3 else ""}'
-        raise CheckpointError(f'{folder}: not the params of this config ({told}); load with fuse=False to save')
+        raise CheckpointError(
+            f'{folder}: not the params of the config ({told}); load with fuse=False to save'
+        )
     total = sum(_size(leaf) for _, leaf in flat(shapes))
     with beside(folder, total, is_checkpoint, overwrite) as new:
         _write_params(new / PARAMS, shapes, flat(params) if leaves is None else leaves)

@@ -26,7 +26,7 @@ class Model(NamedTuple):
 
     params: dict[str, Any]
     cfg: Config
-    processor: 'Processor | None'  # None if the folder has no tokenizer
+    processor: Any  # a Processor, or None if the folder has no tokenizer
 
 
 def load(

@@ -54,7 +54,7 @@ def main() -> None:
     """Runs the command; what the user can mend is one line on stderr and exit code 2, a warning one line."""
     for name in ('stdin', 'stdout', 'stderr'):
         if getattr(sys, name) is None:  # closed by whoever called us
-            setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))
+            setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='replace')  # an answer may hold what the terminal cannot show
     with warnings.catch_warnings():

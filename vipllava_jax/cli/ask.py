@@ -191,7 +191,7 @@ def read(question: str | None) -> str:
 def prepare(
     source: str, prompt: str, pictures: list, template: str, fit: Any, max_new_tokens: int | None
 ) -> 'tuple[Path, Batch]':
-    """The checkpoint's folder and what the model will read, so that mistakes show before weights are loaded."""
+    """The checkpoint's folder and what the model will read: mistakes show before weights are loaded."""
     from vipllava_jax.checkpoint import read_config
     from vipllava_jax.generation.decoding import room
     from vipllava_jax.inputs.processor import Processor

@@ -1,8 +1,8 @@
 """The options that pictures and marks share, and marks from the line to the picture."""
 
 import re
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 MARK_HELP = (
     'A mark, SHAPE:X1,Y1,X2,Y2:COLOR, in pixels or fractions of the picture; X,Y for a point, more pairs '
-    'for a polygon; :alpha=N, :width=N, :units=pixel may follow; 2/ in front for the second image. May be repeated.'
+    'for a polygon; :alpha=N, :width=N, :units=pixel may follow; 2/ in front: the second image. Repeatable.'
 )
 mark_option = click.option('--mark', 'marks', metavar='SPEC', multiple=True, help=MARK_HELP)
 

@@ -143,7 +143,7 @@ def room(batch: Batch, cfg: Config, max_new_tokens: int | None) -> int:
     if new > left:
         told = f'ask for at most {left} new' if left > 0 else 'shorten the prompt'
         raise ValueError(
-            f'a prompt of {longest} tokens and {new} new ones exceed the {cfg.text.context} of the model: {told}'
+            f'a prompt of {longest} tokens and {new} new exceed the {cfg.text.context} of the model: {told}'
         )
     return int(new)
 

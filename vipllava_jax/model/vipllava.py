@@ -132,20 +132,20 @@ def forward(
     """
     if (tokens is None) == (embeddings is None):
         raise ValueError('forward takes either tokens or embeddings, and exactly one of them')
+    ids = tokens if embeddings is None else _placed(params, embeddings, cfg)
+    assert ids is not None
     if feature_layers is not None:
         if len(feature_layers) != len(cfg.feature_layers):
             raise ValueError(
                 f'the projector takes {len(cfg.feature_layers)} feature_layers, not {len(feature_layers)}'
             )
         cfg = dataclasses.replace(cfg, feature_layers=tuple(feature_layers))
-    if tokens is None:
-        tokens = _placed(params, embeddings, cfg)
-    check(tokens, images, image_counts, cfg)
+    check(ids, images, image_counts, cfg)
     out = _apply(
         params,
         cfg,
         'forward',
-        jnp.asarray(tokens),
+        jnp.asarray(ids),
         _images(images),
         None if embeddings is None else jnp.asarray(embeddings, params['llama']['embed']['w'].dtype),
         None if positions is None else jnp.asarray(positions),
@@ -250,7 +250,7 @@ def check(
             raise ValueError(f'row {row} is said to have {filled[row]} tokens, but must have 1 to {T}')
 
 
-def _placed(params: Params, embeddings: ArrayLike | None, cfg: Config) -> Array:
+def _placed(params: Params, embeddings: ArrayLike, cfg: Config) -> Array:
     """Embeddings BTD -> BT, the image token where they are its embedding and 0 elsewhere."""
     if np.ndim(embeddings) != 3:
         raise ValueError(f'embeddings have the shape {np.shape(embeddings)}, but the model takes B×T×D')
