@@ -37,11 +37,11 @@ def test_a_folder_that_is_there_is_read_and_nothing_written_beside_it(subject, t
 
 
 def test_lines(subject, tmp_path):
-    results = [measure(line, 10) for line in lines(Folders(subject, None, tmp_path), ('load', 'convert'))]
+    results = [measure(line, 1) for line in lines(Folders(subject, None, tmp_path), ('load', 'convert'))]
     assert [str(r.line) for r in results] == ['load, converted', 'load, PyTorch', 'convert, PyTorch']
     for result in results:
         assert not result.sides[OURS].fault
-        assert len(result.sides[OURS].samples) == 3
+        assert (len(result.sides[OURS].samples), result.line.most) == (1, 3)
         assert result.line.output == (subject.size / 1e9, 'GB/s')
     size = sum(w.nbytes for w in jax.tree.leaves(subject.params))
     assert subject.size == size
