@@ -107,8 +107,24 @@ def test_a_relative_folder(vipllava, folder, monkeypatch):
     assert vipllava('ask', '--model', folder.name, '--max-new-tokens', 1, 'hi').code == 0
 
 
+SLOWLY = """
+import time
+from vipllava_jax.cli import ask, main
+
+pieces = ask.Reply._pieces
+
+def slowly(self):
+    for piece in pieces(self):
+        yield piece
+        time.sleep(0.2)
+
+ask.Reply._pieces = slowly
+main()
+"""
+
+
 def test_an_interrupt_ends_it_as_interrupts_do(folder):
-    asked = [sys.executable, '-m', 'vipllava_jax', 'ask', '--model', folder, '--max-new-tokens', '900', 'hi']
+    asked = [sys.executable, '-c', SLOWLY, 'ask', '--model', folder, '--max-new-tokens', '900', 'hi']
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         running.stdout.read(1)  # it has begun to answer
         running.send_signal(signal.SIGINT)
