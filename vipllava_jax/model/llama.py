@@ -74,8 +74,9 @@ class Layer(nn.Module):
             q = rope(Linear('BTD,DNH->BTNH', s, name='q')(y), see.positions, text.rope_theta)
             k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), see.positions, text.rope_theta)
             v = Linear('BTD,DKH->BTKH', s, name='v')(y)
-        if cached:
-            k, v = write(cached[0], k, see.start), write(cached[1], v, see.start)
+        kv = (write(cached[0], k, see.start), write(cached[1], v, see.start)) if cached else (k, v)
+        if not isinstance(see.start, int):  # a prompt from slot 0 on sees no slots but its own
+            k, v = kv
         weights = None
         if see.weights:
             y, weights = attend_weights(q, k, v, start=see.start, mask=see.mask)
@@ -87,7 +88,7 @@ class Layer(nn.Module):
             gate, up = jnp.moveaxis(Linear('BTD,DXF->BTXF', {**s, 'X': 2}, name='gate_up')(y), 2, 0)
         else:
             gate, up = Linear('BTD,DF->BTF', s, name='gate')(y), Linear('BTD,DF->BTF', s, name='up')(y)
-        return x + Linear('BTF,FD->BTD', s, name='down')(jax.nn.silu(gate) * up), (k, v), weights
+        return x + Linear('BTF,FD->BTD', s, name='down')(jax.nn.silu(gate) * up), kv, weights
 
 
 class Llama(nn.Module):
