@@ -27,7 +27,7 @@ FORMAT = 1
 FLOATS = ('float32', 'float16', 'bfloat16')
 MARK, PARAMS = 'vipllava.json', 'params'
 CHUNK = 1 << 23  # bytes of a leaf that are stored as one
-WRITE_AT_ONCE, READ_AT_ONCE = 1 << 27, 1 << 28  # bytes of leaves
+WRITE_AT_ONCE, READ_AT_ONCE = 1 << 28, 1 << 28  # bytes of leaves
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name of what was just done
 

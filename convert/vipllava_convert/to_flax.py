@@ -117,7 +117,7 @@ def convert(
         for leaf, tensor in what.pairs
     )
     cpu = jax.local_devices(backend='cpu')[0]
-    leaves = stream(what, dtype, cpu, progress, at_once=1 << 28)
+    leaves = stream(what, dtype, cpu, progress, at_once=1 << 29)
     save(target, shapes, what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     return Report(len(what.pairs), size, time.monotonic() - began, what.unused)
