@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vipllava_jax import __version__
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, beside, read_json, write_json
+from vipllava_jax.folders import CheckpointError, beside, one_line, read_json, write_json
 from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _write_params(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[s
         except Exception as error:  # Orbax and the storage below it have types of their own
             if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
                 raise OSError(code, os.strerror(code)) from None
-            raise CheckpointError(f'{folder}: cannot be written: {_line(error)}') from None
+            raise CheckpointError(f'{folder}: cannot be written: {one_line(error)}') from None
 
 
 def _read_params(folder: Path, dtype: Any, sharding: Any, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _read_params(folder: Path, dtype: Any, sharding: Any, wanted: dict[str, Any]
     try:
         found = dict(flat(ocp.Checkpointer(handler).restore(folder.absolute(), args=args)))
     except Exception as error:  # of many types, whatever is the matter
-        raise CheckpointError(f'{folder}: damaged or not whole, copy it again: {_line(error)}') from None
+        raise CheckpointError(f'{folder}: damaged or not whole, copy it again: {one_line(error)}') from None
     for path, leaf in wanted.items():
         array = found.get(path)  # Orbax hands back the shape of what it lacks
         if not isinstance(array, (np.ndarray, jax.Array)) or array.shape != leaf.shape:
@@ -327,7 +327,3 @@ def _orbax() -> Iterator[Any]:
         yield ocp
     finally:
         logger.setLevel(level)
-
-
-def _line(error: Exception) -> str:
-    return ' '.join(f'{type(error).__name__} {error}'.split())[:300]

@@ -37,6 +37,11 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
 
 
+def one_line(error: Exception) -> str:
+    """An error of any library, its type and what it says, short enough to be part of one of ours."""
+    return ' '.join(f'{type(error).__name__} {error}'.split())[:300]
+
+
 def listing(folder: Path) -> str:
     """What lies in a folder, in a few words, for an error."""
     try:

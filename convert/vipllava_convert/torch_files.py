@@ -10,7 +10,7 @@ from typing import Any
 
 from vipllava_convert.pickles import read_pickle
 from vipllava_convert.tensors import Tensor, dense
-from vipllava_jax.folders import CheckpointError, listing, read_json
+from vipllava_jax.folders import CheckpointError, listing, one_line, read_json
 
 SINGLE = ('model.safetensors', 'pytorch_model.bin')
 INDEXED = tuple(f'{name}.index.json' for name in SINGLE)
@@ -100,7 +100,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             header.pop('__metadata__', None)
             ends = [(*_checked(entry), name) for name, entry in header.items()]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f'{path}: the header is corrupt: {_line(error)}') from None
+            raise CheckpointError(f'{path}: the header is corrupt: {one_line(error)}') from None
     tensors, reached = {}, 0
     for begin, end, dtype, shape, name in sorted(ends):
         if begin != reached:
@@ -137,7 +137,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _some(names: set[str]) -> str:
     return ', '.join(sorted(names)[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
-
-
-def _line(error: Exception) -> str:
-    return ' '.join(f'{type(error).__name__} {error}'.split())

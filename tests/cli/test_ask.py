@@ -13,6 +13,7 @@ import vipllava_jax as vj
 from vipllava_jax import loading
 
 MARK = 'rectangle:20,10,60,50:red'
+DRAWN = ('--max-new-tokens', 40, '--temperature', 2, '--seed', 1)  # an answer that ends nowhere by itself
 
 
 def test_the_answer_is_the_librarys(vipllava, folder, photo):
@@ -51,19 +52,7 @@ def test_the_question_may_come_on_stdin(vipllava, folder):
 def test_a_stop_string_ends_the_answer(vipllava, folder, monkeypatch):
     from vipllava_jax.inputs.processor import Processor
 
-    asked = (
-        'ask',
-        '--model',
-        folder,
-        '--max-new-tokens',
-        40,
-        '--temperature',
-        2,
-        '--seed',
-        1,
-        '--json',
-        'hi',
-    )
+    asked = ('ask', '--model', folder, *DRAWN, '--json', 'hi')
     whole = json.loads(vipllava(*asked).out)
     assert not whole['finished']
     stop = whole['answer'][5:7]
@@ -78,19 +67,7 @@ def test_a_stop_that_is_a_special_token_ends_the_answer(vipllava, folder, monkey
     from vipllava_jax.inputs.processor import Processor
 
     processor = Processor.load(folder)
-    asked = (
-        'ask',
-        '--model',
-        folder,
-        '--max-new-tokens',
-        40,
-        '--temperature',
-        2,
-        '--seed',
-        1,
-        '--json',
-        'hi',
-    )
+    asked = ('ask', '--model', folder, *DRAWN, '--json', 'hi')
     batch = processor('hi')
     model = vj.load(folder)
     tokens = vj.generate(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vipllava_jax.checkpoint import FLOATS
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import bytes_bar, spinner
 from vipllava_jax.inputs.prompts import NAMES
@@ -78,9 +79,7 @@ DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
     type=click.IntRange(0, 2**32 - 1),
     help='Makes drawn answers repeatable.  [default: a fresh one]',
 )
-@click.option(
-    '--dtype', type=click.Choice(('bfloat16', 'float16', 'float32')), help="[default: the checkpoint's]"
-)
+@click.option('--dtype', type=click.Choice(FLOATS), help="[default: the checkpoint's]")
 @click.option(
     '--json', 'as_json', is_flag=True, help='One JSON object, with times and settings, instead of text.'
 )

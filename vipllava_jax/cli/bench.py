@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vipllava_jax import __version__
+from vipllava_jax.checkpoint import FLOATS
 from vipllava_jax.cli.waiting import bytes_bar
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Several(click.ParamType):
 @click.option('--repeats', metavar='N', type=click.IntRange(3), default=10, show_default=True)
 @click.option(
     '--dtype',
-    type=click.Choice(('bfloat16', 'float16', 'float32')),
+    type=click.Choice(FLOATS),
     help="[default: the checkpoint's; of a preset bfloat16, on a CPU float32]",
 )
 @click.option('--attention', type=click.Choice(('xla', 'cudnn')), help='[default: cudnn where it can]')

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import click
 
+from vipllava_jax.checkpoint import FLOATS
 from vipllava_jax.cli.waiting import bytes_bar
 
 
 @click.command()
 @click.argument('source')
 @click.argument('target', type=click.Path(path_type=Path))
-@click.option(
-    '--dtype', type=click.Choice(('bfloat16', 'float16', 'float32')), help="[default: the source's]"
-)
+@click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]")
 @click.option('--verify', is_flag=True, help='Read both sides again and compare them, weights and logits.')
 @click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.')
 def convert(source: str, target: Path, dtype: str | None, verify: bool, overwrite: bool) -> None:

@@ -66,7 +66,7 @@ class VipLlava(nn.Module):
 
     def embed(self, tokens: Array, features: Array | None, embeddings: Array | None = None) -> Array:
         """Tokens BT -> BTD, or their embeddings as given, the n-th placeholder of a row its n-th feature."""
-        x = self.llama.embed(tokens)
+        x = self.llama.embed(tokens)  # also where embeddings are given: that is how `init` makes the table
         x = x if embeddings is None else embeddings
         return x if features is None else merge(x, features, tokens == self.cfg.image_token)
 
