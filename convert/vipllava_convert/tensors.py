@@ -53,12 +53,15 @@ def read(tensor: Tensor, buffer: memoryview) -> np.ndarray:
     """The tensor as a view of the buffer's beginning, which its bytes have been read into."""
     buffer = buffer[: tensor.span]
     done = 0
-    with open(tensor.file, 'rb', buffering=0) as file:
-        while done < len(buffer):
-            got = os.preadv(file.fileno(), [buffer[done : done + AT_ONCE]], tensor.offset + done)
-            if not got:
-                raise CheckpointError(f'{tensor.file}: became shorter while it was read')
-            done += got
+    try:
+        with open(tensor.file, 'rb', buffering=0) as file:
+            while done < len(buffer):
+                got = os.preadv(file.fileno(), [buffer[done : done + AT_ONCE]], tensor.offset + done)
+                if not got:
+                    raise CheckpointError(f'{tensor.file}: became shorter while it was read')
+                done += got
+    except OSError as error:
+        raise CheckpointError(f'{tensor.file}: cannot be read: {error.strerror}') from None
     dtype = READABLE[tensor.dtype]
     flat = np.frombuffer(buffer, dtype)
     strides = [stride * dtype.itemsize for stride in tensor.strides]

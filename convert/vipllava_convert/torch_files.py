@@ -54,7 +54,10 @@ def _shard(folder: Path) -> Path | None:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    return read_safetensors(path) if path.suffix == '.safetensors' else read_pickle(path)
+    try:
+        return read_safetensors(path) if path.suffix == '.safetensors' else read_pickle(path)
+    except OSError as error:
+        raise CheckpointError(f'{path}: cannot be read: {error.strerror}') from None
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

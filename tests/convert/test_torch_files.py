@@ -1,13 +1,15 @@
 """Safetensors, shards and indexes: right bytes, or one line that names the file."""
 
+import errno
 import json
+import os
 
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vipllava_convert.tensors import read
+from vipllava_convert.tensors import Tensor, read
 from vipllava_convert.torch_files import is_torch_folder, open_checkpoint, read_safetensors
 
 from tests.convert.files import write_bin, write_safetensors
@@ -137,6 +139,27 @@ def test_more_than_the_header_says(tmp_path):
 def test_a_pointer_in_place_of_the_weights(tmp_path, name):
     (tmp_path / name).write_text('version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n')
     assert 'git lfs pull' in message(open_checkpoint, tmp_path)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    """A folder in the place of a file stands for whatever may be in the way."""
+    (tmp_path / 'model.safetensors').mkdir()
+    assert (
+        message(open_checkpoint, tmp_path) == f'{tmp_path}/model.safetensors: cannot be read: Is a directory'
+    )
+    tensor = Tensor(tmp_path / 'gone', 0, 'float32', (2,), (1,))
+    assert message(bytes_of, tensor) == f'{tmp_path}/gone: cannot be read: No such file or directory'
+
+
+def test_a_disk_that_fails(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / 'model.safetensors'
+    write_safetensors(path, {'x': X})
+    monkeypatch.setattr(os, 'preadv', fails)
+    tensor = read_safetensors(path)['x']
+    assert message(bytes_of, tensor) == f'{path}: cannot be read: Input/output error'
 
 
 def test_a_missing_shard(shards):
