@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import threading
 import weakref
 
 import jax
@@ -91,6 +92,25 @@ def test_a_buffer_is_free_before_it_is_used_again(layout, target, threads, tmp_p
     plan = one_after_another(sizes, 'float32', layout, tmp_path_factory)
     for i, (_, array) in enumerate(list(to_flax.stream(plan, target))):
         assert np.all(np.asarray(array, np.float32) == i + 1), i
+
+
+def test_reading_does_not_wait_for_the_compiler(tmp_path_factory, monkeypatch):
+    """With one thread to read: were it also the one that compiles, nothing would be read before."""
+    monkeypatch.setattr(to_flax, 'THREADS', 1)
+    begun, program, read = threading.Event(), to_flax._program, to_flax.read
+
+    def reading(*args):
+        begun.set()
+        return read(*args)
+
+    def compiling(*args):
+        assert begun.wait(10)
+        return program(*args)
+
+    monkeypatch.setattr(to_flax, 'read', reading)
+    monkeypatch.setattr(to_flax, '_program', compiling)
+    plan = one_after_another(dict(D=64, F=64), 'float32', 'FD->DF', tmp_path_factory)
+    assert len(list(to_flax.stream(plan))) == 6
 
 
 def test_a_leaf_that_nobody_keeps_is_gone(tmp_path_factory):

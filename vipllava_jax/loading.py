@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vipllava_convert import torch_files
 
 from vipllava_jax import checkpoint
+from vipllava_jax.arrays import nested
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError, listing
 
@@ -52,7 +53,7 @@ def load(
         from vipllava_convert import to_flax
 
         plan = to_flax.plan(folder)
-        params, cfg = checkpoint.nested(to_flax.stream(plan, dtype, progress=progress)), plan.cfg
+        params, cfg = nested(to_flax.stream(plan, dtype, progress=progress)), plan.cfg
     if _on_gpu() if fuse is None else fuse:
         _fuse(params['llama'])
     return Model(params, cfg, processor)

@@ -17,10 +17,12 @@ from jax.typing import DTypeLike
 from vipllava_convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_convert.tensors import READABLE, Tensor, read
 from vipllava_convert.torch_files import open_checkpoint
-from vipllava_jax.checkpoint import Progress, ahead, nested, read_config, save, weight_type
+from vipllava_jax.arrays import ahead, nested
+from vipllava_jax.checkpoint import Progress, read_config, save, weight_type
 from vipllava_jax.folders import apart
 
 THREADS = 6
+AT_ONCE = 1 << 28  # bytes of buffers for converting, where the leaves are in the same memory
 Kind = tuple[str, str, Sizes]  # what is compiled for: a tensor's type in the file, its layout and its sizes
 
 
@@ -70,9 +72,9 @@ def stream(
         finally:
             buffers.put(buffer)
 
-    with ThreadPoolExecutor(threads) as pool:
-        kinds = dict.fromkeys(_kind(*pair) for pair in plan.pairs)
-        programs = {kind: pool.submit(_program, *kind, dtype, device) for kind in kinds}
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(THREADS) as compilers:
+        kinds = dict.fromkeys(_kind(*pair) for pair in plan.pairs)  # the first needed is compiled first
+        programs = {kind: compilers.submit(_program, *kind, dtype, device) for kind in kinds}
         arrays = ahead(pool, bring, plan.pairs, threads)
         for (leaf, tensor), array in zip(plan.pairs, arrays, strict=True):
             done += tensor.nbytes
@@ -117,7 +119,7 @@ def convert(
         for leaf, tensor in what.pairs
     )
     cpu = jax.local_devices(backend='cpu')[0]
-    leaves = stream(what, dtype, cpu, progress, at_once=1 << 29)
+    leaves = stream(what, dtype, cpu, progress, AT_ONCE)
     save(target, shapes, what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     return Report(len(what.pairs), size, time.monotonic() - began, what.unused)

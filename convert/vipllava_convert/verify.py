@@ -12,6 +12,7 @@ from vipllava_convert.table import Plan
 from vipllava_convert.tensors import read
 from vipllava_convert.to_flax import plan, rearranged, stream
 from vipllava_jax import checkpoint
+from vipllava_jax.arrays import nested
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError
@@ -47,7 +48,7 @@ def verify(source: Path, converted: Path, *, progress: Progress | None = None) -
     what = plan(theirs)
     groups = _weights(ours, what, progress)
     mine = _logits(checkpoint.restore(ours)[0], cfg)
-    other = _logits(checkpoint.nested(stream(what)), what.cfg)
+    other = _logits(nested(stream(what)), what.cfg)
     shared = min(cfg.text.vocab, what.cfg.text.vocab)
     return Comparison(groups, difference(mine[..., :shared], other[..., :shared]))
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import plan
 from vipllava_jax.benchmark.cost import Work
 from vipllava_jax.benchmark.measure import STEPS, Ours, compilation_cache
 from vipllava_jax.benchmark.subject import PRESETS, Subject, fused, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
-from vipllava_jax.checkpoint import flat
 from vipllava_jax.model.vipllava import abstract, check
 
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import vipllava_jax as vj
+from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark.storage import Folders, lines
 from vipllava_jax.benchmark.subject import Subject, fused, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
-from vipllava_jax.checkpoint import flat
 
 
 @pytest.fixture(scope='module')

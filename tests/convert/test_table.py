@@ -12,7 +12,7 @@ from vipllava_convert.table import CLIP, LLAMA, PROJECTOR, Leaf, arrange, canoni
 from vipllava_convert.tensors import Tensor, dense
 
 from tests.conftest import TINY
-from vipllava_jax.checkpoint import flat
+from vipllava_jax.arrays import flat
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config
 from vipllava_jax.folders import CheckpointError
 from vipllava_jax.hugging_face import from_hugging_face

@@ -21,6 +21,7 @@ from tests import peer
 from tests.conftest import TINY
 from tests.convert.test_table import FIRST, LLAVA, PREFIXES, TIED, VIP
 from vipllava_jax import checkpoint, folders
+from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError
 
@@ -145,7 +146,7 @@ def test_every_layout_bit_by_bit(case, tmp_path):
     assert set(report.unused) == unused
     params, found = checkpoint.restore(target)
     assert dataclasses.replace(found, attention=None, pad=cfg.pad, bos=cfg.bos) == cfg
-    ours = dict(checkpoint.flat(params))
+    ours = dict(flat(params))
     wanted = expected(state, cfg)
     assert ours.keys() == wanted.keys()
     for path, x in wanted.items():
@@ -238,7 +239,7 @@ def _shapes(what) -> dict:
     import jax
 
     shapes = ((leaf.path, jax.ShapeDtypeStruct(leaf.shapes[1], 'float32')) for leaf, _ in what.pairs)
-    return checkpoint.nested(shapes)
+    return nested(shapes)
 
 
 def test_a_disk_that_is_too_small(source, tmp_path, monkeypatch):

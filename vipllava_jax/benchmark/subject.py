@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark.cost import Costs
-from vipllava_jax.checkpoint import flat
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
 from vipllava_jax.inputs.processor import Batch, bucket
 from vipllava_jax.model.llama import fuse

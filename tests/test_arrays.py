@@ -1,0 +1,95 @@
+"""Trees of arrays in a folder: no more of them held than was asked for, and each stored in one piece."""
+
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vipllava_jax import arrays
+
+MIB = 1 << 20
+
+
+@given(st.dictionaries(st.text('ab', min_size=1, max_size=3), st.integers(), max_size=5))
+def test_a_tree_and_its_leaves(leaves):
+    tree = {'x': {'y': leaves}, **leaves} if leaves else {}
+    assert arrays.nested(arrays.flat(tree)) == tree
+
+
+@pytest.mark.parametrize('count', [1, 2, 5])
+def test_ahead_keeps_threads_busy_while_the_caller_is(count):
+    begun = [threading.Event() for _ in range(8)]
+
+    def call(i: int) -> int:
+        begun[i].set()
+        return i
+
+    with ThreadPoolExecutor(count) as pool:
+        for i in arrays.ahead(pool, call, range(8), count):
+            assert all(event.wait(10) for event in begun[: i + 1 + count])
+            assert not any(event.is_set() for event in begun[i + 1 + count :])
+            last = i
+    assert last == 7
+
+
+def shapes(sizes: dict[str, tuple[int, ...]]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in sizes.items()}
+
+
+def test_writing_holds_a_bounded_number_of_bytes(tmp_path, monkeypatch):
+    """Each array is 1 MiB: no more than three are alive when the next is asked for."""
+    monkeypatch.setattr(arrays, 'AT_ONCE', 3 * MIB)
+    wanted = shapes({f'a/x{i}': (512, 512) for i in range(12)})
+    alive, most = [], []
+
+    def leaves():
+        for path, leaf in wanted.items():
+            array = np.ones(leaf.shape, leaf.dtype)
+            alive.append(weakref.ref(array))
+            yield path, array
+            del array
+            most.append(sum(each() is not None for each in alive))
+
+    arrays.write(tmp_path / 'params', arrays.nested(wanted.items()), leaves())
+    assert len(most) == 12
+    assert 1 < max(most) <= 3
+
+
+def test_reading_asks_for_a_bounded_number_of_bytes(monkeypatch):
+    """As stored or in the type asked for, whichever is larger; what alone is too large comes alone."""
+    groups = []
+
+    def some(folder, dtype, sharding, wanted):
+        groups.append([int(path) for path in wanted])
+        return dict(wanted)
+
+    monkeypatch.setattr(arrays, '_read_some', some)
+    monkeypatch.setattr(arrays, 'AT_ONCE', 3 * MIB)
+    sizes = {'0': (512, 512), '1': (512, 512), '2': (1024, 1024), '3': (512, 512), '4': (512, 512)}
+    for dtype, expected in (
+        (None, [[0, 1], [2], [3, 4]]),
+        (np.dtype('f2'), [[0, 1], [2], [3, 4]]),
+        (np.dtype('f8'), [[0], [1], [2], [3], [4]]),
+    ):
+        groups.clear()
+        stored = shapes(sizes)
+        assert [path for path, _ in arrays.read(None, stored, dtype, None)] == list(stored)
+        assert sorted(groups) == expected
+
+
+def test_every_array_is_stored_in_one_piece(tmp_path):
+    """Pieces would be copied into buffers first, and how many of those stay depends on the allocator."""
+    import orbax.checkpoint as ocp
+
+    wanted = shapes({'a/wide': (64, 48_000), 'a/tall': (48_000, 64), 'a/flat': (3_000_000,)})
+    leaves = [(path, np.zeros(leaf.shape, leaf.dtype) + 1) for path, leaf in wanted.items()]
+    arrays.write(tmp_path / 'params', arrays.nested(wanted.items()), leaves)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        found = checkpointer.metadata(tmp_path / 'params').item_metadata
+    for path, leaf in arrays.flat(found.tree):
+        assert leaf.storage.chunk_shape == wanted[path].shape, path

@@ -1,0 +1,202 @@
+"""A tree of arrays in a folder, as Orbax writes and reads it, a few arrays at a time."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vipllava_jax.folders import CheckpointError, one_line
+
+T = TypeVar('T')
+R = TypeVar('R')
+AT_ONCE = 1 << 28  # bytes of arrays that are written or read together
+
+
+def nested(leaves: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """('llama/norm/w', leaf), … -> {'llama': {'norm': {'w': leaf}}, …}."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves:
+        *parents, last = path.split('/')
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def flat(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """{'llama': {'norm': {'w': leaf}}, …} -> ('llama/norm/w', leaf), …."""
+    for name, node in tree.items():
+        if isinstance(node, dict):
+            yield from flat(node, f'{prefix}{name}/')
+        else:
+            yield prefix + name, node
+
+
+def size(leaf: Any) -> int:
+    """The bytes of an array or a shape."""
+    return leaf.size * leaf.dtype.itemsize
+
+
+def ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """The call of each item, in order; `count` more are under way while the caller looks at one."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(call, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def write(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[str, Any]]) -> None:
+    """Writes the arrays of a tree of shapes as they come, (path, array), in any order.
+
+    Each is stored uncompressed and in one piece: then it is written from where it is. Pieces would be copied
+    first, into memory that the allocator does not give back, the less the more cores there are.
+    """
+    import jax
+
+    with _orbax() as ocp:
+        registry = ocp.type_handlers.create_type_handler_registry(
+            (jax.ShapeDtypeStruct, _writer(leaves)), (jax.Array, ocp.type_handlers.ArrayHandler())
+        )
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+        try:
+            ocp.Checkpointer(handler).save(folder, args=ocp.args.PyTreeSave(shapes))
+        except (CheckpointError, OSError):
+            raise
+        except Exception as error:  # Orbax and the storage below it have types of their own
+            if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
+                raise OSError(code, os.strerror(code)) from None
+            raise CheckpointError(f'{folder}: cannot be written: {one_line(error)}') from None
+
+
+def _writer(leaves: Iterable[tuple[str, Any]]) -> Any:
+    """Orbax's handler of shapes: writes the arrays that come in their stead."""
+    import numpy as np
+    from orbax.checkpoint.type_handlers import NumpyHandler
+
+    class Unchanging(np.ndarray):
+        def __deepcopy__(self, memo: Any) -> Any:  # Orbax would copy an array that may change meanwhile
+            return self
+
+    class Writer(NumpyHandler):
+        async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+            places = {info.name.replace('.', '/'): i for i, info in enumerate(infos)}
+            held, writes = 0, deque[tuple[int, list[Any]]]()
+            try:
+                for path, array in leaves:
+                    while writes and (held + size(array) > AT_ONCE or len(writes) == 64):
+                        held -= writes[0][0]
+                        _finish(writes.popleft()[1])
+                    i, held = places[path], held + size(array)
+                    value = np.asarray(array).view(Unchanging)
+                    del array  # or it would be held until the next has come
+                    writes.append((size(value), await super().serialize([value], [infos[i]], [args[i]])))
+                    del value
+            finally:  # all of them, even if one fails: what outlives its event loop complains on stderr
+                _finish([future for _, futures in writes for future in futures])
+            return []
+
+    return Writer()
+
+
+def _finish(writes: Iterable[Any]) -> None:
+    """Waits for all of some writes, then raises what went wrong with the first that failed."""
+    errors = []
+    for write in writes:
+        try:
+            write.result()
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def read(folder: Path, stored: dict[str, Any], dtype: Any, sharding: Any) -> Iterator[tuple[str, Any]]:
+    """Arrays of known shapes as (path, array), in order: numpy's, or jax's if a sharding is given."""
+    with _orbax(), ThreadPoolExecutor(2) as pool:
+        for arrays in ahead(pool, partial(_read_some, folder, dtype, sharding), _groups(stored, dtype), 1):
+            while arrays:
+                path = next(iter(arrays))
+                yield path, arrays.pop(path)
+
+
+def _groups(leaves: dict[str, Any], dtype: Any) -> Iterator[dict[str, Any]]:
+    """Leaves in order, of at most AT_ONCE bytes together, as stored or in `dtype`, or one that has more."""
+    group: dict[str, Any] = {}
+    held = 0
+    for path, leaf in leaves.items():
+        taken = max(size(leaf), leaf.size * dtype.itemsize if dtype else 0)
+        if group and held + taken > AT_ONCE:
+            yield group
+            group, held = {}, 0
+        group[path] = leaf
+        held += taken
+    yield group
+
+
+def _read_some(folder: Path, dtype: Any, sharding: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Has Orbax read some leaves of a folder, given and returned by path."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    handlers = ocp.type_handlers
+    registry = handlers.create_type_handler_registry(
+        (np.ndarray, _patient(handlers.NumpyHandler)), (jax.Array, _patient(handlers.ArrayHandler))
+    )
+    how: Any = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
+    if sharding is not None:
+        how = ocp.ArrayRestoreArgs(restore_type=jax.Array, dtype=dtype, sharding=sharding)
+    tree = nested(wanted.items())
+    args = ocp.args.PyTreeRestore(tree, jax.tree.map(lambda _: how, tree), partial_restore=True)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    try:
+        found = dict(flat(ocp.Checkpointer(handler).restore(folder.absolute(), args=args)))
+    except Exception as error:  # of many types, whatever is the matter
+        raise CheckpointError(f'{folder}: damaged or not whole, copy it again: {one_line(error)}') from None
+    for path, leaf in wanted.items():
+        array = found.get(path)  # Orbax hands back the shape of what it lacks
+        if not isinstance(array, (np.ndarray, jax.Array)) or array.shape != leaf.shape:
+            told = f'{path} is not the array {list(leaf.shape)} that is expected; convert it again'
+            raise CheckpointError(f'{folder}: {told}')
+    jax.block_until_ready(found)  # what is on its way to a device is still held here
+    return {path: found[path] for path in wanted}
+
+
+def _patient(handler: Any) -> Any:
+    """A handler of Orbax's that ends every read it began before it says that one failed."""
+
+    class Patient(handler):
+        async def deserialize(self, infos: Any, args: Any = None) -> Any:
+            one = super().deserialize
+            reads = (one([info], [arg]) for info, arg in zip(infos, args, strict=True))
+            found: list[Any] = await asyncio.gather(*reads, return_exceptions=True)
+            if errors := [error for error in found if isinstance(error, BaseException)]:
+                raise errors[0]
+            return [array for arrays in found for array in arrays]
+
+    return Patient()
+
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[Any]:
+    """Orbax, imported now because that takes seconds, and silent."""
+    import orbax.checkpoint as ocp
+
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield ocp
+    finally:
+        logger.setLevel(level)
