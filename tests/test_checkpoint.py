@@ -82,6 +82,12 @@ def test_restoring_in_another_type_rounds_once(model, dtype):
     assert seen[-1][0] == seen[-1][1] == sum(x.nbytes for x in jax.tree.leaves(params))
 
 
+def test_streaming_in_a_type_by_its_name(model):
+    folder, params = model
+    expected = dict(flat(jax.tree.map(lambda x: x.astype('bfloat16'), params)))
+    same(dict(checkpoint.stream(folder, dtype='bfloat16')), expected)
+
+
 def test_the_whole_folder_is_described_without_its_params(model, tmp_path):
     folder, params = model
     copy = shutil.copytree(folder, tmp_path / 'copy', ignore=shutil.ignore_patterns('params'))

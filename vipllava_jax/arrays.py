@@ -135,7 +135,7 @@ def _groups(leaves: dict[str, Any], dtype: Any) -> Iterator[dict[str, Any]]:
     group: dict[str, Any] = {}
     held = 0
     for path, leaf in leaves.items():
-        taken = max(size(leaf), leaf.size * dtype.itemsize if dtype else 0)
+        taken = max(size(leaf), 0 if dtype is None else leaf.size * dtype.itemsize)
         if group and held + taken > AT_ONCE:
             yield group
             group, held = {}, 0

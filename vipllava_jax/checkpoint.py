@@ -78,7 +78,7 @@ def stream(
     """Every leaf of a folder as (path, array), a few read at once: numpy's, or jax's with a sharding."""
     stored = shapes(folder)
     done, total = 0, sum(map(size, stored.values()))
-    for path, array in arrays.read(folder / PARAMS, stored, dtype, sharding):
+    for path, array in arrays.read(folder / PARAMS, stored, weight_type(dtype), sharding):
         done += size(stored[path])
         if progress:
             progress(done, total, path)
