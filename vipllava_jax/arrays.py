@@ -16,7 +16,7 @@ from vipllava_jax.folders import CheckpointError, one_line
 
 T = TypeVar('T')
 R = TypeVar('R')
-AT_ONCE = 1 << 28  # bytes of arrays that are written or read together
+AT_ONCE = 1 << 27  # bytes of arrays that are written or read together
 
 
 def nested(leaves: Iterable[tuple[str, Any]]) -> dict[str, Any]:
