@@ -39,7 +39,7 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """... D -> ... D of root mean square 1, in float32, rounded before the gain as Llama does."""
+    """... D -> ... D of root mean square 1, then the gain, all in float32."""
 
     width: int
     eps: float
@@ -49,7 +49,7 @@ class RMSNorm(nn.Module):
         w = self.param('w', nn.initializers.ones, (self.width,), x.dtype)
         y = x.astype(jnp.float32)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return w * y.astype(x.dtype)
+        return (y * w).astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -76,9 +76,10 @@ def rope(x: Array, positions: Array, theta: float) -> Array:
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions.reshape(*positions.shape, *[1] * (x.ndim - 2)) * frequencies  # BT…(H/2)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)
+    y = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, half)  # a view: halves put together again cost a copy
+    y = y * cos + jnp.flip(y, axis=-2) * jnp.stack([-sin, sin], axis=-2)
+    return y.astype(x.dtype).reshape(x.shape)
 
 
 def attend(
