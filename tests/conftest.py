@@ -1,6 +1,7 @@
 """Tiny models that several files test with: odd sizes, grouped queries, five taps."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import jax
@@ -15,6 +16,9 @@ TINY = Config(
     image_token=126,
     pad=127,
 )
+
+
+os.environ['VIPLLAVA_COMPILATION_CACHE'] = 'off'  # also in the processes that tests start
 
 
 @pytest.fixture(scope='session')

@@ -23,7 +23,7 @@ from vipllava_jax import checkpoint
 from vipllava_jax.folders import CheckpointError
 from vipllava_jax.generation.decoding import generate
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.loading import load, locate
+from vipllava_jax.loading import abstract, load, locate
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +52,18 @@ def test_loading_is_converting_and_restoring(folder, torch_folder, dtype):
     assert isinstance(b.processor, Processor)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(a.params))
     assert seen[-1][0] == seen[-1][1] > 0
+
+
+@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
+@pytest.mark.parametrize('fuse', [False, True])
+def test_the_shapes_are_known_before_the_weights(folder, torch_folder, dtype, fuse):
+    def described(params):
+        return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), params)
+
+    for source in (folder, torch_folder):
+        params, cfg = abstract(source, dtype=dtype, fuse=fuse)
+        model = load(source, dtype=dtype, fuse=fuse)
+        assert (described(params), cfg) == (described(model.params), model.cfg)
 
 
 def test_without_a_tokenizer_there_is_no_processor(torch_folder, tmp_path):

@@ -59,6 +59,38 @@ def load(
     return Model(params, cfg, processor)
 
 
+def abstract(
+    source: str | os.PathLike[str], *, dtype: 'DTypeLike | None' = None, fuse: bool | None = None
+) -> tuple[dict[str, Any], Config]:
+    """The shapes of what `load` makes of a source, on the device where it puts them, and their config.
+
+    Programs can be compiled for them while the weights are read. Raises as `load` does.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from vipllava_jax.model import llama
+
+    dtype = checkpoint.weight_type(dtype)
+    folder = locate(source)
+    if checkpoint.is_checkpoint(folder):
+        cfg, stored = checkpoint.describe(folder)
+        leaves = {
+            path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype or x.dtype)) for path, x in stored.items()
+        }
+    else:
+        from vipllava_convert import to_flax
+
+        plan = to_flax.plan(folder)
+        cfg, leaves = plan.cfg, dict(to_flax.shapes(plan, dtype))
+    params = checkpoint.nested(leaves.items())
+    if _on_gpu() if fuse is None else fuse:
+        for name in [name for name in params['llama'] if name.startswith('layers_')]:
+            params['llama'][name] = jax.eval_shape(llama.fuse, params['llama'][name])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params), cfg
+
+
 def _on_gpu() -> bool:
     import jax
 

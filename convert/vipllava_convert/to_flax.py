@@ -41,6 +41,12 @@ def plan(source: Path) -> Plan:
     return fit(open_checkpoint(source), read_config(source), str(source))
 
 
+def shapes(plan: Plan, dtype: DTypeLike | None = None) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
+    """What `stream` brings, as (path, shape and type), nothing read."""
+    for leaf, tensor in plan.pairs:
+        yield leaf.path, jax.ShapeDtypeStruct(leaf.shapes[1], jnp.dtype(dtype or READABLE[tensor.dtype]))
+
+
 def stream(
     plan: Plan,
     dtype: DTypeLike | None = None,
@@ -114,13 +120,9 @@ def convert(
     dtype = weight_type(dtype)
     began = time.monotonic()
     what = plan(source)
-    shapes = nested(
-        (leaf.path, jax.ShapeDtypeStruct(leaf.shapes[1], jnp.dtype(dtype or READABLE[tensor.dtype])))
-        for leaf, tensor in what.pairs
-    )
     cpu = jax.local_devices(backend='cpu')[0]
     leaves = stream(what, dtype, cpu, progress, AT_ONCE)
-    save(target, shapes, what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
+    save(target, nested(shapes(what, dtype)), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     return Report(len(what.pairs), size, time.monotonic() - began, what.unused)
 

@@ -101,7 +101,7 @@ def test_there_and_back(vipllava, folder, tmp_path):
 
 def test_info_of_a_folder(vipllava, folder):
     out = vipllava('info', '--model', folder).out
-    for expected in ('converted', 'float32 100.0%', '400', 'jax', 'template'):
+    for expected in ('converted', 'float32 100.0%', '400', 'jax', 'template', 'compiled programs'):
         assert expected in out
     ran = vipllava('info', '--model', '/no/such/folder')
     assert ran.code == 2

@@ -107,6 +107,28 @@ def test_another_length_compiles_nothing(folder):
     assert decoding.start._cache_size() == compiled[0] + 1
 
 
+@pytest.mark.parametrize('settings', [{}, {'temperature': 1.0, 'seed': 0, 'eos': (3, 5)}])
+def test_what_is_compiled_for_shapes_is_what_runs(params, cfg, batch, settings):
+    compiled = []
+
+    def listen(event, seconds, fun_name='', **_):
+        if event.endswith('backend_compile_duration') and ('start' in fun_name or 'advance' in fun_name):
+            compiled.append(fun_name)
+
+    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params)
+    params = jax.device_put(params, where)
+    settings = dict(settings, cfg=cfg, max_new_tokens=150)  # slots that no other test has
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        decoding.compile_for(shapes, batch, **settings)
+        assert len(compiled) == 2
+        vj.generate(params, batch, **settings)
+        assert len(compiled) == 2
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def test_bad_settings_are_named_before_anything_runs(params, cfg, batch, monkeypatch):
     monkeypatch.setattr(decoding, 'start', None)
     for settings, message in [

@@ -16,6 +16,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from vipllava_jax.benchmark.subject import Subject
 from vipllava_jax.benchmark.timing import Run
+from vipllava_jax.compilation import SETTINGS
 from vipllava_jax.config import Config
 from vipllava_jax.generation.decoding import CHUNK, State, advance, generate, start
 from vipllava_jax.inputs.processor import bucket
@@ -105,12 +106,8 @@ class Ours(NamedTuple):
 @contextmanager
 def compilation_cache() -> Iterator[None]:
     """An empty folder that keeps every program compiled within, as a second start of the process finds it."""
-    wanted: dict[str, Any] = {
-        'jax_persistent_cache_min_compile_time_secs': 0.0,
-        'jax_persistent_cache_min_entry_size_bytes': -1,
-    }
     with tempfile.TemporaryDirectory(prefix='vipllava-bench-') as folder:
-        wanted['jax_compilation_cache_dir'] = folder
+        wanted = {**SETTINGS, 'jax_enable_compilation_cache': True, 'jax_compilation_cache_dir': folder}
         before = {name: getattr(jax.config, name) for name in wanted}
         try:
             for name, value in wanted.items():

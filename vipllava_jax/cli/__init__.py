@@ -5,11 +5,13 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import click
 
-from vipllava_jax import __version__
+from vipllava_jax import __version__, compilation
 
 VERBS = {
     'ask': 'Ask about a picture, with marks drawn on it.',
@@ -38,7 +40,15 @@ class Verbs(click.Group):
 
 @click.group(cls=Verbs, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
 @click.version_option(__version__)
-def vipllava() -> None:
+@click.option(
+    '--compilation-cache',
+    metavar='FOLDER|off',
+    envvar='VIPLLAVA_COMPILATION_CACHE',
+    show_envvar=True,
+    help='Where compiled programs are kept, so that the next start is quick.  [default: '
+    'JAX_COMPILATION_CACHE_DIR, or vipllava/programs in your cache folder]',
+)
+def vipllava(compilation_cache: str | None) -> None:
     """ViP-LLaVA: ask about what you mark on a picture.
 
     \b
@@ -48,6 +58,7 @@ def vipllava() -> None:
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b
       vipllava info --model ./vip-llava-7b
     """
+    compilation.keep(compilation_cache, os.environ)
 
 
 def main() -> None:
@@ -59,7 +70,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors='replace')  # an answer may hold what the terminal cannot show
     with warnings.catch_warnings():
         warnings.simplefilter('default', UserWarning)
-        warnings.showwarning = lambda message, *_: click.echo(f'vipllava: {message}', err=True)
+        warnings.showwarning = shown()
         try:
             sys.exit(vipllava(standalone_mode=False))
         except click.exceptions.NoArgsIsHelpError as e:
@@ -77,6 +88,19 @@ def main() -> None:
             if 'RESOURCE_EXHAUSTED' not in str(e):
                 raise
             fail('the device has not enough memory: try --dtype bfloat16, fewer images or a shorter answer')
+
+
+def shown() -> Callable[..., None]:
+    """What tells a warning on stderr, once."""
+    told = set()
+
+    def show(message: Warning | str, *_: object) -> None:
+        line = compilation.trouble(str(message), Path(os.environ.get(compilation.FOLDER, '')))
+        if line and line not in told:
+            told.add(line)
+            click.echo(f'vipllava: {line}', err=True)
+
+    return show
 
 
 def interrupt() -> None:

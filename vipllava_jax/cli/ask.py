@@ -5,6 +5,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,8 @@ from vipllava_jax.inputs.prompts import NAMES
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vipllava_jax.inputs.processor import Batch
+    from vipllava_jax.config import Config
+    from vipllava_jax.inputs.processor import Batch, Processor
     from vipllava_jax.loading import Model
 
 DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
@@ -113,11 +115,13 @@ def ask(
         if not pictures:
             raise ValueError('--save-image needs an --image')
         save(pictures[0], save_image)
-    folder, batch = prepare(source, prompt, pictures, template, fit, settings['max_new_tokens'])
-    model, seconds = load(folder, dtype)
+    folder, processor, batch = prepare(source, prompt, pictures, template, fit, settings['max_new_tokens'])
     if settings['seed'] is None:
         settings['seed'] = secrets.randbits(32)
-    reply = Reply(model, batch, template, settings)
+    reply = Reply(processor, batch, template, settings)
+    reply.compile_for(folder, dtype)
+    model, seconds = load(folder, dtype)
+    reply.begin(model)
     if as_json:
         answer = ''.join(reply)
         told = {'answer': answer, 'model': source, 'template': template, 'prompt': prompt, **settings}
@@ -135,18 +139,34 @@ def ask(
 class Reply:
     """The answer to one prompt, as pieces of text; once they are read, a report of how it came."""
 
-    def __init__(self, model: 'Model', batch: 'Batch', template: str, settings: dict[str, Any]):
-        from vipllava_jax.generation.decoding import stream
-
-        self.processor: Any = model.processor
-        self.stops = self.processor.stops(template)
-        special = [self.processor.tokenizer.id_of(stop) for stop in self.stops]
-        self.eos = (*model.cfg.eos, *[i for i in special if i is not None])
-        self.chunks = stream(model.params, batch, cfg=model.cfg, eos=self.eos, **settings)
+    def __init__(self, processor: 'Processor', batch: 'Batch', template: str, settings: dict[str, Any]):
+        self.processor, self.batch, self.settings = processor, batch, settings
+        self.stops = processor.stops(template)
         self.prompt_tokens = int(batch.lengths[0])
         self.tokens: list[int] = []
         self.finished = True  # unless the chunks end before the answer does
+
+    def compile_for(self, folder: 'Path', dtype: str | None) -> None:
+        """Begins to compile, in the background, for the weights of a folder that are yet to be loaded."""
+        from vipllava_jax import loading
+        from vipllava_jax.generation.decoding import compile_for
+
+        shapes, cfg = loading.abstract(folder, dtype=dtype)
+        pool = ThreadPoolExecutor(1)
+        self.compiling = pool.submit(compile_for, shapes, self.batch, cfg=cfg, **self._settings(cfg))
+        pool.shutdown(wait=False)
+
+    def begin(self, model: 'Model') -> None:
+        from vipllava_jax.generation.decoding import stream
+
+        settings = self._settings(model.cfg)
+        self.eos = settings['eos']
+        self.chunks = stream(model.params, self.batch, cfg=model.cfg, **settings)
         self.times = [time.perf_counter()]  # of the start and of each chunk
+
+    def _settings(self, cfg: 'Config') -> dict[str, Any]:
+        special = [self.processor.tokenizer.id_of(stop) for stop in self.stops]
+        return {**self.settings, 'eos': (*cfg.eos, *[i for i in special if i is not None])}
 
     def __iter__(self) -> Iterator[str]:
         from vipllava_jax.generation.stopping import until
@@ -154,6 +174,7 @@ class Reply:
         return until(self._pieces(), self.stops)
 
     def _pieces(self) -> Iterator[str]:
+        wait([self.compiling])  # the same error, if there is one, comes again where it belongs
         text = self.processor.stream()
         end = None
         for chunk in self.chunks:
@@ -189,17 +210,18 @@ def read(question: str | None) -> str:
 
 def prepare(
     source: str, prompt: str, pictures: list, template: str, fit: Any, max_new_tokens: int | None
-) -> 'tuple[Path, Batch]':
-    """The checkpoint's folder and what the model will read: mistakes show before weights are loaded."""
+) -> 'tuple[Path, Processor, Batch]':
+    """The checkpoint's folder, its processor, what the model will read: mistakes show before weights load."""
     from vipllava_jax.checkpoint import read_config
     from vipllava_jax.generation.decoding import room
     from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import locate
 
     folder = locate(source)
-    batch = Processor.load(folder)(prompt, pictures, template=template, fit=fit)
+    processor = Processor.load(folder)
+    batch = processor(prompt, pictures, template=template, fit=fit)
     room(batch, read_config(folder), max_new_tokens)
-    return folder, batch
+    return folder, processor, batch
 
 
 def load(folder: 'Path', dtype: str | None) -> 'tuple[Model, float]':

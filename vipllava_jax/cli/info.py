@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from vipllava_jax import __version__
+from vipllava_jax import __version__, compilation
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'tokenizers', 'pillow', 'numpy')
 
@@ -25,7 +25,7 @@ def info(source: str | None, as_json: bool) -> None:
       vipllava info
       vipllava info --model ./vip-llava-7b
     """
-    told: dict[str, Any] = {'versions': versions(), 'devices': devices()}
+    told: dict[str, Any] = {'versions': versions(), 'devices': devices(), 'compiled programs': programs()}
     if source is not None:
         from vipllava_jax.loading import locate
 
@@ -57,6 +57,17 @@ def devices() -> dict[str, str]:
         memory = (device.memory_stats() or {}).get('bytes_limit')
         told[str(device)] = device.device_kind + (f', {memory / 1e9:.0f} GB' if memory else '')
     return told
+
+
+def programs() -> dict[str, str]:
+    """Where compiled programs are kept, and what they take there."""
+    import jax
+
+    settings = jax.config.values
+    folder = settings['jax_compilation_cache_dir']
+    if not folder or not settings['jax_enable_compilation_cache']:
+        return {'folder': 'none: see vipllava --help'}
+    return {'folder': folder, 'size': f'{compilation.size(Path(folder)) / 1e6:.1f} MB'}
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import secrets
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -96,11 +97,24 @@ def stream(
     Temperature, top_k and top_p may differ from row to row. Raises ValueError, before anything runs, for
     settings out of range, placeholders that do not fit the images, a context longer than the model's.
     """
+    return _stream(params, batch, *_planned(batch, cfg, max_new_tokens, temperature, top_k, top_p, seed, eos))
+
+
+def _planned(
+    batch: Batch,
+    cfg: Config,
+    max_new_tokens: int | None = None,
+    temperature: float | Sequence[float] = 0.0,
+    top_k: int | Sequence[int] = 0,
+    top_p: float | Sequence[float] = 1.0,
+    seed: int | None = None,
+    eos: int | Sequence[int] | None = None,
+) -> tuple[Sampling | None, Config, int]:
+    """How to draw, the config with its ends, how many tokens: all that the settings of `stream` say."""
     cfg = _ending(cfg, eos)
     vipllava.check(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     new = room(batch, cfg, max_new_tokens)
-    sampling = _sampling(len(batch.tokens), temperature, top_k, top_p, seed)
-    return _stream(params, batch, sampling, cfg, new)
+    return _sampling(len(batch.tokens), temperature, top_k, top_p, seed), cfg, new
 
 
 def _stream(
@@ -119,6 +133,22 @@ def _stream(
         done |= np.isin(tokens, cfg.eos).any(axis=1)
         if done.all():
             return
+
+
+def compile_for(params: Params, batch: Batch, *, cfg: Config, **settings: Any) -> None:
+    """Compiles what `stream` will run with these arguments, both programs at once.
+
+    The params may be shapes, on the device where the weights will be; all must be on the same.
+    """
+    sampling, cfg, new = _planned(batch, cfg, **settings)
+    begun = start.trace(params, batch, sampling, cfg=cfg, slots=bucket(batch.tokens.shape[1] + new))
+    where = jax.tree.leaves(params)[0].sharding
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), begun.out_info)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(begun.lower().compile)
+        if new > 1:
+            advance.lower(params, state, cfg=cfg, steps=CHUNK).compile()
+        first.result()
 
 
 def generate(

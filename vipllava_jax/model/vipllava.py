@@ -5,6 +5,7 @@ jitted with `cfg` static; called with concrete arrays they check first that the 
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -207,7 +208,12 @@ def init(key: Array, cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
 
 def abstract(cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
     """The shapes of the params, as jax.ShapeDtypeStruct, nothing allocated."""
-    return jax.eval_shape(lambda key: init(key, cfg, dtype), jax.random.key(0))
+    return jax.tree.map(lambda shape: shape, _abstract(cfg, jnp.dtype(dtype)))  # a dict of one's own
+
+
+@functools.cache
+def _abstract(cfg: Config, dtype: DTypeLike) -> Params:
+    return jax.eval_shape(lambda: init(jax.random.key(0), cfg, dtype))
 
 
 def check(

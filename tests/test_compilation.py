@@ -1,0 +1,134 @@
+"""A second start compiles nothing; whatever is the matter with the folder, there is an answer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vipllava_jax.compilation import FOLDER, keep, trouble
+
+LIMITED = """
+import resource, sys
+from vipllava_jax.cli import main
+
+most = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # the largest file, as if the disk were full then
+main()
+"""
+
+
+class Start:
+    """Starts of `ask` with a home of their own, each in another working directory."""
+
+    def __init__(self, model: Path, place: Path):
+        self.model, self.place, self.times = model, place, 0
+        names = ('HOME', 'XDG_CACHE_HOME', FOLDER, 'VIPLLAVA_COMPILATION_CACHE')
+        self.environment = {name: value for name, value in os.environ.items() if name not in names}
+        self.environment |= {'HOME': str(place), 'PYTHONPATH': os.pathsep.join(sys.path)}
+
+    def __call__(
+        self, *options: object, most: int = -1, **environment: object
+    ) -> subprocess.CompletedProcess:
+        self.times += 1
+        here = self.place / f'here-{self.times}'
+        here.mkdir()
+        asked = [*options, 'ask', '--model', self.model, '--max-new-tokens', 12, 'hi']
+        done = subprocess.run(
+            [sys.executable, '-c', LIMITED, str(most), *map(str, asked)],
+            env={**self.environment, **{name: str(value) for name, value in environment.items()}},
+            cwd=here,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+
+@pytest.fixture
+def start(folder, tmp_path):
+    return Start(folder, tmp_path)
+
+
+def programs(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob('*-cache')}
+
+
+def test_a_second_start_compiles_nothing(start, tmp_path):
+    first = start(XDG_CACHE_HOME=tmp_path / 'caches')
+    folder = tmp_path / 'caches' / 'vipllava' / 'programs'
+    kept = programs(folder)
+    assert {name.split('-')[0] for name in kept} >= {'jit_start', 'jit_advance'}
+    moved = folder.rename(tmp_path / 'elsewhere')
+    second = start('--compilation-cache', moved)
+    assert programs(moved) == kept
+    assert (second.stdout, second.stderr) == (first.stdout, '')
+    assert not folder.exists()
+
+
+def test_our_place_among_the_caches(start, tmp_path):
+    start(XDG_CACHE_HOME='not/absolute')
+    usual = tmp_path / ('Library/Caches' if sys.platform == 'darwin' else '.cache')
+    assert programs(usual / 'vipllava' / 'programs')
+
+
+def test_off_keeps_nothing(start, tmp_path):
+    start(VIPLLAVA_COMPILATION_CACHE='off', JAX_COMPILATION_CACHE_DIR=tmp_path / 'own')
+    assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+
+
+def test_a_folder_that_cannot_be_written_is_told_once(start, tmp_path):
+    (tmp_path / 'file').touch()
+    told = start(VIPLLAVA_COMPILATION_CACHE=tmp_path / 'file').stderr
+    assert told.startswith(f'vipllava: {tmp_path / "file"}: compiled programs cannot be kept there: ')
+    assert told.count('\n') == 1
+
+
+def test_a_full_disk_is_told_once_and_what_is_damaged_replaced(start, tmp_path):
+    folder = tmp_path / 'programs'
+    told = start('--compilation-cache', folder, most=20_000).stderr
+    assert 'File too large' in told
+    assert told.count('\n') == 1
+    assert not [*folder.glob('jit_start-*-cache')]
+    assert start('--compilation-cache', folder).stderr == ''
+    [path] = folder.glob('jit_start-*-cache')
+    whole = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:100])
+    assert start('--compilation-cache', folder).stderr == ''
+    assert path.stat().st_size > whole / 2
+
+
+def test_what_the_user_has_set_wins():
+    environment = {FOLDER: '/own'}
+    keep(None, environment)
+    assert environment == {FOLDER: '/own'}
+    keep('~/mine', environment)
+    assert environment[FOLDER] == str(Path.home() / 'mine')
+    environment = {'XDG_CACHE_HOME': '/caches', 'JAX_COMPILATION_CACHE_MAX_SIZE': '7'}
+    keep(None, environment)
+    assert environment[FOLDER] == '/caches/vipllava/programs'
+    assert environment['JAX_COMPILATION_CACHE_MAX_SIZE'] == '7'
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    def no_home():
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.setattr(Path, 'home', no_home)
+    environment: dict[str, str] = {}
+    keep(None, environment)
+    assert environment == {}
+
+
+def test_other_warnings_pass(tmp_path):
+    assert trouble('a mark lies outside', tmp_path) == 'a mark lies outside'
+
+
+def test_the_library_leaves_the_cache_to_the_user(tmp_path):
+    code = 'import jax, vipllava_jax as vj; vj.generate, vj.load; print(jax.config.jax_compilation_cache_dir)'
+    environment = {**os.environ, 'HOME': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path)}
+    environment.pop('VIPLLAVA_COMPILATION_CACHE')
+    environment['PYTHONPATH'] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
+    assert done.stdout == 'None\n', done.stderr
