@@ -53,15 +53,17 @@ def load(
 
         plan = to_flax.plan(folder)
         params, cfg = checkpoint.nested(to_flax.stream(plan, dtype, progress=progress)), plan.cfg
-    if _on_gpu() if fuse is None else fuse:
+    if _on('gpu') if fuse is None else fuse:
         _fuse(params['llama'])
+    if _on('tpu'):
+        _lay_out(params['llama'], cfg)
     return Model(params, cfg, processor)
 
 
-def _on_gpu() -> bool:
+def _on(backend: str) -> bool:
     import jax
 
-    return jax.default_backend() == 'gpu'
+    return jax.default_backend() == backend
 
 
 def _fuse(llama: dict[str, Any]) -> None:
@@ -72,6 +74,16 @@ def _fuse(llama: dict[str, Any]) -> None:
 
     for name in [name for name in llama if name.startswith('layers_')]:
         llama[name] = jax.jit(fuse)(llama.pop(name))
+
+
+def _lay_out(llama: dict[str, Any], cfg: Config) -> None:
+    """Lays the weights out as the compiler wants them, so that no more than one layer is there twice."""
+    import jax
+
+    from vipllava_jax.generation.decoding import formats
+
+    for name, wanted in formats(llama, cfg).items():
+        llama[name] = jax.device_put(llama.pop(name), wanted)
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
