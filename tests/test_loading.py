@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.layout import Format, Layout
 from vipllava_convert import to_flax
 from vipllava_convert.table import Leaf, Plan, leaves
 from vipllava_convert.tensors import Tensor, dense
@@ -21,6 +22,7 @@ from vipllava_convert.to_torch import export
 from tests.conftest import TINY
 from vipllava_jax import checkpoint
 from vipllava_jax.folders import CheckpointError
+from vipllava_jax.generation import decoding
 from vipllava_jax.generation.decoding import generate
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import abstract, load, locate
@@ -336,3 +338,18 @@ def test_fused_weights_answer_the_same(folder):
     batch = plain.processor('What is this?')
     answers = [generate(m.params, batch, cfg=m.cfg, max_new_tokens=9).tokens for m in (plain, fused)]
     np.testing.assert_array_equal(*answers)
+
+
+def test_on_a_tpu_the_compiler_lays_the_decoder_out(folder, monkeypatch):
+    plain = load(folder).params
+
+    def turned(llama, cfg):
+        return jax.tree.map(lambda w: Format(Layout(tuple(reversed(range(w.ndim)))), w.sharding), llama)
+
+    monkeypatch.setattr(decoding, 'formats', turned)
+    same(load(folder).params, plain)
+    assert load(folder).params['llama']['head']['w'].format.layout.major_to_minor == (0, 1)
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+    params = load(folder).params
+    same(params, plain)
+    assert params['llama']['head']['w'].format.layout.major_to_minor == (1, 0)

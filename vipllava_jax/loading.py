@@ -54,8 +54,10 @@ def load(
 
         plan = to_flax.plan(folder)
         params, cfg = nested(to_flax.stream(plan, dtype, progress=progress)), plan.cfg
-    if _on_gpu() if fuse is None else fuse:
+    if _on('gpu') if fuse is None else fuse:
         _fuse(params['llama'])
+    if _on('tpu'):
+        _lay_out(params['llama'], cfg)
     return Model(params, cfg, processor)
 
 
@@ -83,18 +85,18 @@ def abstract(
 
         plan = to_flax.plan(folder)
         cfg, leaves = plan.cfg, dict(to_flax.shapes(plan, dtype))
-    params = checkpoint.nested(leaves.items())
-    if _on_gpu() if fuse is None else fuse:
+    params = nested(leaves.items())
+    if _on('gpu') if fuse is None else fuse:
         for name in [name for name in params['llama'] if name.startswith('layers_')]:
             params['llama'][name] = jax.eval_shape(llama.fuse, params['llama'][name])
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params), cfg
 
 
-def _on_gpu() -> bool:
+def _on(backend: str) -> bool:
     import jax
 
-    return jax.default_backend() == 'gpu'
+    return jax.default_backend() == backend
 
 
 def _fuse(llama: dict[str, Any]) -> None:
@@ -105,6 +107,16 @@ def _fuse(llama: dict[str, Any]) -> None:
 
     for name in [name for name in llama if name.startswith('layers_')]:
         llama[name] = jax.jit(fuse)(llama.pop(name))
+
+
+def _lay_out(llama: dict[str, Any], cfg: Config) -> None:
+    """Lays the weights out as the compiler wants them, so that no more than one layer is there twice."""
+    import jax
+
+    from vipllava_jax.generation.decoding import formats
+
+    for name, wanted in formats(llama, cfg).items():
+        llama[name] = jax.device_put(llama.pop(name), wanted)
 
 
 def locate(source: str | os.PathLike[str]) -> Path:

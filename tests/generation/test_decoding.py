@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.layout import Format, Layout
 
 import vipllava_jax as vj
 from tests.rows import alone, ragged
@@ -158,3 +159,18 @@ def test_half_precision_keeps_its_dtype(cfg, batch):
     state = decoding.start(params, batch, None, cfg=cfg, slots=64)
     state, _ = decoding.advance(params, state, cfg=cfg, steps=2)
     assert {x.dtype for x in (*state.cache.k, *state.cache.v)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_answers_do_not_depend_on_layouts(params, cfg, batch):
+    plain = vj.generate(params, batch, cfg=cfg, max_new_tokens=12, eos=()).tokens
+    wanted = decoding.formats(params['llama'], cfg)
+    turned = jax.tree.map(
+        lambda w: Format(Layout(tuple(reversed(range(w.ndim)))), w.sharding), params['llama']
+    )
+    for formats in (wanted, turned):
+        llama = jax.device_put(params['llama'], formats)
+        assert jax.tree.map(lambda w: w.format.layout.major_to_minor, llama) == jax.tree.map(
+            lambda f: f.layout.major_to_minor, formats
+        )
+        answer = vj.generate({**params, 'llama': llama}, batch, cfg=cfg, max_new_tokens=12, eos=()).tokens
+        np.testing.assert_array_equal(answer, plain)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
+from jax.experimental.layout import Format, Layout
 
 from vipllava_jax.config import Config
 from vipllava_jax.generation.sampling import Sampling, pick
@@ -72,6 +73,25 @@ def advance(params: Params, state: State, *, cfg: Config, steps: int) -> tuple[S
 
     state, tokens = jax.lax.scan(step, state, length=steps)
     return state, tokens.T
+
+
+def formats(llama: Params, cfg: Config) -> Params:
+    """The decoder's weights, or their shapes -> the formats in which the compiler would have each to decode.
+
+    One layer speaks for all, and a batch of 8 for every other: what it wants, no program of another batch or
+    cache copies (on a TPU, where `advance` would otherwise copy q, k and v whenever it is called).
+    """
+    kept = {name: w for name, w in llama.items() if name == 'layers_0' or not name.startswith('layers_')}
+    shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), kept)
+    cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, layers=1))
+
+    def step(llama: Params, tokens: Array) -> tuple[Array, Cache]:
+        cache = Cache.empty(cfg.text, 8, 1024, llama['norm']['w'].dtype)
+        return vipllava.decode({'llama': llama}, tokens, cache, tokens, cfg=cfg)
+
+    choose = jax.jit(step, in_shardings=(Format(Layout.AUTO), None))
+    (chosen, _), _ = choose.lower(shapes, jax.ShapeDtypeStruct((8,), jnp.int32)).compile().input_formats
+    return {name: chosen['layers_0' if name.startswith('layers_') else name] for name in llama}
 
 
 def ended(tokens: Array, cfg: Config) -> Array:

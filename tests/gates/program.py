@@ -1,0 +1,161 @@
+"""The 7B's programs, compiled for a device that is not there, and what their text says that they do."""
+
+import dataclasses
+import math
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+import vipllava_jax as vj
+from vipllava_jax.generation import decoding
+from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.model import llama
+from vipllava_jax.model.vipllava import VipLlava
+
+CFG = dataclasses.replace(vj.VIP_LLAVA_7B, attention='xla')
+# As wide as the 7B and quicker to compile; what another layer adds and stays is its weights and its cache.
+SHALLOW = dataclasses.replace(
+    CFG,
+    vision=dataclasses.replace(CFG.vision, layers=4),
+    text=dataclasses.replace(CFG.text, layers=2),
+    feature_layers=(3, 2, 2, 1, 0),
+)
+SLOTS, PROMPT = 1024, 704  # of neither the product with 8 and a width is the size of a matrix
+BYTES = {'bf16': 2, 'f16': 2, 'pred': 1, 's8': 1, 'u8': 1}
+FREE = ('get-tuple-element', 'parameter', 'tuple', 'constant', 'bitcast')
+
+
+class Instruction(NamedTuple):
+    """One line of a computation: what it does, its results as (shape, bytes, whether in the fast memory)."""
+
+    op: str
+    results: list[tuple[str, int, bool]]
+    line: str
+
+
+def one(platform: str, name: str = '', **described: str) -> jax.sharding.Sharding:
+    """One device of a platform that this machine need not have."""
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # the other worker of pytest has one too
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # nobody would answer what this machine is
+    devices = topologies.get_topology_desc(name, platform=platform, **described).devices
+    return jax.sharding.SingleDeviceSharding(devices[0])
+
+
+def place(tree: Any, where: Any) -> Any:
+    """Shapes that live on a device: one sharding for all, or a tree of formats."""
+    if isinstance(where, jax.sharding.Sharding):
+        where = jax.tree.map(lambda _: where, tree)
+    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, where)
+
+
+def state(cfg: vj.Config, B: int) -> decoding.State:
+    def make():
+        cache = llama.Cache.empty(cfg.text, B, SLOTS, jnp.bfloat16)
+        return decoding.State(cache, jnp.zeros(B, int), jnp.zeros(B, int), jnp.zeros(B, bool), None)
+
+    return jax.eval_shape(make)
+
+
+def decode(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> Any:
+    return decoding.advance.trace(params, place(state(cfg, B), at), cfg=cfg, steps=8).lower().compile()
+
+
+def prefill(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> Any:
+    ids, counts = jax.ShapeDtypeStruct((B, PROMPT), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.int32)
+    batch = place(Batch(ids, counts, pictures(cfg, B), counts), at)
+    return decoding.start.trace(params, batch, None, cfg=cfg, slots=SLOTS).lower().compile()
+
+
+def vision(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> Any:
+    def features(params, images):
+        return VipLlava(cfg).apply({'params': params}, images, method='features')
+
+    return jax.jit(features).trace(params, place(pictures(cfg, B), at)).lower().compile()
+
+
+def pictures(cfg: vj.Config, B: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((B, 1, cfg.vision.image_size, cfg.vision.image_size, 3), jnp.float32)
+
+
+def weigh(tree: Any) -> int:
+    """The bytes of a tree of arrays."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def held(compiled: Any, params: Any, cfg: vj.Config, B: int = 0) -> int:
+    """Bytes on the device while the 7B's program runs, the weights that it does not read among them.
+
+    What a shallow one lacks is added: weights, and the cache of B rows if it has one.
+    """
+    m = compiled.memory_analysis()
+    running = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
+    formats = jax.tree.leaves(compiled.input_formats[0][0])
+    unread = [w for w, f in zip(jax.tree.leaves(params), formats, strict=True) if f.layout is None]
+    whole = weigh((vj.abstract(CFG, jnp.bfloat16), state(CFG, B).cache))
+    lacking = whole - weigh((params, state(cfg, B).cache))
+    return running - m.alias_size_in_bytes + weigh(unread) + lacking
+
+
+def entry(text: str) -> list[Instruction]:
+    return instructions(text, re.search(r'\nENTRY %?([\w.\-]+)', text)[1])
+
+
+def loop(text: str) -> list[Instruction]:
+    """What a program does for every token, or nothing if it has no loop."""
+    body = re.search(r' while\(.*?body=%?([\w.\-]+)', text)
+    return instructions(text, body[1]) if body else []
+
+
+def instructions(text: str, computation: str) -> list[Instruction]:
+    """The instructions of a computation that do something."""
+    body = re.search(r'\n(?:ENTRY )?%?' + re.escape(computation) + r' \(.*?\n\}', text, re.DOTALL)[0]
+    found = re.finditer(r'\n\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\((.*)', body)
+    return [Instruction(m[2], results(m[1]), m[3]) for m in found if m[2] not in FREE]
+
+
+def results(shapes: str) -> list[tuple[str, int, bool]]:
+    """'(bf16[1,1024]{1,0:T(8,128)S(1)}, u32[])' -> [('bf16[1,1024]', 2048, True), ('u32[]', 4, False)]."""
+    found = re.findall(r'((\w+)\[([\d,]*)\])(\{[^}]*\})?', shapes)
+    return [
+        (shape, BYTES.get(dtype, 4) * math.prod(map(int, filter(None, dims.split(',')))), 'S(1)' in layout)
+        for shape, dtype, dims, layout in found
+    ]
+
+
+def moved(text: str) -> list[str]:
+    """Copies and transposes anywhere and slices outside of fusions, of 1 MiB or more.
+
+    What goes to the fast memory of a TPU ahead of its use, or comes back from there, is not among them.
+    """
+    inside = re.findall(r' = (\w+\[[\d,]*\])\S* (?:copy|transpose)\(', text)
+    sliced = [x.results[0][0] for x in entry(text) + loop(text) if x.op in ('slice', 'dynamic-slice')]
+    return [shape for shape in inside + sliced if results(shape)[0][1] >= 2**20]
+
+
+def moved_weights(text: str, params: Any) -> list[str]:
+    """The copies and transposes of what is as large as a matrix of the params, whatever its shape."""
+    matrices = {w.size for w in jax.tree.leaves(params) if w.ndim > 1}
+    inside = re.findall(r' = \w+\[([\d,]+)\]\S* (?:copy|transpose)\(', text)
+    return [dims for dims in inside if math.prod(map(int, dims.split(','))) in matrices]
+
+
+def returned(computation: list[Instruction]) -> int:
+    """The bytes that come back from the fast memory: a cache written there instead of in place."""
+    transfers = [x.results for x in computation if x.op == 'copy-start']
+    return sum(to[1] for to, of, *_ in transfers if of[2] and not to[2])
+
+
+def made(computation: list[Instruction], cache: Any) -> list[str]:
+    """What is made as large as an int8 weight and is not one of the caches, written in place."""
+    own = {str(x.shape).replace(' ', '').strip('(,)') for x in jax.tree.leaves(cache)}
+    fused = [x.results[0] for x in computation if x.op in ('fusion', 'convert', 'multiply', 'broadcast')]
+    return [shape for shape, size, _ in fused if size >= 2**24 and shape.split('[')[1][:-1] not in own]
+
+
+def kernels(computation: list[Instruction]) -> int:
+    """How many instructions run: not transfers, nor what names their results as one."""
+    return sum(not x.op.endswith(('-start', '-done')) and 'ConcatBitcast' not in x.line for x in computation)
