@@ -21,6 +21,7 @@ from vipllava_convert.to_torch import export
 
 from tests.conftest import TINY
 from vipllava_jax import checkpoint
+from vipllava_jax.arrays import size
 from vipllava_jax.folders import CheckpointError
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.decoding import generate
@@ -56,16 +57,39 @@ def test_loading_is_converting_and_restoring(folder, torch_folder, dtype):
     assert seen[-1][0] == seen[-1][1] > 0
 
 
-@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
-@pytest.mark.parametrize('fuse', [False, True])
-def test_the_shapes_are_known_before_the_weights(folder, torch_folder, dtype, fuse):
+@pytest.mark.parametrize(
+    ('dtype', 'quantize', 'fuse'),
+    [(None, None, False), ('bfloat16', None, True), ('float16', 'int8', False), (None, 'int8', True)],
+)
+def test_the_shapes_are_known_before_the_weights(folder, torch_folder, dtype, quantize, fuse):
     def described(params):
         return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), params)
 
     for source in (folder, torch_folder):
-        params, cfg = abstract(source, dtype=dtype, fuse=fuse)
-        model = load(source, dtype=dtype, fuse=fuse)
+        params, cfg = abstract(source, dtype=dtype, quantize=quantize, fuse=fuse)
+        model = load(source, dtype=dtype, quantize=quantize, fuse=fuse)
         assert (described(params), cfg) == (described(model.params), model.cfg)
+
+
+@pytest.mark.parametrize('fuse', [False, True])
+def test_quantised_when_loaded_or_when_converted(torch_folder, folder, tmp_path, fuse):
+    """The same bytes and scales, whose type no dtype changes; every other weight is in that type."""
+    small = tmp_path / 'int8'
+    to_flax.convert(torch_folder, small, quantize='int8')
+    for dtype in (None, 'bfloat16'):
+        found = load(small, dtype=dtype, fuse=fuse).params
+        same(found, load(torch_folder, dtype=dtype, quantize='int8', fuse=fuse).params)
+        same(found, load(folder, dtype=dtype, quantize='int8', fuse=fuse).params)
+        same(found, load(small, dtype=dtype, quantize='int8', fuse=fuse).params)
+        o = found['llama']['layers_0']['o']['w']
+        assert (o.values.dtype, o.scale.dtype) == ('int8', 'float32')
+        assert found['llama']['norm']['w'].dtype == (dtype or 'float32')
+    assert size(checkpoint.shapes(small)) < 0.6 * size(checkpoint.shapes(folder))
+
+
+def test_an_unknown_way_to_quantise_is_named(folder):
+    with pytest.raises(CheckpointError, match='int3: .* int8'):
+        load(folder, quantize='int3')
 
 
 def test_without_a_tokenizer_there_is_no_processor(torch_folder, tmp_path):

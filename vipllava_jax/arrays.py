@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -41,8 +41,10 @@ def flat(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def size(leaf: Any) -> int:
-    """The bytes of an array or a shape."""
-    return leaf.size * leaf.dtype.itemsize
+    """The bytes of an array, a shape, or what is made of some."""
+    import jax
+
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(leaf))
 
 
 def ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
@@ -121,21 +123,26 @@ def _finish(writes: Iterable[Any]) -> None:
         raise errors[0]
 
 
-def read(folder: Path, stored: dict[str, Any], dtype: Any, sharding: Any) -> Iterator[tuple[str, Any]]:
-    """Arrays of known shapes as (path, array), in order: numpy's, or jax's if a sharding is given."""
+def read(
+    folder: Path, stored: dict[str, Any], types: Mapping[str, Any], sharding: Any
+) -> Iterator[tuple[str, Any]]:
+    """Arrays of known shapes as (path, array), in order: numpy's, or jax's if a sharding is given.
+
+    Each comes in the type that `types` has for its path, or as it is stored.
+    """
     with _orbax(), ThreadPoolExecutor(2) as pool:
-        for arrays in ahead(pool, partial(_read_some, folder, dtype, sharding), _groups(stored, dtype), 1):
+        for arrays in ahead(pool, partial(_read_some, folder, types, sharding), _groups(stored, types), 1):
             while arrays:
                 path = next(iter(arrays))
                 yield path, arrays.pop(path)
 
 
-def _groups(leaves: dict[str, Any], dtype: Any) -> Iterator[dict[str, Any]]:
-    """Leaves in order, of at most AT_ONCE bytes together, as stored or in `dtype`, or one that has more."""
+def _groups(leaves: dict[str, Any], types: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Leaves in order, of at most AT_ONCE bytes together, as stored or as read, or one that has more."""
     group: dict[str, Any] = {}
     held = 0
     for path, leaf in leaves.items():
-        taken = max(size(leaf), 0 if dtype is None else leaf.size * dtype.itemsize)
+        taken = leaf.size * max(leaf.dtype.itemsize, types.get(path, leaf.dtype).itemsize)
         if group and held + taken > AT_ONCE:
             yield group
             group, held = {}, 0
@@ -144,7 +151,9 @@ def _groups(leaves: dict[str, Any], dtype: Any) -> Iterator[dict[str, Any]]:
     yield group
 
 
-def _read_some(folder: Path, dtype: Any, sharding: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+def _read_some(
+    folder: Path, types: Mapping[str, Any], sharding: Any, wanted: dict[str, Any]
+) -> dict[str, Any]:
     """Has Orbax read some leaves of a folder, given and returned by path."""
     import jax
     import numpy as np
@@ -154,11 +163,11 @@ def _read_some(folder: Path, dtype: Any, sharding: Any, wanted: dict[str, Any]) 
     registry = handlers.create_type_handler_registry(
         (np.ndarray, _patient(handlers.NumpyHandler)), (jax.Array, _patient(handlers.ArrayHandler))
     )
-    how: Any = ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype)
+    how: Any = partial(ocp.RestoreArgs, restore_type=np.ndarray)
     if sharding is not None:
-        how = ocp.ArrayRestoreArgs(restore_type=jax.Array, dtype=dtype, sharding=sharding)
-    tree = nested(wanted.items())
-    args = ocp.args.PyTreeRestore(tree, jax.tree.map(lambda _: how, tree), partial_restore=True)
+        how = partial(ocp.ArrayRestoreArgs, restore_type=jax.Array, sharding=sharding)
+    ways = nested((path, how(dtype=types.get(path))) for path in wanted)
+    args = ocp.args.PyTreeRestore(nested(wanted.items()), ways, partial_restore=True)
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     try:
         found = dict(flat(ocp.Checkpointer(handler).restore(folder.absolute(), args=args)))

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FLOATS = ('float32', 'float16', 'bfloat16')
+QUANTIZED = ('int8',)
 MARK, PARAMS = 'vipllava.json', 'params'
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name of what was just done
@@ -46,39 +48,48 @@ def save(
     from vipllava_jax.model.vipllava import abstract
 
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in flat(shapes)}
-    if odd := sorted(manifest.keys() ^ dict(flat(abstract(cfg))).keys()):
+    stored = dict(_apart(flat(shapes)))
+    manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in stored.items()}
+    if odd := sorted(dict(flat(shapes)).keys() ^ dict(flat(abstract(cfg))).keys()):
         told = f'{", ".join(odd[:3])}{", …" if len(odd) > 3 else ""}'
         raise CheckpointError(
             f'{folder}: not the params of the config ({told}); load with fuse=False to save'
         )
-    total = sum(size(leaf) for _, leaf in flat(shapes))
-    with beside(folder, total, is_checkpoint, overwrite) as new:
-        arrays.write(new / PARAMS, shapes, flat(params) if leaves is None else leaves)
+    with beside(folder, size(stored), is_checkpoint, overwrite) as new:
+        brought = flat(params) if leaves is None else leaves
+        arrays.write(new / PARAMS, nested(stored.items()), _apart(brought))
         write_json(new / 'config.json', to_hugging_face(cfg))
         copy_files(files_from, new)
         write_json(new / MARK, {'format': FORMAT, 'version': __version__, 'params': manifest})
 
 
 def restore(
-    folder: Path, *, dtype: 'DTypeLike | None' = None, progress: Progress | None = None
+    folder: Path,
+    *,
+    dtype: 'DTypeLike | None' = None,
+    quantize: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Config]:
     """A folder of ours -> its params on the device, in `dtype` or as they were saved, and its config."""
     import jax
 
-    dtype = weight_type(dtype)
     cfg, _ = describe(folder)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return nested(stream(folder, dtype=dtype, sharding=sharding, progress=progress)), cfg
+    leaves = partial(stream, folder, sharding=sharding, progress=progress)
+    return nested(quantized(leaves, quantize, dtype)), cfg
 
 
 def stream(
-    folder: Path, *, dtype: 'DTypeLike | None' = None, sharding: Any = None, progress: Progress | None = None
+    folder: Path, dtype: 'DTypeLike | None' = None, *, sharding: Any = None, progress: Progress | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """Every leaf of a folder as (path, array), a few read at once: numpy's, or jax's with a sharding."""
+    """Every leaf of a folder as (path, array), a few read at once: numpy's, or jax's with a sharding.
+
+    What is quantised stays so, whatever the dtype.
+    """
     stored = shapes(folder)
-    done, total = 0, sum(map(size, stored.values()))
-    for path, array in arrays.read(folder / PARAMS, stored, weight_type(dtype), sharding):
+    done, total = 0, size(stored)
+    types = {path: leaf.dtype for path, leaf in _apart(shapes(folder, dtype).items())}
+    for path, array in _together(arrays.read(folder / PARAMS, dict(_apart(stored.items())), types, sharding)):
         done += size(stored[path])
         if progress:
             progress(done, total, path)
@@ -97,12 +108,17 @@ def describe(folder: Path) -> tuple[Config, dict[str, Any]]:
     return cfg, stored
 
 
-def shapes(folder: Path) -> dict[str, Any]:
-    """The shape and type of every leaf of a folder of ours, by its path; its params are not opened."""
+def shapes(folder: Path, dtype: 'DTypeLike | None' = None) -> dict[str, Any]:
+    """The shape and type of every leaf of a folder of ours, by its path; its params are not opened.
+
+    The type is `dtype`, if one is given and the leaf not quantised, or as stored.
+    """
     import jax
     import jax.numpy as jnp
 
-    mark = read_json(folder / MARK)
+    from vipllava_jax.model.weights import Quantized
+
+    mark, wanted = read_json(folder / MARK), weight_type(dtype)
     if mark.get('format') != FORMAT:
         raise CheckpointError(
             f'{folder / MARK}: format {mark.get("format")!r} of vipllava-jax {mark.get("version")}; this is '
@@ -110,9 +126,40 @@ def shapes(folder: Path) -> dict[str, Any]:
         )
     try:
         listed = mark['params'].items()
-        return {path: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for path, (dtype, shape) in listed}
+        leaves = ((path, jax.ShapeDtypeStruct(shape, jnp.dtype(stored))) for path, (stored, shape) in listed)
+        return {
+            path: jax.ShapeDtypeStruct(leaf.shape, wanted)
+            if wanted and not isinstance(leaf, Quantized)
+            else leaf
+            for path, leaf in _together(leaves)
+        }
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f'{folder / MARK}: lists no params ({error}); convert it again') from None
+
+
+def _apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Leaves with the two arrays of a quantised one instead of it, one after the other."""
+    from vipllava_jax.model.weights import Quantized
+
+    for path, leaf in leaves:
+        if isinstance(leaf, Quantized):
+            yield f'{path}/values', leaf.values
+            yield f'{path}/scale', leaf.scale
+        else:
+            yield path, leaf
+
+
+def _together(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The contrary of `_apart`."""
+    from vipllava_jax.model.weights import Quantized
+
+    leaves = iter(leaves)
+    for path, leaf in leaves:
+        if path.endswith('/values'):
+            _, scale = next(leaves)
+            yield path.removesuffix('/values'), Quantized(leaf, scale)
+        else:
+            yield path, leaf
 
 
 def read_config(folder: Path) -> Config:
@@ -153,3 +200,36 @@ def weight_type(dtype: 'DTypeLike | None') -> Any:
         if jnp.dtype(dtype).name in FLOATS:
             return jnp.dtype(dtype)
     raise CheckpointError(f'{dtype}: not a type of weights, only {", ".join(FLOATS)}')
+
+
+def quantized(
+    leaves: Callable[[Any], Any], how: str | None, dtype: 'DTypeLike | None' = None
+) -> Iterable[tuple[str, Any]]:
+    """What `leaves` brings in a type, arrays or shapes, with the decoder's large weights in int8 if wanted.
+
+    Those are made of what is stored, before anything is rounded to the type.
+    """
+    if how not in (None, *QUANTIZED):
+        raise CheckpointError(f'{how}: weights can be quantized to {", ".join(QUANTIZED)}')
+    dtype = weight_type(dtype)
+    found = leaves(None if how else dtype)
+    pairs = found.items() if isinstance(found, dict) else found
+    return _quantized(pairs, dtype) if how else pairs
+
+
+def _quantized(leaves: Iterable[tuple[str, Any]], dtype: Any) -> Iterator[tuple[str, Any]]:
+    import jax
+
+    from vipllava_jax.model.llama import summed
+    from vipllava_jax.model.weights import Quantized, quantize
+
+    @partial(jax.jit, static_argnames='axes')
+    def smaller(w: Any, axes: int) -> Any:
+        return quantize(w, axes) if axes else w.astype(dtype or w.dtype)
+
+    for path, leaf in leaves:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            leaf = jax.eval_shape(partial(smaller, axes=summed(path)), leaf)
+        elif not isinstance(leaf, Quantized):
+            leaf = smaller(leaf, axes=summed(path))
+        yield path, leaf

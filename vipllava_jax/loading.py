@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,58 +35,65 @@ def load(
     source: str | os.PathLike[str],
     *,
     dtype: 'DTypeLike | None' = None,
+    quantize: str | None = None,
     fuse: bool | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Model:
     """A folder, PyTorch's or converted, or a name on the Hub ('organisation/name@revision') -> the model.
 
-    Weights go to the device as they are read, in `dtype`, or in the file's if it is None. `fuse` joins
-    those that read the same input, which is quicker on a GPU and done there by default; `progress` is
-    told the bytes done, those in all, and the name of the last tensor. Raises ValueError
-    in one line, CheckpointError if the weights are what is wrong.
+    Weights go to the device as they are read, in `dtype`, or in the file's if it is None; with `quantize`
+    the decoder's large ones are made 'int8' there. `fuse` joins those that read the same input, which is
+    quicker on a GPU and done there by default; `progress` is told the bytes done, those in all, and the
+    name of the last tensor. Raises ValueError in one line, CheckpointError if the weights are what is wrong.
     """
     dtype = checkpoint.weight_type(dtype)
     folder = locate(source)
     processor = _processor(folder)
     if checkpoint.is_checkpoint(folder):
-        params, cfg = checkpoint.restore(folder, dtype=dtype, progress=progress)
+        params, cfg = checkpoint.restore(folder, dtype=dtype, quantize=quantize, progress=progress)
     else:
         from vipllava_convert import to_flax
 
         plan = to_flax.plan(folder)
-        params, cfg = nested(to_flax.stream(plan, dtype, progress=progress)), plan.cfg
+        leaves = partial(to_flax.stream, plan, progress=progress)
+        params, cfg = nested(checkpoint.quantized(leaves, quantize, dtype)), plan.cfg
+    return Model(arrange(params, cfg, fuse=fuse), cfg, processor)
+
+
+def arrange(params: dict[str, Any], cfg: Config, *, fuse: bool | None = None) -> dict[str, Any]:
+    """Params as a checkpoint has them -> as the device reads them fastest; what was given is used up."""
     if _on('gpu') if fuse is None else fuse:
         _fuse(params['llama'])
     if _on('tpu'):
         _lay_out(params['llama'], cfg)
-    return Model(params, cfg, processor)
+    return params
 
 
 def abstract(
-    source: str | os.PathLike[str], *, dtype: 'DTypeLike | None' = None, fuse: bool | None = None
+    source: str | os.PathLike[str],
+    *,
+    dtype: 'DTypeLike | None' = None,
+    quantize: str | None = None,
+    fuse: bool | None = None,
 ) -> tuple[dict[str, Any], Config]:
     """The shapes of what `load` makes of a source, on the device where it puts them, and their config.
 
     Programs can be compiled for them while the weights are read. Raises as `load` does.
     """
     import jax
-    import jax.numpy as jnp
 
     from vipllava_jax.model import llama
 
-    dtype = checkpoint.weight_type(dtype)
     folder = locate(source)
+    leaves: Callable[..., Any]
     if checkpoint.is_checkpoint(folder):
-        cfg, stored = checkpoint.describe(folder)
-        leaves = {
-            path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype or x.dtype)) for path, x in stored.items()
-        }
+        (cfg, _), leaves = checkpoint.describe(folder), partial(checkpoint.shapes, folder)
     else:
         from vipllava_convert import to_flax
 
         plan = to_flax.plan(folder)
-        cfg, leaves = plan.cfg, dict(to_flax.shapes(plan, dtype))
-    params = nested(leaves.items())
+        cfg, leaves = plan.cfg, partial(to_flax.shapes, plan)
+    params = nested(checkpoint.quantized(leaves, quantize, dtype))
     if _on('gpu') if fuse is None else fuse:
         for name in [name for name in params['llama'] if name.startswith('layers_')]:
             params['llama'][name] = jax.eval_shape(llama.fuse, params['llama'][name])

@@ -18,7 +18,7 @@ from vipllava_convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_convert.tensors import READABLE, Tensor, read
 from vipllava_convert.torch_files import open_checkpoint
 from vipllava_jax.arrays import ahead, nested
-from vipllava_jax.checkpoint import Progress, read_config, save, weight_type
+from vipllava_jax.checkpoint import Progress, quantized, read_config, save, weight_type
 from vipllava_jax.folders import apart
 
 THREADS = 6
@@ -41,10 +41,10 @@ def plan(source: Path) -> Plan:
     return fit(open_checkpoint(source), read_config(source), str(source))
 
 
-def shapes(plan: Plan, dtype: DTypeLike | None = None) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
-    """What `stream` brings, as (path, shape and type), nothing read."""
-    for leaf, tensor in plan.pairs:
-        yield leaf.path, jax.ShapeDtypeStruct(leaf.shapes[1], jnp.dtype(dtype or READABLE[tensor.dtype]))
+def shapes(plan: Plan, dtype: DTypeLike | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shape and type of what `stream` brings, by its path, nothing read."""
+    types = {leaf: jnp.dtype(dtype or READABLE[tensor.dtype]) for leaf, tensor in plan.pairs}
+    return {leaf.path: jax.ShapeDtypeStruct(leaf.shapes[1], types[leaf]) for leaf in types}
 
 
 def stream(
@@ -108,12 +108,14 @@ def convert(
     target: Path,
     *,
     dtype: DTypeLike | None = None,
+    quantize: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """A PyTorch checkpoint's folder -> a new folder of our own, its tokenizer and processor files included.
 
-    The params are in `dtype`, or in the file's types. Raises CheckpointError, before any long work where
+    The params are in `dtype`, or in the file's types; with `quantize` the decoder's large weights are in
+    'int8' instead. Raises CheckpointError, before any long work where
     that is possible, and leaves nothing behind then; the source is only read.
     """
     apart(source, target)
@@ -121,8 +123,10 @@ def convert(
     began = time.monotonic()
     what = plan(source)
     cpu = jax.local_devices(backend='cpu')[0]
-    leaves = stream(what, dtype, cpu, progress, AT_ONCE)
-    save(target, nested(shapes(what, dtype)), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
+    wanted = nested(quantized(functools.partial(shapes, what), quantize, dtype))
+    read = functools.partial(stream, what, device=cpu, progress=progress, at_once=AT_ONCE)
+    leaves = quantized(read, quantize, dtype)
+    save(target, wanted, what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     return Report(len(what.pairs), size, time.monotonic() - began, what.unused)
 

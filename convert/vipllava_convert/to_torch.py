@@ -20,8 +20,9 @@ from vipllava_convert.torch_files import INDEXED, SAFETENSORS_TYPES, is_torch_fo
 from vipllava_jax import checkpoint
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
-from vipllava_jax.folders import apart, beside, write_json
+from vipllava_jax.folders import CheckpointError, apart, beside, write_json
 from vipllava_jax.hugging_face import to_hugging_face
+from vipllava_jax.model.weights import Quantized
 
 CODES = {dtype: code for code, (dtype, _) in SAFETENSORS_TYPES.items()}
 
@@ -56,6 +57,8 @@ def export(
     dtype = checkpoint.weight_type(dtype)
     began = time.monotonic()
     cfg, stored = checkpoint.describe(source)
+    if any(isinstance(leaf, Quantized) for leaf in stored.values()):
+        raise CheckpointError(f'{source}: quantized; what it was made of is lost, convert that instead')
     grown, notes = _with_image_token(cfg)
     written = {leaf.path: leaf.shapes[0] for leaf in leaves(grown)}
     table = {leaf.path: leaf for leaf in leaves(cfg)}

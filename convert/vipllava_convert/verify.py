@@ -17,6 +17,7 @@ from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError
 from vipllava_jax.model.vipllava import Params, forward
+from vipllava_jax.model.weights import Quantized
 
 AT_ONCE = 1 << 24  # elements that are compared together
 KINDS = {
@@ -63,6 +64,8 @@ def _weights(ours: Path, what: Plan, progress: Progress | None) -> dict[str, flo
     groups: dict[str, float] = {}
     for path, mine in checkpoint.stream(ours, progress=progress):
         leaf, tensor = pairs[path]
+        if isinstance(mine, Quantized):
+            mine = np.asarray(mine.astype(np.float32))
         uploaded = jax.device_put(read(tensor, buffer), cpu)
         other = np.asarray(rearranged(uploaded, leaf.layout, leaf.sizes, uploaded.dtype))
         if mine.shape != other.shape:

@@ -7,8 +7,9 @@ import pytest
 import vipllava_jax as vj
 from vipllava_jax.benchmark import plan
 from vipllava_jax.benchmark.measure import Ours
-from vipllava_jax.benchmark.subject import Subject, fused, random_params, silent
+from vipllava_jax.benchmark.subject import Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
+from vipllava_jax.loading import arrange
 
 pytestmark = pytest.mark.parity
 NEW = 16
@@ -21,7 +22,7 @@ def pair(request, cfg):
     from vipllava_jax.benchmark import peer
 
     torch.set_num_threads(1)
-    subject = Subject(fused(random_params(cfg, request.param)), silent(cfg))
+    subject = Subject(arrange(random_params(cfg, request.param), cfg, fuse=True), silent(cfg))
     return subject, peer.copied(subject)
 
 

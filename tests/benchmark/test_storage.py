@@ -7,13 +7,14 @@ import pytest
 import vipllava_jax as vj
 from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark.storage import Folders, lines
-from vipllava_jax.benchmark.subject import Subject, fused, random_params, silent
+from vipllava_jax.benchmark.subject import Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
+from vipllava_jax.loading import arrange
 
 
 @pytest.fixture(scope='module')
 def subject(cfg):
-    return Subject(fused(random_params(cfg, 'float32')), silent(cfg))
+    return Subject(arrange(random_params(cfg, 'float32'), cfg, fuse=True), silent(cfg))
 
 
 def test_random_weights_are_written_as_both_kinds(subject, tmp_path):

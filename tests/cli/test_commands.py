@@ -99,6 +99,21 @@ def test_there_and_back(vipllava, folder, tmp_path):
     assert told['model']['feature layers'] == list(a.cfg.feature_layers)
 
 
+def test_quantised(vipllava, folder, tmp_path):
+    """Smaller on disk or where it is loaded: the same answer. And never where it would be lost."""
+    assert vipllava('convert', folder, tmp_path / 'pytorch').code == 0
+    ran = vipllava('convert', tmp_path / 'pytorch', tmp_path / 'int8', '--quantize', 'int8', '--verify')
+    assert ran.code == 0, ran.err
+    told = json.loads(vipllava('info', '--model', tmp_path / 'int8', '--json').out)
+    assert 'int8' in str(told['model'])
+    ask = ('ask', 'What is it?', '--max-new-tokens', 8, '--model')
+    answers = [vipllava(*ask, tmp_path / 'int8'), vipllava(*ask, folder, '--quantize', 'int8')]
+    assert [answer.code for answer in answers] == [0, 0], answers[0].err
+    assert answers[0].out == answers[1].out != ''
+    ran = vipllava('convert', folder, tmp_path / 'back', '--quantize', 'int8')
+    assert (ran.code, ran.err.count('\n')) == (2, 1)
+
+
 def test_info_of_a_folder(vipllava, folder):
     out = vipllava('info', '--model', folder).out
     for expected in ('converted', 'float32 100.0%', '400', 'jax', 'template', 'compiled programs'):

@@ -106,3 +106,10 @@ def test_to_another_type(folder, tmp_path):
 def test_only_a_folder_of_ours(source, tmp_path):
     with pytest.raises(CheckpointError, match=r'vipllava\.json: cannot be read'):
         export(source, tmp_path / 'back')
+
+
+def test_what_is_quantised_cannot_be_given_back(folder, source, tmp_path):
+    convert(source, tmp_path / 'int8', quantize='int8')
+    with pytest.raises(CheckpointError, match='int8: quantized'):
+        export(tmp_path / 'int8', tmp_path / 'back')
+    assert not (tmp_path / 'back').exists()

@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from vipllava_convert.to_flax import convert
 from vipllava_convert.to_torch import export
 from vipllava_convert.verify import difference, verify
 
@@ -86,3 +87,12 @@ def test_one_of_each(folder, source, tmp_path):
 )
 def test_difference(a, b, far):
     assert difference(np.array(a, np.float32), np.array(b, np.float32)) == far
+
+
+def test_quantised_weights_differ_by_half_a_step(source, tmp_path):
+    convert(source, tmp_path / 'int8', quantize='int8')
+    compared = verify(source, tmp_path / 'int8')
+    exact = {group for group, difference in compared.groups.items() if not difference}
+    assert {'llama norms', 'clip attention', 'projector linear_1'} <= exact
+    assert {'llama attention', 'llama mlp', 'llama head'}.isdisjoint(exact)
+    assert 0 < compared.logits < 0.5  # of logits of about 10

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vipllava_jax.arrays import flat
+from vipllava_jax.arrays import flat, nested
 from vipllava_jax.benchmark.cost import Costs
+from vipllava_jax.checkpoint import quantized
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
 from vipllava_jax.inputs.processor import Batch, bucket
-from vipllava_jax.model.llama import fuse
 from vipllava_jax.model.vipllava import Params, abstract
 
 PRESETS = {
@@ -94,23 +94,16 @@ def silent(cfg: Config, attention: Attention | None = None) -> Config:
     return dataclasses.replace(cfg, eos=(), attention=attention)
 
 
-def fused(params: Params) -> Params:
-    """The params with what reads the same input joined in each layer, one layer after another."""
-    llama = params['llama']
-    for name in [name for name in llama if name.startswith('layers_')]:
-        llama[name] = jax.jit(fuse)(llama.pop(name))
-    return params
-
-
-def random_params(cfg: Config, dtype: Any) -> Params:
+def random_params(cfg: Config, dtype: Any, quantize: str | None = None) -> Params:
     """Params of which none is zero: products that keep a variance of about 1, gains near 1, small shifts."""
-    leaves, tree = jax.tree.flatten_with_path(abstract(cfg, dtype))
+    return nested(quantized(lambda _: _drawn(cfg, dtype), quantize))
+
+
+def _drawn(cfg: Config, dtype: Any) -> Iterator[tuple[str, Array]]:
     key = jax.random.key(0, impl='rbg')  # compiles, and draws billions, in a quarter of the default's time
-    drawn = []
-    for i, (path, leaf) in enumerate(leaves):
-        mean, std = (float(path[-1].key == 'w'), 0.02) if leaf.ndim == 1 else (0, _std(leaf.shape))
-        drawn.append(_normal(jax.random.fold_in(key, i), mean, std, leaf.shape, leaf.dtype))
-    return jax.tree.unflatten(tree, drawn)
+    for i, (path, leaf) in enumerate(flat(abstract(cfg, dtype))):
+        mean, std = (float(path.endswith('/w')), 0.02) if len(leaf.shape) == 1 else (0, _std(leaf.shape))
+        yield path, _normal(jax.random.fold_in(key, i), mean, std, leaf.shape, leaf.dtype)
 
 
 def _std(shape: tuple[int, ...]) -> float:

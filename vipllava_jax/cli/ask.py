@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax.checkpoint import FLOATS
+from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import bytes_bar, spinner
 from vipllava_jax.inputs.prompts import NAMES
@@ -83,6 +83,11 @@ DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
 )
 @click.option('--dtype', type=click.Choice(FLOATS), help="[default: the checkpoint's]")
 @click.option(
+    '--quantize',
+    type=click.Choice(QUANTIZED),
+    help="The decoder's large weights in this type.",
+)
+@click.option(
     '--json', 'as_json', is_flag=True, help='One JSON object, with times and settings, instead of text.'
 )
 @click.option('--save-image', metavar='FILE', help='Save the (first) picture with its marks.')
@@ -94,6 +99,7 @@ def ask(
     template: str,
     fit: Any,
     dtype: str | None,
+    quantize: str | None,
     as_json: bool,
     save_image: str | None,
     **settings: Any,
@@ -119,8 +125,8 @@ def ask(
     if settings['seed'] is None:
         settings['seed'] = secrets.randbits(32)
     reply = Reply(processor, batch, template, settings)
-    reply.compile_for(folder, dtype)
-    model, seconds = load(folder, dtype)
+    reply.compile_for(folder, dtype=dtype, quantize=quantize)
+    model, seconds = load(folder, dtype=dtype, quantize=quantize)
     reply.begin(model)
     if as_json:
         answer = ''.join(reply)
@@ -146,12 +152,12 @@ class Reply:
         self.tokens: list[int] = []
         self.finished = True  # unless the chunks end before the answer does
 
-    def compile_for(self, folder: 'Path', dtype: str | None) -> None:
+    def compile_for(self, folder: 'Path', **kind: Any) -> None:
         """Begins to compile, in the background, for the weights of a folder that are yet to be loaded."""
         from vipllava_jax import loading
         from vipllava_jax.generation.decoding import compile_for
 
-        shapes, cfg = loading.abstract(folder, dtype=dtype)
+        shapes, cfg = loading.abstract(folder, **kind)
         pool = ThreadPoolExecutor(1)
         self.compiling = pool.submit(compile_for, shapes, self.batch, cfg=cfg, **self._settings(cfg))
         pool.shutdown(wait=False)
@@ -224,11 +230,11 @@ def prepare(
     return folder, processor, batch
 
 
-def load(folder: 'Path', dtype: str | None) -> 'tuple[Model, float]':
+def load(folder: 'Path', **kind: Any) -> 'tuple[Model, float]':
     """The model, loaded under a bar, and how many seconds that took."""
     from vipllava_jax import loading
 
     begin = time.perf_counter()
     with bytes_bar(f'loading {folder.name}') as progress:
-        model = loading.load(folder, dtype=dtype, progress=progress)
+        model = loading.load(folder, **kind, progress=progress)
     return model, round(time.perf_counter() - begin, 3)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vipllava_jax import __version__
-from vipllava_jax.checkpoint import FLOATS
+from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.waiting import bytes_bar
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Several(click.ParamType):
     type=click.Choice(FLOATS),
     help="[default: the checkpoint's; of a preset bfloat16, on a CPU float32]",
 )
+@click.option('--quantize', type=click.Choice(QUANTIZED), help="The decoder's large weights in this type.")
 @click.option('--attention', type=click.Choice(('xla', 'cudnn')), help='[default: cudnn where it can]')
 @click.option(
     '--fuse/--no-fuse', default=None, help='Join weights that read the same input.  [default: on a GPU]'
@@ -81,6 +82,7 @@ def bench(
     contexts: tuple[int, ...] | None,
     repeats: int,
     dtype: str | None,
+    quantize: str | None,
     attention: Any,
     fuse: bool | None,
     peer: str | None,
@@ -99,7 +101,7 @@ def bench(
       vipllava bench --model ./vip-llava-7b --what decode,prefill --batch 1,8 --json speed.json
       vipllava bench --preset 7b --peer transformers --batch 1 --context 704 --plot roofline.png
     """
-    check(source, preset, peer, json_file, plot)
+    check(source, preset, quantize, peer, json_file, plot)
     reserve(peer)
     from vipllava_jax.benchmark import ceilings, plan, storage
     from vipllava_jax.benchmark.measure import compilation_cache
@@ -107,7 +109,7 @@ def bench(
     with compilation_cache(), tempfile.TemporaryDirectory(prefix='vipllava-bench-') as place:
         preset = preset or (None if source else usual('preset'))
         batches, contexts = batches or usual('batch'), contexts or usual('context')
-        subject, folder = prepare(source, preset, dtype, attention, fuse)
+        subject, folder = prepare(source, preset, dtype, quantize, attention, fuse)
         plan.check(subject.cfg, contexts)
         sides = players(subject, peer)
         tell('the device: copies and matrix products')
@@ -131,11 +133,18 @@ def bench(
 
 
 def check(
-    source: str | None, preset: str | None, peer: str | None, json_file: Path | None, plot: Path | None
+    source: str | None,
+    preset: str | None,
+    quantize: str | None,
+    peer: str | None,
+    json_file: Path | None,
+    plot: Path | None,
 ) -> None:
     """Raises ValueError for what would fail only after the measuring."""
     if source and preset:
         raise ValueError('--model and --preset: give one of them')
+    if quantize and peer:
+        raise ValueError('--peer: transformers is given the same weights, and it cannot read quantized ones')
     for name, path in (('--json', json_file), ('--plot', plot)):
         if path and not path.absolute().parent.is_dir():
             raise ValueError(f'{name}: there is no folder {str(path.parent)!r}')
@@ -156,24 +165,29 @@ def reserve(peer: str | None) -> None:
 
 
 def prepare(
-    source: str | None, preset: str | None, dtype: str | None, attention: Any, fuse: bool | None
+    source: str | None,
+    preset: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    attention: Any,
+    fuse: bool | None,
 ) -> 'tuple[Subject, Path | None]':
     """The model to measure and, if its weights are not random, their folder."""
     import jax
 
     from vipllava_jax import loading
-    from vipllava_jax.benchmark.subject import PRESETS, Subject, fused, random_params, silent
+    from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 
     if source is None:
         tell(f'random weights for {preset}')
         folder, cfg = None, PRESETS[preset or 'tiny']
-        params = random_params(cfg, dtype or usual('dtype'))
+        params = loading.arrange(random_params(cfg, dtype or usual('dtype'), quantize), cfg, fuse=fuse)
     else:
         folder = loading.locate(source)
         with bytes_bar(f'loading {source}') as progress:
-            params, cfg, _ = loading.load(folder, dtype=dtype, fuse=False, progress=progress)
-    if jax.default_backend() == 'gpu' if fuse is None else fuse:
-        params = fused(params)
+            params, cfg, _ = loading.load(
+                folder, dtype=dtype, quantize=quantize, fuse=fuse, progress=progress
+            )
     return Subject(jax.block_until_ready(params), silent(cfg, attention)), folder
 
 
@@ -216,12 +230,14 @@ def about(subject: 'Subject') -> dict[str, Any]:
     import dataclasses
 
     from vipllava_jax.cli.info import devices
+    from vipllava_jax.model.weights import Quantized
 
     return {
         'versions': versions(),
         'devices': devices(),
         'flags': {name: os.environ[name] for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS') if name in os.environ},
         'dtype': subject.dtype.name,
+        'quantized': isinstance(subject.params['llama']['layers_0']['o']['w'], Quantized),
         'fused': 'qkv' in subject.params['llama']['layers_0'],
         'weights_bytes': subject.size,
         'config': dataclasses.asdict(subject.cfg),

@@ -1,10 +1,13 @@
 """`vipllava convert`: from a PyTorch checkpoint to a folder of our own, and back."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
-from vipllava_jax.checkpoint import FLOATS
+from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.waiting import bytes_bar
 
 
@@ -12,9 +15,12 @@ from vipllava_jax.cli.waiting import bytes_bar
 @click.argument('source')
 @click.argument('target', type=click.Path(path_type=Path))
 @click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]")
+@click.option('--quantize', type=click.Choice(QUANTIZED), help="The decoder's large weights in this type.")
 @click.option('--verify', is_flag=True, help='Read both sides again and compare them, weights and logits.')
 @click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.')
-def convert(source: str, target: Path, dtype: str | None, verify: bool, overwrite: bool) -> None:
+def convert(
+    source: str, target: Path, dtype: str | None, quantize: str | None, verify: bool, overwrite: bool
+) -> None:
     """Convert SOURCE to the new folder TARGET: a PyTorch checkpoint to Flax, or a converted one back.
 
     SOURCE is a folder, or the name of a PyTorch checkpoint on the Hugging Face Hub; it is only read.
@@ -23,6 +29,7 @@ def convert(source: str, target: Path, dtype: str | None, verify: bool, overwrit
     \b
     Examples:
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b --dtype bfloat16
+      vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b-int8 --quantize int8
       vipllava convert ./vip-llava-7b ./for-transformers --verify
     """
     from vipllava_convert import to_flax, to_torch
@@ -32,7 +39,11 @@ def convert(source: str, target: Path, dtype: str | None, verify: bool, overwrit
     from vipllava_jax.loading import locate
 
     folder = locate(source)
-    work = to_torch.export if checkpoint.is_checkpoint(folder) else to_flax.convert
+    work: Callable[..., Any] = to_torch.export
+    if not checkpoint.is_checkpoint(folder):
+        work = partial(to_flax.convert, quantize=quantize)
+    elif quantize:
+        raise ValueError('--quantize is for what transformers does not read: SOURCE must be PyTorch')
     with bytes_bar('converting') as progress:
         report = work(folder, target, dtype=dtype, overwrite=overwrite, progress=progress)
     size = report.size / 1e9
@@ -47,5 +58,5 @@ def convert(source: str, target: Path, dtype: str | None, verify: bool, overwrit
         differences = {**compared.groups, 'logits': compared.logits}
         for group, difference in differences.items():
             click.echo(f'{group:<24} largest difference {difference:g}')
-        if dtype is None and any(differences.values()):
+        if not (dtype or quantize) and any(differences.values()):
             raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')

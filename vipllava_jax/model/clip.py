@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vipllava_jax.config import Config
-from vipllava_jax.model.layers import LayerNorm, Linear, attend
+from vipllava_jax.model.layers import LayerNorm, Linear, attend, own
 
 
 class Layer(nn.Module):
@@ -38,12 +38,12 @@ class Clip(nn.Module):
         vision = self.cfg.vision
         s = vision.sizes
         normal = nn.initializers.normal(s['D'] ** -0.5)
-        class_token = self.param('class_token', normal, (s['D'],), images.dtype)
+        class_token = own(self, 'class_token', normal, (s['D'],), images.dtype)
         images = images.astype(class_token.dtype)  # float32 pixels do not make the tower float32
         patches = Linear('BPC,CD->BPD', s, name='patch')(patchify(images, vision.patch_size))
         first = jnp.broadcast_to(class_token, (len(images), 1, s['D']))
         x = jnp.concatenate([first, patches], axis=1)
-        x += self.param('positions', normal, (s['P'], s['D']), images.dtype)
+        x += own(self, 'positions', normal, (s['P'], s['D']), images.dtype)
         states = [LayerNorm(s['D'], vision.eps, name='pre_norm')(x)]
         # Nothing past the deepest tap is computed; those weights exist because checkpoints hold them.
         for i in range(vision.layers if self.is_initializing() else max(self.cfg.taps)):

@@ -3,7 +3,9 @@
 import functools
 import math
 from collections.abc import Mapping
+from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -31,11 +33,26 @@ class Linear(nn.Module):
         kept = [a for a in letters if a in out]
         fan_in = math.prod(self.sizes[a] for a in letters if a not in out)
         shape = tuple(self.sizes[a] for a in letters)
-        w = self.param('w', nn.initializers.normal(fan_in**-0.5), shape, x.dtype)
+        w = own(self, 'w', nn.initializers.normal(fan_in**-0.5), shape, x.dtype)
         y = einsum(self.equation, x, w, dtype)
         if self.bias:
-            y += self.param('b', nn.initializers.zeros, tuple(self.sizes[a] for a in kept), x.dtype)
+            y += own(self, 'b', nn.initializers.zeros, tuple(self.sizes[a] for a in kept), x.dtype)
         return y
+
+
+def own(module: nn.Module, name: str, make: Any, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+    """A module's weight: made when the module is, found among its params later, of whatever kind.
+
+    Raises Flax's errors, which name its path, if it is missing or of another shape.
+    """
+    if module.is_initializing():
+        return module.param(name, make, shape, dtype)
+    w: Any = module.get_variable('params', name)
+    if w is None:
+        raise flax.errors.ScopeParamNotFoundError(name, '/'.join(module.path))
+    if w.shape != shape:
+        raise flax.errors.ScopeParamShapeError(name, '/'.join(module.path), shape, w.shape)
+    return w
 
 
 class RMSNorm(nn.Module):
@@ -46,7 +63,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        w = self.param('w', nn.initializers.ones, (self.width,), x.dtype)
+        w = own(self, 'w', nn.initializers.ones, (self.width,), x.dtype)
         y = x.astype(jnp.float32)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         return (y * w).astype(x.dtype)
@@ -60,8 +77,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        w = self.param('w', nn.initializers.ones, (self.width,), x.dtype)
-        b = self.param('b', nn.initializers.zeros, (self.width,), x.dtype)
+        w = own(self, 'w', nn.initializers.ones, (self.width,), x.dtype)
+        b = own(self, 'b', nn.initializers.zeros, (self.width,), x.dtype)
         y = x.astype(jnp.float32)
         y -= jnp.mean(y, axis=-1, keepdims=True)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config, TextConfig
 from vipllava_jax.model.layers import Linear, RMSNorm, attend, attend_weights, rope
-from vipllava_jax.model.weights import einsum
+from vipllava_jax.model.weights import einsum, rearrange
 
 
 @struct.dataclass
@@ -138,8 +138,22 @@ def fuse(layer: dict[str, Any]) -> dict[str, Any]:
     The axes of heads and of the mlp stay whole, so that they can be sharded.
     """
     layer = dict(layer)
-    q, k, v = (layer.pop(name)['w'] for name in ('q', 'k', 'v'))
-    D, K, H = k.shape
-    qkv = jnp.concatenate([q.reshape(D, K, -1, H).swapaxes(1, 2), k[:, None], v[:, None]], axis=1)
-    gate, up = layer.pop('gate')['w'], layer.pop('up')['w']
-    return {**layer, 'qkv': {'w': qkv}, 'gate_up': {'w': jnp.stack([gate, up], axis=1)}}
+    q, k, v, gate, up = (layer.pop(name)['w'] for name in ('q', 'k', 'v', 'gate', 'up'))
+
+    def join(q: Array, k: Array, v: Array) -> Array:
+        D, K, H = k.shape
+        return jnp.concatenate([q.reshape(D, K, -1, H).swapaxes(1, 2), k[:, None], v[:, None]], axis=1)
+
+    gate_up = rearrange(lambda *ws: jnp.stack(ws, axis=1), gate, up)
+    return {**layer, 'qkv': {'w': rearrange(join, q, k, v)}, 'gate_up': {'w': gate_up}}
+
+
+def summed(path: str) -> int:
+    """The axes that a weight of the decoder is summed over, by its path: 0 for what no product reads.
+
+    Those are the weights that can be quantised: 'llama/layers_0/o/w' -> 2, N and H.
+    """
+    if not (path.startswith('llama/') and path.endswith('/w')):
+        return 0
+    axes = {'o': 2, **dict.fromkeys(('q', 'k', 'v', 'gate', 'up', 'down', 'head'), 1)}
+    return axes.get(path.split('/')[-2], 0)

@@ -28,12 +28,15 @@ def replace_embeddings(params: Params, table: ArrayLike) -> Params:
 def resize_vocabulary(
     params: Params, cfg: Config, vocab: int, pad_to_multiple_of: int = 1
 ) -> tuple[Params, Config]:
-    """The model with `vocab` tokens, rounded up; each new one starts as the mean of the old."""
+    """The model with `vocab` tokens, rounded up; each new one starts as the mean of the old.
+
+    A quantised head is of the embeddings' type afterwards.
+    """
     vocab = math.ceil(vocab / pad_to_multiple_of) * pad_to_multiple_of
-    llama = params['llama']
-    parts = {'embed': {'w': _resized(llama['embed']['w'], vocab)}}
+    llama, table = params['llama'], embeddings(params)
+    parts = {'embed': {'w': _resized(table, vocab)}}
     if not cfg.text.tied:
-        parts['head'] = {'w': _resized(llama['head']['w'].T, vocab).T}
+        parts['head'] = {'w': _resized(llama['head']['w'].astype(table.dtype).T, vocab).T}
     return _with(params, **parts), _with_text(cfg, vocab=vocab)
 
 

@@ -1,15 +1,75 @@
-"""What a weight may be, and the one product that reads it."""
+"""What a weight may be, an array or one quantised to int8, and the one product that reads either."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
+from flax import struct
 from jax import Array, lax
 from jax.typing import DTypeLike
 
 
-def einsum(equation: str, x: Array, w: Array, dtype: DTypeLike | None = None) -> Array:
+@struct.dataclass
+class Quantized:
+    """A weight as int8 and one scale an output channel; values * scale is the weight, its axes turned.
+
+    The axes that a product sums over come first in a weight and last in its values: so they lie in the order
+    in which a GPU reads them fastest.
+    """
+
+    values: Array  # int8, the kept axes, then the summed ones
+    scale: Array  # float32, the kept axes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the weight."""
+        kept = self.scale.ndim
+        return (*self.values.shape[kept:], *self.values.shape[:kept])
+
+    @property
+    def size(self) -> int:
+        return self.values.size
+
+    @property
+    def dtype(self) -> Any:
+        return self.values.dtype
+
+    def astype(self, dtype: DTypeLike) -> Array:
+        """The weight that this stands for."""
+        kept = self.scale.ndim
+        w = self.values * self.scale[(...,) + (None,) * (self.values.ndim - kept)]
+        return jnp.moveaxis(w, range(kept, w.ndim), range(w.ndim - kept)).astype(dtype)
+
+
+def quantize(w: Array, summed: int) -> Quantized:
+    """A weight whose first `summed` axes are summed over -> int8, where 127 is the largest of a channel."""
+    last = tuple(range(-summed, 0))
+    turned = jnp.moveaxis(w.astype(jnp.float32), range(summed), last)
+    scale = jnp.max(jnp.abs(turned), axis=last, keepdims=True) / 127
+    values = jnp.round(turned / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
+    return Quantized(values, jnp.squeeze(scale, last))
+
+
+def rearrange(f: Callable[..., Array], *ws: Any) -> Any:
+    """f of weights that sum over their first axis and whose kept axes alone it moves, quantised ones too."""
+    if not isinstance(ws[0], Quantized):
+        return f(*ws)
+    values = f(*(jnp.moveaxis(w.values, -1, 0) for w in ws))
+    return Quantized(jnp.moveaxis(values, 0, -1), f(*(w.scale[None] for w in ws))[0])
+
+
+def einsum(equation: str, x: Array, w: Array | Quantized, dtype: DTypeLike | None = None) -> Array:
     """x times the weight w as the equation says, accumulated in float32, rounded to `dtype` or that of x.
 
     float32 stays float32 on every device: without the word, GPUs would round the factors to TF32 and
     TPUs to bfloat16.
     """
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    return jnp.einsum(equation, x, w, precision=precision, preferred_element_type=dtype or x.dtype)
+    scale = None
+    if isinstance(w, Quantized):
+        factors, out = equation.split('->')
+        a, b = factors.split(',')
+        kept, summed = (''.join(c for c in b if (c in out) == there) for there in (True, False))
+        equation, scale, w = f'{a},{kept}{summed}->{out}', w.scale, w.values.astype(x.dtype)
+    y = jnp.einsum(equation, x, w, precision=precision, preferred_element_type=dtype or x.dtype)
+    return y if scale is None else (y * scale).astype(y.dtype)

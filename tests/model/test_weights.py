@@ -1,0 +1,78 @@
+"""Quantised weights: as near as a byte allows, and products that read them as if they were not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vipllava_jax as vj
+from vipllava_jax.arrays import flat, nested
+from vipllava_jax.checkpoint import quantized
+from vipllava_jax.model import llama
+from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.model.weights import Quantized, einsum, quantize, rearrange
+
+EQUATIONS = {'BTD,DNH->BTNH': 1, 'BTNH,NHD->BTD': 2, 'BTD,DXKH->BTXKH': 1, 'BTF,FD->BTD': 1, 'BTD,DV->BTV': 1}
+SIZES = dict(B=2, T=3, D=12, N=4, K=2, H=5, X=4, F=7, V=9)
+
+
+@given(st.sampled_from([*EQUATIONS]), st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
+@settings(max_examples=30, deadline=None)
+def test_a_product_reads_a_quantised_weight_as_the_weight_it_stands_for(equation, seed, scale):
+    rng = np.random.default_rng(seed)
+    (a, b), out = equation.split('->')[0].split(','), equation.split('->')[1]
+    x, w = (jnp.float32(rng.standard_normal([SIZES[c] for c in letters])) for letters in (a, b))
+    w *= scale
+    packed = quantize(w, EQUATIONS[equation])
+    assert packed.shape == w.shape
+    assert packed.values.dtype == jnp.int8
+    summed = tuple(range(EQUATIONS[equation]))
+    step = jnp.max(jnp.abs(w), axis=summed) / 127
+    assert jnp.all(jnp.abs(packed.astype(jnp.float32) - w) <= step * 0.5001)
+    y = einsum(equation, x, packed)
+    assert y.shape == tuple(SIZES[c] for c in out)
+    np.testing.assert_allclose(
+        y, einsum(equation, x, packed.astype(jnp.float32)), rtol=1e-4, atol=scale * 1e-5
+    )
+
+
+def test_a_channel_of_zeros_stays_zero():
+    w = jnp.ones((3, 2)).at[:, 1].set(0)
+    np.testing.assert_array_equal(quantize(w, 1).astype(jnp.float32), w)
+
+
+def test_what_moves_kept_axes_moves_them_in_quantised_weights_too(rng):
+    a, b = (jnp.float32(rng.standard_normal((6, 2, 3))) for _ in 'ab')
+
+    def stack(*ws):
+        return jnp.stack(ws, axis=1)
+
+    packed = rearrange(stack, quantize(a, 1), quantize(b, 1))
+    plain = quantize(stack(a, b), 1)
+    np.testing.assert_array_equal(packed.values, plain.values)
+    np.testing.assert_array_equal(packed.scale, plain.scale)
+
+
+@pytest.mark.parametrize('fuse', [False, True])
+def test_answers_stay_close(cfg, rng, fuse):
+    params = vj.init(jax.random.key(0), cfg)
+    small = nested(quantized(lambda _: flat(params), 'int8'))
+    dense = nested((path, jnp.asarray(w.astype(jnp.float32))) for path, w in flat(small))
+    if fuse:
+        for name in [name for name in small['llama'] if name.startswith('layers_')]:
+            small['llama'][name] = llama.fuse(small['llama'][name])
+    tokens = rng.integers(3, cfg.image_token, (2, 9))
+    packed = vj.forward(small, tokens, cfg=cfg)
+    np.testing.assert_allclose(packed, vj.forward(dense, tokens, cfg=cfg), atol=1e-4)  # the same weights
+    exact = vj.forward(params, tokens, cfg=cfg)
+    assert 0 < jnp.linalg.norm(packed - exact) < 0.02 * jnp.linalg.norm(exact)
+
+
+def test_the_large_weights_of_the_decoder_are_quantised_and_no_others(cfg):
+    shapes = dict(quantized(lambda _: flat(abstract(cfg)), 'int8'))
+    names = {path.split('/')[-2] for path, leaf in shapes.items() if isinstance(leaf, Quantized)}
+    assert names == {'q', 'k', 'v', 'o', 'gate', 'up', 'down', 'head'}
+    assert all(path.startswith('llama/') for path, leaf in shapes.items() if isinstance(leaf, Quantized))
+    assert {path: leaf.shape for path, leaf in shapes.items()} == {p: x.shape for p, x in flat(abstract(cfg))}
