@@ -151,7 +151,7 @@ def changed(folder, **fields) -> str:
 
 
 def test_a_newer_format(copy):
-    told = changed(copy, format=2, version='9.9')
+    told = changed(copy, format=3, version='9.9')
     assert 'vipllava.json: format 2 of vipllava-jax 9.9; this is 0' in told
     assert 'upgrade it' in told
 
@@ -208,3 +208,18 @@ def test_the_authors_processor_travels_in_files_of_its_own(folder, tmp_path):
     target.mkdir()
     checkpoint.copy_files(source, target)
     assert Processor.load(target).settings == Processor.load(source).settings
+
+
+def test_values_and_scales_find_each_other_in_any_order(tmp_path):
+    params = nested(checkpoint.quantized(flat(random_params(SMALL)), 'int8'))
+    checkpoint.save(tmp_path / 'model', params, SMALL)
+    mark = tmp_path / 'model' / 'vipllava.json'
+    told = json.loads(mark.read_text())
+    assert told['format'] == 2
+    told['params'] = dict(sorted(told['params'].items()))
+    mark.write_text(json.dumps(told))
+    same(checkpoint.restore(tmp_path / 'model')[0], params)
+    del told['params']['llama/head/w/scale']
+    mark.write_text(json.dumps(told))
+    with pytest.raises(CheckpointError, match='llama/head/w has only one'):
+        checkpoint.restore(tmp_path / 'model')

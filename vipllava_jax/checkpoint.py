@@ -16,7 +16,7 @@ from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
-FORMAT = 1
+FORMAT = 2
 FLOATS = ('float32', 'float16', 'bfloat16')
 QUANTIZED = ('int8',)
 MARK, PARAMS = 'vipllava.json', 'params'
@@ -60,7 +60,10 @@ def save(
         arrays.write(new / PARAMS, nested(stored.items()), _apart(brought))
         write_json(new / 'config.json', to_hugging_face(cfg))
         copy_files(files_from, new)
-        write_json(new / MARK, {'format': FORMAT, 'version': __version__, 'params': manifest})
+        written = (
+            FORMAT if len(stored) > len(dict(flat(shapes))) else 1
+        )  # what is not quantised, anyone reads
+        write_json(new / MARK, {'format': written, 'version': __version__, 'params': manifest})
 
 
 def restore(
@@ -75,7 +78,7 @@ def restore(
 
     cfg, _ = describe(folder)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    leaves = partial(stream, folder, sharding=sharding, progress=progress)
+    leaves = stream(folder, None if quantize else dtype, sharding=sharding, progress=progress)
     return nested(quantized(leaves, quantize, dtype)), cfg
 
 
@@ -119,10 +122,10 @@ def shapes(folder: Path, dtype: 'DTypeLike | None' = None) -> dict[str, Any]:
     from vipllava_jax.model.weights import Quantized
 
     mark, wanted = read_json(folder / MARK), weight_type(dtype)
-    if mark.get('format') != FORMAT:
+    if mark.get('format') not in range(1, FORMAT + 1):
         raise CheckpointError(
             f'{folder / MARK}: format {mark.get("format")!r} of vipllava-jax {mark.get("version")}; this is '
-            f'{__version__} and reads format {FORMAT}: upgrade it, or convert the checkpoint again'
+            f'{__version__} and reads formats 1 to {FORMAT}: upgrade it, or convert the checkpoint again'
         )
     try:
         listed = mark['params'].items()
@@ -150,16 +153,20 @@ def _apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 
 def _together(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The contrary of `_apart`."""
+    """The contrary of `_apart`, in whatever order the two come."""
     from vipllava_jax.model.weights import Quantized
 
-    leaves = iter(leaves)
+    waiting: dict[str, dict[str, Any]] = {}
     for path, leaf in leaves:
-        if path.endswith('/values'):
-            _, scale = next(leaves)
-            yield path.removesuffix('/values'), Quantized(leaf, scale)
-        else:
+        whole, _, part = path.rpartition('/')
+        if part not in ('values', 'scale'):
             yield path, leaf
+            continue
+        waiting.setdefault(whole, {})[part] = leaf
+        if len(waiting[whole]) == 2:
+            yield whole, Quantized(**waiting.pop(whole))
+    if waiting:
+        raise ValueError(f'{next(iter(waiting))} has only one of values and scale')
 
 
 def read_config(folder: Path) -> Config:
@@ -203,18 +210,15 @@ def weight_type(dtype: 'DTypeLike | None') -> Any:
 
 
 def quantized(
-    leaves: Callable[[Any], Any], how: str | None, dtype: 'DTypeLike | None' = None
+    leaves: Iterable[tuple[str, Any]], how: str | None, dtype: 'DTypeLike | None' = None
 ) -> Iterable[tuple[str, Any]]:
-    """What `leaves` brings in a type, arrays or shapes, with the decoder's large weights in int8 if wanted.
+    """Leaves as they are stored, or their shapes -> the decoder's large ones in int8, the others in `dtype`.
 
-    Those are made of what is stored, before anything is rounded to the type.
+    Without a `how` they pass as they are.
     """
     if how not in (None, *QUANTIZED):
         raise CheckpointError(f'{how}: weights can be quantized to {", ".join(QUANTIZED)}')
-    dtype = weight_type(dtype)
-    found = leaves(None if how else dtype)
-    pairs = found.items() if isinstance(found, dict) else found
-    return _quantized(pairs, dtype) if how else pairs
+    return _quantized(leaves, weight_type(dtype)) if how else leaves
 
 
 def _quantized(leaves: Iterable[tuple[str, Any]], dtype: Any) -> Iterator[tuple[str, Any]]:

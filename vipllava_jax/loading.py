@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,7 +54,7 @@ def load(
         from vipllava_convert import to_flax
 
         plan = to_flax.plan(folder)
-        leaves = partial(to_flax.stream, plan, progress=progress)
+        leaves = to_flax.stream(plan, None if quantize else dtype, progress=progress)
         params, cfg = nested(checkpoint.quantized(leaves, quantize, dtype)), plan.cfg
     return Model(arrange(params, cfg, fuse=fuse), cfg, processor)
 
@@ -85,15 +84,15 @@ def abstract(
     from vipllava_jax.model import llama
 
     folder = locate(source)
-    leaves: Callable[..., Any]
+    stored = None if quantize else dtype
     if checkpoint.is_checkpoint(folder):
-        (cfg, _), leaves = checkpoint.describe(folder), partial(checkpoint.shapes, folder)
+        (cfg, _), leaves = checkpoint.describe(folder), checkpoint.shapes(folder, stored)
     else:
         from vipllava_convert import to_flax
 
         plan = to_flax.plan(folder)
-        cfg, leaves = plan.cfg, partial(to_flax.shapes, plan)
-    params = nested(checkpoint.quantized(leaves, quantize, dtype))
+        cfg, leaves = plan.cfg, to_flax.shapes(plan, stored)
+    params = nested(checkpoint.quantized(leaves.items(), quantize, dtype))
     if _on('gpu') if fuse is None else fuse:
         for name in [name for name in params['llama'] if name.startswith('layers_')]:
             params['llama'][name] = jax.eval_shape(llama.fuse, params['llama'][name])

@@ -123,10 +123,10 @@ def convert(
     began = time.monotonic()
     what = plan(source)
     cpu = jax.local_devices(backend='cpu')[0]
-    wanted = nested(quantized(functools.partial(shapes, what), quantize, dtype))
-    read = functools.partial(stream, what, device=cpu, progress=progress, at_once=AT_ONCE)
-    leaves = quantized(read, quantize, dtype)
-    save(target, wanted, what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
+    read = None if quantize else dtype
+    wanted = quantized(shapes(what, read).items(), quantize, dtype)
+    leaves = quantized(stream(what, read, cpu, progress, AT_ONCE), quantize, dtype)
+    save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     return Report(len(what.pairs), size, time.monotonic() - began, what.unused)
 

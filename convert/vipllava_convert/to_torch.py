@@ -58,7 +58,9 @@ def export(
     began = time.monotonic()
     cfg, stored = checkpoint.describe(source)
     if any(isinstance(leaf, Quantized) for leaf in stored.values()):
-        raise CheckpointError(f'{source}: quantized; what it was made of is lost, convert that instead')
+        raise CheckpointError(
+            f'{source}: holds int8 weights, for which PyTorch has no name: convert what it was made of'
+        )
     grown, notes = _with_image_token(cfg)
     written = {leaf.path: leaf.shapes[0] for leaf in leaves(grown)}
     table = {leaf.path: leaf for leaf in leaves(cfg)}

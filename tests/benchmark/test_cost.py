@@ -59,7 +59,9 @@ def test_the_weights_are_those_of_the_model(cfg):
 
 
 def test_fewer_bytes_a_weight():
-    assert Costs(VIP_LLAVA_7B, weight=1).decode(1, 0).bytes == pytest.approx(6.61e9, rel=1e-3)
+    small = Costs(VIP_LLAVA_7B, weight=1)
+    assert small.decode(1, 0).bytes == pytest.approx(6.61e9, rel=1e-3)
+    assert small.vision(1) == COSTS.vision(1)
 
 
 def test_the_greater_of_two_times_is_the_floor():

@@ -46,3 +46,13 @@ def test_lines(subject, tmp_path):
         assert result.line.output == (subject.size / 1e9, 'GB/s')
     size = sum(w.nbytes for w in jax.tree.leaves(subject.params))
     assert subject.size == size
+
+
+def test_quantised_where_they_are_read(cfg, tmp_path):
+    params = arrange(random_params(cfg, 'float32', 'int8'), cfg, fuse=True)
+    folders = Folders(Subject(params, silent(cfg)), None, tmp_path, 'int8')
+    for line in lines(folders, ('load', 'convert')):
+        side = measure(line, 1).sides[OURS]
+        assert not side.fault, side.fault
+    found = vj.load(tmp_path / 'again', fuse=True).params
+    jax.tree.map(np.testing.assert_array_equal, found, params)

@@ -38,6 +38,18 @@ def test_a_product_reads_a_quantised_weight_as_the_weight_it_stands_for(equation
     )
 
 
+def test_large_activations_do_not_overflow_float16(rng):
+    w = jnp.float16(rng.standard_normal((4096, 8)) * 0.02)
+    x = jnp.float16(rng.standard_normal((1, 1, 4096))).at[..., 7].set(2000)
+    y = einsum('BTD,DV->BTV', x, quantize(w, 1))
+    np.testing.assert_allclose(y, einsum('BTD,DV->BTV', x, w), atol=1)
+
+
+def test_kept_axes_must_end_the_result():
+    with pytest.raises(AssertionError, match='must end'):
+        einsum('BTD,DV->VBT', jnp.ones((1, 1, 3)), quantize(jnp.ones((3, 2)), 1))
+
+
 def test_a_channel_of_zeros_stays_zero():
     w = jnp.ones((3, 2)).at[:, 1].set(0)
     np.testing.assert_array_equal(quantize(w, 1).astype(jnp.float32), w)
@@ -58,7 +70,7 @@ def test_what_moves_kept_axes_moves_them_in_quantised_weights_too(rng):
 @pytest.mark.parametrize('fuse', [False, True])
 def test_answers_stay_close(cfg, rng, fuse):
     params = vj.init(jax.random.key(0), cfg)
-    small = nested(quantized(lambda _: flat(params), 'int8'))
+    small = nested(quantized(flat(params), 'int8'))
     dense = nested((path, jnp.asarray(w.astype(jnp.float32))) for path, w in flat(small))
     if fuse:
         for name in [name for name in small['llama'] if name.startswith('layers_')]:
@@ -71,7 +83,7 @@ def test_answers_stay_close(cfg, rng, fuse):
 
 
 def test_the_large_weights_of_the_decoder_are_quantised_and_no_others(cfg):
-    shapes = dict(quantized(lambda _: flat(abstract(cfg)), 'int8'))
+    shapes = dict(quantized(flat(abstract(cfg)), 'int8'))
     names = {path.split('/')[-2] for path, leaf in shapes.items() if isinstance(leaf, Quantized)}
     assert names == {'q', 'k', 'v', 'o', 'gate', 'up', 'down', 'head'}
     assert all(path.startswith('llama/') for path, leaf in shapes.items() if isinstance(leaf, Quantized))

@@ -19,11 +19,12 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """The work of one model, whose weights and cached keys and values have so many bytes a number."""
+    """The work of one model, by the bytes of a number: of the decoder's weights, its cache, the tower's."""
 
     cfg: Config
     weight: float = 2
     cached: float = 2
+    tower: float = 2
 
     def vision(self, images: int) -> Work:
         """Images through the tower, as deep as the deepest tap, and the projector."""
@@ -33,7 +34,7 @@ class Costs:
         layer = 4 * D * D + 2 * D * s['F']
         first, bridge = s['C'] * D, self.cfg.sizes['M'] * self.cfg.text.width + self.cfg.text.width**2
         flop = depth * (2 * P * layer + 4 * P * P * D) + 2 * vision.patches * (first + bridge)
-        return Work((depth * layer + P * D + first + bridge) * self.weight, images * flop)
+        return Work((depth * layer + P * D + first + bridge) * self.tower, images * flop)
 
     def prefill(self, rows: int, tokens: int) -> Work:
         """Prompts of so many tokens through the decoder, logits of the last one only."""

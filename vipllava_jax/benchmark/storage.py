@@ -5,21 +5,27 @@ import shutil
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from vipllava_convert import to_flax, to_torch
 
 from vipllava_jax import checkpoint, loading
+from vipllava_jax.arrays import size
 from vipllava_jax.benchmark.measure import timed
-from vipllava_jax.benchmark.subject import Subject
+from vipllava_jax.benchmark.subject import Subject, random_leaves
 from vipllava_jax.benchmark.timing import OURS, Line, Run
 from vipllava_jax.model.vipllava import abstract
 
 
 class Folders:
-    """The same weights in a folder of ours and in one of PyTorch's, written when first asked for."""
+    """The same weights in a folder of ours and in one of PyTorch's, written when first asked for.
 
-    def __init__(self, subject: Subject, source: Path | None, place: Path):
+    They are read into the subject's type, and quantised if it is; in the folders they never are.
+    """
+
+    def __init__(self, subject: Subject, source: Path | None, place: Path, quantize: str | None = None):
         self.subject, self.source, self.place = subject, source, place
+        self.kind: dict[str, Any] = dict(dtype=subject.dtype, quantize=quantize)
 
     @cached_property
     def converted(self) -> Path:
@@ -29,10 +35,10 @@ class Folders:
         if self.source:
             to_flax.convert(self.source, target)
         else:
-            cfg = self.subject.cfg
-            shapes = abstract(cfg, self.subject.dtype)
+            cfg, dtype = self.subject.cfg, self.subject.dtype
+            leaves = random_leaves(cfg, dtype)
             cfg = dataclasses.replace(cfg, eos=(cfg.pad,))  # a folder has one
-            checkpoint.save(target, shapes, cfg, leaves=self.subject.leaves())
+            checkpoint.save(target, abstract(cfg, dtype), cfg, leaves=leaves)
         return target
 
     @cached_property
@@ -46,12 +52,12 @@ class Folders:
     def load(self, kind: str) -> Run:
         """A folder in the page cache -> its params on the device, beside those that are there already."""
         folder = getattr(self, kind.lower())
-        return timed(lambda: loading.load(folder).params)
+        return timed(lambda: loading.load(folder, **self.kind).params)
 
     def convert(self) -> Run:
         """A folder of PyTorch's in the page cache -> a new one of ours, on the disk."""
         source, target = self.pytorch, self.place / 'again'
-        run = timed(lambda: to_flax.convert(source, target) and None)
+        run = timed(lambda: to_flax.convert(source, target, **self.kind) and None)
 
         def anew() -> float:
             shutil.rmtree(target, ignore_errors=True)
@@ -62,7 +68,8 @@ class Folders:
 
 def lines(folders: Folders, what: Sequence[str]) -> Iterator[Line]:
     """The lines of loading and converting, each three times at most."""
-    output = folders.subject.size / 1e9, 'GB/s'
+    subject = folders.subject
+    output = size(abstract(subject.cfg, subject.dtype)) / 1e9, 'GB/s'  # before they are quantised
     if 'load' in what:
         for kind in ('converted', 'PyTorch'):
             run = {OURS: partial(folders.load, kind)}

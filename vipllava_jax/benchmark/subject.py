@@ -17,6 +17,7 @@ from vipllava_jax.checkpoint import quantized
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
 from vipllava_jax.inputs.processor import Batch, bucket
 from vipllava_jax.model.vipllava import Params, abstract
+from vipllava_jax.model.weights import Quantized
 
 PRESETS = {
     '7b': VIP_LLAVA_7B,
@@ -48,8 +49,12 @@ class Subject(NamedTuple):
         return sum(w.nbytes for w in leaves) / sum(w.size for w in leaves)
 
     @property
+    def quantized(self) -> bool:
+        return isinstance(self.params['llama']['layers_0']['o']['w'], Quantized)
+
+    @property
     def costs(self) -> Costs:
-        return Costs(self.cfg, self.weight, self.dtype.itemsize)
+        return Costs(self.cfg, self.weight, self.dtype.itemsize, self.dtype.itemsize)
 
     @property
     def dtype(self) -> Any:
@@ -96,10 +101,11 @@ def silent(cfg: Config, attention: Attention | None = None) -> Config:
 
 def random_params(cfg: Config, dtype: Any, quantize: str | None = None) -> Params:
     """Params of which none is zero: products that keep a variance of about 1, gains near 1, small shifts."""
-    return nested(quantized(lambda _: _drawn(cfg, dtype), quantize))
+    return nested(quantized(random_leaves(cfg, dtype), quantize))
 
 
-def _drawn(cfg: Config, dtype: Any) -> Iterator[tuple[str, Array]]:
+def random_leaves(cfg: Config, dtype: Any) -> Iterator[tuple[str, Array]]:
+    """The leaves of `random_params`, one after another, none quantised."""
     key = jax.random.key(0, impl='rbg')  # compiles, and draws billions, in a quarter of the default's time
     for i, (path, leaf) in enumerate(flat(abstract(cfg, dtype))):
         mean, std = (float(path.endswith('/w')), 0.02) if len(leaf.shape) == 1 else (0, _std(leaf.shape))

@@ -101,7 +101,7 @@ def bench(
       vipllava bench --model ./vip-llava-7b --what decode,prefill --batch 1,8 --json speed.json
       vipllava bench --preset 7b --peer transformers --batch 1 --context 704 --plot roofline.png
     """
-    check(source, preset, quantize, peer, json_file, plot)
+    check(source, preset, peer, json_file, plot)
     reserve(peer)
     from vipllava_jax.benchmark import ceilings, plan, storage
     from vipllava_jax.benchmark.measure import compilation_cache
@@ -116,7 +116,7 @@ def bench(
         rates = ceilings.measure(subject.dtype)
         planned = [
             *plan.lines(sides, subject.costs, what or WHAT, batches, contexts),
-            *storage.lines(storage.Folders(subject, folder, Path(place)), what or WHAT),
+            *storage.lines(storage.Folders(subject, folder, Path(place), quantize), what or WHAT),
         ]
         notes = {**about(subject), 'model': source or preset, 'repeats': repeats}
         results: list[Result] = []
@@ -133,18 +133,11 @@ def bench(
 
 
 def check(
-    source: str | None,
-    preset: str | None,
-    quantize: str | None,
-    peer: str | None,
-    json_file: Path | None,
-    plot: Path | None,
+    source: str | None, preset: str | None, peer: str | None, json_file: Path | None, plot: Path | None
 ) -> None:
     """Raises ValueError for what would fail only after the measuring."""
     if source and preset:
         raise ValueError('--model and --preset: give one of them')
-    if quantize and peer:
-        raise ValueError('--peer: transformers is given the same weights, and it cannot read quantized ones')
     for name, path in (('--json', json_file), ('--plot', plot)):
         if path and not path.absolute().parent.is_dir():
             raise ValueError(f'{name}: there is no folder {str(path.parent)!r}')
@@ -207,6 +200,8 @@ def players(subject: 'Subject', peer: str | None) -> dict[str, Any]:
 
     sides: dict[str, Any] = {OURS: Ours(subject)}
     if peer:
+        if subject.quantized:
+            raise ValueError('--peer: transformers would be given the same weights, and has no such int8')
         tell('the same weights for transformers')
         from vipllava_jax.benchmark import peer as transformers
 
@@ -230,14 +225,13 @@ def about(subject: 'Subject') -> dict[str, Any]:
     import dataclasses
 
     from vipllava_jax.cli.info import devices
-    from vipllava_jax.model.weights import Quantized
 
     return {
         'versions': versions(),
         'devices': devices(),
         'flags': {name: os.environ[name] for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS') if name in os.environ},
         'dtype': subject.dtype.name,
-        'quantized': isinstance(subject.params['llama']['layers_0']['o']['w'], Quantized),
+        'quantized': 'int8' if subject.quantized else None,
         'fused': 'qkv' in subject.params['llama']['layers_0'],
         'weights_bytes': subject.size,
         'config': dataclasses.asdict(subject.cfg),
@@ -280,10 +274,11 @@ def show(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], plot
     if not console.is_terminal:
         console = Console(width=200)
     device = ', '.join(sorted(set(notes['devices'].values())))
-    console.print(report.table(results, rates, f'{notes["model"]}, {notes["dtype"]}, {device}'))
+    kind = notes['quantized'] or notes['dtype']
+    console.print(report.table(results, rates, f'{notes["model"]}, {kind}, {device}'))
     click.echo(report.HOW + (report.PEER if report.others(results) else ''))
     if plot:
-        roofline.plot(plot, results, rates, device)
+        roofline.plot(plot, results, rates, f'{kind}, {device}')
 
 
 def tell(what: str) -> None:

@@ -43,7 +43,9 @@ def convert(
     if not checkpoint.is_checkpoint(folder):
         work = partial(to_flax.convert, quantize=quantize)
     elif quantize:
-        raise ValueError('--quantize is for what transformers does not read: SOURCE must be PyTorch')
+        raise ValueError(
+            f'--quantize: PyTorch has no such weights; convert the PyTorch checkpoint, not {source}'
+        )
     with bytes_bar('converting') as progress:
         report = work(folder, target, dtype=dtype, overwrite=overwrite, progress=progress)
     size = report.size / 1e9
@@ -58,5 +60,5 @@ def convert(
         differences = {**compared.groups, 'logits': compared.logits}
         for group, difference in differences.items():
             click.echo(f'{group:<24} largest difference {difference:g}')
-        if not (dtype or quantize) and any(differences.values()):
+        if dtype is None and not compared.equal:
             raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')

@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 class Quantized:
     """A weight as int8 and one scale an output channel; values * scale is the weight, its axes turned.
 
-    The axes that a product sums over come first in a weight and last in its values: so they lie in the order
-    in which a GPU reads them fastest.
+    The axes that a product sums over come first in a weight and last in its values, where a GPU reads them
+    fastest. Its shape and size are the weight's, its dtype is int8.
     """
 
     values: Array  # int8, the kept axes, then the summed ones
@@ -22,7 +22,6 @@ class Quantized:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the weight."""
         kept = self.scale.ndim
         return (*self.values.shape[kept:], *self.values.shape[:kept])
 
@@ -65,11 +64,22 @@ def einsum(equation: str, x: Array, w: Array | Quantized, dtype: DTypeLike | Non
     TPUs to bfloat16.
     """
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    scale = None
-    if isinstance(w, Quantized):
-        factors, out = equation.split('->')
-        a, b = factors.split(',')
-        kept, summed = (''.join(c for c in b if (c in out) == there) for there in (True, False))
-        equation, scale, w = f'{a},{kept}{summed}->{out}', w.scale, w.values.astype(x.dtype)
-    y = jnp.einsum(equation, x, w, precision=precision, preferred_element_type=dtype or x.dtype)
-    return y if scale is None else (y * scale).astype(y.dtype)
+    wanted = dtype or x.dtype
+    if not isinstance(w, Quantized):
+        return jnp.einsum(equation, x, w, precision=precision, preferred_element_type=wanted)
+    # Before the scale a sum may be too large for float16; bfloat16 holds it, and is quicker written out.
+    wide = jnp.float32 if wanted == jnp.float16 else wanted
+    y = jnp.einsum(
+        _turned(equation), x, w.values.astype(x.dtype), precision=precision, preferred_element_type=wide
+    )
+    return (y * w.scale).astype(wanted)
+
+
+def _turned(equation: str) -> str:
+    """The equation for a weight's values: 'BTNH,NHD->BTD' -> 'BTNH,DNH->BTD'."""
+    factors, out = equation.split('->')
+    x, w = factors.split(',')
+    kept = ''.join(a for a in w if a in out)
+    summed = ''.join(a for a in w if a not in out)
+    assert out.endswith(kept), f'{equation}: the axes that a quantised weight keeps must end the result'
+    return f'{x},{kept}{summed}->{out}'
