@@ -152,7 +152,7 @@ def changed(folder, **fields) -> str:
 
 def test_a_newer_format(copy):
     told = changed(copy, format=3, version='9.9')
-    assert 'vipllava.json: format 2 of vipllava-jax 9.9; this is 0' in told
+    assert 'vipllava.json: format 3 of vipllava-jax 9.9; this is 0' in told
     assert 'upgrade it' in told
 
 
