@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 import vipllava_jax as vj
+from vipllava_jax.arrays import flat, nested
+from vipllava_jax.checkpoint import quantized
 from vipllava_jax.generation import decoding
 from vipllava_jax.inputs.processor import Batch
 from vipllava_jax.model import llama
@@ -50,6 +52,11 @@ def place(tree: Any, where: Any) -> Any:
     if isinstance(where, jax.sharding.Sharding):
         where = jax.tree.map(lambda _: where, tree)
     return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, where)
+
+
+def weights(cfg: vj.Config, quantize: str | None) -> Any:
+    """The shapes of the params in bfloat16, the decoder's large ones quantised if wanted."""
+    return nested(quantized(lambda _: flat(vj.abstract(cfg, jnp.bfloat16)), quantize))
 
 
 def state(cfg: vj.Config, B: int) -> decoding.State:
@@ -95,8 +102,9 @@ def held(compiled: Any, params: Any, cfg: vj.Config, B: int = 0) -> int:
     running = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
     formats = jax.tree.leaves(compiled.input_formats[0][0])
     unread = [w for w, f in zip(jax.tree.leaves(params), formats, strict=True) if f.layout is None]
-    whole = weigh((vj.abstract(CFG, jnp.bfloat16), state(CFG, B).cache))
-    lacking = whole - weigh((params, state(cfg, B).cache))
+    lacking = weigh(state(CFG, B).cache) - weigh(state(cfg, B).cache)
+    lacking += (CFG.text.layers - cfg.text.layers) * weigh(params['llama']['layers_0'])
+    lacking += (CFG.vision.layers - cfg.vision.layers) * weigh(params['clip']['layers_0'])
     return running - m.alias_size_in_bytes + weigh(unread) + lacking
 
 
@@ -129,11 +137,18 @@ def results(shapes: str) -> list[tuple[str, int, bool]]:
 def moved(text: str) -> list[str]:
     """Copies and transposes anywhere and slices outside of fusions, of 1 MiB or more.
 
-    What goes to the fast memory of a TPU ahead of its use, or comes back from there, is not among them.
+    What goes to the fast memory of a TPU ahead of its use, or comes back from there, is not among them, nor
+    what a fusion reads in its order: a product on a TPU has int8 tiled as bfloat16 is.
     """
-    inside = re.findall(r' = (\w+\[[\d,]*\])\S* (?:copy|transpose)\(', text)
-    sliced = [x.results[0][0] for x in entry(text) + loop(text) if x.op in ('slice', 'dynamic-slice')]
-    return [shape for shape in inside + sliced if results(shape)[0][1] >= 2**20]
+    orders = dict(re.findall(r'%([\w.\-]+) = s8\[[\d,]*\]\{([\d,]+)', text))
+    inside = re.findall(r' = (\w+\[[\d,]*\])\{?([\d,]*)\S* (copy|transpose)\(%?([\w.\-]+)', text)
+    turned = [
+        shape
+        for shape, order, op, of in inside
+        if op == 'transpose' or not shape.startswith('s8') or orders.get(of) != order
+    ]
+    outside = [x for x in entry(text) + loop(text) if x.op in ('copy', 'slice', 'dynamic-slice')]
+    return [shape for shape in turned + [x.results[0][0] for x in outside] if results(shape)[0][1] >= 2**20]
 
 
 def moved_weights(text: str, params: Any) -> list[str]:
@@ -152,7 +167,8 @@ def returned(computation: list[Instruction]) -> int:
 def made(computation: list[Instruction], cache: Any) -> list[str]:
     """What is made as large as an int8 weight and is not one of the caches, written in place."""
     own = {str(x.shape).replace(' ', '').strip('(,)') for x in jax.tree.leaves(cache)}
-    fused = [x.results[0] for x in computation if x.op in ('fusion', 'convert', 'multiply', 'broadcast')]
+    working = ('fusion', 'convert', 'multiply', 'broadcast')
+    fused = [result for x in computation if x.op in working for result in x.results]
     return [shape for shape, size, _ in fused if size >= 2**24 and shape.split('[')[1][:-1] not in own]
 
 

@@ -8,11 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-import vipllava_jax as vj
 from tests.gates import program
 from tests.gates.program import CFG
 from vipllava_jax.model import llama
@@ -29,21 +27,37 @@ def h200():
 
 @pytest.fixture(scope='module')
 def params(h200):
-    params = vj.abstract(CFG, jnp.bfloat16)
+    return load(h200)
+
+
+def load(at, quantize=None):
+    """The shapes of the params, as `vj.load` makes them on a GPU."""
+    params = program.weights(CFG, quantize)
     layers = {
         name: jax.eval_shape(llama.fuse, part) if name.startswith('layers_') else part
         for name, part in params['llama'].items()
     }
-    return program.place({**params, 'llama': layers}, h200)
+    return program.place({**params, 'llama': layers}, at)
 
 
 @pytest.mark.parametrize(
-    ('attention', 'B', 'kernels'), [('xla', 1, 22), ('xla', 8, 19), ('cudnn', 1, 16), ('cudnn', 8, 13)]
+    ('quantize', 'attention', 'B', 'kernels'),
+    [
+        (None, 'xla', 1, 22),
+        (None, 'xla', 8, 19),
+        (None, 'cudnn', 1, 16),
+        (None, 'cudnn', 8, 13),
+        ('int8', 'xla', 1, 22),
+        ('int8', 'xla', 8, 19),
+        ('int8', 'cudnn', 1, 16),
+        ('int8', 'cudnn', 8, 13),
+    ],
 )
-def test_decode(h200, params, attention, B, kernels, monkeypatch):
+def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
     # The library is only asked for its version: the program that calls it compiles without it.
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
     cfg = dataclasses.replace(CFG, attention=attention)
+    params = load(h200, quantize)
     compiled = program.decode(params, cfg, B, h200)
     text, cache = compiled.as_text(), program.state(CFG, B).cache
     loop = program.loop(text)
@@ -52,7 +66,7 @@ def test_decode(h200, params, attention, B, kernels, monkeypatch):
     kinds = Counter(x.op for x in loop)
     assert set(kinds) <= {'fusion', 'fusion-start', 'fusion-done', 'custom-call'}, kinds
     assert not program.moved(text)
-    assert not program.made(loop, cache)
+    assert not program.made(program.entry(text) + loop, cache)
     assert kinds.total() <= kernels * CFG.text.layers + 20, kinds
 
 

@@ -93,9 +93,13 @@ def rope(x: Array, positions: Array, theta: float) -> Array:
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions.reshape(*positions.shape, *[1] * (x.ndim - 2)) * frequencies  # BT…(H/2)
-    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)
-    y = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, half)  # a view: halves put together again cost a copy
-    y = y * cos + jnp.flip(y, axis=-2) * jnp.stack([-sin, sin], axis=-2)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    y = x.astype(jnp.float32)
+    if x.shape[1] == 1:  # to have a view of one token, a TPU copies the weights that it is a product of
+        a, b = jnp.split(y, 2, axis=-1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    y = y.reshape(*x.shape[:-1], 2, half)  # a view: the halves of a prompt put together again cost a copy
+    y = y * cos[..., None, :] + jnp.flip(y, axis=-2) * jnp.stack([-sin, sin], axis=-2)
     return y.astype(x.dtype).reshape(x.shape)
 
 
