@@ -20,14 +20,16 @@ class CheckpointError(ValueError):
     """What is wrong with a checkpoint, in one line that names the file and says what to do."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
+def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; {} if it is optional and not there."""
+    if optional and not path.is_file():
+        return {}
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f'{path}: cannot be read: {error.strerror}') from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f'{path}: not JSON: {error}') from None
+        raise CheckpointError(f'{path}: not JSON ({error}); get a whole copy of it') from None
     if not isinstance(data, dict):
         raise CheckpointError(f'{path}: a JSON object expected, {type(data).__name__} found')
     return data

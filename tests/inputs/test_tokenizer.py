@@ -162,7 +162,7 @@ def test_wrong_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r'tokenizer.json is not a tokenizer'):
         Tokenizer.load(tmp_path)
     write_processor_files(tmp_path)
-    for content, message in [('{"a', 'is not JSON'), ('[]', 'expected a JSON object, found a list')]:
+    for content, message in [('{"a', 'not JSON'), ('[]', 'a JSON object expected, list found')]:
         (tmp_path / 'tokenizer_config.json').write_text(content)
         with pytest.raises(ValueError, match=rf'tokenizer_config.json.*{message}'):
             Tokenizer.load(tmp_path)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vipllava_jax.folders import read_json
 from vipllava_jax.inputs.images import Source, open_image
 from vipllava_jax.inputs.pixels import Fit, Settings, check_fit, cut_off, pixels
 from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, ChatTemplate, Turn, check, render, stops
-from vipllava_jax.inputs.tokenizer import Stream, Tokenizer, read_fields
+from vipllava_jax.inputs.tokenizer import Stream, Tokenizer
 
 FILES = (  # all that a folder needs for Processor.load
     'tokenizer.json',
@@ -71,7 +72,8 @@ class Processor:
             raise ValueError(
                 f'the tokenizer in {folder} has no {IMAGE}: copy that of a ViP-LLaVA checkpoint there'
             )
-        own, config = (read_fields(folder / name) for name in ('processor_config.json', 'config.json'))
+        own = read_json(folder / 'processor_config.json', optional=True)
+        config = read_json(folder / 'config.json', optional=True)
         settings = _settings(folder, own, config)
         patch = own.get('patch_size') or (config.get('vision_config') or {}).get('patch_size') or cls.patch
         if not isinstance(patch, int) or not 1 <= patch <= settings.side:
@@ -151,7 +153,7 @@ class Processor:
                 shutil.copyfile(self.folder / name, target / name)
         if not (target / 'tokenizer.json').is_file():
             self.tokenizer.core.save(str(target / 'tokenizer.json'))
-        own = read_fields(target / 'processor_config.json')
+        own = read_json(target / 'processor_config.json', optional=True)
         if 'image_processor' not in own and not (target / 'preprocessor_config.json').is_file():
             (target / 'preprocessor_config.json').write_text(json.dumps(self.settings.fields(), indent=2))
         if not own.get('patch_size'):
@@ -163,7 +165,7 @@ class Processor:
 def _settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Settings:
     """From processor_config.json, preprocessor_config.json or, in the authors' checkpoints, config.json."""
     name = 'processor_config.json' if 'image_processor' in own else 'preprocessor_config.json'
-    fields = own.get('image_processor') or read_fields(folder / name)
+    fields = own.get('image_processor') or read_json(folder / name, optional=True)
     if not isinstance(fields, dict):
         raise ValueError(f'{folder / name}: image_processor is {fields!r}, expected an object')
     if fields:
@@ -178,7 +180,7 @@ def _chat(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
     path = folder / 'chat_template.jinja'
     source: Any = path.read_text('utf-8', 'replace') if path.is_file() else None
     for name in ('chat_template.json', 'processor_config.json', 'tokenizer_config.json'):
-        source = source or read_fields(folder / name).get('chat_template')
+        source = source or read_json(folder / name, optional=True).get('chat_template')
     if isinstance(source, list):  # several by name, as some tokenizers have
         named = [entry for entry in source if isinstance(entry, dict) and entry.get('name') == 'default']
         source = named[0].get('template') if named else None

@@ -1,28 +1,16 @@
 """Text to ids and back, whole or as it is generated, from the tokenizer files of a checkpoint folder."""
 
-import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from vipllava_jax.folders import read_json
 from vipllava_jax.inputs import sentencepiece
 
 PENDING = 64  # tokens held back at most for the rest of a character
-
-
-def read_fields(path: Path) -> dict[str, Any]:
-    """A JSON file -> its object, {} if there is no such file; ValueError names one that holds no object."""
-    if not path.is_file():
-        return {}
-    try:
-        fields = json.loads(path.read_text('utf-8'))
-    except ValueError as error:
-        raise ValueError(f'{path} is not JSON ({error}): get a whole copy of it') from None
-    if not isinstance(fields, dict):
-        raise ValueError(f'{path}: expected a JSON object, found a {type(fields).__name__}')
-    return fields
 
 
 class Tokenizer:
@@ -48,9 +36,8 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> 'Tokenizer':
         """From tokenizer.json, or else from tokenizer.model with the sentencepiece extra, to the same ids."""
         folder = Path(folder)
-        fields = read_fields(folder / 'special_tokens_map.json') | read_fields(
-            folder / 'tokenizer_config.json'
-        )
+        read = partial(read_json, optional=True)
+        fields = read(folder / 'special_tokens_map.json') | read(folder / 'tokenizer_config.json')
         if (path := folder / 'tokenizer.json').is_file():
             try:
                 return cls(tokenizers.Tokenizer.from_file(str(path)), fields)
@@ -60,7 +47,7 @@ class Tokenizer:
             listed = {
                 token['content']: int(id) for id, token in fields.get('added_tokens_decoder', {}).items()
             }
-            added = read_fields(folder / 'added_tokens.json') or listed
+            added = read(folder / 'added_tokens.json') or listed
             return cls(sentencepiece.read(path, added), fields)
         raise FileNotFoundError(
             f"no tokenizer.json or tokenizer.model in {folder}: copy one there from the Hub's repository"
