@@ -1,19 +1,15 @@
 """`vipllava bench`: how fast each part runs here, and how much of what the device can do that is."""
 
-import contextlib
 import importlib.util
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax import __version__
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.waiting import bytes_bar
 
@@ -224,7 +220,7 @@ def about(subject: 'Subject') -> dict[str, Any]:
     """What the figures depend on."""
     import dataclasses
 
-    from vipllava_jax.cli.info import devices
+    from vipllava_jax.cli.info import devices, versions
 
     return {
         'versions': versions(),
@@ -236,24 +232,6 @@ def about(subject: 'Subject') -> dict[str, Any]:
         'weights_bytes': subject.size,
         'config': dataclasses.asdict(subject.cfg),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of all that may matter, as far as it is installed."""
-    found = {'python': platform.python_version(), 'vipllava-jax': __version__}
-    for name in (
-        'jax',
-        'jaxlib',
-        'jax-cuda12-plugin',
-        'jax-cuda13-plugin',
-        'libtpu',
-        'flax',
-        'torch',
-        'transformers',
-    ):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def keep(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], path: Path | None) -> None:

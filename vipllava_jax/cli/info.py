@@ -1,5 +1,6 @@
 """`vipllava info`: versions, devices, and what a checkpoint folder holds."""
 
+import contextlib
 import json
 import platform
 from collections import Counter
@@ -11,7 +12,10 @@ import click
 
 from vipllava_jax import __version__, compilation
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'tokenizers', 'pillow', 'numpy')
+PACKAGES = (
+    *('jax', 'jaxlib', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'libtpu', 'flax', 'orbax-checkpoint'),
+    *('tokenizers', 'pillow', 'numpy', 'torch', 'transformers'),
+)
 
 
 @click.command()
@@ -40,8 +44,12 @@ def info(source: str | None, as_json: bool) -> None:
 
 
 def versions() -> dict[str, str]:
-    found = {name: metadata.version(name) for name in PACKAGES}
-    return {'vipllava-jax': __version__, 'python': platform.python_version(), **found}
+    """Of all that may matter, as far as it is installed."""
+    found = {'vipllava-jax': __version__, 'python': platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def devices() -> dict[str, str]:
