@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vipllava_jax.compilation import FOLDER, keep, trouble
+from vipllava_jax.compilation import FOLDER, background, keep, trouble
 
 LIMITED = """
 import resource, sys
@@ -99,11 +99,78 @@ def test_a_full_disk_is_told_once_and_what_is_damaged_replaced(start, tmp_path):
     assert path.stat().st_size > whole / 2
 
 
+WRITING = (
+    "Error writing persistent compilation cache entry for 'jit_start': OSError: [Errno 28] No space left"
+)
+READING = "Error reading persistent compilation cache entry for 'jit_start': ValueError: cut off"
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A folder with a program that was cut off, one that is whole, and others whose last use nobody noted."""
+    for name in ('jit_start-a-cache', 'jit_start-b-cache', 'jit_start-b-atime', 'jit_other-c-cache', 'notes'):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_only_the_program_that_was_cut_off_is_deleted(kept):
+    before = left(kept)
+    assert 'No space left' in trouble(WRITING, kept, ours=True)
+    assert left(kept) == before - {'jit_start-a-cache'}
+    assert trouble(READING, kept, ours=True) is None
+    assert 'jit_other-c-cache' in left(kept)
+
+
+def test_what_is_in_the_way_of_others_is_deleted(kept):
+    """A program without the time of its last use, which some versions of jax stumble over."""
+    before = left(kept)
+    missing = f"FileNotFoundError: [Errno 2] No such file or directory: '{kept}/jit_other-c-atime'"
+    told = trouble(WRITING.partition('OSError')[0] + missing, kept, ours=True)
+    assert told is None
+    assert left(kept) == before - {'jit_other-c-cache', 'jit_start-a-cache'}
+
+
+@pytest.mark.parametrize('warning', [WRITING, READING])
+def test_nothing_is_deleted_in_a_folder_of_the_users(kept, warning):
+    before = left(kept)
+    assert str(kept) in trouble(warning, kept, ours=False)
+    assert left(kept) == before
+
+
+def test_a_folder_of_the_users_is_left_alone_when_the_disk_is_full(start, kept):
+    before = left(kept)
+    told = start(
+        JAX_COMPILATION_CACHE_DIR=kept, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0, most=20_000
+    ).stderr
+    assert 'File too large' in told
+    assert before <= left(kept)
+
+
+def test_an_empty_folder_is_none():
+    environment = {FOLDER: '', 'XDG_CACHE_HOME': '/caches'}
+    assert keep(None, environment)
+    assert environment[FOLDER] == '/caches/vipllava/programs'
+    with pytest.raises(ValueError, match='--compilation-cache is empty'):
+        keep('', environment)
+
+
+def test_an_empty_option_is_one_line_and_an_empty_variable_none(start, tmp_path):
+    with pytest.raises(AssertionError, match=r'^vipllava: --compilation-cache is empty: [^\n]*\n  \n'):
+        start('--compilation-cache', '')
+    start(VIPLLAVA_COMPILATION_CACHE='', XDG_CACHE_HOME=tmp_path / 'caches')
+    assert programs(tmp_path / 'caches' / 'vipllava' / 'programs')
+    assert not [path for here in tmp_path.glob('here-*') for path in here.iterdir()]
+
+
 def test_what_the_user_has_set_wins():
     environment = {FOLDER: '/own'}
-    keep(None, environment)
+    assert not keep(None, environment)
     assert environment == {FOLDER: '/own'}
-    keep('~/mine', environment)
+    assert keep('~/mine', environment)
     assert environment[FOLDER] == str(Path.home() / 'mine')
     environment = {'XDG_CACHE_HOME': '/caches', 'JAX_COMPILATION_CACHE_MAX_SIZE': '7'}
     keep(None, environment)
@@ -122,7 +189,7 @@ def test_without_a_home_nothing_is_kept(monkeypatch):
 
 
 def test_other_warnings_pass(tmp_path):
-    assert trouble('a mark lies outside', tmp_path) == 'a mark lies outside'
+    assert trouble('a mark lies outside', tmp_path, ours=True) == 'a mark lies outside'
 
 
 def test_the_library_leaves_the_cache_to_the_user(tmp_path):
@@ -132,3 +199,9 @@ def test_the_library_leaves_the_cache_to_the_user(tmp_path):
     environment['PYTHONPATH'] = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
     assert done.stdout == 'None\n', done.stderr
+
+
+def test_work_in_the_background_brings_its_result_or_its_error():
+    assert background(lambda: 3)() == 3
+    with pytest.raises(ZeroDivisionError):
+        background(lambda: 1 // 0)()

@@ -20,7 +20,7 @@ from vipllava_convert.tensors import Tensor, dense
 from vipllava_convert.to_torch import export
 
 from tests.conftest import TINY
-from vipllava_jax import checkpoint
+from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import size
 from vipllava_jax.folders import CheckpointError
 from vipllava_jax.generation import decoding
@@ -377,3 +377,38 @@ def test_on_a_tpu_the_compiler_lays_the_decoder_out(folder, monkeypatch):
     params = load(folder).params
     same(params, plain)
     assert params['llama']['head']['w'].format.layout.major_to_minor == (1, 0)
+
+
+@pytest.mark.parametrize('quantize', [None, 'int8'])
+def test_on_a_tpu_what_is_compiled_for_the_shapes_is_what_runs(folder, monkeypatch, quantize):
+    def turned(llama, cfg):
+        def format(w):
+            return Format(Layout(tuple(reversed(range(w.ndim))), tiling=()), w.sharding)
+
+        return jax.tree.map(format, llama)
+
+    monkeypatch.setattr(decoding, 'formats', turned)
+    monkeypatch.setattr(loading, '_on', lambda backend: backend == 'tpu')
+    shapes, cfg = abstract(folder, quantize=quantize, fuse=True)
+    model = load(folder, quantize=quantize, fuse=True)
+    laid_out = [
+        [w.format.layout.major_to_minor for w in jax.tree.leaves(params['llama'])]
+        for params in (shapes, model.params)
+    ]
+    assert laid_out[0] == laid_out[1]
+    batch = model.processor('What is it?')
+    settings = dict(cfg=cfg, max_new_tokens=150)
+    compiled = []
+
+    def listen(event, seconds, fun_name='', **_):
+        if event.endswith('backend_compile_duration') and ('start' in fun_name or 'advance' in fun_name):
+            compiled.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        decoding.compile_for(shapes, batch, **settings)
+        assert len(compiled) == 2
+        generate(model.params, batch, **settings)
+        assert len(compiled) == 2
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

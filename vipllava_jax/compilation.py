@@ -3,13 +3,16 @@
 All is said in the variables that jax reads when it is imported, so that what the user has set there wins.
 """
 
-import contextlib
 import os
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
+
+T = TypeVar('T')
 
 OFF, FOLDER = 'off', 'JAX_COMPILATION_CACHE_DIR'
 SETTINGS: dict[str, Any] = {
@@ -21,20 +24,27 @@ SETTINGS: dict[str, Any] = {
     'jax_compilation_cache_max_size': 1 << 30,  # bytes; what was used least recently goes first
 }
 TROUBLE = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(.*?)': ([^'\"]*)")
+UNTIMED = re.compile(r"No such file .*/([^/']+)-atime'")
 
 
-def keep(wanted: str | None, environment: MutableMapping[str, str]) -> None:
-    """Has jax, not yet imported, keep programs in the folder that is wanted, the user's own, or ours."""
+def keep(wanted: str | None, environment: MutableMapping[str, str]) -> bool:
+    """Has jax, not yet imported, keep programs in the folder that is wanted, the user's own, or ours.
+
+    Returns whether the folder was set up here, not by the user for jax.
+    """
+    if wanted == '':
+        raise ValueError(f'--compilation-cache is empty: give a folder, or {OFF}')
     if wanted == OFF:
         environment.pop(FOLDER, None)
-        return
-    if wanted is None and FOLDER in environment:
-        return
+        return False
+    if wanted is None and environment.get(FOLDER):
+        return False
     folder = usual(environment) if wanted is None else Path(wanted).expanduser().absolute()
     if folder:
         environment[FOLDER] = str(folder)
         for name, value in SETTINGS.items():
             environment.setdefault(name.upper(), str(value))
+    return folder is not None
 
 
 def usual(environment: Mapping[str, str]) -> Path | None:
@@ -48,28 +58,48 @@ def usual(environment: Mapping[str, str]) -> Path | None:
     return caches and caches / 'vipllava' / 'programs'
 
 
-def trouble(warning: str, folder: Path) -> str | None:
+def trouble(warning: str, folder: Path, ours: bool) -> str | None:
     """A warning of jax's about its cache as a user should read it, or None if what caused it is mended.
 
-    A program that was cut off, by a full disk or the end of the process, would be in the way for ever.
+    A program that was cut off, by a full disk or the end of the process, would be in the way for ever; only
+    where the folder is ours is it deleted.
     """
     found = TROUBLE.match(warning)
     if not found:
         return warning
     what, program, why = found.groups()
-    damaged = [*folder.glob(f'{program}-*-cache')] if what == 'reading' else _unfinished(folder)
-    with contextlib.suppress(OSError):
-        for path in damaged:
-            path.unlink()
-        if damaged and what == 'reading':
-            return None
-    return f'{folder}: compiled programs cannot be kept there: {why.strip(" :")}'
+    told = f'{folder}: compiled programs cannot be kept there: {why.strip(" :")}'
+    if not ours:
+        return told
+    programs = [*folder.glob(f'{program}-*-cache')]
+    # jax notes the time of a program's last use once the program is whole; some versions write none while
+    # there is one, of whatever name, without it
+    untimed = UNTIMED.search(warning)
+    blocking = [folder / f'{untimed[1]}-cache'] if untimed else []
+    try:
+        for path in blocking + (programs if what == 'reading' else [p for p in programs if _cut_off(p)]):
+            path.unlink(missing_ok=True)
+    except OSError:
+        return told
+    return None if blocking or (what == 'reading' and programs) else told
 
 
-def _unfinished(folder: Path) -> list[Path]:
-    """Programs that are not whole: the time of their last use, written after them, is not there."""
-    times = {path.name.removesuffix('-atime') for path in folder.glob('*-atime')}
-    return [path for path in folder.glob('*-cache') if path.name.removesuffix('-cache') not in times]
+def _cut_off(program: Path) -> bool:
+    return not program.with_name(program.name.removesuffix('-cache') + '-atime').exists()
+
+
+def background(work: Callable[[], T]) -> Callable[[], T]:
+    """Begins work on a thread that the end of the process does not wait for -> what waits for its result."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future.result
 
 
 def size(folder: Path) -> int:

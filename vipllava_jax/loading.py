@@ -40,14 +40,29 @@ def load(
 ) -> Model:
     """A folder, PyTorch's or converted, or a name on the Hub ('organisation/name@revision') -> the model.
 
-    Weights go to the device as they are read, in `dtype`, or in the file's if it is None; with `quantize`
-    the decoder's large ones are made 'int8' there. `fuse` joins those that read the same input, which is
-    quicker on a GPU and done there by default; `progress` is told the bytes done, those in all, and the
-    name of the last tensor. Raises ValueError in one line, CheckpointError if the weights are what is wrong.
+    Weights go to the device as they are read, in `dtype`, or in the file's if it is None. With `quantize`
+    'int8' the decoder's large ones are made so there; the tower, embeddings, norms and a head tied to the
+    embeddings stay as they are, and such a model cannot be trained. `fuse` joins those that read the same
+    input, which is quicker on a GPU and done there by default; `progress` is told the bytes done, those in
+    all, and the name of the last tensor. Raises ValueError in one line, CheckpointError if the weights are
+    what is wrong.
     """
-    dtype = checkpoint.weight_type(dtype)
+    dtype = checkpoint.weight_type(dtype)  # before a download
     folder = locate(source)
     processor = _processor(folder)
+    params, cfg = weights(folder, dtype=dtype, quantize=quantize, fuse=fuse, progress=progress)
+    return Model(params, cfg, processor)
+
+
+def weights(
+    folder: Path,
+    *,
+    dtype: 'DTypeLike | None' = None,
+    quantize: str | None = None,
+    fuse: bool | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[dict[str, Any], Config]:
+    """The params of a folder, as `load` has them, and their config."""
     if checkpoint.is_checkpoint(folder):
         params, cfg = checkpoint.restore(folder, dtype=dtype, quantize=quantize, progress=progress)
     else:
@@ -56,34 +71,22 @@ def load(
         plan = to_flax.plan(folder)
         leaves = to_flax.stream(plan, None if quantize else dtype, progress=progress)
         params, cfg = nested(checkpoint.quantized(leaves, quantize, dtype)), plan.cfg
-    return Model(arrange(params, cfg, fuse=fuse), cfg, processor)
-
-
-def arrange(params: dict[str, Any], cfg: Config, *, fuse: bool | None = None) -> dict[str, Any]:
-    """Params as a checkpoint has them -> as the device reads them fastest; what was given is used up."""
-    if _on('gpu') if fuse is None else fuse:
-        _fuse(params['llama'])
-    if _on('tpu'):
-        _lay_out(params['llama'], cfg)
-    return params
+    return arrange(params, cfg, fuse=fuse), cfg
 
 
 def abstract(
-    source: str | os.PathLike[str],
+    folder: Path,
     *,
     dtype: 'DTypeLike | None' = None,
     quantize: str | None = None,
     fuse: bool | None = None,
 ) -> tuple[dict[str, Any], Config]:
-    """The shapes of what `load` makes of a source, on the device where it puts them, and their config.
+    """The shapes of what `weights` makes of a folder, on the device where it puts them, and their config.
 
     Programs can be compiled for them while the weights are read. Raises as `load` does.
     """
     import jax
 
-    from vipllava_jax.model import llama
-
-    folder = locate(source)
     stored = None if quantize else dtype
     if checkpoint.is_checkpoint(folder):
         (cfg, _), leaves = checkpoint.describe(folder), checkpoint.shapes(folder, stored)
@@ -92,38 +95,62 @@ def abstract(
 
         plan = to_flax.plan(folder)
         cfg, leaves = plan.cfg, to_flax.shapes(plan, stored)
-    params = nested(checkpoint.quantized(leaves.items(), quantize, dtype))
-    if _on('gpu') if fuse is None else fuse:
-        for name in [name for name in params['llama'] if name.startswith('layers_')]:
-            params['llama'][name] = jax.eval_shape(llama.fuse, params['llama'][name])
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), params), cfg
+    params = _on_device(nested(checkpoint.quantized(leaves.items(), quantize, dtype)), here)
+
+    def fused(layer: dict[str, Any]) -> dict[str, Any]:
+        from vipllava_jax.model import llama
+
+        return _on_device(jax.eval_shape(llama.fuse, layer), here)
+
+    return _arranged(params, cfg, fuse, fused, _on_device), cfg
+
+
+def arrange(params: dict[str, Any], cfg: Config, *, fuse: bool | None = None) -> dict[str, Any]:
+    """Params as a checkpoint has them -> as the device reads them fastest; what was given is used up."""
+    import jax
+
+    from vipllava_jax.model import llama
+
+    return _arranged(params, cfg, fuse, jax.jit(llama.fuse), jax.device_put)
+
+
+def _arranged(
+    params: dict[str, Any],
+    cfg: Config,
+    fuse: bool | None,
+    fused: Callable[..., Any],
+    put: Callable[..., Any],
+) -> dict[str, Any]:
+    """Params or their shapes, arranged by what joins a layer's and what lays weights out in their formats.
+
+    On a TPU those are the compiler's. No more than one layer is there twice.
+    """
+    llama = params['llama']
+    if _on('gpu') if fuse is None else fuse:
+        for name in [name for name in llama if name.startswith('layers_')]:
+            llama[name] = fused(llama.pop(name))
+    if _on('tpu'):
+        from vipllava_jax.generation.decoding import formats
+
+        for name, wanted in formats(llama, cfg).items():
+            llama[name] = put(llama.pop(name), wanted)
+    return params
+
+
+def _on_device(shapes: Any, places: Any) -> Any:
+    """What `jax.device_put` does, for shapes."""
+    import jax
+
+    if not isinstance(places, dict):
+        places = jax.tree.map(lambda _: places, shapes)
+    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
 
 
 def _on(backend: str) -> bool:
     import jax
 
     return jax.default_backend() == backend
-
-
-def _fuse(llama: dict[str, Any]) -> None:
-    """Fuses the layers one by one, so that no more than one is there twice."""
-    import jax
-
-    from vipllava_jax.model.llama import fuse
-
-    for name in [name for name in llama if name.startswith('layers_')]:
-        llama[name] = jax.jit(fuse)(llama.pop(name))
-
-
-def _lay_out(llama: dict[str, Any], cfg: Config) -> None:
-    """Lays the weights out as the compiler wants them, so that no more than one layer is there twice."""
-    import jax
-
-    from vipllava_jax.generation.decoding import formats
-
-    for name, wanted in formats(llama, cfg).items():
-        llama[name] = jax.device_put(llama.pop(name), wanted)
 
 
 def locate(source: str | os.PathLike[str]) -> Path:

@@ -22,7 +22,7 @@ def vipllava(monkeypatch, capsys):
         monkeypatch.setattr(sys, 'argv', ['vipllava', *map(str, args)])
         monkeypatch.setattr(sys, 'stdin', io.StringIO(stdin))
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            cli.run()
         return Ran(end.value.code or 0, *capsys.readouterr())
 
     return run

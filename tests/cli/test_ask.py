@@ -1,6 +1,7 @@
 """The answer on stdout and nothing else; mistakes in one line before a model is loaded."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,10 +38,28 @@ def test_json_says_how_it_came(vipllava, folder, photo, tmp_path):
     assert told['template'] == 'hub'
     assert told['prompt'] == 'Compare within the red rectangle.'
     assert (told['seed'], told['new_tokens']) == (3, 5)
+    assert (told['dtype'], told['quantize']) == ('float32', None)
     with Image.open(marked) as picture:
         assert picture.size == (90, 60)
     again = vipllava(*drawn, told['prompt'])
     assert again.out == told['answer'] + '\n'
+
+
+def test_json_says_which_weights_answered(vipllava, folder):
+    small = ('--dtype', 'bfloat16', '--quantize', 'int8')
+    ran = vipllava('ask', '--model', folder, *small, '--max-new-tokens', 2, '--json', 'hi')
+    told = json.loads(ran.out)
+    assert (told['dtype'], told['quantize']) == ('bfloat16', 'int8')
+
+
+def test_a_model_too_large_is_told_what_makes_it_smaller(vipllava, folder, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+
+    monkeypatch.setattr(loading, 'weights', full)
+    ran = vipllava('ask', '--model', folder, 'hi')
+    assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
+    assert '--quantize int8' in ran.err
 
 
 def test_the_question_may_come_on_stdin(vipllava, folder):
@@ -113,6 +132,38 @@ def test_an_interrupt_ends_it_as_interrupts_do(folder):
         assert running.returncode == -signal.SIGINT
 
 
+SLOW_TO_COMPILE = """
+import time
+from vipllava_jax.cli import main
+from vipllava_jax.generation import decoding
+
+class Slow:
+    trace = lower = lambda self, *args, **kwargs: self
+    out_info = {}
+
+    def compile(self):
+        time.sleep(30)
+
+decoding.start = decoding.advance = Slow()
+main()
+"""
+
+
+def test_a_damaged_folder_is_told_without_waiting_for_the_compiler(folder, tmp_path):
+    damaged = tmp_path / 'damaged'
+    shutil.copytree(folder, damaged)
+    for file in (damaged / 'params').rglob('*'):
+        if file.is_file():
+            file.write_bytes(b'')
+    begin = time.perf_counter()
+    asked = [sys.executable, '-c', SLOW_TO_COMPILE, 'ask', '--model', damaged, 'hi']
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert time.perf_counter() - begin < 25  # nearly all of it is importing, on a busy machine
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr.startswith('vipllava: ')
+    assert done.stderr.count('\n') == 1, done.stderr
+
+
 def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
     args = (
         'ask',
@@ -149,7 +200,7 @@ def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkeypatch, args, message):
-    monkeypatch.setattr(loading, 'load', None)
+    monkeypatch.setattr(loading, 'weights', None)
     code, out, err = vipllava('ask', *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
     assert err.startswith('vipllava: ')
@@ -168,7 +219,7 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkey
 def test_what_only_the_model_knows_is_told_before_its_weights(
     vipllava, folder, photo, monkeypatch, args, message
 ):
-    monkeypatch.setattr(loading, 'load', None)
+    monkeypatch.setattr(loading, 'weights', None)
     code, out, err = vipllava('ask', '--model', folder, *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
     assert message in err

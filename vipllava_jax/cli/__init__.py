@@ -1,5 +1,6 @@
 """The `vipllava` command: one file a verb, imported when it is called."""
 
+import contextlib
 import io
 import os
 import signal
@@ -58,10 +59,24 @@ def vipllava(compilation_cache: str | None) -> None:
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b
       vipllava info --model ./vip-llava-7b
     """
-    compilation.keep(compilation_cache, os.environ)
+    ours = compilation.keep(compilation_cache, os.environ)
+    warnings.showwarning = shown(ours)
 
 
 def main() -> None:
+    """The command on the console; if it fails, no thread in the background keeps the user waiting."""
+    try:
+        run()
+    except SystemExit as end:
+        if not end.code:
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)  # tearing down a compiler at work may crash
+
+
+def run() -> None:
     """Runs the command; what the user can mend is one line on stderr and exit code 2, a warning one line."""
     for name in ('stdin', 'stdout', 'stderr'):
         if getattr(sys, name) is None:  # closed by whoever called us
@@ -70,7 +85,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors='replace')  # an answer may hold what the terminal cannot show
     with warnings.catch_warnings():
         warnings.simplefilter('default', UserWarning)
-        warnings.showwarning = shown()
+        warnings.showwarning = shown(False)
         try:
             sys.exit(vipllava(standalone_mode=False))
         except click.exceptions.NoArgsIsHelpError as e:
@@ -87,15 +102,18 @@ def main() -> None:
         except RuntimeError as e:
             if 'RESOURCE_EXHAUSTED' not in str(e):
                 raise
-            fail('the device has not enough memory: try --dtype bfloat16, fewer images or a shorter answer')
+            fail(
+                'the device has not enough memory: try --quantize int8, --dtype bfloat16, '
+                'fewer images or a shorter answer'
+            )
 
 
-def shown() -> Callable[..., None]:
-    """What tells a warning on stderr, once."""
+def shown(ours: bool) -> Callable[..., None]:
+    """What tells a warning on stderr, once; whether the folder of compiled programs is ours to mend."""
     told = set()
 
     def show(message: Warning | str, *_: object) -> None:
-        line = compilation.trouble(str(message), Path(os.environ.get(compilation.FOLDER, '')))
+        line = compilation.trouble(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
         if line and line not in told:
             told.add(line)
             click.echo(f'vipllava: {line}', err=True)

@@ -1,11 +1,12 @@
 """`vipllava ask`: a picture, marks, a question; the answer as it comes."""
 
+import contextlib
 import json
 import secrets
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ import click
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import bytes_bar, spinner
+from vipllava_jax.compilation import background
 from vipllava_jax.inputs.prompts import NAMES
 
 if TYPE_CHECKING:
@@ -121,58 +123,44 @@ def ask(
         if not pictures:
             raise ValueError('--save-image needs an --image')
         save(pictures[0], save_image)
-    folder, processor, batch = prepare(source, prompt, pictures, template, fit, settings['max_new_tokens'])
+    folder, processor, batch = prepare(source, prompt, pictures, template, fit)
+    shapes, cfg = planned(folder, batch, settings['max_new_tokens'], dtype=dtype, quantize=quantize)
     if settings['seed'] is None:
         settings['seed'] = secrets.randbits(32)
-    reply = Reply(processor, batch, template, settings)
-    reply.compile_for(folder, dtype=dtype, quantize=quantize)
-    model, seconds = load(folder, dtype=dtype, quantize=quantize)
-    reply.begin(model)
-    if as_json:
-        answer = ''.join(reply)
-        told = {'answer': answer, 'model': source, 'template': template, 'prompt': prompt, **settings}
-        click.echo(json.dumps({**told, 'load_seconds': seconds, **reply.report()}, ensure_ascii=False))
-        return
+    told = {'model': source, 'template': template, 'prompt': prompt, **types(shapes), **settings}
+    stops = processor.stops(template)
+    special = [processor.tokenizer.id_of(stop) for stop in stops]
+    settings['eos'] = (*cfg.eos, *[i for i in special if i is not None])
+    compiled = compiling(shapes, batch, cfg, settings)
+    model, seconds = load(folder, processor, dtype=dtype, quantize=quantize)
+    reply, answer = Reply(model, batch, stops, settings), ''
     with spinner('looking at the picture; the first time, compiling …') as stop:
+        with contextlib.suppress(Exception):  # the same error comes again where it belongs
+            compiled()
         for piece in reply:
             if piece:
                 stop()
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    sys.stdout.write('\n')
+            answer += piece
+            if not as_json:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+    if as_json:
+        told = {'answer': answer, **told, 'load_seconds': seconds, **reply.report()}
+    click.echo(json.dumps(told, ensure_ascii=False) if as_json else '')
 
 
 class Reply:
     """The answer to one prompt, as pieces of text; once they are read, a report of how it came."""
 
-    def __init__(self, processor: 'Processor', batch: 'Batch', template: str, settings: dict[str, Any]):
-        self.processor, self.batch, self.settings = processor, batch, settings
-        self.stops = processor.stops(template)
+    def __init__(self, model: 'Model', batch: 'Batch', stops: tuple[str, ...], settings: dict[str, Any]):
+        from vipllava_jax.generation.decoding import stream
+
+        self.processor, self.stops, self.eos = model.processor, stops, settings['eos']
         self.prompt_tokens = int(batch.lengths[0])
         self.tokens: list[int] = []
         self.finished = True  # unless the chunks end before the answer does
-
-    def compile_for(self, folder: 'Path', **kind: Any) -> None:
-        """Begins to compile, in the background, for the weights of a folder that are yet to be loaded."""
-        from vipllava_jax import loading
-        from vipllava_jax.generation.decoding import compile_for
-
-        shapes, cfg = loading.abstract(folder, **kind)
-        pool = ThreadPoolExecutor(1)
-        self.compiling = pool.submit(compile_for, shapes, self.batch, cfg=cfg, **self._settings(cfg))
-        pool.shutdown(wait=False)
-
-    def begin(self, model: 'Model') -> None:
-        from vipllava_jax.generation.decoding import stream
-
-        settings = self._settings(model.cfg)
-        self.eos = settings['eos']
-        self.chunks = stream(model.params, self.batch, cfg=model.cfg, **settings)
+        self.chunks = stream(model.params, batch, cfg=model.cfg, **settings)
         self.times = [time.perf_counter()]  # of the start and of each chunk
-
-    def _settings(self, cfg: 'Config') -> dict[str, Any]:
-        special = [self.processor.tokenizer.id_of(stop) for stop in self.stops]
-        return {**self.settings, 'eos': (*cfg.eos, *[i for i in special if i is not None])}
 
     def __iter__(self) -> Iterator[str]:
         from vipllava_jax.generation.stopping import until
@@ -180,7 +168,6 @@ class Reply:
         return until(self._pieces(), self.stops)
 
     def _pieces(self) -> Iterator[str]:
-        wait([self.compiling])  # the same error, if there is one, comes again where it belongs
         text = self.processor.stream()
         end = None
         for chunk in self.chunks:
@@ -215,26 +202,52 @@ def read(question: str | None) -> str:
 
 
 def prepare(
-    source: str, prompt: str, pictures: list, template: str, fit: Any, max_new_tokens: int | None
+    source: str, prompt: str, pictures: list, template: str, fit: Any
 ) -> 'tuple[Path, Processor, Batch]':
-    """The checkpoint's folder, its processor, what the model will read: mistakes show before weights load."""
-    from vipllava_jax.checkpoint import read_config
-    from vipllava_jax.generation.decoding import room
+    """The checkpoint's folder, its processor, what the model will read."""
     from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import locate
 
     folder = locate(source)
     processor = Processor.load(folder)
-    batch = processor(prompt, pictures, template=template, fit=fit)
-    room(batch, read_config(folder), max_new_tokens)
-    return folder, processor, batch
+    return folder, processor, processor(prompt, pictures, template=template, fit=fit)
 
 
-def load(folder: 'Path', **kind: Any) -> 'tuple[Model, float]':
+def planned(
+    folder: 'Path', batch: 'Batch', max_new_tokens: int | None, **kind: Any
+) -> 'tuple[dict[str, Any], Config]':
+    """The shapes of the weights and their config; ValueError if the answer has no room."""
+    from vipllava_jax.generation.decoding import room
+    from vipllava_jax.loading import abstract
+
+    shapes, cfg = abstract(folder, **kind)
+    room(batch, cfg, max_new_tokens)
+    return shapes, cfg
+
+
+def compiling(
+    shapes: dict[str, Any], batch: 'Batch', cfg: 'Config', settings: dict[str, Any]
+) -> Callable[[], None]:
+    """Begins to compile, in the background, for weights that are yet to be loaded -> what waits for it."""
+    from vipllava_jax.generation.decoding import compile_for
+
+    return background(partial(compile_for, shapes, batch, cfg=cfg, **settings))
+
+
+def types(shapes: dict[str, Any]) -> dict[str, str | None]:
+    """The types of a model's weights, as the options of the same names say them."""
+    import jax
+
+    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(shapes)}
+    quantize = next((name for name in QUANTIZED if name in dtypes), None)
+    return {'dtype': shapes['llama']['norm']['w'].dtype.name, 'quantize': quantize}
+
+
+def load(folder: 'Path', processor: 'Processor', **kind: Any) -> 'tuple[Model, float]':
     """The model, loaded under a bar, and how many seconds that took."""
     from vipllava_jax import loading
 
     begin = time.perf_counter()
     with bytes_bar(f'loading {folder.name}') as progress:
-        model = loading.load(folder, **kind, progress=progress)
-    return model, round(time.perf_counter() - begin, 3)
+        params, cfg = loading.weights(folder, **kind, progress=progress)
+    return loading.Model(params, cfg, processor), round(time.perf_counter() - begin, 3)

@@ -3,7 +3,6 @@
 import dataclasses
 import secrets
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from flax import struct
 from jax import Array
 from jax.experimental.layout import Format, Layout
 
+from vipllava_jax.compilation import background
 from vipllava_jax.config import Config
 from vipllava_jax.generation.sampling import Sampling, pick
 from vipllava_jax.inputs.processor import Batch, bucket
@@ -164,11 +164,10 @@ def compile_for(params: Params, batch: Batch, *, cfg: Config, **settings: Any) -
     begun = start.trace(params, batch, sampling, cfg=cfg, slots=bucket(batch.tokens.shape[1] + new))
     where = jax.tree.leaves(params)[0].sharding
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), begun.out_info)
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(begun.lower().compile)
-        if new > 1:
-            advance.lower(params, state, cfg=cfg, steps=CHUNK).compile()
-        first.result()
+    first = background(begun.lower().compile)
+    if new > 1:
+        advance.lower(params, state, cfg=cfg, steps=CHUNK).compile()
+    first()
 
 
 def generate(
