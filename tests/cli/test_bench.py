@@ -91,7 +91,9 @@ def test_a_line_that_fails_is_told_and_the_rest_goes_on(vipllava, monkeypatch, m
         (['--plot', 'x.jpg'], 'end the name in .png'),
         (['--json', 'no/such/x.json'], "no folder 'no/such'"),
         (['--model', 'x'], '--model and --preset'),
-        (['--peer', 'transformers', '--quantize', 'int8'], 'no such int8'),
+        pytest.param(
+            ['--peer', 'transformers', '--quantize', 'int8'], 'no such int8', marks=pytest.mark.parity
+        ),
     ],
 )
 def test_mistakes_are_one_line(vipllava, args, message):

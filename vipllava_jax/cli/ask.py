@@ -87,7 +87,7 @@ DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
 @click.option(
     '--quantize',
     type=click.Choice(QUANTIZED),
-    help="The decoder's large weights in this type.",
+    help="Keep the decoder's large weights so: half the memory.",
 )
 @click.option(
     '--json', 'as_json', is_flag=True, help='One JSON object, with times and settings, instead of text.'

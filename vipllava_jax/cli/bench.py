@@ -60,7 +60,9 @@ class Several(click.ParamType):
     type=click.Choice(FLOATS),
     help="[default: the checkpoint's; of a preset bfloat16, on a CPU float32]",
 )
-@click.option('--quantize', type=click.Choice(QUANTIZED), help="The decoder's large weights in this type.")
+@click.option(
+    '--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so: half the memory."
+)
 @click.option('--attention', type=click.Choice(('xla', 'cudnn')), help='[default: cudnn where it can]')
 @click.option(
     '--fuse/--no-fuse', default=None, help='Join weights that read the same input.  [default: on a GPU]'

@@ -15,7 +15,9 @@ from vipllava_jax.cli.waiting import bytes_bar
 @click.argument('source')
 @click.argument('target', type=click.Path(path_type=Path))
 @click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]")
-@click.option('--quantize', type=click.Choice(QUANTIZED), help="The decoder's large weights in this type.")
+@click.option(
+    '--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so: half the memory."
+)
 @click.option('--verify', is_flag=True, help='Read both sides again and compare them, weights and logits.')
 @click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.')
 def convert(
