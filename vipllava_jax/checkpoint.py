@@ -16,7 +16,7 @@ from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
-FORMAT = 2
+FORMAT = 2  # the first knows no quantised weights, and is still what is written without any
 FLOATS = ('float32', 'float16', 'bfloat16')
 QUANTIZED = ('int8',)
 MARK, PARAMS = 'vipllava.json', 'params'
@@ -46,24 +46,24 @@ def save(
     import jax
 
     from vipllava_jax.model.vipllava import abstract
+    from vipllava_jax.model.weights import Quantized
 
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     stored = dict(_apart(flat(shapes)))
     manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in stored.items()}
     if odd := sorted(dict(flat(shapes)).keys() ^ dict(flat(abstract(cfg))).keys()):
-        told = f'{", ".join(odd[:3])}{", …" if len(odd) > 3 else ""}'
+        names = f'{", ".join(odd[:3])}{", …" if len(odd) > 3 else ""}'
         raise CheckpointError(
-            f'{folder}: not the params of the config ({told}); load with fuse=False to save'
+            f'{folder}: not the params of the config ({names}); load with fuse=False to save'
         )
     with beside(folder, size(stored), is_checkpoint, overwrite) as new:
         brought = flat(params) if leaves is None else leaves
         arrays.write(new / PARAMS, nested(stored.items()), _apart(brought))
         write_json(new / 'config.json', to_hugging_face(cfg))
         copy_files(files_from, new)
-        written = (
-            FORMAT if len(stored) > len(dict(flat(shapes))) else 1
-        )  # what is not quantised, anyone reads
-        write_json(new / MARK, {'format': written, 'version': __version__, 'params': manifest})
+        quantised = any(isinstance(leaf, Quantized) for _, leaf in flat(shapes))
+        told = {'format': FORMAT if quantised else 1, 'version': __version__, 'params': manifest}
+        write_json(new / MARK, told)
 
 
 def restore(
@@ -129,15 +129,14 @@ def shapes(folder: Path, dtype: 'DTypeLike | None' = None) -> dict[str, Any]:
         )
     try:
         listed = mark['params'].items()
-        leaves = ((path, jax.ShapeDtypeStruct(shape, jnp.dtype(stored))) for path, (stored, shape) in listed)
-        return {
-            path: jax.ShapeDtypeStruct(leaf.shape, wanted)
-            if wanted and not isinstance(leaf, Quantized)
-            else leaf
-            for path, leaf in _together(leaves)
-        }
+        leaves = ((path, jax.ShapeDtypeStruct(shape, jnp.dtype(kind))) for path, (kind, shape) in listed)
+        stored = dict(_together(leaves))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f'{folder / MARK}: lists no params ({error}); convert it again') from None
+    if wanted is None:
+        return stored
+    changed = {path: leaf for path, leaf in stored.items() if not isinstance(leaf, Quantized)}
+    return stored | {path: jax.ShapeDtypeStruct(leaf.shape, wanted) for path, leaf in changed.items()}
 
 
 def _apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
