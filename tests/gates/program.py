@@ -56,7 +56,7 @@ def place(tree: Any, where: Any) -> Any:
 
 def weights(cfg: vj.Config, quantize: str | None) -> Any:
     """The shapes of the params in bfloat16, the decoder's large ones quantised if wanted."""
-    return nested(quantized(lambda _: flat(vj.abstract(cfg, jnp.bfloat16)), quantize))
+    return nested(quantized(flat(vj.abstract(cfg, jnp.bfloat16)), quantize))
 
 
 def state(cfg: vj.Config, B: int) -> decoding.State:

@@ -95,12 +95,22 @@ def rope(x: Array, positions: Array, theta: float) -> Array:
     angles = positions.reshape(*positions.shape, *[1] * (x.ndim - 2)) * frequencies  # BT…(H/2)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     y = x.astype(jnp.float32)
-    if x.shape[1] == 1:  # to have a view of one token, a TPU copies the weights that it is a product of
-        a, b = jnp.split(y, 2, axis=-1)
-        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
-    y = y.reshape(*x.shape[:-1], 2, half)  # a view: the halves of a prompt put together again cost a copy
-    y = y * cos[..., None, :] + jnp.flip(y, axis=-2) * jnp.stack([-sin, sin], axis=-2)
-    return y.astype(x.dtype).reshape(x.shape)
+    if x.shape[1] == 1:
+        return _turn_halves(y, cos, sin).astype(x.dtype)
+    y = jax.lax.platform_dependent(y, cos, sin, cuda=_turn_view, default=_turn_halves)
+    return y.astype(x.dtype)
+
+
+def _turn_halves(y: Array, cos: Array, sin: Array) -> Array:
+    a, b = jnp.split(y, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def _turn_view(y: Array, cos: Array, sin: Array) -> Array:
+    """The same without a concatenation, which takes a GPU twice as long; TPUs would copy weights for it."""
+    halves = y.reshape(*y.shape[:-1], 2, -1)
+    turned = halves * cos[..., None, :] + jnp.flip(halves, axis=-2) * jnp.stack([-sin, sin], axis=-2)
+    return turned.reshape(y.shape)
 
 
 def attend(
