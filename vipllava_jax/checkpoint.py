@@ -89,9 +89,11 @@ def stream(
 
     What is quantised stays so, whatever the dtype.
     """
-    stored = shapes(folder)
+    from vipllava_jax.model.weights import Quantized
+
+    stored, wanted = shapes(folder), weight_type(dtype)
     done, total = 0, size(stored)
-    types = {path: leaf.dtype for path, leaf in _apart(shapes(folder, dtype).items())}
+    types = {path: wanted for path, leaf in stored.items() if wanted and not isinstance(leaf, Quantized)}
     for path, array in _together(arrays.read(folder / PARAMS, dict(_apart(stored.items())), types, sharding)):
         done += size(stored[path])
         if progress:

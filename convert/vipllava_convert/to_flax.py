@@ -43,8 +43,10 @@ def plan(source: Path) -> Plan:
 
 def shapes(plan: Plan, dtype: DTypeLike | None = None) -> dict[str, jax.ShapeDtypeStruct]:
     """The shape and type of what `stream` brings, by its path, nothing read."""
-    types = {leaf: jnp.dtype(dtype or READABLE[tensor.dtype]) for leaf, tensor in plan.pairs}
-    return {leaf.path: jax.ShapeDtypeStruct(leaf.shapes[1], types[leaf]) for leaf in types}
+    return {
+        leaf.path: jax.ShapeDtypeStruct(leaf.shapes[1], jnp.dtype(dtype or READABLE[tensor.dtype]))
+        for leaf, tensor in plan.pairs
+    }
 
 
 def stream(
@@ -115,8 +117,8 @@ def convert(
     """A PyTorch checkpoint's folder -> a new folder of our own, its tokenizer and processor files included.
 
     The params are in `dtype`, or in the file's types; with `quantize` the decoder's large weights are in
-    'int8' instead. Raises CheckpointError, before any long work where
-    that is possible, and leaves nothing behind then; the source is only read.
+    'int8' instead. Raises CheckpointError, before any long work where that is possible, and leaves nothing
+    behind then; the source is only read.
     """
     apart(source, target)
     dtype = weight_type(dtype)
