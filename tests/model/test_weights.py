@@ -12,7 +12,7 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.checkpoint import quantized
 from vipllava_jax.model import llama
 from vipllava_jax.model.vipllava import abstract
-from vipllava_jax.model.weights import Quantized, einsum, quantize, rearrange
+from vipllava_jax.model.weights import LONG, Quantized, _sum, einsum, quantize, rearrange
 
 EQUATIONS = {'BTD,DNH->BTNH': 1, 'BTNH,NHD->BTD': 2, 'BTD,DXKH->BTXKH': 1, 'BTF,FD->BTD': 1, 'BTD,DV->BTV': 1}
 SIZES = dict(B=2, T=3, D=12, N=4, K=2, H=5, X=4, F=7, V=9)
@@ -36,6 +36,26 @@ def test_a_product_reads_a_quantised_weight_as_the_weight_it_stands_for(equation
     np.testing.assert_allclose(
         y, einsum(equation, x, packed.astype(jnp.float32)), rtol=1e-4, atol=scale * 1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ('equation', 'x', 'w'),
+    [
+        ('BTD,DXKH->BTXKH', (1, 1, 24), (24, 3, 2, 8)),
+        ('BTNH,NHD->BTD', (1, 1, 4, 8), (4, 8, 24)),
+        ('BTF,FD->BTD', (1, 1, LONG + 4), (LONG + 4, 24)),
+        ('BTF,FD->BTD', (1, 1, LONG + 3), (LONG + 3, 24)),
+    ],
+)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+def test_a_single_row_is_summed_to_what_its_dot_gives(equation, x, w, dtype, rng):
+    """The form that a GPU takes, here too."""
+    packed = quantize(jnp.float32(rng.standard_normal(w)), 2 if 'NHD' in equation else 1)
+    row = jnp.asarray(rng.standard_normal(x), dtype)
+    y, wanted = _sum(jnp.dtype(dtype), row, packed), einsum(equation, row, packed)
+    assert (y.shape, y.dtype) == (wanted.shape, wanted.dtype)
+    step = {'float32': 1e-5, 'bfloat16': 1e-2, 'float16': 2e-3}[dtype]
+    np.testing.assert_allclose(*map(jnp.float32, (y, wanted)), atol=step * float(jnp.abs(wanted).max()))
 
 
 def test_large_activations_do_not_overflow_float16(rng):

@@ -1,5 +1,6 @@
 """What a weight may be, an array or one quantised to int8, and the one product that reads either."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array, lax
 from jax.typing import DTypeLike
+
+LONG = 8192  # a sum over more than this is read four values at a time
 
 
 @struct.dataclass
@@ -63,16 +66,39 @@ def einsum(equation: str, x: Array, w: Array | Quantized, dtype: DTypeLike | Non
     float32 stays float32 on every device: without the word, GPUs would round the factors to TF32 and
     TPUs to bfloat16.
     """
-    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    wanted = dtype or x.dtype
+    wanted = jnp.dtype(dtype or x.dtype)
     if not isinstance(w, Quantized):
-        return jnp.einsum(equation, x, w, precision=precision, preferred_element_type=wanted)
+        return jnp.einsum(equation, x, w, precision=_precision(x), preferred_element_type=wanted)
+    dot = functools.partial(_dot, equation, wanted)
+    if x.size * w.scale.size == w.size:
+        return lax.platform_dependent(x, w, cuda=functools.partial(_sum, wanted), default=dot)
+    return dot(x, w)
+
+
+def _dot(equation: str, wanted: jnp.dtype, x: Array, w: Quantized) -> Array:
     # Before the scale a sum may be too large for float16; bfloat16 holds it, and is quicker written out.
     wide = jnp.float32 if wanted == jnp.float16 else wanted
-    y = jnp.einsum(
-        _turned(equation), x, w.values.astype(x.dtype), precision=precision, preferred_element_type=wide
-    )
+    values = w.values.astype(x.dtype)
+    y = jnp.einsum(_turned(equation), x, values, precision=_precision(x), preferred_element_type=wide)
     return (y * w.scale).astype(wanted)
+
+
+def _sum(wanted: jnp.dtype, x: Array, w: Quantized) -> Array:
+    """The product of a single row: where a dot would fill its tiles up to 16, this reads and adds."""
+    row = lax.optimization_barrier(x.reshape(-1)).astype(jnp.float32)  # or each sum would compute x anew
+    values = w.values.reshape(w.scale.size, -1)
+    if row.size > LONG and row.size % 4 == 0:
+        words = lax.bitcast_convert_type(values.reshape(w.scale.size, -1, 4), jnp.int32)
+        bytes_ = ((words << left) >> 24 for left in (24, 16, 8, 0))
+        products = sum(part * row[i::4] for i, part in enumerate(bytes_))
+    else:
+        products = values * row
+    y = jnp.sum(products, axis=1) * w.scale.reshape(-1)
+    return y.astype(wanted).reshape(*x.shape[: x.ndim - (w.values.ndim - w.scale.ndim)], *w.scale.shape)
+
+
+def _precision(x: Array) -> lax.Precision | None:
+    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
 def _turned(equation: str) -> str:
