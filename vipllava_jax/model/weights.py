@@ -9,7 +9,7 @@ from flax import struct
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-LONG = 8192  # a sum over more than this is read four values at a time
+LONG = 4096  # a sum over more than this is read four values at a time
 
 
 @struct.dataclass
