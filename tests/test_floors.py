@@ -16,6 +16,8 @@ FLOORS = {
     'vipllava_jax.hugging_face': 1,
     'vipllava_jax.inputs': 1,
     'vipllava_jax.model.weights': 1,
+    'vipllava_jax.benchmark.cost': 1,
+    'vipllava_jax.benchmark.ceilings': 2,
     'vipllava_jax.model.layers': 2,
     'vipllava_jax.model.clip': 3,
     'vipllava_jax.model.llama': 3,
@@ -26,6 +28,7 @@ FLOORS = {
     'vipllava_convert': 6,
     'vipllava_jax.loading': 7,
     'vipllava_jax.benchmark': 8,
+    'vipllava_jax.training': 8,
     'vipllava_jax.cli': 9,
     'vipllava_jax.__main__': 10,
 }
@@ -34,6 +37,7 @@ ONE_FLOOR = (
     'vipllava_jax.generation',
     'vipllava_convert',
     'vipllava_jax.benchmark',
+    'vipllava_jax.training',
     'vipllava_jax.cli',
 )  # neighbours may talk
 FILES = [

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,15 +63,31 @@ def weights(
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[dict[str, Any], Config]:
     """The params of a folder, as `load` has them, and their config."""
+    leaves, cfg = stream(folder, dtype=dtype, quantize=quantize, progress=progress)
+    return arrange(nested(leaves), cfg, fuse=fuse), cfg
+
+
+def stream(
+    folder: Path,
+    *,
+    dtype: 'DTypeLike | None' = None,
+    quantize: str | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[Iterable[tuple[str, Any]], Config]:
+    """Every leaf of a folder as (path, array on the device), as it is read, and the config."""
+    import jax
+
+    kind = None if quantize else dtype
     if checkpoint.is_checkpoint(folder):
-        params, cfg = checkpoint.restore(folder, dtype=dtype, quantize=quantize, progress=progress)
+        cfg, _ = checkpoint.describe(folder)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        leaves = checkpoint.stream(folder, kind, sharding=here, progress=progress)
     else:
         from vipllava_convert import to_flax
 
         plan = to_flax.plan(folder)
-        leaves = to_flax.stream(plan, None if quantize else dtype, progress=progress)
-        params, cfg = nested(checkpoint.quantized(leaves, quantize, dtype)), plan.cfg
-    return arrange(params, cfg, fuse=fuse), cfg
+        leaves, cfg = to_flax.stream(plan, kind, progress=progress), plan.cfg
+    return checkpoint.quantized(leaves, quantize, dtype), cfg
 
 
 def abstract(
