@@ -1,0 +1,100 @@
+"""What is minimised: the cross entropy of the tokens that are to be learnt, over params and a batch."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vipllava_jax.config import Config
+from vipllava_jax.model.layers import RMSNorm
+from vipllava_jax.model.llama import Layer, See
+from vipllava_jax.model.vipllava import Params, VipLlava
+
+IGNORE = -100  # the target of a token after which nothing is learnt
+AT_ONCE = 1024  # tokens whose logits exist at the same time: 131 MB of them for the 7B
+Remat = Literal['none', 'products', 'layers']
+KEPT = {
+    'none': jax.checkpoint_policies.everything_saveable,
+    'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'layers': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Examples(NamedTuple):
+    """The arrays of a batch that the loss reads; stacked for a step, each has a leading axis A more."""
+
+    tokens: Array | np.ndarray  # BT int32, padded on the right
+    targets: Array | np.ndarray  # BT int32, what should follow each token, IGNORE where nothing is learnt
+    images: Array | np.ndarray  # BIhw3 float32
+    image_counts: Array | np.ndarray  # B int32
+
+
+def loss(params: Params, batch: Examples, cfg: Config, remat: Remat = 'none') -> tuple[Array, Array]:
+    """The sum of the cross entropies of a batch's learnt tokens, float32, and their number, int32.
+
+    What the backward pass needs of a decoder layer is kept from the forward pass with `remat` 'none'; with
+    'products' only the matrix products are, with 'layers' only its input, and the rest is computed again.
+    """
+    x = hidden(params, batch, cfg, remat)
+    with jax.named_scope('cross_entropy'):
+        return cross_entropy(params, x, jnp.asarray(batch.targets), cfg), jnp.sum(batch.targets != IGNORE)
+
+
+def hidden(params: Params, batch: Examples, cfg: Config, remat: Remat) -> Array:
+    """The decoder's last hidden states BTD, normed: as `VipLlava.forward`, each layer a function."""
+    if remat not in KEPT:
+        raise ValueError(f'remat is {remat!r}, but must be one of {", ".join(KEPT)}')
+    model, variables = VipLlava(cfg), {'params': params}
+    features = model.apply(variables, batch.images, method='features') if batch.images.shape[1] else None
+    embed = params['llama']['embed']
+    wide = {'params': {'llama': {'embed': _wide(embed)}}}
+    x: Any = model.apply(wide, batch.tokens, features, method='embed')
+    x = x.astype(embed['w'].dtype)
+    see = See(jnp.arange(x.shape[1])[None], 0)
+
+    def layer(params: Params, x: Array) -> Array:
+        return Layer(cfg).apply({'params': params}, x, see, None)[0]
+
+    run: Callable[[Params, Array], Array] = jax.checkpoint(layer, policy=KEPT[remat])
+    for i in range(cfg.text.layers):
+        with jax.named_scope(f'layers_{i}'):
+            x = run(params['llama'][f'layers_{i}'], x)
+    norm: Any = RMSNorm(cfg.text.width, cfg.text.eps).apply({'params': params['llama']['norm']}, x)
+    return norm
+
+
+def cross_entropy(params: Params, x: Array, targets: Array, cfg: Config) -> Array:
+    """The sum over the learnt tokens of hidden states x BTD, as many logits at once as AT_ONCE allows."""
+    name = 'embed' if cfg.text.tied else 'head'
+    head = params['llama'][name]
+
+    def piece(wide: Params, x: Array, targets: Array) -> Array:
+        narrow = jax.tree.map(lambda w, own: w.astype(own.dtype), wide, head)
+        logits: Any = VipLlava(cfg).apply(
+            {'params': {'llama': {name: narrow}}}, x, method=lambda model, x: model.llama.logits(x)
+        )
+        learnt = targets != IGNORE
+        own = jnp.take_along_axis(logits, jnp.where(learnt, targets, 0)[..., None], axis=-1)[..., 0]
+        return jnp.sum(jnp.where(learnt, jax.nn.logsumexp(logits, axis=-1) - own, 0))
+
+    again = jax.checkpoint(piece, prevent_cse=False)
+    wide, pieces = _wide(head), (_pieces(x, 0), _pieces(targets, IGNORE))
+    total, _ = jax.lax.scan(lambda total, xs: (total + again(wide, *xs), None), jnp.float32(0), pieces)
+    return total
+
+
+def _wide(params: Params) -> Params:
+    """Weights that many tokens share, in float32, so that their gradient is summed in it."""
+    half = (jnp.bfloat16, jnp.float16)
+    return jax.tree.map(lambda w: w.astype(jnp.float32) if w.dtype in half else w, params)
+
+
+def _pieces(x: Array, fill: int) -> Array:
+    """BT… -> nBt…, the tokens of each row in pieces of at most AT_ONCE of all rows; rows stay apart."""
+    B, T = x.shape[:2]
+    t = min(T, max(1, AT_ONCE // B))
+    x = jnp.pad(x, [(0, 0), (0, -T % t), *[(0, 0)] * (x.ndim - 2)], constant_values=fill)
+    return jnp.moveaxis(x.reshape(B, -1, t, *x.shape[2:]), 1, 0)

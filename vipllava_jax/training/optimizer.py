@@ -1,0 +1,103 @@
+"""How far a step moves which weight: an optimizer of optax, its rate over time, a rate for the projector."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+from vipllava_jax.model.vipllava import Params
+
+Schedule = Literal['cosine', 'constant']
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A kind of optimizer and its rate over `steps` steps; the defaults are those of the recipe.
+
+    Raises ValueError for a name or schedule that is not one, or a number out of range.
+    """
+
+    rate: float  # the highest
+    steps: int  # of the whole run
+    name: str = 'adamw'
+    projector_rate: float | None = None  # the projector's highest, where it is another
+    schedule: Schedule = 'cosine'
+    warmup: float = 0.03  # the part of the steps in which the rate rises to the highest
+    weight_decay: float = 0.0  # of all but norms and biases
+    clip: float | None = None  # the largest norm of the gradient of all weights together
+    moment_dtype: str = 'float32'  # of the first moment; 'bfloat16' halves it
+
+    def __post_init__(self) -> None:
+        if self.name not in KINDS:
+            raise ValueError(f'optimizer {self.name!r} is not one of {", ".join(KINDS)}')
+        if self.schedule not in ('cosine', 'constant'):
+            raise ValueError(f'schedule {self.schedule!r} is not one of cosine, constant')
+        if self.steps < 1 or not 0 <= self.warmup < 1:
+            raise ValueError(f'steps {self.steps}, warmup {self.warmup}: must be 1 or more, and 0 to 1')
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f'clip {self.clip}: must be more than 0, or nothing')
+
+    def at(self, step: ArrayLike) -> Array:
+        """The rate of step 0, 1, …: from 0 up in a straight line, then down to 0 along half a cosine.
+
+        As transformers' get_cosine_schedule_with_warmup, whose first step moves nothing.
+        """
+        return self.rate * self._share(step)
+
+    def _share(self, step: ArrayLike) -> Array:
+        rising = math.ceil(self.warmup * self.steps)
+        step = jnp.asarray(step, jnp.float32)
+        done = jnp.clip((step - rising) / max(1, self.steps - rising), 0, 1)
+        falling = 0.5 * (1 + jnp.cos(jnp.pi * done)) if self.schedule == 'cosine' else 1.0
+        return jnp.where(step < rising, step / max(1, rising), falling)
+
+    def transform(self) -> optax.GradientTransformation:
+        """The optimizer as optax has it, over a tree of what trains."""
+
+        def rates(params: Params) -> Params:
+            own = self.rate if self.projector_rate is None else self.projector_rate
+            return by_path(lambda path: own if path[0] == 'projector' else self.rate, params)
+
+        def scale(updates: Params, state: optax.EmptyState, params: Params | None = None) -> Any:
+            return jax.tree.map(lambda update, rate: update * rate, updates, rates(updates)), state
+
+        return optax.chain(
+            optax.identity() if self.clip is None else optax.clip_by_global_norm(self.clip),
+            KINDS[self.name](self),
+            optax.GradientTransformation(lambda params: optax.EmptyState(), scale),
+            optax.scale_by_schedule(self._share),
+        )
+
+
+KINDS: dict[str, Callable[[Optimizer], optax.GradientTransformation]] = {  # at rate 1
+    'adamw': lambda o: optax.adamw(1.0, mu_dtype=o.moment_dtype, weight_decay=o.weight_decay, mask=decays),
+    'lion': lambda o: optax.lion(1.0, mu_dtype=o.moment_dtype, weight_decay=o.weight_decay, mask=decays),
+    'sgd': lambda o: optax.chain(
+        optax.add_decayed_weights(o.weight_decay, decays),
+        optax.sgd(1.0, momentum=0.9, accumulator_dtype=o.moment_dtype),
+    ),
+    'adafactor': lambda o: optax.adafactor(
+        1.0, weight_decay_rate=o.weight_decay or None, weight_decay_mask=decays
+    ),
+}
+
+
+def decays(params: Params) -> Params:
+    """True where weight decay acts: on all but norms and biases. An adapter's pair lies below its weight."""
+
+    def decay(path: tuple[str, ...]) -> bool:
+        *_, module, name = path
+        return 'norm' not in module and (name != 'b' or module == 'w')
+
+    return by_path(decay, params)
+
+
+def by_path(f: Callable[[tuple[str, ...]], Any], params: Params) -> Params:
+    """The tree of f of each leaf's path, ('llama', 'norm', 'w')."""
+    return jax.tree_util.tree_map_with_path(lambda keys, _: f(tuple(key.key for key in keys)), params)

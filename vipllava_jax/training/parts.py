@@ -1,0 +1,57 @@
+"""What trains and what does not: params as two trees, and as one again."""
+
+from collections.abc import Collection
+from typing import Any
+
+from vipllava_jax.arrays import flat, nested
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.model.weights import Quantized
+
+PARTS = {'vision': 'clip', 'projector': 'projector', 'llama': 'llama'}  # what their params are called
+LORA = 'lora'
+PAIR = ('a', 'b')
+
+
+def split(params: Params, trains: Collection[str]) -> tuple[Params, Params]:
+    """Params -> a tree of what trains and one of the rest, of an adapter its pair and all but its pair.
+
+    `trains` are some of 'vision', 'projector', 'llama' (embeddings and head included), and 'lora', every
+    adapter wherever it is. Raises ValueError if they are not, or cannot train.
+    """
+    names = (*PARTS, LORA)
+    if not trains or not set(trains) <= set(names):
+        raise ValueError(f'what trains is {sorted(trains)}, but must be some of {", ".join(names)}')
+    leaves = dict(flat(params))
+    adapted = {path for path, leaf in leaves.items() if is_adapted(leaf)}
+    tops = {PARTS[name] for name in trains if name != LORA}
+    whole = {path for path in leaves if path.split('/')[0] in tops}
+    pairs = adapted if LORA in trains else set()
+    if LORA in trains and not adapted:
+        raise ValueError('an adapter is to train, but the weights have none: add it first')
+    for path in sorted(whole):
+        if path in adapted:
+            raise ValueError(f'{path}: cannot train as a whole and have an adapter: merge that first')
+        if isinstance(leaves[path], Quantized):
+            raise ValueError(f'{path}: int8 weights do not train: load them without quantize')
+    trainable = {path: leaves[path] for path in whole}
+    trainable |= {f'{path}/{name}': getattr(leaves[path], name) for path in pairs for name in PAIR}
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in whole}
+    frozen |= {path: leaves[path].replace(**dict.fromkeys(PAIR)) for path in pairs}
+    return nested(sorted(trainable.items())), nested(frozen.items())
+
+
+def join(trainable: Params, frozen: Params) -> Params:
+    """The params that `split` took apart."""
+    joined = dict(frozen)
+    for name, node in trainable.items():
+        rest = frozen.get(name, {})
+        if not isinstance(node, dict):
+            joined[name] = node
+        else:
+            joined[name] = join(node, rest) if isinstance(rest, dict) else rest.replace(**node)
+    return joined
+
+
+def is_adapted(leaf: Any) -> bool:
+    """Whether a weight is one with a pair of small ones beside it."""
+    return all(hasattr(leaf, name) for name in ('base', *PAIR))

@@ -1,0 +1,143 @@
+"""One step of training: micro-batches to a gradient, a gradient to better weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax import Array
+from jax.typing import DTypeLike
+
+from vipllava_jax.config import Config
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.training.loss import IGNORE, Examples, Remat, loss
+from vipllava_jax.training.optimizer import Optimizer
+from vipllava_jax.training.parts import join
+
+
+@struct.dataclass
+class State:
+    """All that a step changes."""
+
+    step: Array  # int32, the number of steps taken
+    params: Params  # what trains, in float32 or narrower
+    optimizer: Any  # optax's state, float32 but for the first moment if that is asked
+
+
+class Metrics(NamedTuple):
+    """What a step tells of itself, before its update."""
+
+    loss: Array  # float32, the mean over the tokens
+    grad_norm: Array  # float32, of all that trains, before clipping
+    tokens: Array  # int32, those learnt
+    rate: Array  # float32
+    finite: Array  # bool: whether loss and gradient were, and the update was made
+
+
+Step = Callable[[State, Params, Examples, Array], tuple[State, Metrics]]
+
+
+def start(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> State:
+    """The state before the first step, with copies of what trains in `dtype`: float32, or bfloat16 for less.
+
+    What is added to a bfloat16 weight is often smaller than half its last bit; so it is rounded up or down
+    at random, and the sum of many steps is right.
+    """
+    params = jax.tree.map(lambda w: jnp.array(w, dtype), trainable)
+    shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params)
+    init = jax.jit(lambda: optimizer.transform().init(jax.tree.map(lambda w: jnp.zeros(w.shape), shapes)))
+    return State(jnp.int32(0), params, init())
+
+
+def stack(batches: Sequence[Any]) -> Examples:
+    """Batches (with tokens, targets, images, image_counts) -> one with a leading axis for all of them.
+
+    They are padded to the most tokens and the most images that a row of any has.
+    """
+    T, I = (max(getattr(batch, name).shape[1] for batch in batches) for name in ('tokens', 'images'))
+
+    def joined(name: str, size: int, fill: int) -> np.ndarray:
+        arrays = [getattr(batch, name) for batch in batches]
+        rest = [(0, 0)] * (arrays[0].ndim - 2)
+        return np.stack(
+            [np.pad(x, [(0, 0), (0, size - x.shape[1]), *rest], constant_values=fill) for x in arrays]
+        )
+
+    counts = np.stack([batch.image_counts for batch in batches])
+    return Examples(joined('tokens', T, 0), joined('targets', T, IGNORE), joined('images', I, 0), counts)
+
+
+def make_step(
+    cfg: Config,
+    optimizer: Optimizer,
+    *,
+    remat: Remat = 'layers',
+    dtype: DTypeLike = jnp.bfloat16,
+    vary: Callable[[Params, Array], Params] | None = None,
+) -> Step:
+    """The compiled step: (state, frozen params, stacked batches, key) -> (next state, metrics).
+
+    What trains is used in `dtype`, what is frozen as it is. `vary` makes of the whole params and a key the
+    params of a micro-batch, for dropout; the key is turned by the step, so that one key serves a run. The
+    state is donated. If the loss or gradient is not finite, the state stays as it was.
+    """
+    transform = optimizer.transform()
+
+    def gradient(params: Params, frozen: Params, batch: Examples, key: Array) -> tuple[Any, Params]:
+        """((the sum of the loss, its tokens), the gradient of the sum)."""
+
+        def total(params: Params) -> tuple[Array, Array]:
+            whole = join(params, frozen)
+            return loss(whole if vary is None else vary(whole, key), batch, cfg, remat)
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    def sums(params: Params, frozen: Params, batches: Examples, key: Array) -> tuple[Any, Params]:
+        A = len(batches.tokens)
+        keys = jax.random.split(key, A)
+        first = jax.tree.map(lambda x: x[0], (batches, keys))
+        if A == 1:
+            return gradient(params, frozen, *first)
+
+        def add(sums: Any, xs: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, gradient(params, frozen, *xs)), None
+
+        zeros = ((jnp.float32(0), jnp.int32(0)), jax.tree.map(lambda w: jnp.zeros(w.shape), params))
+        return jax.lax.scan(add, zeros, (batches, keys))[0]
+
+    def step(state: State, frozen: Params, batches: Examples, key: Array) -> tuple[State, Metrics]:
+        dropping, rounding = jax.random.split(jax.random.fold_in(key, state.step))
+        params = jax.tree.map(lambda w: w.astype(dtype), state.params)
+        (total, tokens), gradients = sums(params, frozen, batches, dropping)
+        count = jnp.maximum(tokens, 1)
+        gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / count, gradients)
+        norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients)))
+        finite = jnp.isfinite(total) & jnp.isfinite(norm)
+        metrics = Metrics(total / count, norm, tokens, optimizer.at(state.step), finite)
+
+        masters = jax.tree.map(lambda w: w.astype(jnp.float32), state.params)
+        updates, moments = transform.update(gradients, state.optimizer, masters)
+        moved = rounded(optax.apply_updates(masters, updates), state.params, rounding)
+        new = State(state.step + 1, moved, moments)
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def rounded(new: Params, old: Params, key: Array) -> Params:
+    """The new weights in the types of the old; in bfloat16 at random, so that on average nothing is lost."""
+    leaves, tree = jax.tree.flatten(new)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.map(_rounded, new, old, jax.tree.unflatten(tree, list(keys)))
+
+
+def _rounded(new: Array, old: Array, key: Array) -> Array:
+    if old.dtype != jnp.bfloat16:
+        return new.astype(old.dtype)
+    # A bfloat16 is the upper half of a float32: what the lower half stands for is the chance to carry over.
+    chance = jax.random.bits(key, new.shape, jnp.uint16).astype(jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(new, jnp.uint32) + chance
+    return jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)
