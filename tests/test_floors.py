@@ -26,6 +26,7 @@ FLOORS = {
     'vipllava_convert': 6,
     'vipllava_jax.loading': 7,
     'vipllava_jax.benchmark': 8,
+    'vipllava_jax.training': 8,
     'vipllava_jax.cli': 9,
     'vipllava_jax.__main__': 10,
 }
@@ -34,6 +35,7 @@ ONE_FLOOR = (
     'vipllava_jax.generation',
     'vipllava_convert',
     'vipllava_jax.benchmark',
+    'vipllava_jax.training',
     'vipllava_jax.cli',
 )  # neighbours may talk
 FILES = [
@@ -89,6 +91,7 @@ def test_no_mutable_modules(file):
         ('import vipllava_jax.cli', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.inputs.processor, vipllava_jax.inputs.marks', ('jax',)),
         ('import vipllava_jax.loading', ('orbax', 'torch')),
+        ('import vipllava_jax.training.batches', ('jax',)),
     ],
 )
 def test_heavy_packages_wait(statement, absent):

@@ -1,0 +1,1 @@
+"""Training: rows of data to batches, batches to better weights."""
