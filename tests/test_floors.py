@@ -93,6 +93,7 @@ def test_no_mutable_modules(file):
         ('import vipllava_jax.cli', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.inputs.processor, vipllava_jax.inputs.marks', ('jax',)),
         ('import vipllava_jax.loading', ('orbax', 'torch')),
+        ('import vipllava_jax.training.batches', ('jax',)),
     ],
 )
 def test_heavy_packages_wait(statement, absent):
