@@ -26,6 +26,7 @@ FLOORS = {
     'vipllava_convert': 6,
     'vipllava_jax.loading': 7,
     'vipllava_jax.benchmark': 8,
+    'vipllava_jax.training': 8,
     'vipllava_jax.cli': 9,
     'vipllava_jax.__main__': 10,
 }
@@ -34,6 +35,7 @@ ONE_FLOOR = (
     'vipllava_jax.generation',
     'vipllava_convert',
     'vipllava_jax.benchmark',
+    'vipllava_jax.training',
     'vipllava_jax.cli',
 )  # neighbours may talk
 FILES = [

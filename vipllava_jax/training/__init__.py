@@ -1,0 +1,1 @@
+"""Training: rows of conversations to a better model."""
