@@ -4,6 +4,7 @@ import numpy as np
 
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.training.loss import IGNORE, Examples
 
 
 def ragged(cfg: Config, rng: np.random.Generator, rows: list[tuple[int, int]], T: int | None = None) -> Batch:
@@ -32,3 +33,11 @@ def alone(batch: Batch, row: int) -> Batch:
     return Batch(
         batch.tokens[part, :n], batch.lengths[part], batch.images[part, :I], batch.image_counts[part]
     )
+
+
+def examples(batch: Batch, cfg: Config, first: int = 2) -> Examples:
+    """The batch as one to learn from: every word that follows the token `first` or a later one."""
+    following = np.roll(batch.tokens, -1, axis=1)
+    nth = np.arange(batch.tokens.shape[1])
+    learnt = (nth >= first) & (nth < batch.lengths[:, None] - 1) & (following != cfg.image_token)
+    return Examples(batch.tokens, np.where(learnt, following, IGNORE), batch.images, batch.image_counts)

@@ -1,12 +1,16 @@
-"""A processor for pictures of 28 pixels a side, four placeholders each, and files of rows."""
+"""A processor for pictures of 28 pixels a side, four placeholders each, files of rows, a model even smaller."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import settings
 
+from tests.conftest import TINY
 from tests.makers import noise, write_processor_files
+from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Processor
 
 settings.register_profile('shared machine', deadline=None, database=None)
@@ -16,6 +20,27 @@ TALK = [
     {'from': 'human', 'value': '<image>\nWhat is <bbox0>?'},
     {'from': 'gpt', 'value': 'A dog.'},
 ]
+
+
+# A step takes long to compile.
+SMALL = dataclasses.replace(
+    TINY,
+    vision=dataclasses.replace(TINY.vision, layers=3),
+    text=dataclasses.replace(TINY.text, layers=2),
+    feature_layers=(-2, -3, 3),
+)
+
+
+@pytest.fixture(scope='session')
+def cfg() -> Config:
+    return SMALL
+
+
+@pytest.fixture(scope='session')
+def params(cfg):
+    from vipllava_jax.model.vipllava import init
+
+    return init(jax.random.key(0), cfg)
 
 
 @pytest.fixture(scope='session')

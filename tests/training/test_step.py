@@ -3,31 +3,158 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from tests.rows import ragged
+from tests.rows import examples, ragged
+from vipllava_jax.arrays import flat
 from vipllava_jax.training.loss import IGNORE, Examples
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split
-from vipllava_jax.training.step import make_step, stack, start
+from vipllava_jax.training.step import make_step, rounded, stack, start
 
-ROWS = [(9, 2), (6, 0), (15, 1), (7, 3)]
-
-
-def examples(cfg, rng, rows=ROWS, T=None) -> Examples:
-    batch = ragged(cfg, rng, rows, T)
-    nth = np.arange(batch.tokens.shape[1])
-    following = np.roll(batch.tokens, -1, axis=1)
-    learnt = (nth < batch.lengths[:, None] - 1) & (following != cfg.image_token) & (nth > 2)
-    return Examples(batch.tokens, np.where(learnt, following, IGNORE), batch.images, batch.image_counts)
+TRAINS = {'projector', 'llama'}
+FAST = Optimizer(1e-2, 10, warmup=0)
+KEY = jax.random.key(7)
 
 
-def test_runs(params, cfg, rng):
-    trainable, frozen = split(params, {'projector', 'llama'})
-    o = Optimizer(1e-2, 10)
-    state = start(trainable, o)
-    step = make_step(cfg, o, dtype=jnp.float32)
-    b = stack([examples(cfg, rng)])
+@pytest.fixture
+def batches(cfg, rng):
+    return [examples(ragged(cfg, rng, rows), cfg) for rows in ([(9, 2), (15, 1)], [(6, 0), (8, 1)])]
+
+
+@pytest.fixture(scope='module')
+def step(cfg):
+    return make_step(cfg, FAST, dtype=jnp.float32)
+
+
+@pytest.fixture
+def halves(params):
+    return split(params, TRAINS)
+
+
+def numbers(tree):
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def test_learns(step, halves, batches):
+    trainable, frozen = halves
+    state, told = start(trainable, FAST), []
     for _ in range(10):
-        state, metrics = step(state, frozen, b, jax.random.key(0))
-        print([float(m) for m in metrics])
-    assert metrics.loss < 4
+        state, metrics = step(state, frozen, stack(batches[:1]), KEY)
+        told.append(float(metrics.loss))
+    assert told[-1] < told[0] / 3
+    assert state.step == 10
+
+
+def test_what_is_frozen_stays_and_the_rest_moves(step, params, halves, batches):
+    trainable, frozen = halves
+    before = jax.tree.map(np.array, params)  # copies
+    state, metrics = step(start(trainable, FAST), frozen, stack(batches[:1]), KEY)
+    jax.tree.map(np.testing.assert_array_equal, params, before)  # the caller's own live on
+    assert set(state.params) == {'projector', 'llama'}
+    still = [path for path, w in flat(state.params) if np.array_equal(w, dict(flat(before))[path])]
+    assert not still
+    assert (metrics.rate, metrics.finite) == (FAST.at(0), True)
+    assert metrics.tokens == (batches[0].targets != IGNORE).sum()
+
+
+def test_two_batches_one_after_another_are_one_large_one(step, halves, batches):
+    trainable, frozen = halves
+    apart = stack(batches)
+    together = Examples(*(np.concatenate(part)[None] for part in apart))
+    a, told_a = step(start(trainable, FAST), frozen, apart, KEY)
+    b, told_b = step(start(trainable, FAST), frozen, together, KEY)
+    np.testing.assert_allclose(told_a, told_b, rtol=1e-5)
+    for x, y in zip(numbers(a), numbers(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4)
+
+
+def test_a_batch_without_a_word_to_learn_has_no_loss(step, halves, batches):
+    trainable, frozen = halves
+    nothing = batches[0]._replace(targets=np.full_like(batches[0].targets, IGNORE))
+    state, metrics = step(start(trainable, FAST), frozen, stack([nothing]), KEY)
+    assert (metrics.loss, metrics.grad_norm, metrics.tokens, metrics.finite) == (0, 0, 0, True)
+    assert all(np.isfinite(x).all() for x in numbers(state))
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_what_is_not_finite_changes_nothing(step, halves, batches, bad):
+    trainable, frozen = halves
+    broken = batches[0]._replace(images=np.full_like(batches[0].images, bad))
+    state = start(trainable, FAST)
+    before = [x.copy() for x in numbers(state)]
+    state, metrics = step(state, frozen, stack([broken]), KEY)
+    assert not metrics.finite
+    for x, y in zip(numbers(state), before, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_state_is_used_up(step, halves, batches):
+    state = start(halves[0], FAST)
+    step(state, halves[1], stack(batches[:1]), KEY)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state))
+
+
+def test_each_part_of_each_step_varies_by_itself(cfg, halves, batches):
+    trainable, frozen = halves
+
+    def noisy(params, key):
+        noise = 0.5 * jax.random.normal(key)
+        return {**params, 'projector': jax.tree.map(lambda w: w * (1 + noise), params['projector'])}
+
+    still = Optimizer(0.0, 10)
+    step = make_step(cfg, still, dtype=jnp.float32, vary=noisy)
+
+    def losses(batches):
+        state, told = start(trainable, still), []
+        for _ in range(2):
+            state, metrics = step(state, frozen, stack(batches), KEY)
+            told.append(float(metrics.loss))
+        return told
+
+    one = losses(batches[:1])
+    assert one == losses(batches[:1])  # the same key, the same run
+    assert abs(one[0] - one[1]) > 1e-4
+    twice = losses([batches[0], batches[0]])
+    assert abs(twice[0] - one[0]) > 1e-4
+
+
+def test_batches_are_padded_to_the_largest(batches):
+    stacked = stack(batches)
+    T, I = (max(getattr(b, name).shape[1] for b in batches) for name in ('tokens', 'images'))
+    assert stacked.tokens.shape == stacked.targets.shape == (2, 2, T)
+    assert stacked.images.shape[:3] == (2, 2, I)
+    n = batches[1].tokens.shape[1]
+    np.testing.assert_array_equal(stacked.tokens[1, :, :n], batches[1].tokens)
+    assert (stacked.targets[1, :, n:] == IGNORE).all()
+
+
+def test_half_the_bits_stay_near(cfg, params, halves, batches):
+    """bfloat16 weights and moments, computed in bfloat16: the types stay, the loss falls as with float32."""
+    o = Optimizer(1e-3, 20, warmup=0, moment_dtype='bfloat16')
+    told = {}
+    for kind in (jnp.float32, jnp.bfloat16):
+        step = make_step(cfg, o, dtype=kind)
+        trainable, frozen = halves
+        state, told[kind] = start(trainable, o, kind), []
+        frozen = jax.tree.map(lambda w, kind=kind: w.astype(kind), frozen)
+        kinds = [x.dtype for x in jax.tree.leaves(state)]
+        for _ in range(20):
+            state, metrics = step(state, frozen, stack(batches), KEY)
+            told[kind].append(float(metrics.loss))
+        assert [x.dtype for x in jax.tree.leaves(state)] == kinds
+    full, half = told[jnp.float32], told[jnp.bfloat16]
+    assert full[-1] < full[0] / 2
+    np.testing.assert_allclose(half, full, rtol=0.05)
+
+
+def test_what_is_lost_by_rounding_is_not_lost_on_average():
+    old = {'w': jnp.full(20_000, 1.0, jnp.bfloat16), 'x': jnp.full(20_000, -3.0, jnp.float32)}
+    new = {'w': jnp.full(20_000, 1 + 1e-3), 'x': jnp.full(20_000, -3 + 1e-5)}
+    once = rounded(new, old, KEY)
+    assert {k: w.dtype for k, w in once.items()} == {k: w.dtype for k, w in old.items()}
+    assert set(np.unique(once['w'].astype(np.float32))) == {1, 1 + 2**-7}  # the two neighbours
+    np.testing.assert_allclose(once['w'].astype(np.float32).mean(), 1 + 1e-3, atol=1e-4)
+    np.testing.assert_array_equal(once['x'], new['x'])
+    same = rounded(jax.tree.map(lambda w: w.astype(jnp.float32), old), old, KEY)
+    jax.tree.map(np.testing.assert_array_equal, same, old)

@@ -1,0 +1,107 @@
+"""The rate over time, what decays, and who moves how far."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vipllava_jax.training.optimizer import KINDS, Optimizer, decays
+
+PARAMS = {
+    'projector': {'norm': {'w': jnp.ones(4), 'b': jnp.ones(4)}, 'linear_1': {'w': jnp.ones((4, 4))}},
+    'llama': {
+        'layers_0': {'q': {'w': {'a': jnp.ones((4, 2)), 'b': jnp.ones((2, 4))}, 'b': jnp.ones(4)}},
+        'norm': {'w': jnp.ones(4)},
+        'embed': {'w': jnp.ones((4, 4))},
+    },
+}
+
+
+def moved(o: Optimizer, steps: int = 2, gradient: float = 0.5):
+    """How far PARAMS have come after some steps."""
+    transform, params = o.transform(), PARAMS
+    state = transform.init(params)
+    for _ in range(steps):
+        gradients = jax.tree.map(lambda w: jnp.full(w.shape, gradient), params)
+        updates, state = transform.update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return jax.tree.map(jnp.subtract, params, PARAMS)
+
+
+def test_the_rate_rises_falls_and_stays_at_zero():
+    o = Optimizer(2.0, 100, warmup=0.1)
+    assert [float(o.at(i)) for i in (0, 5, 10)] == [0, 1, 2]
+    np.testing.assert_allclose(o.at(55), 1, rtol=1e-5)
+    np.testing.assert_allclose(o.at(70), 1 + math.cos(math.pi * 60 / 90), rtol=1e-5)
+    np.testing.assert_allclose([o.at(100), o.at(150)], 0, atol=1e-6)
+
+
+def test_a_fraction_of_a_step_warms_up_for_a_whole_one():
+    assert [float(Optimizer(1.0, 10).at(i)) for i in (0, 1)] == [0, 1]
+    assert float(Optimizer(1.0, 10, warmup=0).at(0)) == 1
+
+
+def test_a_constant_rate_stays():
+    o = Optimizer(2.0, 10, schedule='constant', warmup=0.2)
+    assert [float(o.at(i)) for i in (0, 1, 2, 9)] == [0, 1, 2, 2]
+
+
+def test_all_but_norms_and_biases_decay():
+    decay = decays(PARAMS)
+    assert decay['projector'] == {'norm': {'w': False, 'b': False}, 'linear_1': {'w': True}}
+    assert decay['llama'] == {
+        'layers_0': {'q': {'w': {'a': True, 'b': True}, 'b': False}},
+        'norm': {'w': False},
+        'embed': {'w': True},
+    }
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_the_projector_has_a_rate_of_its_own(name):
+    far, near = (
+        moved(Optimizer(1e-2, 10, name=name, warmup=0, projector_rate=rate), steps=1) for rate in (None, 1e-3)
+    )
+    np.testing.assert_allclose(
+        near['projector']['linear_1']['w'], far['projector']['linear_1']['w'] * 0.1, rtol=1e-3
+    )
+    jax.tree.map(np.testing.assert_array_equal, near['llama'], far['llama'])
+    assert all((w < 0).all() for w in jax.tree.leaves(far))  # downhill
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_what_decays_shrinks_without_a_gradient(name):
+    shrunk = moved(Optimizer(1e-2, 10, name=name, warmup=0, weight_decay=0.1), gradient=0.0)
+    assert (shrunk['llama']['embed']['w'] < 0).all()
+    assert (shrunk['llama']['norm']['w'] == 0).all()
+
+
+def test_clipping_is_of_all_weights_together():
+    size = sum(w.size for w in jax.tree.leaves(PARAMS))
+    o = Optimizer(1.0, 10, name='sgd', warmup=0, schedule='constant', clip=2.0)
+    np.testing.assert_allclose(
+        -moved(o, steps=1, gradient=3.0)['llama']['norm']['w'], 2 / math.sqrt(size), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(('name', 'rest'), [('adamw', 'nu'), ('lion', None), ('sgd', None)])
+def test_the_first_moment_may_be_half_as_large(name, rest):
+    state = Optimizer(1.0, 10, name=name, moment_dtype='bfloat16').transform().init(PARAMS)
+    kinds = {w.dtype.name for w in jax.tree.leaves(state) if w.ndim}
+    assert kinds == ({'bfloat16', 'float32'} if rest else {'bfloat16'})
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'told'),
+    [
+        (dict(name='adam'), "optimizer 'adam' is not one of adamw, lion, sgd, adafactor"),
+        (dict(schedule='linear'), "schedule 'linear' is not one of cosine, constant"),
+        (dict(steps=0), 'steps 0'),
+        (dict(warmup=1.5), r'warmup 1\.5'),
+        (dict(clip=0.0), r'clip 0\.0'),
+    ],
+)
+def test_what_is_wrong_is_told(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        Optimizer(**{'rate': 1.0, 'steps': 10, **wrong})

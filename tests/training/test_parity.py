@@ -1,0 +1,150 @@
+"""Training as transformers and torch do it, in float32: the loss, each gradient, twenty steps of AdamW."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from vipllava_convert.table import arrange, canonical, leaves
+
+from tests import peer
+from tests.conftest import TINY
+from tests.rows import examples, ragged
+from tests.training.conftest import SMALL
+from vipllava_jax.arrays import flat, nested
+from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.training.loss import IGNORE, loss
+from vipllava_jax.training.optimizer import Optimizer
+from vipllava_jax.training.parts import split
+from vipllava_jax.training.step import make_step, stack, start
+
+pytestmark = pytest.mark.parity
+ROWS = [(9, 2), (6, 0), (15, 1), (7, 3)]
+STEPS = 20
+TIED = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, tied=True))
+CLIP, PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
+
+
+def ours(theirs, cfg, of=lambda w: w):
+    """The peer's weights, or what there is of each, as our params; zeros where there is nothing."""
+    found = {canonical(name): of(w) for name, w in theirs.named_parameters()}
+    arrays = {
+        leaf.path: np.zeros(leaf.shapes[0], np.float32)
+        if found[leaf.name] is None
+        else found[leaf.name].detach().numpy().copy()
+        for leaf in leaves(cfg)
+    }
+    return nested(
+        (leaf.path, arrange(arrays[leaf.path], leaf.layout, dict(leaf.sizes))) for leaf in leaves(cfg)
+    )
+
+
+def summed_loss(theirs, batch: Batch, cfg):
+    """The peer's loss as a sum over what `examples` learns, and the number of tokens in it."""
+    import torch
+
+    targets = examples(batch, cfg).targets
+    labels = np.pad(targets, ((0, 0), (1, 0)), constant_values=IGNORE)[:, :-1]
+    mask = np.arange(labels.shape[1]) < batch.lengths[:, None]
+    mean = theirs(
+        input_ids=torch.tensor(batch.tokens, dtype=torch.long),
+        attention_mask=torch.tensor(mask, dtype=torch.long),
+        pixel_values=peer.pixel_values(batch),
+        labels=torch.tensor(labels, dtype=torch.long),
+    ).loss
+    count = int((targets != IGNORE).sum())
+    return mean * count, count
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'remat'),
+    [(TINY, 'none'), (TINY, 'products'), (TIED, 'layers')],
+    ids=['none', 'products', 'layers, tied'],
+)
+def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
+    monkeypatch.setattr('vipllava_jax.training.loss.AT_ONCE', 30)  # so that there are several pieces
+    theirs, batch = peer.model(cfg), ragged(cfg, rng, ROWS)
+    total, count = summed_loss(theirs, batch, cfg)
+    (total / count).backward()
+
+    def mean(params):
+        total, count = loss(params, examples(batch, cfg), cfg, remat)
+        return total / count
+
+    value, gradient = jax.jit(jax.value_and_grad(mean))(ours(theirs, cfg))
+    assert abs(value - (total / count).item()) < 1e-5
+    expected = dict(flat(ours(theirs, cfg, lambda w: w.grad)))
+    whole = np.sqrt(sum(np.sum(g * g) for g in expected.values()))
+    for path, g in flat(gradient):
+        # what shifts every key alike changes nothing: a bias of keys has a gradient of rounding errors alone
+        none = 1e-6 * whole if path.endswith('k/b') else 0
+        assert np.linalg.norm(g - expected[path]) <= 1e-4 * np.linalg.norm(expected[path]) + none, path
+
+
+@pytest.mark.parametrize(
+    ('trains', 'settings', 'accumulated'),
+    [
+        ({'projector'}, {}, 2),
+        ({'projector', 'llama'}, dict(weight_decay=0.1), 1),
+        ({'vision', 'projector', 'llama'}, dict(projector_rate=1e-3, clip=1.0), 2),
+    ],
+    ids=['projector', 'decay', 'rates and clipping'],
+)
+def test_twenty_steps_of_adamw(trains, settings, accumulated, rng):
+    cfg = SMALL
+    o = Optimizer(3e-3, STEPS, warmup=0.1, **settings)
+    theirs = peer.model(cfg)
+    trainable, frozen = split(ours(theirs, cfg), trains)
+    state, step = start(trainable, o), make_step(cfg, o, dtype=jnp.float32)
+    rows = [[(9, 2), (15, 1)], [(5, 0), (8, 0)], [(20, 1), (7, 2)], [(6, 0), (9, 2)]]
+    batches = [ragged(cfg, rng, pair, T=32) for pair in rows]  # one has no image at all
+    told = []
+    descent = torch_steps(theirs, o, trains)
+    for i in range(STEPS):
+        some = [batches[(i * accumulated + j) % len(batches)] for j in range(accumulated)]
+        losses = [summed_loss(theirs, batch, cfg) for batch in some]
+        expected = sum(total for total, _ in losses) / sum(count for _, count in losses)
+        state, metrics = step(state, frozen, stack([examples(b, cfg) for b in some]), jax.random.key(0))
+        assert metrics.finite
+        assert abs(metrics.loss - expected.item()) < 1e-4, i
+        norm, rate = descent(expected)
+        np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-3)
+        np.testing.assert_allclose(metrics.rate, rate, rtol=1e-5)
+        told.append(metrics.loss)
+    assert told[16] < told[0] - 0.01  # of the same batches
+
+
+def torch_steps(theirs, o: Optimizer, trains):
+    """What moves the peer's weights down a loss and returns the gradient's norm and the rate."""
+    import torch
+    from transformers import get_cosine_schedule_with_warmup
+
+    groups = []
+    trained = []
+    for name, w in theirs.named_parameters():
+        name = canonical(name)
+        part = 'vision' if name.startswith(CLIP) else 'projector' if name.startswith(PROJECTOR) else 'llama'
+        w.requires_grad_(part in trains)
+        if part in trains:
+            trained.append(w)
+            plain = name.endswith('.bias') or 'norm' in name
+            own = o.projector_rate if part == 'projector' and o.projector_rate else o.rate
+            groups.append(dict(params=[w], lr=own, weight_decay=0.0 if plain else o.weight_decay))
+    groups.sort(key=lambda group: group['lr'] != o.rate)  # the rate told is that of the first
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    schedule = get_cosine_schedule_with_warmup(adam, int(np.ceil(o.warmup * o.steps)), o.steps)
+
+    def move(total):
+        adam.zero_grad()
+        if total.requires_grad:
+            total.backward()
+        for w in trained:  # torch would leave out of a step what a batch of text alone does not reach
+            w.grad = torch.zeros_like(w) if w.grad is None else w.grad
+        norm = torch.nn.utils.clip_grad_norm_(trained, o.clip or float('inf')).item()
+        rate = schedule.get_last_lr()[0]
+        adam.step()
+        schedule.step()
+        return norm, rate
+
+    return move

@@ -1,0 +1,86 @@
+"""What trains, apart from the rest and together with it again."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import struct
+
+from vipllava_jax.arrays import flat
+from vipllava_jax.model.weights import quantize
+from vipllava_jax.training.parts import join, split
+
+
+@struct.dataclass
+class Adapted:
+    """A weight with a pair beside it."""
+
+    base: Any
+    a: Any
+    b: Any
+    scale: float = struct.field(pytree_node=False)
+
+
+def adapted(params):
+    q = params['llama']['layers_0']['q']['w']
+    layer = {
+        **params['llama']['layers_0'],
+        'q': {'w': Adapted(q, np.ones((48, 2)), np.zeros((2, 6, 8)), 0.5)},
+    }
+    return {**params, 'llama': {**params['llama'], 'layers_0': layer}}
+
+
+@pytest.mark.parametrize(
+    ('trains', 'tops'),
+    [
+        ({'projector'}, {'projector'}),
+        ({'vision', 'projector'}, {'clip', 'projector'}),
+        (['projector', 'llama'], {'projector', 'llama'}),
+        ({'vision', 'projector', 'llama'}, {'clip', 'projector', 'llama'}),
+    ],
+)
+def test_parts_are_whole_and_join_to_what_they_were(params, trains, tops):
+    trainable, frozen = split(params, trains)
+    assert set(trainable) == tops
+    assert set(frozen) == set(params) - tops
+    joined = join(trainable, frozen)
+    assert jax.tree.structure(joined) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, joined, params)
+
+
+def test_of_an_adapter_the_pair_trains(params):
+    whole = adapted(params)
+    trainable, frozen = split(whole, {'lora', 'projector'})
+    assert set(dict(flat(trainable['llama']))) == {'layers_0/q/w/a', 'layers_0/q/w/b'}
+    assert trainable['projector'] == params['projector']
+    left = frozen['llama']['layers_0']['q']['w']
+    assert (left.base is params['llama']['layers_0']['q']['w'], left.a, left.b) == (True, None, None)
+    joined = join(jax.tree.map(lambda w: w + 1, trainable), frozen)
+    pair = joined['llama']['layers_0']['q']['w']
+    assert (pair.a == 2).all()
+    assert (pair.b == 1).all()
+    assert pair.scale == 0.5
+    assert jax.tree.structure(joined) == jax.tree.structure(whole)
+
+
+def test_an_adapter_that_does_not_train_stays_whole(params):
+    _, frozen = split(adapted(params), {'projector'})
+    assert (frozen['llama']['layers_0']['q']['w'].a == 1).all()
+
+
+def test_what_cannot_train_is_told(params):
+    int8 = quantize(params['llama']['layers_0']['q']['w'], 1)
+    layer = {**params['llama']['layers_0'], 'q': {'w': int8}}
+    quantized = {**params, 'llama': {**params['llama'], 'layers_0': layer}}
+    for weights, trains, told in [
+        (params, {'clip'}, r"\['clip'\], but must be some of vision, projector, llama, lora"),
+        (params, set(), 'must be some of'),
+        (params, {'lora'}, 'have none: add it first'),
+        (adapted(params), {'llama', 'lora'}, 'llama/layers_0/q/w: cannot train as a whole and have'),
+        (adapted(params), {'llama'}, 'merge that first'),
+        (quantized, {'llama'}, 'llama/layers_0/q/w: int8 weights do not train'),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            split(weights, trains)
+    split(quantized, {'projector'})

@@ -1,0 +1,40 @@
+"""The authors' recipe, as their scripts have it."""
+
+import pytest
+
+from vipllava_jax.inputs.pixels import FITS
+from vipllava_jax.inputs.prompts import TEMPLATES
+from vipllava_jax.training.optimizer import Optimizer
+from vipllava_jax.training.parts import LORA, PARTS
+from vipllava_jax.training.recipes import RECIPES
+
+
+@pytest.mark.parametrize(
+    ('name', 'trains', 'rate', 'batch', 'template', 'fit'),
+    [
+        ('stage-1', {'projector'}, 1e-3, 256, 'plain', 'crop'),
+        ('stage-2', {'projector', 'llama'}, 2e-5, 128, 'vipllava', 'pad'),
+        ('stage-3', {'projector', 'llama'}, 2e-7, 128, 'vipllava', 'pad'),
+    ],
+)
+def test_the_three_stages(name, trains, rate, batch, template, fit):
+    stage = RECIPES[name]
+    assert set(stage.trains) == trains
+    assert (stage.learning_rate, stage.batch, stage.template, stage.fit) == (rate, batch, template, fit)
+    assert (stage.epochs, stage.schedule, stage.warmup, stage.weight_decay) == (1, 'cosine', 0.03, 0)
+    assert (stage.max_length, stage.projector_rate) == (2048, None)
+
+
+def test_lora_trains_the_projector_slower():
+    lora = RECIPES['lora']
+    assert (lora.trains, lora.learning_rate, lora.projector_rate) == (('projector', 'lora'), 2e-4, 2e-5)
+    assert (lora.lora_rank, lora.lora_alpha, lora.lora_dropout) == (128, 256, 0.05)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_recipe_can_be_followed(name):
+    recipe = RECIPES[name]
+    assert {*recipe.trains} <= {*PARTS, LORA}
+    assert recipe.template in TEMPLATES
+    assert recipe.fit in FITS
+    Optimizer(recipe.learning_rate, 100, projector_rate=recipe.projector_rate, schedule=recipe.schedule)

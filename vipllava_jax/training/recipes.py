@@ -1,0 +1,40 @@
+"""The ways in which ViP-LLaVA was trained, and those in which it is trained further, by name."""
+
+from dataclasses import dataclass
+
+from vipllava_jax.inputs.pixels import Fit
+from vipllava_jax.training.loss import Remat
+from vipllava_jax.training.optimizer import Schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run does unless it is told otherwise; the defaults are what all of the authors' stages share."""
+
+    trains: tuple[str, ...] = ('projector', 'llama')
+    learning_rate: float = 2e-5
+    projector_rate: float | None = None  # where it is another
+    schedule: Schedule = 'cosine'
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    epochs: float = 1.0
+    batch: int = 128  # rows a step, on all devices and in all its parts together
+    template: str = 'vipllava'  # `llava_v1` in the authors' code
+    fit: Fit = 'pad'
+    max_length: int = 2048
+    remat: Remat = 'layers'
+    lora_rank: int = 128
+    lora_alpha: float = 256.0
+    lora_dropout: float = 0.05
+
+
+RECIPES = {
+    # the authors' stages: image captions, the mixture with regions, what GPT-4V wrote about regions
+    'stage-1': Recipe(trains=('projector',), learning_rate=1e-3, batch=256, template='plain', fit='crop'),
+    'stage-2': Recipe(),
+    'stage-3': Recipe(learning_rate=2e-7),
+    # of a trained model, to a task; for little data the authors advise a rate of 2e-6 to 2e-7
+    'finetune': Recipe(),
+    'lora': Recipe(trains=('projector', 'lora'), learning_rate=2e-4, projector_rate=2e-5),
+    'projector': Recipe(trains=('projector',)),
+}
