@@ -16,8 +16,9 @@ from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT
 from vipllava_jax.training import conversations, workers
 from vipllava_jax.training.conversations import IGNORE, Example
+from vipllava_jax.training.marking import settled
 from vipllava_jax.training.order import sample_seed, shuffled
-from vipllava_jax.training.region_prompts import compose, settled
+from vipllava_jax.training.region_prompts import compose
 from vipllava_jax.training.rows import BrokenRow, Row, Rows
 
 TRIES = 100  # rows after a broken one that may take its place
@@ -86,7 +87,7 @@ class Maker:
         """A row -> its ids and targets, and its pictures hw3 with the marks drawn on them."""
         rng = None if self.seed is None else np.random.default_rng(sample_seed(self.seed, epoch, row.name))
         try:
-            prompted = compose(row.fields, len(row.images), rng)
+            prompted = compose(row.fields, len(row.images), row.folder, rng)
             count = len(row.images)
             example = conversations.encode(
                 prompted.turns, count, self.processor, self.template, self.max_length
