@@ -4,7 +4,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +35,10 @@ class Batch(NamedTuple):
     images: np.ndarray  # BIhw3 float32, I the most images of a row; zeros where a row has fewer
     image_counts: np.ndarray  # B int32
     ids: tuple[str, ...]  # the rows' names, for messages
+
+
+class CutRow(BrokenRow):
+    """A row of which nothing is left to learn; that it is too long is no fault of its own."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,13 @@ class Maker:
         return Batch(tokens, targets, images, counts, names), notes
 
     def _good(self, i: int, epoch: int, notes: list[Note]) -> tuple[str, Example, list[np.ndarray]]:
-        """The example of a row, or if it is broken and may be skipped, that of the next good one."""
+        """The example of a row, or if it is cut, or broken and may be skipped, that of the next good one."""
         for n in range(TRIES):
             try:
                 row = self.rows[(i + n) % len(self.rows)]
                 return row.name, *self.example(row, epoch, notes)
             except BrokenRow as error:
-                if not self.skip_broken:
+                if not (self.skip_broken or isinstance(error, CutRow)):
                     raise
                 notes.append((str(error), f'skipped: {error}'))
         raise BrokenRow(f'{self.rows.where(i)}: this row and the {TRIES - 1} after it are broken')
@@ -92,6 +96,8 @@ class Maker:
             example = conversations.encode(
                 prompted.turns, count, self.processor, self.template, self.max_length
             )
+            if (example.targets == IGNORE).all():
+                raise CutRow(f'{row.where}: its question alone fills max_length {self.max_length}')
             pictures = []
             for path, marks in zip(row.images, prompted.marks, strict=True):
                 image = open_image(path)
@@ -104,6 +110,8 @@ class Maker:
                     )
                     notes.append(('crop', told))
                 pictures.append(pixels(image, self.processor.settings, self.fit))
+        except CutRow:
+            raise
         except (ValueError, OSError) as error:
             raise BrokenRow(f'{row.where}: {error}') from None
         except Exception as error:
@@ -124,6 +132,7 @@ class Batches:
 
     rows: Rows
     processor: Processor
+    _: KW_ONLY
     batch_size: int
     seed: int | None = 0
     workers: int = 0

@@ -69,7 +69,7 @@ class Rows:
         if not all(isinstance(name, str) and name for name in names):
             raise BrokenRow(f'{where}: "image" is {named!r}, expected a path, or a list of paths')
         folder = path.parent if self.folder is None else self.folder
-        name = str(fields.get('id') or where)
+        name = where if fields.get('id') is None else str(fields['id'])
         return Row(name, where, fields, tuple(folder / name for name in names), folder)
 
     def where(self, i: int) -> str:
