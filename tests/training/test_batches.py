@@ -5,15 +5,15 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 import vipllava_jax as vj
 from tests.makers import noise
 from tests.training.conftest import region_row, write_lines
+from tests.training.test_region_prompts import ROWS
+from tests.training.test_vcr import META
+from tests.training.test_vcr import ROW as VCR
 from vipllava_jax.inputs.pixels import pixels
-from vipllava_jax.training import order
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.conversations import IGNORE
 from vipllava_jax.training.rows import BrokenRow, Rows, read
@@ -50,14 +50,14 @@ def same(a, b):
 
 @pytest.mark.parametrize('workers', [0, 1, 2])
 def test_a_batch_is_the_same_whoever_makes_it(rows, processor, workers):
-    batches = Batches(rows, processor, 4, seed=3, bucket=16, fit='pad', workers=workers)
+    batches = Batches(rows, processor, batch_size=4, seed=3, bucket=16, fit='pad', workers=workers)
     assert batches.steps == 6
     for step, batch in zip(range(4, 15), batches.iterate(4, 15), strict=True):
-        same(batch, Batches(rows, processor, 4, seed=3, bucket=16, fit='pad').at(step))
+        same(batch, Batches(rows, processor, batch_size=4, seed=3, bucket=16, fit='pad').at(step))
 
 
 def test_what_a_batch_holds(rows, processor):
-    batches = Batches(rows, processor, 4, bucket=16, fit='pad')
+    batches = Batches(rows, processor, batch_size=4, bucket=16, fit='pad')
     for step in range(6):
         batch = batches.at(step)
         assert [array.dtype for array in batch[:4]] == [np.int32, np.int32, np.float32, np.int32]
@@ -76,30 +76,30 @@ def test_what_a_batch_holds(rows, processor):
 
 
 def test_each_epoch_has_every_row_once_and_another_order(rows, processor):
-    batches = Batches(rows, processor, 4, fit='pad')
+    batches = Batches(rows, processor, batch_size=4, fit='pad')
     epochs = [[name for step in range(6 * e, 6 * e + 6) for name in batches.at(step).ids] for e in (0, 1)]
     for names in epochs:
         assert sorted(names[:23]) == sorted(f'x-{n}' for n in range(23))
         assert names[23:] == names[:1]
     assert epochs[0] != epochs[1]
-    assert Batches(rows, processor, 4, seed=1, fit='pad').at(0).ids != batches.at(0).ids
+    assert Batches(rows, processor, batch_size=4, seed=1, fit='pad').at(0).ids != batches.at(0).ids
 
 
 def test_marks_vary_with_the_epoch_and_the_seed_alone(pictures, processor):
     rows = read([write_lines(pictures / 'rows.jsonl', [region_row(marks=['ellipse:4,5,20,25'])])])
     looks = [
-        Batches(rows, processor, 1, seed=seed, fit='pad').at(step).images
+        Batches(rows, processor, batch_size=1, seed=seed, fit='pad').at(step).images
         for seed in (0, 1)
         for step in (0, 1)
     ]
-    looks.append(Batches(rows, processor, 1, seed=None, fit='pad').at(0).images)
+    looks.append(Batches(rows, processor, batch_size=1, seed=None, fit='pad').at(0).images)
     assert len({look.tobytes() for look in looks}) == 5
     fixed = vj.draw(pictures / 'a.png', [vj.Mark('ellipse', box=(4, 5, 20, 25))])
     np.testing.assert_array_equal(looks[-1][0, 0], pixels(fixed, processor.settings, 'pad'))
 
 
 def test_evaluation_keeps_the_order_and_learns_nothing_from_what_fills_up(rows, processor):
-    batches = Batches(rows, processor, 4, seed=None, fit='pad')
+    batches = Batches(rows, processor, batch_size=4, seed=None, fit='pad')
     made = list(batches.iterate(0, batches.steps))
     assert [name for batch in made for name in batch.ids][:23] == [f'x-{n}' for n in range(23)]
     assert (made[-1].targets[:3] != IGNORE).any(axis=1).all()
@@ -109,33 +109,21 @@ def test_evaluation_keeps_the_order_and_learns_nothing_from_what_fills_up(rows, 
 
 def test_few_rows_fill_a_large_batch(pictures, processor):
     rows = read([write_lines(pictures / 'rows.jsonl', mixed(3))])
-    batches = Batches(rows, processor, 8, fit='pad')
+    batches = Batches(rows, processor, batch_size=8, fit='pad')
     assert batches.steps == 1
     assert batches.at(0).ids == batches.at(0).ids[:3] * 2 + batches.at(0).ids[:2]
 
 
-def counted(count, rng):
-    return Rows(
-        (), (), None, *[np.zeros(count, int)] * 5, rng.integers(0, 3, count), rng.integers(0, 999, count)
-    )
-
-
-@given(st.integers(1, 300), st.integers(1, 40), st.booleans(), st.integers(0, 3), st.integers(0, 3))
-def test_an_order_is_of_all_rows(count, batch_size, by_length, seed, epoch):
-    rows = counted(count, np.random.default_rng(0))
-    found = order.shuffled(rows, batch_size, by_length, seed, epoch)
-    assert sorted(found) == [*range(count)]
-    np.testing.assert_array_equal(found, order.shuffled(rows, batch_size, by_length, seed, epoch))
-
-
-def test_rows_of_a_batch_are_of_about_one_length():
-    rows = counted(4000, np.random.default_rng(0))
-    grouped = order.shuffled(rows, 8, True, 0, 0).reshape(-1, 8)
-    mixed_up = order.shuffled(rows, 8, False, 0, 0).reshape(-1, 8)
-    assert np.ptp(rows.letters[grouped], axis=1).mean() < np.ptp(rows.letters[mixed_up], axis=1).mean() / 5
-    assert (np.ptp(rows.images[grouped], axis=1) > 0).mean() < 0.05
-    means = rows.letters[grouped].mean(axis=1)
-    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
+def test_rows_of_every_data_set_become_batches(pictures, processor):
+    (pictures / 'meta').mkdir()
+    (pictures / 'meta' / '1.json').write_text(json.dumps(META))
+    made = [{'image': 'a.png', **row} for row in (*ROWS.values(), VCR)]
+    rows = read([write_lines(pictures / 'rows.jsonl', made)])
+    batches = Batches(rows, processor, batch_size=len(made), fit='pad')
+    for step in range(10):  # each with other lots
+        batch = batches.at(step)
+        assert (batch.targets != IGNORE).any(axis=1).all()
+        assert batch.image_counts.tolist() == [1] * len(made)
 
 
 @pytest.fixture
@@ -149,7 +137,7 @@ def spoilt(pictures) -> Rows:
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_picture_that_cannot_be_decoded_stops_the_run_with_its_row(spoilt, processor, workers):
-    batches = Batches(spoilt, processor, 2, seed=None, workers=workers)
+    batches = Batches(spoilt, processor, batch_size=2, seed=None, workers=workers)
     with pytest.raises(BrokenRow, match=r"rows.jsonl, line 4: '.*cut.jpg' is damaged or cut short"):
         list(batches.iterate(0, 5))
 
@@ -157,7 +145,9 @@ def test_a_picture_that_cannot_be_decoded_stops_the_run_with_its_row(spoilt, pro
 @pytest.mark.parametrize('workers', [0, 2])
 def test_or_the_next_good_row_takes_its_place(spoilt, processor, workers):
     told = []
-    batches = Batches(spoilt, processor, 2, seed=None, workers=workers, skip_broken=True, report=told.append)
+    batches = Batches(
+        spoilt, processor, batch_size=2, seed=None, workers=workers, skip_broken=True, report=told.append
+    )
     made = [batch.ids for batch in batches.iterate(0, 10)]
     assert made[:5] == [('x-0', 'x-1'), ('x-2', 'x-5'), ('x-5', 'x-5'), ('x-6', 'x-7'), ('x-8', 'x-9')]
     assert made[5:] == made[:5]
@@ -168,7 +158,18 @@ def test_or_the_next_good_row_takes_its_place(spoilt, processor, workers):
 def test_nothing_but_broken_rows_ends(pictures, processor, spoilt):
     rows = spoilt.take(np.array([3, 4]))
     with pytest.raises(BrokenRow, match='line 4: this row and the 99 after it are broken'):
-        Batches(rows, processor, 1, seed=None, skip_broken=True, report=list).at(0)
+        Batches(rows, processor, batch_size=1, seed=None, skip_broken=True, report=list).at(0)
+
+
+def test_a_question_that_leaves_no_room_for_its_answer_is_passed_over(pictures, processor):
+    long = [{'from': 'human', 'value': 'Hello ' * 300}, {'from': 'gpt', 'value': 'Hello'}]
+    made = [region_row(id=n, **({'conversations': long} if n == 1 else {})) for n in range(3)]
+    told = []
+    rows = read([write_lines(pictures / 'rows.jsonl', made)])
+    batches = Batches(rows, processor, batch_size=1, seed=None, max_length=300, fit='pad', report=told.append)
+    assert [batch.ids for batch in batches.iterate(0, 3)] == [('0',), ('2',), ('2',)]
+    assert len(told) == 1
+    assert 'line 2: its question alone fills max_length 300' in told[0]
 
 
 def test_a_mark_that_the_crop_cuts_off_is_told_once(pictures, processor):
@@ -176,11 +177,11 @@ def test_a_mark_that_the_crop_cuts_off_is_told_once(pictures, processor):
     made = [region_row(id=f'x-{n}', image='wide.png', bboxes=[[1, 1, 20, 20]]) for n in range(6)]
     rows = read([write_lines(pictures / 'rows.jsonl', made)])
     with pytest.warns(UserWarning, match='line 1: the crop cuts off the mark rectangle.*pad') as seen:
-        list(Batches(rows, processor, 2, seed=None).iterate(0, 3))
+        list(Batches(rows, processor, batch_size=2, seed=None).iterate(0, 3))
     assert len(seen) == 1
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        Batches(rows, processor, 2, seed=None, fit='pad').at(0)
+        Batches(rows, processor, batch_size=2, seed=None, fit='pad').at(0)
 
 
 def test_what_cannot_be_is_told_before_the_start(rows, processor):
@@ -200,7 +201,7 @@ def test_pictures_are_as_the_processor_makes_them(pictures, processor):
     row = region_row(bboxes=None, image=['a.png', 'b.jpg'])
     row['conversations'] = [{'from': 'human', 'value': 'What?'}, {'from': 'gpt', 'value': 'x'}]
     (pictures / 'l.json').write_text(json.dumps([row]))
-    batch = Batches(read([pictures / 'l.json']), processor, 1, fit='pad').at(0)
+    batch = Batches(read([pictures / 'l.json']), processor, batch_size=1, fit='pad').at(0)
     theirs = processor('What?', [noise(40, 30), pictures / 'b.jpg'], fit='pad')
     np.testing.assert_array_equal(batch.images, theirs.images)
     n = theirs.lengths[0]

@@ -4,7 +4,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,9 @@ from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT
 from vipllava_jax.training import conversations, workers
 from vipllava_jax.training.conversations import IGNORE, Example
+from vipllava_jax.training.marking import settled
 from vipllava_jax.training.order import sample_seed, shuffled
-from vipllava_jax.training.region_prompts import compose, settled
+from vipllava_jax.training.region_prompts import compose
 from vipllava_jax.training.rows import BrokenRow, Row, Rows
 
 TRIES = 100  # rows after a broken one that may take its place
@@ -34,6 +35,10 @@ class Batch(NamedTuple):
     images: np.ndarray  # BIhw3 float32, I the most images of a row; zeros where a row has fewer
     image_counts: np.ndarray  # B int32
     ids: tuple[str, ...]  # the rows' names, for messages
+
+
+class CutRow(BrokenRow):
+    """A row of which nothing is left to learn; that it is too long is no fault of its own."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,13 @@ class Maker:
         return Batch(tokens, targets, images, counts, names), notes
 
     def _good(self, i: int, epoch: int, notes: list[Note]) -> tuple[str, Example, list[np.ndarray]]:
-        """The example of a row, or if it is broken and may be skipped, that of the next good one."""
+        """The example of a row, or if it is cut, or broken and may be skipped, that of the next good one."""
         for n in range(TRIES):
             try:
                 row = self.rows[(i + n) % len(self.rows)]
                 return row.name, *self.example(row, epoch, notes)
             except BrokenRow as error:
-                if not self.skip_broken:
+                if not (self.skip_broken or isinstance(error, CutRow)):
                     raise
                 notes.append((str(error), f'skipped: {error}'))
         raise BrokenRow(f'{self.rows.where(i)}: this row and the {TRIES - 1} after it are broken')
@@ -86,11 +91,13 @@ class Maker:
         """A row -> its ids and targets, and its pictures hw3 with the marks drawn on them."""
         rng = None if self.seed is None else np.random.default_rng(sample_seed(self.seed, epoch, row.name))
         try:
-            prompted = compose(row.fields, len(row.images), rng)
+            prompted = compose(row.fields, len(row.images), row.folder, rng)
             count = len(row.images)
             example = conversations.encode(
                 prompted.turns, count, self.processor, self.template, self.max_length
             )
+            if (example.targets == IGNORE).all():
+                raise CutRow(f'{row.where}: its question alone fills max_length {self.max_length}')
             pictures = []
             for path, marks in zip(row.images, prompted.marks, strict=True):
                 image = open_image(path)
@@ -103,6 +110,8 @@ class Maker:
                     )
                     notes.append(('crop', told))
                 pictures.append(pixels(image, self.processor.settings, self.fit))
+        except CutRow:
+            raise
         except (ValueError, OSError) as error:
             raise BrokenRow(f'{row.where}: {error}') from None
         except Exception as error:
@@ -123,6 +132,7 @@ class Batches:
 
     rows: Rows
     processor: Processor
+    _: KW_ONLY
     batch_size: int
     seed: int | None = 0
     workers: int = 0

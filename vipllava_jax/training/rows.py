@@ -10,7 +10,8 @@ import numpy as np
 
 from vipllava_jax.inputs.images import measure
 from vipllava_jax.training.files import is_list, spans
-from vipllava_jax.training.region_prompts import compose, settled
+from vipllava_jax.training.marking import settled
+from vipllava_jax.training.region_prompts import compose
 from vipllava_jax.training.workers import ordered
 
 SHOWN = 20  # broken rows that an error tells of
@@ -28,6 +29,7 @@ class Row(NamedTuple):
     where: str  # 'mix.json, row 12 (line 340)'
     fields: dict[str, Any]
     images: tuple[Path, ...]
+    folder: Path  # of the pictures, and of what else the row names
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +69,8 @@ class Rows:
         if not all(isinstance(name, str) and name for name in names):
             raise BrokenRow(f'{where}: "image" is {named!r}, expected a path, or a list of paths')
         folder = path.parent if self.folder is None else self.folder
-        name = str(fields.get('id') or where)
-        return Row(name, where, fields, tuple(folder / name for name in names))
+        name = where if fields.get('id') is None else str(fields['id'])
+        return Row(name, where, fields, tuple(folder / name for name in names), folder)
 
     def where(self, i: int) -> str:
         """Where a row is, for a message: a file and a line."""
@@ -138,7 +140,7 @@ def check(row: Row) -> tuple[int, int]:
         for path in row.images:
             if not path.is_file():
                 raise ValueError(f'no picture at {str(path)!r}')
-        prompted = compose(row.fields, len(row.images), None)
+        prompted = compose(row.fields, len(row.images), row.folder, None)
         for path, marks in zip(row.images, prompted.marks, strict=True):
             size = measure(path) if marks else (0, 0)
             for mark in marks:
