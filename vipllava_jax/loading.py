@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vipllava_convert import torch_files
 
 from vipllava_jax import checkpoint
-from vipllava_jax.arrays import nested
+from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError, listing
 
@@ -155,11 +155,14 @@ def _arranged(
 
     On a TPU those are the compiler's. No more than one layer is there twice.
     """
+    from vipllava_jax.model.weights import LoRA
+
     llama = params['llama']
     if _on('gpu') if fuse is None else fuse:
         for name in [name for name in llama if name.startswith('layers_')]:
             llama[name] = fused(llama.pop(name))
-    if _on('tpu'):
+    # formats are those of one layer, and adapters need not be the same on each
+    if _on('tpu') and not any(isinstance(w, LoRA) for _, w in flat(llama)):
         from vipllava_jax.generation.decoding import formats
 
         for name, wanted in formats(llama, cfg).items():

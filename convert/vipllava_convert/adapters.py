@@ -116,7 +116,7 @@ def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
 
 def _module(name: str) -> tuple[str, str]:
     """'base_model.model.….q_proj.lora_A.weight' -> '….q_proj', 'A'; another name without the prefix, ''."""
-    inner = name.removeprefix(PREFIX)
+    inner = name.removeprefix(PREFIX).replace('.base_layer.', '.')  # a weight that is whole below its pair
     match = HALF.fullmatch(inner)
     return (match['module'], match['half']) if match else (inner, '')
 

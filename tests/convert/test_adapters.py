@@ -16,7 +16,7 @@ from tests import peer
 from tests.convert.files import write_bin
 from tests.rows import ragged
 from tests.training.test_lora import trained
-from vipllava_jax import checkpoint
+from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.folders import CheckpointError
 from vipllava_jax.loading import abstract, load
@@ -25,6 +25,7 @@ from vipllava_jax.training import lora
 
 ROWS = [(9, 2), (6, 0), (15, 1)]
 forward = jax.jit(vj.forward, static_argnames='cfg')
+Q = 'base_model.model.model.language_model.layers.0.self_attn.q_proj'
 SMALL = {'r': 2, 'lora_alpha': 6, 'peft_type': 'LORA'}
 
 
@@ -289,6 +290,31 @@ def test_the_authors_projector_and_what_they_leave_beside_it(folder, tmp_path, r
     same(dict(flat(alone['llama'])), dict(flat(params['llama'])))
 
 
+def test_a_head_as_peft_has_it_both_whole_and_with_an_adapter(folder, tmp_path, rng):
+    params, cfg, _ = load(folder)
+    stem = 'base_model.model.lm_head'
+    tensors = pair(stem, 400, 48, rng) | {
+        f'{stem}.base_layer.weight': np.float32(rng.standard_normal((400, 48)))
+    }
+    write(tmp_path / 'a', tensors)
+    whole, a, b = (tensors[f'{stem}.{n}.weight'] for n in ('base_layer', 'lora_A', 'lora_B'))
+    merged, kept = (load(folder, adapter=tmp_path / 'a', merge=merge).params for merge in (True, False))
+    np.testing.assert_allclose(merged['llama']['head']['w'].T, whole + 3 * b @ a, atol=1e-5)
+    tokens = rng.integers(3, cfg.image_token, (2, 9))
+    y = forward(merged, tokens, cfg=cfg)
+    np.testing.assert_allclose(forward(kept, tokens, cfg=cfg), y, atol=1e-4)
+    assert jnp.abs(y - forward(params, tokens, cfg=cfg)).max() > 0.1
+
+
+def test_on_a_tpu_adapters_of_every_kind_are_kept(folder, tmp_path, rng, monkeypatch):
+    """One layer's formats are every layer's there, but an adapter need not be on every layer."""
+    write(tmp_path / 'a', pair(Q, 48, 48, rng))
+    expected = load(folder, adapter=tmp_path / 'a', merge=False, fuse=False).params
+    monkeypatch.setattr(loading, '_on', lambda backend: backend == 'tpu')
+    same(load(folder, adapter=tmp_path / 'a', merge=False).params, expected)
+    load(folder, adapter=tmp_path / 'a')
+
+
 def test_patterns_and_scales(folder, cfg, tmp_path, rng):
     stem = 'base_model.model.model.language_model.layers.'
     tensors = {}
@@ -304,9 +330,6 @@ def test_patterns_and_scales(folder, cfg, tmp_path, rng):
         found = load(folder, adapter=tmp_path / 'a', merge=False, fuse=False).params['llama']
         scales = [found[f'layers_{i}'][name]['w'].scale for name in ('q', 'up') for i in range(3)]
         np.testing.assert_allclose(scales, [6 / 2**root, 6 / 4**root, 5 / 2**root] + [1 / 2**root] * 3)
-
-
-Q = 'base_model.model.model.language_model.layers.0.self_attn.q_proj'
 
 
 def message(folder, adapter) -> str:
