@@ -93,6 +93,7 @@ def test_no_mutable_modules(file):
         ('import vipllava_jax.cli', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.inputs.processor, vipllava_jax.inputs.marks', ('jax',)),
         ('import vipllava_jax.loading', ('orbax', 'torch')),
+        ('import vipllava_jax.training, vipllava_jax.cli.train', ('jax', 'numpy')),
         ('import vipllava_jax.training.batches', ('jax',)),
     ],
 )

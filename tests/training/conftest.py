@@ -1,4 +1,4 @@
-"""A processor for pictures of 28 pixels a side, four placeholders each, files of rows, a model even smaller."""
+"""A processor for pictures of 28 pixels a side, files of rows, a model even smaller than the others."""
 
 import dataclasses
 import json

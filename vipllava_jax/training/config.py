@@ -48,14 +48,18 @@ class Settings:
     model: str = _key(DATA, str, 'A folder, PyTorch or converted, or a name on the Hub.')
     data: tuple[str, ...] = _key(DATA, str, 'A JSON or JSONL file of rows.', many=True, same=False)
     images: str | None = _key(
-        DATA, str, "Where the rows' pictures are.  [default: beside the file that names them]", same=False
+        DATA,
+        str,
+        "Where the rows' pictures are.  [default: beside the file that names them]",
+        None,
+        same=False,
     )
     output: str = _key(DATA, str, 'The folder of the run: checkpoints, metrics, the model.', same=False)
     template: str = _key(DATA, str, "The prompt's wording.", among=NAMES)
     fit: str = _key(DATA, str, 'How a picture becomes square.', among=('crop', 'pad', 'squash'))
     skip_broken: bool = _key(DATA, bool, 'Leave rows out that cannot be used, instead of stopping.', False)
 
-    steps: int | None = _key(LENGTH, int, 'How many steps; or say how many epochs.', least=1)
+    steps: int | None = _key(LENGTH, int, 'How many steps; or say how many epochs.', None, least=1)
     epochs: float | None = _key(LENGTH, float, 'How often each row is seen.', least=0)
     batch: int = _key(LENGTH, int, 'Rows a step.', least=1)
     accumulate: int = _key(LENGTH, int, 'Parts in which a step is computed, for less memory.', 1, least=1)
@@ -65,6 +69,7 @@ class Settings:
         LENGTH,
         int,
         'Processes that read pictures.  [default: one for two cores, at most 8]',
+        None,
         least=0,
         same=False,
     )
@@ -86,10 +91,10 @@ class Settings:
 
     seed: int = _key(NUMBERS, int, 'Of the order, the marks, new weights and dropout.', 0, least=0)
     dtype: str | None = _key(
-        NUMBERS, str, 'What is computed in.  [default: bfloat16, on a CPU float32]', among=FLOATS
+        NUMBERS, str, 'What is computed in.  [default: bfloat16, on a CPU float32]', None, among=FLOATS
     )
     param_dtype: str = _key(NUMBERS, str, 'What weights are kept in that train.', 'float32', among=FLOATS)
-    quantize: str | None = _key(NUMBERS, str, 'Of the weights beneath LoRA.', among=QUANTIZED)
+    quantize: str | None = _key(NUMBERS, str, 'Of the weights beneath LoRA.', None, among=QUANTIZED)
     remat: str = _key(
         NUMBERS,
         str,
@@ -99,7 +104,9 @@ class Settings:
 
     save_every: int = _key(KEPT, int, 'Steps between two checkpoints.', 500, least=1, same=False)
     keep: int = _key(KEPT, int, 'Checkpoints that are kept, besides the best.', 2, least=1, same=False)
-    eval_data: str | None = _key(KEPT, str, 'Held-out rows; their mean loss tells which is best.', same=False)
+    eval_data: str | None = _key(
+        KEPT, str, 'Held-out rows; their mean loss tells which is best.', None, same=False
+    )
     eval_every: int = _key(KEPT, int, 'Steps between two looks at them.', 500, least=1, same=False)
     export: str = _key(
         KEPT, str, 'Which state becomes the model.', 'last', among=('last', 'best'), same=False

@@ -132,7 +132,9 @@ def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None)
             dropout=settings.lora_dropout,
         )
     trainable, frozen = split(params, settings.trains)
-    return start(trainable, plan.optimizer, jnp.dtype(settings.param_dtype)), frozen
+    state = start(trainable, plan.optimizer, jnp.dtype(settings.param_dtype))
+    # told where it is, as what a step returns: or the second step would be compiled once more
+    return jax.device_put(state, jax.tree.leaves(frozen)[0].sharding), frozen
 
 
 def _is_quantized(source: Path) -> bool:
