@@ -5,7 +5,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 WORDS = [
     'A chat between a curious human and an artificial intelligence assistant.',
@@ -19,7 +28,7 @@ SPECIAL = ('<unk>', '<s>', '</s>')
 def write_processor_files(folder: Path, image_size: int = 28, patch_size: int = 14, vocab: int = 400) -> int:
     """Writes the four files of a Llama-style processor; returns the id of `<image>`, that of `<pad>` follows.
 
-    These are the last of `vocab` ids, 128 to 560. From 370 on all bytes have a token, below only the newline.
+    These are the last of `vocab` ids, 128 to 520. From 370 on all bytes have a token, below only the newline.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tiny_tokenizer(vocab).save(str(folder / 'tokenizer.json'))
@@ -65,6 +74,9 @@ def tiny_tokenizer(vocab: int = 400) -> Tokenizer:
     spaced = normalizers.Sequence([normalizers.Prepend('▁'), normalizers.Replace(' ', '▁')])
     learner = Tokenizer(models.BPE())
     learner.normalizer = spaced
+    learner.pre_tokenizer = pre_tokenizers.Split(
+        '▁', 'merged_with_next'
+    )  # as in Llama's, no piece joins words
     alphabet = [chr(code) for code in range(33, 127)]
     learner.train_from_iterator(
         WORDS,

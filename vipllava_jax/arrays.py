@@ -66,19 +66,26 @@ def write(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[str, Any]
     """
     import jax
 
-    with _orbax() as ocp:
+    with orbax() as ocp:
         registry = ocp.type_handlers.create_type_handler_registry(
             (jax.ShapeDtypeStruct, _writer(leaves)), (jax.Array, ocp.type_handlers.ArrayHandler())
         )
         handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
-        try:
+        with writing(folder):
             ocp.Checkpointer(handler).save(folder, args=ocp.args.PyTreeSave(shapes))
-        except (CheckpointError, OSError):
-            raise
-        except Exception as error:  # Orbax and the storage below it have types of their own
-            if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
-                raise OSError(code, os.strerror(code)) from None
-            raise CheckpointError(f'{folder}: cannot be written: {one_line(error)}') from None
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Orbax's and its storage's errors as OSError, where they are one of those, or CheckpointError."""
+    try:
+        yield
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:  # they have types of their own
+        if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
+            raise OSError(code, os.strerror(code), str(folder)) from None
+        raise CheckpointError(f'{folder}: cannot be written: {one_line(error)}') from None
 
 
 def _writer(leaves: Iterable[tuple[str, Any]]) -> Any:
@@ -130,7 +137,7 @@ def read(
 
     Each comes in the type that `types` has for its path, or as it is stored.
     """
-    with _orbax(), ThreadPoolExecutor(2) as pool:
+    with orbax(), ThreadPoolExecutor(2) as pool:
         for arrays in ahead(pool, partial(_read_some, folder, types, sharding), _groups(stored, types), 1):
             while arrays:
                 path = next(iter(arrays))
@@ -198,7 +205,7 @@ def _patient(handler: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _orbax() -> Iterator[Any]:
+def orbax() -> Iterator[Any]:
     """Orbax, imported now because that takes seconds, and silent."""
     import orbax.checkpoint as ocp
 

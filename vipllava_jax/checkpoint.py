@@ -1,6 +1,7 @@
 """Our own folder of a model: its params as Orbax writes them, its config, and the files of its processor."""
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -46,8 +47,10 @@ def save(
     import jax
 
     from vipllava_jax.model.vipllava import abstract
-    from vipllava_jax.model.weights import Quantized
+    from vipllava_jax.model.weights import LoRA, Quantized
 
+    if any(isinstance(leaf, LoRA) for _, leaf in flat(params)):
+        raise CheckpointError(f'{folder}: the params have an adapter: merge it, or save it by itself')
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     stored = dict(_apart(flat(shapes)))
     manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in stored.items()}
@@ -70,7 +73,6 @@ def restore(
     folder: Path,
     *,
     dtype: 'DTypeLike | None' = None,
-    quantize: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Config]:
     """A folder of ours -> its params on the device, in `dtype` or as they were saved, and its config."""
@@ -78,8 +80,7 @@ def restore(
 
     cfg, _ = describe(folder)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    leaves = stream(folder, None if quantize else dtype, sharding=sharding, progress=progress)
-    return nested(quantized(leaves, quantize, dtype)), cfg
+    return nested(stream(folder, dtype, sharding=sharding, progress=progress)), cfg
 
 
 def stream(
@@ -226,15 +227,16 @@ def _quantized(leaves: Iterable[tuple[str, Any]], dtype: Any) -> Iterator[tuple[
     import jax
 
     from vipllava_jax.model.llama import summed
-    from vipllava_jax.model.weights import Quantized, quantize
+    from vipllava_jax.model.weights import LoRA, Quantized, quantize
 
     @partial(jax.jit, static_argnames='axes')
     def smaller(w: Any, axes: int) -> Any:
         return quantize(w, axes) if axes else w.astype(dtype or w.dtype)
 
     for path, leaf in leaves:
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            leaf = jax.eval_shape(partial(smaller, axes=summed(path)), leaf)
-        elif not isinstance(leaf, Quantized):
-            leaf = smaller(leaf, axes=summed(path))
-        yield path, leaf
+        w = leaf.base if isinstance(leaf, LoRA) else leaf
+        if isinstance(w, jax.ShapeDtypeStruct):
+            w = jax.eval_shape(partial(smaller, axes=summed(path)), w)
+        elif not isinstance(w, Quantized):
+            w = smaller(w, axes=summed(path))
+        yield path, dataclasses.replace(leaf, base=w) if isinstance(leaf, LoRA) else w

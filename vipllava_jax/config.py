@@ -6,7 +6,7 @@ One letter names an axis everywhere: in the equations, the shapes of weights and
     D width            N query heads     K key/value heads   G = N/K query heads of a key/value head
     H head size        F mlp             V vocabulary        M the tapped widths, concatenated
     P patches, class token first         C channels of a patch, (y, x, colour)      I images of a row
-    E width D once more, on the other side of a product     X products fused into one
+    E width D once more, on the other side of a product     X products fused into one     R rank of an adapter
 """
 
 import dataclasses

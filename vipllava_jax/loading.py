@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vipllava_convert import torch_files
 
 from vipllava_jax import checkpoint
-from vipllava_jax.arrays import nested
+from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError, listing
 
@@ -36,21 +36,25 @@ def load(
     dtype: 'DTypeLike | None' = None,
     quantize: str | None = None,
     fuse: bool | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Model:
     """A folder, PyTorch's or converted, or a name on the Hub ('organisation/name@revision') -> the model.
 
     Weights go to the device as they are read, in `dtype`, or in the file's if it is None. With `quantize`
     'int8' the decoder's large ones are made so there; the tower, embeddings, norms and a head tied to the
-    embeddings stay as they are, and such a model cannot be trained. `fuse` joins those that read the same
-    input, which is quicker on a GPU and done there by default; `progress` is told the bytes done, those in
-    all, and the name of the last tensor. Raises ValueError in one line, CheckpointError if the weights are
-    what is wrong.
+    embeddings stay as they are, and such weights cannot be trained. `fuse` joins those that read the same
+    input, which is quicker on a GPU and done there by default. `adapter` is a folder of peft's, the authors'
+    or ours, which is merged into the weights; beside those that are stored in int8, or with `merge` false
+    beside any, it is kept. `progress` is told the bytes done, those in all, and the name of the last tensor.
+    Raises ValueError in one line, CheckpointError if the weights are what is wrong.
     """
     dtype = checkpoint.weight_type(dtype)  # before a download
     folder = locate(source)
     processor = _processor(folder)
-    params, cfg = weights(folder, dtype=dtype, quantize=quantize, fuse=fuse, progress=progress)
+    kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, fuse=fuse, adapter=adapter, merge=merge)
+    params, cfg = weights(folder, **kind, progress=progress)
     return Model(params, cfg, processor)
 
 
@@ -60,18 +64,39 @@ def weights(
     dtype: 'DTypeLike | None' = None,
     quantize: str | None = None,
     fuse: bool | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[dict[str, Any], Config]:
     """The params of a folder, as `load` has them, and their config."""
+    how: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
+    leaves, cfg = stream(folder, **how, progress=progress)
+    return arrange(nested(leaves), cfg, fuse=fuse), cfg
+
+
+def stream(
+    folder: Path,
+    *,
+    dtype: 'DTypeLike | None' = None,
+    quantize: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[Iterable[tuple[str, Any]], Config]:
+    """Every leaf of a folder as (path, array on the device), as it is read, and the config."""
+    from vipllava_convert.adapted import made
+
+    stored = None if quantize or adapter else dtype
+    leaves: Iterable[tuple[str, Any]]
     if checkpoint.is_checkpoint(folder):
-        params, cfg = checkpoint.restore(folder, dtype=dtype, quantize=quantize, progress=progress)
+        cfg, _ = checkpoint.describe(folder)
+        leaves = checkpoint.stream(folder, stored, sharding=_here(), progress=progress)
     else:
         from vipllava_convert import to_flax
 
         plan = to_flax.plan(folder)
-        leaves = to_flax.stream(plan, None if quantize else dtype, progress=progress)
-        params, cfg = nested(checkpoint.quantized(leaves, quantize, dtype)), plan.cfg
-    return arrange(params, cfg, fuse=fuse), cfg
+        cfg, leaves = plan.cfg, to_flax.stream(plan, stored, progress=progress)
+    return made(leaves, cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge), cfg
 
 
 def abstract(
@@ -80,14 +105,17 @@ def abstract(
     dtype: 'DTypeLike | None' = None,
     quantize: str | None = None,
     fuse: bool | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
 ) -> tuple[dict[str, Any], Config]:
     """The shapes of what `weights` makes of a folder, on the device where it puts them, and their config.
 
     Programs can be compiled for them while the weights are read. Raises as `load` does.
     """
     import jax
+    from vipllava_convert.adapted import made
 
-    stored = None if quantize else dtype
+    stored = None if quantize or adapter else dtype
     if checkpoint.is_checkpoint(folder):
         (cfg, _), leaves = checkpoint.describe(folder), checkpoint.shapes(folder, stored)
     else:
@@ -95,8 +123,9 @@ def abstract(
 
         plan = to_flax.plan(folder)
         cfg, leaves = plan.cfg, to_flax.shapes(plan, stored)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    params = _on_device(nested(checkpoint.quantized(leaves.items(), quantize, dtype)), here)
+    here = _here()
+    wanted = made(leaves.items(), cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
+    params = _on_device(nested(wanted), here)
 
     def fused(layer: dict[str, Any]) -> dict[str, Any]:
         from vipllava_jax.model import llama
@@ -126,16 +155,26 @@ def _arranged(
 
     On a TPU those are the compiler's. No more than one layer is there twice.
     """
+    from vipllava_jax.model.weights import LoRA
+
     llama = params['llama']
     if _on('gpu') if fuse is None else fuse:
         for name in [name for name in llama if name.startswith('layers_')]:
             llama[name] = fused(llama.pop(name))
-    if _on('tpu'):
+    # formats are those of one layer, and adapters need not be the same on each
+    if _on('tpu') and not any(isinstance(w, LoRA) for _, w in flat(llama)):
         from vipllava_jax.generation.decoding import formats
 
         for name, wanted in formats(llama, cfg).items():
             llama[name] = put(llama.pop(name), wanted)
     return params
+
+
+def _here() -> Any:
+    """Where weights go."""
+    import jax
+
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _on_device(shapes: Any, places: Any) -> Any:

@@ -108,7 +108,7 @@ class Leaf(NamedTuple):
         """The file's shape and ours."""
         sizes = dict(self.sizes)
         theirs, ours = (
-            tuple(math.prod(sizes[a] for a in axis) for axis in _axes(side))
+            tuple(math.prod(sizes[a] for a in axis) for axis in axes(side))
             for side in self.layout.split('->')
         )
         return theirs, ours
@@ -145,7 +145,7 @@ def leaves(cfg: Config) -> Iterator[Leaf]:
 
 def arrange(x: Any, layout: str, sizes: Mapping[str, int]) -> Any:
     """An array (numpy's or jax's) as left of the arrow -> the same values as right of it."""
-    source, target = map(_axes, layout.split('->'))
+    source, target = map(axes, layout.split('->'))
     letters = ''.join(source)
     x = x.reshape([sizes[a] for a in letters]).transpose([letters.index(a) for a in ''.join(target)])
     return x.reshape([math.prod(sizes[a] for a in axis) for axis in target])
@@ -180,8 +180,8 @@ def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
         unused += found.pop(HEAD, [])
     common = wanted.keys() & found.keys()
     faults = {
-        'missing': _ranges(wanted.keys() - found.keys()),
-        'unknown': _ranges(name for key in found.keys() - wanted.keys() for name in found[key]),
+        'missing': ranges(wanted.keys() - found.keys()),
+        'unknown': ranges(name for key in found.keys() - wanted.keys() for name in found[key]),
         'stored twice': [' and '.join(sorted(found[name])) for name in common if len(found[name]) > 1],
         'of another shape than the config says': [
             f'{found[name][0]} {list(first[name].shape)} instead of {list(wanted[name].shapes[0])}'
@@ -226,7 +226,7 @@ def _advice(found: Mapping[str, list[str]]) -> str:
     return advice
 
 
-def _ranges(names: Iterable[str]) -> list[str]:
+def ranges(names: Iterable[str]) -> list[str]:
     """'layers.0.w', 'layers.1.w', 'layers.2.w' -> 'layers.{0-2}.w'."""
     numbers = defaultdict(list)
     for name in names:
@@ -245,6 +245,6 @@ def _ranges(names: Iterable[str]) -> list[str]:
     return told
 
 
-def _axes(side: str) -> list[str]:
+def axes(side: str) -> list[str]:
     """'(NH)D' -> ['NH', 'D']."""
     return [fused or single for fused, single in re.findall(r'\((\w+)\)|(\w)', side)]

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from vipllava_convert.adapted import made
 from vipllava_convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_convert.tensors import READABLE, Tensor, read
 from vipllava_convert.torch_files import open_checkpoint
 from vipllava_jax.arrays import ahead, nested
-from vipllava_jax.checkpoint import Progress, quantized, read_config, save, weight_type
+from vipllava_jax.checkpoint import Progress, read_config, save, weight_type
 from vipllava_jax.folders import apart
 
 THREADS = 6
@@ -111,23 +112,25 @@ def convert(
     *,
     dtype: DTypeLike | None = None,
     quantize: str | None = None,
+    adapter: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """A PyTorch checkpoint's folder -> a new folder of our own, its tokenizer and processor files included.
 
     The params are in `dtype`, or in the file's types; with `quantize` the decoder's large weights are in
-    'int8' instead. Raises CheckpointError, before any long work where that is possible, and leaves nothing
-    behind then; the source is only read.
+    'int8' instead. The adapter of another folder is merged into them. Raises CheckpointError, before any long
+    work where that is possible, and leaves nothing behind then; the source is only read.
     """
     apart(source, target)
     dtype = weight_type(dtype)
     began = time.monotonic()
     what = plan(source)
     cpu = jax.local_devices(backend='cpu')[0]
-    read = None if quantize else dtype
-    wanted = quantized(shapes(what, read).items(), quantize, dtype)
-    leaves = quantized(stream(what, read, cpu, progress, AT_ONCE), quantize, dtype)
+    read = None if quantize or adapter else dtype
+    kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter)
+    wanted = made(shapes(what, read).items(), what.cfg, **kind)
+    leaves = made(stream(what, read, cpu, progress, AT_ONCE), what.cfg, **kind)
     save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     return Report(len(what.pairs), size, time.monotonic() - began, what.unused)

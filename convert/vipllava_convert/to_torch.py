@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
+from vipllava_convert.adapted import made
 from vipllava_convert.table import Leaf, leaves, reverse
 from vipllava_convert.to_flax import Report, rearranged
 from vipllava_convert.torch_files import INDEXED, SAFETENSORS_TYPES, is_torch_folder
@@ -44,6 +45,7 @@ def export(
     target: Path,
     *,
     dtype: DTypeLike | None = None,
+    adapter: Path | None = None,
     max_shard_bytes: int = 5_000_000_000,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -51,7 +53,8 @@ def export(
     """A folder of our own -> a new folder that transformers loads, tokenizer and processor files included.
 
     A vocabulary without room for the image token, as in the authors' own checkpoints, grows to a multiple
-    of 64 by rows that are the mean of the others. Raises CheckpointError and leaves nothing behind then.
+    of 64 by rows that are the mean of the others. The adapter of another folder is merged into the weights.
+    Raises CheckpointError and leaves nothing behind then.
     """
     apart(source, target)
     dtype = checkpoint.weight_type(dtype)
@@ -69,7 +72,7 @@ def export(
     ]
     size = sum(entry.size for entry in entries)
     with beside(target, size, is_torch_folder, overwrite) as partial:
-        arrays = _arrays(source, table, written, dtype, progress)
+        arrays = _arrays(source, cfg, adapter, table, written, dtype, progress)
         _write_shards(partial, _shards(entries, max_shard_bytes), arrays, size)
         common = max({entry.dtype for entry in entries}, key=[entry.dtype for entry in entries].count)
         write_json(partial / 'config.json', to_hugging_face(grown) | {'torch_dtype': common.name})
@@ -90,6 +93,8 @@ def _with_image_token(cfg: Config) -> tuple[Config, tuple[str, ...]]:
 
 def _arrays(
     source: Path,
+    cfg: Config,
+    adapter: Path | None,
     table: Mapping[str, Leaf],
     written: Mapping[str, tuple[int, ...]],
     dtype: DTypeLike | None,
@@ -97,11 +102,10 @@ def _arrays(
 ) -> Iterator[Array]:
     """The leaves of a folder of ours, one by one, as they are to lie in a file."""
     cpu = jax.local_devices(backend='cpu')[0]
-    for path, array in checkpoint.stream(source, progress=progress):
+    stored = ((path, jax.device_put(x, cpu)) for path, x in checkpoint.stream(source, progress=progress))
+    for path, array in made(stored, cfg, dtype=dtype, adapter=adapter):
         leaf = table[path]
-        x = rearranged(
-            jax.device_put(array, cpu), reverse(leaf.layout), leaf.sizes, np.dtype(dtype or array.dtype)
-        )
+        x = rearranged(array, reverse(leaf.layout), leaf.sizes, np.dtype(dtype or array.dtype))
         if missing := written[path][0] - len(x):
             mean = jnp.mean(x, axis=0, dtype=jnp.float32).astype(x.dtype)
             x = jnp.concatenate([x, jnp.broadcast_to(mean, (missing, len(mean)))])

@@ -38,7 +38,7 @@ def open_checkpoint(folder: Path) -> dict[str, Tensor]:
         if (folder / index).exists():
             return _read_shards(folder / index)
         if (folder / single).exists():
-            return _read_file(folder / single)
+            return read_file(folder / single)
     if shard := _shard(folder):
         index = INDEXED[shard.suffix == '.bin']
         raise CheckpointError(f'{folder / index}: missing, though there are shards such as {shard.name}')
@@ -53,7 +53,8 @@ def _shard(folder: Path) -> Path | None:
     )
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a file, safetensors or `.bin`."""
     try:
         return read_safetensors(path) if path.suffix == '.safetensors' else read_pickle(path)
     except OSError as error:
@@ -72,7 +73,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             raise CheckpointError(f'{index}: refuses {file!r}, which is not the name of a file beside it')
         if not (index.parent / file).exists():
             raise CheckpointError(f'{index.parent / file}: missing, but {index.name} names it')
-        found = _read_file(index.parent / file)
+        found = read_file(index.parent / file)
         wanted = {name for name, home in where.items() if home == file}
         for names, told in (
             (wanted - found.keys(), f'lacks tensors that {index.name} says it has'),

@@ -1,5 +1,6 @@
 import io
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -33,3 +34,17 @@ def photo(tmp_path):
     path = tmp_path / 'photo.png'
     Image.new('RGB', (90, 60), (10, 120, 200)).save(path)
     return path
+
+
+@pytest.fixture(scope='session')
+def adapter(folder, tmp_path_factory) -> Path:
+    """An adapter of the tiny model, not zero."""
+    from vipllava_convert import adapters
+
+    from tests.training.test_lora import trained
+    from vipllava_jax.loading import load
+
+    params, cfg, _ = load(folder, fuse=False)
+    target = tmp_path_factory.mktemp('adapters') / 'adapter'
+    adapters.save(target, trained(params, cfg), cfg)
+    return target

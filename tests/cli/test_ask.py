@@ -52,6 +52,16 @@ def test_json_says_which_weights_answered(vipllava, folder):
     assert (told['dtype'], told['quantize']) == ('bfloat16', 'int8')
 
 
+def test_an_adapter_answers(vipllava, folder, adapter):
+    ask = ('ask', '--model', folder, '--max-new-tokens', 5)
+    ran = vipllava(*ask, '--adapter', adapter, '--json', 'hi')
+    told = json.loads(ran.out)
+    model = vj.load(folder, adapter=adapter)
+    out = vj.generate(model.params, model.processor('hi'), cfg=model.cfg, max_new_tokens=5)
+    assert (told['answer'], told['adapter']) == (model.processor.decode(out)[0], str(adapter))
+    assert told['answer'] != vipllava(*ask, 'hi').out.strip()
+
+
 def test_a_model_too_large_is_told_what_makes_it_smaller(vipllava, folder, monkeypatch):
     def full(*args, **kwargs):
         raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')
@@ -214,6 +224,7 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkey
         (['--max-new-tokens', '2000', 'q'], 'ask for at most'),
         (['--template', 'checkpoint', 'q'], 'no chat template'),
         (['--image', 'PHOTO', '<image><image> q'], '<image>'),
+        (['--adapter', '/nowhere', 'q'], '/nowhere: no adapter: looked for adapter_model.safetensors'),
     ],
 )
 def test_what_only_the_model_knows_is_told_before_its_weights(

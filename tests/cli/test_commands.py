@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import vipllava_jax as vj
+from vipllava_jax.arrays import flat
 from vipllava_jax.cli import VERBS
 
 
@@ -112,6 +113,18 @@ def test_quantised(vipllava, folder, tmp_path):
     assert answers[0].out == answers[1].out != ''
     ran = vipllava('convert', folder, tmp_path / 'back', '--quantize', 'int8')
     assert (ran.code, ran.err.count('\n')) == (2, 1)
+
+
+def test_an_adapter_is_merged_into_what_is_written(vipllava, folder, adapter, tmp_path):
+    ran = vipllava('convert', folder, tmp_path / 'tuned', '--adapter', adapter)
+    assert ran.code == 0, ran.err
+    tuned, expected = vj.load(tmp_path / 'tuned').params, vj.load(folder, adapter=adapter).params
+    for path, w in flat(expected):
+        np.testing.assert_array_equal(dict(flat(tuned))[path], w)
+    ran = vipllava('convert', folder, tmp_path / 'again', '--adapter', adapter, '--verify')
+    assert (ran.code, ran.err.count('\n')) == (2, 1)
+    assert '--verify' in ran.err
+    assert not (tmp_path / 'again').exists()
 
 
 def test_info_of_a_folder(vipllava, folder):

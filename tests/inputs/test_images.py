@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.makers import noise
-from vipllava_jax.inputs.images import open_image
+from vipllava_jax.inputs.images import measure, open_image
 
 
 def saved(picture: Image.Image, format: str, **options) -> bytes:
@@ -141,3 +141,13 @@ def test_damage_is_a_picture_or_one_error(format, changes, keep):
         data[int(where * len(data))] = value
     with contextlib.suppress(ValueError):
         assert open_image(bytes(data[: max(int(keep * len(data)), 1)])).mode == 'RGB'
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_a_size_is_measured_as_the_picture_is_opened(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise(40, 30).save(tmp_path / 'a.jpg', exif=exif)
+    assert measure(tmp_path / 'a.jpg') == open_image(tmp_path / 'a.jpg').size
+    with pytest.raises(FileNotFoundError, match='no picture at'):
+        measure(tmp_path / 'b.jpg')

@@ -168,3 +168,17 @@ def test_wrong_files_are_named(tmp_path):
             Tokenizer.load(tmp_path)
     with pytest.raises(ValueError, match='not valid Unicode at character 2'):
         TINY.encode('ab\udc80')
+
+
+@given(texts.map(''.join))
+def test_spans_are_where_ids_come_from(text):
+    for tokenizer in (TINY, Tokenizer(TINY.core, {})):
+        ids, spans = tokenizer.spans(text)
+        assert ids == tokenizer.encode(text)
+        assert len(spans) == len(ids)
+        assert spans[0] == (0, 0)
+        for id, (start, end) in zip(ids, spans, strict=True):
+            if id == TINY.id_of('<image>'):
+                assert text[start:end] == '<image>'
+        assert [start for start, _ in spans] == sorted(start for start, _ in spans)
+        assert max(end for _, end in spans) <= len(text)

@@ -33,14 +33,19 @@ class Ceilings(NamedTuple):
 
 def measure(dtype: Any, repeats: int = 10) -> Ceilings:
     """Both rates, medians, on random numbers, over buffers several times any cache."""
-    size, side = (1 << 28, 1024) if jax.default_backend() == 'cpu' else (1 << 30, 8192)
-    dtype = jnp.dtype(dtype)
+    size = 1 << 28 if jax.default_backend() == 'cpu' else 1 << 30
     x = jax.random.bits(jax.random.key(0), (size // 4,), jnp.uint32)
     copy = _seconds(jax.jit(jnp.copy), (x,), repeats)
     inverse = _seconds(jax.jit(jnp.invert, donate_argnums=0), (x,), repeats)
+    return Ceilings(2 * size / min(copy, inverse), matmul(dtype, repeats), jnp.dtype(dtype).name)
+
+
+def matmul(dtype: Any, repeats: int = 10) -> float:
+    """Operations a second in a product of large matrices."""
+    side = 1024 if jax.default_backend() == 'cpu' else 8192
     a, b = (jax.random.normal(jax.random.key(i), (side, side), dtype) for i in (1, 2))
     product = _seconds(jax.jit(lambda a, b: einsum('ij,jk->ik', a, b)), (a, b), repeats)
-    return Ceilings(2 * size / min(copy, inverse), 2 * side**3 / product, dtype.name)
+    return 2 * side**3 / product
 
 
 def _seconds(f: Callable[..., Array], args: tuple[Array, ...], repeats: int) -> float:

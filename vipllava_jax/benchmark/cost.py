@@ -4,6 +4,7 @@ Weights are read once; keys and values are written once and read by each step th
 are left out: an ideal program keeps them on the chip. A multiplication with its addition is two operations.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,10 +32,27 @@ class Costs:
         s, vision = self.cfg.vision.sizes, self.cfg.vision
         P, D = s['P'], s['D']
         depth = max(self.cfg.taps)
-        layer = 4 * D * D + 2 * D * s['F']
-        first, bridge = s['C'] * D, self.cfg.sizes['M'] * self.cfg.text.width + self.cfg.text.width**2
-        flop = depth * (2 * P * layer + 4 * P * P * D) + 2 * vision.patches * (first + bridge)
-        return Work((depth * layer + P * D + first + bridge) * self.tower, images * flop)
+        layer, first = 4 * D * D + 2 * D * s['F'], s['C'] * D
+        flop = depth * (2 * P * layer + 4 * P * P * D) + 2 * vision.patches * (first + self._bridge)
+        return Work((depth * layer + P * D + first + self._bridge) * self.tower, images * flop)
+
+    def training(
+        self, lengths: Iterable[int], images: int, trains: Collection[str], adapters: int = 0
+    ) -> float:
+        """The operations of a step over rows of so many tokens: forward, and backward as far as it must go.
+
+        A product costs once for its result, once for the gradient of what it read, and once for that of its
+        weight if it trains. `adapters` counts the weights of LoRA's pairs. Nothing is computed twice.
+        """
+        lengths = [*lengths]
+        tokens, pairs = sum(lengths), sum(length * (length + 1) / 2 for length in lengths)
+        products = (3 if 'llama' in trains else 2) * 2 * tokens * (self._layers + self._head)
+        decoder = products + 3 * self._attention * pairs + 3 * 2 * tokens * adapters
+        bridge = 2 * images * self.cfg.vision.patches * self._bridge
+        tower = self.vision(images).flop - bridge
+        if 'vision' in trains:
+            return decoder + 3 * tower + (3 if 'projector' in trains else 2) * bridge
+        return decoder + tower + (3 if 'projector' in trains else 1) * bridge
 
     def prefill(self, rows: int, tokens: int) -> Work:
         """Prompts of so many tokens through the decoder, logits of the last one only."""
@@ -64,6 +82,11 @@ class Costs:
         s = self.cfg.text.sizes
         attention = 2 * s['D'] * s['H'] * (s['N'] + s['K'])
         return self.cfg.text.layers * (attention + 3 * s['D'] * s['F'])
+
+    @property
+    def _bridge(self) -> int:
+        """The weights of the projector."""
+        return self.cfg.sizes['M'] * self.cfg.text.width + self.cfg.text.width**2
 
     @property
     def _head(self) -> int:

@@ -18,6 +18,7 @@ VERBS = {
     'ask': 'Ask about a picture, with marks drawn on it.',
     'draw': 'Draw marks on a picture.',
     'convert': 'Convert a checkpoint, from PyTorch or back.',
+    'train': 'Train a model, whole or by LoRA, on rows of data.',
     'bench': 'Measure how fast each part of the model runs here.',
     'info': 'Show versions, devices and what a checkpoint holds.',
 }

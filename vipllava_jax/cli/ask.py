@@ -90,6 +90,9 @@ DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
     help="Keep the decoder's large weights so: half the memory.",
 )
 @click.option(
+    '--adapter', metavar='FOLDER', help="An adapter for the model, of ours, peft's or the authors'."
+)
+@click.option(
     '--json', 'as_json', is_flag=True, help='One JSON object, with times and settings, instead of text.'
 )
 @click.option('--save-image', metavar='FILE', help='Save the (first) picture with its marks.')
@@ -102,6 +105,7 @@ def ask(
     fit: Any,
     dtype: str | None,
     quantize: str | None,
+    adapter: str | None,
     as_json: bool,
     save_image: str | None,
     **settings: Any,
@@ -124,15 +128,23 @@ def ask(
             raise ValueError('--save-image needs an --image')
         save(pictures[0], save_image)
     folder, processor, batch = prepare(source, prompt, pictures, template, fit)
-    shapes, cfg = planned(folder, batch, settings['max_new_tokens'], dtype=dtype, quantize=quantize)
+    kind = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
+    shapes, cfg = planned(folder, batch, settings['max_new_tokens'], **kind)
     if settings['seed'] is None:
         settings['seed'] = secrets.randbits(32)
-    told = {'model': source, 'template': template, 'prompt': prompt, **types(shapes), **settings}
+    told = {
+        'model': source,
+        'adapter': adapter,
+        'template': template,
+        'prompt': prompt,
+        **types(shapes),
+        **settings,
+    }
     stops = processor.stops(template)
     special = [processor.tokenizer.id_of(stop) for stop in stops]
     settings['eos'] = (*cfg.eos, *[i for i in special if i is not None])
     compiled = compiling(shapes, batch, cfg, settings)
-    model, seconds = load(folder, processor, dtype=dtype, quantize=quantize)
+    model, seconds = load(folder, processor, **kind)
     reply, answer = Reply(model, batch, stops, settings), ''
     with spinner('looking at the picture; the first time, compiling …') as stop:
         with contextlib.suppress(Exception):  # the same error comes again where it belongs

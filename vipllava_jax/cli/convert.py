@@ -18,10 +18,19 @@ from vipllava_jax.cli.waiting import bytes_bar
 @click.option(
     '--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so: half the memory."
 )
+@click.option(
+    '--adapter', metavar='FOLDER', type=click.Path(path_type=Path), help='Merge an adapter, of ours or peft.'
+)
 @click.option('--verify', is_flag=True, help='Read both sides again and compare them, weights and logits.')
 @click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.')
 def convert(
-    source: str, target: Path, dtype: str | None, quantize: str | None, verify: bool, overwrite: bool
+    source: str,
+    target: Path,
+    dtype: str | None,
+    quantize: str | None,
+    adapter: Path | None,
+    verify: bool,
+    overwrite: bool,
 ) -> None:
     """Convert SOURCE to the new folder TARGET: a PyTorch checkpoint to Flax, or a converted one back.
 
@@ -33,6 +42,7 @@ def convert(
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b --dtype bfloat16
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b-int8 --quantize int8
       vipllava convert ./vip-llava-7b ./for-transformers --verify
+      vipllava convert ./vip-llava-7b ./tuned-for-transformers --adapter ./adapter
     """
     from vipllava_convert import to_flax, to_torch
     from vipllava_convert import verify as verifying
@@ -40,6 +50,10 @@ def convert(
     from vipllava_jax import checkpoint
     from vipllava_jax.loading import locate
 
+    if verify and adapter:
+        raise ValueError(
+            '--verify compares with SOURCE as it is, without the --adapter: leave one of them out'
+        )
     folder = locate(source)
     work: Callable[..., Any] = to_torch.export
     if not checkpoint.is_checkpoint(folder):
@@ -49,7 +63,7 @@ def convert(
             f'--quantize: PyTorch has no such weights; convert the PyTorch checkpoint, not {source}'
         )
     with bytes_bar('converting') as progress:
-        report = work(folder, target, dtype=dtype, overwrite=overwrite, progress=progress)
+        report = work(folder, target, dtype=dtype, adapter=adapter, overwrite=overwrite, progress=progress)
     size = report.size / 1e9
     click.echo(f'{target}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s')
     for name in report.unused:

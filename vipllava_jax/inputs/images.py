@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 Source = str | os.PathLike[str] | bytes | Image.Image
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
@@ -56,6 +56,17 @@ def open_image(source: Source, name: str = 'the picture') -> Image.Image:
     path = _file(os.fspath(source))
     with path.open('rb') as file, _open(file, repr(str(path))) as picture:
         return _decode(picture, repr(str(path)))
+
+
+def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """The width and height of the RGB picture that a file holds, by its header; raises as `open_image`."""
+    path = _file(os.fspath(path))
+    with path.open('rb') as file, _open(file, repr(str(path))) as picture:
+        width, height = picture.size
+        with contextlib.suppress(Exception):
+            if picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # it lies on its side
+                return height, width
+        return width, height
 
 
 def _file(text: str) -> Path:

@@ -58,16 +58,23 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """A text -> ids; special tokens written out in it become their ids."""
+        return self.spans(text)[0]
+
+    def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """As `encode`, with the characters of the text, from and to, that each id stands for."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
                 f'the text is not valid Unicode at character {error.start}: write it in UTF-8'
             ) from None
-        ids = self.core.encode(text).ids
+        encoding = self.core.encode(text)
+        ids, spans = encoding.ids, encoding.offsets
         if self.bos is not None and ids[:2] == [self.bos, self.bos]:
-            return ids[1:]
-        return [self.bos, *ids] if self.bos is not None and self.always_bos and ids[:1] != [self.bos] else ids
+            return ids[1:], spans[1:]
+        if self.bos is not None and self.always_bos and ids[:1] != [self.bos]:
+            return [self.bos, *ids], [(0, 0), *spans]
+        return ids, spans
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids -> text, without special tokens, ids beyond the vocabulary and white space at either end."""

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config, TextConfig
 from vipllava_jax.model.layers import Linear, RMSNorm, attend, attend_weights, rope
-from vipllava_jax.model.weights import einsum, rearrange
+from vipllava_jax.model.weights import LoRA, einsum, rearrange
 
 
 @struct.dataclass
@@ -135,8 +135,11 @@ def write(cached: Array, new: Array, start: int | Array) -> Array:
 def fuse(layer: dict[str, Any]) -> dict[str, Any]:
     """A layer's params with q, k, v as one weight DXKH and gate, up as one DXF: fewer, larger products.
 
-    The axes of heads and of the mlp stay whole, so that they can be sharded.
+    The axes of heads and of the mlp stay whole, so that they can be sharded. A layer with adapters stays as
+    it is: each of the joined would need its own.
     """
+    if any(isinstance(part.get('w'), LoRA) for part in layer.values()):
+        return layer
     layer = dict(layer)
     q, k, v, gate, up = (layer.pop(name)['w'] for name in ('q', 'k', 'v', 'gate', 'up'))
 

@@ -1,9 +1,10 @@
-"""What a weight may be, an array or one quantised to int8, and the one product that reads either."""
+"""What a weight may be, an array or one in int8, either with an adapter, and the product that reads it."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array, lax
@@ -43,6 +44,43 @@ class Quantized:
         return jnp.moveaxis(w, range(kept, w.ndim), range(w.ndim - kept)).astype(dtype)
 
 
+@struct.dataclass
+class LoRA:
+    """A weight with a low-rank adapter beside it (Hu et al., 2021): base + scale * a b.
+
+    With a key, that of a training step, the adapter sees x with a fraction `rate` of its values dropped and
+    the others as much larger. Shape, size and dtype are the base's.
+    """
+
+    base: Array | Quantized
+    a: Array  # the summed axes, R
+    b: Array  # R, the kept axes
+    scale: float = struct.field(pytree_node=False)  # alpha / R
+    rate: float = struct.field(pytree_node=False, default=0.0)
+    key: Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    @property
+    def size(self) -> int:
+        return self.base.size
+
+    @property
+    def dtype(self) -> Any:
+        return self.base.dtype
+
+    def astype(self, dtype: DTypeLike) -> Array:
+        """The weight that this stands for, rounded once."""
+        a, b = self.a.astype(jnp.float32), self.b.astype(jnp.float32)
+        low = jnp.tensordot(a, b, 1, precision=lax.Precision.HIGHEST)
+        return (self.base.astype(jnp.float32) + self.scale * low).astype(dtype)
+
+
+Weight = Array | Quantized | LoRA
+
+
 def quantize(w: Array, summed: int) -> Quantized:
     """A weight whose first `summed` axes are summed over -> int8, where 127 is the largest of a channel."""
     last = tuple(range(-summed, 0))
@@ -60,13 +98,15 @@ def rearrange(f: Callable[..., Array], *ws: Any) -> Any:
     return Quantized(jnp.moveaxis(values, 0, -1), f(*(w.scale[None] for w in ws))[0])
 
 
-def einsum(equation: str, x: Array, w: Array | Quantized, dtype: DTypeLike | None = None) -> Array:
+def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -> Array:
     """x times the weight w as the equation says, accumulated in float32, rounded to `dtype` or that of x.
 
     float32 stays float32 on every device: without the word, GPUs would round the factors to TF32 and
     TPUs to bfloat16.
     """
     wanted = jnp.dtype(dtype or x.dtype)
+    if isinstance(w, LoRA):
+        return einsum(equation, x, w.base, wanted) + _adapted(equation, x, w, wanted)
     if not isinstance(w, Quantized):
         return jnp.einsum(equation, x, w, precision=_precision(x), preferred_element_type=wanted)
     dot = functools.partial(_dot, equation, wanted)
@@ -101,11 +141,31 @@ def _precision(x: Array) -> lax.Precision | None:
     return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
+def _adapted(equation: str, x: Array, w: LoRA, dtype: DTypeLike) -> Array:
+    """What the adapter of a weight adds to its product with x; the pair is read in the type of x."""
+    if w.key is not None and w.rate:
+        x = jnp.where(jax.random.bernoulli(w.key, 1 - w.rate, x.shape), x / (1 - w.rate), 0)
+    down, up = _halves(equation)
+    y = einsum(down, x, w.a.astype(x.dtype))
+    return einsum(up, y * w.scale, w.b.astype(x.dtype), dtype)
+
+
+def _halves(equation: str) -> tuple[str, str]:
+    """The equations of an adapter's two products: 'BTNH,NHD->BTD' -> 'BTNH,NHR->BTR', 'BTR,RD->BTD'."""
+    x, kept, summed, out = _axes(equation)
+    between = ''.join(a for a in x if a in out) + 'R'
+    return f'{x},{summed}R->{between}', f'{between},R{kept}->{out}'
+
+
 def _turned(equation: str) -> str:
     """The equation for a weight's values: 'BTNH,NHD->BTD' -> 'BTNH,DNH->BTD'."""
-    factors, out = equation.split('->')
-    x, w = factors.split(',')
-    kept = ''.join(a for a in w if a in out)
-    summed = ''.join(a for a in w if a not in out)
+    x, kept, summed, out = _axes(equation)
     assert out.endswith(kept), f'{equation}: the axes that a quantised weight keeps must end the result'
     return f'{x},{kept}{summed}->{out}'
+
+
+def _axes(equation: str) -> tuple[str, str, str, str]:
+    """The axes of x, those that the weight keeps and those it sums over, and the result's."""
+    factors, out = equation.split('->')
+    x, w = factors.split(',')
+    return x, ''.join(a for a in w if a in out), ''.join(a for a in w if a not in out), out

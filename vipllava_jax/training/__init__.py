@@ -1,1 +1,15 @@
-"""Training: rows of conversations to a better model."""
+"""Training: rows of conversations to a better model. `train` is the whole of it, its parts are the files."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vipllava_jax.training.loop import NotFinite, Stopped, Trained, train
+
+__all__ = ['NotFinite', 'Stopped', 'Trained', 'train']
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'{__name__}.loop'), name)

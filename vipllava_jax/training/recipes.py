@@ -1,10 +1,12 @@
 """The ways in which ViP-LLaVA was trained, and those in which it is trained further, by name."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vipllava_jax.inputs.pixels import Fit
-from vipllava_jax.training.loss import Remat
-from vipllava_jax.training.optimizer import Schedule
+if TYPE_CHECKING:  # they import jax, which must wait until a command has set it up
+    from vipllava_jax.inputs.pixels import Fit
+    from vipllava_jax.training.loss import Remat
+    from vipllava_jax.training.optimizer import Schedule
 
 
 @dataclass(frozen=True)
@@ -14,15 +16,15 @@ class Recipe:
     trains: tuple[str, ...] = ('projector', 'llama')
     learning_rate: float = 2e-5
     projector_rate: float | None = None  # where it is another
-    schedule: Schedule = 'cosine'
+    schedule: 'Schedule' = 'cosine'
     warmup: float = 0.03
     weight_decay: float = 0.0
     epochs: float = 1.0
     batch: int = 128  # rows a step, on all devices and in all its parts together
     template: str = 'vipllava'  # `llava_v1` in the authors' code
-    fit: Fit = 'pad'
+    fit: 'Fit' = 'pad'
     max_length: int = 2048
-    remat: Remat = 'layers'
+    remat: 'Remat' = 'layers'
     lora_rank: int = 128
     lora_alpha: float = 256.0
     lora_dropout: float = 0.05

@@ -1,0 +1,97 @@
+"""Weights with an adapter of a file on them, leaf by leaf as they are read."""
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from vipllava_convert import tensors
+from vipllava_convert.adapters import Adapter, Pair, read, summed
+from vipllava_convert.table import Leaf, arrange
+from vipllava_convert.tensors import Tensor
+from vipllava_jax.checkpoint import quantized
+from vipllava_jax.config import Config
+from vipllava_jax.model.weights import LoRA, Quantized, quantize
+
+
+def made(
+    weights: Iterable[tuple[str, Any]],
+    cfg: Config,
+    *,
+    dtype: DTypeLike | None = None,
+    quantize: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
+) -> Iterable[tuple[str, Any]]:
+    """Leaves as they are stored, or their shapes -> what a user asks for: adapted, then quantised or cast.
+
+    Without an adapter or anything to quantise they pass as they are, read in `dtype` by whoever read them.
+    """
+    if adapter:
+        weights = onto(weights, read(adapter, cfg), None if quantize else dtype, merge=merge)
+    return quantized(weights, quantize, dtype)
+
+
+def onto(
+    weights: Iterable[tuple[str, Any]],
+    adapter: Adapter,
+    dtype: DTypeLike | None = None,
+    *,
+    merge: bool = True,
+) -> Iterator[tuple[str, Any]]:
+    """Leaves as they are stored, or their shapes -> with an adapter merged into them, all floats in `dtype`.
+
+    Beside weights in int8, or with `merge` false beside any, the pairs are kept as they are, in float32.
+    """
+    for path, leaf in weights:
+        abstract = isinstance(jax.tree.leaves(leaf)[0], jax.ShapeDtypeStruct)
+        if path in adapter.whole and not abstract:
+            leaf = _instead(leaf, *adapter.whole[path])
+        fixed = isinstance(leaf, Quantized)
+        pair = adapter.pairs.get(path)
+        if pair and merge and not fixed:
+            leaf = _beside(leaf, pair, abstract)
+        if isinstance(leaf, LoRA) or not (fixed or dtype in (None, leaf.dtype)):
+            leaf = jax.eval_shape(partial(_cast, dtype=dtype), leaf) if abstract else _cast(leaf, dtype=dtype)
+        if pair and (fixed or not merge):
+            leaf = _beside(leaf, pair, abstract)
+        yield path, leaf
+
+
+@partial(jax.jit, static_argnames='dtype')
+def _cast(w: Any, dtype: DTypeLike | None) -> jax.Array:
+    """A weight in a type, or in its own; one with an adapter becomes the one that it stands for."""
+    return w.astype(dtype or w.dtype)
+
+
+def _beside(base: Any, pair: Pair, abstract: bool) -> LoRA:
+    """A leaf, or its shape, with a pair of a file in our layout: [R, in] and [out, R] -> in R, R out."""
+    (rank, _), ours, n = pair.a.shape, pair.leaf.shapes[1], summed(pair.leaf)
+    into, out = (*ours[:n], rank), (rank, *ours[n:])
+    a: Any
+    b: Any
+    if abstract:
+        a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (into, out))
+    else:
+        place = jax.tree.leaves(base)[0].sharding
+        a, b = (
+            jax.device_put(_array(tensor).T.reshape(shape).astype(np.float32), place)
+            for tensor, shape in ((pair.a, into), (pair.b, out))
+        )
+    return LoRA(base, a, b, pair.scale)
+
+
+def _instead(leaf: Any, row: Leaf, tensor: Tensor) -> Any:
+    """A tensor of a file as the leaf that it takes the place of, of its type and on its device."""
+    first = jax.tree.leaves(leaf)[0]
+    x = jax.device_put(arrange(_array(tensor), row.layout, dict(row.sizes)), first.sharding)
+    return quantize(x, summed(row)) if isinstance(leaf, Quantized) else x.astype(leaf.dtype)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensors.read(tensor, memoryview(bytearray(tensor.span)))

@@ -1,0 +1,126 @@
+"""train as a user types it: killed, gone on with, stopped, refused."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.training import runs
+from vipllava_jax import checkpoint
+from vipllava_jax.arrays import flat
+
+STEPS = 60
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('world')
+    runs.rows(folder)
+    runs.rows(folder, 'held.jsonl', 3)
+    return runs.small(folder), folder
+
+
+@pytest.fixture(scope='module')
+def command(world, tmp_path_factory):
+    """Begins the command in a process of its own; compiled programs are kept for the next one."""
+    model, folder = world
+    cache = str(tmp_path_factory.mktemp('programs'))
+
+    def begin(output, *flags):
+        keys = dict(recipe='finetune', model=model, data=folder / 'rows.jsonl', output=output, batch=4)
+        keys |= dict(accumulate=2, steps=STEPS, learning_rate=1e-3, save_every=4, workers=0)
+        keys |= dict(eval_data=folder / 'held.jsonl', eval_every=10)
+        given = [word for name, value in keys.items() for word in (f'--{name.replace("_", "-")}', str(value))]
+        return subprocess.Popen(
+            [sys.executable, '-m', 'vipllava_jax', '--compilation-cache', cache, 'train', *given, *flags],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    return begin
+
+
+@pytest.fixture(scope='module')
+def whole(command, tmp_path_factory):
+    """A run that nothing interrupted."""
+    output = tmp_path_factory.mktemp('whole') / 'run'
+    out, err = command(output).communicate()
+    assert out == f'{output}/model\n', err
+    return output
+
+
+def lines(output):
+    try:
+        return (output / 'metrics.jsonl').read_bytes().count(b'\n')
+    except FileNotFoundError:
+        return 0
+
+
+def names(output):
+    return [path.name for path in (output / 'checkpoints').glob('*')]
+
+
+def saving(output):
+    return not all(name.isdecimal() for name in names(output))
+
+
+def newest(output):
+    return max((int(name) for name in names(output) if name.isdecimal()), default=0)
+
+
+def until(process, condition):
+    while process.poll() is None and not condition():
+        time.sleep(0.0005)
+
+
+def params(output):
+    return dict(flat(checkpoint.restore(output / 'model')[0]))
+
+
+def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(command, whole, tmp_path):
+    output, kills = tmp_path / 'run', []
+    for while_saving in (False, True, False, True, False):
+        process, begun = command(output), newest(output)
+        until(process, lambda begun=begun: newest(output) > begun)  # or it would never come to an end
+        later = time.monotonic() + random.uniform(0, 0.5)
+        until(process, lambda at=later, then=while_saving: saving(output) if then else time.monotonic() > at)
+        process.kill()
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            kills.append((lines(output), saving(output)))
+    out, err = command(output).communicate()
+    assert out == f'{output}/model\n', err
+    assert len(kills) >= 3, kills
+    assert any(during for _, during in kills), kills
+    assert [record['step'] for record in runs.metrics(output)] == [*range(1, STEPS + 1)]
+    assert runs.metrics(output) == runs.metrics(whole), kills
+    assert not saving(output)
+    for path, w in params(whole).items():
+        np.testing.assert_array_equal(w, params(output)[path])
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_says_where_and_the_same_command_goes_on(command, whole, tmp_path, number, code):
+    output = tmp_path / 'run'
+    process = command(output, '--workers', '1')
+    while lines(output) < 6:
+        time.sleep(0.005)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (code, ''), err
+    told = re.search(rf'stopped after step (\d+), saved as ({output}/checkpoints/\1)', err)
+    assert told, err
+    assert os.path.isdir(told[2])
+    assert lines(output) == int(told[1])
+    out, err = command(output).communicate()
+    assert f'of which {told[1]} are done' in err
+    assert runs.metrics(output) == runs.metrics(whole)
+    out, err = command(output).communicate()
+    assert (out, lines(output)) == (f'{output}/model\n', STEPS)

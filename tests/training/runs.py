@@ -1,0 +1,47 @@
+"""A model and rows small enough to train in a test, and what of a run must be the same each time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tests.makers import noise, write_processor_files
+from vipllava_jax import checkpoint
+from vipllava_jax.config import Config, TextConfig, VisionConfig
+from vipllava_jax.model.vipllava import init
+
+TIMES = ('seconds', 'tokens_per_second')
+
+
+def small(folder: Path) -> Path:
+    """A model of two layers a tower, with a processor."""
+    image = write_processor_files(folder / 'files', 28, 14)
+    cfg = Config(
+        vision=VisionConfig(image_size=28, patch_size=14, width=32, layers=2, heads=2, mlp=40),
+        text=TextConfig(vocab=400, width=48, layers=2, heads=6, kv_heads=2, head_size=8, mlp=56, context=512),
+        feature_layers=(-1, 1),
+        image_token=image,
+        pad=image + 1,
+    )
+    model = folder / 'model'
+    checkpoint.save(model, init(jax.random.key(0), cfg), cfg, files_from=folder / 'files')
+    return model
+
+
+def rows(folder: Path, name: str = 'rows.jsonl', count: int = 10) -> Path:
+    """Pictures and a file of a question about each."""
+    lines = []
+    for i in range(count):
+        noise(40, 30, seed=i).save(folder / f'{i}.png')
+        talk = [('human', '<image>\nWhat is it?'), ('gpt', 'A dog.' if i % 2 else 'A sofa.')]
+        turns = [{'from': who, 'value': text} for who, text in talk]
+        lines.append(json.dumps({'id': f'row-{i}', 'image': f'{i}.png', 'conversations': turns}))
+    (folder / name).write_text('\n'.join(lines))
+    return folder / name
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    """The records of a run without what the clock had a part in."""
+    records = [json.loads(line) for line in (output / 'metrics.jsonl').read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]

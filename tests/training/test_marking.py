@@ -1,0 +1,66 @@
+"""Marks of a row: different ones look and are called differently, and rounding puts none outside."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vipllava_jax.inputs.marks import COLORS, Mark, draw
+from vipllava_jax.training.marking import Object, inserted, mention, settled, styles
+
+
+@given(st.integers(0, 12), st.integers(0, 1000))
+def test_marks_of_one_shape_have_names_and_different_ones(count, seed):
+    looks = styles(count, np.random.default_rng(seed), ('rectangle', 'ellipse'))
+    assert len(looks) == count
+    names = [color for _, color in looks if isinstance(color, str)]
+    assert len(set(names)) == len(names)
+    shapes = [shape for shape, _ in looks]
+    needed = sum(shapes.count(shape) > 1 for shape in shapes)
+    assert len(names) >= min(needed, len(COLORS))
+
+
+def test_a_shape_that_comes_once_has_a_name_in_half_of_the_cases():
+    looks = [styles(1, np.random.default_rng(seed))[0] for seed in range(400)]
+    assert 150 < sum(isinstance(color, str) for _, color in looks) < 250
+
+
+def test_without_a_generator_looks_are_fixed():
+    assert styles(2, None) == [('rectangle', 'red'), ('rectangle', 'lime')]
+    assert styles(10, None)[9] == ('rectangle', 'red')
+
+
+@given(st.tuples(*[st.floats(-1, 1)] * 4))
+def test_rounding_is_forgiven(off):
+    box = [c + d for c, d in zip((0, 0, 40, 30), off, strict=True)]
+    outline = [box[0], box[1], box[2], box[1], box[2], box[3]]
+    for place in (Object(box), Object(box, (outline,))):
+        mark = settled(place.mark('rectangle', 'red'), (40, 30))
+        assert all(0 <= c <= limit for c, limit in zip(mark.box, (40, 30) * 2, strict=True))
+        assert all(abs(c - d) <= 1 for c, d in zip(mark.box, box, strict=True))
+        draw(Image.new('RGB', (40, 30)), mark)
+
+
+@pytest.mark.parametrize('box', [[-1.5, 0, 9, 9], [0, 0, 41.5, 9], [0, 0, 9, 31.5], [39.9, 0, 40.5, 9]])
+def test_what_lies_further_outside_is_not(box):
+    with pytest.raises(ValueError, match='outside the picture|less than a pixel'):
+        settled(Object(box).mark('rectangle', 'red'), (40, 30))
+
+
+def test_an_exact_mark_is_not_moved():
+    mark = Mark('rectangle', box=(0, 0, 40.5, 30), units=None)
+    with pytest.raises(ValueError, match='outside the picture'):
+        settled(mark, (40, 30))
+    fractions = Mark('arrow', point=(0.5, 1))
+    assert settled(fractions, (40, 30)) is fractions
+
+
+def test_tags_become_phrases():
+    assert inserted('a <bbox1> b <bbox> c <bboxes>', ['x', 'y'], 'it') == 'a y b x c <bboxes>'
+    with pytest.raises(ValueError, match=r'it says <bbox2>, but the row has 2 mark\(s\)'):
+        inserted('<bbox2>', ['x', 'y'], 'it')
+    mark = Mark('arrow', point=(1, 1), color='blue')
+    assert mention(mark, None) == 'pointed to by the blue arrow'
+    spoken = {mention(mark, np.random.default_rng(seed)) for seed in range(20)}
+    assert spoken == {'pointed to by the blue arrow', 'pointed to by blue arrow'}

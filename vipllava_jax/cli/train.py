@@ -1,0 +1,93 @@
+"""`vipllava train`: a model, rows of data, a recipe; a better model."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vipllava_jax.training import config
+from vipllava_jax.training.config import KEYS, Key, Settings
+
+FIELDS = Settings.__dataclass_fields__
+
+
+class Grouped(click.Command):
+    """Its options are listed under the groups of the keys."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record:
+                group = KEYS[parameter.name].group if parameter.name in KEYS else 'Options'
+                groups.setdefault(group, []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+
+def option(name: str, key: Key) -> click.Option:
+    """The flag of a key, which says nothing unless it is given."""
+    flag = '--' + name.replace('_', '-')
+    default = FIELDS[name].default
+    told = '' if default in (None, False) or 'default' in key.help else f'  [default: {_word(default)}]'
+    if default is dataclasses.MISSING:
+        told = '' if name in config.NEEDED else "  [default: the recipe's]"
+    if key.kind is bool:
+        return click.Option([f'{flag}/--no-{flag[2:]}'], default=None, help=key.help + told)
+    kinds = {str: click.STRING, int: click.INT, float: click.FLOAT}
+    kind = click.Choice(key.among) if key.among else kinds[key.kind]
+    many = ' May be repeated.' if key.many else ''
+    letter = None if key.among else {str: 'X', int: 'N', float: 'X'}[key.kind]
+    return click.Option([flag], type=kind, multiple=key.many, metavar=letter, help=key.help + many + told)
+
+
+def _word(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ', '.join(default)
+    return 'yes' if default is True else str(default)
+
+
+def train(file: Path | None, **given: Any) -> None:
+    """Train a model on rows of data: FILE, in TOML, has the settings, and flags of the same names win.
+
+    A run that was ended, even by SIGKILL, goes on from its last checkpoint when the same command is given
+    again. Ctrl-C saves first. The result is in the folder `model` or `adapter` of the output.
+
+    \b
+    Examples:
+      vipllava train --model ./vip-llava-7b --data mine.json --images ./pictures --output ./run
+      vipllava train run.toml --learning-rate 1e-4 --steps 200
+      vipllava train --recipe stage-2 --model ./stage-1/model --data mix.json --output ./stage-2
+    """
+    keys = {name: value for name, value in given.items() if value not in (None, ())}
+    config.settings(file, **keys)  # before jax is imported
+    from vipllava_jax.training import loop
+    from vipllava_jax.training.progress import Progress
+
+    try:
+        made = loop.train(file, progress=Progress(), **keys)
+    except loop.Stopped as stopped:
+        click.echo(f'vipllava: {stopped}', err=True)
+        sys.exit(128 + stopped.signal)
+    except RuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        raise ValueError(
+            'the device has not enough memory: try a larger --accumulate, --remat layers, --recipe lora, or '
+            'a shorter --max-length'
+        ) from None
+    click.echo(made.folder)
+
+
+train = Grouped(
+    'train',
+    callback=train,
+    help=train.__doc__,
+    params=[
+        click.Argument(['file'], required=False, type=click.Path(path_type=Path)),
+        *(option(name, key) for name, key in KEYS.items()),
+    ],
+)

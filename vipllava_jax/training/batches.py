@@ -1,0 +1,230 @@
+"""Rows to batches in an order that a seed and the step decide, prepared ahead by processes of their own."""
+
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vipllava_jax.inputs.images import open_image
+from vipllava_jax.inputs.marks import draw
+from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, pixels
+from vipllava_jax.inputs.processor import Processor
+from vipllava_jax.inputs.prompts import DEFAULT
+from vipllava_jax.training import conversations, workers
+from vipllava_jax.training.conversations import IGNORE, Example
+from vipllava_jax.training.marking import settled
+from vipllava_jax.training.order import sample_seed, shuffled
+from vipllava_jax.training.region_prompts import compose
+from vipllava_jax.training.rows import BrokenRow, Row, Rows
+
+TRIES = 100  # rows after a broken one that may take its place
+
+
+Note = tuple[str, str]  # something to say, behind what it is said but once of
+
+
+class Batch(NamedTuple):
+    """What a step learns from."""
+
+    tokens: np.ndarray  # BT int32, padded on the right
+    targets: np.ndarray  # BT int32, the id that should follow each token, IGNORE where nothing is learnt
+    images: np.ndarray  # BIhw3 float32, I the most images of a row; zeros where a row has fewer
+    image_counts: np.ndarray  # B int32
+    ids: tuple[str, ...]  # the rows' names, for messages
+
+
+class CutRow(BrokenRow):
+    """A row of which nothing is left to learn; that it is too long is no fault of its own."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Rows of an epoch -> a Batch, and what was wrong on the way; it can be sent to another process."""
+
+    rows: Rows
+    processor: Processor
+    seed: int | None
+    template: str
+    fit: Fit | None
+    max_length: int
+    bucket: int
+    skip_broken: bool
+
+    def __call__(self, task: tuple[int, np.ndarray, int]) -> tuple[Batch, list[Note]]:
+        """(epoch, indices B of rows, how many of them only fill the batch up) -> the batch, the notes."""
+        epoch, indices, filling = task
+        notes: list[Note] = []
+        made = [self._good(int(i), epoch, notes) for i in indices]
+        names, examples, pictures = zip(*made, strict=True)
+        longest = max(len(example.tokens) for example in examples)
+        shape = len(made), -(-longest // self.bucket) * self.bucket
+        tokens = np.full(shape, self.processor.tokenizer.pad, np.int32)
+        targets = np.full(shape, IGNORE, np.int32)
+        counts = np.array([len(row) for row in pictures], np.int32)
+        side = self.processor.settings.side
+        images = np.zeros((len(made), counts.max(), side, side, 3), np.float32)
+        for b, (example, row) in enumerate(zip(examples, pictures, strict=True)):
+            tokens[b, : len(example.tokens)] = example.tokens
+            if b < len(made) - filling:
+                targets[b, : len(example.targets)] = example.targets
+            for i, picture in enumerate(row):
+                images[b, i] = picture
+        return Batch(tokens, targets, images, counts, names), notes
+
+    def _good(self, i: int, epoch: int, notes: list[Note]) -> tuple[str, Example, list[np.ndarray]]:
+        """The example of a row, or if it is cut, or broken and may be skipped, that of the next good one."""
+        for n in range(TRIES):
+            try:
+                row = self.rows[(i + n) % len(self.rows)]
+                return row.name, *self.example(row, epoch, notes)
+            except BrokenRow as error:
+                if not (self.skip_broken or isinstance(error, CutRow)):
+                    raise
+                notes.append((str(error), f'skipped: {error}'))
+        raise BrokenRow(f'{self.rows.where(i)}: this row and the {TRIES - 1} after it are broken')
+
+    def example(self, row: Row, epoch: int, notes: list[Note]) -> tuple[Example, list[np.ndarray]]:
+        """A row -> its ids and targets, and its pictures hw3 with the marks drawn on them."""
+        rng = None if self.seed is None else np.random.default_rng(sample_seed(self.seed, epoch, row.name))
+        try:
+            prompted = compose(row.fields, len(row.images), row.folder, rng)
+            count = len(row.images)
+            example = conversations.encode(
+                prompted.turns, count, self.processor, self.template, self.max_length
+            )
+            if (example.targets == IGNORE).all():
+                raise CutRow(f'{row.where}: its question alone fills max_length {self.max_length}')
+            pictures = []
+            for path, marks in zip(row.images, prompted.marks, strict=True):
+                image = open_image(path)
+                if marks:
+                    seed = None if rng is None else int(rng.integers(1 << 32))
+                    image = draw(image, [settled(mark, image.size) for mark in marks], seed)
+                for mark in cut_off(image, self.processor.settings, self.fit):
+                    told = (
+                        f"{row.where}: the crop cuts off the mark {mark}; fit 'pad' keeps every picture whole"
+                    )
+                    notes.append(('crop', told))
+                pictures.append(pixels(image, self.processor.settings, self.fit))
+        except CutRow:
+            raise
+        except (ValueError, OSError) as error:
+            raise BrokenRow(f'{row.where}: {error}') from None
+        except Exception as error:
+            raise RuntimeError(f'{row.where}: {error!r}') from error
+        return example, pictures
+
+
+@dataclass(frozen=True)
+class Batches:
+    """`at(step)` is the batch of a step, always the same; `iterate` prepares the next ones meanwhile.
+
+    Each epoch has every row once, in another order, and other marks; its last batch is filled up with its
+    first rows. With `group_by_length` the rows of a batch are of about one length, so that T and I take few
+    values; `bucket` is what T is a multiple of. With seed None, for evaluation, rows come as in the file,
+    marks are drawn the fixed way, and nothing is learnt from what fills up the last batch. `report` is told
+    each thing once that is wrong with a row and does not stop the run.
+    """
+
+    rows: Rows
+    processor: Processor
+    _: KW_ONLY
+    batch_size: int
+    seed: int | None = 0
+    workers: int = 0
+    template: str = DEFAULT
+    fit: Fit | None = None
+    max_length: int = 2048
+    group_by_length: bool = True
+    bucket: int = 128
+    skip_broken: bool = False
+    report: Callable[[str], None] = warnings.warn
+
+    def __post_init__(self) -> None:
+        conversations.check(self.template)
+        check_fit(self.fit)
+        for name in ('batch_size', 'max_length', 'bucket'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} is {getattr(self, name)}: give a positive number')
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f'seed is {self.seed}: give 0 or more')
+        needed = int(self.rows.images.max()) * self.processor.patches
+        if needed >= self.max_length:
+            i = int(self.rows.images.argmax())
+            raise ValueError(
+                f'{self.rows.where(i)}: its {self.rows.images[i]} image(s) alone are {needed} tokens: '
+                f'max_length {self.max_length} is too short'
+            )
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, counted from 0 through all epochs, made here and now."""
+        return self._told(self._maker(self._task(step)), set())
+
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The batches of the steps from `start` on, without end if there is no `stop`.
+
+        Close it, or end the process, and its workers end. BrokenRow names a row of which no example can be
+        made, unless broken rows are skipped.
+        """
+        said: set[str] = set()
+        steps = itertools.count(start) if stop is None else range(start, stop)
+        made = workers.ordered(self._maker, map(self._task, steps), self.workers)
+        try:
+            for result in made:
+                yield self._told(result, said)
+        finally:
+            made.close()  # type: ignore[attr-defined]
+
+    @functools.cached_property
+    def _orders(self) -> dict[int, np.ndarray]:
+        return {}
+
+    @functools.cached_property
+    def _maker(self) -> Maker:
+        return Maker(
+            self.rows,
+            self.processor,
+            self.seed,
+            self.template,
+            self.fit,
+            self.max_length,
+            self.bucket,
+            self.skip_broken,
+        )
+
+    def _told(self, made: tuple[Batch, list[Note]], said: set[str]) -> Batch:
+        batch, notes = made
+        for subject, note in notes:
+            if subject not in said:
+                said.add(subject)
+                self.report(note)
+        return batch
+
+    def _task(self, step: int) -> tuple[int, np.ndarray, int]:
+        epoch, n = divmod(step, self.steps)
+        order = self._order(epoch)
+        taken = order[n * self.batch_size : (n + 1) * self.batch_size]
+        missing = self.batch_size - len(taken)
+        filled = np.concatenate([taken, np.resize(order, missing)])
+        return epoch, filled, missing if self.seed is None else 0
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Indices N of the rows in the order of an epoch; that of the last one asked for is kept."""
+        if epoch not in self._orders:
+            self._orders.clear()
+            if self.seed is None:
+                self._orders[epoch] = np.arange(len(self.rows))
+            else:
+                self._orders[epoch] = shuffled(
+                    self.rows, self.batch_size, self.group_by_length, self.seed, epoch
+                )
+        return self._orders[epoch]

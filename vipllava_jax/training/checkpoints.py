@@ -1,0 +1,98 @@
+"""The states of a run on the disk, a folder a step, whole or not there; the last and the best are kept."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vipllava_jax.arrays import orbax, writing
+from vipllava_jax.folders import CheckpointError, one_line
+
+
+class Checkpoints:
+    """Folders named by their steps; `saver` is Orbax's and writes them while the run goes on."""
+
+    def __init__(self, folder: Path, keep: int, saver: Any):
+        self.folder, self.keep, self._saver = folder, keep, saver
+        self.best: int | None = None  # the one to be kept, however old
+
+    def steps(self) -> list[int]:
+        """Those whose states are whole, in order."""
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    def place(self, step: int) -> Path:
+        return self.folder / str(step)
+
+    def save(self, step: int, state: Any, best: int | None) -> None:
+        """Begins to write a state, once the one before is written; returns when the given one may change.
+
+        Before it is whole it takes no other's place, neither among those that are kept nor as the best.
+        """
+        from orbax.checkpoint import args
+
+        self.wait()
+        self.best = best
+        with writing(self.folder):
+            self._saver.save(self.place(step), args=args.PyTreeSave(state))
+
+    def wait(self) -> None:
+        """Returns when all is written and only what is kept is there; raises what went wrong."""
+        with writing(self.folder):
+            self._saver.wait_until_finished()
+        for step in self.steps()[: -self.keep]:
+            if step != self.best:
+                doomed = self.folder / f'.deleted-{step}'  # half a folder must not look like a whole one
+                self.place(step).rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+
+    def restore(self, step: int, shapes: Any) -> Any:
+        """A step's state, as a tree of shapes, types and places says."""
+        from orbax.checkpoint import args, checkpoint_utils
+
+        how = checkpoint_utils.construct_restore_args(shapes)
+        try:
+            return self._saver.restore(self.place(step), args=args.PyTreeRestore(shapes, restore_args=how))
+        except Exception as error:  # of many types, whatever is the matter
+            raise CheckpointError(
+                f'{self.place(step)}: not a state of this run, or damaged; delete it to go on from the one '
+                f'before: {one_line(error)}'
+            ) from None
+
+
+@contextlib.contextmanager
+def opened(folder: Path, keep: int) -> Iterator[Checkpoints]:
+    """The checkpoints in a folder, without what a killed process left half written or half deleted."""
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if not path.name.isdecimal():
+            shutil.rmtree(path, ignore_errors=True)
+    with orbax() as ocp:
+        saver = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
+        try:
+            yield Checkpoints(folder, keep, saver)
+        finally:
+            with contextlib.suppress(Exception):  # told already by whoever waited
+                saver.close()
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds a run's folder for this process; the lock goes with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fd = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.lockf(
+                fd, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # unlike flock's, not inherited by worker processes
+        except OSError:
+            raise CheckpointError(
+                f'{folder}: another process trains there: wait for it, or give another output'
+            ) from None
+        yield
+    finally:
+        os.close(fd)

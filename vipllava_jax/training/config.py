@@ -1,0 +1,201 @@
+"""What a run is asked to do: one list of keys, each a line of its file and a flag of its command."""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vipllava_jax.checkpoint import FLOATS, QUANTIZED
+from vipllava_jax.inputs.prompts import NAMES
+from vipllava_jax.training.recipes import RECIPES
+
+PARTS = ('vision', 'projector', 'llama', 'lora')
+TARGETS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
+OPTIMIZERS = ('adamw', 'lion', 'sgd', 'adafactor')
+DATA, LENGTH, TRAINS, NUMBERS, KEPT = (
+    *('Model and data', 'Length and batches', 'What trains, and how fast'),
+    *('Numbers', 'What is watched and kept'),
+)
+
+
+class Key(NamedTuple):
+    """What the values of a key may be, and the words that explain it."""
+
+    group: str
+    kind: type
+    help: str
+    many: bool = False
+    among: Sequence[str] = ()
+    least: float | None = None
+    most: float | None = None
+    same: bool = True  # whether a run that goes on must have it as it began
+
+
+def _key(group: str, kind: type, help: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
+    """A field of the settings; without a default it is the recipe's, or must be given."""
+    return dataclasses.field(default=default, metadata={'key': Key(group, kind, help, **limits)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A run's settings; None where the model or the device decides."""
+
+    recipe: str = _key(DATA, str, 'What decides where you do not.', 'lora', among=[*RECIPES], same=False)
+    model: str = _key(DATA, str, 'A folder, PyTorch or converted, or a name on the Hub.')
+    data: tuple[str, ...] = _key(DATA, str, 'A JSON or JSONL file of rows.', many=True, same=False)
+    images: str | None = _key(
+        DATA,
+        str,
+        "Where the rows' pictures are.  [default: beside the file that names them]",
+        None,
+        same=False,
+    )
+    output: str = _key(DATA, str, 'The folder of the run: checkpoints, metrics, the model.', same=False)
+    template: str = _key(DATA, str, "The prompt's wording.", among=NAMES)
+    fit: str = _key(DATA, str, 'How a picture becomes square.', among=('crop', 'pad', 'squash'))
+    skip_broken: bool = _key(DATA, bool, 'Leave rows out that cannot be used, instead of stopping.', False)
+
+    steps: int | None = _key(LENGTH, int, 'How many steps; or say how many epochs.', None, least=1)
+    epochs: float | None = _key(LENGTH, float, 'How often each row is seen.', least=0)
+    batch: int = _key(LENGTH, int, 'Rows a step.', least=1)
+    accumulate: int = _key(LENGTH, int, 'Parts in which a step is computed, for less memory.', 1, least=1)
+    max_length: int = _key(LENGTH, int, 'The most tokens of a row; what is longer is cut.', least=16)
+    group_by_length: bool = _key(LENGTH, bool, 'Rows of like length share a batch.', True)
+    workers: int | None = _key(
+        LENGTH,
+        int,
+        'Processes that read pictures.  [default: one for two cores, at most 8]',
+        None,
+        least=0,
+        same=False,
+    )
+
+    trains: tuple[str, ...] = _key(TRAINS, str, 'A part that trains.', many=True, among=PARTS)
+    learning_rate: float = _key(TRAINS, float, 'The highest, after warm-up.', least=0)
+    projector_rate: float | None = _key(TRAINS, float, "The projector's own.", least=0)
+    schedule: str = _key(TRAINS, str, 'How the rate goes on after that.', among=('cosine', 'constant'))
+    warmup: float = _key(TRAINS, float, 'The part of the steps in which the rate rises.', least=0, most=1)
+    optimizer: str = _key(TRAINS, str, 'What moves the weights.', 'adamw', among=OPTIMIZERS)
+    weight_decay: float = _key(TRAINS, float, 'Of all but norms and biases.', least=0)
+    clip: float = _key(TRAINS, float, 'The largest norm of a gradient; 0 for any.', 0.0, least=0)
+    lora_rank: int = _key(TRAINS, int, 'Of the pairs that LoRA adds.', least=1)
+    lora_alpha: float = _key(TRAINS, float, 'Their scale is alpha / rank.', least=0)
+    lora_dropout: float = _key(TRAINS, float, 'Of what they read.', least=0, most=0.9)
+    lora_targets: tuple[str, ...] = _key(
+        TRAINS, str, 'A product of the decoder that gets one.', TARGETS, many=True, among=TARGETS
+    )
+
+    seed: int = _key(NUMBERS, int, 'Of the order, the marks, new weights and dropout.', 0, least=0)
+    dtype: str | None = _key(
+        NUMBERS, str, 'What is computed in.  [default: bfloat16, on a CPU float32]', None, among=FLOATS
+    )
+    param_dtype: str = _key(NUMBERS, str, 'What weights are kept in that train.', 'float32', among=FLOATS)
+    quantize: str | None = _key(NUMBERS, str, 'Of the weights beneath LoRA.', None, among=QUANTIZED)
+    remat: str = _key(
+        NUMBERS,
+        str,
+        'What of a layer is computed twice, for less memory.',
+        among=('none', 'products', 'layers'),
+    )
+
+    save_every: int = _key(KEPT, int, 'Steps between two checkpoints.', 500, least=1, same=False)
+    keep: int = _key(KEPT, int, 'Checkpoints that are kept, besides the best.', 2, least=1, same=False)
+    eval_data: str | None = _key(
+        KEPT, str, 'Held-out rows; their mean loss tells which is best.', None, same=False
+    )
+    eval_every: int = _key(KEPT, int, 'Steps between two looks at them.', 500, least=1, same=False)
+    export: str = _key(
+        KEPT, str, 'Which state becomes the model.', 'last', among=('last', 'best'), same=False
+    )
+    merge: bool = _key(KEPT, bool, 'Write a whole model, with what LoRA learnt in it.', False, same=False)
+    log_every: int = _key(
+        KEPT, int, 'Steps between two lines where there is no terminal.', 10, least=1, same=False
+    )
+    resume_anyway: bool = _key(KEPT, bool, 'Go on although settings or data changed.', False, same=False)
+
+
+KEYS: dict[str, Key] = {field.name: field.metadata['key'] for field in dataclasses.fields(Settings)}
+NEEDED = ('model', 'data', 'output')
+
+
+def settings(file: str | os.PathLike[str] | None = None, **given: Any) -> Settings:
+    """A TOML file's keys, over them those given, under them those of the recipe -> the settings of a run.
+
+    Raises ValueError in one line for a key that is none, a value that is none of its, or one that is missing.
+    """
+    named = _checked(given, '')
+    if file is not None:
+        named = {**_checked(_table(Path(file)), f'{file}: '), **named}
+    if missing := [name for name in NEEDED if not named.get(name)]:
+        raise ValueError(f'{", ".join(missing)}: must be given, in the file or as --{missing[0]}')
+    if {'steps', 'epochs'} <= named.keys():
+        raise ValueError('steps and epochs: give one of them')
+    recipe = vars(RECIPES[named.get('recipe', 'lora')])
+    made = Settings(**{**recipe, **({'epochs': None} if 'steps' in named else {}), **named})
+    if made.batch % made.accumulate:
+        raise ValueError(
+            f'batch {made.batch} cannot be computed in {made.accumulate} equal parts: see accumulate'
+        )
+    if made.export == 'best' and made.eval_data is None:
+        raise ValueError('export best: needs eval_data, by which to tell')
+    return made
+
+
+def table(settings: Settings) -> dict[str, Any]:
+    """Settings by their keys."""
+    return {name: getattr(settings, name) for name in KEYS}
+
+
+def _table(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text('utf-8'))
+    except OSError as error:
+        raise ValueError(f'{file}: cannot be read: {error.strerror}') from None
+    except ValueError as error:
+        raise ValueError(f'{file}: not TOML: {error}') from None
+
+
+def _checked(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Keys that exist, with values of their kinds; None is as if a key were not there."""
+    checked = {}
+    for written, value in table.items():
+        name = written.replace('-', '_')
+        if name not in KEYS:
+            near = difflib.get_close_matches(name, KEYS, 1, 0)
+            raise ValueError(f'{where}{written} is no key of a run; the nearest is {near[0]}')
+        if value is not None:
+            checked[name] = _value(where + written, value, KEYS[name])
+    return checked
+
+
+def _value(name: str, value: Any, key: Key) -> Any:
+    if key.many:
+        values = [value] if isinstance(value, (str, os.PathLike)) else value
+        if not isinstance(values, (list, tuple)):
+            raise ValueError(f'{name} is {value!r}, expected a list')
+        return tuple(_one(name, one, key) for one in values)
+    return _one(name, value, key)
+
+
+def _one(name: str, value: Any, key: Key) -> Any:
+    kinds = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false'}
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if key.kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not key.kind:
+        raise ValueError(f'{name} is {value!r}, expected {kinds[key.kind]}')
+    if key.among and value not in key.among:
+        raise ValueError(f'{name} is {value!r}, expected one of {", ".join(key.among)}')
+    if not _within(value, key):
+        most = ' or more' if key.most is None else f' to {key.most:g}'
+        raise ValueError(f'{name} is {value!r}, expected {key.least:g}{most}')
+    return value
+
+
+def _within(value: Any, key: Key) -> bool:
+    return (key.least is None or value >= key.least) and (key.most is None or value <= key.most)

@@ -1,0 +1,108 @@
+"""A conversation to the ids that the model reads and, for each, the id that should follow."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vipllava_jax.inputs.processor import Processor
+from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, TEMPLATES, Turn, render
+
+IGNORE = -100  # a target of which nothing is learnt
+ROLES = {'system': 'system', 'human': 'user', 'gpt': 'assistant'}
+# What closes an answer in each template, and is learnt with it: in the others nothing says where to stop.
+ENDINGS = {
+    name: end for name, template in TEMPLATES.items() if (end := template.assistant.partition('{}')[2])
+}
+
+
+class Example(NamedTuple):
+    """Tokens T int32, and targets T int32: the id that follows each if it is of an answer, else IGNORE."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+
+
+def read(conversation: Any, images: int) -> list[Turn]:
+    """The `conversations` of a row -> turns without `<image>`; ValueError if it is no conversation.
+
+    A row's images come first in the human's first turn, wherever the text says `<image>`.
+    """
+    if not isinstance(conversation, list) or not conversation:
+        raise ValueError('it has no conversation: expected a list of {"from", "value"} in "conversations"')
+    turns = [_turn(number, turn, images) for number, turn in enumerate(conversation)]
+    spoken = turns[1:] if turns[0].role == 'system' else turns
+    expected = ['user', 'assistant'] * max(-(-len(spoken) // 2), 1)
+    if [turn.role for turn in spoken] != expected:
+        found = ', '.join(str(turn['from']) for turn in conversation)
+        raise ValueError(f'human and gpt must take turns, from human to gpt; found {found}')
+    return turns
+
+
+def _turn(number: int, turn: Any, images: int) -> Turn:
+    if not isinstance(turn, dict) or turn.get('from') not in ROLES or not isinstance(turn.get('value'), str):
+        raise ValueError(
+            f'turn {number} is {str(turn)[:80]!r}: expected {{"from": "human" or "gpt", "value": a text}}'
+        )
+    role, text = ROLES[turn['from']], turn['value']
+    if IMAGE in text:
+        if role != 'user' or not images:
+            why = 'only the human may' if images else 'the row has no image'
+            raise ValueError(f'turn {number} says {IMAGE}, but {why}')
+        text = text.replace(IMAGE, '').strip()
+    return Turn(role, text)
+
+
+def check(template: str) -> None:
+    """ValueError for a template in which no answer could be learnt."""
+    if template not in ENDINGS:
+        raise ValueError(f'no training in template {template!r}: choose {", ".join(ENDINGS)}')
+
+
+def encode(
+    turns: Sequence[Turn], images: int, processor: Processor, template: str = DEFAULT, max_length: int = 2048
+) -> Example:
+    """Turns and the number of their images -> the ids of the whole, of which the answers are learnt.
+
+    The ids are the processor's for the same text, cut at max_length; the human's words are left out of the
+    template 'plain', a caption after its picture. ValueError if placeholders of images would be cut.
+    """
+    check(template)
+    if template == 'plain':
+        turns = [turn._replace(text='') if turn.role == 'user' else turn for turn in turns]
+    text, answers = _answers(turns, images, template)
+    ids, spans = processor.tokenizer.spans(text)
+    learnt = np.zeros(len(ids), bool)
+    first, last = np.array(spans).T
+    for start, end in answers:
+        if joined := np.flatnonzero((first < start) & (last > start)).tolist():
+            piece = processor.tokenizer.core.id_to_token(ids[joined[0]])
+            raise ValueError(
+                f'the token {piece!r} holds the end of the question and the beginning of the answer: '
+                'use a tokenizer that joins no words'
+            )
+        learnt |= (first >= start) & (first < end)
+    tokens = np.array(ids, np.int32)
+    repeats = np.where(tokens == processor.image_id, processor.patches, 1)
+    tokens, learnt = np.repeat(tokens, repeats), np.repeat(learnt, repeats)
+    if (tokens[max_length:] == processor.image_id).any():
+        needed = int(np.flatnonzero(tokens == processor.image_id)[-1]) + 1
+        raise ValueError(
+            f'its {images} image(s) reach to token {needed}: max_length {max_length} is too short'
+        )
+    targets = np.full(len(tokens), IGNORE, np.int32)
+    targets[:-1] = np.where(learnt[1:], tokens[1:], IGNORE)
+    return Example(tokens[:max_length], targets[:max_length])
+
+
+def _answers(turns: Sequence[Turn], images: int, template: str) -> tuple[str, list[tuple[int, int]]]:
+    """The whole text, and from where to where in it each answer goes, what closes it included."""
+    ending = ENDINGS[template]
+    unlearnt = len(ending) - len(ending.rstrip('\n')) if ending.strip() else 0
+    answers, text = [], ''
+    for number, turn in enumerate(turns):
+        if turn.role == 'assistant':
+            start = len(render(template, turns[:number], images))
+            text = render(template, turns[: number + 1], images)
+            answers.append((start, len(text) - unlearnt))
+    return text, answers

@@ -1,0 +1,43 @@
+"""How well a model does on rows that it does not learn from."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax import Array
+from jax.typing import DTypeLike
+
+from vipllava_jax.config import Config
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.training.batches import Batches
+from vipllava_jax.training.loss import Examples, loss
+from vipllava_jax.training.parts import join
+
+
+def held_out(
+    params: Params,
+    frozen: Params,
+    batches: Batches,
+    cfg: Config,
+    dtype: DTypeLike,
+    stopped: Callable[[], object] = lambda: None,
+) -> float | None:
+    """The mean loss of one epoch's learnt tokens, what trains read in the dtype; None if it was stopped."""
+    total, count = 0.0, 0
+    made = batches.iterate(0, batches.steps)
+    try:
+        for batch in made:
+            if stopped():
+                return None
+            part, tokens = _loss(params, frozen, Examples(*batch[:4]), cfg, dtype)
+            total, count = total + float(part), count + int(tokens)
+    finally:
+        made.close()  # type: ignore[attr-defined]
+    return total / max(count, 1)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _loss(params: Params, frozen: Params, batch: Any, cfg: Config, dtype: DTypeLike) -> tuple[Array, Array]:
+    narrow = jax.tree.map(lambda w: w.astype(dtype), params)
+    return loss(join(narrow, frozen), batch, cfg, 'layers')

@@ -1,0 +1,53 @@
+"""What a run leaves behind: the whole model in a folder of ours, or the adapter alone in peft's format."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vipllava_jax import checkpoint, loading
+from vipllava_jax.arrays import flat
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.model.weights import LoRA
+from vipllava_jax.training import lora
+from vipllava_jax.training.config import Settings
+from vipllava_jax.training.parts import join
+from vipllava_jax.training.prepare import Plan
+
+
+def place(settings: Settings) -> Path:
+    """The folder, in that of the run, which holds the result when it is whole."""
+    alone = 'lora' in settings.trains and not settings.merge and {*settings.trains} <= {'lora', 'projector'}
+    return Path(settings.output) / ('adapter' if alone else 'model')
+
+
+def write(plan: Plan, trained: Params, frozen: Params) -> None:
+    """Writes what has been trained, and from the model with which it began, in its types, all the rest."""
+    target = place(plan.settings)
+    if target.name == 'adapter':
+        from vipllava_convert import adapters
+
+        adapters.save(
+            target,
+            join(trained, frozen),
+            plan.cfg,
+            projector='projector' in plan.settings.trains,
+            base=plan.settings.model,
+            overwrite=True,
+        )
+    else:
+        shapes, cfg = loading.abstract(plan.source, fuse=False)
+        leaves = _leaves(plan, trained)
+        checkpoint.save(target, shapes, cfg, leaves=leaves, files_from=plan.source, overwrite=True)
+
+
+def _leaves(plan: Plan, trained: Params) -> Iterator[tuple[str, Any]]:
+    """The leaves of the model with which a run began, each with what it has become."""
+    own, settings = dict(flat(trained)), plan.settings
+    for path, leaf in loading.stream(plan.source)[0]:
+        if path in own:
+            leaf = own[path].astype(leaf.dtype)
+        elif f'{path}/a' in own:
+            scale = settings.lora_alpha / settings.lora_rank
+            pair = LoRA(leaf, own[f'{path}/a'], own[f'{path}/b'], scale)
+            leaf = lora.merge({'w': pair})['w']
+        yield path, leaf

@@ -1,0 +1,55 @@
+"""Which run a folder holds, so that it is gone on with and not mixed with another."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vipllava_jax import __version__
+from vipllava_jax.folders import read_json, write_json
+from vipllava_jax.training.config import KEYS, Settings, table
+
+FILE = 'run.json'
+
+
+def identity(settings: Settings) -> dict[str, Any]:
+    """The settings on which every number of a run depends, and the contents of its data."""
+    told: dict[str, Any] = {name: value for name, value in table(settings).items() if KEYS[name].same}
+    told['data'] = [_digest(Path(file)) for file in settings.data]
+    return json.loads(json.dumps(told))
+
+
+def confirm(folder: Path, settings: Settings, begun: bool) -> None:
+    """Notes in a run's folder what it is; if it has begun, raises ValueError should it have been another."""
+    own = identity(settings)
+    before = read_json(folder / FILE, optional=True).get('identity', own)
+    names = [name for name in own if own[name] != before.get(name)]
+    if begun and names and not settings.resume_anyway:
+        changes = ', '.join(_change(name, before.get(name), own[name]) for name in names)
+        raise ValueError(
+            f'{folder} holds a run that differs ({changes}): to go on give the same as then, to begin anew '
+            'another --output, to go on with what changed --resume-anyway'
+        )
+    fresh = folder / f'.{FILE}.new'
+    write_json(fresh, {'version': __version__, 'identity': own, 'settings': table(settings)})
+    fresh.replace(folder / FILE)
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    return 'other rows in the data' if name == 'data' else f'{name} was {_word(before)} and is {_word(now)}'
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return 'not given'
+    return (
+        ' '.join(map(str, value))
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else str(value)
+    )
+
+
+def _digest(file: Path) -> str:
+    with file.open('rb') as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,221 @@
+"""The run itself: step after step, watched, saved, and gone on with where it was left."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vipllava_jax.benchmark import ceilings
+from vipllava_jax.benchmark.cost import Costs
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.training import config, export, prepare
+from vipllava_jax.training.batches import Batch
+from vipllava_jax.training.checkpoints import Checkpoints, alone, opened
+from vipllava_jax.training.evaluation import held_out
+from vipllava_jax.training.identity import confirm
+from vipllava_jax.training.loss import Examples
+from vipllava_jax.training.metrics import Metrics
+from vipllava_jax.training.prepare import Plan
+from vipllava_jax.training.progress import Silent
+from vipllava_jax.training.step import State
+
+
+class Trained(NamedTuple):
+    """What a run has made."""
+
+    folder: Path  # of the model, or of the adapter
+    step: int  # the one whose weights it has
+    records: list[dict[str, Any]]  # of every step, as in metrics.jsonl
+
+
+class Stopped(Exception):
+    """A run that a signal asked to end, and that can be gone on with."""
+
+    def __init__(self, signal: int, told: str):
+        super().__init__(told)
+        self.signal = signal
+
+
+class NotFinite(ValueError):
+    """A loss or a gradient that is no number."""
+
+
+def train(
+    file: str | os.PathLike[str] | None = None, *, progress: Silent | None = None, **keys: Any
+) -> Trained:
+    """Trains a model as a TOML file says, or keys of the same names -> where the new one is.
+
+    A run that ended before its end, in whatever way, goes on from its last checkpoint when it is asked for
+    again with the same output. SIGINT and SIGTERM save and raise Stopped. Raises ValueError for settings,
+    rows or weights that do not fit, NotFinite with the step and its rows for a loss that is no number.
+    """
+    settings = config.settings(file, **keys)
+    folder = Path(settings.output)
+    with (
+        progress or Silent() as told,
+        alone(folder),
+        opened(folder / 'checkpoints', settings.keep) as saved,
+    ):
+        plan = prepare.plan(settings, told)
+        done = max(saved.steps(), default=0)
+        confirm(folder, plan.settings, begun=done > 0)
+        with contextlib.closing(Metrics(folder, done)) as metrics:
+            if done > plan.steps:
+                raise ValueError(f'{folder} has {done} steps behind it already: give more than {plan.steps}')
+            run = Run(plan, saved, metrics, told)
+            target = export.place(plan.settings)
+            if done < plan.steps or not target.exists():
+                run.go(done)
+            told.note(f'{target}: what {run.chosen} steps have made of {plan.settings.model}')
+            return Trained(target, run.chosen, metrics.records)
+
+
+class Run:
+    """A run with its folder open; `best` is the step whose checkpoint did best on held-out rows."""
+
+    def __init__(self, plan: Plan, saved: Checkpoints, metrics: Metrics, told: Silent):
+        self.plan, self.saved, self.metrics, self.told = plan, saved, metrics, told
+        looks = {r['step']: r['eval_loss'] for r in metrics.records if 'eval_loss' in r}
+        there = [step for step in saved.steps() if step in looks]
+        self.best = min(there, key=lambda step: looks[step], default=None)
+        self.lowest = looks.get(self.best, float('inf'))
+        saved.best = self.best
+
+    @property
+    def chosen(self) -> int:
+        """The step whose weights the result has."""
+        return self.best if self.plan.settings.export == 'best' and self.best else self.plan.steps
+
+    def go(self, done: int) -> None:
+        """Takes the steps after those that are done, and writes what came of them."""
+        plan, told = self.plan, self.told
+        self.peak = (
+            None if jax.default_backend() == 'cpu' else ceilings.matmul(jnp.dtype(plan.settings.dtype))
+        )
+        state, frozen = prepare.weights(plan, told.loading)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        if done:
+            del state
+            state = self.saved.restore(done, shapes)
+        self.adapters = _adapters(state.params)
+        told.begin(prepare.about(plan, state.params, frozen, done), done, plan.steps, plan.settings.log_every)
+        state = self._steps(state, frozen, done)
+        self.saved.wait()
+        if self.chosen != plan.steps:
+            del state
+            state = self.saved.restore(self.chosen, shapes)
+        export.write(plan, state.params, frozen)
+
+    def _steps(self, state: State, frozen: Params, done: int) -> State:
+        plan, settings = self.plan, self.plan.settings
+        take, key = plan.step, jax.random.key(settings.seed)
+        self.clock = time.perf_counter()
+        made = plan.batches.iterate(done, plan.steps)
+        with contextlib.closing(made), heard() as stop:  # type: ignore[type-var]
+            before = None  # the step that the device works at while the host looks for the next batch
+            for step, batch in enumerate(made, done + 1):
+                state, numbers = take(state, frozen, _parts(batch, settings.accumulate), key)
+                if before:
+                    self._tell(*before)
+                before = step, batch, numbers
+                looks = plan.held_out and (step % settings.eval_every == 0 or step == plan.steps)
+                saves = step % settings.save_every == 0 or step == plan.steps or stop()
+                if looks or saves:
+                    loss = self._look(state, frozen, stop) if looks else None
+                    self._tell(*before, loss)
+                    before = None
+                    if saves or self.best == step:
+                        self.metrics.sync()
+                        self.saved.save(step, state, self.best)
+                    self.clock = time.perf_counter()
+                if number := stop():
+                    self.saved.wait()
+                    place = self.saved.place(step)
+                    raise Stopped(
+                        number, f'stopped after step {step}, saved as {place}; the same command goes on'
+                    )
+        return state
+
+    def _look(self, state: State, frozen: Params, stop: Callable[[], int]) -> float | None:
+        """The loss of the held-out rows, unless a signal comes meanwhile."""
+        assert self.plan.held_out
+        dtype = jnp.dtype(self.plan.settings.dtype)
+        return held_out(state.params, frozen, self.plan.held_out, self.plan.cfg, dtype, stop)
+
+    def _tell(self, step: int, batch: Batch, numbers: Any, eval_loss: float | None = None) -> None:
+        """Waits for a step, and tells its record wherever it is wanted."""
+        loss, norm = float(numbers.loss), float(numbers.grad_norm)
+        if not numbers.finite:
+            last = max(self.saved.steps(), default=None)
+            kept = (
+                f'the last checkpoint is {self.saved.place(last)}' if last else 'there is no checkpoint yet'
+            )
+            raise NotFinite(
+                f'step {step}: the loss is {loss:g}, the norm of its gradient {norm:g}, on the rows '
+                f'{", ".join(batch.ids)}; {kept}; look at the rows, or lower learning_rate'
+            )
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        lengths = (batch.tokens != self.plan.batches.processor.tokenizer.pad).sum(axis=1).tolist()
+        record = {
+            'step': step,
+            'loss': loss,
+            'grad_norm': norm,
+            'rate': float(numbers.rate),
+            'learnt_tokens': int(numbers.tokens),
+            'tokens': sum(lengths),
+            'seconds': round(seconds, 4),
+            'tokens_per_second': round(sum(lengths) / seconds, 1),
+        }
+        if self.peak:
+            trains, images = self.plan.settings.trains, int(batch.image_counts.sum())
+            flop = Costs(self.plan.cfg).training(lengths, images, trains, self.adapters)
+            record |= {'tflops': round(flop / seconds / 1e12, 2), 'mfu': round(flop / seconds / self.peak, 4)}
+        if eval_loss is not None:
+            record['eval_loss'] = eval_loss
+            if eval_loss < self.lowest:
+                self.best, self.lowest = step, eval_loss
+        self.metrics.write(record)
+        self.told.step(record)
+
+
+def _parts(batch: Batch, count: int) -> Examples:
+    """A batch in parts, on a leading axis."""
+    return Examples(*(x.reshape(count, -1, *x.shape[1:]) for x in batch[:4]))
+
+
+def _adapters(trained: Params) -> int:
+    """How many numbers the pairs of LoRA have."""
+    from vipllava_jax.arrays import flat
+
+    return sum(leaf.size for path, leaf in flat(trained) if path.endswith(('/w/a', '/w/b')))
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[Callable[[], int]]:
+    """What tells the number of the SIGINT or SIGTERM that came, 0 before; a second one acts as if unheard."""
+    got = 0
+
+    def hear(number: int, _: object) -> None:
+        nonlocal got
+        if got:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        got = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

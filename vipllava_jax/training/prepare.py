@@ -1,0 +1,165 @@
+"""From settings to all that a run needs, the cheap first: rows are checked before weights are read."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vipllava_jax import checkpoint, loading
+from vipllava_jax.arrays import nested
+from vipllava_jax.config import Config
+from vipllava_jax.inputs.processor import Processor
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.model.weights import Quantized
+from vipllava_jax.training import lora, rows
+from vipllava_jax.training.batches import Batches
+from vipllava_jax.training.config import Settings
+from vipllava_jax.training.optimizer import Optimizer
+from vipllava_jax.training.parts import LORA, PARTS, split
+from vipllava_jax.training.progress import Silent
+from vipllava_jax.training.step import State, Step, make_step, start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before its weights are there; its settings have what data and device decide in them."""
+
+    settings: Settings
+    source: Path  # the folder of the model that it begins with
+    cfg: Config
+    batches: Batches
+    held_out: Batches | None
+    optimizer: Optimizer
+
+    @property
+    def steps(self) -> int:
+        return self.optimizer.steps
+
+    @property
+    def step(self) -> Step:
+        """The compiled step."""
+        told = self.settings
+        vary: Callable[[Params, Array], Params] | None = lora.dropping if told.lora_dropout else None
+        return make_step(self.cfg, self.optimizer, remat=told.remat, dtype=told.dtype, vary=vary)  # type: ignore
+
+
+def plan(settings: Settings, progress: Silent) -> Plan:
+    """Settings -> a run whose model is there and whose rows are checked; ValueError for what is wrong."""
+    source = loading.locate(str(settings.model))
+    processor = Processor.load(source)
+    settings = dataclasses.replace(
+        settings,
+        dtype=settings.dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'),
+        workers=min(8, (os.cpu_count() or 2) // 2) if settings.workers is None else settings.workers,
+    )
+    if settings.merge and settings.quantize is None and _is_quantized(source):
+        raise ValueError(
+            f'{source}: int8, into which no adapter is merged: leave --merge out, or begin with another'
+        )
+    batches = _batches(settings, processor, settings.data, progress)
+    if settings.steps is None:
+        assert settings.epochs is not None
+        steps = max(1, math.ceil(settings.epochs * len(batches.rows) / batches.batch_size))
+        settings = dataclasses.replace(settings, steps=steps)
+    assert settings.steps
+    held_out = None
+    if settings.eval_data:
+        held_out = _batches(settings, processor, (settings.eval_data,), progress, held_out=True)
+    optimizer = Optimizer(
+        rate=settings.learning_rate,
+        steps=settings.steps,
+        name=settings.optimizer,
+        projector_rate=settings.projector_rate,
+        schedule=settings.schedule,  # type: ignore[arg-type]
+        warmup=settings.warmup,
+        weight_decay=settings.weight_decay,
+        clip=settings.clip or None,
+    )
+    cfg = checkpoint.read_config(source)
+    return Plan(settings, source, cfg, batches, held_out, optimizer)
+
+
+def _batches(
+    settings: Settings, processor: Processor, files: tuple[str, ...], progress: Silent, held_out: bool = False
+) -> Batches:
+    """What a step learns from of some files' rows, or what the model is looked at with."""
+    workers = settings.workers or 0
+    found = rows.read(files, settings.images, skip_broken=settings.skip_broken, workers=workers)
+    for line in found.broken:
+        progress.note(f'left out: {line}')
+    return Batches(
+        found,
+        processor,
+        batch_size=settings.batch // (settings.accumulate if held_out else 1),
+        seed=None if held_out else settings.seed,
+        workers=workers,
+        template=settings.template,
+        fit=settings.fit,  # type: ignore[arg-type]
+        max_length=settings.max_length,
+        group_by_length=settings.group_by_length,
+        skip_broken=settings.skip_broken,
+        report=progress.note,
+    )
+
+
+def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None) -> tuple[State, Params]:
+    """The state before the first step, and the params that stay as they are, in the type computed in."""
+    settings = plan.settings
+    leaves, cfg = loading.stream(plan.source, quantize=settings.quantize, progress=progress)
+    assert cfg == plan.cfg
+    tops = {PARTS[name] for name in settings.trains if name != LORA}
+
+    def kind(path: str, leaf: Any) -> Any:
+        whole = path.split('/')[0] in tops or isinstance(leaf, Quantized)
+        return leaf if whole else leaf.astype(jnp.dtype(settings.dtype))
+
+    params = nested((path, kind(path, leaf)) for path, leaf in leaves)
+    if LORA in settings.trains:
+        params = lora.add(
+            params,
+            cfg,
+            rank=settings.lora_rank,
+            alpha=settings.lora_alpha,
+            key=jax.random.key(settings.seed),
+            targets=settings.lora_targets,
+            dropout=settings.lora_dropout,
+        )
+    trainable, frozen = split(params, settings.trains)
+    state = start(trainable, plan.optimizer, jnp.dtype(settings.param_dtype))
+    # told where it is, as what a step returns: or the second step would be compiled once more
+    return jax.device_put(state, jax.tree.leaves(frozen)[0].sharding), frozen
+
+
+def _is_quantized(source: Path) -> bool:
+    if not checkpoint.is_checkpoint(source):
+        return False
+    return any(isinstance(leaf, Quantized) for leaf in checkpoint.shapes(source).values())
+
+
+def about(plan: Plan, trained: Params, frozen: Params, done: int) -> dict[str, str]:
+    """What a run is, in a few lines for whoever starts it."""
+    settings, batches = plan.settings, plan.batches
+    moved, fixed = (sum(w.size for w in jax.tree.leaves(tree)) for tree in (trained, frozen))
+    parts = f' in {settings.accumulate} parts' if settings.accumulate > 1 else ''
+    left_out = (
+        f', {batches.rows.left_out:,} broken ones left out' if batches.rows.left_out else ', none broken'
+    )
+    told = {
+        'model': f'{settings.model}, {moved + fixed:,} parameters',
+        'trains': f'{" and ".join(settings.trains)}: {moved:,} parameters',
+        'data': f'{len(batches.rows):,} rows{left_out}',
+        'batches': f'{batches.batch_size} rows a step{parts}, {batches.steps:,} an epoch',
+        'steps': f'{plan.steps:,}' + (f', of which {done:,} are done' if done else ''),
+        'computes': f'in {settings.dtype}, on {jax.local_devices()[0].device_kind}',
+        'output': str(settings.output),
+    }
+    if plan.held_out:
+        told['held out'] = f'{len(plan.held_out.rows):,} rows, every {settings.eval_every:,} steps'
+    return told

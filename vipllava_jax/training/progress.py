@@ -1,0 +1,131 @@
+"""What is seen of a run: a table at its start, a line that changes on a terminal, plain lines elsewhere."""
+
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+
+class Silent:
+    """Sees a run and tells nothing: what `train` takes as its progress, to be made into something else."""
+
+    def __enter__(self) -> 'Silent':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def loading(self, done: int, total: int, name: str) -> None:
+        """Told the bytes of weights that are loaded, those in all, and the last one's name."""
+
+    def begin(self, about: Mapping[str, str], step: int, steps: int, every: int) -> None:
+        """Told before the first step what the run is, the steps done, those in all, and from line to line."""
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Told each step's record, as the metrics have it."""
+
+    def note(self, text: str) -> None:
+        """Told what happens now and then, in a line."""
+
+
+class Progress(Silent):
+    """Tells on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+        self._live: Any = None
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def loading(self, done: int, total: int, name: str) -> None:
+        self._show(f'loading {done / 1e9:.2f} of {total / 1e9:.2f} GB')
+
+    def begin(self, about: Mapping[str, str], step: int, steps: int, every: int) -> None:
+        self.steps, self.every, self._first = steps, every, True
+        self._clock = Clock()
+        width = max(map(len, about))
+        for name, value in about.items():
+            self.console.print(f'{name:<{width}}  {value}', markup=False, highlight=False, soft_wrap=True)
+        self._show(f'step {step + 1}/{steps}  compiling …')
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        left = self._clock.left(self.steps - record['step'])
+        line = sentence(record, self.steps, left)
+        if self.console.is_terminal:
+            self._show(line)
+        elif self._first or record['step'] % self.every == 0 or record['step'] == self.steps:
+            self.note(line)
+        self._first = False
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self, line: str) -> None:
+        """The line that changes, on a terminal."""
+        from rich.live import Live
+        from rich.text import Text
+
+        if not self.console.is_terminal:
+            return
+        if not self._live:
+            self._live = Live(console=self.console, auto_refresh=False)
+            self._live.start()
+        self._live.update(Text(line, overflow='ellipsis', no_wrap=True), refresh=True)
+
+
+class Clock:
+    """Tells how long the steps that are left take, by the middle one of the last few."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._seconds: deque[float] | None = None
+
+    def left(self, steps: int) -> float | None:
+        """The seconds of so many more, called once a step; None after the first, which was compiled."""
+        now = time.perf_counter()
+        self._last, seconds = now, now - self._last
+        if self._seconds is None:
+            self._seconds = deque(maxlen=51)
+            return None
+        self._seconds.append(seconds)
+        return steps * sorted(self._seconds)[len(self._seconds) // 2]
+
+
+def sentence(record: Mapping[str, Any], steps: int, left: float | None) -> str:
+    """A step's record as a line."""
+    parts = [
+        f'step {record["step"]}/{steps}',
+        f'loss {record["loss"]:.4f}',
+        f'rate {record["rate"]:.2e}',
+        f'{record["tokens_per_second"]:,.0f} tokens/s',
+        *([f'MFU {record["mfu"]:.1%}'] if record.get('mfu') else []),
+        *([] if left is None else [f'{duration(left)} left']),
+        f'{memory() / 1e9:.1f} GB',
+        *([f'held out {record["eval_loss"]:.4f}'] if 'eval_loss' in record else []),
+    ]
+    return '  '.join(parts)
+
+
+def duration(seconds: float) -> str:
+    """3725 -> '1:02:05'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{rest:02}' if hours else f'{minutes}:{rest:02}'
+
+
+def memory() -> int:
+    """The most bytes that were in use at once, of the device where it tells, or of this process."""
+    import jax
+
+    told = jax.local_devices()[0].memory_stats()
+    if told and 'peak_bytes_in_use' in told:
+        return told['peak_bytes_in_use']
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == 'darwin' else most * 1024

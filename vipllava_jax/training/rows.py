@@ -1,0 +1,181 @@
+"""Rows of training data: JSON and JSONL files, checked before any long work, read one row at a time."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vipllava_jax.inputs.images import measure
+from vipllava_jax.training.files import is_list, spans
+from vipllava_jax.training.marking import settled
+from vipllava_jax.training.region_prompts import compose
+from vipllava_jax.training.workers import ordered
+
+SHOWN = 20  # broken rows that an error tells of
+PART = 512  # rows checked at a time
+
+
+class BrokenRow(ValueError):
+    """A row of which no example can be made; the text says where it is and what is wrong."""
+
+
+class Row(NamedTuple):
+    """What a file says of one example."""
+
+    name: str  # its id, or where it is
+    where: str  # 'mix.json, row 12 (line 340)'
+    fields: dict[str, Any]
+    images: tuple[Path, ...]
+    folder: Path  # of the pictures, and of what else the row names
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of several files, which stay there: `rows[i]` reads one; 26 bytes of memory each."""
+
+    files: tuple[Path, ...]
+    lists: tuple[bool, ...]  # which of the files are one JSON list
+    folder: Path | None  # of the pictures; that of the row's own file by default
+    file: np.ndarray  # N uint8, the number of its file
+    start: np.ndarray  # N int64, its first byte
+    size: np.ndarray  # N int32, in bytes
+    line: np.ndarray  # N int32, of its first byte, from 1
+    number: np.ndarray  # N int32, in its file, from 0
+    images: np.ndarray  # N uint8, how many pictures it has
+    letters: np.ndarray  # N int32, of its conversation, as a measure of its length
+    broken: tuple[str, ...] = ()  # what is wrong with the first of those left out
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, i: int) -> Row:
+        """BrokenRow if it is no object, or its pictures are not named by texts."""
+        path, where = self.files[self.file[i]], self.where(i)
+        with path.open('rb') as file:
+            file.seek(self.start[i])
+            text = file.read(self.size[i])
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise BrokenRow(f'{where}: not JSON ({error})') from None
+        if not isinstance(fields, dict):
+            raise BrokenRow(f'{where}: expected a JSON object, found {type(fields).__name__}')
+        named = fields.get('image')
+        names = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(isinstance(name, str) and name for name in names):
+            raise BrokenRow(f'{where}: "image" is {named!r}, expected a path, or a list of paths')
+        folder = path.parent if self.folder is None else self.folder
+        name = where if fields.get('id') is None else str(fields['id'])
+        return Row(name, where, fields, tuple(folder / name for name in names), folder)
+
+    def where(self, i: int) -> str:
+        """Where a row is, for a message: a file and a line."""
+        file, line = self.file[i], self.line[i]
+        row = f'row {self.number[i]} (line {line})' if self.lists[file] else f'line {line}'
+        return f'{self.files[file]}, {row}'
+
+    def take(self, kept: np.ndarray, **changes: Any) -> 'Rows':
+        """Some of the rows, by a mask or indices N."""
+        per_row = ('file', 'start', 'size', 'line', 'number', 'images', 'letters')
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Rows(**{**own, **{name: own[name][kept] for name in per_row}, **changes})
+
+
+def read(
+    files: Sequence[str | Path],
+    folder: str | Path | None = None,
+    *,
+    skip_broken: bool = False,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Rows:
+    """Files, each a JSON list or JSONL, and the folder of their pictures -> their rows, each checked.
+
+    Every broken row is counted and the first are told, in one ValueError, or with `skip_broken` in the Rows,
+    which then do without them. Checked is all but that each picture can be decoded; `progress` is told the
+    rows done and those in all.
+    """
+    rows = _found([Path(file) for file in files], None if folder is None else Path(folder))
+    parts = [range(start, min(start + PART, len(rows))) for start in range(0, len(rows), PART)]
+    broken: dict[int, str] = {}
+    for part, (images, letters, problems) in zip(parts, ordered(_Check(rows), parts, workers), strict=True):
+        rows.images[part.start : part.stop], rows.letters[part.start : part.stop] = images, letters
+        broken |= problems
+        if progress:
+            progress(part.stop, len(rows))
+    told = tuple(broken.values())[:SHOWN]
+    if broken and (not skip_broken or len(broken) == len(rows)):
+        more = '' if len(told) == len(broken) else f', the first {len(told)} of them'
+        raise ValueError(
+            '\n'.join([f'{len(broken)} of {len(rows)} rows are broken{more}:', *told])
+            + '\nmend them, or let broken rows be skipped'
+        )
+    return rows.take(np.delete(np.arange(len(rows)), [*broken]), broken=told, left_out=len(broken))
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A range of rows -> each one's pictures and letters, and what is wrong with which."""
+
+    rows: Rows
+
+    def __call__(self, part: range) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+        images, letters = np.zeros(len(part), np.uint8), np.zeros(len(part), np.int32)
+        broken = {}
+        for n, i in enumerate(part):
+            try:
+                images[n], letters[n] = check(self.rows[i])
+            except BrokenRow as error:
+                broken[i] = str(error)
+        return images, letters, broken
+
+
+def check(row: Row) -> tuple[int, int]:
+    """How many pictures and letters a row has; BrokenRow if no example can be made of it."""
+    try:
+        for path in row.images:
+            if not path.is_file():
+                raise ValueError(f'no picture at {str(path)!r}')
+        prompted = compose(row.fields, len(row.images), row.folder, None)
+        for path, marks in zip(row.images, prompted.marks, strict=True):
+            size = measure(path) if marks else (0, 0)
+            for mark in marks:
+                settled(mark, size)
+    except (ValueError, OSError) as error:
+        raise BrokenRow(f'{row.where}: {error}') from None
+    except (TypeError, KeyError, IndexError, AttributeError) as error:  # fields of another form than expected
+        raise BrokenRow(f'{row.where}: a field has the wrong form ({error!r})') from None
+    return len(row.images), sum(len(turn.text) for turn in prompted.turns)
+
+
+def _found(files: list[Path], folder: Path | None) -> Rows:
+    """Where each row begins and ends, not yet checked."""
+    if not files or len(files) > 255:
+        raise ValueError(f'{len(files)} data files: give from 1 to 255')
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f'no data file {str(path)!r}')
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f'no folder of pictures {str(folder)!r}')
+    all_spans = [np.fromiter(spans(path), np.dtype((np.int64, 3))) for path in files]
+    for path, found in zip(files, all_spans, strict=True):
+        if not len(found):
+            raise ValueError(f'{path} has no rows')
+    start, size, line = np.concatenate(all_spans).T
+    counts = [len(found) for found in all_spans]
+    return Rows(
+        tuple(files),
+        tuple(map(is_list, files)),
+        folder,
+        np.repeat(np.arange(len(files), dtype=np.uint8), counts),
+        start.copy(),
+        size.astype(np.int32),
+        line.astype(np.int32),
+        np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+        np.zeros(len(start), np.uint8),
+        np.zeros(len(start), np.int32),
+    )

@@ -1,0 +1,178 @@
+"""Work in processes of its own, the results in the order of the tasks."""
+
+import contextlib
+import itertools
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+import numpy as np
+
+# Not multiprocessing: its processes run the caller's script again, which may import jax, or train.
+START = (
+    'import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); '
+    'from vipllava_jax.training.workers import serve; serve()'
+)
+AHEAD = 2  # tasks that a process is given at a time, so that it never waits for the next
+
+
+def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, ready: int = 2) -> Iterator[Any]:
+    """work(task) for each task, in their order, `ready` of them at most waiting to be taken.
+
+    Without workers they are done here. Work and tasks are pickled; an error in a worker is raised here. The
+    processes end when the iterator does or is closed, and when this process ends in whatever way.
+    """
+    if not workers:
+        yield from map(work, tasks)
+        return
+    done: queue.Queue[Any] = queue.Queue(ready)
+    closed = threading.Event()
+    processes: list[_Process] = []
+    thread = threading.Thread(target=_collect, args=(processes, work, tasks, done, closed), daemon=True)
+    try:
+        for _ in range(workers):
+            processes.append(_Process())
+        thread.start()
+        while (result := done.get()) is not None:
+            if isinstance(result, BaseException):
+                raise result
+            yield result[0]
+    finally:
+        closed.set()
+        for process in processes:
+            process.kill()
+        if thread.ident:
+            thread.join()
+        for process in processes:
+            process.close()
+
+
+def _collect(
+    processes: list['_Process'],
+    work: Callable[[Any], Any],
+    tasks: Iterable[Any],
+    done: 'queue.Queue[Any]',
+    closed: threading.Event,
+) -> None:
+    """Hands out tasks in turn, and puts the results, each in a tuple, and at the end None or an error."""
+
+    def put(result: Any) -> None:
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
+                return done.put(result, timeout=0.1)
+
+    given: deque[_Process] = deque()
+    try:
+        for process in processes:
+            process.give(sys.path)
+            process.give(work)
+        for process, task in zip(itertools.cycle(processes), tasks, strict=False):
+            process.give(task)
+            given.append(process)
+            if len(given) == AHEAD * len(processes):
+                put((given.popleft().take(),))
+            if closed.is_set():
+                return
+        while given and not closed.is_set():
+            put((given.popleft().take(),))
+        put(None)
+    except BaseException as error:
+        put(error)
+
+
+class _Process:
+    """A process that does one kind of work, spoken to by its standard input and output."""
+
+    def __init__(self) -> None:
+        # In a group of its own, a Ctrl-C in the terminal does not reach it.
+        self.process = subprocess.Popen(
+            [sys.executable, '-c', START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
+        assert self.process.stdin
+        assert self.process.stdout
+        self.input, self.output = self.process.stdin, self.process.stdout
+
+    def give(self, task: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # `take` tells why
+            pickle.dump(task, self.input, protocol=5)
+            self.input.flush()
+
+    def take(self) -> Any:
+        try:
+            fine, result = _read(self.output)
+        except EOFError:
+            code = self.process.wait()
+            raise RuntimeError(
+                f'a loading process ended by itself, exit code {code}: killed, or out of memory?'
+            ) from None
+        if not fine:
+            raise result
+        return result
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        for pipe in (self.input, self.output):
+            with contextlib.suppress(BrokenPipeError):  # what it was not told is lost with it
+                pipe.close()
+
+
+def serve() -> None:
+    """Does in a process what its parent asks for, until that closes the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source, target, sys.stdout = sys.stdin.buffer, sys.stdout.buffer, sys.stderr
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        work = pickle.load(source)
+        while True:
+            task = pickle.load(source)
+            try:
+                result = True, work(task)
+            except Exception as error:
+                result = False, _portable(error)
+            _write(target, result)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error as it is if it is one of those meant for the user, or else a text of where it arose."""
+    if isinstance(error, (ValueError, OSError)):
+        with contextlib.suppress(Exception):
+            return pickle.loads(pickle.dumps(error))
+    return RuntimeError(''.join(traceback.format_exception(error)))
+
+
+def _write(target: IO[bytes], result: Any) -> None:
+    """A pickle, its large arrays beside it and not in it."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+    parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
+    target.write(struct.pack(f'<I{len(parts)}Q', len(parts), *(len(part) for part in parts)))
+    for part in parts:
+        target.write(part)
+    target.flush()
+
+
+def _read(source: IO[bytes]) -> Any:
+    (count,) = struct.unpack('<I', _exactly(source, 4))
+    sizes = struct.unpack(f'<{count}Q', _exactly(source, 8 * count))
+    head, *buffers = [_exactly(source, size) for size in sizes]
+    return pickle.loads(head, buffers=buffers)
+
+
+def _exactly(source: IO[bytes], size: int) -> memoryview:
+    part, got = np.empty(size, np.uint8).data, 0
+    while got < size:
+        count = source.readinto(part[got:])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError
+        got += count
+    return part
