@@ -39,7 +39,7 @@ SHORT = ('--max-new-tokens', 3)
 
 
 def test_it_prints_a_table_and_keeps_the_answers(vipllava, folder, data, tmp_path):
-    asked = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', 8)
+    asked = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', 8, '--fit', 'pad')
     ran = vipllava(*asked, '--by', 'type', '--together', 'pair', '--json', 'table.json')
     assert ran.code == 0, ran.err
     assert ran.out.splitlines() == [
@@ -49,9 +49,11 @@ def test_it_prints_a_table_and_keeps_the_answers(vipllava, folder, data, tmp_pat
         'type a       10        0      0.0%  0.0% to 27.8%',
         'type b       10        0      0.0%  0.0% to 27.8%',
     ]
-    assert 'answers 20/20' in ran.err
+    first, second = ran.err.splitlines()
+    assert first.startswith('answers 20/20  ')
+    assert second == 'vipllava: 20 answers were cut off: see --max-new-tokens'
     settings, *answers = lines(tmp_path / 'held-out.answers.jsonl')
-    library = evaluate(vj.load(folder), data, max_new_tokens=3)
+    library = evaluate(vj.load(folder), data, max_new_tokens=3, fit='pad')
     assert sorted(answers, key=lambda answer: answer['n']) == library.answers
     told = json.loads((tmp_path / 'table.json').read_text())
     assert told['settings'] == settings['settings']
@@ -59,6 +61,12 @@ def test_it_prints_a_table_and_keeps_the_answers(vipllava, folder, data, tmp_pat
     assert (told['answers'], told['left_out'], told['cut_off']) == (20, 0, library.cut)
     assert told['scores'][2]['group'] == 'type a'
     assert told['scores'][2]['high'] == pytest.approx(0.2775, abs=1e-4)
+
+
+def test_a_mark_that_the_crop_cuts_off_is_told_once(vipllava, folder, data):
+    ran = vipllava('eval', '--model', folder, '--data', data, *SHORT)
+    assert ran.err.count('the crop cuts off the mark') == 1
+    assert 'see --fit pad' in ran.err
 
 
 def test_what_is_answered_is_not_asked_again(vipllava, folder, data, monkeypatch):

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax.cli.models import compiling, load, model_option, prompt_options, types, weight_options
+from vipllava_jax.cli.models import (
+    compiling,
+    fit_option,
+    load,
+    model_option,
+    template_option,
+    types,
+    weight_options,
+)
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import spinner
 
@@ -27,7 +35,8 @@ if TYPE_CHECKING:
 @model_option
 @click.option('--image', 'images', metavar='FILE', multiple=True, help='A picture. May be repeated.')
 @mark_option
-@prompt_options
+@template_option
+@fit_option("the checkpoint's way")
 @click.option(
     '--max-new-tokens',
     metavar='N',

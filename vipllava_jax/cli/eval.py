@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax.cli.models import compiling, load, model_option, prompt_options, types, weight_options
+from vipllava_jax.cli.models import (
+    compiling,
+    fit_option,
+    load,
+    model_option,
+    template_option,
+    types,
+    weight_options,
+)
 from vipllava_jax.cli.waiting import counting
 
 if TYPE_CHECKING:
@@ -48,7 +56,8 @@ if TYPE_CHECKING:
     metavar='FILE',
     help="Answers for ViP-Bench's evaluator.  [default: as --output, ending in .json]",
 )
-@prompt_options
+@template_option
+@fit_option("the data set's way, or the checkpoint's")
 @click.option(
     '--max-new-tokens',
     metavar='N',
@@ -88,12 +97,14 @@ def eval(
       vipllava eval --data v7w-test.json --images ./dataset --json visual7w.json
       vipllava eval --data bbox/questions.jsonl --images bbox/images --output vip-7b-bbox.jsonl
     """
-    from vipllava_jax.evaluation import cases, run
+    from vipllava_jax.evaluation import cases
+
+    found = cases.read(data, images, by=by, together=together, skip_broken=skip_broken)
+    from vipllava_jax.evaluation import run
     from vipllava_jax.evaluation.answering import questions
     from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import abstract, locate
 
-    found = cases.read(data, images, by=by, together=together, skip_broken=skip_broken)
     folder = locate(source)
     processor = Processor.load(folder)
     kind: dict[str, Any] = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}

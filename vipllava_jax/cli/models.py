@@ -29,22 +29,19 @@ model_option = click.option(
     show_default=True,
     help='A folder, PyTorch or converted, or a name on the Hugging Face Hub.',
 )
+template_option = click.option(
+    '--template',
+    type=click.Choice(NAMES),
+    default='vipllava',
+    show_default=True,
+    help="The prompt's wording; checkpoint is the folder's own chat template.",
+)
 
 
-def prompt_options(command: F) -> F:
-    """How a question and its pictures become what the model reads: template, fit."""
-    command = click.option(
-        '--fit',
-        type=click.Choice(('crop', 'pad', 'squash')),
-        help="How a picture becomes square.  [default: the checkpoint's way]",
-    )(command)
-    return click.option(
-        '--template',
-        type=click.Choice(NAMES),
-        default='vipllava',
-        show_default=True,
-        help="The prompt's wording; checkpoint is the folder's own chat template.",
-    )(command)
+def fit_option(usual: str) -> Callable[[F], F]:
+    """How pictures become what the model sees, unless it is the usual way."""
+    kinds = click.Choice(('crop', 'pad', 'squash'))
+    return click.option('--fit', type=kinds, help=f'How a picture becomes square.  [default: {usual}]')
 
 
 def weight_options(command: F) -> F:

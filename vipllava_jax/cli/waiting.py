@@ -56,18 +56,20 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
     console = Console(stderr=True)
     columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[pace]}')]
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task(what, total=None, pace='')
     first = told = (0.0, 0)  # when, and how many were done
 
     def progress(done: int, total: int) -> None:
         nonlocal first, told
         now = time.perf_counter()
-        if not first[0]:
+        begins = not first[0]
+        if begins:
             first = told = (now, done)
-            bar.start()
         pace = paced(done - first[1], total - done, now - first[0])
         bar.update(task, completed=done, total=total, pace=pace)
+        if begins and console.is_terminal:
+            bar.start()
         if not console.is_terminal and (now - told[0] > QUIET or done == total > told[1]):
             told = (now, done)
             console.print(f'{what} {done}/{total}  {pace}', markup=False, highlight=False, soft_wrap=True)
@@ -75,7 +77,8 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield progress
     finally:
-        bar.stop()
+        if console.is_terminal:  # elsewhere it would leave an empty line
+            bar.stop()
 
 
 def paced(done: int, left: int, seconds: float) -> str:
