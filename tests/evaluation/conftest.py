@@ -5,14 +5,15 @@ import json
 import pytest
 
 from tests.makers import noise
+from tests.training import runs
 from vipllava_jax.loading import Model, load
 
-WORDS = ('What is it?', 'What is within the red rectangle? ' * 9, 'Who?', 'Describe the picture. ' * 30)
+WORDS = ('What is it?', 'What is within the red rectangle? ' * 9, 'Who?', 'Describe the picture. ' * 20)
 
 
 @pytest.fixture(scope='session')
-def model(folder) -> Model:
-    return load(folder)
+def model(tmp_path_factory) -> Model:
+    return load(runs.small(tmp_path_factory.mktemp('small')))
 
 
 @pytest.fixture
