@@ -153,8 +153,8 @@ def test_vip_bench_is_written_for_its_evaluator(vipllava, folder, data, tmp_path
     (tmp_path / 'questions.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     asked = ('eval', '--model', folder, '--data', 'questions.jsonl', *SHORT, '--output', 'mine.jsonl')
     ran = vipllava(*asked)
-    assert (ran.code, ran.out) == (0, 'mine.json: for the evaluator of ViP-Bench\n')
-    told = json.loads((tmp_path / 'mine.json').read_text())
+    assert (ran.code, ran.out) == (0, 'mine.vip-bench.json: for the evaluator of ViP-Bench\n')
+    told = json.loads((tmp_path / 'mine.vip-bench.json').read_text())
     assert [*told] == ['v1_0', 'v1_1', 'v1_2']
     model = vj.load(folder)
     batch = model.processor('What is it?', '1.png', fit='pad')
@@ -187,6 +187,7 @@ def test_broken_rows_are_told_first_or_left_out(vipllava, folder, data, monkeypa
         (['--data', 'held-out.jsonl', '--by', 'kind'], "no row has the field 'kind'"),
         (['--data', 'held-out.jsonl', '--images', 'nowhere'], 'nowhere'),
         (['--data', 'held-out.jsonl', '--output', 'held-out.jsonl'], 'is no file of answers'),
+        (['--data', 'held-out.jsonl', '--output', 'x.json', '--json', 'x.json'], 'give another place'),
         (['--data', 'held-out.jsonl', '--max-new-tokens', '5000'], 'exceed the 1024 of the model'),
         (['--data', 'held-out.jsonl', '--template', 'checkpoint'], 'no chat template'),
         (['--data', 'held-out.jsonl', '--adapter', '/nowhere'], '/nowhere: no adapter'),

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     '--vip-bench',
     metavar='FILE',
-    help="Answers for ViP-Bench's evaluator.  [default: as --output, ending in .json]",
+    help="Answers for ViP-Bench's evaluator.  [default: as --output, ending in .vip-bench.json]",
 )
 @template_option
 @fit_option("the data set's way, or the checkpoint's")
@@ -97,6 +97,11 @@ def eval(
       vipllava eval --data v7w-test.json --images ./dataset --json visual7w.json
       vipllava eval --data bbox/questions.jsonl --images bbox/images --output vip-7b-bbox.jsonl
     """
+    output = output or f'{Path(data[0]).stem}.answers.jsonl'
+    if output in (table_file, vip_bench):
+        raise ValueError(
+            f'{output} is --output, where answers are kept: give another place for what is made of them'
+        )
     from vipllava_jax.evaluation import cases
 
     found = cases.read(data, images, by=by, together=together, skip_broken=skip_broken)
@@ -118,7 +123,6 @@ def eval(
         **run.identity(found, **how),
         'weights': fingerprint(folder, *([adapter] if adapter else [])),
     }
-    output = output or f'{Path(data[0]).stem}.answers.jsonl'
 
     def loaded(first: 'Asked') -> Any:
         batch = asked.make(first).batch
@@ -134,7 +138,7 @@ def eval(
     if table_file:
         Path(table_file).write_text(json.dumps(machines(result, settings), indent=2) + '\n', 'utf-8')
     if any(case.task is cases.VIP_BENCH for case in found.cases):
-        place = vip_bench or str(Path(output).with_suffix('.json'))
+        place = vip_bench or str(Path(output).with_suffix('.vip-bench.json'))
         run.write_vip_bench(place, result)
         click.echo(f'{place}: for the evaluator of ViP-Bench')
 
