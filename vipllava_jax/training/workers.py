@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import pickle
 import queue
-import signal
 import struct
 import subprocess
 import sys
@@ -129,7 +128,6 @@ class _Process:
 
 def serve() -> None:
     """Does in a process what its parent asks for, until that closes the pipe or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     source, target, sys.stdout = sys.stdin.buffer, sys.stdout.buffer, sys.stderr
     with contextlib.suppress(EOFError, BrokenPipeError):
         work = pickle.load(source)
