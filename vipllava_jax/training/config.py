@@ -140,6 +140,12 @@ def settings(file: str | os.PathLike[str] | None = None, **given: Any) -> Settin
         raise ValueError(
             f'batch {made.batch} cannot be computed in {made.accumulate} equal parts: see accumulate'
         )
+    if 'llama' in made.trains and 'lora' in made.trains:
+        raise ValueError('trains llama and lora: of a whole decoder no adapter is made; give one of them')
+    if 'llama' in made.trains and made.quantize:
+        raise ValueError(
+            f'quantize {made.quantize}: such weights cannot be trained; let lora train, not llama'
+        )
     if made.export == 'best' and made.eval_data is None:
         raise ValueError('export best: needs eval_data, by which to tell')
     return made

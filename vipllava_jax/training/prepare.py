@@ -46,7 +46,8 @@ class Plan:
     def step(self) -> Step:
         """The compiled step."""
         told = self.settings
-        vary: Callable[[Params, Array], Params] | None = lora.dropping if told.lora_dropout else None
+        drops = LORA in told.trains and told.lora_dropout
+        vary: Callable[[Params, Array], Params] | None = lora.dropping if drops else None
         return make_step(self.cfg, self.optimizer, remat=told.remat, dtype=told.dtype, vary=vary)  # type: ignore
 
 
