@@ -1,13 +1,16 @@
-"""Examples of the world: a picture with its marks and a conversation about it, each from a seed."""
+"""Examples of the world: a picture with its marks and a conversation about it, each from its number."""
 
+from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
 from PIL import Image
 
+from vipllava_jax.demo.asking import TYPES, ask, styled
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.marking import Marked, Split, draw_marks, make_marks
-from vipllava_jax.demo.questions import Question, View, about_world, ask, styled
+from vipllava_jax.demo.of_scene import of_world
+from vipllava_jax.demo.questions import Question, View
 from vipllava_jax.demo.world import KINDS, Scene, make_scene
 from vipllava_jax.inputs.prompts import Turn
 
@@ -22,28 +25,33 @@ class Example(NamedTuple):
     turns: tuple[Turn, ...]
 
     def picture(self) -> Image.Image | None:
+        """The scene with its marks."""
         return None if self.scene is None else draw_marks(picture(self.scene), self.marks, self.seed)
 
 
 def example(
-    number: int, split: Split = 'training', *, questions: int = 6, kinds: tuple[str, ...] = KINDS
+    number: int,
+    split: Split = 'training',
+    *,
+    questions: int = 6,
+    types: Sequence[str] = TYPES,
+    kinds: tuple[str, ...] = KINDS,
 ) -> Example:
-    """The example of this number: always the same, and of no other split."""
-    rng = Random(f'{split} {number}')
-    if split == 'training' and rng.random() < 0.02:
-        asked = [about_world(rng) for _ in range(questions)]
+    """The example of this number, always the same; a held-out one has marks, of held-out combinations."""
+    rng, training = Random(f'{split} {number}'), split == 'training'
+    if training and rng.random() < 0.02:
+        asked = [of_world(rng) for _ in range(questions)]
         return Example(None, (), None, tuple(asked), converse(rng, asked))
-    scene = make_scene(rng, kinds)
-    count = rng.choices((0, 1, 2), (1, 6, 4) if split == 'training' else (0, 6, 4))[0]
-    marks = make_marks(rng, scene, count, split)
+    scene, marks = make_scene(rng, kinds), []
+    count = rng.choices((0, 1, 2), (1, 6, 4) if training else (0, 6, 4))[0]
+    while not (marks := make_marks(rng, scene, count, split)) and not training:
+        scene = make_scene(rng, kinds)
     seed = None if rng.random() < 0.25 else rng.getrandbits(32)
-    asked = ask(rng, View(scene, marks), questions)
+    asked = ask(rng, View(scene, marks), questions, types)
     return Example(scene, tuple(marks), seed, tuple(asked), converse(rng, asked))
 
 
-def converse(rng: Random, questions: list[Question]) -> tuple[Turn, ...]:
-    """Questions and answers as turns."""
+def converse(rng: Random, questions: Sequence[Question]) -> tuple[Turn, ...]:
+    """Questions and their answers, in turns."""
     pairs = [styled(rng, question) for question in questions]
-    return tuple(
-        Turn(role, text) for pair in pairs for role, text in zip(('user', 'assistant'), pair, strict=True)
-    )
+    return tuple(turn for text, answer in pairs for turn in (Turn('user', text), Turn('assistant', answer)))

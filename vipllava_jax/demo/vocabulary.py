@@ -14,22 +14,19 @@ SIZE = 768
 SPECIAL = ('<unk>', '<s>', '</s>')
 BYTES = tuple(f'<0x{byte:02X}>' for byte in range(256))
 ADDED = (IMAGE, '<pad>', CURIOUS)  # the sentence that opens every prompt is one token
-# The Hub's own, with roles as in training; one round is as `prompts.TEMPLATES['vipllava']` frames it.
+# What `prompts.TEMPLATES['vipllava']` writes, in Jinja, for contents that are texts or lists of parts.
 CHAT = (
+    '{% macro text(content) %}{% if content is string %}{{ content }}{% else %}'
+    "{% for part in content if part['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for part in content if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    '{% endif %}{% endmacro %}'
     "{% if messages[0]['role'] != 'system' %}" + CURIOUS + ' {% endif %}'
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] if message['content'] is string "
-    "else message['content'][0]['text'] }} "
-    "{% elif message['role'] == 'user' %}USER: "
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "{% endif %} "
-    "{% else %}ASSISTANT: {{ message['content'] if message['content'] is string "
-    "else message['content'][0]['text'] }}</s>{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)  # fmt: skip
+    '{% for message in messages %}'
+    "{% if message['role'] == 'system' %}{{ text(message['content']) }} "
+    "{% elif message['role'] == 'user' %}USER: {{ text(message['content']) }} "
+    "{% else %}ASSISTANT: {{ text(message['content']) }}</s>{% endif %}"
+    '{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}'
+)
 
 
 def world_text(count: int = 4000) -> Iterable[str]:
@@ -37,7 +34,7 @@ def world_text(count: int = 4000) -> Iterable[str]:
     for number in range(count):
         made = example(number)
         text = render('vipllava', [*made.turns, Turn('user', 'What?')], int(made.scene is not None))
-        yield text.replace(IMAGE, '').replace(CURIOUS, '').replace('</s>', ' ')
+        yield text.replace(IMAGE, '').replace(CURIOUS, '').replace('</s>', '\n')
 
 
 def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
