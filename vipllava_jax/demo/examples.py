@@ -38,20 +38,32 @@ def example(
     kinds: tuple[str, ...] = KINDS,
 ) -> Example:
     """The example of this number, always the same; a held-out one has marks, of held-out combinations."""
-    rng, training = Random(f'{split} {number}'), split == 'training'
-    if training and rng.random() < 0.02:
-        asked = [of_world(rng) for _ in range(questions)]
-        return Example(None, (), None, tuple(asked), converse(rng, asked))
-    scene, marks = make_scene(rng, kinds), []
-    count = rng.choices((0, 1, 2), (1, 6, 4) if training else (0, 6, 4))[0]
-    while not (marks := make_marks(rng, scene, count, split)) and not training:
-        scene = make_scene(rng, kinds)
-    seed = None if rng.random() < 0.25 else rng.getrandbits(32)
-    asked = ask(rng, View(scene, marks), questions, types)
-    return Example(scene, tuple(marks), seed, tuple(asked), converse(rng, asked))
+    rng = Random(f'{split} {number}')
+    if split == 'training' and rng.random() < 0.02:
+        return about(None, rng, questions=questions)
+    made = about(make_scene(rng, kinds), rng, split, questions=questions, types=types)
+    while split == 'held out' and not made.questions:
+        made = about(make_scene(rng, kinds), rng, split, questions=questions, types=types)
+    return made
 
 
-def converse(rng: Random, questions: Sequence[Question]) -> tuple[Turn, ...]:
-    """Questions and their answers, in turns."""
-    pairs = [styled(rng, question) for question in questions]
-    return tuple(turn for text, answer in pairs for turn in (Turn('user', text), Turn('assistant', answer)))
+def about(
+    scene: Scene | None,
+    rng: Random,
+    split: Split = 'training',
+    *,
+    questions: int = 6,
+    types: Sequence[str] = TYPES,
+) -> Example:
+    """Marks on a scene and a conversation about them, or without a scene about the world in words alone."""
+    if scene is None:
+        asked, marks, seed = [of_world(rng) for _ in range(questions)], [], None
+    else:
+        count = rng.choices((0, 1, 2), (1, 6, 4) if split == 'training' else (0, 6, 4))[0]
+        marks = make_marks(rng, scene, count, split)
+        seed = None if rng.random() < 0.25 else rng.getrandbits(32)
+        lost = split == 'held out' and not marks
+        asked = [] if lost else ask(rng, View(scene, marks), questions, types)
+    pairs = [styled(rng, question) for question in asked]
+    turns = [turn for text, answer in pairs for turn in (Turn('user', text), Turn('assistant', answer))]
+    return Example(scene, tuple(marks), seed, tuple(asked), tuple(turns))
