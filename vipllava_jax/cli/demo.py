@@ -62,10 +62,10 @@ def demo(
     if questions:
         shown = shown._replace(asked=[(phrased(question, shown.marks), None) for question in questions])
     save(shown.picture, output)
-    from vipllava_jax.loading import load
+    from vipllava_jax.loading import DEMO, load
 
     with spinner('loading; the first time, compiling …'):
-        model = load('demo')
+        model = load(DEMO, dtype='float32')  # which every CPU multiplies
         answers = answer(model, shown.picture, [question for question, _ in shown.asked])
     click.echo(f'{output}: {_told(shown.marks)}')
     for (question, right), said in zip(shown.asked, answers, strict=True):

@@ -10,6 +10,7 @@ from vipllava_jax.demo.world import COLORS, SIDE, Scene, Thing
 
 Pairs = list[tuple[float, float]]
 Colour = tuple[int, int, int]
+ROUND = 48  # corners of a whole circle
 FINER = 2  # outlines are drawn so much larger and then reduced, which smooths them
 
 
@@ -91,13 +92,13 @@ def _fish() -> Pairs:
 
 
 _OUTLINES = {
-    'ball': lambda: _arc(1, 0, 352.5, n=48),
+    'ball': lambda: _arc(1, 0, 352.5, n=ROUND),
     'square': lambda: [(-1, -1), (1, -1), (1, 1), (-1, 1)],
     'star': _star,
     'heart': _heart,
     'cross': _cross,
     # One line that goes around, in, and back around leaves the hole open.
-    'ring': lambda: _arc(1, 0, 360, n=48) + _arc(0.52, 360, 0, n=36),
+    'ring': lambda: _arc(1, 0, 360, n=ROUND) + _arc(0.52, 360, 0, n=36),
     'moon': lambda: _arc(1, 50, 310, n=36) + _arc(0.78, 285, 75, x=0.42, n=28),
     'diamond': lambda: [(0, -1), (0.66, 0), (0, 1), (-0.66, 0)],
     'drop': lambda: [(0, -1), *_arc(0.58, -25, 205, y=0.4, n=28)],
@@ -116,11 +117,11 @@ def _paint(image: Image.Image, thing: Thing, rng: np.random.Generator) -> None:
     size = (width * FINER, height * FINER)
     inside, edge = Image.new('L', size), Image.new('L', size)
     ImageDraw.Draw(inside).polygon(local, fill=255)
-    around = local if thing.kind != 'ring' else None
     pen = ImageDraw.Draw(edge)
-    for part in [around] if around else [local[:48], local[48:]]:
+    for part in [local[:ROUND], local[ROUND:]] if thing.kind == 'ring' else [local]:
         pen.line([*part, part[0]], fill=255, width=2 * FINER, joint='curve')
-    base = tuple(int(c) for c in np.clip(np.array(COLORS[thing.color]) + rng.integers(-10, 11, 3), 0, 255))
+    red, green, blue = np.clip(np.array(COLORS[thing.color]) + rng.integers(-10, 11, 3), 0, 255).tolist()
+    base = (red, green, blue)
     cloth = _cloth(thing.texture, (width, height), base, rng)
     image.paste(cloth, (left, top), inside.reduce(FINER))
     image.paste(tuple(c // 3 for c in base), (left, top, left + width, top + height), edge.reduce(FINER))

@@ -147,8 +147,8 @@ def mark(rng: Random, view: View) -> Question | None:
         words = ('What shape is the mark?', 'Which mark is in the picture?', 'What kind of mark is there?')
         article = 'an' if mark.shape[0] in 'ae' else 'a'
         return Question('mark', rng.choice(words), mark.shape, f'It is {article} {mark.shape}.', facts)
-    words = ('What colour is the mark?', 'Which colour does the mark have?')
-    return Question('mark', rng.choice(words), str(mark.color), f'It is {mark.color}.', facts)
+    text = rng.choice(('What colour is the mark?', 'Which colour does the mark have?'))
+    return Question('mark', text, str(mark.color), f'It is {mark.color}.', facts)
 
 
 OF_MARK: dict[str, Make] = {

@@ -1,6 +1,6 @@
 """What a question about a scene is, and the words that its things are spoken of with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -48,14 +48,14 @@ def spoken(rng: Random, view: View, i: int) -> str:
 
 
 def yes_or_no(
-    type: str, text: str, yes: bool, facts: set[Fact], said: tuple[str, str] = ('it is', 'it is not')
+    type: str, text: str, yes: bool, facts: Iterable[Fact], said: tuple[str, str] = ('it is', 'it is not')
 ) -> Question:
     """A question whose answer is yes or no."""
     sentence = f'Yes, {said[0]}.' if yes else f'No, {said[1]}.'
     return Question(type, text, 'yes' if yes else 'no', sentence, frozenset(facts))
 
 
-def number(type: str, text: str, count: int, facts: set[Fact]) -> Question:
+def number(type: str, text: str, count: int, facts: Iterable[Fact]) -> Question:
     """A question whose answer is a number."""
     sentence = f'There {"is" if count == 1 else "are"} {NUMBERS[count]}.'
     return Question(type, text, NUMBERS[count], sentence, frozenset(facts))

@@ -60,7 +60,8 @@ class Scene:
 
 def make_scene(rng: Random, kinds: tuple[str, ...] = KINDS) -> Scene:
     """A random scene; its things overlap a little at most."""
-    wanted, things = rng.randint(FEWEST, MOST), []
+    wanted = rng.randint(FEWEST, MOST)
+    things: list[Thing] = []
     few = rng.sample(kinds, min(len(kinds), rng.randint(2, 6)))  # so that some things are alike
     colors = rng.sample(tuple(COLORS), rng.randint(2, 6))
     for _ in range(80):
