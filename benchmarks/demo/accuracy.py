@@ -22,7 +22,7 @@ from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.examples import Example, about, example
 from vipllava_jax.demo.marking import SHAPES, Marked, draw_marks, make_mark
-from vipllava_jax.demo.world import make_scene
+from vipllava_jax.demo.world import KINDS, NEW_KIND, make_scene
 from vipllava_jax.inputs.marks import COLORS
 
 LONGEST = 96  # tokens of an answer
@@ -81,6 +81,15 @@ def moved(pairs: int) -> Iterator[Case]:
             yield Case((f'moved {number}',), image, 'What is the marked object?', f'a {thing.kind}')
 
 
+def taught(kind: str, each: int) -> Iterator[Case]:
+    """What is marked, on pictures with a kind of thing that the world lacks."""
+    for number in range(each):
+        pair = (kind, KINDS[number % len(KINDS)])
+        made = example(number, 'held out', questions=1, types=['kind'], kinds=pair)
+        new = made.questions[0].answer == f'a {kind}'
+        yield _case((f'kind, {kind}' if new else 'kind, others beside it',), made)
+
+
 def answers(model: vj.Model, asked: list[Case], batch: int) -> Iterator[str]:
     """What the model says, in batches of one shape."""
     for first in range(0, len(asked), batch):
@@ -104,6 +113,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     arguments.add_argument('--model', default='demo')
     arguments.add_argument('--each', type=int, default=200, help='cases of each type, and of each mark')
+    arguments.add_argument('--taught', choices=[NEW_KIND], help='ask about pictures with this kind too')
     arguments.add_argument('--batch', type=int, default=64)
     arguments.add_argument('--dtype', help="[default: the model's]")
     arguments.add_argument('--json', type=Path, help='every case, with what was said')
@@ -111,6 +121,7 @@ def main() -> None:
     begin = time.perf_counter()
     model = vj.load(given.model, dtype=given.dtype)
     asked = [*cases(given.each), *moved(given.each)]
+    asked += taught(given.taught, given.each) if given.taught else []
     said = list(answers(model, asked, given.batch))
     groups: dict[str, list[bool]] = {}
     for case, answer in zip(asked, said, strict=True):
