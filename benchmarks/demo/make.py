@@ -11,6 +11,7 @@ not in it is on nearly every picture.
 import argparse
 import json
 import multiprocessing
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,8 @@ def write_rows(folder: Path, pictures: int, rows_each: int, teach: str | None = 
         (folder / 'pictures' / f'{thousand:04}').mkdir(parents=True, exist_ok=True)
     parts = [range(n, min(n + PART, pictures)) for n in range(0, pictures, PART)]
     make = partial(part, folder=folder / 'pictures', rows_each=rows_each, teach=teach)
-    with multiprocessing.Pool() as pool, open(folder / 'training.jsonl', 'w', encoding='utf-8') as file:
+    processes = multiprocessing.get_context('spawn').Pool(min(len(parts), os.cpu_count() or 1))
+    with processes as pool, open(folder / 'training.jsonl', 'w', encoding='utf-8') as file:
         file.writelines(pool.imap(make, parts))
 
 
