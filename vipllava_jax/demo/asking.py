@@ -8,17 +8,16 @@ from vipllava_jax.demo.of_scene import OF_SCENE, OF_TWO
 from vipllava_jax.demo.questions import Fact, Question, View
 
 TYPES = (*OF_MARK, *OF_TWO, *OF_SCENE, 'words')
-WEIGHTS = {  # others: 1
-    'kind': 3.0,
-    'describe': 3.0,
-    'relation': 3.0,
-    'list': 2.0,
+WEIGHTS = {  # others: 1; what is hardest to learn most often
+    'relation': 5.0,
+    'compare': 3.0,
+    'describe': 2.5,
+    'kind': 2.0,
     'neighbour': 2.0,
-    'compare': 2.0,
-    'colour': 1.5,
-    'position': 1.5,
-    'exists': 0.5,
-    'count': 0.5,
+    'list': 2.0,
+    'mark': 2.0,
+    'exists': 0.4,
+    'count': 0.4,
 }
 SENTENCE = (' Answer in a sentence.', ' Use a whole sentence.')
 SHORT = (' Answer with a word or a short phrase.', ' Answer in a few words.', ' Be short.')

@@ -71,7 +71,7 @@ def _tree() -> Pairs:
 
 
 def _bolt() -> Pairs:
-    return [(0.35, -1), (-0.55, 0.15), (-0.05, 0.15), (-0.35, 1), (0.6, -0.25), (0.08, -0.25)]
+    return [(0.5, -1), (-0.75, 0.2), (-0.1, 0.2), (-0.5, 1), (0.75, -0.3), (0.15, -0.3)]
 
 
 def _house() -> Pairs:
@@ -99,7 +99,7 @@ _OUTLINES = {
     'cross': _cross,
     # One line that goes around, in, and back around leaves the hole open.
     'ring': lambda: _arc(1, 0, 360, n=ROUND) + _arc(0.52, 360, 0, n=36),
-    'moon': lambda: _arc(1, 50, 310, n=36) + _arc(0.78, 285, 75, x=0.42, n=28),
+    'moon': lambda: _arc(1, 45, 315, n=36) + _arc(0.72, 284, 76, x=0.53, n=28),
     'diamond': lambda: [(0, -1), (0.66, 0), (0, 1), (-0.66, 0)],
     'drop': lambda: [(0, -1), *_arc(0.58, -25, 205, y=0.4, n=28)],
     'bolt': _bolt,

@@ -33,7 +33,7 @@ def example(
     number: int,
     split: Split = 'training',
     *,
-    questions: int = 6,
+    questions: int = 8,
     types: Sequence[str] = TYPES,
     kinds: tuple[str, ...] = KINDS,
 ) -> Example:
@@ -52,14 +52,14 @@ def about(
     rng: Random,
     split: Split = 'training',
     *,
-    questions: int = 6,
+    questions: int = 8,
     types: Sequence[str] = TYPES,
 ) -> Example:
     """Marks on a scene and a conversation about them, or without a scene about the world in words alone."""
     if scene is None:
         asked, marks, seed = [of_world(rng) for _ in range(questions)], [], None
     else:
-        count = rng.choices((0, 1, 2), (1, 6, 4) if split == 'training' else (0, 6, 4))[0]
+        count = rng.choices((0, 1, 2), (1, 4, 6) if split == 'training' else (0, 6, 4))[0]
         marks = make_marks(rng, scene, count, split)
         seed = None if rng.random() < 0.25 else rng.getrandbits(32)
         lost = split == 'held out' and not marks

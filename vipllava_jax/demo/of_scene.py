@@ -12,7 +12,7 @@ def relation(rng: Random, view: View) -> Question | None:
     a, b = rng.sample((0, 1), 2)
     one, other = view.thing(a), view.thing(b)
     across, down = one.x - other.x, one.y - other.y
-    if max(abs(across), abs(down)) < 1.4 * min(abs(across), abs(down)):
+    if max(abs(across), abs(down)) < 1.6 * min(abs(across), abs(down)):
         return None
     if abs(across) > abs(down):
         answer = 'to the left' if across < 0 else 'to the right'
@@ -80,7 +80,7 @@ def list_all(rng: Random, view: View) -> Question | None:
     orders = []
     for axis, words in (('x', 'from left to right'), ('y', 'from top to bottom')):
         things = sorted(view.scene.things, key=lambda o: getattr(o, axis))
-        if min(getattr(b, axis) - getattr(a, axis) for a, b in itertools.pairwise(things)) > 9:
+        if min(getattr(b, axis) - getattr(a, axis) for a, b in itertools.pairwise(things)) > 14:
             orders.append((things, words))
     if not orders:
         return None

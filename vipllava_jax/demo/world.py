@@ -20,7 +20,7 @@ COLORS = {
     'navy': (30, 44, 112),
     'teal': (62, 150, 150),
 }  # none of them a mark's
-SIZES = {'small': (30, 34), 'medium': (44, 50), 'large': (64, 72)}  # radius in pixels, from and to
+SIZES = {'small': (32, 36), 'medium': (45, 51), 'large': (64, 72)}  # radius in pixels, from and to
 TEXTURES = ('plain', 'striped', 'dotted', 'checked')
 BACKGROUNDS = ('flat', 'slope', 'glow', 'clouds', 'grain')
 FEWEST, MOST = 3, 7  # things of a scene
