@@ -24,6 +24,8 @@ from vipllava_jax.demo.examples import Example, about, example
 from vipllava_jax.demo.marking import SHAPES, Marked, draw_marks, make_mark
 from vipllava_jax.demo.world import KINDS, NEW_KIND, make_scene
 from vipllava_jax.inputs.marks import COLORS
+from vipllava_jax.inputs.prompts import Turn, render
+from vipllava_jax.loading import locate
 
 LONGEST = 96  # tokens of an answer
 
@@ -102,6 +104,21 @@ def answers(model: vj.Model, asked: list[Case], batch: int) -> Iterator[str]:
         yield from model.processor.decode(out)[: len(part)]
 
 
+def peers_answers(folder: Path, asked: list[Case]) -> Iterator[str]:
+    """What transformers says with the same folder, its own processor's arrays and float32."""
+    import torch
+    from transformers import AutoProcessor, VipLlavaForConditionalGeneration
+
+    model = VipLlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    for case in asked:
+        prompt = render('vipllava', [Turn('user', case.question)], int(case.picture is not None))
+        inputs = processor(text=prompt, images=case.picture, return_tensors='pt')
+        with torch.no_grad():
+            ids = model.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)
+        yield processor.decode(ids[0, inputs['input_ids'].shape[1] :], skip_special_tokens=True).strip()
+
+
 def share(right: list[bool]) -> str:
     """'97.5 % of 200 (± 2.2)': with half of the 95 % interval (Agresti and Coull, 1998)."""
     n, k = len(right), sum(right)
@@ -116,6 +133,7 @@ def main() -> None:
     arguments.add_argument('--taught', choices=[NEW_KIND], help='ask about pictures with this kind too')
     arguments.add_argument('--batch', type=int, default=64)
     arguments.add_argument('--dtype', help="[default: the model's]")
+    arguments.add_argument('--peer', type=int, metavar='N', help='compare about N answers with transformers')
     arguments.add_argument('--json', type=Path, help='every case, with what was said')
     given = arguments.parse_args()
     begin = time.perf_counter()
@@ -133,6 +151,11 @@ def main() -> None:
     for name, hits in groups.items():
         print(f'{name:<24} {share(hits)}')
     print(f'{len(asked)} questions in {time.perf_counter() - begin:.0f} s')
+    if given.peer:
+        step = max(len(asked) // given.peer, 1)  # some of each group
+        theirs = peers_answers(locate(given.model), asked[::step])
+        same = [ours == other for ours, other in zip(said[::step], theirs, strict=True)]
+        print(f'{"as transformers says":<24} {share(same)}')
     if given.json:
         told = [
             {'group': case.groups[0], 'question': case.question, 'answer': case.answer, 'said': answer}
