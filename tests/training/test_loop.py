@@ -54,6 +54,14 @@ def leaves(folder):
     return dict(flat(vj.load(folder, fuse=False).params))
 
 
+def mean(model, file, **how):
+    """The loss of a model on the first batch of a file's rows, by the functions that the loop is made of."""
+    batch = Batches(read([file]), model.processor, batch_size=4, fit='pad', **how).at(0)
+    images = model.processor.settings.normalize(batch.images)
+    total, count = loss(model.params, Examples(batch.tokens, batch.targets, images, None), model.cfg)
+    return float(total) / int(count)
+
+
 def test_what_trains_is_changed_and_nothing_else_and_held_out_rows_are_looked_at(world, keys):
     model, folder = world
     heard = Heard()
@@ -70,14 +78,9 @@ def test_what_trains_is_changed_and_nothing_else_and_held_out_rows_are_looked_at
     assert ['eval_loss' in record for record in records] == [False, False, True, True]
     trained = vj.load(made.folder, fuse=False)
 
-    def mean(params, rows, **how):
-        batches = Batches(rows, trained.processor, batch_size=4, fit='pad', **how)
-        total, count = loss(params, Examples(*batches.at(0)[:4]), trained.cfg)
-        return float(total) / int(count)
-
-    first = mean(vj.load(model, fuse=False).params, read([folder / 'rows.jsonl']))
+    first = mean(vj.load(model, fuse=False), folder / 'rows.jsonl')
     assert records[0]['loss'] == pytest.approx(first, rel=1e-5)
-    last = mean(trained.params, read([folder / 'held.jsonl']), seed=None)
+    last = mean(trained, folder / 'held.jsonl', seed=None)
     assert records[-1]['eval_loss'] == pytest.approx(last, rel=1e-5)
     assert training.train(**keys, **held, accumulate=2, progress=heard).step == 4
     assert heard.steps == [1, 2, 3, 4]  # it was trained already
@@ -128,9 +131,7 @@ def test_the_best_of_the_looks_is_kept_and_becomes_the_model(world, keys):
     kept = {path.name for path in (keys['output'] / 'checkpoints').iterdir()}
     assert kept == {str(best), '6'}
     trained = vj.load(made.folder, fuse=False)
-    rows = Batches(read([world[1] / 'held.jsonl']), trained.processor, batch_size=4, seed=None, fit='pad')
-    total, count = loss(trained.params, Examples(*rows.at(0)[:4]), trained.cfg)
-    assert float(total) / int(count) == pytest.approx(min(looks), rel=1e-4)
+    assert mean(trained, world[1] / 'held.jsonl', seed=None) == pytest.approx(min(looks), rel=1e-4)
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_rows(world, keys):

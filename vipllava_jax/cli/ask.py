@@ -35,7 +35,7 @@ DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
     metavar='M',
     default=DEFAULT_MODEL,
     show_default=True,
-    help='A folder, PyTorch or converted, or a name on the Hugging Face Hub.',
+    help='A folder, PyTorch or converted, a name on the Hugging Face Hub, or demo: the small one inside.',
 )
 @click.option('--image', 'images', metavar='FILE', multiple=True, help='A picture. May be repeated.')
 @mark_option

@@ -28,7 +28,7 @@ class Examples(NamedTuple):
 
     tokens: Array | np.ndarray  # BT int32, padded on the right
     targets: Array | np.ndarray  # BT int32, what should follow each token, IGNORE where nothing is learnt
-    images: Array | np.ndarray  # BIhw3 float32
+    images: Array | np.ndarray  # BIhw3 float32, normalised
     image_counts: Array | np.ndarray  # B int32
 
 

@@ -48,7 +48,14 @@ class Plan:
         told = self.settings
         drops = LORA in told.trains and told.lora_dropout
         vary: Callable[[Params, Array], Params] | None = lora.dropping if drops else None
-        return make_step(self.cfg, self.optimizer, remat=told.remat, dtype=told.dtype, vary=vary)  # type: ignore
+        return make_step(
+            self.cfg,
+            self.optimizer,
+            remat=told.remat,  # type: ignore[arg-type]
+            dtype=told.dtype,  # type: ignore[arg-type]
+            vary=vary,
+            normalize=self.batches.processor.settings.normalize,
+        )
 
 
 def plan(settings: Settings, progress: Silent) -> Plan:
@@ -135,7 +142,7 @@ def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None)
     trainable, frozen = split(params, settings.trains)
     state = start(trainable, plan.optimizer, jnp.dtype(settings.param_dtype))
     # told where it is, as what a step returns: or the second step would be compiled once more
-    return jax.device_put(state, jax.tree.leaves(frozen)[0].sharding), frozen
+    return jax.device_put(state, jax.tree.leaves(params)[0].sharding), frozen
 
 
 def _is_quantized(source: Path) -> bool:
