@@ -86,6 +86,13 @@ def test_what_trains_is_changed_and_nothing_else_and_held_out_rows_are_looked_at
     assert heard.steps == [1, 2, 3, 4]  # it was trained already
 
 
+def test_all_parts_may_train(world, keys):
+    made = training.train(**keys, trains=('vision', 'projector', 'llama'))
+    before, after = leaves(world[0]), leaves(made.folder)
+    same = {path for path in before if (before[path] == after[path]).all()}
+    assert same == {'clip/post_norm/w', 'clip/post_norm/b'}  # of which no tap reads
+
+
 def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):
     _, folder = world
     training.train(**keys)

@@ -89,6 +89,8 @@ def plan(settings: Settings, progress: Silent) -> Plan:
         warmup=settings.warmup,
         weight_decay=settings.weight_decay,
         clip=settings.clip or None,
+        beta2=settings.beta2,
+        moment_dtype=settings.moment_dtype,
     )
     cfg = checkpoint.read_config(source)
     return Plan(settings, source, cfg, batches, held_out, optimizer)
