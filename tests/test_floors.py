@@ -18,6 +18,7 @@ FLOORS = {
     'vipllava_jax.model.weights': 1,
     'vipllava_jax.benchmark.cost': 1,
     'vipllava_jax.benchmark.ceilings': 2,
+    'vipllava_jax.demo': 2,
     'vipllava_jax.model.layers': 2,
     'vipllava_jax.model.clip': 3,
     'vipllava_jax.model.llama': 3,
@@ -35,6 +36,7 @@ FLOORS = {
 }
 ONE_FLOOR = (
     'vipllava_jax.inputs',
+    'vipllava_jax.demo',
     'vipllava_jax.generation',
     'vipllava_convert',
     'vipllava_jax.benchmark',
@@ -94,6 +96,7 @@ def test_no_mutable_modules(file):
         ('import vipllava_jax', ('jax', 'numpy', 'PIL')),
         ('import vipllava_jax.cli', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.inputs.processor, vipllava_jax.inputs.marks', ('jax',)),
+        ('import vipllava_jax.demo.examples, vipllava_jax.demo.vocabulary', ('jax',)),
         ('import vipllava_jax.loading', ('orbax', 'torch')),
         ('import vipllava_jax.training, vipllava_jax.cli.train', ('jax', 'numpy')),
         ('import vipllava_jax.training.batches', ('jax',)),

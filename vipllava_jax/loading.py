@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vipllava_jax.inputs.processor import Processor
 
+DEMO = 'demo'  # the name of the model that comes with the package
 HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+(@[\w./-]+)?')
 BESIDE = ('*.json', 'tokenizer.model', '*.jinja', f'{checkpoint.PARAMS}/*')  # PyTorch's weights
 
@@ -193,12 +194,17 @@ def _on(backend: str) -> bool:
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The folder here that holds a source's weights, after a download if it is a name on the Hub."""
-    folder = Path(source).expanduser()
+    """The folder here that holds a source's weights, after a download if it is a name on the Hub.
+
+    'demo' is the model that comes with the package; a folder of that name is './demo'.
+    """
+    folder = bundled() if str(source) == DEMO else Path(source).expanduser()
     if folder.is_file():
         raise CheckpointError(
             f'{folder}: a file; give the folder that holds the weights and their config.json'
         )
+    if str(source) == DEMO and not folder.is_dir():
+        raise CheckpointError('demo: this copy has no trained weights for it yet; benchmarks/demo makes them')
     if not folder.is_dir():
         if not HUB_NAME.fullmatch(str(source)):
             raise CheckpointError(
@@ -209,6 +215,11 @@ def locate(source: str | os.PathLike[str]) -> Path:
         wanted = ', '.join((checkpoint.MARK, *torch_files.SINGLE, *torch_files.INDEXED))
         raise CheckpointError(f'{folder}: no weights: looked for {wanted}, found {listing(folder)}')
     return folder
+
+
+def bundled() -> Path:
+    """The folder of the demo model."""
+    return Path(__file__).parent / 'demo' / 'model'
 
 
 def _has_weights(folder: Path) -> bool:

@@ -68,3 +68,22 @@ def test_the_greater_of_two_times_is_the_floor():
     rates = Ceilings(10, 100, 'float32')
     assert (rates.floor(Work(20, 100)), rates.bound(Work(20, 100))) == (2, 'bandwidth')
     assert (rates.floor(Work(1, 300)), rates.bound(Work(1, 300))) == (3, 'matmul')
+
+
+def test_a_step_of_training_costs_three_times_what_trains_and_twice_what_does_not():
+    forward = COSTS.prefill(1, 1024).flop
+    head = 2 * VIP_LLAVA_7B.text.width * VIP_LLAVA_7B.text.vocab
+    whole = forward + 1023 * head  # the loss is of every token
+    assert COSTS.training([1024], 0, {'llama', 'projector'}) == pytest.approx(3 * whole)
+    attention = COSTS.training([1024], 0, {'llama'}) - 3 * 2 * 1024 * (COSTS.prefill(1, 1).bytes - 2**19) / 2
+    assert COSTS.training([1024], 0, {'projector'}) == pytest.approx(2 * whole + attention / 3)
+    assert COSTS.training([1024], 0, {'lora'}, adapters=10**8) - COSTS.training([1024], 0, {'lora'}) == (
+        6e8 * 1024
+    )
+    assert COSTS.training([512, 512], 0, {'llama'}) < COSTS.training([1024], 0, {'llama'})
+
+
+@pytest.mark.parametrize(('trains', 'times'), [({'llama'}, 1), ({'vision', 'projector'}, 3)])
+def test_a_picture_costs_a_step_once_unless_its_tower_trains(trains, times):
+    more = COSTS.training([1024], 4, trains) - COSTS.training([1024], 0, trains)
+    assert more == pytest.approx(times * COSTS.vision(4).flop)

@@ -1,5 +1,6 @@
 """train as a user types it: killed, gone on with, stopped, refused."""
 
+import json
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import pytest
 from tests.training import runs
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat
+from vipllava_jax.training.config import KEYS
 
 STEPS = 60
 
@@ -124,3 +126,66 @@ def test_a_signal_saves_says_where_and_the_same_command_goes_on(command, whole, 
     assert runs.metrics(output) == runs.metrics(whole)
     out, err = command(output).communicate()
     assert (out, lines(output)) == (f'{output}/model\n', STEPS)
+
+
+@pytest.fixture
+def quick(world, tmp_path):
+    """The flags of a run of one step, with FILE as the rows."""
+    model, folder = world
+    given = dict(recipe='projector', model=model, output=tmp_path / 'run', batch=2, steps=1, workers=0)
+    return ['train', *(word for name, value in given.items() for word in (f'--{name}', value))], folder
+
+
+def test_a_file_says_what_flags_say(vipllava, quick, tmp_path):
+    flags, folder = quick
+    file = tmp_path / 'run.toml'
+    file.write_text(f'data = "{folder}/rows.jsonl"\nlearning_rate = 1e-3\nseed = 5\nsteps = 7\n')
+    ran = vipllava(*flags, file)
+    assert (ran.code, ran.out) == (0, f'{tmp_path}/run/model\n'), ran.err
+    for expected in ('trains    projector', 'rows, none broken', 'steps     1', 'step 1/1  loss'):
+        assert expected in ran.err
+    told = json.loads((tmp_path / 'run' / 'run.json').read_text())['settings']
+    assert (told['seed'], told['learning_rate'], told['steps']) == (5, 1e-3, 1)
+    assert vipllava('ask', '--model', ran.out.strip(), '--max-new-tokens', 4, 'What?').code == 0
+
+
+def test_broken_rows_are_listed_a_line_each(vipllava, quick, tmp_path):
+    flags, folder = quick
+    lines = (folder / 'rows.jsonl').read_text().replace('1.png', 'x.png').replace('2.png', 'y.png')
+    (tmp_path / 'rows.jsonl').write_text(lines)
+    ran = vipllava(*flags, '--data', tmp_path / 'rows.jsonl', '--images', folder)
+    assert (ran.code, ran.out) == (2, '')
+    told = ran.err.splitlines()
+    assert len(told) == 4
+    assert 'line 2' in told[1]
+    assert 'line 3' in told[2]
+    assert told[3].startswith('vipllava: ')
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--learning-rat', '1'], '--learning-rate'),
+        (['--batch', '0'], 'batch is 0'),
+        (['none.toml'], 'none.toml: cannot be read'),
+        (['--trains', 'clip'], "'clip' is not one of"),
+        (['--data', 'none.json'], 'none.json'),
+        ([], 'data: must be given'),
+        (['--data', 'ROWS', '--template', 'checkpoint'], 'checkpoint'),
+        (['--data', 'ROWS', '--recipe', 'lora', '--lora-dropout', '1'], 'lora_dropout'),
+        (['--data', 'ROWS', '--trains', 'lora', '--trains', 'llama'], 'trains llama and lora'),
+    ],
+)
+def test_mistakes_are_one_line(vipllava, quick, args, message):
+    flags, folder = quick
+    ran = vipllava(*flags, *[folder / 'rows.jsonl' if word == 'ROWS' else word for word in args])
+    assert (ran.code, ran.out) == (2, ''), ran.err
+    assert message in ran.err
+    assert ran.err.count('\n') == 1
+
+
+def test_help_has_every_key_under_its_group(vipllava):
+    out = vipllava('train', '--help').out
+    for name, key in KEYS.items():
+        assert f'--{name.replace("_", "-")} ' in out
+        assert f'\n{key.group}:\n' in out

@@ -8,12 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from tests.gates import program
 from tests.gates.program import CFG
 from vipllava_jax.model import llama
+from vipllava_jax.model.layers import attend
 
 pytestmark = pytest.mark.gates
 MEMORY = 141e9 * 0.9  # a tenth of slack
@@ -68,6 +70,18 @@ def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
     assert not program.moved(text)
     assert not program.made(program.entry(text) + loop, cache)
     assert kinds.total() <= kernels * CFG.text.layers + 20, kinds
+
+
+@pytest.mark.parametrize('T', [577, 1024])
+def test_attention_is_trained_by_cudnn(h200, T, monkeypatch):
+    monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
+    q = jax.ShapeDtypeStruct((1, T, 16, 64), jnp.bfloat16, sharding=h200)
+
+    def total(q, k, v):
+        return attend(q, k, v, implementation='cudnn').astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(total, argnums=(0, 1, 2))).trace(q, q, q).lower().compile().as_text()
+    assert 'fmhaSoftmaxBackward' in text
 
 
 def test_prefill(h200, params):

@@ -1,5 +1,6 @@
 """Attention and rotation by themselves."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,6 +38,36 @@ def test_hidden_slots_have_no_weight(rng):
     _, weights = attend_weights(q, k, v, mask=mask)
     assert (weights[~jnp.broadcast_to(mask[:, None, None], weights.shape)] == 0).all()
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('T', [4, 5])
+def test_cudnn_is_only_asked_for_gradients_that_it_has(causal, T, rng, monkeypatch):
+    """The gradient of an odd number of slots is that of one more; XLA does the work here."""
+    real = jax.nn.dot_product_attention
+    refused = jax.custom_jvp(lambda x: x)
+
+    @refused.defjvp
+    def _(primals, tangents):
+        raise NotImplementedError('an odd number of slots')
+
+    def cudnn(q, k, v, implementation, **more):
+        return real(refused(q) if q.shape[1] % 2 else q, k, v, implementation='xla', **more)
+
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', cudnn)
+    q, k, v = qkv(rng, T, T, jnp.bfloat16)
+    start = 0 if causal else None
+
+    def total(implementation):
+        def f(q, k, v):
+            y = attend(q, k, v, start=start, implementation=implementation)
+            return jnp.sum(jnp.float32(y) * jnp.arange(8))
+
+        return jax.value_and_grad(f, argnums=(0, 1, 2))(q, k, v)
+
+    for ours, plain in zip(*map(jax.tree.leaves, (total('cudnn'), total('xla'))), strict=True):
+        scale = float(jnp.abs(jnp.float32(plain)).max())
+        np.testing.assert_allclose(jnp.float32(ours), jnp.float32(plain), atol=0.02 * scale)
 
 
 def test_what_cudnn_cannot_do_is_said(rng):

@@ -13,7 +13,7 @@ from tests.training.conftest import region_row, write_lines
 from tests.training.test_region_prompts import ROWS
 from tests.training.test_vcr import META
 from tests.training.test_vcr import ROW as VCR
-from vipllava_jax.inputs.pixels import pixels
+from vipllava_jax.inputs.pixels import levels
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.conversations import IGNORE
 from vipllava_jax.training.rows import BrokenRow, Rows, read
@@ -60,7 +60,7 @@ def test_what_a_batch_holds(rows, processor):
     batches = Batches(rows, processor, batch_size=4, bucket=16, fit='pad')
     for step in range(6):
         batch = batches.at(step)
-        assert [array.dtype for array in batch[:4]] == [np.int32, np.int32, np.float32, np.int32]
+        assert [array.dtype for array in batch[:4]] == [np.int32, np.int32, np.uint8, np.int32]
         assert batch.tokens.shape == batch.targets.shape
         assert batch.tokens.shape[1] % 16 == 0
         assert batch.images.shape == (4, batch.image_counts.max(), 28, 28, 3)
@@ -95,7 +95,7 @@ def test_marks_vary_with_the_epoch_and_the_seed_alone(pictures, processor):
     looks.append(Batches(rows, processor, batch_size=1, seed=None, fit='pad').at(0).images)
     assert len({look.tobytes() for look in looks}) == 5
     fixed = vj.draw(pictures / 'a.png', [vj.Mark('ellipse', box=(4, 5, 20, 25))])
-    np.testing.assert_array_equal(looks[-1][0, 0], pixels(fixed, processor.settings, 'pad'))
+    np.testing.assert_array_equal(looks[-1][0, 0], levels(fixed, processor.settings, 'pad'))
 
 
 def test_evaluation_keeps_the_order_and_learns_nothing_from_what_fills_up(rows, processor):
@@ -203,6 +203,6 @@ def test_pictures_are_as_the_processor_makes_them(pictures, processor):
     (pictures / 'l.json').write_text(json.dumps([row]))
     batch = Batches(read([pictures / 'l.json']), processor, batch_size=1, fit='pad').at(0)
     theirs = processor('What?', [noise(40, 30), pictures / 'b.jpg'], fit='pad')
-    np.testing.assert_array_equal(batch.images, theirs.images)
+    np.testing.assert_array_equal(processor.settings.normalize(batch.images), theirs.images)
     n = theirs.lengths[0]
     np.testing.assert_array_equal(batch.tokens[0, :n], theirs.tokens[0, :n])

@@ -28,7 +28,7 @@ def gradient(params, batch, cfg, remat='none'):
 
 @pytest.mark.parametrize('at_once', [1, 30, 10_000])
 def test_is_what_forward_says_of_the_learnt_tokens(params, cfg, batch, at_once, monkeypatch):
-    monkeypatch.setattr(module, 'AT_ONCE', at_once)
+    monkeypatch.setattr(module, 'AT_ONCE', at_once * cfg.text.vocab)
     some = examples(batch, cfg)
     logits = vj.forward(params, batch.tokens, batch.images, image_counts=batch.image_counts, cfg=cfg)
     likely = jax.nn.log_softmax(logits)

@@ -100,8 +100,25 @@ def test_the_first_moment_may_be_half_as_large(name, rest):
         (dict(steps=0), 'steps 0'),
         (dict(warmup=1.5), r'warmup 1\.5'),
         (dict(clip=0.0), r'clip 0\.0'),
+        (dict(beta2=1.0), r'beta2 1\.0'),
     ],
 )
 def test_what_is_wrong_is_told(wrong, told):
     with pytest.raises(ValueError, match=told):
         Optimizer(**{'rate': 1.0, 'steps': 10, **wrong})
+
+
+def test_squares_are_forgotten_at_the_rate_of_beta2():
+    def second(beta2):
+        transform = Optimizer(1.0, 10, warmup=0, schedule='constant', beta2=beta2).transform()
+        params = {'llama': {'norm': {'w': jnp.ones(1)}}}
+        state = transform.init(params)
+        for gradient in (10.0, 1.0):
+            gradients = jax.tree.map(lambda w, g=gradient: jnp.full_like(w, g), params)
+            updates, state = transform.update(gradients, state, params)
+        return float(jax.tree.leaves(updates)[0][0])
+
+    mean = (0.9 * 0.1 * 10 + 0.1 * 1) / (1 - 0.9**2)
+    for beta2 in (0.5, 0.999):
+        squares = (beta2 * (1 - beta2) * 100 + (1 - beta2) * 1) / (1 - beta2**2)
+        assert second(beta2) == pytest.approx(-mean / squares**0.5, rel=1e-5)

@@ -63,7 +63,7 @@ def summed_loss(theirs, batch: Batch, cfg):
     ids=['none', 'products', 'layers, tied'],
 )
 def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
-    monkeypatch.setattr('vipllava_jax.training.loss.AT_ONCE', 30)  # so that there are several pieces
+    monkeypatch.setattr('vipllava_jax.training.loss.AT_ONCE', 30 * cfg.text.vocab)  # several pieces
     theirs, batch = peer.model(cfg), ragged(cfg, rng, ROWS)
     total, count = summed_loss(theirs, batch, cfg)
     (total / count).backward()

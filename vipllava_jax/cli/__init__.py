@@ -15,6 +15,7 @@ import click
 from vipllava_jax import __version__, compilation
 
 VERBS = {
+    'demo': 'See a small bundled model answer, without a download.',
     'ask': 'Ask about a picture, with marks drawn on it.',
     'draw': 'Draw marks on a picture.',
     'convert': 'Convert a checkpoint, from PyTorch or back.',
@@ -56,6 +57,7 @@ def vipllava(compilation_cache: str | None) -> None:
 
     \b
     Examples:
+      vipllava demo
       vipllava ask --image photo.jpg --mark rectangle:40,60,180,220:red "What is {mark}?"
       vipllava draw photo.jpg marked.png --mark arrow:40,60,180,220:blue
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b

@@ -43,7 +43,9 @@ class Several(click.ParamType):
 
 
 @click.command()
-@click.option('--model', 'source', metavar='M', help='A folder, PyTorch or converted, or a name on the Hub.')
+@click.option(
+    '--model', 'source', metavar='M', help='A folder, PyTorch or converted, a name on the Hub, or demo.'
+)
 @click.option(
     '--preset',
     type=click.Choice(('7b', '13b', 'tiny')),

@@ -19,7 +19,9 @@ PACKAGES = (
 
 
 @click.command()
-@click.option('--model', 'source', metavar='M', help='A folder, PyTorch or converted, or a name on the Hub.')
+@click.option(
+    '--model', 'source', metavar='M', help='A folder, PyTorch or converted, a name on the Hub, or demo.'
+)
 @click.option('--json', 'as_json', is_flag=True, help='One JSON object instead of text.')
 def info(source: str | None, as_json: bool) -> None:
     """Show versions, devices and, with --model, what a checkpoint holds; no weights are loaded.

@@ -27,7 +27,7 @@ model_option = click.option(
     metavar='M',
     default=DEFAULT_MODEL,
     show_default=True,
-    help='A folder, PyTorch or converted, or a name on the Hugging Face Hub.',
+    help='A folder, PyTorch or converted, a name on the Hugging Face Hub, or demo: the small one inside.',
 )
 template_option = click.option(
     '--template',

@@ -72,6 +72,11 @@ def train(file: Path | None, **given: Any) -> None:
     except loop.Stopped as stopped:
         click.echo(f'vipllava: {stopped}', err=True)
         sys.exit(128 + stopped.signal)
+    except ValueError as error:
+        *told, last = str(error).splitlines()  # a line for each broken row
+        for line in told:
+            click.echo(line, err=True)
+        raise ValueError(last) from None
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise

@@ -65,6 +65,11 @@ class Settings:
             std=tuple(std),
         )
 
+    def normalize(self, levels: Any) -> Any:
+        """Levels ...3 from 0 to 255, of numpy or JAX -> float32 as the tower takes them."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (levels.astype(np.float32) * np.float32(self.scale) - mean) / std
+
     def fields(self) -> dict[str, Any]:
         """What `read` reads, complete enough for transformers."""
         square = {'height': self.edge, 'width': self.edge}
@@ -104,7 +109,12 @@ def check_fit(fit: str | None) -> None:
 
 
 def pixels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np.ndarray:
-    """An RGB picture -> hw3 float32, normalised; `fit` None is as the checkpoint's processor files say.
+    """An RGB picture -> hw3 float32, normalised; `fit` as of `levels`."""
+    return settings.normalize(levels(image, settings, fit))
+
+
+def levels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np.ndarray:
+    """An RGB picture -> hw3 uint8; `fit` None is as the checkpoint's processor files say.
 
     'crop' resizes the shorter edge and keeps the centre; 'pad' first pastes on a square of the mean colour,
     as the authors trained; 'squash' gives up the proportions.
@@ -118,8 +128,7 @@ def pixels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np
         image = _padded(image, settings) if fit == 'pad' else image.resize((edge, edge), settings.resample)
         start = (edge - side) // 2
         image = image.crop((start, start, start + side, start + side))
-    numbers = np.asarray(image).astype(np.float32) * np.float32(settings.scale)
-    return (numbers - np.asarray(settings.mean, np.float32)) / np.asarray(settings.std, np.float32)
+    return np.asarray(image)
 
 
 def _window(size: tuple[int, int], settings: Settings) -> tuple[int, int, int, int]:

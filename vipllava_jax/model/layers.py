@@ -174,4 +174,34 @@ def _attend_cudnn(q: Array, k: Array, v: Array, start: int | Array | None) -> Ar
     if isinstance(start, Array):
         lengths = jnp.minimum(start + 1, k.shape[1])
         return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation='cudnn')
-    return jax.nn.dot_product_attention(q, k, v, is_causal=start is not None, implementation='cudnn')
+    whole = _attend_odd if q.shape[1] % 2 else _attend_whole
+    return whole(q, k, v, start is not None)
+
+
+def _attend_whole(q: Array, k: Array, v: Array, causal: bool, lengths: Array | None = None) -> Array:
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=causal, key_value_seq_lengths=lengths, implementation='cudnn'
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _attend_odd(q: Array, k: Array, v: Array, causal: bool) -> Array:
+    """cuDNN has no gradient for an odd number of slots: there it is that of one more, which nobody sees."""
+    return _attend_whole(q, k, v, causal)
+
+
+def _attend_odd_fwd(q: Array, k: Array, v: Array, causal: bool) -> tuple[Array, tuple[Array, ...]]:
+    return _attend_whole(q, k, v, causal), (q, k, v)
+
+
+def _attend_odd_bwd(causal: bool, qkv: tuple[Array, ...], dy: Array) -> tuple[Array, ...]:
+    B, T = dy.shape[:2]
+
+    def even(*qkv: Array) -> Array:
+        longer = (jnp.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]) for x in qkv)
+        return _attend_whole(*longer, causal, None if causal else jnp.full(B, T))[:, :T]  # type: ignore
+
+    return jax.vjp(even, *qkv)[1](dy)
+
+
+_attend_odd.defvjp(_attend_odd_fwd, _attend_odd_bwd)

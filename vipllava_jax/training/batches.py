@@ -11,7 +11,7 @@ import numpy as np
 
 from vipllava_jax.inputs.images import open_image
 from vipllava_jax.inputs.marks import draw
-from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, pixels
+from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, levels
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT
 from vipllava_jax.training import conversations, workers
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
     tokens: np.ndarray  # BT int32, padded on the right
     targets: np.ndarray  # BT int32, the id that should follow each token, IGNORE where nothing is learnt
-    images: np.ndarray  # BIhw3 float32, I the most images of a row; zeros where a row has fewer
+    images: np.ndarray  # BIhw3 uint8, I the most images of a row; zeros where a row has fewer
     image_counts: np.ndarray  # B int32
     ids: tuple[str, ...]  # the rows' names, for messages
 
@@ -66,7 +66,7 @@ class Maker:
         targets = np.full(shape, IGNORE, np.int32)
         counts = np.array([len(row) for row in pictures], np.int32)
         side = self.processor.settings.side
-        images = np.zeros((len(made), counts.max(), side, side, 3), np.float32)
+        images = np.zeros((len(made), counts.max(), side, side, 3), np.uint8)
         for b, (example, row) in enumerate(zip(examples, pictures, strict=True)):
             tokens[b, : len(example.tokens)] = example.tokens
             if b < len(made) - filling:
@@ -109,7 +109,7 @@ class Maker:
                         f"{row.where}: the crop cuts off the mark {mark}; fit 'pad' keeps every picture whole"
                     )
                     notes.append(('crop', told))
-                pictures.append(pixels(image, self.processor.settings, self.fit))
+                pictures.append(levels(image, self.processor.settings, self.fit))
         except CutRow:
             raise
         except (ValueError, OSError) as error:

@@ -80,6 +80,7 @@ class Settings:
     schedule: str = _key(TRAINS, str, 'How the rate goes on after that.', among=('cosine', 'constant'))
     warmup: float = _key(TRAINS, float, 'The part of the steps in which the rate rises.', least=0, most=1)
     optimizer: str = _key(TRAINS, str, 'What moves the weights.', 'adamw', among=OPTIMIZERS)
+    beta2: float = _key(TRAINS, float, "AdamW's, of the mean of squares.", 0.999, least=0.5, most=0.99999)
     weight_decay: float = _key(TRAINS, float, 'Of all but norms and biases.', least=0)
     clip: float = _key(TRAINS, float, 'The largest norm of a gradient; 0 for any.', 0.0, least=0)
     lora_rank: int = _key(TRAINS, int, 'Of the pairs that LoRA adds.', least=1)
@@ -94,6 +95,9 @@ class Settings:
         NUMBERS, str, 'What is computed in.  [default: bfloat16, on a CPU float32]', None, among=FLOATS
     )
     param_dtype: str = _key(NUMBERS, str, 'What weights are kept in that train.', 'float32', among=FLOATS)
+    moment_dtype: str = _key(
+        NUMBERS, str, "What the optimizer's first moment is kept in.", 'float32', among=FLOATS
+    )
     quantize: str | None = _key(NUMBERS, str, 'Of the weights beneath LoRA.', None, among=QUANTIZED)
     remat: str = _key(
         NUMBERS,
@@ -139,6 +143,12 @@ def settings(file: str | os.PathLike[str] | None = None, **given: Any) -> Settin
     if made.batch % made.accumulate:
         raise ValueError(
             f'batch {made.batch} cannot be computed in {made.accumulate} equal parts: see accumulate'
+        )
+    if 'llama' in made.trains and 'lora' in made.trains:
+        raise ValueError('trains llama and lora: of a whole decoder no adapter is made; give one of them')
+    if 'llama' in made.trains and made.quantize:
+        raise ValueError(
+            f'quantize {made.quantize}: such weights cannot be trained; let lora train, not llama'
         )
     if made.export == 'best' and made.eval_data is None:
         raise ValueError('export best: needs eval_data, by which to tell')

@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config
+from vipllava_jax.inputs.pixels import Settings
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.loss import Examples, loss
@@ -30,14 +31,18 @@ def held_out(
         for batch in made:
             if stopped():
                 return None
-            part, tokens = _loss(params, frozen, Examples(*batch[:4]), cfg, dtype)
+            settings = batches.processor.settings
+            part, tokens = _loss(params, frozen, Examples(*batch[:4]), settings, cfg, dtype)
             total, count = total + float(part), count + int(tokens)
     finally:
         made.close()  # type: ignore[attr-defined]
     return total / max(count, 1)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _loss(params: Params, frozen: Params, batch: Any, cfg: Config, dtype: DTypeLike) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _loss(
+    params: Params, frozen: Params, batch: Any, settings: Settings, cfg: Config, dtype: DTypeLike
+) -> tuple[Array, Array]:
+    batch = batch._replace(images=settings.normalize(batch.images))
     narrow = jax.tree.map(lambda w: w.astype(dtype), params)
     return loss(join(narrow, frozen), batch, cfg, 'layers')

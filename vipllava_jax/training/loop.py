@@ -73,7 +73,7 @@ def train(
             target = export.place(plan.settings)
             if done < plan.steps or not target.exists():
                 run.go(done)
-            told.note(f'{target}: what {run.chosen} steps have made of {plan.settings.model}')
+            told.note(f'{target}: {plan.settings.model}, trained to step {run.chosen}')
             return Trained(target, run.chosen, metrics.records)
 
 
@@ -153,6 +153,7 @@ class Run:
         """Waits for a step, and tells its record wherever it is wanted."""
         loss, norm = float(numbers.loss), float(numbers.grad_norm)
         if not numbers.finite:
+            self.saved.wait()
             last = max(self.saved.steps(), default=None)
             kept = (
                 f'the last checkpoint is {self.saved.place(last)}' if last else 'there is no checkpoint yet'

@@ -14,7 +14,7 @@ from vipllava_jax.model.llama import Layer, See
 from vipllava_jax.model.vipllava import Params, VipLlava
 
 IGNORE = -100  # the target of a token after which nothing is learnt
-AT_ONCE = 1024  # tokens whose logits exist at the same time: 131 MB of them for the 7B
+AT_ONCE = 2**25  # logits that exist at the same time: 131 MB of them
 Remat = Literal['none', 'products', 'layers']
 KEPT = {
     'none': jax.checkpoint_policies.everything_saveable,
@@ -28,7 +28,7 @@ class Examples(NamedTuple):
 
     tokens: Array | np.ndarray  # BT int32, padded on the right
     targets: Array | np.ndarray  # BT int32, what should follow each token, IGNORE where nothing is learnt
-    images: Array | np.ndarray  # BIhw3 float32
+    images: Array | np.ndarray  # BIhw3 float32, normalised
     image_counts: Array | np.ndarray  # B int32
 
 
@@ -67,7 +67,7 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: Remat) -> Array:
 
 
 def cross_entropy(params: Params, x: Array, targets: Array, cfg: Config) -> Array:
-    """The sum over the learnt tokens of hidden states x BTD, as many logits at once as AT_ONCE allows."""
+    """The sum over the learnt tokens of hidden states x BTD, AT_ONCE logits at a time."""
     name = 'embed' if cfg.text.tied else 'head'
     head = params['llama'][name]
 
@@ -81,7 +81,8 @@ def cross_entropy(params: Params, x: Array, targets: Array, cfg: Config) -> Arra
         return jnp.sum(jnp.where(learnt, jax.nn.logsumexp(logits, axis=-1) - own, 0))
 
     again = jax.checkpoint(piece, prevent_cse=False)
-    wide, pieces = _wide(head), (_pieces(x, 0), _pieces(targets, IGNORE))
+    T = max(1, AT_ONCE // (len(x) * cfg.text.vocab))
+    wide, pieces = _wide(head), (_pieces(x, T, 0), _pieces(targets, T, IGNORE))
     total, _ = jax.lax.scan(lambda total, xs: (total + again(wide, *xs), None), jnp.float32(0), pieces)
     return total
 
@@ -92,9 +93,9 @@ def _wide(params: Params) -> Params:
     return jax.tree.map(lambda w: w.astype(jnp.float32) if w.dtype in half else w, params)
 
 
-def _pieces(x: Array, fill: int) -> Array:
-    """BT… -> nBt…, the tokens of each row in pieces of at most AT_ONCE of all rows; rows stay apart."""
+def _pieces(x: Array, most: int, fill: int) -> Array:
+    """BT… -> nBt…, the tokens of each row in pieces of `most` at most; rows stay apart."""
     B, T = x.shape[:2]
-    t = min(T, max(1, AT_ONCE // B))
+    t = min(T, most)
     x = jnp.pad(x, [(0, 0), (0, -T % t), *[(0, 0)] * (x.ndim - 2)], constant_values=fill)
     return jnp.moveaxis(x.reshape(B, -1, t, *x.shape[2:]), 1, 0)

@@ -31,6 +31,7 @@ class Optimizer:
     warmup: float = 0.03  # the part of the steps in which the rate rises to the highest
     weight_decay: float = 0.0  # of all but norms and biases
     clip: float | None = None  # the largest norm of the gradient of all weights together
+    beta2: float = 0.999  # of AdamW: how much of the mean of squares is left after a step
     moment_dtype: str = 'float32'  # of the first moment; 'bfloat16' halves it
 
     def __post_init__(self) -> None:
@@ -40,6 +41,8 @@ class Optimizer:
             raise ValueError(f'schedule {self.schedule!r} is not one of cosine, constant')
         if self.steps < 1 or not 0 <= self.warmup < 1:
             raise ValueError(f'steps {self.steps}, warmup {self.warmup}: must be 1 or more, and 0 to 1')
+        if not 0 < self.beta2 < 1:
+            raise ValueError(f'beta2 {self.beta2}: must be between 0 and 1')
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f'clip {self.clip}: must be more than 0, or nothing')
 
@@ -76,7 +79,9 @@ class Optimizer:
 
 
 KINDS: dict[str, Callable[[Optimizer], optax.GradientTransformation]] = {  # at rate 1
-    'adamw': lambda o: optax.adamw(1.0, mu_dtype=o.moment_dtype, weight_decay=o.weight_decay, mask=decays),
+    'adamw': lambda o: optax.adamw(
+        1.0, b2=o.beta2, mu_dtype=o.moment_dtype, weight_decay=o.weight_decay, mask=decays
+    ),
     'lion': lambda o: optax.lion(1.0, mu_dtype=o.moment_dtype, weight_decay=o.weight_decay, mask=decays),
     'sgd': lambda o: optax.chain(
         optax.add_decayed_weights(o.weight_decay, decays),

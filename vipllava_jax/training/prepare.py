@@ -46,8 +46,16 @@ class Plan:
     def step(self) -> Step:
         """The compiled step."""
         told = self.settings
-        vary: Callable[[Params, Array], Params] | None = lora.dropping if told.lora_dropout else None
-        return make_step(self.cfg, self.optimizer, remat=told.remat, dtype=told.dtype, vary=vary)  # type: ignore
+        drops = LORA in told.trains and told.lora_dropout
+        vary: Callable[[Params, Array], Params] | None = lora.dropping if drops else None
+        return make_step(
+            self.cfg,
+            self.optimizer,
+            remat=told.remat,  # type: ignore[arg-type]
+            dtype=told.dtype,  # type: ignore[arg-type]
+            vary=vary,
+            normalize=self.batches.processor.settings.normalize,
+        )
 
 
 def plan(settings: Settings, progress: Silent) -> Plan:
@@ -81,6 +89,8 @@ def plan(settings: Settings, progress: Silent) -> Plan:
         warmup=settings.warmup,
         weight_decay=settings.weight_decay,
         clip=settings.clip or None,
+        beta2=settings.beta2,
+        moment_dtype=settings.moment_dtype,
     )
     cfg = checkpoint.read_config(source)
     return Plan(settings, source, cfg, batches, held_out, optimizer)
@@ -134,7 +144,7 @@ def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None)
     trainable, frozen = split(params, settings.trains)
     state = start(trainable, plan.optimizer, jnp.dtype(settings.param_dtype))
     # told where it is, as what a step returns: or the second step would be compiled once more
-    return jax.device_put(state, jax.tree.leaves(frozen)[0].sharding), frozen
+    return jax.device_put(state, jax.tree.leaves(params)[0].sharding), frozen
 
 
 def _is_quantized(source: Path) -> bool:

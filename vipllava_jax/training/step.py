@@ -77,12 +77,14 @@ def make_step(
     remat: Remat = 'layers',
     dtype: DTypeLike = jnp.bfloat16,
     vary: Callable[[Params, Array], Params] | None = None,
+    normalize: Callable[[Array], Array] = lambda images: images,
 ) -> Step:
     """The compiled step: (state, frozen params, stacked batches, key) -> (next state, metrics).
 
-    What trains is used in `dtype`, what is frozen as it is. `vary` makes of the whole params and a key the
-    params of a micro-batch, for dropout; the key is turned by the step, so that one key serves a run. The
-    state is donated. If the loss or gradient is not finite, the state stays as it was.
+    What trains is used in `dtype`, what is frozen as it is. `normalize` makes of a micro-batch's images what
+    the tower takes; `vary` makes of the whole params and a key its params, for dropout; the key is turned by
+    the step, so that one key serves a run. The state is donated. If the loss or gradient is not finite, the
+    state stays as it was.
     """
     transform = optimizer.transform()
 
@@ -91,7 +93,8 @@ def make_step(
 
         def total(params: Params) -> tuple[Array, Array]:
             whole = join(params, frozen)
-            return loss(whole if vary is None else vary(whole, key), batch, cfg, remat)
+            seen = batch._replace(images=normalize(jnp.asarray(batch.images)))
+            return loss(whole if vary is None else vary(whole, key), seen, cfg, remat)
 
         return jax.value_and_grad(total, has_aux=True)(params)
 

@@ -1,0 +1,75 @@
+"""Training at the 7B's full size, random weights and made-up rows: tokens a second, MFU, saving.
+
+    python benchmarks/train_7b.py --work /tmp/train-7b -- --recipe lora --batch 16 --accumulate 2
+    python benchmarks/train_7b.py --work /tmp/train-7b -- --recipe finetune --param-dtype bfloat16 --batch 8
+
+What follows `--` goes to `vipllava train`. The first call writes the model, 14 GB, which later ones find.
+Rows are of about 1000 tokens with a picture each. `--small` tries all of it on a model of a few megabytes.
+"""
+
+import argparse
+import dataclasses
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+
+def make(folder: Path, small: bool) -> None:
+    """A model whose processor is the tests', and rows."""
+    import jax.numpy as jnp
+    import numpy as np
+    from PIL import Image
+
+    from tests.makers import write_processor_files
+    from vipllava_jax import checkpoint
+    from vipllava_jax.benchmark.subject import PRESETS, random_leaves
+    from vipllava_jax.model.vipllava import abstract
+
+    cfg = PRESETS['tiny' if small else '7b']
+    image = write_processor_files(folder / 'files', cfg.vision.image_size, cfg.vision.patch_size)
+    cfg = dataclasses.replace(cfg, image_token=image, pad=image + 1)
+    leaves = random_leaves(cfg, jnp.bfloat16)
+    checkpoint.save(
+        folder / 'model', abstract(cfg, jnp.bfloat16), cfg, leaves=leaves, files_from=folder / 'files'
+    )
+    rng, rows = np.random.default_rng(0), []
+    for i in range(64):
+        pixels = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i}.jpg')
+        talk = [('human', '<image>\nWhat is it?'), ('gpt', 'A dog. ' * (20 if small else 70))]
+        turns = [{'from': who, 'value': text} for who, text in talk]
+        rows.append({'id': f'row-{i}', 'image': f'{i}.jpg', 'conversations': turns})
+    (folder / 'rows.json').write_text(json.dumps(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--work', type=Path, required=True)
+    parser.add_argument('--steps', type=int, default=16)
+    parser.add_argument('--small', action='store_true')
+    parser.add_argument('flags', nargs='*')
+    told = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    if not (told.work / 'rows.json').exists():
+        code = f'from benchmarks.train_7b import *; make(Path({str(told.work)!r}), {told.small})'
+        subprocess.run([sys.executable, '-c', code], check=True, cwd=Path(__file__).parent.parent)
+    output = told.work / 'run'
+    shutil.rmtree(output, ignore_errors=True)
+    where = ['--model', told.work / 'model', '--data', told.work / 'rows.json', '--output', output]
+    length = ['--steps', told.steps, '--save-every', told.steps // 2, '--max-length', 1024, '--log-every', 1]
+    command = [sys.executable, '-m', 'vipllava_jax', 'train', *where, *length, *told.flags]
+    subprocess.run([str(word) for word in command], check=True)
+    records = [json.loads(line) for line in (output / 'metrics.jsonl').read_text().splitlines()]
+    steady = records[3 : told.steps // 2] + records[told.steps // 2 + 1 : -1]  # neither compiled nor saved
+    for name in ('seconds', 'tokens', 'tokens_per_second', 'tflops', 'mfu'):
+        if name in steady[0]:
+            print(f'{name:<18} {statistics.median(record[name] for record in steady):g}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,122 @@
+"""`vipllava demo`: a picture, its mark and what is right beside what the model says, without a download."""
+
+import pytest
+from PIL import Image, ImageChops
+
+from vipllava_jax import loading
+from vipllava_jax.cli import demo
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch, folder):
+    """A model that knows nothing in the place of the bundled one."""
+    monkeypatch.setattr(loading, 'bundled', lambda: folder)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The model's replies, and what it was asked."""
+    asked = []
+
+    def answer(model, picture, questions):
+        asked.append((picture, questions))
+        return ['a star' for _ in questions]
+
+    monkeypatch.setattr(demo, 'answer', answer)
+    return asked
+
+
+def test_it_asks_and_says_what_is_right(vipllava, tmp_path, said):
+    ran = vipllava('demo', '--seed', 7, '--output', tmp_path / 'demo.png')
+    assert (ran.code, ran.err) == (0, '')
+    shown = demo.made(7)
+    (picture, questions), *more = said
+    assert not more
+    for question, right in shown.asked:
+        verdict = 'right' if right == 'a star' else f'wrong: {right}'
+        assert f'\n{question}\n  a star  ({verdict})\n' in ran.out
+    assert questions == [question for question, _ in shown.asked]
+    with Image.open(tmp_path / 'demo.png') as saved:
+        assert not ImageChops.difference(saved, picture).getbbox()
+
+
+def test_a_seed_is_a_picture(vipllava, tmp_path, said):
+    vipllava('demo', '--seed', 1, '--output', tmp_path / 'a.png')
+    vipllava('demo', '--seed', 1, '--output', tmp_path / 'b.png')
+    vipllava('demo', '--seed', 2, '--output', tmp_path / 'c.png')
+    a, b, c = ((tmp_path / f'{name}.png').read_bytes() for name in 'abc')
+    assert a == b != c
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_every_picture_has_a_mark_and_questions_with_answers(seed):
+    shown = demo.made(seed)
+    assert len(shown.marks) == 1
+    assert len(shown.asked) >= 3
+    assert all(right for _, right in shown.asked)
+
+
+def test_the_bundled_model_answers_alone(vipllava, tmp_path):
+    ran = vipllava('demo', '--seed', 3, '--output', tmp_path / 'demo.png', 'What is {mark}?', 'Where is it?')
+    assert (ran.code, ran.err) == (0, '')
+    (mark,) = demo.made(3).marks
+    assert f'\nWhat is {mark.phrase}?\n' in ran.out
+    assert '\nWhere is it?\n' in ran.out
+    assert 'wrong' not in ran.out
+
+
+def test_a_picture_of_the_users_own(vipllava, photo, tmp_path, said):
+    given = (
+        'demo',
+        '--image',
+        photo,
+        '--mark',
+        'ellipse:20,10,60,50:orange',
+        '--output',
+        tmp_path / 'out.png',
+    )
+    ran = vipllava(*given)
+    assert ran.code == 0, ran.err
+    assert 'an orange ellipse' in ran.out
+    assert said[0][1] == ['What is within the orange ellipse?']
+
+
+def test_it_goes_on_until_an_empty_line(vipllava, tmp_path, said):
+    lines = 'What colour is the object {mark}?\nAnd its size?\n\nnever asked\n'
+    ran = vipllava('demo', '--seed', 3, '--chat', '--output', tmp_path / 'demo.png', stdin=lines)
+    assert ran.code == 0, ran.err
+    (mark,) = demo.made(3).marks
+    assert [questions for _, questions in said[1:]] == [
+        [f'What colour is the object {mark.phrase}?'],
+        ['And its size?'],
+    ]
+
+
+@pytest.mark.parametrize(
+    ('given', 'told'),
+    [
+        (('--mark', 'point:3,4'), '--mark needs an --image'),
+        (('--output', 'demo.txt'), 'end the name in .png or .jpg'),
+        (('What is {mark2}?',), 'there are 1 marks'),
+        (('--image', 'nowhere.png'), 'nowhere.png'),
+    ],
+)
+def test_mistakes_are_told_in_a_line(vipllava, tmp_path, monkeypatch, said, given, told):
+    monkeypatch.chdir(tmp_path)
+    ran = vipllava('demo', *given)
+    assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
+    assert told in ran.err
+    assert not said
+
+
+def test_the_name_is_understood_wherever_a_model_is_named(vipllava, folder, photo):
+    assert loading.locate('demo') == folder
+    by_name = vipllava('ask', '--model', 'demo', '--image', photo, '--max-new-tokens', 4, 'What?')
+    assert by_name == vipllava('ask', '--model', folder, '--image', photo, '--max-new-tokens', 4, 'What?')
+    assert vipllava('info', '--model', 'demo') == vipllava('info', '--model', folder)
+
+
+def test_a_folder_of_that_name_is_told_apart(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'demo').symlink_to(folder)
+    assert loading.locate('./demo').resolve() == folder.resolve()

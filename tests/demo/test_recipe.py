@@ -1,0 +1,88 @@
+"""What the demo model is trained from: rows that say what the example says, and a model that fits them."""
+
+import json
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.demo import make
+from tests.demo.oracle import answer
+from vipllava_jax.demo.asking import TYPES
+from vipllava_jax.demo.drawing import picture
+from vipllava_jax.demo.examples import example
+from vipllava_jax.demo.questions import View
+from vipllava_jax.inputs.marks import parse
+from vipllava_jax.model.vipllava import abstract
+
+ROWS = partial(make.rows, rows_each=3, teach=None)
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('world')
+    make.write_rows(folder, 'training', 6, ROWS)
+    return folder
+
+
+def test_rows_say_what_the_examples_say(written):
+    rows = [json.loads(line) for line in (written / 'training.jsonl').read_text().splitlines()]
+    assert len({row['id'] for row in rows}) == len(rows) == 18
+    for number, row in enumerate(rows[::3]):
+        made = example(number)
+        assert [turn['value'] for turn in row['conversations']] == [turn.text for turn in made.turns]
+        assert [parse(mark) for mark in row.get('marks', ())] == [(0, mark) for mark, _ in made.marks]
+        if made.scene:
+            assert {other['image'] for other in rows[3 * number : 3 * number + 3]} == {row['image']}
+            with Image.open(written / 'pictures' / row['image']) as image:
+                off = np.abs(np.asarray(image, int) - np.asarray(picture(made.scene), int))
+            assert off.mean() < 3
+
+
+def test_the_same_numbers_give_the_same_rows(written, tmp_path):
+    make.write_rows(tmp_path, 'training', 6, ROWS)
+    for path in written.rglob('*.*'):
+        assert (tmp_path / path.relative_to(written)).read_bytes() == path.read_bytes()
+
+
+def test_what_is_there_is_not_made_again(written, tmp_path):
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    (part,) = (tmp_path / 'parts').rglob('*.jsonl')
+    part.write_text('{}\n')
+    (tmp_path / 'training.jsonl').unlink()
+    make.write_rows(tmp_path, 'training', 6, ROWS)
+    assert (tmp_path / 'training.jsonl').read_text() == '{}\n'
+
+
+def test_held_out_rows_are_of_every_type_with_a_picture():
+    made = [one for number in range(30) for one in make.held_out(number)]
+    assert {one.questions[0].type for one in made} == {*TYPES} - {'words'}
+    assert all(one.marks and len(one.turns) == 2 for one in made)
+
+
+def test_a_new_kind_is_taught():
+    made = [make.taught(number, 'fish') for number in range(60)]
+    kinds = [{thing.kind for thing in one.scene.things} for one in made]
+    assert np.mean(['fish' in found for found in kinds]) > 0.9
+    assert any('fish' in turn.text for one in made for turn in one.turns)
+    for one in made:
+        for question in one.questions:
+            assert answer(View(one.scene, one.marks), question.text) == question.answer
+
+
+def test_the_model_is_small_enough_to_bundle():
+    sizes = [leaf.size for leaf in jax.tree.leaves(abstract(make.config(764)))]
+    assert 3.5e6 < sum(sizes) <= 4.0e6
+    assert len(set(make.config(764).taps)) == 5
+
+
+def test_training_is_told_of_the_files_that_are_made():
+    recipe = (Path(make.__file__).parent / 'train.toml').read_text()
+    assert set(re.findall(r'"/tmp/world/(.+?)"', recipe)) == {
+        *('start', 'training.jsonl', 'held-out.jsonl', 'pictures', 'run')
+    }

@@ -1,0 +1,96 @@
+"""States on the disk: whole or not there, the last few and the best; a folder has one run at a time."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vipllava_jax.folders import CheckpointError
+from vipllava_jax.training.checkpoints import alone, opened
+from vipllava_jax.training.optimizer import Optimizer
+from vipllava_jax.training.step import State, start
+
+
+@pytest.fixture
+def state() -> State:
+    params = {'llama': {'w': jnp.ones((300, 200)), 'half': jnp.ones(3, jnp.bfloat16)}}
+    return start(params, Optimizer(1e-3, 10))
+
+
+def shapes(state):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def test_what_is_saved_is_the_state_of_that_moment_although_it_is_given_away(tmp_path, state):
+    forward = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    form = shapes(state)
+    with opened(tmp_path, 9) as saved:
+        for step in range(5):
+            saved.save(step, state, None)
+            state = jax.block_until_ready(forward(state))
+        saved.wait()
+        assert saved.steps() == [0, 1, 2, 3, 4]
+    with opened(tmp_path, 9) as saved:
+        for step in range(5):
+            found = saved.restore(step, form)
+            assert jax.tree.structure(found) == jax.tree.structure(state)
+            assert isinstance(found.optimizer[1][0], optax.ScaleByAdamState)
+            assert [x.dtype for x in jax.tree.leaves(found)] == [x.dtype for x in jax.tree.leaves(state)]
+            assert int(found.step) == step
+            np.testing.assert_array_equal(found.params['llama']['w'], step + 1)
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path, state):
+    with opened(tmp_path, 2) as saved:
+        for step in range(1, 8):
+            saved.save(step, state, 2 if step >= 2 else None)
+        saved.wait()
+        assert saved.steps() == [2, 6, 7]
+        saved.save(8, state, 8)
+        assert {2, 6, 7} <= {*saved.steps()}  # as long as it may fail
+        saved.wait()
+        assert saved.steps() == [7, 8]
+
+
+def test_what_was_half_written_or_half_deleted_is_removed(tmp_path, state):
+    with opened(tmp_path, 2) as saved:
+        saved.save(1, state, None)
+    (tmp_path / '2.orbax-checkpoint-tmp' / 'd').mkdir(parents=True)
+    (tmp_path / '.deleted-0').mkdir()
+    with opened(tmp_path, 2) as saved:
+        assert saved.steps() == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ['1']
+
+
+def test_a_state_that_is_another_or_damaged_is_named(tmp_path, state):
+    other = start({'llama': {'v': jnp.ones(3)}}, Optimizer(1e-3, 10))
+    with opened(tmp_path, 2) as saved:
+        saved.save(1, state, None)
+        saved.wait()
+        with pytest.raises(CheckpointError, match=r'1: not a state of this run, or damaged'):
+            saved.restore(1, shapes(other))
+        (tmp_path / '1' / '_METADATA').unlink()
+        (tmp_path / '1' / 'manifest.ocdbt').unlink()
+        with pytest.raises(CheckpointError, match=r'1: not a state of this run, or damaged'):
+            saved.restore(1, shapes(state))
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path, state):
+    with opened(tmp_path / 'run', 2) as saved:
+        (tmp_path / 'run').rmdir()
+        (tmp_path / 'run').write_text('')
+        with pytest.raises((CheckpointError, OSError)):  # now or when it is waited for
+            (saved.save(1, state, None), saved.wait())
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    imported = 'import pathlib; from vipllava_jax.training.checkpoints import alone'
+    code = f'{imported}\nwith alone(pathlib.Path({str(tmp_path)!r})): pass'
+    with alone(tmp_path):
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert 'another process trains there' in done.stderr
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0

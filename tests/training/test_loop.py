@@ -1,0 +1,187 @@
+"""Runs in this process: what they make of a model, what they tell, where they stop."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from tests.training import runs
+from vipllava_jax import training
+from vipllava_jax.arrays import flat
+from vipllava_jax.model.weights import LoRA
+from vipllava_jax.training.batches import Batches
+from vipllava_jax.training.loss import Examples, loss
+from vipllava_jax.training.progress import Silent
+from vipllava_jax.training.rows import read
+
+
+class Heard(Silent):
+    """What a run tells."""
+
+    def __init__(self):
+        self.about, self.notes, self.steps = {}, [], []
+
+    def begin(self, about, step, steps, every):
+        self.about = about
+
+    def step(self, record):
+        self.steps.append(record['step'])
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('world')
+    runs.rows(folder)
+    runs.rows(folder, 'held.jsonl', 3)
+    return runs.small(folder), folder
+
+
+@pytest.fixture
+def keys(world, tmp_path):
+    model, folder = world
+    given = dict(model=model, data=folder / 'rows.jsonl', output=tmp_path / 'run', batch=4, workers=0)
+    return dict(**given, recipe='projector', steps=4, learning_rate=1e-3, warmup=0.0)
+
+
+def leaves(folder):
+    return dict(flat(vj.load(folder, fuse=False).params))
+
+
+def mean(model, file, **how):
+    """The loss of a model on the first batch of a file's rows, by the functions that the loop is made of."""
+    batch = Batches(read([file]), model.processor, batch_size=4, fit='pad', **how).at(0)
+    images = model.processor.settings.normalize(batch.images)
+    total, count = loss(model.params, Examples(batch.tokens, batch.targets, images, None), model.cfg)
+    return float(total) / int(count)
+
+
+def test_what_trains_is_changed_and_nothing_else_and_held_out_rows_are_looked_at(world, keys):
+    model, folder = world
+    heard = Heard()
+    held = dict(eval_data=folder / 'held.jsonl', eval_every=3)
+    made = training.train(**keys, **held, accumulate=2, progress=heard)
+    assert made.folder == keys['output'] / 'model'
+    before, after = leaves(model), leaves(made.folder)
+    changed = {path.split('/')[0] for path in before if (before[path] != after[path]).any()}
+    assert changed == {'projector'}
+    assert heard.steps == [1, 2, 3, 4]
+    assert 'projector' in heard.about['trains']
+    assert heard.about['data'] == '10 rows, none broken'
+    records = runs.metrics(keys['output'])
+    assert ['eval_loss' in record for record in records] == [False, False, True, True]
+    trained = vj.load(made.folder, fuse=False)
+
+    first = mean(vj.load(model, fuse=False), folder / 'rows.jsonl')
+    assert records[0]['loss'] == pytest.approx(first, rel=1e-5)
+    last = mean(trained, folder / 'held.jsonl', seed=None)
+    assert records[-1]['eval_loss'] == pytest.approx(last, rel=1e-5)
+    assert training.train(**keys, **held, accumulate=2, progress=heard).step == 4
+    assert heard.steps == [1, 2, 3, 4]  # it was trained already
+
+
+def test_all_parts_may_train(world, keys):
+    made = training.train(**keys, trains=('vision', 'projector', 'llama'))
+    before, after = leaves(world[0]), leaves(made.folder)
+    same = {path for path in before if (before[path] == after[path]).all()}
+    assert same == {'clip/post_norm/w', 'clip/post_norm/b'}  # of which no tap reads
+
+
+def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):
+    _, folder = world
+    training.train(**keys)
+    with pytest.raises(ValueError, match=r'run holds a run that differs \(seed was 0 and is 7\)'):
+        training.train(**keys, seed=7)
+    other = tmp_path / 'other.jsonl'
+    line = json.loads((folder / 'rows.jsonl').read_text().splitlines()[0])
+    other.write_text(json.dumps({**line, 'image': str(folder / line['image'])}))
+    with pytest.raises(ValueError, match=r'other rows in the data'):
+        training.train(**{**keys, 'data': other})
+    longer = training.train(**{**keys, 'steps': 6}, resume_anyway=True)
+    assert [record['step'] for record in longer.records] == [1, 2, 3, 4]  # what it went on from
+    assert [record['step'] for record in runs.metrics(keys['output'])] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ValueError, match='has 6 steps behind it already'):
+        training.train(**keys, resume_anyway=True)
+
+
+def test_an_adapter_is_what_is_merged(world, keys):
+    lora = dict(recipe='lora', lora_rank=2, lora_alpha=8.0, lora_dropout=0.1, save_every=2)
+    made = training.train(**{**keys, **lora})
+    assert made.folder == keys['output'] / 'adapter'
+    merged = training.train(**{**keys, **lora}, merge=True)  # the same run, put down in another way
+    assert merged.folder == keys['output'] / 'model'
+    beside = vj.load(world[0], adapter=made.folder, fuse=False, merge=False).params
+    pairs = [leaf for _, leaf in flat(beside) if isinstance(leaf, LoRA)]
+    assert len(pairs) == 2 * 7
+    assert all(leaf.scale == 4 and jnp.abs(leaf.b).max() > 0 for leaf in pairs)
+    whole, before = dict(flat(vj.load(world[0], adapter=made.folder, fuse=False).params)), leaves(world[0])
+    for path, w in leaves(merged.folder).items():
+        np.testing.assert_allclose(w, whole[path], rtol=1e-5, atol=1e-6)
+    changed = {path for path in before if (before[path] != whole[path]).any()}
+    assert {path.split('/')[0] for path in changed} == {'projector', 'llama'}
+
+
+def test_the_best_of_the_looks_is_kept_and_becomes_the_model(world, keys):
+    wild = dict(recipe='finetune', learning_rate=1.0, optimizer='sgd', schedule='constant', clip=1.0)
+    wild |= dict(eval_data=world[1] / 'held.jsonl', eval_every=1, keep=1, export='best', steps=6)
+    made = training.train(**{**keys, **wild})
+    looks = [record['eval_loss'] for record in runs.metrics(keys['output'])]
+    best = 1 + int(np.argmin(looks))
+    assert best < 6, 'else nothing is tested: make it wilder'
+    assert made.step == best
+    kept = {path.name for path in (keys['output'] / 'checkpoints').iterdir()}
+    assert kept == {str(best), '6'}
+    trained = vj.load(made.folder, fuse=False)
+    assert mean(trained, world[1] / 'held.jsonl', seed=None) == pytest.approx(min(looks), rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_rows(world, keys):
+    wild = dict(recipe='finetune', learning_rate=1e30, optimizer='sgd', schedule='constant', save_every=1)
+    with pytest.raises(training.NotFinite) as caught:
+        training.train(**{**keys, **wild, 'steps': 9})
+    told = str(caught.value)
+    step = int(told.split(':')[0].removeprefix('step '))
+    assert told.count('row-') == 4
+    assert f'the last checkpoint is {keys["output"]}/checkpoints/{step - 1}' in told
+    records = runs.metrics(keys['output'])
+    assert len(records) == step - 1
+    assert all(math.isfinite(record['loss']) for record in records)
+    assert not (keys['output'] / 'model').exists()
+
+
+def test_broken_rows_stop_a_run_before_it_begins_or_are_left_out_and_told(world, keys, tmp_path, monkeypatch):
+    lines = (world[1] / 'rows.jsonl').read_text().splitlines()
+    broken = tmp_path / 'broken.jsonl'
+    broken.write_text('\n'.join([*lines[:5], lines[5].replace('5.png', 'none.png'), *lines[6:]]))
+    keys |= dict(data=broken, images=world[1])
+    with pytest.raises(ValueError, match=r'1 of 10 rows are broken:\n.*line 6: no picture'):
+        training.train(**keys)
+    heard = Heard()
+    training.train(**{**keys, 'steps': 1}, skip_broken=True, progress=heard)
+    assert heard.about['data'] == '9 rows, 1 broken ones left out'
+    assert any('line 6: no picture' in note for note in heard.notes)
+
+
+def test_weights_keep_the_types_they_came_in(world, keys, tmp_path):
+    half = tmp_path / 'half'
+    model = vj.load(world[0], dtype='bfloat16', fuse=False)
+    vj.checkpoint.save(half, model.params, model.cfg, files_from=world[0])
+    made = training.train(**{**keys, 'model': half, 'steps': 1})
+    assert {leaf.dtype for leaf in leaves(made.folder).values()} == {jnp.dtype(jnp.bfloat16)}
+    for path, w in leaves(made.folder).items():
+        if not path.startswith('projector'):
+            np.testing.assert_array_equal(w, dict(flat(model.params))[path])
+
+
+def test_int8_beneath_an_adapter(world, keys):
+    lora = dict(recipe='lora', lora_rank=2, quantize='int8', steps=2)
+    made = training.train(**{**keys, **lora})
+    params = vj.load(world[0], quantize='int8', adapter=made.folder, merge=False).params
+    assert any(isinstance(leaf, LoRA) for _, leaf in flat(params))
+    assert jax.tree.all(jax.tree.map(lambda w: bool(jnp.isfinite(w).all()), params))

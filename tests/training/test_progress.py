@@ -1,0 +1,54 @@
+"""What is seen of a run where there is no terminal, and where there is one."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from vipllava_jax.training.progress import Progress, duration, sentence
+
+RECORD = {'step': 1, 'loss': 2.5, 'rate': 2e-5, 'tokens_per_second': 12345.6}
+
+
+def seen(terminal: bool) -> str:
+    told = Progress()
+    told.console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    with told:
+        told.loading(10**9, 2 * 10**9, 'w')
+        told.begin({'model': 'm', 'trains': 'all [of it]'}, 0, 25, 10)
+        for step in range(1, 26):
+            told.step({**RECORD, 'step': step})
+        told.note('done [here]')
+    return told.console.file.getvalue()
+
+
+def test_plain_lines_are_few(monkeypatch):
+    lines = seen(terminal=False).splitlines()
+    assert lines[:2] == ['model   m', 'trains  all [of it]']
+    assert [line.split()[1] for line in lines[2:6]] == ['1/25', '10/25', '20/25', '25/25']
+    assert lines[6:] == ['done [here]']
+
+
+def test_a_terminal_sees_every_step():
+    text = seen(terminal=True)
+    assert 'loading 1.00 of 2.00 GB' in text
+    assert all(f'step {step}/25' in text for step in range(1, 26))
+
+
+def test_a_line_says_what_matters():
+    line = sentence({**RECORD, 'mfu': 0.512, 'eval_loss': 1.25}, 100, 3725)
+    for expected in (
+        'step 1/100',
+        'loss 2.5',
+        'rate 2.00e-05',
+        '12,346 tokens/s',
+        'MFU 51.2%',
+        '1:02:05 left',
+    ):
+        assert expected in line
+    assert 'held out 1.25' in line
+
+
+@pytest.mark.parametrize(('seconds', 'told'), [(0.4, '0:00'), (61, '1:01'), (3725, '1:02:05')])
+def test_durations(seconds, told):
+    assert duration(seconds) == told

@@ -1,0 +1,127 @@
+"""`vipllava demo`: a picture of a small world, a mark on it, and what the bundled model says to questions."""
+
+import secrets
+import sys
+from collections.abc import Iterator
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
+from vipllava_jax.cli.waiting import spinner
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vipllava_jax.inputs.marks import Mark
+    from vipllava_jax.loading import Model
+
+LONGEST = 64  # tokens of an answer
+TYPES = ('kind', 'describe', 'position', 'neighbour', 'alike')  # what is asked unless the user asks
+
+
+class Shown(NamedTuple):
+    """A picture with marks, and questions about it with their right answers, where they are known."""
+
+    picture: 'Image'
+    marks: 'list[Mark]'
+    asked: list[tuple[str, str | None]]
+
+
+@click.command()
+@click.argument('questions', nargs=-1)
+@click.option('--seed', type=click.IntRange(0), help='Which picture.  [default: another one each time]')
+@click.option('--image', metavar='FILE', help='A picture of your own instead.')
+@mark_option
+@click.option('--output', metavar='FILE', default='demo.png', show_default=True, help='Where it is saved.')
+@click.option('--chat', is_flag=True, help='Go on asking, a question a line.')
+def demo(
+    questions: tuple[str, ...],
+    seed: int | None,
+    image: str | None,
+    marks: tuple[str, ...],
+    output: str,
+    chat: bool,
+) -> None:
+    """Watch a small bundled model look at marked pictures of the world that it was trained on.
+
+    It makes a picture of coloured shapes, marks one of them, asks, and prints what the model answers beside
+    what is right. Nothing is downloaded. Ask QUESTIONS of your own; {mark} stands for the mark's phrase. The
+    same model is `--model demo` everywhere.
+
+    \b
+    Examples:
+      vipllava demo
+      vipllava demo --seed 7 "What is left of the object {mark}?" --chat
+      vipllava demo --image demo.png --mark arrow:120,80,180,140:blue "What is {mark}?"
+    """
+    if image is None and marks:
+        raise ValueError('--mark needs an --image: without one the picture and its mark are made')
+    shown = _own(image, marks) if image is not None else made(secrets.randbits(31) if seed is None else seed)
+    if questions:
+        shown = shown._replace(asked=[(phrased(question, shown.marks), None) for question in questions])
+    save(shown.picture, output)
+    from vipllava_jax.loading import DEMO, load
+
+    with spinner('loading; the first time, compiling …'):
+        model = load(DEMO, dtype='float32')  # which every CPU multiplies
+        answers = answer(model, shown.picture, [question for question, _ in shown.asked])
+    click.echo(f'{output}: {_told(shown.marks)}')
+    for (question, right), said in zip(shown.asked, answers, strict=True):
+        click.echo(f'\n{question}\n  {said}{"" if right is None else _verdict(said, right)}')
+    if chat:
+        for question in _lines():
+            click.echo('  ' + answer(model, shown.picture, [phrased(question, shown.marks)])[0])
+
+
+def made(seed: int) -> Shown:
+    """A picture of the world with one mark, drawn as `vipllava draw` does, and what can be asked about it."""
+    from vipllava_jax.demo.asking import ask
+    from vipllava_jax.demo.drawing import picture
+    from vipllava_jax.demo.marking import draw_marks, make_marks
+    from vipllava_jax.demo.questions import View
+    from vipllava_jax.demo.world import make_scene
+
+    rng = Random(seed)
+    scene = make_scene(rng)
+    marks = make_marks(rng, scene, 1)
+    view = View(scene, marks)
+    asked = [question for type in TYPES for question in ask(rng, view, 1, [type])]
+    return Shown(
+        draw_marks(picture(scene), marks, None),
+        [marked.mark for marked in marks],
+        [(question.text, question.answer) for question in asked],
+    )
+
+
+def _own(image: str, specs: tuple[str, ...]) -> Shown:
+    """The user's picture and marks, and what can be asked about any."""
+    pictures, marks = drawn([image], specs)
+    first = f'What is {marks[0].phrase}?' if marks else 'How many objects are there?'
+    return Shown(pictures[0], marks, [(first, None)])
+
+
+def answer(model: 'Model', picture: 'Image', questions: list[str]) -> list[str]:
+    """The model's answer to each question about the picture, on its own."""
+    from vipllava_jax.generation.decoding import generate
+
+    batch = model.processor(questions, [[picture]] * len(questions))
+    return model.processor.decode(generate(model.params, batch, cfg=model.cfg, max_new_tokens=LONGEST))
+
+
+def _told(marks: 'list[Mark]') -> str:
+    article = {'ellipse': 'an', 'arrow': 'an', 'orange': 'an', 'aqua': 'an'}
+    named = [f'{mark.color} {mark.shape}' if isinstance(mark.color, str) else mark.shape for mark in marks]
+    return ', '.join(f'{article.get(name.split()[0], "a")} {name}' for name in named) or 'no mark'
+
+
+def _verdict(said: str, right: str) -> str:
+    return '  (right)' if said == right else f'  (wrong: {right})'
+
+
+def _lines() -> Iterator[str]:
+    """What the user asks, until an empty line or the end of the input."""
+    click.echo('\nAsk on; {mark} is the mark. An empty line ends it.')
+    while line := (input('> ') if sys.stdin.isatty() else sys.stdin.readline()).strip():
+        yield line

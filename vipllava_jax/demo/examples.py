@@ -1,0 +1,69 @@
+"""Examples of the world: a picture with its marks and a conversation about it, each from its number."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import NamedTuple
+
+from PIL import Image
+
+from vipllava_jax.demo.asking import TYPES, ask, styled
+from vipllava_jax.demo.drawing import picture
+from vipllava_jax.demo.marking import Marked, Split, draw_marks, make_marks
+from vipllava_jax.demo.of_scene import of_world
+from vipllava_jax.demo.questions import Question, View
+from vipllava_jax.demo.world import KINDS, Scene, make_scene
+from vipllava_jax.inputs.prompts import Turn
+
+
+class Example(NamedTuple):
+    """A scene, its marks, the seed that varies them (None: a fixed hand), and what is asked about it."""
+
+    scene: Scene | None  # None: words alone
+    marks: tuple[Marked, ...]
+    seed: int | None
+    questions: tuple[Question, ...]
+    turns: tuple[Turn, ...]
+
+    def picture(self) -> Image.Image | None:
+        """The scene with its marks."""
+        return None if self.scene is None else draw_marks(picture(self.scene), self.marks, self.seed)
+
+
+def example(
+    number: int,
+    split: Split = 'training',
+    *,
+    questions: int = 8,
+    types: Sequence[str] = TYPES,
+    kinds: tuple[str, ...] = KINDS,
+) -> Example:
+    """The example of this number, always the same; a held-out one has marks, of held-out combinations."""
+    rng = Random(f'{split} {number}')
+    if split == 'training' and rng.random() < 0.02:
+        return about(None, rng, questions=questions)
+    made = about(make_scene(rng, kinds), rng, split, questions=questions, types=types)
+    while split == 'held out' and not made.questions:
+        made = about(make_scene(rng, kinds), rng, split, questions=questions, types=types)
+    return made
+
+
+def about(
+    scene: Scene | None,
+    rng: Random,
+    split: Split = 'training',
+    *,
+    questions: int = 8,
+    types: Sequence[str] = TYPES,
+) -> Example:
+    """Marks on a scene and a conversation about them, or without a scene about the world in words alone."""
+    if scene is None:
+        asked, marks, seed = [of_world(rng) for _ in range(questions)], [], None
+    else:
+        count = rng.choices((0, 1, 2), (1, 4, 6) if split == 'training' else (0, 6, 4))[0]
+        marks = make_marks(rng, scene, count, split)
+        seed = None if rng.random() < 0.25 else rng.getrandbits(32)
+        lost = split == 'held out' and not marks
+        asked = [] if lost else ask(rng, View(scene, marks), questions, types)
+    pairs = [styled(rng, question) for question in asked]
+    turns = [turn for text, answer in pairs for turn in (Turn('user', text), Turn('assistant', answer))]
+    return Example(scene, tuple(marks), seed, tuple(asked), tuple(turns))

@@ -1,0 +1,64 @@
+"""Marks on the things of a scene, as training varies them and as a user draws them."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Literal, NamedTuple
+
+from PIL import Image
+
+from vipllava_jax.demo.drawing import outline
+from vipllava_jax.demo.world import SIDE, Scene, Thing, held_out
+from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
+
+Split = Literal['training', 'held out']
+SHAPES = tuple(PREPOSITIONS)
+# Two marks of one shape are told apart by colours, which must not be alike even when they shine through.
+ALIKE = ({'orange', 'gold', 'yellow'}, {'red', 'orange'}, {'fuchsia', 'purple'}, {'blue', 'purple'},
+         {'lime', 'aqua'}, {'fuchsia', 'red'})  # fmt: skip
+
+
+class Marked(NamedTuple):
+    """A mark and which of the scene's things it is on."""
+
+    mark: Mark
+    thing: int
+
+
+def make_marks(rng: Random, scene: Scene, count: int, split: Split = 'training') -> list[Marked]:
+    """So many marks on different things, or fewer where none fits: each of a combination of its split."""
+    marks: list[Marked] = []
+    for _ in range(40 * count):
+        if len(marks) == count:
+            break
+        index, shape = rng.randrange(len(scene.things)), rng.choice(SHAPES)
+        color = rng.choice(tuple(COLORS))
+        thing = scene.things[index]
+        wanted = held_out(thing.kind, thing.color, shape) == (split == 'held out')
+        if wanted and index not in [m.thing for m in marks] and not _confusable(shape, color, marks):
+            marks.append(Marked(make_mark(rng, thing, shape, color), index))
+    return marks
+
+
+def _confusable(shape: str, color: str, marks: Sequence[Marked]) -> bool:
+    return any(
+        shape == other.shape and (color == other.color or any({color, other.color} <= set for set in ALIKE))
+        for other, _ in marks
+    )
+
+
+def make_mark(rng: Random, thing: Thing, shape: str, color: str) -> Mark:
+    """A mark on a thing: its outline is known, or no more than a box that someone drew around it."""
+    polygon = outline(thing)
+    x, y = zip(*polygon, strict=True)
+    slack = [rng.uniform(-1, 5) for _ in range(4)]
+    low = (max(min(x) - slack[0], 0), max(min(y) - slack[1], 0))
+    high = (min(max(x) + slack[2], SIDE), min(max(y) + slack[3], SIDE))
+    box = tuple(round(c, 1) for c in (*low, *high))
+    if shape in ('rectangle', 'ellipse', 'arrow') or (shape != 'mask contour' and rng.random() < 0.25):
+        return Mark(shape, box=box, color=color)
+    return Mark(shape, box=box, polygon=[(round(px, 1), round(py, 1)) for px, py in polygon], color=color)
+
+
+def draw_marks(image: Image.Image, marks: Sequence[Marked], seed: int | None) -> Image.Image:
+    """The picture with the marks; a seed varies them as in training."""
+    return draw(image, [marked.mark for marked in marks], seed)

@@ -1,0 +1,65 @@
+"""What a question about a scene is, and the words that its things are spoken of with."""
+
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from vipllava_jax.demo.marking import Marked
+from vipllava_jax.demo.world import Scene, Thing
+
+NUMBERS = ('none', 'one', 'two', 'three', 'four', 'five', 'six', 'seven')
+Fact = tuple[object, ...]
+
+
+class Question(NamedTuple):
+    """What is asked, the one right answer, in few words and in a sentence, and the facts that it tells."""
+
+    type: str
+    text: str
+    answer: str
+    sentence: str
+    facts: frozenset[Fact] = frozenset()
+
+
+class View(NamedTuple):
+    """A scene with its marks, as it is asked about."""
+
+    scene: Scene
+    marks: Sequence[Marked] = ()
+
+    def thing(self, i: int) -> Thing:
+        """The thing that the mark of this number is on."""
+        return self.scene.things[self.marks[i].thing]
+
+
+Make = Callable[[Random, View], Question | None]  # None where the view has no such question, or no one answer
+
+
+def spoken(rng: Random, view: View, i: int) -> str:
+    """The thing that a mark is on, in words: 'the object within the red rectangle'."""
+    mark, noun = view.marks[i].mark, rng.choice(('object', 'thing'))
+    if len(view.marks) == 1 and rng.random() < 0.4:
+        words = ('the marked {}', 'the {} that is marked', 'the {} with the mark', 'the highlighted {}')
+        return rng.choice(words).format(noun)
+    phrase = mark.phrase
+    if [m.mark.shape for m in view.marks].count(mark.shape) == 1 and rng.random() < 0.25:
+        phrase = phrase.replace(f'{mark.color} ', '')
+    return f'the {noun} {phrase}'
+
+
+def yes_or_no(
+    type: str, text: str, yes: bool, facts: Iterable[Fact], said: tuple[str, str] = ('it is', 'it is not')
+) -> Question:
+    """A question whose answer is yes or no."""
+    sentence = f'Yes, {said[0]}.' if yes else f'No, {said[1]}.'
+    return Question(type, text, 'yes' if yes else 'no', sentence, frozenset(facts))
+
+
+def number(type: str, text: str, count: int, facts: Iterable[Fact]) -> Question:
+    """A question whose answer is a number."""
+    sentence = f'There {"is" if count == 1 else "are"} {NUMBERS[count]}.'
+    return Question(type, text, NUMBERS[count], sentence, frozenset(facts))
+
+
+def plural(kind: str) -> str:
+    return {'fish': 'fish', 'cross': 'crosses'}.get(kind, f'{kind}s')

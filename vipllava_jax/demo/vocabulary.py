@@ -1,0 +1,117 @@
+"""The tokenizer of the demo model, trained on the words of its world, and the files that go with it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from vipllava_jax.demo.examples import example
+from vipllava_jax.folders import write_json
+from vipllava_jax.inputs.prompts import CURIOUS, IMAGE, Turn, render
+
+SIZE = 768
+SPECIAL = ('<unk>', '<s>', '</s>')
+BYTES = tuple(f'<0x{byte:02X}>' for byte in range(256))
+ADDED = (IMAGE, '<pad>', CURIOUS)  # the sentence that opens every prompt is one token
+# What `prompts.TEMPLATES['vipllava']` writes, in Jinja, for contents that are texts or lists of parts.
+CHAT = (
+    '{% macro text(content) %}{% if content is string %}{{ content }}{% else %}'
+    "{% for part in content if part['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for part in content if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    '{% endif %}{% endmacro %}'
+    "{% if messages[0]['role'] != 'system' %}" + CURIOUS + ' {% endif %}'
+    '{% for message in messages %}'
+    "{% if message['role'] == 'system' %}{{ text(message['content']) }} "
+    "{% elif message['role'] == 'user' %}USER: {{ text(message['content']) }} "
+    "{% else %}ASSISTANT: {{ text(message['content']) }}</s>{% endif %}"
+    '{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}'
+)
+
+
+def world_text(count: int = 4000) -> Iterable[str]:
+    """Conversations as the model reads them."""
+    for number in range(count):
+        made = example(number)
+        text = render('vipllava', [*made.turns, Turn('user', 'What?')], int(made.scene is not None))
+        yield text.replace(IMAGE, '').replace(CURIOUS, '').replace('</s>', '\n')
+
+
+def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
+    """A byte-pair tokenizer as Llama's: it begins with <s>, and what it never saw becomes bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split('\n', 'isolated'),
+            pre_tokenizers.Metaspace(prepend_scheme='first'),
+            pre_tokenizers.Punctuation('isolated'),
+        ]
+    )
+    learnt = SIZE - len(SPECIAL) - len(BYTES) - len(ADDED)
+    trainer = trainers.BpeTrainer(
+        vocab_size=learnt,
+        show_progress=False,
+        initial_alphabet=[chr(code) for code in range(33, 127)],
+    )
+    tokenizer.train_from_iterator(world_text() if texts is None else texts, trainer)
+    model = json.loads(tokenizer.to_str())['model']
+    pieces = [piece for piece in sorted(model['vocab'], key=model['vocab'].get) if piece != '\n']
+    vocabulary = {piece: i for i, piece in enumerate((*SPECIAL, *BYTES, *pieces))}
+    merges = [tuple(pair) for pair in model['merges']]
+    tokenizer.model = models.BPE(vocabulary, merges, unk_token='<unk>', byte_fallback=True, fuse_unk=True)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(' ', 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in (*SPECIAL, *ADDED[:2])])
+    tokenizer.add_tokens([AddedToken(CURIOUS, normalized=False)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single='<s> $A', pair='<s> $A <s> $B', special_tokens=[('<s>', 1)]
+    )
+    return tokenizer
+
+
+def write_processor(folder: Path, side: int, patch: int) -> None:
+    """The tokenizer's and the processor's files, as a Hugging Face folder has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    make_tokenizer().save(str(folder / 'tokenizer.json'))
+    write_json(
+        folder / 'tokenizer_config.json',
+        {
+            'tokenizer_class': 'PreTrainedTokenizerFast',
+            'processor_class': 'LlavaProcessor',
+            'bos_token': '<s>',
+            'eos_token': '</s>',
+            'unk_token': '<unk>',
+            'pad_token': '<pad>',
+            'padding_side': 'left',
+            'clean_up_tokenization_spaces': False,
+            'model_max_length': 1024,
+        },
+    )
+    write_json(
+        folder / 'preprocessor_config.json',
+        {
+            'image_processor_type': 'CLIPImageProcessor',
+            'processor_class': 'LlavaProcessor',
+            'size': {'shortest_edge': side},
+            'crop_size': {'height': side, 'width': side},
+            'resample': 3,
+            'rescale_factor': 1 / 255,
+            'image_mean': [0.48145466, 0.4578275, 0.40821073],
+            'image_std': [0.26862954, 0.26130258, 0.27577711],
+            **dict.fromkeys(
+                ('do_convert_rgb', 'do_resize', 'do_center_crop', 'do_rescale', 'do_normalize'), True
+            ),
+        },
+    )
+    write_json(
+        folder / 'processor_config.json',
+        {
+            'processor_class': 'LlavaProcessor',
+            'image_token': IMAGE,
+            'patch_size': patch,
+            'num_additional_image_tokens': 1,
+            'vision_feature_select_strategy': 'default',
+        },
+    )
+    (folder / 'chat_template.jinja').write_text(CHAT, encoding='utf-8')

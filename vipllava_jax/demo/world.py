@@ -1,0 +1,89 @@
+"""The world that the demo model knows: scenes of coloured things, made from a seed."""
+
+import math
+import zlib
+from dataclasses import dataclass
+from random import Random
+
+SIDE = 336  # pixels of a picture
+KINDS = (
+    'ball', 'square', 'star', 'heart', 'cross', 'ring', 'moon', 'diamond', 'drop', 'bolt', 'tree', 'house',
+)  # fmt: skip
+NEW_KIND = 'fish'  # in no scene unless it is asked for: something left to teach
+COLORS = {
+    'white': (242, 242, 240),
+    'black': (28, 28, 30),
+    'grey': (130, 132, 135),
+    'brown': (122, 72, 36),
+    'pink': (246, 168, 188),
+    'green': (42, 116, 52),
+    'navy': (30, 44, 112),
+    'teal': (62, 150, 150),
+}  # none of them a mark's
+SIZES = {'small': (32, 36), 'medium': (45, 51), 'large': (64, 72)}  # radius in pixels, from and to
+TEXTURES = ('plain', 'striped', 'dotted', 'checked')
+BACKGROUNDS = ('flat', 'slope', 'glow', 'clouds', 'grain')
+FEWEST, MOST = 3, 7  # things of a scene
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A thing of the world: what it is, and where in the picture, in pixels."""
+
+    kind: str
+    color: str
+    size: str
+    texture: str
+    x: float
+    y: float
+    radius: float
+    angle: float  # radians
+
+    @property
+    def short(self) -> str:
+        return f'{self.color} {self.kind}'
+
+    @property
+    def long(self) -> str:
+        texture = '' if self.texture == 'plain' else f'{self.texture} '
+        return f'{self.size} {texture}{self.color} {self.kind}'
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Things in the order in which they are painted, before a background."""
+
+    things: tuple[Thing, ...]
+    background: str
+    seed: int  # of what painting leaves open
+
+
+def make_scene(rng: Random, kinds: tuple[str, ...] = KINDS) -> Scene:
+    """A random scene; its things overlap a little at most."""
+    wanted = rng.randint(FEWEST, MOST)
+    things: list[Thing] = []
+    few = rng.sample(kinds, min(len(kinds), rng.randint(2, 6)))  # so that some things are alike
+    colors = rng.sample(tuple(COLORS), rng.randint(2, 6))
+    for _ in range(80):
+        if thing := _placed(rng, things, few, colors):
+            things.append(thing)
+        if len(things) == wanted:
+            break
+    return Scene(tuple(things), rng.choice(BACKGROUNDS), rng.getrandbits(32))
+
+
+def _placed(rng: Random, things: list[Thing], kinds: list[str], colors: list[str]) -> Thing | None:
+    """A thing where there is room for it, or None."""
+    large = sum(thing.size == 'large' for thing in things)
+    size = rng.choice(('small', 'medium', 'large') if large < 2 else ('small', 'medium'))
+    radius = rng.uniform(*SIZES[size])
+    x, y = (rng.uniform(radius + 4, SIDE - radius - 4) for _ in 'xy')
+    if any(math.hypot(x - o.x, y - o.y) < 0.9 * (radius + o.radius) for o in things):
+        return None
+    kind, color = rng.choice(kinds), rng.choice(colors)
+    return Thing(kind, color, size, rng.choice(TEXTURES), x, y, radius, rng.uniform(-0.25, 0.25))
+
+
+def held_out(kind: str, color: str, shape: str) -> bool:
+    """Whether a thing of this kind and colour is never marked by this shape in training."""
+    return zlib.crc32(f'{kind} {color} {shape}'.encode()) % 10 == 0
