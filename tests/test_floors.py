@@ -30,8 +30,9 @@ FLOORS = {
     'vipllava_jax.loading': 7,
     'vipllava_jax.benchmark': 8,
     'vipllava_jax.training': 8,
-    'vipllava_jax.cli': 9,
-    'vipllava_jax.__main__': 10,
+    'vipllava_jax.evaluation': 9,
+    'vipllava_jax.cli': 10,
+    'vipllava_jax.__main__': 11,
 }
 ONE_FLOOR = (
     'vipllava_jax.inputs',
@@ -40,6 +41,7 @@ ONE_FLOOR = (
     'vipllava_convert',
     'vipllava_jax.benchmark',
     'vipllava_jax.training',
+    'vipllava_jax.evaluation',
     'vipllava_jax.cli',
 )  # neighbours may talk
 FILES = [
@@ -98,6 +100,8 @@ def test_no_mutable_modules(file):
         ('import vipllava_jax.loading', ('orbax', 'torch')),
         ('import vipllava_jax.training, vipllava_jax.cli.train', ('jax', 'numpy')),
         ('import vipllava_jax.training.batches', ('jax',)),
+        ('import vipllava_jax.evaluation, vipllava_jax.cli.eval', ('jax', 'numpy')),
+        ('import vipllava_jax.evaluation.cases', ('jax',)),
     ],
 )
 def test_heavy_packages_wait(statement, absent):

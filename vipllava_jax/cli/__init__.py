@@ -20,6 +20,7 @@ VERBS = {
     'draw': 'Draw marks on a picture.',
     'convert': 'Convert a checkpoint, from PyTorch or back.',
     'train': 'Train a model, whole or by LoRA, on rows of data.',
+    'eval': 'Ask a model what has a known answer, and count what is right.',
     'bench': 'Measure how fast each part of the model runs here.',
     'info': 'Show versions, devices and what a checkpoint holds.',
 }
@@ -107,7 +108,7 @@ def run() -> None:
                 raise
             fail(
                 'the device has not enough memory: try --quantize int8, --dtype bfloat16, '
-                'fewer images or a shorter answer'
+                'fewer images, a smaller batch or a shorter answer'
             )
 
 

@@ -5,17 +5,22 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax.checkpoint import FLOATS, QUANTIZED
+from vipllava_jax.cli.models import (
+    compiling,
+    fit_option,
+    load,
+    model_option,
+    template_option,
+    types,
+    weight_options,
+)
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
-from vipllava_jax.cli.waiting import bytes_bar, spinner
-from vipllava_jax.compilation import background
-from vipllava_jax.inputs.prompts import NAMES
+from vipllava_jax.cli.waiting import spinner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,33 +29,14 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Batch, Processor
     from vipllava_jax.loading import Model
 
-DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
-
 
 @click.command()
 @click.argument('question', required=False)
-@click.option(
-    '--model',
-    'source',
-    metavar='M',
-    default=DEFAULT_MODEL,
-    show_default=True,
-    help='A folder, PyTorch or converted, a name on the Hugging Face Hub, or demo: the small one inside.',
-)
+@model_option
 @click.option('--image', 'images', metavar='FILE', multiple=True, help='A picture. May be repeated.')
 @mark_option
-@click.option(
-    '--template',
-    type=click.Choice(NAMES),
-    default='vipllava',
-    show_default=True,
-    help="The prompt's wording; checkpoint is the folder's own chat template.",
-)
-@click.option(
-    '--fit',
-    type=click.Choice(('crop', 'pad', 'squash')),
-    help="How a picture becomes square.  [default: the checkpoint's way]",
-)
+@template_option
+@fit_option("the checkpoint's way")
 @click.option(
     '--max-new-tokens',
     metavar='N',
@@ -83,15 +69,7 @@ DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
     type=click.IntRange(0, 2**32 - 1),
     help='Makes drawn answers repeatable.  [default: a fresh one]',
 )
-@click.option('--dtype', type=click.Choice(FLOATS), help="[default: the checkpoint's]")
-@click.option(
-    '--quantize',
-    type=click.Choice(QUANTIZED),
-    help="Keep the decoder's large weights so: half the memory.",
-)
-@click.option(
-    '--adapter', metavar='FOLDER', help="An adapter for the model, of ours, peft's or the authors'."
-)
+@weight_options
 @click.option(
     '--json', 'as_json', is_flag=True, help='One JSON object, with times and settings, instead of text.'
 )
@@ -127,6 +105,8 @@ def ask(
         if not pictures:
             raise ValueError('--save-image needs an --image')
         save(pictures[0], save_image)
+    from vipllava_jax.generation.stopping import ends
+
     folder, processor, batch = prepare(source, prompt, pictures, template, fit)
     kind = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
     shapes, cfg = planned(folder, batch, settings['max_new_tokens'], **kind)
@@ -140,9 +120,7 @@ def ask(
         **types(shapes),
         **settings,
     }
-    stops = processor.stops(template)
-    special = [processor.tokenizer.id_of(stop) for stop in stops]
-    settings['eos'] = (*cfg.eos, *[i for i in special if i is not None])
+    stops, settings['eos'] = ends(processor, template, cfg)
     compiled = compiling(shapes, batch, cfg, settings)
     model, seconds = load(folder, processor, **kind)
     reply, answer = Reply(model, batch, stops, settings), ''
@@ -235,31 +213,3 @@ def planned(
     shapes, cfg = abstract(folder, **kind)
     room(batch, cfg, max_new_tokens)
     return shapes, cfg
-
-
-def compiling(
-    shapes: dict[str, Any], batch: 'Batch', cfg: 'Config', settings: dict[str, Any]
-) -> Callable[[], None]:
-    """Begins to compile, in the background, for weights that are yet to be loaded -> what waits for it."""
-    from vipllava_jax.generation.decoding import compile_for
-
-    return background(partial(compile_for, shapes, batch, cfg=cfg, **settings))
-
-
-def types(shapes: dict[str, Any]) -> dict[str, str | None]:
-    """The types of a model's weights, as the options of the same names say them."""
-    import jax
-
-    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(shapes)}
-    quantize = next((name for name in QUANTIZED if name in dtypes), None)
-    return {'dtype': shapes['llama']['norm']['w'].dtype.name, 'quantize': quantize}
-
-
-def load(folder: 'Path', processor: 'Processor', **kind: Any) -> 'tuple[Model, float]':
-    """The model, loaded under a bar, and how many seconds that took."""
-    from vipllava_jax import loading
-
-    begin = time.perf_counter()
-    with bytes_bar(f'loading {folder.name}') as progress:
-        params, cfg = loading.weights(folder, **kind, progress=progress)
-    return loading.Model(params, cfg, processor), round(time.perf_counter() - begin, 3)

@@ -1,7 +1,10 @@
 """What is seen while waiting: a bar on stderr, gone when the work is done."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+QUIET = 30  # seconds between two lines where there is no terminal
 
 
 @contextmanager
@@ -43,3 +46,43 @@ def spinner(what: str) -> Iterator[Callable[[], None]]:
     status = console.status(what)
     with status:
         yield status.stop
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields `progress(done, total)`, which tells both, the rate and the time left from its first call on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[pace]}')]
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(what, total=None, pace='')
+    first = told = (0.0, 0)  # when, and how many were done
+
+    def progress(done: int, total: int) -> None:
+        nonlocal first, told
+        now = time.perf_counter()
+        begins = not first[0]
+        if begins:
+            first = told = (now, done)
+        pace = paced(done - first[1], total - done, now - first[0])
+        bar.update(task, completed=done, total=total, pace=pace)
+        if begins and console.is_terminal:
+            bar.start()
+        if not console.is_terminal and (now - told[0] > QUIET or done == total > told[1]):
+            told = (now, done)
+            console.print(f'{what} {done}/{total}  {pace}', markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        yield progress
+    finally:
+        if console.is_terminal:  # elsewhere it would leave an empty line
+            bar.stop()
+
+
+def paced(done: int, left: int, seconds: float) -> str:
+    """'4.0/s, 1:15 left', or nothing as long as nothing is done."""
+    from vipllava_jax.training.progress import duration
+
+    return f'{done / seconds:.1f}/s, {duration(left * seconds / done)} left' if done else ''

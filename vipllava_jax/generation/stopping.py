@@ -2,6 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from vipllava_jax.config import Config
+from vipllava_jax.inputs.processor import Processor
+
+
+def ends(processor: Processor, template: str, cfg: Config) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """What ends an answer in a template: texts, and ids, among them those of such texts as are one token."""
+    stops = processor.stops(template)
+    special = [processor.tokenizer.id_of(stop) for stop in stops]
+    return stops, (*cfg.eos, *[id for id in special if id is not None])
+
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """Pieces of text -> the same text up to the first stop string, each piece as soon as it is sure.

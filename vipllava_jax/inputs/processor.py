@@ -101,22 +101,34 @@ class Processor:
         one = _is_prompt(prompts)
         conversations = [_turns(prompt) for prompt in ([prompts] if one else _list(prompts))]
         sources = [_row(images)] if one else _rows(images, len(conversations))
-        rows = [self._ids(row, turns, len(sources[row]), template) for row, turns in enumerate(conversations)]
-        lengths = np.array([len(ids) for ids in rows], np.int32)
-        counts = np.array([len(row) for row in sources], np.int32)
-        tokens = np.full((len(rows), bucket(lengths.max())), self.tokenizer.pad, np.int32)
-        pictures = np.zeros((len(rows), counts.max(), self.settings.side, self.settings.side, 3), np.float32)
-        for row, ids in enumerate(rows):
-            tokens[row, : len(ids)] = ids
-            for i, source in enumerate(sources[row]):
-                pictures[row, i] = self._pixels(source, f'image {i} of row {row}', fit)
-        return Batch(tokens, lengths, pictures, counts)
+        ids: list[list[int]] = []
+        pictures: list[list[np.ndarray]] = []
+        for row, (turns, own) in enumerate(zip(conversations, sources, strict=True)):
+            try:
+                ids.append(self.ids(turns, len(own), template))
+            except ValueError as error:
+                raise ValueError(f'row {row}: {error}') from None
+            pictures.append([])
+            for i, source in enumerate(own):  # no comprehension: a warning names the caller's line
+                pictures[row].append(self._pixels(source, f'image {i} of row {row}', fit))
+        return self.batch(ids, pictures)
 
-    def _ids(self, row: int, turns: Sequence[Turn], images: int, template: str) -> list[int]:
-        try:
-            ids = self.tokenizer.encode(render(template, turns, images, self.chat))
-        except ValueError as error:
-            raise ValueError(f'row {row}: {error}') from None
+    def batch(self, ids: Sequence[Sequence[int]], pictures: Sequence[Sequence[np.ndarray]]) -> Batch:
+        """The ids of each row, and its pictures hw3 as `pixels` makes them -> Batch."""
+        lengths = np.array([len(row) for row in ids], np.int32)
+        counts = np.array([len(row) for row in pictures], np.int32)
+        tokens = np.full((len(ids), bucket(lengths.max())), self.tokenizer.pad, np.int32)
+        side = self.settings.side
+        images = np.zeros((len(ids), counts.max(), side, side, 3), np.float32)
+        for b, row in enumerate(ids):
+            tokens[b, : len(row)] = row
+            for i, picture in enumerate(pictures[b]):
+                images[b, i] = picture
+        return Batch(tokens, lengths, images, counts)
+
+    def ids(self, turns: Sequence[Turn], images: int, template: str = DEFAULT) -> list[int]:
+        """A conversation and the number of its images -> the ids that a model reads."""
+        ids = self.tokenizer.encode(render(template, turns, images, self.chat))
         return [copy for id in ids for copy in [id] * (self.patches if id == self.image_id else 1)]
 
     def _pixels(self, source: Source, name: str, fit: Fit | None) -> np.ndarray:

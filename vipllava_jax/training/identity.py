@@ -11,6 +11,7 @@ from vipllava_jax.folders import read_json, write_json
 from vipllava_jax.training.config import KEYS, Settings, table
 
 FILE = 'run.json'
+CONTENTS = {'data': 'other rows in the data', 'weights': 'other weights in the model'}  # told of, not shown
 
 
 def identity(settings: Settings) -> dict[str, Any]:
@@ -24,11 +25,10 @@ def confirm(folder: Path, settings: Settings, begun: bool) -> None:
     """Notes in a run's folder what it is; if it has begun, raises ValueError should it have been another."""
     own = identity(settings)
     before = read_json(folder / FILE, optional=True).get('identity', own)
-    names = [name for name in own if own[name] != before.get(name)]
-    if begun and names and not settings.resume_anyway:
-        changes = ', '.join(_change(name, before.get(name), own[name]) for name in names)
+    told = changes(before, own)
+    if begun and told and not settings.resume_anyway:
         raise ValueError(
-            f'{folder} holds a run that differs ({changes}): to go on give the same as then, to begin anew '
+            f'{folder} holds a run that differs ({told}): to go on give the same as then, to begin anew '
             'another --output, to go on with what changed --resume-anyway'
         )
     fresh = folder / f'.{FILE}.new'
@@ -36,8 +36,14 @@ def confirm(folder: Path, settings: Settings, begun: bool) -> None:
     fresh.replace(folder / FILE)
 
 
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What settings were and are, where they differ; '' if they do not."""
+    names = [name for name in now if now[name] != before.get(name)]
+    return ', '.join(_change(name, before.get(name), now[name]) for name in names)
+
+
 def _change(name: str, before: Any, now: Any) -> str:
-    return 'other rows in the data' if name == 'data' else f'{name} was {_word(before)} and is {_word(now)}'
+    return CONTENTS.get(name) or f'{name} was {_word(before)} and is {_word(now)}'
 
 
 def _word(value: Any) -> str:

@@ -27,15 +27,23 @@ def compose(fields: dict[str, Any], images: int, folder: Path, rng: np.random.Ge
     The part of its id before the first '-' names its data set; any other row, and one that lacks what rows
     of that data set have, is of the form for all. Without a generator everything is as in evaluation.
     """
-    key, _, kind = str(fields.get('id') or '').partition('-')
-    needed, form = FORMS.get(key, ((), None))
-    if form and not kind.startswith('gpt4v') and all(fields.get(name) is not None for name in needed):
+    if name := data_set(fields):
         if images != 1:
-            raise ValueError(f'a row of {key} has one image, found {images}')
-        return form(fields, folder, rng)
+            raise ValueError(f'a row of {name} has one image, found {images}')
+        return FORMS[name][1](fields, folder, rng)
+    key = str(fields.get('id') or '').partition('-')[0]
+    needed, form = FORMS.get(key, ((), None))
     if form and not fields.get('conversations'):
         raise ValueError(f'a row of {key} needs {", ".join(needed)}, or a conversation')
     return _tagged(fields, images, rng, PLAIN if key == 'vg_rel' else SHAPES, varied=key == 'vg_rel')
+
+
+def data_set(fields: dict[str, Any]) -> str | None:
+    """The authors' data set whose form a row has, by the key in FORMS; None if it is of the form for all."""
+    key, _, kind = str(fields.get('id') or '').partition('-')
+    needed, form = FORMS.get(key, ((), None))
+    whole = form and not kind.startswith('gpt4v') and all(fields.get(name) is not None for name in needed)
+    return key if whole else None
 
 
 def _tagged(

@@ -10,7 +10,7 @@ import numpy as np
 
 from vipllava_jax.inputs.images import measure
 from vipllava_jax.training.files import is_list, spans
-from vipllava_jax.training.marking import settled
+from vipllava_jax.training.marking import Prompted, settled
 from vipllava_jax.training.region_prompts import compose
 from vipllava_jax.training.workers import ordered
 
@@ -30,6 +30,16 @@ class Row(NamedTuple):
     fields: dict[str, Any]
     images: tuple[Path, ...]
     folder: Path  # of the pictures, and of what else the row names
+
+
+def row(fields: dict[str, Any], where: str, folder: Path) -> Row:
+    """What a file says of an example -> the row; BrokenRow if its pictures are not named by texts."""
+    named = fields.get('image')
+    names = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(isinstance(name, str) and name for name in names):
+        raise BrokenRow(f'{where}: "image" is {named!r}, expected a path, or a list of paths')
+    name = where if fields.get('id') is None else str(fields['id'])
+    return Row(name, where, fields, tuple(folder / name for name in names), folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +74,7 @@ class Rows:
             raise BrokenRow(f'{where}: not JSON ({error})') from None
         if not isinstance(fields, dict):
             raise BrokenRow(f'{where}: expected a JSON object, found {type(fields).__name__}')
-        named = fields.get('image')
-        names = named if isinstance(named, list) else [] if named is None else [named]
-        if not all(isinstance(name, str) and name for name in names):
-            raise BrokenRow(f'{where}: "image" is {named!r}, expected a path, or a list of paths')
-        folder = path.parent if self.folder is None else self.folder
-        name = where if fields.get('id') is None else str(fields['id'])
-        return Row(name, where, fields, tuple(folder / name for name in names), folder)
+        return row(fields, where, path.parent if self.folder is None else self.folder)
 
     def where(self, i: int) -> str:
         """Where a row is, for a message: a file and a line."""
@@ -99,7 +103,7 @@ def read(
     which then do without them. Checked is all but that each picture can be decoded; `progress` is told the
     rows done and those in all.
     """
-    rows = _found([Path(file) for file in files], None if folder is None else Path(folder))
+    rows = found([Path(file) for file in files], None if folder is None else Path(folder))
     parts = [range(start, min(start + PART, len(rows))) for start in range(0, len(rows), PART)]
     broken: dict[int, str] = {}
     for part, (images, letters, problems) in zip(parts, ordered(_Check(rows), parts, workers), strict=True):
@@ -107,14 +111,20 @@ def read(
         broken |= problems
         if progress:
             progress(part.stop, len(rows))
-    told = tuple(broken.values())[:SHOWN]
-    if broken and (not skip_broken or len(broken) == len(rows)):
+    told = bearable([*broken.values()], len(rows), skip_broken)
+    return rows.take(np.delete(np.arange(len(rows)), [*broken]), broken=told, left_out=len(broken))
+
+
+def bearable(broken: Sequence[str], count: int, skip: bool) -> tuple[str, ...]:
+    """The first of what is wrong with some of so many rows; a ValueError unless they may be skipped."""
+    told = tuple(broken[:SHOWN])
+    if broken and (not skip or len(broken) == count):
         more = '' if len(told) == len(broken) else f', the first {len(told)} of them'
         raise ValueError(
-            '\n'.join([f'{len(broken)} of {len(rows)} rows are broken{more}:', *told])
+            '\n'.join([f'{len(broken)} of {count} rows are broken{more}:', *told])
             + '\nmend them, or let broken rows be skipped'
         )
-    return rows.take(np.delete(np.arange(len(rows)), [*broken]), broken=told, left_out=len(broken))
+    return told
 
 
 @dataclass(frozen=True)
@@ -136,11 +146,17 @@ class _Check:
 
 def check(row: Row) -> tuple[int, int]:
     """How many pictures and letters a row has; BrokenRow if no example can be made of it."""
+    prompted = composed(row, _evaluated)
+    return len(row.images), sum(len(turn.text) for turn in prompted.turns)
+
+
+def composed(row: Row, make: Callable[[Row], Prompted]) -> Prompted:
+    """What `make` makes of a row; BrokenRow if it cannot, or a picture is not there, or a mark not on it."""
     try:
         for path in row.images:
             if not path.is_file():
                 raise ValueError(f'no picture at {str(path)!r}')
-        prompted = compose(row.fields, len(row.images), row.folder, None)
+        prompted = make(row)
         for path, marks in zip(row.images, prompted.marks, strict=True):
             size = measure(path) if marks else (0, 0)
             for mark in marks:
@@ -149,10 +165,14 @@ def check(row: Row) -> tuple[int, int]:
         raise BrokenRow(f'{row.where}: {error}') from None
     except (TypeError, KeyError, IndexError, AttributeError) as error:  # fields of another form than expected
         raise BrokenRow(f'{row.where}: a field has the wrong form ({error!r})') from None
-    return len(row.images), sum(len(turn.text) for turn in prompted.turns)
+    return prompted
 
 
-def _found(files: list[Path], folder: Path | None) -> Rows:
+def _evaluated(row: Row) -> Prompted:
+    return compose(row.fields, len(row.images), row.folder, None)
+
+
+def found(files: list[Path], folder: Path | None) -> Rows:
     """Where each row begins and ends, not yet checked."""
     if not files or len(files) > 255:
         raise ValueError(f'{len(files)} data files: give from 1 to 255')

@@ -1,0 +1,201 @@
+"""eval as a user types it: a table, files, going on after SIGKILL, refusals before anything is loaded."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import vipllava_jax as vj
+from tests.makers import noise
+from vipllava_jax import loading
+from vipllava_jax.evaluation import evaluate
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Twenty questions about pictures, in the folder where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for n in range(20):
+        noise(40, 30, seed=n).save(tmp_path / f'{n}.png')
+        marks = [f'{("arrow", "ellipse")[n % 2]}:4,5,20,25:red']
+        row = {'id': f'q-{n}', 'image': f'{n}.png', 'marks': marks, 'question': 'What is <bbox>?'}
+        rows.append({**row, 'answer': ['x', 'y'], 'type': 'ab'[n // 10], 'pair': n // 2})
+    file = tmp_path / 'held-out.jsonl'
+    file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return file
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+SHORT = ('--max-new-tokens', 3)
+
+
+def test_it_prints_a_table_and_keeps_the_answers(vipllava, folder, data, tmp_path):
+    asked = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', 8, '--fit', 'pad')
+    ran = vipllava(*asked, '--by', 'type', '--together', 'pair', '--json', 'table.json')
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines() == [
+        '              n  correct  accuracy  95 % interval',
+        'rows         20        0      0.0%  0.0% to 16.1%',
+        'pair         10        0      0.0%  0.0% to 27.8%',
+        'type a       10        0      0.0%  0.0% to 27.8%',
+        'type b       10        0      0.0%  0.0% to 27.8%',
+    ]
+    first, second = ran.err.splitlines()
+    assert first.startswith('answers 20/20  ')
+    assert second == 'vipllava: 20 answers were cut off: see --max-new-tokens'
+    settings, *answers = lines(tmp_path / 'held-out.answers.jsonl')
+    library = evaluate(vj.load(folder), data, max_new_tokens=3, fit='pad')
+    assert sorted(answers, key=lambda answer: answer['n']) == library.answers
+    told = json.loads((tmp_path / 'table.json').read_text())
+    assert told['settings'] == settings['settings']
+    assert told['settings']['model'] == str(folder)
+    assert (told['answers'], told['left_out'], told['cut_off']) == (20, 0, library.cut)
+    assert told['scores'][2]['group'] == 'type a'
+    assert told['scores'][2]['high'] == pytest.approx(0.2775, abs=1e-4)
+
+
+def test_a_mark_that_the_crop_cuts_off_is_told_once(vipllava, folder, data):
+    ran = vipllava('eval', '--model', folder, '--data', data, *SHORT)
+    assert ran.err.count('the crop cuts off the mark') == 1
+    assert 'see --fit pad' in ran.err
+
+
+def test_what_is_answered_is_not_asked_again(vipllava, folder, data, monkeypatch):
+    asked = ('eval', '--model', folder, '--data', data, *SHORT)
+    first = vipllava(*asked)
+    assert first.code == 0, first.err
+    monkeypatch.setattr(loading, 'weights', None)
+    assert vipllava(*asked, '--batch', 3).out == first.out
+    assert 'type b' in vipllava(*asked, '--by', 'type').out
+
+
+KILLED = """
+import sys, time
+from vipllava_jax.cli import main
+from vipllava_jax.evaluation import journal
+
+write = journal._write
+
+def slowly(file, records):
+    write(file, records)
+    time.sleep(0.3)
+
+journal._write = slowly
+main()
+"""
+
+
+def test_killed_it_loses_a_batch_at_most_and_goes_on(vipllava, folder, data, tmp_path):
+    asked = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', '4')
+    path = tmp_path / 'held-out.answers.jsonl'
+    counts = []
+    for wanted in (3, 11):
+        command = [sys.executable, '-c', KILLED, *map(str, asked)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            while running.poll() is None and (not path.exists() or path.read_bytes().count(b'\n') < wanted):
+                time.sleep(0.01)
+            running.kill()
+            assert (running.wait(), running.stdout.read()) == (-signal.SIGKILL, b'')
+        counts.append(path.read_bytes().count(b'\n') - 1)
+    assert counts[0] >= 4 - 1
+    assert counts[0] < counts[1] < 20
+    kept = path.read_bytes()
+    whole = vipllava(*asked, '--output', 'whole.jsonl')
+    ran = vipllava(*asked)
+    assert (ran.code, ran.out) == (0, whole.out)
+    assert path.read_bytes().startswith(kept)
+    assert sorted(path.read_bytes().split(b'\n')) == sorted(
+        (tmp_path / 'whole.jsonl').read_bytes().split(b'\n')
+    )
+
+
+def test_another_model_or_other_settings_are_refused_in_a_line(vipllava, folder, adapter, data, monkeypatch):
+    asked = ('eval', '--model', folder, '--data', data, *SHORT)
+    assert vipllava(*asked).code == 0
+    weights = loading.weights
+    monkeypatch.setattr(loading, 'weights', None)
+    for more, message in [
+        (('--adapter', adapter), f'adapter was not given and is {adapter}'),
+        (('--quantize', 'int8'), 'quantize was not given and is int8'),
+        (('--template', 'plain'), 'template was vipllava and is plain'),
+        (('--fit', 'pad'), 'fit was not given and is pad'),
+    ]:
+        ran = vipllava(*asked, *more)
+        assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
+        assert message in ran.err
+        assert '--restart' in ran.err
+    config = next(path for path in folder.iterdir() if path.is_file())
+    found = config.stat()
+    os.utime(config, ns=(found.st_atime_ns, found.st_mtime_ns + 10**9))
+    try:
+        assert '(other weights in the model)' in vipllava(*asked).err
+    finally:
+        os.utime(config, ns=(found.st_atime_ns, found.st_mtime_ns))
+    monkeypatch.setattr(loading, 'weights', weights)
+    ran = vipllava(*asked, '--quantize', 'int8', '--adapter', adapter, '--restart')
+    assert ran.code == 0, ran.err
+    said = [answer['said'] for answer in lines(data.with_name('held-out.answers.jsonl'))[1:]]
+    model = vj.load(folder, quantize='int8', adapter=adapter)
+    assert sorted(said) == sorted(a['said'] for a in evaluate(model, data, max_new_tokens=3).answers)
+
+
+def test_vip_bench_is_written_for_its_evaluator(vipllava, folder, data, tmp_path):
+    rows = [{'question_id': n, 'image': f'{n}.png', 'text': 'What is it?'} for n in range(3)]
+    (tmp_path / 'questions.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    asked = ('eval', '--model', folder, '--data', 'questions.jsonl', *SHORT, '--output', 'mine.jsonl')
+    ran = vipllava(*asked)
+    assert (ran.code, ran.out) == (0, 'mine.vip-bench.json: for the evaluator of ViP-Bench\n')
+    told = json.loads((tmp_path / 'mine.vip-bench.json').read_text())
+    assert [*told] == ['v1_0', 'v1_1', 'v1_2']
+    model = vj.load(folder)
+    batch = model.processor('What is it?', '1.png', fit='pad')
+    out = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=3)
+    assert told['v1_1'] == model.processor.decode(out)[0]
+    assert vipllava(*asked, '--vip-bench', 'other.json').code == 0
+    assert json.loads((tmp_path / 'other.json').read_text()) == told
+
+
+def test_broken_rows_are_told_first_or_left_out(vipllava, folder, data, monkeypatch):
+    with data.open('a') as file:
+        file.write('{"image": "none.png", "question": "What?", "answer": "x"}\n')
+    asked = ('eval', '--model', folder, '--data', data, *SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, 'weights', None)
+        ran = vipllava(*asked)
+    assert (ran.code, ran.out) == (2, '')
+    assert f"{data}, line 21: no picture at '{data.parent}/none.png'" in ran.err
+    ran = vipllava(*asked, '--skip-broken')
+    assert ran.code == 0
+    assert 'left out: ' in ran.err
+    assert re.search(r'rows +20 ', ran.out)
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        ([], "Missing option '--data'"),
+        (['--data', 'none.jsonl'], 'none.jsonl'),
+        (['--data', 'held-out.jsonl', '--by', 'kind'], "no row has the field 'kind'"),
+        (['--data', 'held-out.jsonl', '--images', 'nowhere'], 'nowhere'),
+        (['--data', 'held-out.jsonl', '--output', 'held-out.jsonl'], 'is no file of answers'),
+        (['--data', 'held-out.jsonl', '--output', 'x.json', '--json', 'x.json'], 'give another place'),
+        (['--data', 'held-out.jsonl', '--max-new-tokens', '5000'], 'exceed the 1024 of the model'),
+        (['--data', 'held-out.jsonl', '--template', 'checkpoint'], 'no chat template'),
+        (['--data', 'held-out.jsonl', '--adapter', '/nowhere'], '/nowhere: no adapter'),
+        (['--data', 'held-out.jsonl', '--batch', '0'], '--batch'),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_loaded(vipllava, folder, data, monkeypatch, args, message):
+    monkeypatch.setattr(loading, 'weights', None)
+    code, out, err = vipllava('eval', '--model', folder, *args)
+    assert (code, out, err.count('\n')) == (2, '', 1)
+    assert message in err

@@ -1,0 +1,38 @@
+"""What is told of work that goes on, on a terminal and elsewhere."""
+
+import pytest
+
+from vipllava_jax.cli import waiting
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still unless it is set."""
+    now = [100.0]
+    monkeypatch.setattr(waiting.time, 'perf_counter', lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(clock, capsys):
+    with waiting.counting('answers') as progress:
+        for at, done in [(100, 8), (110, 12), (131, 16), (140, 20), (150, 28)]:
+            clock[0] = at
+            progress(done, 28)
+    assert capsys.readouterr().err == 'answers 16/28  0.3/s, 0:46 left\nanswers 28/28  0.4/s, 0:00 left\n'
+
+
+def test_nothing_to_do_is_nothing_to_tell(capsys):
+    with waiting.counting('answers') as progress:
+        pass
+    with waiting.counting('answers') as progress:
+        progress(3, 3)
+    assert capsys.readouterr().err == ''
+
+
+def test_on_a_terminal_there_is_a_bar(clock, capsys, monkeypatch):
+    monkeypatch.setenv('FORCE_COLOR', '1')
+    with waiting.counting('answers') as progress:
+        progress(8, 28)
+        clock[0] = 104
+        progress(16, 28)
+    assert '2.0/s, 0:06 left' in capsys.readouterr().err

@@ -1,0 +1,190 @@
+"""`vipllava eval`: questions with known answers, asked in batches; how many a model gets right."""
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vipllava_jax.cli.models import (
+    compiling,
+    fit_option,
+    load,
+    model_option,
+    template_option,
+    types,
+    weight_options,
+)
+from vipllava_jax.cli.waiting import counting
+
+if TYPE_CHECKING:
+    from vipllava_jax.evaluation.answering import Asked
+    from vipllava_jax.evaluation.run import Result
+
+
+@click.command()
+@model_option
+@click.option(
+    '--data',
+    metavar='FILE',
+    multiple=True,
+    required=True,
+    help='Questions: JSONL or a JSON list; ViP-Bench, Visual7W, PointQA and VCR are known by their rows. '
+    'May be repeated.',
+)
+@click.option('--images', metavar='FOLDER', help='Where the pictures are.  [default: beside each file]')
+@click.option(
+    '--by', metavar='FIELD', multiple=True, help='Count by the values of this field, too. Repeatable.'
+)
+@click.option(
+    '--together',
+    metavar='FIELD',
+    multiple=True,
+    help='Count rows whose FIELD is the same as one, right if all of them are, too. Repeatable.',
+)
+@click.option(
+    '--output',
+    metavar='FILE',
+    help='Where answers are added as they come.  [default: NAME.answers.jsonl here, of the first --data]',
+)
+@click.option('--restart', is_flag=True, help='Ask all anew, whatever --output holds.')
+@click.option('--json', 'table_file', metavar='FILE', help='The table, for machines.')
+@click.option(
+    '--vip-bench',
+    metavar='FILE',
+    help="Answers for ViP-Bench's evaluator.  [default: as --output, ending in .vip-bench.json]",
+)
+@template_option
+@fit_option("the data set's way, or the checkpoint's")
+@click.option(
+    '--max-new-tokens',
+    metavar='N',
+    type=click.IntRange(1),
+    help='The longest answer.  [default: 128; of ViP-Bench 1024]',
+)
+@click.option('--batch', metavar='N', type=click.IntRange(1), default=16, show_default=True)
+@weight_options
+@click.option('--skip-broken', is_flag=True, help='Leave out rows that are broken, instead of stopping.')
+def eval(
+    source: str,
+    data: tuple[str, ...],
+    images: str | None,
+    by: tuple[str, ...],
+    together: tuple[str, ...],
+    output: str | None,
+    restart: bool,
+    table_file: str | None,
+    vip_bench: str | None,
+    template: str,
+    fit: Any,
+    max_new_tokens: int | None,
+    batch: int,
+    dtype: str | None,
+    quantize: str | None,
+    adapter: str | None,
+    skip_broken: bool,
+) -> None:
+    """Ask a model questions whose answers are known, and count how many it gets right.
+
+    An answer is right if it is, but for capitals, one of those accepted. It prints accuracies with 95 %
+    intervals. Ended in whatever way, the same command goes on where it stopped.
+
+    \b
+    Examples:
+      vipllava eval --data held-out.jsonl --by type --by shape
+      vipllava eval --data v7w-test.json --images ./dataset --json visual7w.json
+      vipllava eval --data bbox/questions.jsonl --images bbox/images --output vip-7b-bbox.jsonl
+    """
+    output = output or f'{Path(data[0]).stem}.answers.jsonl'
+    if output in (table_file, vip_bench):
+        raise ValueError(
+            f'{output} is --output, where answers are kept: give another place for what is made of them'
+        )
+    from vipllava_jax.evaluation import cases
+
+    found = cases.read(data, images, by=by, together=together, skip_broken=skip_broken)
+    from vipllava_jax.evaluation import run
+    from vipllava_jax.evaluation.answering import questions
+    from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.loading import abstract, locate
+
+    folder = locate(source)
+    processor = Processor.load(folder)
+    kind: dict[str, Any] = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
+    shapes, cfg = abstract(folder, **kind)
+    how: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens)
+    asked = questions(found, processor, cfg, batch=batch, **how, skip_broken=skip_broken, note=Notes())
+    settings = {
+        'model': str(folder.resolve()),
+        'adapter': adapter and str(Path(adapter).resolve()),
+        **types(shapes),
+        **run.identity(found, **how),
+        'weights': fingerprint(folder, *([adapter] if adapter else [])),
+    }
+
+    def loaded(first: 'Asked') -> Any:
+        batch = asked.make(first).batch
+        waited = compiling(shapes, batch, cfg, asked.settings(first.longest)) if batch else lambda: None
+        model, _ = load(folder, processor, **kind)
+        with contextlib.suppress(Exception):  # the same error comes again where it belongs
+            waited()
+        return model.params
+
+    with counting('answers') as progress:
+        result = run.run(asked, loaded, output, settings, restart=restart, progress=progress)
+    tell(result)
+    if table_file:
+        Path(table_file).write_text(json.dumps(machines(result, settings), indent=2) + '\n', 'utf-8')
+    if any(case.task is cases.VIP_BENCH for case in found.cases):
+        place = vip_bench or str(Path(output).with_suffix('.vip-bench.json'))
+        run.write_vip_bench(place, result)
+        click.echo(f'{place}: for the evaluator of ViP-Bench')
+
+
+class Notes:
+    """Tells on stderr, once of each subject."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def __call__(self, subject: str, told: str) -> None:
+        if subject not in self.told:
+            self.told.add(subject)
+            click.echo(f'vipllava: {told}', err=True)
+
+
+def tell(result: 'Result') -> None:
+    """The table on stdout, and on stderr what is missing in it."""
+    from vipllava_jax.evaluation.scores import table
+
+    for line in result.broken:
+        click.echo(f'vipllava: left out: {line}', err=True)
+    if result.left_out > len(result.broken):
+        click.echo(f'vipllava: {result.left_out} are left out in all', err=True)
+    if result.cut:
+        click.echo(f'vipllava: {result.cut} answers were cut off: see --max-new-tokens', err=True)
+    if result.scores:
+        click.echo(table(result.scores))
+
+
+def machines(result: 'Result', settings: dict[str, Any]) -> dict[str, Any]:
+    """The table with the settings, as an object."""
+    scores = []
+    for score in result.scores:
+        low, high = score.interval
+        scores.append({**score._asdict(), 'accuracy': score.accuracy, 'low': low, 'high': high})
+    counts = {'answers': len(result.answers), 'left_out': result.left_out, 'cut_off': result.cut}
+    return {'settings': settings, **counts, 'scores': scores}
+
+
+def fingerprint(*folders: str | Path) -> str:
+    """What changes whenever a file in one of the folders is written."""
+    told = hashlib.blake2b(digest_size=16)
+    for folder in folders:
+        for path in sorted(Path(folder).rglob('*')):
+            if path.is_file():
+                found = path.stat()
+                told.update(f'{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n'.encode())
+    return told.hexdigest()

@@ -1,0 +1,189 @@
+"""Cases to answers: in batches of few shapes, their pictures loaded ahead in threads."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vipllava_jax.arrays import ahead
+from vipllava_jax.config import Config
+from vipllava_jax.evaluation.cases import Case, Cases
+from vipllava_jax.generation.stopping import ends, until
+from vipllava_jax.inputs.images import open_image
+from vipllava_jax.inputs.marks import draw
+from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, pixels
+from vipllava_jax.inputs.processor import Batch, Processor
+from vipllava_jax.inputs.prompts import DEFAULT
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.training.marking import settled
+from vipllava_jax.training.rows import BrokenRow
+
+THREADS = min(8, os.cpu_count() or 1)
+
+
+class Asked(NamedTuple):
+    """Cases, by their numbers, that are asked at once, each answer of at most so many tokens."""
+
+    numbers: tuple[int, ...]
+    size: int  # rows of the batch, which repeats some if they are fewer
+    fit: Fit | None
+    longest: int
+
+
+class Said(NamedTuple):
+    """An answer."""
+
+    number: int
+    text: str
+    finished: bool  # by itself, rather than by its length
+
+
+class Ready(NamedTuple):
+    """What the model reads of a batch, and what was wrong with cases that are not in it."""
+
+    numbers: tuple[int, ...]
+    batch: Batch | None  # None: there is no good one
+    longest: int
+    broken: list[str]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """All cases in batches, those of like shape together, the same ones whichever have an answer already."""
+
+    cases: Cases
+    processor: Processor
+    cfg: Config
+    template: str
+    batches: tuple[Asked, ...]
+    skip_broken: bool
+    note: Callable[[str, str], None]  # told (a subject, what is to be said of it)
+
+    def pending(self, answered: Any) -> list[Asked]:
+        """The batches in which an answer is missing."""
+        return [batch for batch in self.batches if not all(number in answered for number in batch.numbers)]
+
+    def settings(self, longest: int) -> dict[str, Any]:
+        """Those of `decoding.stream`."""
+        return {'max_new_tokens': longest, 'eos': ends(self.processor, self.template, self.cfg)[1]}
+
+    def make(self, asked: Asked) -> Ready:
+        """What the model reads of a batch; BrokenRow names a picture that is damaged."""
+        ids, pictures, numbers, broken = [], [], [], []
+        for number in asked.numbers:
+            case = self.cases.cases[number]
+            try:
+                pictures.append(self._pictures(case, asked.fit))
+            except BrokenRow as error:
+                if not self.skip_broken:
+                    raise
+                broken.append(str(error))
+                continue
+            ids.append(self.processor.ids(case.turns, len(case.images), self.template))
+            numbers.append(number)
+        if not numbers:
+            return Ready((), None, asked.longest, broken)
+        filled = [n % len(numbers) for n in range(asked.size)]
+        batch = self.processor.batch([ids[n] for n in filled], [pictures[n] for n in filled])
+        return Ready(tuple(numbers), batch, asked.longest, broken)
+
+    def _pictures(self, case: Case, fit: Fit | None) -> list[np.ndarray]:
+        made = []
+        try:
+            for path, marks in zip(case.images, case.marks, strict=True):
+                image = open_image(path)
+                if marks:
+                    image = draw(image, [settled(mark, image.size) for mark in marks])
+                for mark in cut_off(image, self.processor.settings, fit):
+                    self.note('crop', f'{case.where}: the crop cuts off the mark {mark}: see --fit pad')
+                made.append(pixels(image, self.processor.settings, fit))
+        except (ValueError, OSError) as error:
+            raise BrokenRow(f'{case.where}: {error}') from None
+        return made
+
+    def answer(self, params: Params, pending: Sequence[Asked]) -> Iterator[tuple[list[Said], list[str]]]:
+        """The answers to each batch, and what is wrong with its cases that have none."""
+        pool = ThreadPoolExecutor(THREADS)
+        try:
+            for ready in ahead(pool, self.make, pending, THREADS):
+                yield self._said(params, ready), ready.broken
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _said(self, params: Params, ready: Ready) -> list[Said]:
+        if ready.batch is None:
+            return []
+        from vipllava_jax.generation.decoding import stream
+
+        stops, eos = ends(self.processor, self.template, self.cfg)
+        chunks: list[np.ndarray] = []
+        for chunk in stream(params, ready.batch, cfg=self.cfg, **self.settings(ready.longest)):
+            chunks.append(chunk)
+            if stops and all(one.finished for one in self._read(ready.numbers, chunks, stops, eos)):
+                break  # by texts, of which the decoder does not know
+        return self._read(ready.numbers, chunks, stops, eos)
+
+    def _read(
+        self, numbers: Sequence[int], chunks: Sequence[np.ndarray], stops: Sequence[str], eos: Sequence[int]
+    ) -> list[Said]:
+        """The answers as far as they have come."""
+        said = []
+        rows = np.concatenate(chunks, axis=1)[: len(numbers)]
+        for number, ids in zip(numbers, rows, strict=True):
+            end = np.isin(ids, eos)
+            whole = self.processor.decode(ids[: end.argmax()] if end.any() else ids)
+            text = ''.join(until([whole], stops))
+            said.append(Said(number, text.strip(), bool(end.any()) or len(text) < len(whole)))
+        return said
+
+
+def questions(
+    cases: Cases,
+    processor: Processor,
+    cfg: Config,
+    *,
+    batch: int = 16,
+    template: str = DEFAULT,
+    fit: Fit | None = None,
+    max_new_tokens: int | None = None,
+    skip_broken: bool = False,
+    note: Callable[[str, str], None] = lambda subject, told: None,
+) -> Questions:
+    """Cases in batches of so many; ValueError names the one that leaves the model no room to answer.
+
+    Fit and max_new_tokens are those of each case's task unless they are given.
+    """
+    check_fit(fit)
+    for name, value in (('batch', batch), ('max_new_tokens', max_new_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f'{name} is {value}: give 1 or more')
+    shapes = []
+    for number, case in enumerate(cases.cases):
+        length = _length(case, processor, template)
+        left = cfg.text.context - length
+        if left < (max_new_tokens or 1):
+            raise ValueError(
+                f'{case.where}: a prompt of {length} tokens and {max_new_tokens or 1} new exceed the '
+                f'{cfg.text.context} of the model: shorten it, or ask for fewer'
+            )
+        longest = max_new_tokens or case.task.longest
+        shapes.append((fit or case.task.fit or '', longest, len(case.images), length, number))
+    batches: list[Asked] = []
+    for (how, longest), group in itertools.groupby(sorted(shapes), key=lambda shape: shape[:2]):
+        *_, lengths, numbers = zip(*group, strict=True)
+        longest = min(longest, cfg.text.context - max(lengths))
+        for start in range(0, len(numbers), batch):
+            size = min(batch, len(numbers))
+            batches.append(Asked(numbers[start : start + batch], size, how or None, longest))
+    return Questions(cases, processor, cfg, template, tuple(batches), skip_broken, note)
+
+
+def _length(case: Case, processor: Processor, template: str) -> int:
+    try:
+        return len(processor.ids(case.turns, len(case.images), template))
+    except ValueError as error:
+        raise ValueError(f'{case.where}: {error}') from None

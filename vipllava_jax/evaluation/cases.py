@@ -1,0 +1,189 @@
+"""Rows of files to cases: what is asked, what is drawn, which answers are right, all checked beforehand."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vipllava_jax.inputs.marks import Mark
+from vipllava_jax.inputs.pixels import Fit
+from vipllava_jax.inputs.prompts import Turn
+from vipllava_jax.training import rows, vcr
+from vipllava_jax.training.marking import Prompted
+from vipllava_jax.training.region_prompts import compose, data_set
+from vipllava_jax.training.rows import BrokenRow, Row
+
+
+class Task(NamedTuple):
+    """How the questions of a data set are asked unless the user says otherwise."""
+
+    name: str
+    fit: Fit | None = None  # None: as the checkpoint has it
+    longest: int = 128  # tokens of an answer
+
+
+GENERIC = Task('rows')
+VIP_BENCH = Task('ViP-Bench', 'pad', 1024)
+ANSWERING = Task('VCR Q->A', 'squash')
+REASONING = Task('VCR QA->R', 'squash')
+BOTH = 'VCR Q->AR'  # a row of which both are right
+TASKS = {'v7w': Task('Visual7W', 'pad'), 'pointQA_twice': Task('PointQA-LookTwice', 'pad'), 'vcr': ANSWERING}
+NONE = '-'  # the group of a row that lacks the field
+
+
+class Case(NamedTuple):
+    """A question, or a conversation that ends with one."""
+
+    name: str  # the row's id, or where it is
+    where: str
+    task: Task
+    turns: tuple[Turn, ...]
+    images: tuple[Path, ...]
+    marks: tuple[tuple[Mark, ...], ...]  # one tuple an image
+    accepted: tuple[str, ...] = ()  # none where nobody here knows what is right
+    groups: tuple[tuple[str, ...], ...] = ()  # of each field by which is counted, the row's values
+    sets: tuple[tuple[str, str], ...] = ()  # (what is counted, which of it), right if all of its cases are
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The cases of some rows, in their order."""
+
+    cases: tuple[Case, ...]
+    by: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()  # what is wrong with the first of the rows left out
+    left_out: int = 0
+
+    @property
+    def digest(self) -> str:
+        """What tells these questions from others; which answers are right has no part in it."""
+        told = hashlib.blake2b(digest_size=16)
+        for case in self.cases:
+            images = [path.name for path in case.images]
+            marks = [[*map(str, own)] for own in case.marks]
+            told.update(json.dumps([case.name, case.task.name, case.turns, images, marks]).encode())
+        return told.hexdigest()
+
+
+def read(
+    files: str | os.PathLike[str] | Iterable[Any],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    by: Sequence[str] = (),
+    together: Sequence[str] = (),
+    skip_broken: bool = False,
+) -> Cases:
+    """Files, each a JSON list or JSONL, or rows as dicts, and the folder of their pictures -> their cases.
+
+    Every broken row is told, with file and line, in one ValueError, or left out. So are fields of `by` and
+    `together` that no row has.
+    """
+    cases: list[Case] = []
+    broken: list[str] = []
+    seen: set[str] = set()
+    fields: set[str] = set()
+    count = 0
+    for count, made in enumerate(_rows(files, folder), 1):  # noqa: B007
+        try:
+            row = made()
+            own = list(_cases(row, by, together))
+            if own[0].task is VIP_BENCH and own[0].name in seen:
+                raise BrokenRow(f'{row.where}: "question_id" {own[0].name} comes twice')
+        except BrokenRow as error:
+            broken.append(str(error))
+            continue
+        seen.add(own[0].name)
+        fields.update(row.fields)
+        cases += own
+    told = rows.bearable(broken, count, skip_broken)
+    if missing := [name for name in (*by, *together) if name not in fields]:
+        raise ValueError(f'no row has the field {missing[0]!r}: there are {", ".join(sorted(fields))}')
+    return Cases(tuple(cases), tuple(by), told, len(broken))
+
+
+def _rows(files: Any, folder: str | os.PathLike[str] | None) -> Iterator[Callable[[], Row]]:
+    """What makes each row of files, or of dicts."""
+    given = [files] if isinstance(files, (str, os.PathLike)) else list(files)
+    place = None if folder is None else Path(folder)
+    if given and all(isinstance(one, dict) for one in given):
+        for n, one in enumerate(given):
+            yield lambda n=n, one=one: rows.row(one, f'row {n}', place or Path())  # type: ignore[misc]
+        return
+    found = rows.found([Path(file) for file in given], place)
+    for i in range(len(found)):
+        yield lambda i=i: found[i]  # type: ignore[misc]
+
+
+def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Case]:
+    """The cases of a row, two if it is of VCR; BrokenRow if none can be made."""
+    name = data_set(row.fields)
+    forms: list[tuple[Task, Callable[[Row], Prompted]]] = [(TASKS.get(name or '', GENERIC), _composed)]
+    if name == 'vcr':
+        forms.append((REASONING, lambda row: vcr.reasoning(row.fields, row.folder)))
+    elif _is_vip_bench(row.fields):
+        forms = [(VIP_BENCH, _composed)]
+    sets = [(field, text) for field in together for text in _texts(row.fields.get(field)) if text != NONE]
+    if name == 'vcr':
+        sets.append((BOTH, row.where))
+    groups = tuple(_texts(row.fields.get(field)) for field in by)
+    for task, make in forms:
+        turns, marks = rows.composed(row, make)
+        named = str(row.fields['question_id']) if task is VIP_BENCH else row.name
+        yield Case(
+            named,
+            row.where,
+            task,
+            tuple(turns[:-1]),
+            row.images,
+            marks,
+            () if task is VIP_BENCH else _accepted(row, turns[-1].text),
+            groups,
+            tuple(sets),
+        )
+
+
+def _is_vip_bench(fields: dict[str, Any]) -> bool:
+    """A question of which a judge elsewhere knows the answer."""
+    return {'question_id', 'text'} <= fields.keys() and not {'question', 'conversations'} & fields.keys()
+
+
+def _composed(row: Row) -> Prompted:
+    """What is said, the right answer last, and drawn, the fixed way; ValueError if nothing is asked."""
+    fields = row.fields
+    if not data_set(fields) and not fields.get('conversations'):
+        if _is_vip_bench(fields):
+            asked, answer = fields['text'], ''
+        elif fields.get('question') is not None and fields.get('answer') is not None:
+            asked, answer = fields['question'], _answers(fields['answer'])[0]
+        else:
+            raise ValueError(
+                'nothing is asked: expected "question" and "answer", or "conversations", or "question_id" '
+                'and "text" as in ViP-Bench'
+            )
+        talk = [{'from': 'human', 'value': asked}, {'from': 'gpt', 'value': answer}]
+        fields = {**fields, 'id': None, 'conversations': talk}
+    return compose(fields, len(row.images), row.folder, None)
+
+
+def _accepted(row: Row, answer: str) -> tuple[str, ...]:
+    """Every answer that is right."""
+    if data_set(row.fields) or row.fields.get('conversations'):
+        return (answer,)
+    return _answers(row.fields['answer'])
+
+
+def _answers(given: Any) -> tuple[str, ...]:
+    answers = given if isinstance(given, list) else [given]
+    good = all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers)
+    if not good or not answers or not all(str(one).strip() for one in answers):
+        raise ValueError(f'"answer" is {str(given)[:80]!r}: expected a text or a number, or a list of those')
+    return tuple(map(str, answers))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """The values of a field, each as a text."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return tuple(dict.fromkeys(map(str, values))) or (NONE,)

@@ -1,0 +1,119 @@
+"""The whole of an evaluation: rows are read, asked, written down, gone on with, counted."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vipllava_jax.evaluation.answering import Asked, Questions, Said, questions
+from vipllava_jax.evaluation.cases import VIP_BENCH, Case, Cases, read
+from vipllava_jax.evaluation.journal import opened
+from vipllava_jax.evaluation.scores import Score, right, scores
+from vipllava_jax.inputs.pixels import Fit
+from vipllava_jax.inputs.prompts import DEFAULT
+
+if TYPE_CHECKING:
+    from vipllava_jax.loading import Model
+    from vipllava_jax.model.vipllava import Params
+
+Progress = Callable[[int, int], None]
+
+
+class Result(NamedTuple):
+    """What came of an evaluation."""
+
+    scores: list[Score]
+    answers: list[dict[str, Any]]  # as in the file, in the order of the cases
+    broken: list[str]  # what is wrong with the first of the rows left out, and with pictures
+    left_out: int
+    cut: int  # answers that did not end by themselves
+
+
+def evaluate(
+    model: 'Model',
+    rows: str | os.PathLike[str] | Sequence[Any],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    by: Sequence[str] = (),
+    together: Sequence[str] = (),
+    batch: int = 16,
+    template: str = DEFAULT,
+    fit: Fit | None = None,
+    max_new_tokens: int | None = None,
+    answers: str | os.PathLike[str] | None = None,
+    about: Mapping[str, Any] | None = None,
+    restart: bool = False,
+    skip_broken: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Asks a model all questions of some files, or of rows as dicts, and counts what it gets right.
+
+    `images` is the folder of the pictures, by default that of each file. Counted is also `by` the values of
+    these fields, and rows that have a field of `together` in common as one, which is right if all of them
+    are. Answers are appended to the file `answers`, and those that are there are not asked for again; it is
+    refused if its settings were others, among them what `about` says of the model. `progress` is told the
+    answers there are and those in all. Raises ValueError with file and line for rows that are broken.
+    """
+    cases = read(rows, images, by=by, together=together, skip_broken=skip_broken)
+    how: dict[str, Any] = dict(batch=batch, template=template, fit=fit, max_new_tokens=max_new_tokens)
+    asked = questions(cases, model.processor, model.cfg, **how, skip_broken=skip_broken)
+    settings = {**(about or {}), **identity(cases, template, fit, max_new_tokens)}
+    return run(asked, lambda _: model.params, answers, settings, restart=restart, progress=progress)
+
+
+def identity(cases: Cases, template: str, fit: str | None, max_new_tokens: int | None) -> dict[str, Any]:
+    """The settings on which answers depend, and what is asked."""
+    return {'template': template, 'fit': fit, 'max_new_tokens': max_new_tokens, 'data': cases.digest}
+
+
+def run(
+    asked: Questions,
+    load: Callable[[Asked], 'Params'],
+    answers: str | os.PathLike[str] | None,
+    settings: Mapping[str, Any],
+    *,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Answers what has no answer yet, for which alone `load` is called, with the first batch; and counts."""
+    cases = asked.cases.cases
+    broken = list(asked.cases.broken)
+    left_out = asked.cases.left_out
+    with opened(answers, dict(settings), restart) as journal:
+        if pending := asked.pending(journal.records):
+            params = load(pending[0])
+            if progress:
+                progress(len(journal.records), len(cases))
+            for said, wrong in asked.answer(params, pending):
+                journal.append(_record(cases[one.number], one) for one in said)
+                broken += wrong
+                left_out += len(wrong)
+                if progress:
+                    progress(len(journal.records), len(cases))
+        records = [journal.records[n] for n in sorted(journal.records)]
+    told = scores(asked.cases, {record['n']: record['said'] for record in records})
+    return Result(told, records, broken, left_out, sum(not record['finished'] for record in records))
+
+
+def _record(case: Case, said: Said) -> dict[str, Any]:
+    """A line of the file of answers."""
+    judged = {'accepted': [*case.accepted], 'right': right(said.text, case.accepted)} if case.accepted else {}
+    return {
+        'n': said.number,
+        'id': case.name,
+        'task': case.task.name,
+        'question': case.turns[-1].text,
+        'said': said.text,
+        **judged,
+        'finished': said.finished,
+    }
+
+
+def write_vip_bench(path: str | os.PathLike[str], result: Result) -> None:
+    """Writes what ViP-Bench's evaluator reads: an object of the answers by their questions' numbers."""
+    own = [record for record in result.answers if record['task'] == VIP_BENCH.name]
+    text = json.dumps({f'v1_{record["id"]}': record['said'] for record in own}, indent=2, ensure_ascii=False)
+    fresh = Path(path).with_name(f'.{Path(path).name}.new')
+    fresh.write_text(text + '\n', 'utf-8')
+    fresh.replace(path)

@@ -1,0 +1,79 @@
+"""Answers to numbers: which are right, how many, and how sure that is."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from vipllava_jax.evaluation.cases import Cases
+
+Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+
+
+class Score(NamedTuple):
+    """How many of n are right; low and high are the ends of the 95 % interval of the accuracy."""
+
+    group: str  # what is counted: a data set, or 'type kind'
+    n: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.correct, self.n)
+
+
+def right(said: str, accepted: Sequence[str]) -> bool:
+    """Whether an answer is one of those, whatever its capitals and the white space around it."""
+    return said.strip().casefold() in {answer.strip().casefold() for answer in accepted}
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a proportion (Wilson, 1927)."""
+    p, zz = correct / n, Z * Z / n
+    middle, half = p + zz / 2, Z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
+    low, high = (middle - half) / (1 + zz), (middle + half) / (1 + zz)
+    return (0.0 if correct == 0 else low), (1.0 if correct == n else high)
+
+
+def scores(cases: Cases, said: Mapping[int, str]) -> list[Score]:
+    """Cases and what was said to each, by its number -> a score a data set, a set, and a value of each field.
+
+    A set counts once, if all its cases were answered; what nobody here can judge is not counted.
+    """
+    groups: dict[str, list[bool]] = {}
+    fields: dict[tuple[int, str], list[bool]] = {}
+    sets: dict[tuple[str, str], list[bool | None]] = {}
+    for n, case in enumerate(cases.cases):
+        if not case.accepted:
+            continue
+        good = right(said[n], case.accepted) if n in said else None
+        for key in case.sets:
+            sets.setdefault(key, []).append(good)
+        if good is None:
+            continue
+        groups.setdefault(case.task.name, []).append(good)
+        for field, values in enumerate(case.groups):
+            for value in values:
+                fields.setdefault((field, value), []).append(good)
+    for (name, _), hits in sets.items():
+        if None not in hits:
+            groups.setdefault(name, []).append(all(hits))
+    told = [Score(name, len(hits), sum(hits)) for name, hits in groups.items()]
+    named = {f'{cases.by[field]} {value}': hits for (field, value), hits in sorted(fields.items())}
+    return told + [Score(name, len(hits), sum(hits)) for name, hits in named.items()]
+
+
+def table(told: Sequence[Score]) -> str:
+    """Scores as lines of text."""
+    width = max([len(score.group) for score in told], default=0)
+    lines = [f'{"":<{width}}  {"n":>7}  {"correct":>7}  accuracy  95 % interval']
+    for score in told:
+        low, high = score.interval
+        lines.append(
+            f'{score.group:<{width}}  {score.n:>7}  {score.correct:>7}  {score.accuracy:>8.1%}  '
+            f'{low:.1%} to {high:.1%}'
+        )
+    return '\n'.join(lines)
