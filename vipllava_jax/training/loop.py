@@ -118,7 +118,7 @@ class Run:
         take, key = plan.step, jax.random.key(settings.seed)
         self.clock = time.perf_counter()
         made = plan.batches.iterate(done, plan.steps)
-        with contextlib.closing(made), heard() as stop:  # type: ignore[type-var]
+        with contextlib.closing(made), heard() as stop:
             before = None  # the step that the device works at while the host looks for the next batch
             for step, batch in enumerate(made, done + 1):
                 state, numbers = take(state, frozen, _parts(batch, settings.accumulate), key)
