@@ -74,7 +74,7 @@ def plan(settings: Settings, progress: Silent) -> Plan:
     batches = _batches(settings, processor, settings.data, progress)
     if settings.steps is None:
         assert settings.epochs is not None
-        steps = max(1, math.ceil(settings.epochs * len(batches.rows) / batches.batch_size))
+        steps = max(1, math.ceil(settings.epochs * batches.steps))
         settings = dataclasses.replace(settings, steps=steps)
     assert settings.steps
     held_out = None
