@@ -22,8 +22,8 @@ def identity(settings: Settings) -> dict[str, Any]:
 
 def confirm(folder: Path, settings: Settings, begun: bool) -> None:
     """Notes in a run's folder what it is; if it has begun, raises ValueError should it have been another."""
-    own = identity(settings)
-    before = read_json(folder / FILE, optional=True).get('identity', own)
+    own, told = identity(settings), read_json(folder / FILE, optional=True)
+    before = told.get('identity', own)
     names = [name for name in own if own[name] != before.get(name)]
     if begun and names and not settings.resume_anyway:
         changes = ', '.join(_change(name, before.get(name), own[name]) for name in names)
@@ -31,8 +31,24 @@ def confirm(folder: Path, settings: Settings, begun: bool) -> None:
             f'{folder} holds a run that differs ({changes}): to go on give the same as then, to begin anew '
             'another --output, to go on with what changed --resume-anyway'
         )
+    made = told.get('made', {}) if begun else {}
+    _write(folder, {'version': __version__, 'identity': own, 'settings': table(settings), 'made': made})
+
+
+def made(folder: Path, target: Path) -> int | None:
+    """The step whose weights a result of the run has, None if there is none or it is not whole."""
+    return read_json(folder / FILE).get('made', {}).get(target.name) if target.exists() else None
+
+
+def note(folder: Path, target: Path, step: int) -> None:
+    """Notes in a run's folder which step's weights a result has."""
+    told = read_json(folder / FILE)
+    _write(folder, {**told, 'made': {**told.get('made', {}), target.name: step}})
+
+
+def _write(folder: Path, told: dict[str, Any]) -> None:
     fresh = folder / f'.{FILE}.new'
-    write_json(fresh, {'version': __version__, 'identity': own, 'settings': table(settings)})
+    write_json(fresh, told)
     fresh.replace(folder / FILE)
 
 
