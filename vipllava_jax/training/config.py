@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
+from vipllava_jax.inputs.pixels import FITS
 from vipllava_jax.inputs.prompts import NAMES
-from vipllava_jax.training.recipes import RECIPES
+from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
 
-PARTS = ('vision', 'projector', 'llama', 'lora')
-TARGETS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
-OPTIMIZERS = ('adamw', 'lion', 'sgd', 'adafactor')
 DATA, LENGTH, TRAINS, NUMBERS, KEPT = (
     *('Model and data', 'Length and batches', 'What trains, and how fast'),
     *('Numbers', 'What is watched and kept'),
@@ -56,7 +54,7 @@ class Settings:
     )
     output: str = _key(DATA, str, 'The folder of the run: checkpoints, metrics, the model.', same=False)
     template: str = _key(DATA, str, "The prompt's wording.", among=NAMES)
-    fit: str = _key(DATA, str, 'How a picture becomes square.', among=('crop', 'pad', 'squash'))
+    fit: str = _key(DATA, str, 'How a picture becomes square.', among=FITS)
     skip_broken: bool = _key(DATA, bool, 'Leave rows out that cannot be used, instead of stopping.', False)
 
     steps: int | None = _key(LENGTH, int, 'How many steps; or say how many epochs.', None, least=1)
@@ -74,10 +72,10 @@ class Settings:
         same=False,
     )
 
-    trains: tuple[str, ...] = _key(TRAINS, str, 'A part that trains.', many=True, among=PARTS)
+    trains: tuple[str, ...] = _key(TRAINS, str, 'A part that trains.', many=True, among=[*PARTS, LORA])
     learning_rate: float = _key(TRAINS, float, 'The highest, after warm-up.', least=0)
     projector_rate: float | None = _key(TRAINS, float, "The projector's own.", least=0)
-    schedule: str = _key(TRAINS, str, 'How the rate goes on after that.', among=('cosine', 'constant'))
+    schedule: str = _key(TRAINS, str, 'How the rate goes on after that.', among=SCHEDULES)
     warmup: float = _key(TRAINS, float, 'The part of the steps in which the rate rises.', least=0, most=1)
     optimizer: str = _key(TRAINS, str, 'What moves the weights.', 'adamw', among=OPTIMIZERS)
     beta2: float = _key(TRAINS, float, "AdamW's, of the mean of squares.", 0.999, least=0.5, most=0.99999)
@@ -103,7 +101,7 @@ class Settings:
         NUMBERS,
         str,
         'What of a layer is computed twice, for less memory.',
-        among=('none', 'products', 'layers'),
+        among=REMATS,
     )
 
     save_every: int = _key(KEPT, int, 'Steps between two checkpoints.', 500, least=1, same=False)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import ceilings
 from vipllava_jax.benchmark.cost import Costs
 from vipllava_jax.model.vipllava import Params
@@ -115,7 +116,7 @@ class Run:
 
     def _steps(self, state: State, frozen: Params, done: int) -> State:
         plan, settings = self.plan, self.plan.settings
-        take, key = plan.step, jax.random.key(settings.seed)
+        take, key = prepare.step(plan), jax.random.key(settings.seed)
         self.clock = time.perf_counter()
         made = plan.batches.iterate(done, plan.steps)
         # the step that the device works at while the host looks for the next batch
@@ -163,6 +164,7 @@ class Run:
 
     def _tell(self, step: int, batch: Batch, numbers: Any, eval_loss: float | None = None) -> None:
         """Waits for a step, and tells its record wherever it is wanted."""
+        numbers = jax.device_get(numbers)  # all at once
         loss, norm = float(numbers.loss), float(numbers.grad_norm)
         if not numbers.finite:
             self.saved.wait()
@@ -206,8 +208,6 @@ def _parts(batch: Batch, count: int) -> Examples:
 
 def _adapters(trained: Params) -> int:
     """How many numbers the pairs of LoRA have."""
-    from vipllava_jax.arrays import flat
-
     return sum(leaf.size for path, leaf in flat(trained) if path.endswith(('/w/a', '/w/b')))
 
 
