@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 
 import jax
@@ -111,6 +112,17 @@ def test_a_signal_while_held_out_rows_are_looked_at_saves_too(world, keys, monke
         training.train(**keys, eval_data=world[1] / 'held.jsonl', eval_every=3)
     assert (keys['output'] / 'checkpoints' / '3').is_dir()
     assert [record['step'] for record in runs.metrics(keys['output'])] == [1, 2, 3]
+
+
+@pytest.mark.parametrize('begun', [False, True])
+def test_a_model_of_another_origin_is_not_overwritten(world, keys, tmp_path, begun):
+    model = shutil.copytree(world[0], tmp_path / 'model')
+    if begun:
+        (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+    before = leaves(model)
+    with pytest.raises(ValueError, match=r'model is there already, and not of this run'):
+        training.train(**{**keys, 'model': model, 'output': tmp_path})
+    assert all((w == before[path]).all() for path, w in leaves(model).items())
 
 
 def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
-from vipllava_jax.inputs.pixels import FITS
 from vipllava_jax.inputs.prompts import NAMES
 from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
 
@@ -54,7 +53,7 @@ class Settings:
     )
     output: str = _key(DATA, str, 'The folder of the run: checkpoints, metrics, the model.', same=False)
     template: str = _key(DATA, str, "The prompt's wording.", among=NAMES)
-    fit: str = _key(DATA, str, 'How a picture becomes square.', among=FITS)
+    fit: str = _key(DATA, str, 'How a picture becomes square.', among=('crop', 'pad', 'squash'))
     skip_broken: bool = _key(DATA, bool, 'Leave rows out that cannot be used, instead of stopping.', False)
 
     steps: int | None = _key(LENGTH, int, 'How many steps; or say how many epochs.', None, least=1)

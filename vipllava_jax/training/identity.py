@@ -31,17 +31,18 @@ def confirm(folder: Path, settings: Settings, begun: bool) -> None:
             f'{folder} holds a run that differs ({changes}): to go on give the same as then, to begin anew '
             'another --output, to go on with what changed --resume-anyway'
         )
-    made = told.get('made', {}) if begun else {}
+    made = told.get('made', {})
     _write(folder, {'version': __version__, 'identity': own, 'settings': table(settings), 'made': made})
 
 
 def made(folder: Path, target: Path) -> int | None:
-    """The step whose weights a result of the run has, None if there is none or it is not whole."""
-    return read_json(folder / FILE).get('made', {}).get(target.name) if target.exists() else None
+    """The step whose weights a result of the run has, 0 if it is not yet whole, None if it has no such."""
+    told = read_json(folder / FILE, optional=True).get('made', {}).get(target.name)
+    return 0 if told and not target.exists() else told
 
 
 def note(folder: Path, target: Path, step: int) -> None:
-    """Notes in a run's folder which step's weights a result has."""
+    """Notes in a run's folder which step's weights a result has, or 0: that it is to have one."""
     told = read_json(folder / FILE)
     _write(folder, {**told, 'made': {**told.get('made', {}), target.name: step}})
 

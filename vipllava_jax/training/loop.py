@@ -63,15 +63,17 @@ def train(
         alone(folder),
         opened(folder / 'checkpoints', settings.keep) as saved,
     ):
+        done, target = max(saved.steps(), default=0), export.place(settings)
+        if target.exists() and identity.made(folder, target) is None:
+            raise ValueError(f'{target} is there already, and not of this run: give another output')
         plan = prepare.plan(settings, told)
-        done = max(saved.steps(), default=0)
         identity.confirm(folder, plan.settings, begun=done > 0)
         with contextlib.closing(Metrics(folder, done)) as metrics:
             if done > plan.steps:
                 raise ValueError(f'{folder} has {done} steps behind it already: give more than {plan.steps}')
             run = Run(plan, saved, metrics, told)
-            target = export.place(plan.settings)
             if done < plan.steps or identity.made(folder, target) != run.chosen:
+                identity.note(folder, target, 0)
                 run.go(done)
                 identity.note(folder, target, run.chosen)
             told.note(f'{target}: {plan.settings.model}, trained to step {run.chosen}')
