@@ -1,10 +1,13 @@
 """Random prompts with pictures between the words."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Batch
-from vipllava_jax.training.loss import IGNORE, Examples
+from vipllava_jax.training.conversations import IGNORE
+from vipllava_jax.training.loss import Examples
 
 
 def ragged(cfg: Config, rng: np.random.Generator, rows: list[tuple[int, int]], T: int | None = None) -> Batch:
@@ -41,3 +44,18 @@ def examples(batch: Batch, cfg: Config, first: int = 2) -> Examples:
     nth = np.arange(batch.tokens.shape[1])
     learnt = (nth >= first) & (nth < batch.lengths[:, None] - 1) & (following != cfg.image_token)
     return Examples(batch.tokens, np.where(learnt, following, IGNORE), batch.images, batch.image_counts)
+
+
+def stack(batches: Sequence[Examples]) -> Examples:
+    """Batches -> one with a leading axis for all of them, padded to the most tokens and images of a row."""
+    T, I = (max(getattr(batch, name).shape[1] for batch in batches) for name in ('tokens', 'images'))
+
+    def joined(name: str, size: int, fill: int) -> np.ndarray:
+        arrays = [getattr(batch, name) for batch in batches]
+        rest = [(0, 0)] * (arrays[0].ndim - 2)
+        return np.stack(
+            [np.pad(x, [(0, 0), (0, size - x.shape[1]), *rest], constant_values=fill) for x in arrays]
+        )
+
+    counts = np.stack([batch.image_counts for batch in batches])
+    return Examples(joined('tokens', T, 0), joined('targets', T, IGNORE), joined('images', I, 0), counts)

@@ -61,9 +61,10 @@ def test_what_was_half_written_or_half_deleted_is_removed(tmp_path, state):
         saved.save(1, state, None)
     (tmp_path / '2.orbax-checkpoint-tmp' / 'd').mkdir(parents=True)
     (tmp_path / '.deleted-0').mkdir()
+    (tmp_path / 'thesis').mkdir()  # who knows what the user calls checkpoints
     with opened(tmp_path, 2) as saved:
         assert saved.steps() == [1]
-    assert [path.name for path in tmp_path.iterdir()] == ['1']
+    assert {path.name for path in tmp_path.iterdir()} == {'1', 'thesis'}
 
 
 def test_a_state_that_is_another_or_damaged_is_named(tmp_path, state):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vipllava_jax.inputs.pixels import FITS
 from vipllava_jax.training.config import KEYS, settings
 from vipllava_jax.training.recipes import RECIPES
 
@@ -64,6 +65,10 @@ def test_a_file_that_is_wrong_is_named(tmp_path, text, message):
         settings(file, model='m', output='o')
     with pytest.raises(ValueError, match=r'none.toml: cannot be read'):
         settings(tmp_path / 'none.toml')
+
+
+def test_every_fit_may_be_chosen():
+    assert KEYS['fit'].among == FITS
 
 
 def test_every_key_explains_itself():

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ from tests.training import runs
 from vipllava_jax import training
 from vipllava_jax.arrays import flat
 from vipllava_jax.model.weights import LoRA
+from vipllava_jax.training import loop
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.progress import Silent
@@ -93,6 +97,34 @@ def test_all_parts_may_train(world, keys):
     assert same == {'clip/post_norm/w', 'clip/post_norm/b'}  # of which no tap reads
 
 
+def test_epochs_are_of_whole_batches(world, keys):
+    del keys['steps']
+    made = training.train(**keys, epochs=2)
+    assert made.step == 6  # 10 rows are 3 batches of 4: the last is filled up
+
+
+def test_a_signal_while_held_out_rows_are_looked_at_saves_too(world, keys, monkeypatch):
+    def signalled(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, 'held_out', signalled)
+    with pytest.raises(training.Stopped, match=r'stopped after step 3, saved as (.+)/3;'):
+        training.train(**keys, eval_data=world[1] / 'held.jsonl', eval_every=3)
+    assert (keys['output'] / 'checkpoints' / '3').is_dir()
+    assert [record['step'] for record in runs.metrics(keys['output'])] == [1, 2, 3]
+
+
+@pytest.mark.parametrize('begun', [False, True])
+def test_a_model_of_another_origin_is_not_overwritten(world, keys, tmp_path, begun):
+    model = shutil.copytree(world[0], tmp_path / 'model')
+    if begun:
+        (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+    before = leaves(model)
+    with pytest.raises(ValueError, match=r'model is there already, and not of this run'):
+        training.train(**{**keys, 'model': model, 'output': tmp_path})
+    assert all((w == before[path]).all() for path, w in leaves(model).items())
+
+
 def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):
     _, folder = world
     training.train(**keys)
@@ -103,8 +135,7 @@ def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):
     other.write_text(json.dumps({**line, 'image': str(folder / line['image'])}))
     with pytest.raises(ValueError, match=r'other rows in the data'):
         training.train(**{**keys, 'data': other})
-    longer = training.train(**{**keys, 'steps': 6}, resume_anyway=True)
-    assert [record['step'] for record in longer.records] == [1, 2, 3, 4]  # what it went on from
+    assert training.train(**{**keys, 'steps': 6}, resume_anyway=True).step == 6
     assert [record['step'] for record in runs.metrics(keys['output'])] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(ValueError, match='has 6 steps behind it already'):
         training.train(**keys, resume_anyway=True)
@@ -141,6 +172,29 @@ def test_the_best_of_the_looks_is_kept_and_becomes_the_model(world, keys):
     assert mean(trained, world[1] / 'held.jsonl', seed=None) == pytest.approx(min(looks), rel=1e-4)
 
 
+def test_a_result_of_other_weights_than_are_asked_for_is_made_anew(world, keys, monkeypatch):
+    keys |= dict(save_every=1, warmup=0.5, export='best', eval_data=world[1] / 'held.jsonl', eval_every=1)
+    losses = iter([2.0, 1.0, 3.0, 3.0, 3.0, 3.0])
+    monkeypatch.setattr(loop, 'held_out', lambda *_: next(losses))
+    made = training.train(**keys)
+    best = leaves(made.folder)
+    assert made.step == 2
+    assert training.train(**{**keys, 'export': 'last'}) == (made.folder, 4)
+    assert any((w != best[path]).any() for path, w in leaves(made.folder).items())
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    longer = {**keys, 'export': 'last', 'steps': 6, 'resume_anyway': True}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.export, 'write', killed)  # when all its steps are saved
+        with pytest.raises(KeyboardInterrupt):
+            training.train(**longer)
+    before = leaves(made.folder)
+    assert training.train(**longer).step == 6
+    assert any((w != before[path]).any() for path, w in leaves(made.folder).items())
+
+
 def test_a_loss_that_is_no_number_stops_and_names_the_rows(world, keys):
     wild = dict(recipe='finetune', learning_rate=1e30, optimizer='sgd', schedule='constant', save_every=1)
     with pytest.raises(training.NotFinite) as caught:
@@ -166,6 +220,22 @@ def test_broken_rows_stop_a_run_before_it_begins_or_are_left_out_and_told(world,
     training.train(**{**keys, 'steps': 1}, skip_broken=True, progress=heard)
     assert heard.about['data'] == '9 rows, 1 broken ones left out'
     assert any('line 6: no picture' in note for note in heard.notes)
+
+
+def test_a_picture_found_damaged_later_costs_no_step(world, keys, tmp_path):
+    lines = (world[1] / 'rows.jsonl').read_text().splitlines()
+    (tmp_path / 'cut.png').write_bytes((world[1] / '5.png').read_bytes()[:300])
+    broken = tmp_path / 'broken.jsonl'
+    broken.write_text('\n'.join([*lines[:5], lines[5].replace('5.png', f'{tmp_path}/cut.png'), *lines[6:]]))
+    keys |= dict(data=broken, images=world[1], batch=1, steps=20, seed=3)
+    with pytest.raises(ValueError, match=r'line 6: .*cut.png'):
+        training.train(**keys)
+    done = len(runs.metrics(keys['output']))
+    assert 0 < done < 10, 'else nothing is tested: give another seed'
+    assert (keys['output'] / 'checkpoints' / str(done)).is_dir()
+    heard = Heard()
+    training.train(**keys, skip_broken=True, resume_anyway=True, progress=heard)
+    assert heard.steps == [*range(done + 1, 21)]
 
 
 def test_weights_keep_the_types_they_came_in(world, keys, tmp_path):

@@ -2,17 +2,15 @@
 
 import contextlib
 import json
-import sys
-import types
 
-from vipllava_jax.training.metrics import Metrics
+from vipllava_jax.training import metrics
 
 
 def write(folder, step, steps):
-    with contextlib.closing(Metrics(folder, step)) as metrics:
+    with contextlib.closing(metrics.Metrics(folder, step)) as kept:
         for n in steps:
-            metrics.write({'step': n, 'loss': n / 3})
-        metrics.sync()
+            kept.write({'step': n, 'loss': n / 3})
+        kept.sync()
     return [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()]
 
 
@@ -30,23 +28,23 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path):
 
 def test_numbers_come_back_as_they_were(tmp_path):
     write(tmp_path, 0, [1, 2])
-    with contextlib.closing(Metrics(tmp_path, 1)) as metrics:
-        assert metrics.records == [{'step': 1, 'loss': 1 / 3}]
+    with contextlib.closing(metrics.Metrics(tmp_path, 1)) as kept:
+        assert kept.records == [{'step': 1, 'loss': 1 / 3}]
 
 
-def test_tensorboard_is_told_the_numbers_where_it_is_installed(tmp_path, monkeypatch):
+def test_tensorboard_is_told_where_it_is_installed(tmp_path, monkeypatch):
     told = []
 
-    class SummaryWriter:
-        def __init__(self, folder, purge_step):
-            told.append((folder, purge_step))
-
-        def add_scalar(self, *what):
+    class Board:
+        def __init__(self, *what):
             told.append(what)
 
-    board = types.ModuleType('tensorboardX')
-    board.SummaryWriter = SummaryWriter
-    board.__spec__ = types.SimpleNamespace()
-    monkeypatch.setitem(sys.modules, 'tensorboardX', board)
+        def write(self, record):
+            told.append(record)
+
+        def close(self):
+            told.append('closed')
+
+    monkeypatch.setattr(metrics, 'board', Board)
     write(tmp_path, 3, [4])
-    assert told == [(str(tmp_path / 'tensorboard'), 4), ('loss', 4 / 3, 4)]
+    assert told == [(tmp_path / 'tensorboard', 3), {'step': 4, 'loss': 4 / 3}, 'closed']

@@ -10,14 +10,15 @@ from vipllava_convert.table import arrange, canonical, leaves
 
 from tests import peer
 from tests.conftest import TINY
-from tests.rows import examples, ragged
+from tests.rows import examples, ragged, stack
 from tests.training.conftest import SMALL
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.inputs.processor import Batch
-from vipllava_jax.training.loss import IGNORE, loss
+from vipllava_jax.training.conversations import IGNORE
+from vipllava_jax.training.loss import loss
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split
-from vipllava_jax.training.step import make_step, stack, start
+from vipllava_jax.training.step import make_step, start
 
 pytestmark = pytest.mark.parity
 ROWS = [(9, 2), (6, 0), (15, 1), (7, 3)]

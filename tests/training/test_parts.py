@@ -1,32 +1,19 @@
 """What trains, apart from the rest and together with it again."""
 
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
-from flax import struct
 
 from vipllava_jax.arrays import flat
-from vipllava_jax.model.weights import quantize
+from vipllava_jax.model.weights import LoRA, quantize
 from vipllava_jax.training.parts import join, split
-
-
-@struct.dataclass
-class Adapted:
-    """A weight with a pair beside it."""
-
-    base: Any
-    a: Any
-    b: Any
-    scale: float = struct.field(pytree_node=False)
 
 
 def adapted(params):
     q = params['llama']['layers_0']['q']['w']
     layer = {
         **params['llama']['layers_0'],
-        'q': {'w': Adapted(q, np.ones((48, 2)), np.zeros((2, 6, 8)), 0.5)},
+        'q': {'w': LoRA(q, np.ones((48, 2)), np.zeros((2, 6, 8)), 0.5)},
     }
     return {**params, 'llama': {**params['llama'], 'layers_0': layer}}
 

@@ -10,14 +10,14 @@ from vipllava_jax.training.progress import Progress, duration, sentence
 RECORD = {'step': 1, 'loss': 2.5, 'rate': 2e-5, 'tokens_per_second': 12345.6}
 
 
-def seen(terminal: bool) -> str:
+def seen(terminal: bool, looks=()) -> str:
     told = Progress()
     told.console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
     with told:
         told.loading(10**9, 2 * 10**9, 'w')
         told.begin({'model': 'm', 'trains': 'all [of it]'}, 0, 25, 10)
         for step in range(1, 26):
-            told.step({**RECORD, 'step': step})
+            told.step({**RECORD, 'step': step, **({'eval_loss': 0.5} if step in looks else {})})
         told.note('done [here]')
     return told.console.file.getvalue()
 
@@ -29,10 +29,17 @@ def test_plain_lines_are_few(monkeypatch):
     assert lines[6:] == ['done [here]']
 
 
-def test_a_terminal_sees_every_step():
+def test_a_terminal_sees_a_line_that_changes_but_not_at_every_quick_step():
     text = seen(terminal=True)
     assert 'loading 1.00 of 2.00 GB' in text
-    assert all(f'step {step}/25' in text for step in range(1, 26))
+    assert all(f'step {step}/25' in text for step in (1, 25))
+    assert sum(f'step {step}/25' in text for step in range(2, 25)) < 10
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_each_look_has_a_line_that_stays(terminal):
+    lines = [line for line in seen(terminal, looks=(7,)).splitlines() if 'held out 0.5' in line]
+    assert 'step 7/25' in lines[0]
 
 
 def test_a_line_says_what_matters():

@@ -5,8 +5,7 @@ import pytest
 from vipllava_jax.inputs.pixels import FITS
 from vipllava_jax.inputs.prompts import TEMPLATES
 from vipllava_jax.training.optimizer import Optimizer
-from vipllava_jax.training.parts import LORA, PARTS
-from vipllava_jax.training.recipes import RECIPES
+from vipllava_jax.training.recipes import LORA, PARTS, RECIPES
 
 
 @pytest.mark.parametrize(

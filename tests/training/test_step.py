@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.rows import examples, ragged
+from tests.rows import examples, ragged, stack
 from vipllava_jax.arrays import flat
-from vipllava_jax.training.loss import IGNORE, Examples
+from vipllava_jax.training.conversations import IGNORE
+from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split
-from vipllava_jax.training.step import make_step, rounded, stack, start
+from vipllava_jax.training.step import make_step, rounded, start
 
 TRAINS = {'projector', 'llama'}
 FAST = Optimizer(1e-2, 10, warmup=0)
@@ -117,16 +118,6 @@ def test_each_part_of_each_step_varies_by_itself(cfg, halves, batches):
     assert abs(one[0] - one[1]) > 1e-4
     twice = losses([batches[0], batches[0]])
     assert abs(twice[0] - one[0]) > 1e-4
-
-
-def test_batches_are_padded_to_the_largest(batches):
-    stacked = stack(batches)
-    T, I = (max(getattr(b, name).shape[1] for b in batches) for name in ('tokens', 'images'))
-    assert stacked.tokens.shape == stacked.targets.shape == (2, 2, T)
-    assert stacked.images.shape[:3] == (2, 2, I)
-    n = batches[1].tokens.shape[1]
-    np.testing.assert_array_equal(stacked.tokens[1, :, :n], batches[1].tokens)
-    assert (stacked.targets[1, :, n:] == IGNORE).all()
 
 
 def test_half_the_bits_stay_near(cfg, params, halves, batches):

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
@@ -169,7 +169,7 @@ class Batches:
         """The batch of a step, counted from 0 through all epochs, made here and now."""
         return self._told(self._maker(self._task(step)), set())
 
-    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    def iterate(self, start: int = 0, stop: int | None = None) -> Generator[Batch]:
         """The batches of the steps from `start` on, without end if there is no `stop`.
 
         Close it, or end the process, and its workers end. BrokenRow names a row of which no example can be
@@ -182,7 +182,7 @@ class Batches:
             for result in made:
                 yield self._told(result, said)
         finally:
-            made.close()  # type: ignore[attr-defined]
+            made.close()
 
     @functools.cached_property
     def _orders(self) -> dict[int, np.ndarray]:

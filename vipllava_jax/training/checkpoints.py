@@ -11,6 +11,8 @@ from typing import Any
 from vipllava_jax.arrays import orbax, writing
 from vipllava_jax.folders import CheckpointError, one_line
 
+DELETED = '.deleted-'
+
 
 class Checkpoints:
     """Folders named by their steps; `saver` is Orbax's and writes them while the run goes on."""
@@ -44,7 +46,7 @@ class Checkpoints:
             self._saver.wait_until_finished()
         for step in self.steps()[: -self.keep]:
             if step != self.best:
-                doomed = self.folder / f'.deleted-{step}'  # half a folder must not look like a whole one
+                doomed = self.folder / f'{DELETED}{step}'  # half a folder must not look like a whole one
                 self.place(step).rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
 
@@ -67,9 +69,8 @@ def opened(folder: Path, keep: int) -> Iterator[Checkpoints]:
     """The checkpoints in a folder, without what a killed process left half written or half deleted."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if not path.name.isdecimal():
-            shutil.rmtree(path, ignore_errors=True)
+    for half in (*folder.glob('*.orbax-checkpoint-tmp*'), *folder.glob(f'{DELETED}*')):
+        shutil.rmtree(half, ignore_errors=True)
     with orbax() as ocp:
         saver = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:

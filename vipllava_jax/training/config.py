@@ -11,11 +11,8 @@ from typing import Any, NamedTuple
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.inputs.prompts import NAMES
-from vipllava_jax.training.recipes import RECIPES
+from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
 
-PARTS = ('vision', 'projector', 'llama', 'lora')
-TARGETS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
-OPTIMIZERS = ('adamw', 'lion', 'sgd', 'adafactor')
 DATA, LENGTH, TRAINS, NUMBERS, KEPT = (
     *('Model and data', 'Length and batches', 'What trains, and how fast'),
     *('Numbers', 'What is watched and kept'),
@@ -74,10 +71,10 @@ class Settings:
         same=False,
     )
 
-    trains: tuple[str, ...] = _key(TRAINS, str, 'A part that trains.', many=True, among=PARTS)
+    trains: tuple[str, ...] = _key(TRAINS, str, 'A part that trains.', many=True, among=[*PARTS, LORA])
     learning_rate: float = _key(TRAINS, float, 'The highest, after warm-up.', least=0)
     projector_rate: float | None = _key(TRAINS, float, "The projector's own.", least=0)
-    schedule: str = _key(TRAINS, str, 'How the rate goes on after that.', among=('cosine', 'constant'))
+    schedule: str = _key(TRAINS, str, 'How the rate goes on after that.', among=SCHEDULES)
     warmup: float = _key(TRAINS, float, 'The part of the steps in which the rate rises.', least=0, most=1)
     optimizer: str = _key(TRAINS, str, 'What moves the weights.', 'adamw', among=OPTIMIZERS)
     beta2: float = _key(TRAINS, float, "AdamW's, of the mean of squares.", 0.999, least=0.5, most=0.99999)
@@ -103,7 +100,7 @@ class Settings:
         NUMBERS,
         str,
         'What of a layer is computed twice, for less memory.',
-        among=('none', 'products', 'layers'),
+        among=REMATS,
     )
 
     save_every: int = _key(KEPT, int, 'Steps between two checkpoints.', 500, least=1, same=False)

@@ -35,7 +35,7 @@ def held_out(
             part, tokens = _loss(params, frozen, Examples(*batch[:4]), settings, cfg, dtype)
             total, count = total + float(part), count + int(tokens)
     finally:
-        made.close()  # type: ignore[attr-defined]
+        made.close()
     return total / max(count, 1)
 
 

@@ -23,16 +23,32 @@ def identity(settings: Settings) -> dict[str, Any]:
 
 def confirm(folder: Path, settings: Settings, begun: bool) -> None:
     """Notes in a run's folder what it is; if it has begun, raises ValueError should it have been another."""
-    own = identity(settings)
-    before = read_json(folder / FILE, optional=True).get('identity', own)
-    told = changes(before, own)
-    if begun and told and not settings.resume_anyway:
+    own, told = identity(settings), read_json(folder / FILE, optional=True)
+    changed = changes(told.get('identity', own), own)
+    if begun and changed and not settings.resume_anyway:
         raise ValueError(
-            f'{folder} holds a run that differs ({told}): to go on give the same as then, to begin anew '
+            f'{folder} holds a run that differs ({changed}): to go on give the same as then, to begin anew '
             'another --output, to go on with what changed --resume-anyway'
         )
+    run = {'version': __version__, 'identity': own, 'settings': table(settings)}
+    _write(folder, {**run, 'made': told.get('made', {})})
+
+
+def made(folder: Path, target: Path) -> int | None:
+    """The step whose weights a result of the run has, 0 if it is not yet whole, None if it has no such."""
+    told = read_json(folder / FILE, optional=True).get('made', {}).get(target.name)
+    return 0 if told and not target.exists() else told
+
+
+def note(folder: Path, target: Path, step: int) -> None:
+    """Notes in a run's folder which step's weights a result has, or 0: that it is to have one."""
+    told = read_json(folder / FILE)
+    _write(folder, {**told, 'made': {**told.get('made', {}), target.name: step}})
+
+
+def _write(folder: Path, told: dict[str, Any]) -> None:
     fresh = folder / f'.{FILE}.new'
-    write_json(fresh, {'version': __version__, 'identity': own, 'settings': table(settings)})
+    write_json(fresh, told)
     fresh.replace(folder / FILE)
 
 

@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import ceilings
 from vipllava_jax.benchmark.cost import Costs
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training import config, export, prepare
+from vipllava_jax.training import config, export, identity, prepare
 from vipllava_jax.training.batches import Batch
 from vipllava_jax.training.checkpoints import Checkpoints, alone, opened
 from vipllava_jax.training.evaluation import held_out
-from vipllava_jax.training.identity import confirm
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.metrics import Metrics
 from vipllava_jax.training.prepare import Plan
 from vipllava_jax.training.progress import Silent
+from vipllava_jax.training.rows import BrokenRow
 from vipllava_jax.training.step import State
 
 
@@ -32,7 +33,6 @@ class Trained(NamedTuple):
 
     folder: Path  # of the model, or of the adapter
     step: int  # the one whose weights it has
-    records: list[dict[str, Any]]  # of every step, as in metrics.jsonl
 
 
 class Stopped(Exception):
@@ -63,18 +63,21 @@ def train(
         alone(folder),
         opened(folder / 'checkpoints', settings.keep) as saved,
     ):
+        done, target = max(saved.steps(), default=0), export.place(settings)
+        if target.exists() and identity.made(folder, target) is None:
+            raise ValueError(f'{target} is there already, and not of this run: give another output')
         plan = prepare.plan(settings, told)
-        done = max(saved.steps(), default=0)
-        confirm(folder, plan.settings, begun=done > 0)
+        identity.confirm(folder, plan.settings, begun=done > 0)
         with contextlib.closing(Metrics(folder, done)) as metrics:
             if done > plan.steps:
                 raise ValueError(f'{folder} has {done} steps behind it already: give more than {plan.steps}')
             run = Run(plan, saved, metrics, told)
-            target = export.place(plan.settings)
-            if done < plan.steps or not target.exists():
+            if done < plan.steps or identity.made(folder, target) != run.chosen:
+                identity.note(folder, target, 0)
                 run.go(done)
+                identity.note(folder, target, run.chosen)
             told.note(f'{target}: {plan.settings.model}, trained to step {run.chosen}')
-            return Trained(target, run.chosen, metrics.records)
+            return Trained(target, run.chosen)
 
 
 class Run:
@@ -115,33 +118,45 @@ class Run:
 
     def _steps(self, state: State, frozen: Params, done: int) -> State:
         plan, settings = self.plan, self.plan.settings
-        take, key = plan.step, jax.random.key(settings.seed)
+        take, key = prepare.step(plan), jax.random.key(settings.seed)
         self.clock = time.perf_counter()
         made = plan.batches.iterate(done, plan.steps)
-        with contextlib.closing(made), heard() as stop:  # type: ignore[type-var]
-            before = None  # the step that the device works at while the host looks for the next batch
-            for step, batch in enumerate(made, done + 1):
-                state, numbers = take(state, frozen, _parts(batch, settings.accumulate), key)
+        # the step that the device works at while the host looks for the next batch
+        before: tuple[int, Batch, Any] | None = None
+        with contextlib.closing(made), heard() as stop:
+            try:
+                for step, batch in enumerate(made, done + 1):
+                    state, numbers = take(state, frozen, _parts(batch, settings.accumulate), key)
+                    if before:
+                        self._tell(*before)
+                    before = step, batch, numbers
+                    looks = plan.held_out and (step % settings.eval_every == 0 or step == plan.steps)
+                    loss = self._look(state, frozen, stop) if looks else None
+                    number = stop()
+                    saves = step % settings.save_every == 0 or step == plan.steps or number
+                    if looks or saves:
+                        self._tell(*before, loss)
+                        before = None
+                        if saves or self.best == step:
+                            self._save(step, state)
+                        self.clock = time.perf_counter()
+                    if number:
+                        self.saved.wait()
+                        place = self.saved.place(step)
+                        raise Stopped(
+                            number, f'stopped after step {step}, saved as {place}; the same command goes on'
+                        )
+            except BrokenRow:  # of a later step: those before it are not lost
                 if before:
                     self._tell(*before)
-                before = step, batch, numbers
-                looks = plan.held_out and (step % settings.eval_every == 0 or step == plan.steps)
-                saves = step % settings.save_every == 0 or step == plan.steps or stop()
-                if looks or saves:
-                    loss = self._look(state, frozen, stop) if looks else None
-                    self._tell(*before, loss)
-                    before = None
-                    if saves or self.best == step:
-                        self.metrics.sync()
-                        self.saved.save(step, state, self.best)
-                    self.clock = time.perf_counter()
-                if number := stop():
+                    self._save(before[0], state)
                     self.saved.wait()
-                    place = self.saved.place(step)
-                    raise Stopped(
-                        number, f'stopped after step {step}, saved as {place}; the same command goes on'
-                    )
+                raise
         return state
+
+    def _save(self, step: int, state: State) -> None:
+        self.metrics.sync()
+        self.saved.save(step, state, self.best)
 
     def _look(self, state: State, frozen: Params, stop: Callable[[], int]) -> float | None:
         """The loss of the held-out rows, unless a signal comes meanwhile."""
@@ -151,6 +166,7 @@ class Run:
 
     def _tell(self, step: int, batch: Batch, numbers: Any, eval_loss: float | None = None) -> None:
         """Waits for a step, and tells its record wherever it is wanted."""
+        numbers = jax.device_get(numbers)  # all at once
         loss, norm = float(numbers.loss), float(numbers.grad_norm)
         if not numbers.finite:
             self.saved.wait()
@@ -194,8 +210,6 @@ def _parts(batch: Batch, count: int) -> Examples:
 
 def _adapters(trained: Params) -> int:
     """How many numbers the pairs of LoRA have."""
-    from vipllava_jax.arrays import flat
-
     return sum(leaf.size for path, leaf in flat(trained) if path.endswith(('/w/a', '/w/b')))
 
 

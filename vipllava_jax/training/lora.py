@@ -14,8 +14,7 @@ from vipllava_jax.config import Config
 from vipllava_jax.model.llama import summed
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA, Quantized
-
-TARGETS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
+from vipllava_jax.training.recipes import TARGETS
 
 
 def add(

@@ -1,7 +1,7 @@
 """What is minimised: the cross entropy of the tokens that are to be learnt, over params and a batch."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ from vipllava_jax.config import Config
 from vipllava_jax.model.layers import RMSNorm
 from vipllava_jax.model.llama import Layer, See
 from vipllava_jax.model.vipllava import Params, VipLlava
+from vipllava_jax.training.conversations import IGNORE
+from vipllava_jax.training.recipes import REMATS
 
-IGNORE = -100  # the target of a token after which nothing is learnt
 AT_ONCE = 2**25  # logits that exist at the same time: 131 MB of them
-Remat = Literal['none', 'products', 'layers']
 KEPT = {
     'none': jax.checkpoint_policies.everything_saveable,
     'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -28,11 +28,11 @@ class Examples(NamedTuple):
 
     tokens: Array | np.ndarray  # BT int32, padded on the right
     targets: Array | np.ndarray  # BT int32, what should follow each token, IGNORE where nothing is learnt
-    images: Array | np.ndarray  # BIhw3 float32, normalised
+    images: Array | np.ndarray  # BIhw3, normalised; a step normalises those that it is given
     image_counts: Array | np.ndarray  # B int32
 
 
-def loss(params: Params, batch: Examples, cfg: Config, remat: Remat = 'none') -> tuple[Array, Array]:
+def loss(params: Params, batch: Examples, cfg: Config, remat: str = 'none') -> tuple[Array, Array]:
     """The sum of the cross entropies of a batch's learnt tokens, float32, and their number, int32.
 
     What the backward pass needs of a decoder layer is kept from the forward pass with `remat` 'none'; with
@@ -43,10 +43,10 @@ def loss(params: Params, batch: Examples, cfg: Config, remat: Remat = 'none') ->
         return cross_entropy(params, x, jnp.asarray(batch.targets), cfg), jnp.sum(batch.targets != IGNORE)
 
 
-def hidden(params: Params, batch: Examples, cfg: Config, remat: Remat) -> Array:
+def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
     """The decoder's last hidden states BTD, normed: as `VipLlava.forward`, each layer a function."""
-    if remat not in KEPT:
-        raise ValueError(f'remat is {remat!r}, but must be one of {", ".join(KEPT)}')
+    if remat not in REMATS:
+        raise ValueError(f'remat is {remat!r}, but must be one of {", ".join(REMATS)}')
     model, variables = VipLlava(cfg), {'params': params}
     features = model.apply(variables, batch.images, method='features') if batch.images.shape[1] else None
     embed = params['llama']['embed']

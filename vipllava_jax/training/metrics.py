@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,10 @@ class Metrics:
         self._board = board(folder / 'tensorboard', step)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """One step's record, with its `step`; numbers go to TensorBoard too."""
+        """One step's record: numbers, with its `step`; TensorBoard is told too."""
         self._file.write(json.dumps(record) + '\n')
         if self._board:
-            for name, value in record.items():
-                if name != 'step' and isinstance(value, (int, float)):
-                    self._board(name, value, record['step'])
+            self._board.write(record)
 
     def sync(self) -> None:
         """Returns when all that was written is on the disk."""
@@ -36,6 +35,8 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
+        if self._board:
+            self._board.close()
 
 
 def _until(path: Path, step: int) -> list[dict[str, Any]]:
@@ -52,23 +53,31 @@ def _until(path: Path, step: int) -> list[dict[str, Any]]:
     return records
 
 
-def board(folder: Path, step: int) -> Any:
-    """What tells TensorBoard (name, value, step), by whichever package is installed, or None."""
-    found = importlib.util.find_spec
-    if found('tensorboardX'):
-        from tensorboardX import SummaryWriter
-    elif found('tensorboard') and found('torch'):
-        from torch.utils.tensorboard import SummaryWriter
-    elif found('tensorflow'):
-        import tensorflow as tf
+class Board:
+    """Files of events for TensorBoard, which forgets what it was told of the steps that are told anew."""
 
-        writer = tf.summary.create_file_writer(str(folder))
+    def __init__(self, folder: Path, step: int):
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        def tell(name: str, value: float, at: int) -> None:
-            with writer.as_default():
-                tf.summary.scalar(name, value, at)
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._writer = EventFileWriter(str(folder))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.add_event(self._event(wall_time=time.time(), step=step + 1, session_log=start))
 
-        return tell
-    else:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1).add_scalar
+    def write(self, record: Mapping[str, Any]) -> None:
+        values = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in record.items()
+            if name != 'step'
+        ]
+        told = self._summary(value=values)
+        self._writer.add_event(self._event(wall_time=time.time(), step=record['step'], summary=told))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def board(folder: Path, step: int) -> Board | None:
+    """What tells TensorBoard of the steps after one; None where it is not installed."""
+    return Board(folder, step) if importlib.util.find_spec('tensorboard') else None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vipllava_jax.model.vipllava import Params
-
-Schedule = Literal['cosine', 'constant']
+from vipllava_jax.training.recipes import OPTIMIZERS, SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Optimizer:
     steps: int  # of the whole run
     name: str = 'adamw'
     projector_rate: float | None = None  # the projector's highest, where it is another
-    schedule: Schedule = 'cosine'
+    schedule: str = 'cosine'
     warmup: float = 0.03  # the part of the steps in which the rate rises to the highest
     weight_decay: float = 0.0  # of all but norms and biases
     clip: float | None = None  # the largest norm of the gradient of all weights together
@@ -35,11 +34,11 @@ class Optimizer:
     moment_dtype: str = 'float32'  # of the first moment; 'bfloat16' halves it
 
     def __post_init__(self) -> None:
-        if self.name not in KINDS:
-            raise ValueError(f'optimizer {self.name!r} is not one of {", ".join(KINDS)}')
-        if self.schedule not in ('cosine', 'constant'):
-            raise ValueError(f'schedule {self.schedule!r} is not one of cosine, constant')
-        if self.steps < 1 or not 0 <= self.warmup < 1:
+        if self.name not in OPTIMIZERS:
+            raise ValueError(f'optimizer {self.name!r} is not one of {", ".join(OPTIMIZERS)}')
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f'schedule {self.schedule!r} is not one of {", ".join(SCHEDULES)}')
+        if self.steps < 1 or not 0 <= self.warmup <= 1:
             raise ValueError(f'steps {self.steps}, warmup {self.warmup}: must be 1 or more, and 0 to 1')
         if not 0 < self.beta2 < 1:
             raise ValueError(f'beta2 {self.beta2}: must be between 0 and 1')

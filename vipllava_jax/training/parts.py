@@ -1,14 +1,12 @@
 """What trains and what does not: params as two trees, and as one again."""
 
 from collections.abc import Collection
-from typing import Any
 
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.model.weights import Quantized
+from vipllava_jax.model.weights import LoRA, Quantized
+from vipllava_jax.training.recipes import LORA, PARTS
 
-PARTS = {'vision': 'clip', 'projector': 'projector', 'llama': 'llama'}  # what their params are called
-LORA = 'lora'
 PAIR = ('a', 'b')
 
 
@@ -22,7 +20,7 @@ def split(params: Params, trains: Collection[str]) -> tuple[Params, Params]:
     if not trains or not set(trains) <= set(names):
         raise ValueError(f'what trains is {sorted(trains)}, but must be some of {", ".join(names)}')
     leaves = dict(flat(params))
-    adapted = {path for path, leaf in leaves.items() if is_adapted(leaf)}
+    adapted = {path for path, leaf in leaves.items() if isinstance(leaf, LoRA)}
     tops = {PARTS[name] for name in trains if name != LORA}
     whole = {path for path in leaves if path.split('/')[0] in tops}
     pairs = adapted if LORA in trains else set()
@@ -50,8 +48,3 @@ def join(trainable: Params, frozen: Params) -> Params:
         else:
             joined[name] = join(node, rest) if isinstance(rest, dict) else rest.replace(**node)
     return joined
-
-
-def is_adapted(leaf: Any) -> bool:
-    """Whether a weight is one with a pair of small ones beside it."""
-    return all(hasattr(leaf, name) for name in ('base', *PAIR))

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import nested
@@ -22,8 +21,9 @@ from vipllava_jax.training import lora, rows
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.config import Settings
 from vipllava_jax.training.optimizer import Optimizer
-from vipllava_jax.training.parts import LORA, PARTS, split
+from vipllava_jax.training.parts import split
 from vipllava_jax.training.progress import Silent
+from vipllava_jax.training.recipes import LORA, PARTS
 from vipllava_jax.training.step import State, Step, make_step, start
 
 
@@ -42,21 +42,6 @@ class Plan:
     def steps(self) -> int:
         return self.optimizer.steps
 
-    @property
-    def step(self) -> Step:
-        """The compiled step."""
-        told = self.settings
-        drops = LORA in told.trains and told.lora_dropout
-        vary: Callable[[Params, Array], Params] | None = lora.dropping if drops else None
-        return make_step(
-            self.cfg,
-            self.optimizer,
-            remat=told.remat,  # type: ignore[arg-type]
-            dtype=told.dtype,  # type: ignore[arg-type]
-            vary=vary,
-            normalize=self.batches.processor.settings.normalize,
-        )
-
 
 def plan(settings: Settings, progress: Silent) -> Plan:
     """Settings -> a run whose model is there and whose rows are checked; ValueError for what is wrong."""
@@ -74,7 +59,7 @@ def plan(settings: Settings, progress: Silent) -> Plan:
     batches = _batches(settings, processor, settings.data, progress)
     if settings.steps is None:
         assert settings.epochs is not None
-        steps = max(1, math.ceil(settings.epochs * len(batches.rows) / batches.batch_size))
+        steps = max(1, math.ceil(settings.epochs * batches.steps))
         settings = dataclasses.replace(settings, steps=steps)
     assert settings.steps
     held_out = None
@@ -85,7 +70,7 @@ def plan(settings: Settings, progress: Silent) -> Plan:
         steps=settings.steps,
         name=settings.optimizer,
         projector_rate=settings.projector_rate,
-        schedule=settings.schedule,  # type: ignore[arg-type]
+        schedule=settings.schedule,
         warmup=settings.warmup,
         weight_decay=settings.weight_decay,
         clip=settings.clip or None,
@@ -145,6 +130,20 @@ def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None)
     state = start(trainable, plan.optimizer, jnp.dtype(settings.param_dtype))
     # told where it is, as what a step returns: or the second step would be compiled once more
     return jax.device_put(state, jax.tree.leaves(params)[0].sharding), frozen
+
+
+def step(plan: Plan) -> Step:
+    """The compiled step."""
+    settings = plan.settings
+    drops = LORA in settings.trains and settings.lora_dropout
+    return make_step(
+        plan.cfg,
+        plan.optimizer,
+        remat=settings.remat,
+        dtype=jnp.dtype(settings.dtype),
+        vary=lora.dropping if drops else None,
+        normalize=plan.batches.processor.settings.normalize,
+    )
 
 
 def _is_quantized(source: Path) -> bool:

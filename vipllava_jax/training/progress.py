@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+PAUSE = 0.1  # seconds between two changes of the line on a terminal
+
 
 class Silent:
     """Sees a run and tells nothing: what `train` takes as its progress, to be made into something else."""
@@ -48,7 +50,7 @@ class Progress(Silent):
         self._show(f'loading {done / 1e9:.2f} of {total / 1e9:.2f} GB')
 
     def begin(self, about: Mapping[str, str], step: int, steps: int, every: int) -> None:
-        self.steps, self.every, self._first = steps, every, True
+        self.steps, self.every, self._first, self._shown = steps, every, step + 1, 0.0
         self._clock = Clock()
         width = max(map(len, about))
         for name, value in about.items():
@@ -56,13 +58,15 @@ class Progress(Silent):
         self._show(f'step {step + 1}/{steps}  compiling …')
 
     def step(self, record: Mapping[str, Any]) -> None:
-        left = self._clock.left(self.steps - record['step'])
-        line = sentence(record, self.steps, left)
-        if self.console.is_terminal:
+        step, looked, now = record['step'], 'eval_loss' in record, time.perf_counter()
+        left = self._clock.left(self.steps - step)
+        due = now - self._shown > PAUSE if self.console.is_terminal else step % self.every == 0
+        if due or looked or step in (self._first, self.steps):
+            line = sentence(record, self.steps, left)
+            if looked or not self.console.is_terminal:
+                self.note(line)
             self._show(line)
-        elif self._first or record['step'] % self.every == 0 or record['step'] == self.steps:
-            self.note(line)
-        self._first = False
+            self._shown = now
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

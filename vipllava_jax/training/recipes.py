@@ -1,12 +1,20 @@
-"""The ways in which ViP-LLaVA was trained, and those in which it is trained further, by name."""
+"""The ways in which ViP-LLaVA was trained, and those in which it is trained further, by name.
+
+This is read before a command has set jax up, and so must not import it.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # they import jax, which must wait until a command has set it up
+if TYPE_CHECKING:
     from vipllava_jax.inputs.pixels import Fit
-    from vipllava_jax.training.loss import Remat
-    from vipllava_jax.training.optimizer import Schedule
+
+PARTS = {'vision': 'clip', 'projector': 'projector', 'llama': 'llama'}  # what their params are called
+LORA = 'lora'  # may train like a part: every adapter, wherever it is
+TARGETS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')  # of the decoder's products, what may have an adapter
+OPTIMIZERS = ('adamw', 'lion', 'sgd', 'adafactor')
+SCHEDULES = ('cosine', 'constant')
+REMATS = ('none', 'products', 'layers')
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,7 @@ class Recipe:
     trains: tuple[str, ...] = ('projector', 'llama')
     learning_rate: float = 2e-5
     projector_rate: float | None = None  # where it is another
-    schedule: 'Schedule' = 'cosine'
+    schedule: str = 'cosine'
     warmup: float = 0.03
     weight_decay: float = 0.0
     epochs: float = 1.0
@@ -24,7 +32,7 @@ class Recipe:
     template: str = 'vipllava'  # `llava_v1` in the authors' code
     fit: 'Fit' = 'pad'
     max_length: int = 2048
-    remat: 'Remat' = 'layers'
+    remat: str = 'layers'
     lora_rank: int = 128
     lora_alpha: float = 256.0
     lora_dropout: float = 0.05

@@ -1,11 +1,10 @@
 """One step of training: micro-batches to a gradient, a gradient to better weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from jax import Array
@@ -13,7 +12,7 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training.loss import IGNORE, Examples, Remat, loss
+from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import join
 
@@ -52,29 +51,11 @@ def start(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float3
     return State(jnp.int32(0), params, init())
 
 
-def stack(batches: Sequence[Any]) -> Examples:
-    """Batches (with tokens, targets, images, image_counts) -> one with a leading axis for all of them.
-
-    They are padded to the most tokens and the most images that a row of any has.
-    """
-    T, I = (max(getattr(batch, name).shape[1] for batch in batches) for name in ('tokens', 'images'))
-
-    def joined(name: str, size: int, fill: int) -> np.ndarray:
-        arrays = [getattr(batch, name) for batch in batches]
-        rest = [(0, 0)] * (arrays[0].ndim - 2)
-        return np.stack(
-            [np.pad(x, [(0, 0), (0, size - x.shape[1]), *rest], constant_values=fill) for x in arrays]
-        )
-
-    counts = np.stack([batch.image_counts for batch in batches])
-    return Examples(joined('tokens', T, 0), joined('targets', T, IGNORE), joined('images', I, 0), counts)
-
-
 def make_step(
     cfg: Config,
     optimizer: Optimizer,
     *,
-    remat: Remat = 'layers',
+    remat: str = 'layers',
     dtype: DTypeLike = jnp.bfloat16,
     vary: Callable[[Params, Array], Params] | None = None,
     normalize: Callable[[Array], Array] = lambda images: images,

@@ -1,6 +1,8 @@
 """Work in processes of its own, the results in the order of the tasks."""
 
 import contextlib
+import fcntl
+import io
 import itertools
 import pickle
 import queue
@@ -10,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import IO, Any
 
 import numpy as np
@@ -21,9 +23,10 @@ START = (
     'from vipllava_jax.training.workers import serve; serve()'
 )
 AHEAD = 2  # tasks that a process is given at a time, so that it never waits for the next
+PIPE = 1 << 20  # bytes; through the usual 65,536 a large batch costs its reader three times the CPU time
 
 
-def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, ready: int = 2) -> Iterator[Any]:
+def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, ready: int = 2) -> Generator[Any]:
     """work(task) for each task, in their order, `ready` of them at most waiting to be taken.
 
     Without workers they are done here. Work and tasks are pickled; an error in a worker is raised here. The
@@ -96,8 +99,10 @@ class _Process:
             [sys.executable, '-c', START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
         )
         assert self.process.stdin
-        assert self.process.stdout
+        assert isinstance(self.process.stdout, io.BufferedReader)
         self.input, self.output = self.process.stdin, self.process.stdout
+        with contextlib.suppress(AttributeError, OSError):  # not Linux, or the user has many such already
+            fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, PIPE)
 
     def give(self, task: Any) -> None:
         with contextlib.suppress(BrokenPipeError):  # `take` tells why
@@ -159,17 +164,17 @@ def _write(target: IO[bytes], result: Any) -> None:
     target.flush()
 
 
-def _read(source: IO[bytes]) -> Any:
+def _read(source: io.BufferedReader) -> Any:
     (count,) = struct.unpack('<I', _exactly(source, 4))
     sizes = struct.unpack(f'<{count}Q', _exactly(source, 8 * count))
     head, *buffers = [_exactly(source, size) for size in sizes]
     return pickle.loads(head, buffers=buffers)
 
 
-def _exactly(source: IO[bytes], size: int) -> memoryview:
+def _exactly(source: io.BufferedReader, size: int) -> memoryview:
     part, got = np.empty(size, np.uint8).data, 0
     while got < size:
-        count = source.readinto(part[got:])  # type: ignore[attr-defined]
+        count = source.readinto(part[got:])
         if not count:
             raise EOFError
         got += count
