@@ -157,9 +157,7 @@ def about(plan: Plan, trained: Params, frozen: Params, done: int) -> dict[str, s
     settings, batches = plan.settings, plan.batches
     moved, fixed = (sum(w.size for w in jax.tree.leaves(tree)) for tree in (trained, frozen))
     parts = f' in {settings.accumulate} parts' if settings.accumulate > 1 else ''
-    left_out = (
-        f', {batches.rows.left_out:,} broken ones left out' if batches.rows.left_out else ', none broken'
-    )
+    left_out = f', {batches.rows.left_out:,} broken left out' if batches.rows.left_out else ', none broken'
     told = {
         'model': f'{settings.model}, {moved + fixed:,} parameters',
         'trains': f'{" and ".join(settings.trains)}: {moved:,} parameters',
