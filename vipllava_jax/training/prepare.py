@@ -86,7 +86,13 @@ def _batches(
 ) -> Batches:
     """What a step learns from of some files' rows, or what the model is looked at with."""
     workers = settings.workers or 0
-    found = rows.read(files, settings.images, skip_broken=settings.skip_broken, workers=workers)
+    found = rows.read(
+        files,
+        settings.images,
+        skip_broken=settings.skip_broken,
+        workers=workers,
+        progress=progress.checking,
+    )
     for line in found.broken:
         progress.note(f'left out: {line}')
     return Batches(
