@@ -44,14 +44,8 @@ VARIANTS = (
     'layer_replication',
     'alora_invocation_tokens',
 )
-INITS = (
-    None,
-    True,
-    False,
-    'gaussian',
-    'orthogonal',
-    'eva',
-)  # and with any other of these that base is changed
+# and with any way to begin but these that base is changed.
+INITS = (None, True, False, 'gaussian', 'orthogonal', 'eva')
 
 
 class Pair(NamedTuple):

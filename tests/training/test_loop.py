@@ -218,7 +218,7 @@ def test_broken_rows_stop_a_run_before_it_begins_or_are_left_out_and_told(world,
         training.train(**keys)
     heard = Heard()
     training.train(**{**keys, 'steps': 1}, skip_broken=True, progress=heard)
-    assert heard.about['data'] == '9 rows, 1 broken ones left out'
+    assert heard.about['data'] == '9 rows, 1 broken left out'
     assert any('line 6: no picture' in note for note in heard.notes)
 
 

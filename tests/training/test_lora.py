@@ -45,9 +45,8 @@ def test_a_new_adapter_is_on_its_targets_and_changes_nothing(cfg, params, rng, t
         assert w.a.dtype == w.b.dtype == jnp.float32
         assert w.a.shape[:-1] + w.b.shape[1:] == w.shape == dict(flat(params))[path].shape
         assert w.a.shape[-1] == w.b.shape[0] == 4
-        bound = (
-            np.prod(w.a.shape[:-1]) ** -0.5
-        )  # of peft: kaiming's, of a uniform distribution, with a = 5 ** 0.5
+        # peft's: kaiming's of a uniform distribution, with a = 5 ** 0.5
+        bound = np.prod(w.a.shape[:-1]) ** -0.5
         assert 0.9 * bound < jnp.abs(w.a).max() <= bound
         assert abs(w.a.std() / (bound / 3**0.5) - 1) < 0.2
         assert not w.b.any()

@@ -14,6 +14,7 @@ def seen(terminal: bool, looks=()) -> str:
     told = Progress()
     told.console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
     with told:
+        told.checking(512, 2048)
         told.loading(10**9, 2 * 10**9, 'w')
         told.begin({'model': 'm', 'trains': 'all [of it]'}, 0, 25, 10)
         for step in range(1, 26):
@@ -31,6 +32,7 @@ def test_plain_lines_are_few(monkeypatch):
 
 def test_a_terminal_sees_a_line_that_changes_but_not_at_every_quick_step():
     text = seen(terminal=True)
+    assert 'checking row 512 of 2,048' in text
     assert 'loading 1.00 of 2.00 GB' in text
     assert all(f'step {step}/25' in text for step in (1, 25))
     assert sum(f'step {step}/25' in text for step in range(2, 25)) < 10

@@ -87,9 +87,8 @@ def alone(folder: Path) -> Iterator[None]:
     fd = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT)
     try:
         try:
-            fcntl.lockf(
-                fd, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # unlike flock's, not inherited by worker processes
+            # unlike flock's, this lock is not inherited by worker processes
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CheckpointError(
                 f'{folder}: another process trains there: wait for it, or give another output'

@@ -86,7 +86,13 @@ def _batches(
 ) -> Batches:
     """What a step learns from of some files' rows, or what the model is looked at with."""
     workers = settings.workers or 0
-    found = rows.read(files, settings.images, skip_broken=settings.skip_broken, workers=workers)
+    found = rows.read(
+        files,
+        settings.images,
+        skip_broken=settings.skip_broken,
+        workers=workers,
+        progress=progress.checking,
+    )
     for line in found.broken:
         progress.note(f'left out: {line}')
     return Batches(
@@ -157,9 +163,7 @@ def about(plan: Plan, trained: Params, frozen: Params, done: int) -> dict[str, s
     settings, batches = plan.settings, plan.batches
     moved, fixed = (sum(w.size for w in jax.tree.leaves(tree)) for tree in (trained, frozen))
     parts = f' in {settings.accumulate} parts' if settings.accumulate > 1 else ''
-    left_out = (
-        f', {batches.rows.left_out:,} broken ones left out' if batches.rows.left_out else ', none broken'
-    )
+    left_out = f', {batches.rows.left_out:,} broken left out' if batches.rows.left_out else ', none broken'
     told = {
         'model': f'{settings.model}, {moved + fixed:,} parameters',
         'trains': f'{" and ".join(settings.trains)}: {moved:,} parameters',

@@ -19,6 +19,9 @@ class Silent:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def checking(self, done: int, total: int) -> None:
+        """Told the rows of the data that are checked, and those in all."""
+
     def loading(self, done: int, total: int, name: str) -> None:
         """Told the bytes of weights that are loaded, those in all, and the last one's name."""
 
@@ -45,6 +48,9 @@ class Progress(Silent):
         if self._live:
             self._live.stop()
             self._live = None
+
+    def checking(self, done: int, total: int) -> None:
+        self._show(f'checking row {done:,} of {total:,}')
 
     def loading(self, done: int, total: int, name: str) -> None:
         self._show(f'loading {done / 1e9:.2f} of {total / 1e9:.2f} GB')
