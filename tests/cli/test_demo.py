@@ -1,5 +1,8 @@
 """`vipllava demo`: a picture, its mark and what is right beside what the model says, without a download."""
 
+import io
+import sys
+
 import pytest
 from PIL import Image, ImageChops
 
@@ -66,18 +69,10 @@ def test_the_bundled_model_answers_alone(vipllava, tmp_path):
 
 
 def test_a_picture_of_the_users_own(vipllava, photo, tmp_path, said):
-    given = (
-        'demo',
-        '--image',
-        photo,
-        '--mark',
-        'ellipse:20,10,60,50:orange',
-        '--output',
-        tmp_path / 'out.png',
-    )
-    ran = vipllava(*given)
+    mark, output = 'ellipse:20,10,60,50:orange', tmp_path / 'out.png'
+    ran = vipllava('demo', '--image', photo, '--mark', mark, '--output', output)
     assert ran.code == 0, ran.err
-    assert 'an orange ellipse' in ran.out
+    assert ran.out.startswith(f'{output}: a picture with an orange ellipse\n')
     assert said[0][1] == ['What is within the orange ellipse?']
 
 
@@ -90,6 +85,31 @@ def test_it_goes_on_until_an_empty_line(vipllava, tmp_path, said):
         [f'What colour is the object {mark.phrase}?'],
         ['And its size?'],
     ]
+
+
+def test_a_question_that_is_wrong_does_not_end_it(vipllava, tmp_path, said):
+    lines = 'Where is {mark2}?\nWhat is {mark}?\n'
+    ran = vipllava('demo', '--seed', 3, '--chat', '--output', tmp_path / 'demo.png', stdin=lines)
+    assert (ran.code, ran.err) == (0, '')
+    assert '{mark2}, but there are 1 marks' in ran.out
+    assert len(said) == 2
+
+
+def test_the_end_of_a_terminals_input_ends_it(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, 'stdin', Terminal('What?\n'))
+    assert [*demo._lines()] == ['What?']
+
+
+def test_a_picture_is_not_written_over(vipllava, photo, said):
+    before = photo.read_bytes()
+    ran = vipllava('demo', '--image', photo, '--mark', 'point:3,4', '--output', photo)
+    assert (ran.code, ran.out) == (2, '')
+    assert 'give another --output' in ran.err
+    assert photo.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -109,11 +129,13 @@ def test_mistakes_are_told_in_a_line(vipllava, tmp_path, monkeypatch, said, give
     assert not said
 
 
-def test_the_name_is_understood_wherever_a_model_is_named(vipllava, folder, photo):
+def test_the_name_is_understood_wherever_a_model_is_named(vipllava, folder, photo, tmp_path):
     assert loading.locate('demo') == folder
     by_name = vipllava('ask', '--model', 'demo', '--image', photo, '--max-new-tokens', 4, 'What?')
     assert by_name == vipllava('ask', '--model', folder, '--image', photo, '--max-new-tokens', 4, 'What?')
     assert vipllava('info', '--model', 'demo') == vipllava('info', '--model', folder)
+    assert vipllava('convert', 'demo', tmp_path / 'converted').code == 0
+    assert loading.locate(tmp_path / 'converted')
 
 
 def test_a_folder_of_that_name_is_told_apart(tmp_path, monkeypatch, folder):

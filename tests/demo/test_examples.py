@@ -10,7 +10,7 @@ from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.demo.examples import example
 from vipllava_jax.demo.marking import SHAPES
 from vipllava_jax.demo.questions import View
-from vipllava_jax.demo.world import COLORS, KINDS, SIDE, held_out
+from vipllava_jax.demo.world import COLORS, KINDS, held_out
 from vipllava_jax.inputs.marks import COLORS as MARK_COLORS
 
 TRAINING = [example(number) for number in range(1500)]
@@ -55,6 +55,22 @@ def test_every_answer_is_found_again_from_the_words():
     assert min(asked.values()) > 80
 
 
+def test_the_shape_of_a_mark_is_asked_where_it_shows():
+    asked = defaultdict(set)
+    for number in range(3000):
+        made = example(number, types=['mark'])
+        for question in made.questions if made.scene else ():
+            ((mark, at),) = made.marks
+            thing = made.scene.things[at]
+            if question.answer == mark.shape:
+                asked[mark.shape].add((thing.size, thing.kind))
+    assert set(asked) == set(SHAPES)
+    for shape in ('triangle', 'scribble'):
+        assert {size for size, _ in asked[shape]} == {'medium', 'large'}
+    assert not {'square', 'ball'} & {kind for _, kind in asked['mask contour']}
+    assert {size for size, _ in asked['arrow']} == {'small', 'medium', 'large'}
+
+
 def test_the_turns_are_the_questions_and_their_answers():
     for made in TRAINING[:300]:
         assert [turn.role for turn in made.turns] == ['user', 'assistant'] * len(made.questions)
@@ -95,4 +111,3 @@ def test_a_mark_shows_on_its_thing():
             near = np.hypot(x - thing.x, y - thing.y).min()
             assert changed.sum() > 20
             assert near < thing.radius * 1.5 + 8
-            assert changed.shape == (SIDE, SIDE)

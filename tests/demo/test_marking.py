@@ -1,12 +1,15 @@
 """Marks on things: on different ones, told apart by their phrases, inside the picture."""
 
+import itertools
 from random import Random
 
+import numpy as np
 import pytest
 
 from vipllava_jax.demo.drawing import picture
-from vipllava_jax.demo.marking import SHAPES, draw_marks, make_mark, make_marks
-from vipllava_jax.demo.world import SIDE, make_scene
+from vipllava_jax.demo.marking import ALIKE, MASK, SHAPES, SKETCHED, draw_marks, make_mark, make_marks
+from vipllava_jax.demo.world import COLORS, SIDE, make_scene
+from vipllava_jax.inputs.marks import COLORS as MARK_COLORS
 
 
 def test_two_marks_are_told_apart():
@@ -36,3 +39,39 @@ def test_a_seed_varies_the_marks_the_same_way():
     drawn = [draw_marks(bare, marks, seed).tobytes() for seed in (None, 1, 1, 2)]
     assert drawn[1] == drawn[2]
     assert len(set(drawn)) == 3
+
+
+def test_marks_that_look_alike_have_colours_that_do_not():
+    for seed in range(400):
+        rng = Random(seed)
+        (one, _), (other, _) = make_marks(rng, make_scene(rng), 2)
+        if {one.shape, other.shape} <= SKETCHED or one.shape == other.shape:
+            assert one.color != other.color
+            assert not any({one.color, other.color} <= alike for alike in ALIKE)
+
+
+def test_marks_of_one_shape_come_as_often_in_training_as_among_held_out_ones():
+    often = {}
+    for split in ('training', 'held out'):
+        made = [make_marks(rng, make_scene(rng), 2, split) for rng in map(Random, range(600))]
+        pairs = [[mark.shape for mark, _ in marks] for marks in made if len(marks) == 2]
+        often[split] = sum(one == other for one, other in pairs) / len(pairs)
+    assert often['training'] == pytest.approx(often['held out'], abs=0.08)
+
+
+@pytest.mark.parametrize('color', MARK_COLORS)
+def test_no_two_colours_look_the_same_under_a_mask(color):
+    """As far as a mask may be faint in one picture and strong in another."""
+    shares = np.linspace(*MASK, 33)[:, None] / 255
+    over = {
+        name: (1 - shares) * base + shares * np.array(MARK_COLORS[color])
+        for name, base in ((name, np.array(base)) for name, base in COLORS.items())
+    }
+    for a, b in itertools.combinations(over.values(), 2):
+        assert np.abs(a[:, None] - b[None]).max(axis=2).min() > 15
+
+
+def test_a_mask_is_never_fainter():
+    rng = Random(0)
+    alphas = {make_mark(rng, make_scene(rng).things[0], 'mask', 'red').alpha for _ in range(50)}
+    assert MASK[0] <= min(alphas) < max(alphas) <= MASK[1]

@@ -1,7 +1,6 @@
 """What the demo model is trained from: rows that say what the example says, and a model that fits them."""
 
 import json
-import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,16 @@ from PIL import Image
 
 from benchmarks.demo import make
 from tests.demo.oracle import answer
+from vipllava_jax.demo import vocabulary
 from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.examples import example
 from vipllava_jax.demo.questions import View
 from vipllava_jax.inputs.marks import parse
+from vipllava_jax.inputs.processor import Processor
+from vipllava_jax.inputs.prompts import render
 from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.training.config import settings
 
 ROWS = partial(make.rows, rows_each=3, teach=None)
 
@@ -82,7 +85,19 @@ def test_the_model_is_small_enough_to_bundle():
 
 
 def test_training_is_told_of_the_files_that_are_made():
-    recipe = (Path(make.__file__).parent / 'train.toml').read_text()
-    assert set(re.findall(r'"/tmp/world/(.+?)"', recipe)) == {
-        *('start', 'training.jsonl', 'held-out.jsonl', 'pictures', 'run')
-    }
+    recipe = settings(Path(make.__file__).parent / 'train.toml')
+    named = (recipe.model, *recipe.data, recipe.eval_data, recipe.images)
+    assert [Path(path).name for path in named] == ['start', 'training.jsonl', 'held-out.jsonl', 'pictures']
+    assert recipe.trains == ('vision', 'projector', 'llama')
+
+
+def test_the_recipe_cuts_no_row_in_a_hundred(tmp_path):
+    files = tmp_path / 'processor'
+    vocabulary.write_processor(files, make.VISION.image_size, make.VISION.patch_size)
+    processor = Processor.load(files)
+    cfg, recipe = make.config(processor.image_id), settings(Path(make.__file__).parent / 'train.toml')
+    rows = [one for number in range(100) for one in make.rows(number, rows_each=2, teach=None)]
+    lengths = [
+        len(processor.tokenizer.encode(render('vipllava', one.turns, 1))) + cfg.vision.patches for one in rows
+    ]
+    assert np.mean(np.array(lengths) > recipe.max_length) < 0.01

@@ -1,8 +1,10 @@
 """`vipllava demo`: a picture of a small world, a mark on it, and what the bundled model says to questions."""
 
+import contextlib
 import secrets
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,10 +56,12 @@ def demo(
     Examples:
       vipllava demo
       vipllava demo --seed 7 "What is left of the object {mark}?" --chat
-      vipllava demo --image demo.png --mark arrow:120,80,180,140:blue "What is {mark}?"
+      vipllava demo --image demo.png --mark arrow:120,80,180,140:blue --output marked.png "What is {mark}?"
     """
     if image is None and marks:
         raise ValueError('--mark needs an --image: without one the picture and its mark are made')
+    if image is not None and Path(image).resolve() == Path(output).resolve():
+        raise ValueError(f'{image} would be written over: give another --output')
     shown = _own(image, marks) if image is not None else made(secrets.randbits(31) if seed is None else seed)
     if questions:
         shown = shown._replace(asked=[(phrased(question, shown.marks), None) for question in questions])
@@ -67,12 +71,12 @@ def demo(
     with spinner('loading; the first time, compiling …'):
         model = load(DEMO, dtype='float32')  # which every CPU multiplies
         answers = answer(model, shown.picture, [question for question, _ in shown.asked])
-    click.echo(f'{output}: {_told(shown.marks)}')
+    click.echo(f'{output}: a picture with {_told(shown.marks)}')
     for (question, right), said in zip(shown.asked, answers, strict=True):
         click.echo(f'\n{question}\n  {said}{"" if right is None else _verdict(said, right)}')
     if chat:
         for question in _lines():
-            click.echo('  ' + answer(model, shown.picture, [phrased(question, shown.marks)])[0])
+            click.echo('  ' + _reply(model, shown, question))
 
 
 def made(seed: int) -> Shown:
@@ -110,6 +114,14 @@ def answer(model: 'Model', picture: 'Image', questions: list[str]) -> list[str]:
     return model.processor.decode(generate(model.params, batch, cfg=model.cfg, max_new_tokens=LONGEST))
 
 
+def _reply(model: 'Model', shown: Shown, question: str) -> str:
+    """The answer, or what is wrong with the question."""
+    try:
+        return answer(model, shown.picture, [phrased(question, shown.marks)])[0]
+    except ValueError as error:
+        return f'vipllava: {error}'
+
+
 def _told(marks: 'list[Mark]') -> str:
     article = {'ellipse': 'an', 'arrow': 'an', 'orange': 'an', 'aqua': 'an'}
     named = [f'{mark.color} {mark.shape}' if isinstance(mark.color, str) else mark.shape for mark in marks]
@@ -123,5 +135,6 @@ def _verdict(said: str, right: str) -> str:
 def _lines() -> Iterator[str]:
     """What the user asks, until an empty line or the end of the input."""
     click.echo('\nAsk on; {mark} is the mark. An empty line ends it.')
-    while line := (input('> ') if sys.stdin.isatty() else sys.stdin.readline()).strip():
-        yield line
+    with contextlib.suppress(EOFError):
+        while line := (input('> ') if sys.stdin.isatty() else sys.stdin.readline()).strip():
+            yield line

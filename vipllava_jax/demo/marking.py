@@ -15,6 +15,9 @@ SHAPES = tuple(PREPOSITIONS)
 # Two marks of one shape are told apart by colours, which must not be alike even when they shine through.
 ALIKE = ({'orange', 'gold', 'yellow'}, {'red', 'orange'}, {'fuchsia', 'purple'}, {'blue', 'purple'},
          {'lime', 'aqua'}, {'fuchsia', 'red'})  # fmt: skip
+SKETCHED = {'triangle', 'scribble', 'arrow'}  # a few lines each: on small things one looks like another
+# Of 128, the most that a varied mask covers: a faint blue on navy and a strong one on black are one colour.
+MASK = (96, 128)
 
 
 class Marked(NamedTuple):
@@ -31,6 +34,8 @@ def make_marks(rng: Random, scene: Scene, count: int, split: Split = 'training')
         if len(marks) == count:
             break
         index, shape = rng.randrange(len(scene.things)), rng.choice(SHAPES)
+        if marks and split == 'training' and rng.random() < 0.25:
+            shape = marks[0].mark.shape  # a fifth of the held-out pairs are of one shape, by chance a tenth
         color = rng.choice(tuple(COLORS))
         thing = scene.things[index]
         wanted = held_out(thing.kind, thing.color, shape) == (split == 'held out')
@@ -41,9 +46,15 @@ def make_marks(rng: Random, scene: Scene, count: int, split: Split = 'training')
 
 def _confusable(shape: str, color: str, marks: Sequence[Marked]) -> bool:
     return any(
-        shape == other.shape and (color == other.color or any({color, other.color} <= set for set in ALIKE))
+        look_alike(shape, other.shape)
+        and (color == other.color or any({color, other.color} <= set for set in ALIKE))
         for other, _ in marks
     )
+
+
+def look_alike(shape: str, other: str) -> bool:
+    """Whether two marks of these shapes may have to be told apart by their colours."""
+    return shape == other or {shape, other} <= SKETCHED
 
 
 def make_mark(rng: Random, thing: Thing, shape: str, color: str) -> Mark:
@@ -54,9 +65,11 @@ def make_mark(rng: Random, thing: Thing, shape: str, color: str) -> Mark:
     low = (max(min(x) - slack[0], 0), max(min(y) - slack[1], 0))
     high = (min(max(x) + slack[2], SIDE), min(max(y) + slack[3], SIDE))
     box = tuple(round(c, 1) for c in (*low, *high))
+    alpha = rng.randint(*MASK) if shape == 'mask' else None
     if shape in ('rectangle', 'ellipse', 'arrow') or (shape != 'mask contour' and rng.random() < 0.25):
-        return Mark(shape, box=box, color=color)
-    return Mark(shape, box=box, polygon=[(round(px, 1), round(py, 1)) for px, py in polygon], color=color)
+        return Mark(shape, box=box, color=color, alpha=alpha)
+    corners = [(round(px, 1), round(py, 1)) for px, py in polygon]
+    return Mark(shape, box=box, polygon=corners, color=color, alpha=alpha)
 
 
 def draw_marks(image: Image.Image, marks: Sequence[Marked], seed: int | None) -> Image.Image:

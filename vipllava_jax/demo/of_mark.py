@@ -139,11 +139,19 @@ def alike(rng: Random, view: View) -> Question:
     return number('alike', rng.choice(words).format(it), count, {('alike', what, at)})
 
 
+def _tells_its_shape(shape: str, thing: Thing) -> bool:
+    """Whether one sees what a mark is: not where it is crammed, or the outline of a like shape."""
+    crammed = shape in ('triangle', 'scribble') and thing.size == 'small'
+    return not crammed and not (shape == 'mask contour' and thing.kind in ('square', 'ball'))
+
+
 def mark(rng: Random, view: View) -> Question | None:
     if len(view.marks) > 1:
         return None
     mark, facts = view.marks[0].mark, frozenset({('mark',)})
     if rng.random() < 0.5 or mark.color not in CLEAR or mark.shape == 'mask':
+        if not _tells_its_shape(mark.shape, view.thing(0)):
+            return None
         words = ('What shape is the mark?', 'Which mark is in the picture?', 'What kind of mark is there?')
         article = 'an' if mark.shape[0] in 'ae' else 'a'
         return Question('mark', rng.choice(words), mark.shape, f'It is {article} {mark.shape}.', facts)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from vipllava_jax.demo.marking import Marked
+from vipllava_jax.demo.marking import Marked, look_alike
 from vipllava_jax.demo.world import Scene, Thing
 
 NUMBERS = ('none', 'one', 'two', 'three', 'four', 'five', 'six', 'seven')
@@ -42,7 +42,8 @@ def spoken(rng: Random, view: View, i: int) -> str:
         words = ('the marked {}', 'the {} that is marked', 'the {} with the mark', 'the highlighted {}')
         return rng.choice(words).format(noun)
     phrase = mark.phrase
-    if [m.mark.shape for m in view.marks].count(mark.shape) == 1 and rng.random() < 0.25:
+    others = [m.mark.shape for j, m in enumerate(view.marks) if j != i]
+    if not any(look_alike(mark.shape, other) for other in others) and rng.random() < 0.25:
         phrase = phrase.replace(f'{mark.color} ', '')
     return f'the {noun} {phrase}'
 
