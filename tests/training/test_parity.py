@@ -23,7 +23,7 @@ from vipllava_jax.training.step import make_step, start
 pytestmark = pytest.mark.parity
 ROWS = [(9, 2), (6, 0), (15, 1), (7, 3)]
 STEPS = 20
-TIED = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, tied=True))
+TIED = dataclasses.replace(SMALL, text=dataclasses.replace(SMALL.text, tied=True))
 CLIP, PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
 
 
@@ -60,7 +60,7 @@ def summed_loss(theirs, batch: Batch, cfg):
 
 @pytest.mark.parametrize(
     ('cfg', 'remat'),
-    [(TINY, 'none'), (TINY, 'products'), (TIED, 'layers')],
+    [(TINY, 'none'), (SMALL, 'products'), (TIED, 'layers')],
     ids=['none', 'products', 'layers, tied'],
 )
 def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
