@@ -20,6 +20,7 @@ from vipllava_convert.tensors import Tensor, dense
 from vipllava_convert.to_torch import export
 
 from tests.conftest import TINY
+from tests.trees import same
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import size
 from vipllava_jax.folders import CheckpointError
@@ -35,13 +36,6 @@ def torch_folder(folder, tmp_path_factory):
     target = tmp_path_factory.mktemp('torch') / 'model'
     export(folder, target, max_shard_bytes=150_000)
     return target
-
-
-def same(a, b) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
 @pytest.mark.parametrize('dtype', [None, 'float16', 'bfloat16', jnp.float32])

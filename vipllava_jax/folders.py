@@ -36,7 +36,14 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
+    write_text(path, json.dumps(data, indent=2) + '\n')
+
+
+def write_text(path: Path, text: str) -> None:
+    """Puts a text in a file, which has what it had until the text is whole."""
+    fresh = path.with_name(f'.{path.name}.new')
+    fresh.write_text(text, encoding='utf-8')
+    fresh.replace(path)
 
 
 def one_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from tests import peer
 from tests.convert.files import write_bin
 from tests.rows import ragged
 from tests.training.test_lora import trained
+from tests.trees import same
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.folders import CheckpointError
@@ -43,13 +44,6 @@ def adapter(model, tmp_path_factory):
     target = tmp_path_factory.mktemp('adapters') / 'adapter'
     adapters.save(target, *model, projector=True, base='somebody/model')
     return target
-
-
-def same(a, b) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
 def forgetting(params):

@@ -14,6 +14,13 @@ from vipllava_jax.model.vipllava import init
 TIMES = ('seconds', 'tokens_per_second')
 
 
+def world(folder: Path) -> tuple[Path, Path]:
+    """A model, and the folder that has rows.jsonl and held.jsonl."""
+    rows(folder)
+    rows(folder, 'held.jsonl', 3)
+    return small(folder), folder
+
+
 def small(folder: Path) -> Path:
     """A model of two layers a tower, with a processor."""
     image = write_processor_files(folder / 'files', 28, 14)

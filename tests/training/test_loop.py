@@ -41,10 +41,7 @@ class Heard(Silent):
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('world')
-    runs.rows(folder)
-    runs.rows(folder, 'held.jsonl', 3)
-    return runs.small(folder), folder
+    return runs.world(tmp_path_factory.mktemp('world'))
 
 
 @pytest.fixture

@@ -13,13 +13,11 @@ from vipllava_jax.arrays import ahead
 from vipllava_jax.config import Config
 from vipllava_jax.evaluation.cases import Case, Cases
 from vipllava_jax.generation.stopping import ends, until
-from vipllava_jax.inputs.images import open_image
-from vipllava_jax.inputs.marks import draw
 from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, pixels
 from vipllava_jax.inputs.processor import Batch, Processor
 from vipllava_jax.inputs.prompts import DEFAULT
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training.marking import settled
+from vipllava_jax.training.marking import drawn
 from vipllava_jax.training.rows import BrokenRow
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -95,9 +93,7 @@ class Questions:
         made = []
         try:
             for path, marks in zip(case.images, case.marks, strict=True):
-                image = open_image(path)
-                if marks:
-                    image = draw(image, [settled(mark, image.size) for mark in marks])
+                image = drawn(path, marks)
                 for mark in cut_off(image, self.processor.settings, fit):
                     self.note('crop', f'{case.where}: the crop cuts off the mark {mark}: see --fit pad')
                 made.append(pixels(image, self.processor.settings, fit))

@@ -10,6 +10,7 @@ from vipllava_jax.evaluation.answering import Asked, Questions, Said, questions
 from vipllava_jax.evaluation.cases import VIP_BENCH, Case, Cases, read
 from vipllava_jax.evaluation.journal import opened
 from vipllava_jax.evaluation.scores import Score, right, scores
+from vipllava_jax.folders import write_text
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import DEFAULT
 
@@ -114,6 +115,4 @@ def write_vip_bench(path: str | os.PathLike[str], result: Result) -> None:
     """Writes what ViP-Bench's evaluator reads: an object of the answers by their questions' numbers."""
     own = [record for record in result.answers if record['task'] == VIP_BENCH.name]
     text = json.dumps({f'v1_{record["id"]}': record['said'] for record in own}, indent=2, ensure_ascii=False)
-    fresh = Path(path).with_name(f'.{Path(path).name}.new')
-    fresh.write_text(text + '\n', 'utf-8')
-    fresh.replace(path)
+    write_text(Path(path), text + '\n')

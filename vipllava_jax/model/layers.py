@@ -173,7 +173,7 @@ def _attend_cudnn(q: Array, k: Array, v: Array, start: int | Array | None) -> Ar
     """A single query sees its row's first slots, so their number says all; a whole prompt is causal."""
     if isinstance(start, Array):
         lengths = jnp.minimum(start + 1, k.shape[1])
-        return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation='cudnn')
+        return _attend_whole(q, k, v, False, lengths)
     whole = _attend_odd if q.shape[1] % 2 else _attend_whole
     return whole(q, k, v, start is not None)
 

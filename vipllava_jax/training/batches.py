@@ -9,14 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vipllava_jax.inputs.images import open_image
-from vipllava_jax.inputs.marks import draw
 from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, levels
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT
 from vipllava_jax.training import conversations, workers
 from vipllava_jax.training.conversations import IGNORE, Example
-from vipllava_jax.training.marking import settled
+from vipllava_jax.training.marking import drawn
 from vipllava_jax.training.order import sample_seed, shuffled
 from vipllava_jax.training.region_prompts import compose
 from vipllava_jax.training.rows import BrokenRow, Row, Rows
@@ -100,10 +98,8 @@ class Maker:
                 raise CutRow(f'{row.where}: its question alone fills max_length {self.max_length}')
             pictures = []
             for path, marks in zip(row.images, prompted.marks, strict=True):
-                image = open_image(path)
-                if marks:
-                    seed = None if rng is None else int(rng.integers(1 << 32))
-                    image = draw(image, [settled(mark, image.size) for mark in marks], seed)
+                seed = int(rng.integers(1 << 32)) if marks and rng is not None else None
+                image = drawn(path, marks, seed)
                 for mark in cut_off(image, self.processor.settings, self.fit):
                     told = (
                         f"{row.where}: the crop cuts off the mark {mark}; fit 'pad' keeps every picture whole"

@@ -26,12 +26,11 @@ def held_out(
 ) -> float | None:
     """The mean loss of one epoch's learnt tokens, what trains read in the dtype; None if it was stopped."""
     total, count = 0.0, 0
-    made = batches.iterate(0, batches.steps)
+    made, settings = batches.iterate(0, batches.steps), batches.processor.settings
     try:
         for batch in made:
             if stopped():
                 return None
-            settings = batches.processor.settings
             part, tokens = _loss(params, frozen, Examples(*batch[:4]), settings, cfg, dtype)
             total, count = total + float(part), count + int(tokens)
     finally:

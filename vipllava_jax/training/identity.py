@@ -31,7 +31,7 @@ def confirm(folder: Path, settings: Settings, begun: bool) -> None:
             'another --output, to go on with what changed --resume-anyway'
         )
     run = {'version': __version__, 'identity': own, 'settings': table(settings)}
-    _write(folder, {**run, 'made': told.get('made', {})})
+    write_json(folder / FILE, {**run, 'made': told.get('made', {})})
 
 
 def made(folder: Path, target: Path) -> int | None:
@@ -43,13 +43,7 @@ def made(folder: Path, target: Path) -> int | None:
 def note(folder: Path, target: Path, step: int) -> None:
     """Notes in a run's folder which step's weights a result has, or 0: that it is to have one."""
     told = read_json(folder / FILE)
-    _write(folder, {**told, 'made': {**told.get('made', {}), target.name: step}})
-
-
-def _write(folder: Path, told: dict[str, Any]) -> None:
-    fresh = folder / f'.{FILE}.new'
-    write_json(fresh, told)
-    fresh.replace(folder / FILE)
+    write_json(folder / FILE, {**told, 'made': {**told.get('made', {}), target.name: step}})
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -3,11 +3,14 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark
+from vipllava_jax.inputs.images import open_image
+from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.prompts import Turn
 
 SLACK = 1.0  # pixels that a box may lie outside: the data sets round
@@ -100,6 +103,12 @@ def inserted(text: str, phrases: Sequence[str], what: str) -> str:
         return phrases[n]
 
     return re.sub(r'<bbox(\d*)>', phrase, text)
+
+
+def drawn(path: Path, marks: Sequence[Mark], seed: int | None = None) -> Image.Image:
+    """A file's picture and its marks, each settled -> the picture with them on it."""
+    image = open_image(path)
+    return draw(image, [settled(mark, image.size) for mark in marks], seed) if marks else image
 
 
 def settled(mark: Mark, size: tuple[int, int]) -> Mark:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vipllava_jax.folders import write_text
+
 
 class Metrics:
     """`metrics.jsonl` in a folder, cut back to the steps that a run has behind it when it goes on."""
@@ -16,9 +18,7 @@ class Metrics:
         self.path = folder / 'metrics.jsonl'
         self.records = _until(self.path, step)
         lines = ''.join(json.dumps(record) + '\n' for record in self.records)
-        fresh = self.path.with_name(f'.{self.path.name}.new')
-        fresh.write_text(lines, 'utf-8')
-        fresh.replace(self.path)
+        write_text(self.path, lines)
         self._file = self.path.open('a', encoding='utf-8', buffering=1)
         self._board = board(folder / 'tensorboard', step)
 
