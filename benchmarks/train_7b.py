@@ -1,10 +1,11 @@
-"""Training at the 7B's full size, random weights and made-up rows: tokens a second, MFU, saving.
+"""Training at the 7B's full size, random weights and made-up rows: tokens a second and MFU.
 
     python benchmarks/train_7b.py --work /tmp/train-7b -- --recipe lora --batch 16 --accumulate 2
     python benchmarks/train_7b.py --work /tmp/train-7b -- --recipe finetune --param-dtype bfloat16 --batch 8
 
 What follows `--` goes to `vipllava train`. The first call writes the model, 14 GB, which later ones find.
-Rows are of about 1000 tokens with a picture each. `--small` tries all of it on a model of a few megabytes.
+Rows are of about 1000 tokens with a picture each. A run is ended when its steps are counted, and saves
+nothing: its state can be larger than the disk. `--small` tries all of it on a model of a few megabytes.
 """
 
 import argparse
@@ -14,7 +15,12 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+BEGUN = 3  # steps in which programs are compiled and tuned
 
 
 def make(folder: Path, small: bool) -> None:
@@ -50,7 +56,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--work', type=Path, required=True)
-    parser.add_argument('--steps', type=int, default=16)
+    parser.add_argument('--steps', type=int, default=8, help='how many are counted, after the first few')
     parser.add_argument('--small', action='store_true')
     parser.add_argument('flags', nargs='*')
     told = parser.parse_args()
@@ -61,14 +67,30 @@ def main() -> None:
     output = told.work / 'run'
     shutil.rmtree(output, ignore_errors=True)
     where = ['--model', told.work / 'model', '--data', told.work / 'rows.json', '--output', output]
-    length = ['--steps', told.steps, '--save-every', told.steps // 2, '--max-length', 1024, '--log-every', 1]
+    length = ['--steps', 10_000, '--save-every', 10_000, '--max-length', 1024, '--log-every', 1]
     command = [sys.executable, '-m', 'vipllava_jax', 'train', *where, *length, *told.flags]
-    subprocess.run([str(word) for word in command], check=True)
-    records = [json.loads(line) for line in (output / 'metrics.jsonl').read_text().splitlines()]
-    steady = records[3 : told.steps // 2] + records[told.steps // 2 + 1 : -1]  # neither compiled nor saved
+    steady = list(records([str(word) for word in command], output / 'metrics.jsonl', BEGUN + told.steps))[
+        BEGUN:
+    ]
     for name in ('seconds', 'tokens', 'tokens_per_second', 'tflops', 'mfu'):
         if name in steady[0]:
             print(f'{name:<18} {statistics.median(record[name] for record in steady):g}')
+
+
+def records(command: list[str], metrics: Path, count: int) -> Iterator[dict[str, Any]]:
+    """The metrics of a run's first steps; then it is killed."""
+    run = subprocess.Popen(command)
+    try:
+        lines: list[str] = []
+        while len(lines) < count:
+            if run.poll() is not None:
+                sys.exit(run.returncode)
+            time.sleep(0.1)
+            lines = metrics.read_text().split('\n')[:-1] if metrics.exists() else []
+        yield from map(json.loads, lines[:count])
+    finally:
+        run.kill()
+        run.wait()
 
 
 if __name__ == '__main__':
