@@ -39,7 +39,7 @@ def test_the_answer_is_the_librarys(vipllava, folder, photo):
     ],
 )
 def test_it_says_what_is_marked(vipllava, tmp_path, mark, answer):
-    """Three things, large and apart: a model that is right 95 times of a hundred has no doubt about these."""
+    """Three things apart, plain and clearly marked: a model that knows its world has no doubt about these."""
     things = (
         Thing('star', 'navy', 'medium', 'plain', 80, 100, 50, 0.1),
         Thing('house', 'brown', 'medium', 'plain', 250, 240, 50, 0.0),
