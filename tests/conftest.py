@@ -52,3 +52,11 @@ def folder(tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp('models') / 'tiny'
     checkpoint.save(target, init(jax.random.key(0), cfg), cfg, files_from=files)
     return target
+
+
+@pytest.fixture(scope='session')
+def demo_model():
+    """The model that comes with the package: for what is about what answers mean."""
+    from vipllava_jax.loading import load
+
+    return load('demo', dtype='float32')

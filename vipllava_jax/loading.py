@@ -203,8 +203,6 @@ def locate(source: str | os.PathLike[str]) -> Path:
         raise CheckpointError(
             f'{folder}: a file; give the folder that holds the weights and their config.json'
         )
-    if str(source) == DEMO and not folder.is_dir():
-        raise CheckpointError('demo: this copy has no trained weights for it yet; benchmarks/demo makes them')
     if not folder.is_dir():
         if not HUB_NAME.fullmatch(str(source)):
             raise CheckpointError(

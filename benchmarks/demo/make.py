@@ -1,7 +1,7 @@
 """All that the demo model is trained from: pictures of its world, rows about them, a model of random weights.
 
     python benchmarks/demo/make.py /tmp/world
-    python benchmarks/demo/make.py /tmp/fish --pictures 1000 --teach fish
+    python benchmarks/demo/make.py /tmp/fish --pictures 400 --teach fish
 
 The rows are as `vipllava train` reads them: unmarked pictures, marks that training draws, conversations. The
 same numbers give the same files, and what is there already is not made again. With `--teach`, for a model

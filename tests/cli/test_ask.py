@@ -12,6 +12,8 @@ from PIL import Image
 
 import vipllava_jax as vj
 from vipllava_jax import loading
+from vipllava_jax.demo.drawing import picture
+from vipllava_jax.demo.world import Scene, Thing
 
 MARK = 'rectangle:20,10,60,50:red'
 DRAWN = ('--max-new-tokens', 40, '--temperature', 2, '--seed', 1)  # an answer that ends nowhere by itself
@@ -26,6 +28,28 @@ def test_the_answer_is_the_librarys(vipllava, folder, photo):
     batch = model.processor('What is within the red rectangle?', image)
     out = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=9)
     assert ran == (0, model.processor.decode(out)[0] + '\n', '')
+
+
+@pytest.mark.parametrize(
+    ('mark', 'answer'),
+    [
+        ('rectangle:20,40,140,160:red', 'a star'),
+        ('ellipse:190,180,310,300:blue', 'a house'),
+        ('arrow:75,190,145,260:lime', 'a ring'),
+    ],
+)
+def test_it_says_what_is_marked(vipllava, tmp_path, mark, answer):
+    """Three things apart, plain and clearly marked: a model that knows its world has no doubt about these."""
+    things = (
+        Thing('star', 'navy', 'medium', 'plain', 80, 100, 50, 0.1),
+        Thing('house', 'brown', 'medium', 'plain', 250, 240, 50, 0.0),
+        Thing('ring', 'teal', 'small', 'plain', 110, 225, 35, 0.0),
+    )
+    picture(Scene(things, 'flat', 5)).save(tmp_path / 'world.png')
+    ran = vipllava(
+        'ask', '--model', 'demo', '--image', tmp_path / 'world.png', '--mark', mark, 'What is {mark}?'
+    )
+    assert ran == (0, answer + '\n', '')
 
 
 def test_json_says_how_it_came(vipllava, folder, photo, tmp_path):

@@ -12,7 +12,9 @@ import pytest
 
 import vipllava_jax as vj
 from tests.makers import noise
+from tests.worlds import of_all_types, rows
 from vipllava_jax import loading
+from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.evaluation import evaluate
 
 
@@ -61,6 +63,22 @@ def test_it_prints_a_table_and_keeps_the_answers(vipllava, folder, data, tmp_pat
     assert (told['answers'], told['left_out'], told['cut_off']) == (20, 0, library.cut)
     assert told['scores'][2]['group'] == 'type a'
     assert told['scores'][2]['high'] == pytest.approx(0.2775, abs=1e-4)
+
+
+def test_a_model_that_knows_is_right(vipllava, tmp_path):
+    """If nine times of ten, of 48 less than 35 times for one choice of questions in a thousand."""
+    with (tmp_path / 'types.jsonl').open('w') as file:
+        file.writelines(json.dumps(row) + '\n' for row in rows(tmp_path, of_all_types(3)))
+    ran = vipllava(
+        'eval',
+        *('--model', 'demo', '--dtype', 'float32', '--data', tmp_path / 'types.jsonl', '--by', 'type'),
+        *('--output', tmp_path / 'answers.jsonl', '--json', tmp_path / 'table.json'),
+    )
+    assert ran.code == 0, ran.err
+    every, *types = json.loads((tmp_path / 'table.json').read_text())['scores']
+    assert {score['group']: score['n'] for score in types} == {f'type {type}': 3 for type in TYPES}
+    assert every['n'] == 48
+    assert every['correct'] >= 35
 
 
 def test_a_mark_that_the_crop_cuts_off_is_told_once(vipllava, folder, data):

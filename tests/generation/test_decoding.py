@@ -7,6 +7,7 @@ import pytest
 from jax.experimental.layout import Format, Layout
 
 import vipllava_jax as vj
+from benchmarks.demo import exam
 from tests.rows import alone, ragged
 from vipllava_jax.generation import decoding
 
@@ -49,6 +50,26 @@ def test_greedy_is_the_argmax_of_forward(params, cfg, batch, greedy):
         assert (out.tokens[row, last + 1 :] == cfg.pad).all()
     np.testing.assert_array_equal(out.finished, [end in row for row in greedy])
     np.testing.assert_array_equal(out.lengths, np.array(first) + 1)
+
+
+def test_neighbours_do_not_change_what_is_said(demo_model):
+    """Questions about four pictures and one about none, each of its own length, in a model that knows."""
+    cases = [
+        next(exam.of_type(type, 1)).example for type in ('kind', 'list', 'words', 'relation', 'describe')
+    ]
+    asked = [made.turns[0].text for made in cases]
+    pictures = [[picture] if (picture := made.picture()) else [] for made in cases]
+
+    def said(rows):
+        batch = demo_model.processor([asked[row] for row in rows], [pictures[row] for row in rows])
+        return demo_model.processor.decode(
+            vj.generate(demo_model.params, batch, cfg=demo_model.cfg, max_new_tokens=64)
+        )
+
+    together = said(range(5))
+    assert [*map(len, pictures)] == [1, 1, 0, 1, 1]
+    assert len({*together}) == 5
+    assert together == [said([row])[0] for row in range(5)]
 
 
 def test_stream_yields_the_answer_in_pieces(params, cfg, batch):

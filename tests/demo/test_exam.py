@@ -1,0 +1,95 @@
+"""The exam: held out, of every type and mark, and on its pictures what the rows say."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.demo import exam
+from tests.demo.oracle import answer
+from tests.worlds import of_all_types, rows
+from vipllava_jax.demo.asking import TYPES
+from vipllava_jax.demo.drawing import picture
+from vipllava_jax.demo.marking import SHAPES
+from vipllava_jax.demo.questions import View
+from vipllava_jax.demo.world import held_out
+from vipllava_jax.evaluation import cases
+
+ALL = of_all_types(8)
+MARKS = [case for shape in SHAPES for case in exam.of_mark(shape, 3)]
+MOVED = [*exam.moved(20)]
+
+
+def test_every_combination_is_held_out():
+    for _, made in ALL + MARKS + MOVED:
+        for mark, at in made.marks:
+            thing = made.scene.things[at]
+            assert held_out(thing.kind, thing.color, mark.shape)
+
+
+def test_each_case_is_what_its_fields_say():
+    assert Counter(fields['type'] for fields, _ in ALL) == dict.fromkeys(TYPES, 8)
+    for fields, made in ALL:
+        assert [question.type for question in made.questions] == [fields['type']]
+        hand = 'none' if made.scene is None else 'fixed' if made.seed is None else 'varied'
+        assert fields['hand'] == hand
+    for fields, made in MARKS:
+        assert [mark.shape for mark, _ in made.marks] == [fields['shape']]
+        assert [question.type for question in made.questions] == ['kind']
+
+
+def test_of_four_pictures_three_have_varied_marks():
+    hands = Counter(case.fields['hand'] for case in of_all_types(30))
+    assert 0.2 < hands['fixed'] / (hands['fixed'] + hands['varied']) < 0.3
+    assert hands['none'] == 30
+
+
+def test_a_moved_mark_is_the_same_picture_with_another_answer():
+    for one, other in zip(MOVED[::2], MOVED[1::2], strict=True):
+        assert one.fields == other.fields
+        assert one.example.scene == other.example.scene
+        (a, at), (b, there) = one.example.marks[0], other.example.marks[0]
+        assert (a.shape, a.color, one.example.seed) == (b.shape, b.color, other.example.seed)
+        assert one.example.turns[0] == other.example.turns[0]
+        assert one.example.turns[1] != other.example.turns[1]
+        for case, thing in ((one, at), (other, there)):
+            kind = case.example.scene.things[thing].kind
+            assert case.example.turns[1].text == f'a {kind}'
+
+
+def test_what_is_taught_is_asked_beside_others():
+    taught = [*exam.taught('fish', 40)]
+    assert {fields['kind'] for fields, _ in taught} == {'fish', 'other'}
+    for fields, made in taught:
+        (question,) = made.questions
+        assert (question.answer == 'a fish') == (fields['kind'] == 'fish')
+        assert answer(View(made.scene, made.marks), question.text) == question.answer
+
+
+def test_rows_are_what_eval_reads(tmp_path):
+    some = [*ALL[::9], *MARKS[::9], *MOVED[:2]]
+    written = rows(tmp_path, some)
+    read = cases.read(written, tmp_path)
+    for (_, made), case in zip(some, read.cases, strict=True):
+        assert case.turns == made.turns[:1]
+        assert case.accepted == (made.turns[1].text,)
+        assert not any(case.marks)
+        for path in case.images:
+            with Image.open(path) as image:
+                np.testing.assert_array_equal(image, made.picture())
+                assert not made.marks or np.any(np.asarray(image) != np.asarray(picture(made.scene)))
+
+
+def test_files_are_written_by_all_cores(tmp_path):
+    file = exam.write(tmp_path, 'moved', MOVED[:4])
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row['pair'] for row in written] == [0, 0, 1, 1]
+    assert cases.read([file], together=['pair']).cases[3].sets == (('pair', '1'),)
+
+
+@pytest.mark.parametrize('name', ['types', 'marks', 'moved'])
+def test_the_same_numbers_give_the_same_cases(name):
+    again = {'types': of_all_types(8), 'marks': [*exam.of_mark(SHAPES[0], 3)], 'moved': [*exam.moved(20)]}
+    assert again[name] == {'types': ALL, 'marks': MARKS[:3], 'moved': MOVED}[name]
