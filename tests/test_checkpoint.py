@@ -151,8 +151,8 @@ def changed(folder, **fields) -> str:
 
 
 def test_a_newer_format(copy):
-    told = changed(copy, format=3, version='9.9')
-    assert 'vipllava.json: format 3 of vipllava-jax 9.9; this is 0' in told
+    told = changed(copy, format=4, version='9.9')
+    assert 'vipllava.json: format 4 of vipllava-jax 9.9; this is 0' in told
     assert 'upgrade it' in told
 
 
@@ -210,12 +210,13 @@ def test_the_authors_processor_travels_in_files_of_its_own(folder, tmp_path):
     assert Processor.load(target).settings == Processor.load(source).settings
 
 
-def test_values_and_scales_find_each_other_in_any_order(tmp_path):
-    params = nested(checkpoint.quantized(flat(random_params(SMALL)), 'int8'))
+@pytest.mark.parametrize(('kind', 'format'), [('int8', 2), ('int4', 3)])
+def test_values_and_scales_find_each_other_in_any_order(kind, format, tmp_path):
+    params = nested(checkpoint.quantized(flat(random_params(SMALL)), kind))
     checkpoint.save(tmp_path / 'model', params, SMALL)
     mark = tmp_path / 'model' / 'vipllava.json'
     told = json.loads(mark.read_text())
-    assert told['format'] == 2
+    assert told['format'] == format
     told['params'] = dict(sorted(told['params'].items()))
     mark.write_text(json.dumps(told))
     same(checkpoint.restore(tmp_path / 'model')[0], params)

@@ -55,7 +55,7 @@ def test_loading_is_converting_and_restoring(folder, torch_folder, dtype):
 
 @pytest.mark.parametrize(
     ('dtype', 'quantize', 'fuse'),
-    [(None, None, False), ('bfloat16', None, True), ('float16', 'int8', False), (None, 'int8', True)],
+    [(None, None, False), ('bfloat16', None, True), ('float16', 'int8', False), (None, 'int4', True)],
 )
 def test_the_shapes_are_known_before_the_weights(folder, torch_folder, dtype, quantize, fuse):
     def described(params):
@@ -67,24 +67,24 @@ def test_the_shapes_are_known_before_the_weights(folder, torch_folder, dtype, qu
         assert (described(params), cfg) == (described(model.params), model.cfg)
 
 
-@pytest.mark.parametrize('fuse', [False, True])
-def test_quantised_when_loaded_or_when_converted(torch_folder, folder, tmp_path, fuse):
-    """The same bytes and scales, whose type no dtype changes; every other weight is in that type."""
-    small = tmp_path / 'int8'
-    to_flax.convert(torch_folder, small, quantize='int8')
+@pytest.mark.parametrize(('kind', 'fuse'), [('int8', False), ('int4', True)])
+def test_quantised_when_loaded_or_when_converted(torch_folder, folder, tmp_path, kind, fuse):
+    """The same values and scales, whose type no dtype changes; every other weight is in that type."""
+    small = tmp_path / kind
+    to_flax.convert(torch_folder, small, quantize=kind)
     for dtype in (None, 'bfloat16'):
         found = load(small, dtype=dtype, fuse=fuse).params
-        same(found, load(torch_folder, dtype=dtype, quantize='int8', fuse=fuse).params)
-        same(found, load(folder, dtype=dtype, quantize='int8', fuse=fuse).params)
-        same(found, load(small, dtype=dtype, quantize='int8', fuse=fuse).params)
+        same(found, load(torch_folder, dtype=dtype, quantize=kind, fuse=fuse).params)
+        same(found, load(folder, dtype=dtype, quantize=kind, fuse=fuse).params)
+        same(found, load(small, dtype=dtype, quantize=kind, fuse=fuse).params)
         o = found['llama']['layers_0']['o']['w']
-        assert (o.values.dtype, o.scale.dtype) == ('int8', 'float32')
+        assert o.dtype == kind
         assert found['llama']['norm']['w'].dtype == (dtype or 'float32')
     assert size(checkpoint.shapes(small)) < size(checkpoint.shapes(folder))
 
 
 def test_an_unknown_way_to_quantise_is_named(folder):
-    with pytest.raises(CheckpointError, match='int3: .* int8'):
+    with pytest.raises(CheckpointError, match='int3: .* int8, int4'):
         load(folder, quantize='int3')
 
 

@@ -17,9 +17,9 @@ from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
-FORMAT = 2  # the first knows no quantised weights, and is still what is written without any
+FORMAT = 3  # the first knows no quantised weights, the second none in int4; written is the first that does
 FLOATS = ('float32', 'float16', 'bfloat16')
-QUANTIZED = ('int8',)
+QUANTIZED = ('int8', 'int4')
 MARK, PARAMS = 'vipllava.json', 'params'
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name of what was just done
@@ -46,8 +46,9 @@ def save(
     """
     import jax
 
+    from vipllava_jax.model.quantized import Grouped, Quantized
     from vipllava_jax.model.vipllava import abstract
-    from vipllava_jax.model.weights import LoRA, Quantized
+    from vipllava_jax.model.weights import LoRA
 
     if any(isinstance(leaf, LoRA) for _, leaf in flat(params)):
         raise CheckpointError(f'{folder}: the params have an adapter: merge it, or save it by itself')
@@ -64,8 +65,12 @@ def save(
         arrays.write(new / PARAMS, nested(stored.items()), _apart(brought))
         write_json(new / 'config.json', to_hugging_face(cfg))
         copy_files(files_from, new)
-        quantised = any(isinstance(leaf, Quantized) for _, leaf in flat(shapes))
-        told = {'format': FORMAT if quantised else 1, 'version': __version__, 'params': manifest}
+        kinds = {type(leaf) for _, leaf in flat(shapes)}
+        told = {
+            'format': 3 if Grouped in kinds else 2 if Quantized in kinds else 1,
+            'version': __version__,
+            'params': manifest,
+        }
         write_json(new / MARK, told)
 
 
@@ -90,7 +95,7 @@ def stream(
 
     What is quantised stays so, whatever the dtype.
     """
-    from vipllava_jax.model.weights import Quantized
+    from vipllava_jax.model.quantized import Quantized
 
     stored, wanted = shapes(folder), weight_type(dtype)
     done, total = 0, size(stored)
@@ -122,7 +127,7 @@ def shapes(folder: Path, dtype: 'DTypeLike | None' = None) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from vipllava_jax.model.weights import Quantized
+    from vipllava_jax.model.quantized import Quantized
 
     mark, wanted = read_json(folder / MARK), weight_type(dtype)
     if mark.get('format') not in range(1, FORMAT + 1):
@@ -144,7 +149,7 @@ def shapes(folder: Path, dtype: 'DTypeLike | None' = None) -> dict[str, Any]:
 
 def _apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Leaves with the two arrays of a quantised one instead of it, one after the other."""
-    from vipllava_jax.model.weights import Quantized
+    from vipllava_jax.model.quantized import Quantized
 
     for path, leaf in leaves:
         if isinstance(leaf, Quantized):
@@ -156,7 +161,7 @@ def _apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 def _together(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """The contrary of `_apart`, in whatever order the two come."""
-    from vipllava_jax.model.weights import Quantized
+    from vipllava_jax.model.quantized import stored
 
     waiting: dict[str, dict[str, Any]] = {}
     for path, leaf in leaves:
@@ -166,7 +171,7 @@ def _together(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             continue
         waiting.setdefault(whole, {})[part] = leaf
         if len(waiting[whole]) == 2:
-            yield whole, Quantized(**waiting.pop(whole))
+            yield whole, stored(**waiting.pop(whole))
     if waiting:
         raise ValueError(f'{next(iter(waiting))} has only one of values and scale')
 
@@ -214,24 +219,25 @@ def weight_type(dtype: 'DTypeLike | None') -> Any:
 def quantized(
     leaves: Iterable[tuple[str, Any]], how: str | None, dtype: 'DTypeLike | None' = None
 ) -> Iterable[tuple[str, Any]]:
-    """Leaves as they are stored, or their shapes -> the decoder's large ones in int8, the others in `dtype`.
+    """Leaves as they are stored, or shapes -> the decoder's large ones quantised, the others in `dtype`.
 
     Without a `how` they pass as they are.
     """
     if how not in (None, *QUANTIZED):
         raise CheckpointError(f'{how}: weights can be quantized to {", ".join(QUANTIZED)}')
-    return _quantized(leaves, weight_type(dtype)) if how else leaves
+    return _quantized(leaves, how, weight_type(dtype)) if how else leaves
 
 
-def _quantized(leaves: Iterable[tuple[str, Any]], dtype: Any) -> Iterator[tuple[str, Any]]:
+def _quantized(leaves: Iterable[tuple[str, Any]], how: str, dtype: Any) -> Iterator[tuple[str, Any]]:
     import jax
 
     from vipllava_jax.model.llama import summed
-    from vipllava_jax.model.weights import LoRA, Quantized, quantize
+    from vipllava_jax.model.quantized import Quantized, quantize
+    from vipllava_jax.model.weights import LoRA
 
     @partial(jax.jit, static_argnames='axes')
     def smaller(w: Any, axes: int) -> Any:
-        return quantize(w, axes) if axes else w.astype(dtype or w.dtype)
+        return quantize(w, axes, how) if axes else w.astype(dtype or w.dtype)
 
     for path, leaf in leaves:
         w = leaf.base if isinstance(leaf, LoRA) else leaf

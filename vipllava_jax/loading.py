@@ -44,11 +44,12 @@ def load(
     """A folder, PyTorch's or converted, or a name on the Hub ('organisation/name@revision') -> the model.
 
     Weights go to the device as they are read, in `dtype`, or in the file's if it is None. With `quantize`
-    'int8' the decoder's large ones are made so there; the tower, embeddings, norms and a head tied to the
-    embeddings stay as they are, and such weights cannot be trained. `fuse` joins those that read the same
-    input, which is quicker on a GPU and done there by default. `adapter` is a folder of peft's, the authors'
-    or ours, which is merged into the weights; beside those that are stored in int8, or with `merge` false
-    beside any, it is kept. `progress` is told the bytes done, those in all, and the name of the last tensor.
+    'int8' or 'int4' the decoder's large ones are made so there; the tower, embeddings, norms and a head tied
+    to the embeddings stay as they are, and such weights cannot be trained. `fuse` joins those that read the
+    same input, which is quicker on a GPU and done there by default. `adapter` is a folder of peft's, the
+    authors' or ours, which is merged into the weights; beside those that are stored quantised, or with
+    `merge` false beside any, it is kept. `progress` is told the bytes done, those in all, and the name of the
+    last tensor.
     Raises ValueError in one line, CheckpointError if the weights are what is wrong.
     """
     dtype = checkpoint.weight_type(dtype)  # before a download

@@ -16,7 +16,8 @@ from vipllava_convert.table import Leaf, arrange
 from vipllava_convert.tensors import Tensor
 from vipllava_jax.checkpoint import quantized
 from vipllava_jax.config import Config
-from vipllava_jax.model.weights import LoRA, Quantized, quantize
+from vipllava_jax.model.quantized import Quantized, quantize
+from vipllava_jax.model.weights import LoRA
 
 
 def made(
@@ -46,7 +47,7 @@ def onto(
 ) -> Iterator[tuple[str, Any]]:
     """Leaves as they are stored, or their shapes -> with an adapter merged into them, all floats in `dtype`.
 
-    Beside weights in int8, or with `merge` false beside any, the pairs are kept as they are, in float32.
+    Beside quantised weights, or with `merge` false beside any, the pairs are kept as they are, in float32.
     """
     for path, leaf in weights:
         abstract = isinstance(jax.tree.leaves(leaf)[0], jax.ShapeDtypeStruct)
@@ -90,7 +91,7 @@ def _instead(leaf: Any, row: Leaf, tensor: Tensor) -> Any:
     """A tensor of a file as the leaf that it takes the place of, of its type and on its device."""
     first = jax.tree.leaves(leaf)[0]
     x = jax.device_put(arrange(_array(tensor), row.layout, dict(row.sizes)), first.sharding)
-    return quantize(x, summed(row)) if isinstance(leaf, Quantized) else x.astype(leaf.dtype)
+    return quantize(x, summed(row), leaf.dtype.name) if isinstance(leaf, Quantized) else x.astype(leaf.dtype)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -119,8 +119,8 @@ def convert(
     """A PyTorch checkpoint's folder -> a new folder of our own, its tokenizer and processor files included.
 
     The params are in `dtype`, or in the file's types; with `quantize` the decoder's large weights are in
-    'int8' instead. The adapter of another folder is merged into them. Raises CheckpointError, before any long
-    work where that is possible, and leaves nothing behind then; the source is only read.
+    'int8' or 'int4' instead. The adapter of another folder is merged into them. Raises CheckpointError,
+    before any long work where that is possible, and leaves nothing behind then; the source is only read.
     """
     apart(source, target)
     dtype = weight_type(dtype)

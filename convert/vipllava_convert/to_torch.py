@@ -23,7 +23,7 @@ from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError, apart, beside, write_json
 from vipllava_jax.hugging_face import to_hugging_face
-from vipllava_jax.model.weights import Quantized
+from vipllava_jax.model.quantized import Quantized
 
 CODES = {dtype: code for code, (dtype, _) in SAFETENSORS_TYPES.items()}
 
@@ -62,7 +62,7 @@ def export(
     cfg, stored = checkpoint.describe(source)
     if any(isinstance(leaf, Quantized) for leaf in stored.values()):
         raise CheckpointError(
-            f'{source}: holds int8 weights, for which PyTorch has no name: convert what it was made of'
+            f'{source}: holds quantised weights, for which PyTorch has no name: convert what it was made of'
         )
     grown, notes = _with_image_token(cfg)
     written = {leaf.path: leaf.shapes[0] for leaf in leaves(grown)}

@@ -16,8 +16,8 @@ from vipllava_jax.arrays import nested
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError
+from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params, forward
-from vipllava_jax.model.weights import Quantized
 
 AT_ONCE = 1 << 24  # elements that are compared together
 KINDS = {

@@ -48,9 +48,13 @@ def test_lines(subject, tmp_path):
     assert subject.size == size
 
 
-def test_quantised_where_they_are_read(cfg, tmp_path):
-    params = arrange(random_params(cfg, 'float32', 'int8'), cfg, fuse=True)
-    folders = Folders(Subject(params, silent(cfg)), None, tmp_path, 'int8')
+@pytest.mark.parametrize(('kind', 'bytes_a_weight'), [('int8', 1), ('int4', 0.5)])
+def test_quantised_where_they_are_read(cfg, tmp_path, kind, bytes_a_weight):
+    params = arrange(random_params(cfg, 'float32', kind), cfg, fuse=True)
+    subject = Subject(params, silent(cfg))
+    assert subject.quantized == kind
+    assert bytes_a_weight < subject.weight < 1.5 * bytes_a_weight + 0.2
+    folders = Folders(subject, None, tmp_path, kind)
     for line in lines(folders, ('load', 'convert')):
         side = measure(line, 1).sides[OURS]
         assert not side.fault, side.fault

@@ -110,6 +110,6 @@ def test_only_a_folder_of_ours(source, tmp_path):
 
 def test_what_is_quantised_cannot_be_given_back(folder, source, tmp_path):
     convert(source, tmp_path / 'int8', quantize='int8')
-    with pytest.raises(CheckpointError, match='int8: holds int8'):
+    with pytest.raises(CheckpointError, match='int8: holds quantised'):
         export(tmp_path / 'int8', tmp_path / 'back')
     assert not (tmp_path / 'back').exists()

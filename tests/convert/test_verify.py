@@ -89,13 +89,14 @@ def test_difference(a, b, far):
     assert difference(np.array(a, np.float32), np.array(b, np.float32)) == far
 
 
-def test_quantised_weights_differ_by_half_a_step(source, tmp_path):
-    convert(source, tmp_path / 'int8', quantize='int8')
-    compared = verify(source, tmp_path / 'int8')
-    packed = {group for group in compared.groups if group.endswith(' (int8)')}
-    assert packed == {'llama attention (int8)', 'llama mlp (int8)', 'llama head (int8)'}
+@pytest.mark.parametrize(('kind', 'most'), [('int8', 0.5), ('int4', 5.0)])
+def test_quantised_weights_differ_by_half_a_step(kind, most, source, tmp_path):
+    convert(source, tmp_path / kind, quantize=kind)
+    compared = verify(source, tmp_path / kind)
+    packed = {group for group in compared.groups if group.endswith(f' ({kind})')}
+    assert packed == {f'llama attention ({kind})', f'llama mlp ({kind})', f'llama head ({kind})'}
     assert all(compared.groups[group] > 0 for group in packed)
-    assert 0 < compared.logits < 0.5  # of logits of about 10
+    assert 0 < compared.logits < most  # of logits of about 10
     assert compared.equal
     compared.groups['llama norms'] = 0.1
     assert not compared.equal

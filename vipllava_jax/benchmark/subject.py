@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vipllava_jax.arrays import flat, nested
+from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.benchmark.cost import Costs
 from vipllava_jax.checkpoint import quantized
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
 from vipllava_jax.inputs.processor import Batch, bucket
+from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params, abstract
-from vipllava_jax.model.weights import Quantized
 
 PRESETS = {
     '7b': VIP_LLAVA_7B,
@@ -40,17 +40,19 @@ class Subject(NamedTuple):
     @property
     def size(self) -> int:
         """The bytes of all weights."""
-        return sum(w.nbytes for w in jax.tree.leaves(self.params))
+        return size(self.params)
 
     @property
     def weight(self) -> float:
         """The bytes of a number of the decoder's weights, on average."""
-        leaves = jax.tree.leaves({**self.params['llama'], 'embed': {}})
-        return sum(w.nbytes for w in leaves) / sum(w.size for w in leaves)
+        decoder = {**self.params['llama'], 'embed': {}}
+        return size(decoder) / sum(w.size for _, w in flat(decoder))
 
     @property
-    def quantized(self) -> bool:
-        return isinstance(self.params['llama']['layers_0']['o']['w'], Quantized)
+    def quantized(self) -> str | None:
+        """How the decoder's large weights are."""
+        w = self.params['llama']['layers_0']['o']['w']
+        return w.dtype.name if isinstance(w, Quantized) else None
 
     @property
     def costs(self) -> Costs:

@@ -62,9 +62,7 @@ class Several(click.ParamType):
     type=click.Choice(FLOATS),
     help="[default: the checkpoint's; of a preset bfloat16, on a CPU float32]",
 )
-@click.option(
-    '--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so: half the memory."
-)
+@click.option('--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so.")
 @click.option('--attention', type=click.Choice(('xla', 'cudnn')), help='[default: cudnn where it can]')
 @click.option(
     '--fuse/--no-fuse', default=None, help='Join weights that read the same input.  [default: on a GPU]'
@@ -201,7 +199,7 @@ def players(subject: 'Subject', peer: str | None) -> dict[str, Any]:
     sides: dict[str, Any] = {OURS: Ours(subject)}
     if peer:
         if subject.quantized:
-            raise ValueError('--peer: transformers would be given the same weights, and has no such int8')
+            raise ValueError('--peer: transformers would be given the same weights, and has none such')
         tell('the same weights for transformers')
         from vipllava_jax.benchmark import peer as transformers
 
@@ -231,7 +229,7 @@ def about(subject: 'Subject') -> dict[str, Any]:
         'devices': devices(),
         'flags': {name: os.environ[name] for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS') if name in os.environ},
         'dtype': subject.dtype.name,
-        'quantized': 'int8' if subject.quantized else None,
+        'quantized': subject.quantized,
         'fused': 'qkv' in subject.params['llama']['layers_0'],
         'weights_bytes': subject.size,
         'config': dataclasses.asdict(subject.cfg),

@@ -15,9 +15,7 @@ from vipllava_jax.cli.waiting import bytes_bar
 @click.argument('source')
 @click.argument('target', type=click.Path(path_type=Path))
 @click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]")
-@click.option(
-    '--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so: half the memory."
-)
+@click.option('--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so.")
 @click.option(
     '--adapter', metavar='FOLDER', type=click.Path(path_type=Path), help='Merge an adapter, of ours or peft.'
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vipllava_jax.arrays import flat
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.compilation import background
@@ -52,18 +53,16 @@ def weight_options(command: F) -> F:
     command = click.option(
         '--quantize',
         type=click.Choice(QUANTIZED),
-        help="Keep the decoder's large weights so: half the memory.",
+        help="Keep the decoder's large weights so: half or a quarter of the memory.",
     )(command)
     return click.option('--dtype', type=click.Choice(FLOATS), help="[default: the checkpoint's]")(command)
 
 
 def types(shapes: dict[str, Any]) -> dict[str, str | None]:
     """The types of a model's weights, as the options of the same names say them."""
-    import jax
-
-    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(shapes)}
-    quantize = next((name for name in QUANTIZED if name in dtypes), None)
-    return {'dtype': shapes['llama']['norm']['w'].dtype.name, 'quantize': quantize}
+    dtypes = {leaf.dtype.name for _, leaf in flat(shapes)}
+    quantize = [name for name in QUANTIZED if name in dtypes]
+    return {'dtype': shapes['llama']['norm']['w'].dtype.name, 'quantize': quantize[-1] if quantize else None}
 
 
 def compiling(

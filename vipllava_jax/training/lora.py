@@ -12,8 +12,9 @@ from jax import Array
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.model.llama import summed
+from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.model.weights import LoRA, Quantized
+from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training.recipes import TARGETS
 
 
@@ -68,7 +69,7 @@ def dropping(params: Params, key: Array) -> Params:
 def merge(params: Params) -> Params:
     """The params with every adapter in the weight beside which it stands, of that weight's type.
 
-    Raises ValueError for weights in int8: rounded to a byte again, they would not be what was trained.
+    Raises ValueError for quantised weights: rounded once more, they would not be what was trained.
     """
     return _each(params, _merged)
 
@@ -76,8 +77,8 @@ def merge(params: Params) -> Params:
 def _merged(path: str, w: LoRA) -> Array:
     if isinstance(w.base, Quantized):
         raise ValueError(
-            f'{path}: int8, into which no adapter is merged: save the adapter, and load it with the weights '
-            'as they were before they were quantised'
+            f'{path}: {w.base.dtype}, into which no adapter is merged: save the adapter, and load it with '
+            'the weights as they were before they were quantised'
         )
     return _whole(dataclasses.replace(w, key=None))
 

@@ -3,8 +3,9 @@
 from collections.abc import Collection
 
 from vipllava_jax.arrays import flat, nested
+from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.model.weights import LoRA, Quantized
+from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training.recipes import LORA, PARTS
 
 PAIR = ('a', 'b')
@@ -30,7 +31,7 @@ def split(params: Params, trains: Collection[str]) -> tuple[Params, Params]:
         if path in adapted:
             raise ValueError(f'{path}: cannot train as a whole and have an adapter: merge that first')
         if isinstance(leaves[path], Quantized):
-            raise ValueError(f'{path}: int8 weights do not train: load them without quantize')
+            raise ValueError(f'{path}: {leaves[path].dtype} weights do not train: load them without quantize')
     trainable = {path: leaves[path] for path in whole}
     trainable |= {f'{path}/{name}': getattr(leaves[path], name) for path in pairs for name in PAIR}
     frozen = {path: leaf for path, leaf in leaves.items() if path not in whole}

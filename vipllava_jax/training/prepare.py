@@ -15,8 +15,8 @@ from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import nested
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Processor
+from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.model.weights import Quantized
 from vipllava_jax.training import lora, rows
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.config import Settings
@@ -54,7 +54,7 @@ def plan(settings: Settings, progress: Silent) -> Plan:
     )
     if settings.merge and settings.quantize is None and _is_quantized(source):
         raise ValueError(
-            f'{source}: int8, into which no adapter is merged: leave --merge out, or begin with another'
+            f'{source}: quantised, into which no adapter is merged: leave --merge out, or begin with another'
         )
     batches = _batches(settings, processor, settings.data, progress)
     if settings.steps is None:

@@ -1,0 +1,146 @@
+"""Weights in a byte or half of one as near as these allow, and products that read them as plain weights."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vipllava_jax as vj
+from vipllava_jax.arrays import flat, nested
+from vipllava_jax.checkpoint import quantized
+from vipllava_jax.model import llama
+from vipllava_jax.model.quantized import GROUP, LONG, WIDE, Grouped, Quantized, _sum, quantize
+from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.model.weights import einsum, rearrange
+
+EQUATIONS = {'BTD,DNH->BTNH': 1, 'BTNH,NHD->BTD': 2, 'BTD,DXKH->BTXKH': 1, 'BTF,FD->BTD': 1, 'BTD,DV->BTV': 1}
+SIZES = dict(B=2, T=3, D=24, N=4, K=2, H=8, X=4, F=16, V=9)
+KINDS = {'int8': Quantized, 'int4': Grouped}
+
+
+@given(st.sampled_from([*EQUATIONS]), st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
+@settings(max_examples=30, deadline=None)
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_product_reads_a_quantised_weight_as_the_weight_it_stands_for(kind, equation, seed, scale):
+    rng = np.random.default_rng(seed)
+    (a, b), out = equation.split('->')[0].split(','), equation.split('->')[1]
+    x, w = (jnp.float32(rng.standard_normal([SIZES[c] for c in letters])) for letters in (a, b))
+    w *= scale
+    packed = quantize(w, EQUATIONS[equation], kind)
+    assert type(packed) is KINDS[kind]
+    assert (packed.shape, packed.size, packed.dtype) == (w.shape, w.size, kind)
+    assert jnp.all(jnp.abs(packed.astype(jnp.float32) - w) <= allowed(w, EQUATIONS[equation], kind))
+    y = einsum(equation, x, packed)
+    assert y.shape == tuple(SIZES[c] for c in out)
+    np.testing.assert_allclose(
+        y, einsum(equation, x, packed.astype(jnp.float32)), rtol=1e-4, atol=scale * 1e-5
+    )
+
+
+def allowed(w: jax.Array, summed: int, kind: str) -> jax.Array:
+    """How far each value may be from what its type has: half a step, at the far end a whole one."""
+    if kind == 'int8':
+        return jnp.max(jnp.abs(w), axis=tuple(range(summed))) / 127 * 0.5001
+    inputs = w.reshape(-1, *w.shape[summed:])
+    groups = inputs.reshape(-1, math.gcd(GROUP, len(inputs)), *w.shape[summed:])
+    step = jnp.max(jnp.abs(groups), axis=1, keepdims=True) / 8
+    far = jnp.where(jnp.abs(groups) > 7.4 * step, 1.05, 0.55)  # a scale has eight bits
+    return (step * far).reshape(w.shape)
+
+
+@pytest.mark.parametrize(
+    ('equation', 'x', 'w'),
+    [
+        ('BTD,DXKH->BTXKH', (1, 1, 24), (24, 3, 2, 8)),
+        ('BTNH,NHD->BTD', (1, 1, 4, 8), (4, 8, 24)),
+        ('BTF,FD->BTD', (1, 1, 2 * GROUP), (2 * GROUP, 24)),
+        ('BTF,FD->BTD', (1, 1, LONG + 8), (LONG + 8, 24)),
+        ('BTF,FD->BTD', (1, 1, LONG + 3), (LONG + 3, 24)),
+        ('BTD,DV->BTV', (1, 1, 16), (16, WIDE + 2)),
+        ('BTD,DV->BTV', (1, 1, 16), (16, WIDE + 1)),
+    ],
+)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_single_row_is_summed_to_what_its_dot_gives(kind, equation, x, w, dtype, rng):
+    """The form that a GPU takes, here too."""
+    packed = quantize(jnp.float32(rng.standard_normal(w)), 2 if 'NHD' in equation else 1, kind)
+    row = jnp.asarray(rng.standard_normal(x), dtype)
+    y, wanted = _sum(jnp.dtype(dtype), row, packed), einsum(equation, row, packed)
+    assert (y.shape, y.dtype) == (wanted.shape, wanted.dtype)
+    step = {'float32': 1e-5, 'bfloat16': 1e-2, 'float16': 2e-3}[dtype]
+    np.testing.assert_allclose(*map(jnp.float32, (y, wanted)), atol=step * float(jnp.abs(wanted).max()))
+
+
+def test_large_activations_do_not_overflow_float16(rng):
+    w = jnp.float16(rng.standard_normal((4096, 8)) * 0.02)
+    x = jnp.float16(rng.standard_normal((1, 1, 4096))).at[..., 7].set(2000)
+    y = einsum('BTD,DV->BTV', x, quantize(w, 1))
+    np.testing.assert_allclose(y, einsum('BTD,DV->BTV', x, w), atol=1)
+
+
+def test_eight_values_lie_in_a_word_and_groups_have_scales_of_their_own():
+    values = jnp.arange(-8, 8, dtype=jnp.float32)
+    w = jnp.concatenate([jnp.tile(values, GROUP // 16), jnp.tile(-4 * values, GROUP // 16)])[:, None]
+    packed = quantize(w, 1, 'int4')
+    np.testing.assert_array_equal(packed.scale, [[1, -4]])
+    assert [int(word) & 0xFFFFFFFF for word in packed.values[0, :2]] == [0xFEDCBA98, 0x76543210]
+    np.testing.assert_array_equal(packed.astype(jnp.float32), w)
+
+
+def test_what_does_not_fill_words_stays_in_int8(rng):
+    assert type(quantize(jnp.float32(rng.standard_normal((4, 5, 24))), 2, 'int4')) is Quantized
+
+
+def test_kept_axes_must_end_the_result():
+    with pytest.raises(AssertionError, match='must end'):
+        einsum('BTD,DV->VBT', jnp.ones((1, 1, 3)), quantize(jnp.ones((3, 2)), 1))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_channel_of_zeros_stays_zero(kind):
+    w = jnp.ones((8, 2)).at[:, 1].set(0)
+    np.testing.assert_array_equal(quantize(w, 1, kind).astype(jnp.float32), w)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_what_moves_kept_axes_moves_them_in_quantised_weights_too(kind, rng):
+    a, b = (jnp.float32(rng.standard_normal((16, 2, 3))) for _ in 'ab')
+
+    def stack(*ws):
+        return jnp.stack(ws, axis=1)
+
+    packed = rearrange(stack, quantize(a, 1, kind), quantize(b, 1, kind))
+    plain = quantize(stack(a, b), 1, kind)
+    assert type(packed) is type(plain) is KINDS[kind]
+    np.testing.assert_array_equal(packed.values, plain.values)
+    np.testing.assert_array_equal(packed.scale, plain.scale)
+
+
+@pytest.mark.parametrize('fuse', [False, True])
+@pytest.mark.parametrize(('kind', 'most'), [('int8', 0.02), ('int4', 0.3)])
+def test_answers_stay_close(cfg, rng, kind, most, fuse):
+    params = vj.init(jax.random.key(0), cfg)
+    small = nested(quantized(flat(params), kind))
+    dense = nested((path, jnp.asarray(w.astype(jnp.float32))) for path, w in flat(small))
+    if fuse:
+        for name in [name for name in small['llama'] if name.startswith('layers_')]:
+            small['llama'][name] = llama.fuse(small['llama'][name])
+    tokens = rng.integers(3, cfg.image_token, (2, 9))
+    packed = vj.forward(small, tokens, cfg=cfg)
+    np.testing.assert_allclose(packed, vj.forward(dense, tokens, cfg=cfg), atol=1e-4)  # the same weights
+    exact = vj.forward(params, tokens, cfg=cfg)
+    assert 0 < jnp.linalg.norm(packed - exact) < most * jnp.linalg.norm(exact)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_large_weights_of_the_decoder_are_quantised_and_no_others(kind, cfg):
+    shapes = dict(quantized(flat(abstract(cfg)), kind))
+    names = {path.split('/')[-2] for path, leaf in shapes.items() if isinstance(leaf, Quantized)}
+    assert names == {'q', 'k', 'v', 'o', 'gate', 'up', 'down', 'head'}
+    assert all(path.startswith('llama/') for path, leaf in shapes.items() if isinstance(leaf, Quantized))
+    assert {path: leaf.shape for path, leaf in shapes.items()} == {p: x.shape for p, x in flat(abstract(cfg))}
