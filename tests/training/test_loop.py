@@ -16,7 +16,7 @@ from tests.training import runs
 from vipllava_jax import training
 from vipllava_jax.arrays import flat
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.training import loop
+from vipllava_jax.training import evaluation, loop, workers
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.progress import Silent
@@ -109,6 +109,46 @@ def test_a_signal_while_held_out_rows_are_looked_at_saves_too(world, keys, monke
         training.train(**keys, eval_data=world[1] / 'held.jsonl', eval_every=3)
     assert (keys['output'] / 'checkpoints' / '3').is_dir()
     assert [record['step'] for record in runs.metrics(keys['output'])] == [1, 2, 3]
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """The loading processes that were begun."""
+    begun = []
+    begin = workers._Process.__init__
+
+    def noted(process):
+        begin(process)
+        begun.append(process.process)
+
+    monkeypatch.setattr(workers._Process, '__init__', noted)
+    return begun
+
+
+def test_processes_begin_once_a_run_for_all_its_looks(world, keys, processes):
+    held = dict(eval_data=world[1] / 'held.jsonl', eval_every=1, batch=2, workers=1)
+    training.train(**{**keys, **held})
+    looks = [record['eval_loss'] for record in runs.metrics(keys['output'])]
+    assert len(set(looks)) == 4
+    assert len(processes) == 4  # of the rows and the held-out ones, to check them and to load them
+    assert all(process.returncode is not None for process in processes)
+
+
+def test_a_signal_ends_a_look_at_once_and_its_processes(world, keys, processes, monkeypatch):
+    looked, loss = [], evaluation._loss
+
+    def signalled(*args):
+        looked.append(args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*args)
+
+    monkeypatch.setattr(evaluation, '_loss', signalled)
+    held = dict(eval_data=world[1] / 'held.jsonl', eval_every=1, batch=1, workers=1)
+    with pytest.raises(training.Stopped, match=r'stopped after step 1, saved as (.+)/1;'):
+        training.train(**{**keys, **held})
+    assert len(looked) == 1  # of three
+    assert len(processes) == 4
+    assert all(process.returncode is not None for process in processes)
 
 
 @pytest.mark.parametrize('begun', [False, True])

@@ -1,6 +1,7 @@
 """The run itself: step after step, watched, saved, and gone on with where it was left."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -121,9 +122,13 @@ class Run:
         take, key = prepare.step(plan), jax.random.key(settings.seed)
         self.clock = time.perf_counter()
         made = plan.batches.iterate(done, plan.steps)
+        # An epoch a look, one after the other, all the same: its processes begin once, and prepare the next.
+        looked_at: contextlib.AbstractContextManager[Iterator[Batch]] = contextlib.nullcontext(iter(()))
+        if plan.held_out:
+            looked_at = contextlib.closing(plan.held_out.iterate())
         # the step that the device works at while the host looks for the next batch
         before: tuple[int, Batch, Any] | None = None
-        with contextlib.closing(made), heard() as stop:
+        with contextlib.closing(made), looked_at as held, heard() as stop:
             try:
                 for step, batch in enumerate(made, done + 1):
                     state, numbers = take(state, frozen, _parts(batch, settings.accumulate), key)
@@ -131,7 +136,7 @@ class Run:
                         self._tell(*before)
                     before = step, batch, numbers
                     looks = plan.held_out and (step % settings.eval_every == 0 or step == plan.steps)
-                    loss = self._look(state, frozen, stop) if looks else None
+                    loss = self._look(state, frozen, held, stop) if looks else None
                     number = stop()
                     saves = step % settings.save_every == 0 or step == plan.steps or number
                     if looks or saves:
@@ -158,11 +163,15 @@ class Run:
         self.metrics.sync()
         self.saved.save(step, state, self.best)
 
-    def _look(self, state: State, frozen: Params, stop: Callable[[], int]) -> float | None:
-        """The loss of the held-out rows, unless a signal comes meanwhile."""
-        assert self.plan.held_out
-        dtype = jnp.dtype(self.plan.settings.dtype)
-        return held_out(state.params, frozen, self.plan.held_out, self.plan.cfg, dtype, stop)
+    def _look(
+        self, state: State, frozen: Params, held: Iterator[Batch], stop: Callable[[], int]
+    ) -> float | None:
+        """The loss of the next epoch of held-out rows, unless a signal comes meanwhile."""
+        batches = self.plan.held_out
+        assert batches
+        epoch, dtype = itertools.islice(held, batches.steps), jnp.dtype(self.plan.settings.dtype)
+        images = batches.processor.settings
+        return held_out(state.params, frozen, epoch, images, self.plan.cfg, dtype, stop)
 
     def _tell(self, step: int, batch: Batch, numbers: Any, eval_loss: float | None = None) -> None:
         """Waits for a step, and tells its record wherever it is wanted."""
