@@ -5,6 +5,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -160,6 +162,37 @@ def test_a_model_of_another_origin_is_not_overwritten(world, keys, tmp_path, beg
     with pytest.raises(ValueError, match=r'model is there already, and not of this run'):
         training.train(**{**keys, 'model': model, 'output': tmp_path})
     assert all((w == before[path]).all() for path, w in leaves(model).items())
+
+
+def test_a_mistake_leaves_nothing_behind(world, keys, tmp_path):
+    broken, other = tmp_path / 'broken.jsonl', shutil.copytree(world[0], tmp_path / 'other')
+    broken.write_text('{"conversations": []}')
+    config = json.loads((other / 'config.json').read_text())
+    config['text_config']['num_hidden_layers'] = 9
+    (other / 'config.json').write_text(json.dumps(config))
+    held = dict(eval_data=broken)
+    for wrong in (
+        dict(model=tmp_path / 'none'),
+        dict(model=tmp_path),
+        dict(model=other),
+        dict(data=broken),
+        held,
+    ):
+        with pytest.raises(ValueError, match='none|no weights|do not agree|broken'):
+            training.train(**{**keys, 'output': tmp_path / 'runs' / 'mine', **wrong})
+        assert not (tmp_path / 'runs').exists()
+
+
+def test_a_folder_where_another_trains_is_refused_before_the_rows_are_read(world, keys):
+    keys['output'].mkdir()
+    code = 'import pathlib, sys; from vipllava_jax.training.checkpoints import alone\n'
+    code += f'with alone(pathlib.Path({str(keys["output"])!r})): print(flush=True); sys.stdin.read()'
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, '-c', code], **pipes) as other:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match='another process trains there'):
+            training.train(**{**keys, 'data': 'none.jsonl'})
+        other.stdin.close()
 
 
 def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):

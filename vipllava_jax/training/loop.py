@@ -19,7 +19,7 @@ from vipllava_jax.benchmark.cost import Costs
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training import config, export, identity, prepare
 from vipllava_jax.training.batches import Batch
-from vipllava_jax.training.checkpoints import Checkpoints, alone, opened
+from vipllava_jax.training.checkpoints import Checkpoints, alone, check_alone, opened
 from vipllava_jax.training.evaluation import held_out
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.metrics import Metrics
@@ -58,27 +58,31 @@ def train(
     rows or weights that do not fit, NotFinite with the step and its rows for a loss that is no number.
     """
     settings = config.settings(file, **keys)
-    folder = Path(settings.output)
-    with (
-        progress or Silent() as told,
-        alone(folder),
-        opened(folder / 'checkpoints', settings.keep) as saved,
-    ):
-        done, target = max(saved.steps(), default=0), export.place(settings)
-        if target.exists() and identity.made(folder, target) is None:
-            raise ValueError(f'{target} is there already, and not of this run: give another output')
-        plan = prepare.plan(settings, told)
-        identity.confirm(folder, plan.settings, begun=done > 0)
-        with contextlib.closing(Metrics(folder, done)) as metrics:
-            if done > plan.steps:
-                raise ValueError(f'{folder} has {done} steps behind it already: give more than {plan.steps}')
-            run = Run(plan, saved, metrics, told)
-            if done < plan.steps or identity.made(folder, target) != run.chosen:
-                identity.note(folder, target, 0)
-                run.go(done)
-                identity.note(folder, target, run.chosen)
-            told.note(f'{target}: {plan.settings.model}, trained to step {run.chosen}')
-            return Trained(target, run.chosen)
+    folder, target = Path(settings.output), export.place(settings)
+    if target.exists() and identity.made(folder, target) is None:
+        raise ValueError(f'{target} is there already, and not of this run: give another output')
+    check_alone(folder)
+    with progress or Silent() as told:
+        plan = prepare.plan(settings, told)  # before anything is written
+        with alone(folder), opened(folder / 'checkpoints', settings.keep) as saved:
+            return _trained(plan, saved, told)
+
+
+def _trained(plan: Plan, saved: Checkpoints, told: Silent) -> Trained:
+    """What a run makes, or has made already, in its folder."""
+    folder, target = Path(plan.settings.output), export.place(plan.settings)
+    done = max(saved.steps(), default=0)
+    identity.confirm(folder, plan.settings, begun=done > 0)
+    with contextlib.closing(Metrics(folder, done)) as metrics:
+        if done > plan.steps:
+            raise ValueError(f'{folder} has {done} steps behind it already: give more than {plan.steps}')
+        run = Run(plan, saved, metrics, told)
+        if done < plan.steps or identity.made(folder, target) != run.chosen:
+            identity.note(folder, target, 0)
+            run.go(done)
+            identity.note(folder, target, run.chosen)
+        told.note(f'{target}: {plan.settings.model}, trained to step {run.chosen}')
+        return Trained(target, run.chosen)
 
 
 class Run:
