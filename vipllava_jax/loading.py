@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,86 +56,78 @@ def load(
     dtype = checkpoint.weight_type(dtype)  # before a download
     folder = locate(source)
     processor = _processor(folder)
-    kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, fuse=fuse, adapter=adapter, merge=merge)
-    params, cfg = weights(folder, **kind, progress=progress)
+    kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
+    params, cfg = weights(folder, fuse=fuse, progress=progress, **kind)
     return Model(params, cfg, processor)
 
 
 def weights(
     folder: Path,
     *,
-    dtype: 'DTypeLike | None' = None,
-    quantize: str | None = None,
     fuse: bool | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-    merge: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
+    **kind: Any,
 ) -> tuple[dict[str, Any], Config]:
-    """The params of a folder, as `load` has them, and their config."""
-    how: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
-    leaves, cfg = stream(folder, **how, progress=progress)
-    return arrange(nested(leaves), cfg, fuse=fuse), cfg
+    """The params of a folder, as `load` has them with options of the same names, and their config."""
+    found = leaves(folder, **kind)
+    return arrange(nested(found.stream(progress=progress)), found.cfg, fuse=fuse), found.cfg
 
 
-def stream(
-    folder: Path,
-    *,
-    dtype: 'DTypeLike | None' = None,
-    quantize: str | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-    merge: bool = True,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> tuple[Iterable[tuple[str, Any]], Config]:
-    """Every leaf of a folder as (path, array on the device), as it is read, and the config."""
-    from vipllava_convert.adapted import made
-
-    stored = None if quantize or adapter else dtype
-    leaves: Iterable[tuple[str, Any]]
-    if checkpoint.is_checkpoint(folder):
-        cfg, _ = checkpoint.describe(folder)
-        leaves = checkpoint.stream(folder, stored, sharding=_here(), progress=progress)
-    else:
-        from vipllava_convert import to_flax
-
-        plan = to_flax.plan(folder)
-        cfg, leaves = plan.cfg, to_flax.stream(plan, stored, progress=progress)
-    return made(leaves, cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge), cfg
-
-
-def abstract(
-    folder: Path,
-    *,
-    dtype: 'DTypeLike | None' = None,
-    quantize: str | None = None,
-    fuse: bool | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-    merge: bool = True,
-) -> tuple[dict[str, Any], Config]:
+def abstract(folder: Path, *, fuse: bool | None = None, **kind: Any) -> tuple[dict[str, Any], Config]:
     """The shapes of what `weights` makes of a folder, on the device where it puts them, and their config.
 
     Programs can be compiled for them while the weights are read. Raises as `load` does.
     """
     import jax
-    from vipllava_convert.adapted import made
 
-    stored = None if quantize or adapter else dtype
-    if checkpoint.is_checkpoint(folder):
-        (cfg, _), leaves = checkpoint.describe(folder), checkpoint.shapes(folder, stored)
-    else:
-        from vipllava_convert import to_flax
-
-        plan = to_flax.plan(folder)
-        cfg, leaves = plan.cfg, to_flax.shapes(plan, stored)
-    here = _here()
-    wanted = made(leaves.items(), cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
-    params = _on_device(nested(wanted), here)
+    here, found = _here(), leaves(folder, **kind)
 
     def fused(layer: dict[str, Any]) -> dict[str, Any]:
         from vipllava_jax.model import llama
 
         return _on_device(jax.eval_shape(llama.fuse, layer), here)
 
-    return _arranged(params, cfg, fuse, fused, _on_device), cfg
+    params = _on_device(nested(found.shapes()), here)
+    return _arranged(params, found.cfg, fuse, fused, _on_device), found.cfg
+
+
+class Leaves(NamedTuple):
+    """The weights of a folder, each with its path: their shapes, or read one after the other."""
+
+    cfg: Config
+    shapes: Callable[[], Iterable[tuple[str, Any]]]
+    stream: Callable[..., Iterable[tuple[str, Any]]]  # onto the device; given a `progress` as `load` is
+
+
+def leaves(
+    folder: Path,
+    *,
+    dtype: 'DTypeLike | None' = None,
+    quantize: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
+) -> Leaves:
+    """The weights of a folder as `load` has them before they are arranged for the device.
+
+    All is checked but the bytes themselves, and what the adapter has.
+    """
+    from vipllava_convert.adapted import made
+
+    stored = None if quantize or adapter else dtype
+    shapes: Callable[..., dict[str, Any]]
+    stream: Callable[..., Iterable[tuple[str, Any]]]
+    if checkpoint.is_checkpoint(folder):
+        cfg, _ = checkpoint.describe(folder)
+        shapes = partial(checkpoint.shapes, folder, stored)
+        stream = partial(checkpoint.stream, folder, stored, sharding=_here())
+    else:
+        from vipllava_convert import to_flax
+
+        plan = to_flax.plan(folder)
+        cfg = plan.cfg
+        shapes, stream = partial(to_flax.shapes, plan, stored), partial(to_flax.stream, plan, stored)
+    asked = partial(made, cfg=cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
+    return Leaves(cfg, lambda: asked(shapes().items()), lambda **told: asked(stream(**told)))
 
 
 def arrange(params: dict[str, Any], cfg: Config, *, fuse: bool | None = None) -> dict[str, Any]:

@@ -197,6 +197,17 @@ def test_broken_rows_are_told_first_or_left_out(vipllava, folder, data, monkeypa
     assert re.search(r'rows +20 ', ran.out)
 
 
+def test_broken_rows_are_told_a_line_each_the_first_of_them(vipllava, folder, data):
+    with data.open('a') as file:
+        file.write('{"question": "What?"}\n' * 25)
+    ran = vipllava('eval', '--model', folder, '--data', data)
+    assert (ran.code, ran.out) == (2, '')
+    first, *told, last = ran.err.splitlines()
+    assert first == '25 of 45 rows are broken, the first 20 of them:'
+    assert [line.split(': ')[0] for line in told] == [f'{data}, line {n}' for n in range(21, 41)]
+    assert last.startswith('vipllava: mend them')
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [

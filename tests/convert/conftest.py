@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 
@@ -12,4 +13,25 @@ def source(folder, tmp_path_factory) -> Path:
 
     target = tmp_path_factory.mktemp('torch') / 'source'
     export(folder, target, max_shard_bytes=100_000)
+    return target
+
+
+@pytest.fixture(scope='session')
+def model(folder):
+    """The converted model with an adapter that is not zero, and a projector that is not the folder's."""
+    from tests.training.test_lora import trained
+    from vipllava_jax.loading import load
+
+    params, cfg, _ = load(folder, fuse=False)
+    tuned = trained(params, cfg, rank=3, alpha=8, dropout=0.1)
+    return {**tuned, 'projector': jax.tree.map(lambda w: w + 1, tuned['projector'])}, cfg
+
+
+@pytest.fixture(scope='session')
+def adapter(model, tmp_path_factory):
+    """Its adapter and projector in files."""
+    from vipllava_convert import adapters
+
+    target = tmp_path_factory.mktemp('adapters') / 'adapter'
+    adapters.save(target, *model, projector=True, base='somebody/model')
     return target

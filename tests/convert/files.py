@@ -6,7 +6,9 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
+Q = 'base_model.model.model.language_model.layers.0.self_attn.q_proj'  # as peft calls a layer
 CODES = {'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16', 'int64': 'I64', 'int8': 'I8'}
 STORAGES = {
     'float32': 'FloatStorage',
@@ -77,4 +79,20 @@ def write_bin(path: Path, tensors: dict[str, np.ndarray]) -> None:
         entries[name] = tensor(storage(str(i), STORAGES[array.dtype.name], array.size), array.shape, strides)
     write_archive(
         path, pickled(entries), {str(i): array.tobytes('A') for i, array in enumerate(tensors.values())}
+    )
+
+
+def pair(name: str, out: int, into: int, rng, rank: int = 2, own: str = '') -> dict[str, np.ndarray]:
+    """Both halves of an adapter by peft's names."""
+    halves = {'A': (rank, into), 'B': (out, rank)}
+    return {f'{name}.lora_{h}{own}.weight': np.float32(rng.standard_normal(s)) for h, s in halves.items()}
+
+
+def write_adapter(folder, tensors: dict[str, np.ndarray], kind: str = 'safetensors', **fields) -> None:
+    folder.mkdir(exist_ok=True)
+    (write_bin if kind == 'bin' else lambda path, x: save_file(x, path))(
+        folder / f'adapter_model.{kind}', tensors
+    )
+    (folder / 'adapter_config.json').write_text(
+        json.dumps({'r': 2, 'lora_alpha': 6, 'peft_type': 'LORA', **fields})
     )

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from vipllava_jax.folders import CheckpointError
-from vipllava_jax.training.checkpoints import alone, opened
+from vipllava_jax.training.checkpoints import alone, check_alone, opened
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.step import State, start
 
@@ -89,9 +89,17 @@ def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path, state):
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path):
-    imported = 'import pathlib; from vipllava_jax.training.checkpoints import alone'
-    code = f'{imported}\nwith alone(pathlib.Path({str(tmp_path)!r})): pass'
-    with alone(tmp_path):
-        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert 'another process trains there' in done.stderr
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+    imported = 'import pathlib; from vipllava_jax.training.checkpoints import alone, check_alone'
+    folder = f'pathlib.Path({str(tmp_path)!r})'
+    for code in (f'with alone({folder}): pass', f'check_alone({folder})'):
+        command = [sys.executable, '-c', f'{imported}\n{code}']
+        with alone(tmp_path):
+            done = subprocess.run(command, capture_output=True, text=True)
+        assert 'another process trains there' in done.stderr
+        assert subprocess.run(command).returncode == 0
+
+
+def test_to_look_whether_a_run_is_there_writes_nothing(tmp_path):
+    check_alone(tmp_path)
+    check_alone(tmp_path / 'run')
+    assert not any(tmp_path.iterdir())

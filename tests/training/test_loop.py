@@ -5,6 +5,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ from tests.training import runs
 from vipllava_jax import training
 from vipllava_jax.arrays import flat
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.training import loop
+from vipllava_jax.training import evaluation, loop, workers
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.progress import Silent
@@ -111,6 +113,46 @@ def test_a_signal_while_held_out_rows_are_looked_at_saves_too(world, keys, monke
     assert [record['step'] for record in runs.metrics(keys['output'])] == [1, 2, 3]
 
 
+@pytest.fixture
+def processes(monkeypatch):
+    """The loading processes that were begun."""
+    begun = []
+    begin = workers._Process.__init__
+
+    def noted(process):
+        begin(process)
+        begun.append(process.process)
+
+    monkeypatch.setattr(workers._Process, '__init__', noted)
+    return begun
+
+
+def test_processes_begin_once_a_run_for_all_its_looks(world, keys, processes):
+    held = dict(eval_data=world[1] / 'held.jsonl', eval_every=1, batch=2, workers=1)
+    training.train(**{**keys, **held})
+    looks = [record['eval_loss'] for record in runs.metrics(keys['output'])]
+    assert len(set(looks)) == 4
+    assert len(processes) == 4  # of the rows and the held-out ones, to check them and to load them
+    assert all(process.returncode is not None for process in processes)
+
+
+def test_a_signal_ends_a_look_at_once_and_its_processes(world, keys, processes, monkeypatch):
+    looked, loss = [], evaluation._loss
+
+    def signalled(*args):
+        looked.append(args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss(*args)
+
+    monkeypatch.setattr(evaluation, '_loss', signalled)
+    held = dict(eval_data=world[1] / 'held.jsonl', eval_every=1, batch=1, workers=1)
+    with pytest.raises(training.Stopped, match=r'stopped after step 1, saved as (.+)/1;'):
+        training.train(**{**keys, **held})
+    assert len(looked) == 1  # of three
+    assert len(processes) == 4
+    assert all(process.returncode is not None for process in processes)
+
+
 @pytest.mark.parametrize('begun', [False, True])
 def test_a_model_of_another_origin_is_not_overwritten(world, keys, tmp_path, begun):
     model = shutil.copytree(world[0], tmp_path / 'model')
@@ -120,6 +162,37 @@ def test_a_model_of_another_origin_is_not_overwritten(world, keys, tmp_path, beg
     with pytest.raises(ValueError, match=r'model is there already, and not of this run'):
         training.train(**{**keys, 'model': model, 'output': tmp_path})
     assert all((w == before[path]).all() for path, w in leaves(model).items())
+
+
+def test_a_mistake_leaves_nothing_behind(world, keys, tmp_path):
+    broken, other = tmp_path / 'broken.jsonl', shutil.copytree(world[0], tmp_path / 'other')
+    broken.write_text('{"conversations": []}')
+    config = json.loads((other / 'config.json').read_text())
+    config['text_config']['num_hidden_layers'] = 9
+    (other / 'config.json').write_text(json.dumps(config))
+    held = dict(eval_data=broken)
+    for wrong in (
+        dict(model=tmp_path / 'none'),
+        dict(model=tmp_path),
+        dict(model=other),
+        dict(data=broken),
+        held,
+    ):
+        with pytest.raises(ValueError, match='none|no weights|do not agree|broken'):
+            training.train(**{**keys, 'output': tmp_path / 'runs' / 'mine', **wrong})
+        assert not (tmp_path / 'runs').exists()
+
+
+def test_a_folder_where_another_trains_is_refused_before_the_rows_are_read(world, keys):
+    keys['output'].mkdir()
+    code = 'import pathlib, sys; from vipllava_jax.training.checkpoints import alone\n'
+    code += f'with alone(pathlib.Path({str(keys["output"])!r})): print(flush=True); sys.stdin.read()'
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, '-c', code], **pipes) as other:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match='another process trains there'):
+            training.train(**{**keys, 'data': 'none.jsonl'})
+        other.stdin.close()
 
 
 def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):

@@ -39,6 +39,18 @@ def fails_at_three(n):
     return n
 
 
+def doubled(task):
+    return np.concatenate([task, task])
+
+
+def leaves(_):
+    sys.exit('I leave')
+
+
+def cannot_be_sent(_):
+    return lambda: None
+
+
 def has_jax(_):
     return 'jax' in sys.modules
 
@@ -55,6 +67,21 @@ def test_arrays_arrive_whole_and_can_be_written_to():
         np.testing.assert_array_equal(found['a'], arrays(n)['a'])
         np.testing.assert_array_equal(found['b'], arrays(n)['b'])
         found['a'][0] = -1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize('workers', [1, 2])
+def test_tasks_and_results_may_be_larger_than_any_pipe(workers):
+    tasks = [np.full(4 << 20, n, np.uint8) for n in range(8)]
+    for n, found in enumerate(ordered(doubled, tasks, workers)):
+        np.testing.assert_array_equal(found, np.full(8 << 20, n, np.uint8))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(('work', 'told'), [(leaves, 'SystemExit: I leave'), (cannot_be_sent, 'pickle')])
+def test_no_kind_of_failure_is_waited_for_for_ever(work, told):
+    with pytest.raises(RuntimeError, match=told):
+        list(ordered(work, range(3), 2))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from vipllava_jax.cli.models import (
     types,
     weight_options,
 )
+from vipllava_jax.cli.rows import a_line_each
 from vipllava_jax.cli.waiting import counting
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def eval(
         )
     from vipllava_jax.evaluation import cases
 
-    found = cases.read(data, images, by=by, together=together, skip_broken=skip_broken)
+    with a_line_each():
+        found = cases.read(data, images, by=by, together=together, skip_broken=skip_broken)
     from vipllava_jax.evaluation import run
     from vipllava_jax.evaluation.answering import questions
     from vipllava_jax.inputs.processor import Processor

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vipllava_jax.cli.rows import a_line_each
 from vipllava_jax.training import config
 from vipllava_jax.training.config import KEYS, Key, Settings
 
@@ -68,15 +69,11 @@ def train(file: Path | None, **given: Any) -> None:
     from vipllava_jax.training.progress import Progress
 
     try:
-        made = loop.train(file, progress=Progress(), **keys)
+        with a_line_each():
+            made = loop.train(file, progress=Progress(), **keys)
     except loop.Stopped as stopped:
         click.echo(f'vipllava: {stopped}', err=True)
         sys.exit(128 + stopped.signal)
-    except ValueError as error:
-        *told, last = str(error).splitlines()  # a line for each broken row
-        for line in told:
-            click.echo(line, err=True)
-        raise ValueError(last) from None
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise

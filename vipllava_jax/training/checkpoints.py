@@ -12,6 +12,7 @@ from vipllava_jax.arrays import orbax, writing
 from vipllava_jax.folders import CheckpointError, one_line
 
 DELETED = '.deleted-'
+LOCK = '.lock'
 
 
 class Checkpoints:
@@ -84,7 +85,7 @@ def opened(folder: Path, keep: int) -> Iterator[Checkpoints]:
 def alone(folder: Path) -> Iterator[None]:
     """Holds a run's folder for this process; the lock goes with the process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder / '.lock', os.O_RDWR | os.O_CREAT)
+    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
     try:
         try:
             # unlike flock's, this lock is not inherited by worker processes
@@ -96,3 +97,10 @@ def alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def check_alone(folder: Path) -> None:
+    """Raises as `alone` does if another process holds a run's folder; writes nothing there."""
+    if (folder / LOCK).exists():
+        with alone(folder):
+            pass

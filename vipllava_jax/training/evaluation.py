@@ -1,6 +1,6 @@
 """How well a model does on rows that it does not learn from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.pixels import Settings
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training.batches import Batches
+from vipllava_jax.training.batches import Batch
 from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.parts import join
 
@@ -19,22 +19,19 @@ from vipllava_jax.training.parts import join
 def held_out(
     params: Params,
     frozen: Params,
-    batches: Batches,
+    batches: Iterable[Batch],
+    images: Settings,
     cfg: Config,
     dtype: DTypeLike,
     stopped: Callable[[], object] = lambda: None,
 ) -> float | None:
-    """The mean loss of one epoch's learnt tokens, what trains read in the dtype; None if it was stopped."""
+    """The mean loss of the batches' learnt tokens, what trains read in the dtype; None if it was stopped."""
     total, count = 0.0, 0
-    made, settings = batches.iterate(0, batches.steps), batches.processor.settings
-    try:
-        for batch in made:
-            if stopped():
-                return None
-            part, tokens = _loss(params, frozen, Examples(*batch[:4]), settings, cfg, dtype)
-            total, count = total + float(part), count + int(tokens)
-    finally:
-        made.close()
+    for batch in batches:
+        if stopped():
+            return None
+        part, tokens = _loss(params, frozen, Examples(*batch[:4]), images, cfg, dtype)
+        total, count = total + float(part), count + int(tokens)
     return total / max(count, 1)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vipllava_jax import checkpoint, loading
-from vipllava_jax.arrays import flat
+from vipllava_jax.arrays import flat, nested
+from vipllava_jax.loading import Leaves
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training import lora
@@ -35,15 +36,15 @@ def write(plan: Plan, trained: Params, frozen: Params) -> None:
             overwrite=True,
         )
     else:
-        shapes, cfg = loading.abstract(plan.source, fuse=False)
-        leaves = _leaves(plan, trained)
-        checkpoint.save(target, shapes, cfg, leaves=leaves, files_from=plan.source, overwrite=True)
+        begun_with = loading.leaves(plan.source)  # in its own types, whatever the run computed in
+        shapes, leaves = nested(begun_with.shapes()), _become(begun_with, plan.settings, trained)
+        checkpoint.save(target, shapes, plan.cfg, leaves=leaves, files_from=plan.source, overwrite=True)
 
 
-def _leaves(plan: Plan, trained: Params) -> Iterator[tuple[str, Any]]:
+def _become(begun_with: Leaves, settings: Settings, trained: Params) -> Iterator[tuple[str, Any]]:
     """The leaves of the model with which a run began, each with what it has become."""
-    own, settings = dict(flat(trained)), plan.settings
-    for path, leaf in loading.stream(plan.source)[0]:
+    own = dict(flat(trained))
+    for path, leaf in begun_with.stream():
         if path in own:
             leaf = own[path].astype(leaf.dtype)
         elif f'{path}/a' in own:

@@ -1,6 +1,7 @@
 """The run itself: step after step, watched, saved, and gone on with where it was left."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from vipllava_jax.benchmark.cost import Costs
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training import config, export, identity, prepare
 from vipllava_jax.training.batches import Batch
-from vipllava_jax.training.checkpoints import Checkpoints, alone, opened
+from vipllava_jax.training.checkpoints import Checkpoints, alone, check_alone, opened
 from vipllava_jax.training.evaluation import held_out
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.metrics import Metrics
@@ -57,27 +58,31 @@ def train(
     rows or weights that do not fit, NotFinite with the step and its rows for a loss that is no number.
     """
     settings = config.settings(file, **keys)
-    folder = Path(settings.output)
-    with (
-        progress or Silent() as told,
-        alone(folder),
-        opened(folder / 'checkpoints', settings.keep) as saved,
-    ):
-        done, target = max(saved.steps(), default=0), export.place(settings)
-        if target.exists() and identity.made(folder, target) is None:
-            raise ValueError(f'{target} is there already, and not of this run: give another output')
-        plan = prepare.plan(settings, told)
-        identity.confirm(folder, plan.settings, begun=done > 0)
-        with contextlib.closing(Metrics(folder, done)) as metrics:
-            if done > plan.steps:
-                raise ValueError(f'{folder} has {done} steps behind it already: give more than {plan.steps}')
-            run = Run(plan, saved, metrics, told)
-            if done < plan.steps or identity.made(folder, target) != run.chosen:
-                identity.note(folder, target, 0)
-                run.go(done)
-                identity.note(folder, target, run.chosen)
-            told.note(f'{target}: {plan.settings.model}, trained to step {run.chosen}')
-            return Trained(target, run.chosen)
+    folder, target = Path(settings.output), export.place(settings)
+    if target.exists() and identity.made(folder, target) is None:
+        raise ValueError(f'{target} is there already, and not of this run: give another output')
+    check_alone(folder)
+    with progress or Silent() as told:
+        plan = prepare.plan(settings, told)  # before anything is written
+        with alone(folder), opened(folder / 'checkpoints', settings.keep) as saved:
+            return _trained(plan, saved, told)
+
+
+def _trained(plan: Plan, saved: Checkpoints, told: Silent) -> Trained:
+    """What a run makes, or has made already, in its folder."""
+    folder, target = Path(plan.settings.output), export.place(plan.settings)
+    done = max(saved.steps(), default=0)
+    identity.confirm(folder, plan.settings, begun=done > 0)
+    with contextlib.closing(Metrics(folder, done)) as metrics:
+        if done > plan.steps:
+            raise ValueError(f'{folder} has {done} steps behind it already: give more than {plan.steps}')
+        run = Run(plan, saved, metrics, told)
+        if done < plan.steps or identity.made(folder, target) != run.chosen:
+            identity.note(folder, target, 0)
+            run.go(done)
+            identity.note(folder, target, run.chosen)
+        told.note(f'{target}: {plan.settings.model}, trained to step {run.chosen}')
+        return Trained(target, run.chosen)
 
 
 class Run:
@@ -121,9 +126,13 @@ class Run:
         take, key = prepare.step(plan), jax.random.key(settings.seed)
         self.clock = time.perf_counter()
         made = plan.batches.iterate(done, plan.steps)
+        # An epoch a look, one after the other, all the same: its processes begin once, and prepare the next.
+        looked_at: contextlib.AbstractContextManager[Iterator[Batch]] = contextlib.nullcontext(iter(()))
+        if plan.held_out:
+            looked_at = contextlib.closing(plan.held_out.iterate())
         # the step that the device works at while the host looks for the next batch
         before: tuple[int, Batch, Any] | None = None
-        with contextlib.closing(made), heard() as stop:
+        with contextlib.closing(made), looked_at as held, heard() as stop:
             try:
                 for step, batch in enumerate(made, done + 1):
                     state, numbers = take(state, frozen, _parts(batch, settings.accumulate), key)
@@ -131,7 +140,7 @@ class Run:
                         self._tell(*before)
                     before = step, batch, numbers
                     looks = plan.held_out and (step % settings.eval_every == 0 or step == plan.steps)
-                    loss = self._look(state, frozen, stop) if looks else None
+                    loss = self._look(state, frozen, held, stop) if looks else None
                     number = stop()
                     saves = step % settings.save_every == 0 or step == plan.steps or number
                     if looks or saves:
@@ -158,11 +167,15 @@ class Run:
         self.metrics.sync()
         self.saved.save(step, state, self.best)
 
-    def _look(self, state: State, frozen: Params, stop: Callable[[], int]) -> float | None:
-        """The loss of the held-out rows, unless a signal comes meanwhile."""
-        assert self.plan.held_out
-        dtype = jnp.dtype(self.plan.settings.dtype)
-        return held_out(state.params, frozen, self.plan.held_out, self.plan.cfg, dtype, stop)
+    def _look(
+        self, state: State, frozen: Params, held: Iterator[Batch], stop: Callable[[], int]
+    ) -> float | None:
+        """The loss of the next epoch of held-out rows, unless a signal comes meanwhile."""
+        batches = self.plan.held_out
+        assert batches
+        epoch, dtype = itertools.islice(held, batches.steps), jnp.dtype(self.plan.settings.dtype)
+        images = batches.processor.settings
+        return held_out(state.params, frozen, epoch, images, self.plan.cfg, dtype, stop)
 
     def _tell(self, step: int, batch: Batch, numbers: Any, eval_loss: float | None = None) -> None:
         """Waits for a step, and tells its record wherever it is wanted."""

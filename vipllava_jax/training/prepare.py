@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vipllava_jax import checkpoint, loading
-from vipllava_jax.arrays import nested
+from vipllava_jax import loading
+from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Processor
+from vipllava_jax.loading import Leaves
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training import lora, rows
@@ -33,10 +34,14 @@ class Plan:
 
     settings: Settings
     source: Path  # the folder of the model that it begins with
-    cfg: Config
+    leaves: Leaves  # of that model
     batches: Batches
     held_out: Batches | None
     optimizer: Optimizer
+
+    @property
+    def cfg(self) -> Config:
+        return self.leaves.cfg
 
     @property
     def steps(self) -> int:
@@ -47,12 +52,14 @@ def plan(settings: Settings, progress: Silent) -> Plan:
     """Settings -> a run whose model is there and whose rows are checked; ValueError for what is wrong."""
     source = loading.locate(str(settings.model))
     processor = Processor.load(source)
+    leaves = loading.leaves(source, quantize=settings.quantize)
     settings = dataclasses.replace(
         settings,
         dtype=settings.dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'),
         workers=min(8, (os.cpu_count() or 2) // 2) if settings.workers is None else settings.workers,
     )
-    if settings.merge and settings.quantize is None and _is_quantized(source):
+    stored_so = settings.quantize is None and any(isinstance(w, Quantized) for _, w in leaves.shapes())
+    if settings.merge and stored_so:
         raise ValueError(
             f'{source}: quantised, into which no adapter is merged: leave --merge out, or begin with another'
         )
@@ -77,8 +84,7 @@ def plan(settings: Settings, progress: Silent) -> Plan:
         beta2=settings.beta2,
         moment_dtype=settings.moment_dtype,
     )
-    cfg = checkpoint.read_config(source)
-    return Plan(settings, source, cfg, batches, held_out, optimizer)
+    return Plan(settings, source, leaves, batches, held_out, optimizer)
 
 
 def _batches(
@@ -112,16 +118,14 @@ def _batches(
 
 def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None) -> tuple[State, Params]:
     """The state before the first step, and the params that stay as they are, in the type computed in."""
-    settings = plan.settings
-    leaves, cfg = loading.stream(plan.source, quantize=settings.quantize, progress=progress)
-    assert cfg == plan.cfg
+    settings, cfg = plan.settings, plan.cfg
     tops = {PARTS[name] for name in settings.trains if name != LORA}
 
     def kind(path: str, leaf: Any) -> Any:
         whole = path.split('/')[0] in tops or isinstance(leaf, Quantized)
         return leaf if whole else leaf.astype(jnp.dtype(settings.dtype))
 
-    params = nested((path, kind(path, leaf)) for path, leaf in leaves)
+    params = nested((path, kind(path, leaf)) for path, leaf in plan.leaves.stream(progress=progress))
     if LORA in settings.trains:
         params = lora.add(
             params,
@@ -152,16 +156,10 @@ def step(plan: Plan) -> Step:
     )
 
 
-def _is_quantized(source: Path) -> bool:
-    if not checkpoint.is_checkpoint(source):
-        return False
-    return any(isinstance(leaf, Quantized) for leaf in checkpoint.shapes(source).values())
-
-
 def about(plan: Plan, trained: Params, frozen: Params, done: int) -> dict[str, str]:
     """What a run is, in a few lines for whoever starts it."""
     settings, batches = plan.settings, plan.batches
-    moved, fixed = (sum(w.size for w in jax.tree.leaves(tree)) for tree in (trained, frozen))
+    moved, fixed = (sum(w.size for _, w in flat(tree)) for tree in (trained, frozen))
     parts = f' in {settings.accumulate} parts' if settings.accumulate > 1 else ''
     left_out = f', {batches.rows.left_out:,} broken left out' if batches.rows.left_out else ', none broken'
     told = {

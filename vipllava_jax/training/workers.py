@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import numpy as np
@@ -134,18 +135,21 @@ class _Process:
 def serve() -> None:
     """Does in a process what its parent asks for, until that closes the pipe or is gone."""
     source, target, sys.stdout = sys.stdin.buffer, sys.stdout.buffer, sys.stderr
-    with contextlib.suppress(EOFError, BrokenPipeError):
+
+    def answer(task: Any) -> None:
+        try:
+            _write(target, (True, work(task)))
+        except BaseException as error:  # else the parent would wait for ever
+            _write(target, (False, _portable(error)))
+
+    # Tasks are read meanwhile: a parent that waited to give one would not take the result that waits for it.
+    with contextlib.suppress(EOFError, pickle.UnpicklingError), ThreadPoolExecutor(1) as thread:
         work = pickle.load(source)
         while True:
-            task = pickle.load(source)
-            try:
-                result = True, work(task)
-            except Exception as error:
-                result = False, _portable(error)
-            _write(target, result)
+            thread.submit(answer, pickle.load(source))
 
 
-def _portable(error: Exception) -> Exception:
+def _portable(error: BaseException) -> Exception:
     """An error as it is if it is one of those meant for the user, or else a text of where it arose."""
     if isinstance(error, (ValueError, OSError)):
         with contextlib.suppress(Exception):

@@ -1,0 +1,88 @@
+"""Weights with an adapter on them: merged or beside, in every type, and their shapes beforehand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from vipllava_convert import to_flax, to_torch
+
+import vipllava_jax as vj
+from tests.convert.files import Q, pair, write_adapter
+from tests.rows import ragged
+from tests.trees import same
+from vipllava_jax import checkpoint, loading
+from vipllava_jax.arrays import flat, nested
+from vipllava_jax.folders import CheckpointError
+from vipllava_jax.loading import abstract, load
+from vipllava_jax.model.quantized import Quantized
+from vipllava_jax.model.weights import LoRA
+from vipllava_jax.training import lora
+
+ROWS = [(9, 2), (6, 0), (15, 1)]
+forward = jax.jit(vj.forward, static_argnames='cfg')
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'quantize', 'merge'),
+    [(None, None, True), ('bfloat16', None, False), ('bfloat16', 'int8', True), (None, 'int8', False)],
+)
+def test_the_shapes_are_known_before_the_weights(folder, source, adapter, dtype, quantize, merge):
+    for base in (folder, source):
+        kind = dict(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge, fuse=True)
+        shapes, _ = abstract(base, **kind)
+        params = load(base, **kind).params
+        assert jax.tree.structure(shapes) == jax.tree.structure(params)
+        for x, y in zip(jax.tree.leaves(shapes), jax.tree.leaves(params), strict=True):
+            assert (x.shape, x.dtype, x.sharding) == (y.shape, y.dtype, y.sharding)
+        assert ('qkv' in params['llama']['layers_0']) == merge
+
+
+def test_merged_and_then_quantised(model, adapter, source, tmp_path, rng):
+    params, _ = model
+    expected = nested(checkpoint.quantized(flat(lora.merge(params)), 'int8'))
+    same(dict(flat(load(source, adapter=adapter, quantize='int8', fuse=False).params)), dict(flat(expected)))
+    to_flax.convert(source, tmp_path / 'small', quantize='int8', adapter=adapter)
+    same(dict(flat(load(tmp_path / 'small', fuse=False).params)), dict(flat(expected)))
+
+
+def test_beside_weights_that_are_stored_in_int8_it_is_kept(model, adapter, source, tmp_path, rng):
+    params, cfg = model
+    to_flax.convert(source, tmp_path / 'small', quantize='int8')
+    found = load(tmp_path / 'small', adapter=adapter).params
+    w = found['llama']['layers_2']['down']['w']
+    assert isinstance(w, LoRA)
+    assert isinstance(w.base, Quantized)
+    batch = ragged(cfg, rng, ROWS)
+    inputs = dict(images=batch.images, image_counts=batch.image_counts, cfg=cfg)
+    exact = forward(params, batch.tokens, **inputs)
+    for near in (found, load(source, adapter=adapter, merge=False, quantize='int8').params):
+        y = forward(near, batch.tokens, **inputs)
+        assert 0 < jnp.linalg.norm(y - exact) < 0.03 * jnp.linalg.norm(exact)
+
+
+def test_merging_rounds_once(folder, adapter, model):
+    exact = dict(flat(lora.merge(model[0])))
+    for path, w in flat(load(folder, dtype='bfloat16', adapter=adapter, fuse=False).params):
+        np.testing.assert_array_equal(w, exact[path].astype(jnp.bfloat16))
+
+
+def test_converting_merges_it_in_both_directions(folder, source, adapter, model, tmp_path):
+    expected = dict(flat(lora.merge(model[0])))
+    to_flax.convert(source, tmp_path / 'ours', adapter=adapter)
+    to_torch.export(folder, tmp_path / 'theirs', adapter=adapter)
+    for made in ('ours', 'theirs'):
+        same(dict(flat(load(tmp_path / made, fuse=False).params)), expected)
+
+
+def test_params_with_an_adapter_are_no_checkpoint(model, tmp_path):
+    with pytest.raises(CheckpointError, match='have an adapter: merge it, or save it by itself'):
+        checkpoint.save(tmp_path / 'model', *model)
+
+
+def test_on_a_tpu_adapters_of_every_kind_are_kept(folder, tmp_path, rng, monkeypatch):
+    """One layer's formats are every layer's there, but an adapter need not be on every layer."""
+    write_adapter(tmp_path / 'a', pair(Q, 48, 48, rng))
+    expected = load(folder, adapter=tmp_path / 'a', merge=False, fuse=False).params
+    monkeypatch.setattr(loading, '_on', lambda backend: backend == 'tpu')
+    same(load(folder, adapter=tmp_path / 'a', merge=False).params, expected)
+    load(folder, adapter=tmp_path / 'a')
