@@ -15,6 +15,7 @@ from vipllava_jax.model.vipllava import abstract
 from vipllava_jax.model.weights import LONG, LoRA, Quantized, _sum, einsum, quantize, rearrange
 
 EQUATIONS = {'BTD,DNH->BTNH': 1, 'BTNH,NHD->BTD': 2, 'BTD,DXKH->BTXKH': 1, 'BTF,FD->BTD': 1, 'BTD,DV->BTV': 1}
+forward = jax.jit(vj.forward, static_argnames='cfg')
 SIZES = dict(B=2, T=3, D=12, N=4, K=2, H=5, X=4, F=7, V=9)
 
 
@@ -88,17 +89,16 @@ def test_what_moves_kept_axes_moves_them_in_quantised_weights_too(rng):
 
 
 @pytest.mark.parametrize('fuse', [False, True])
-def test_answers_stay_close(cfg, rng, fuse):
-    params = vj.init(jax.random.key(0), cfg)
+def test_answers_stay_close(cfg, params, rng, fuse):
     small = nested(quantized(flat(params), 'int8'))
     dense = nested((path, jnp.asarray(w.astype(jnp.float32))) for path, w in flat(small))
     if fuse:
         for name in [name for name in small['llama'] if name.startswith('layers_')]:
             small['llama'][name] = llama.fuse(small['llama'][name])
     tokens = rng.integers(3, cfg.image_token, (2, 9))
-    packed = vj.forward(small, tokens, cfg=cfg)
-    np.testing.assert_allclose(packed, vj.forward(dense, tokens, cfg=cfg), atol=1e-4)  # the same weights
-    exact = vj.forward(params, tokens, cfg=cfg)
+    packed = forward(small, tokens, cfg=cfg)
+    np.testing.assert_allclose(packed, forward(dense, tokens, cfg=cfg), atol=1e-4)  # the same weights
+    exact = forward(params, tokens, cfg=cfg)
     assert 0 < jnp.linalg.norm(packed - exact) < 0.02 * jnp.linalg.norm(exact)
 
 

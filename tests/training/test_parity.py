@@ -9,9 +9,8 @@ import pytest
 from vipllava_convert.table import arrange, canonical, leaves
 
 from tests import peer
-from tests.conftest import TINY
+from tests.conftest import SMALL, TINY
 from tests.rows import examples, ragged, stack
-from tests.training.conftest import SMALL
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.inputs.processor import Batch
 from vipllava_jax.training.conversations import IGNORE
