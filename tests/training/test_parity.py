@@ -59,8 +59,11 @@ def summed_loss(theirs, batch: Batch, cfg):
 
 @pytest.mark.parametrize(
     ('cfg', 'remat'),
-    [(TINY, 'none'), (SMALL, 'products'), (TIED, 'layers')],
-    ids=['none', 'products', 'layers, tied'],
+    [
+        pytest.param(TINY, 'none', id='none', marks=pytest.mark.slow),
+        pytest.param(SMALL, 'products', id='products'),
+        pytest.param(TIED, 'layers', id='layers, tied'),
+    ],
 )
 def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
     monkeypatch.setattr('vipllava_jax.training.loss.AT_ONCE', 30 * cfg.text.vocab)  # several pieces
@@ -85,11 +88,15 @@ def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
 @pytest.mark.parametrize(
     ('trains', 'settings', 'accumulated'),
     [
-        ({'projector'}, {}, 2),
-        ({'projector', 'llama'}, dict(weight_decay=0.1), 1),
-        ({'vision', 'projector', 'llama'}, dict(projector_rate=1e-3, clip=1.0), 2),
+        pytest.param({'projector'}, {}, 2, id='projector', marks=pytest.mark.slow),
+        pytest.param({'projector', 'llama'}, dict(weight_decay=0.1), 1, id='decay', marks=pytest.mark.slow),
+        pytest.param(
+            {'vision', 'projector', 'llama'},
+            dict(projector_rate=1e-3, clip=1.0),
+            2,
+            id='rates and clipping',
+        ),
     ],
-    ids=['projector', 'decay', 'rates and clipping'],
 )
 def test_twenty_steps_of_adamw(trains, settings, accumulated, rng):
     cfg = SMALL
