@@ -1,13 +1,15 @@
-"""Tiny models that several files test with: odd sizes, grouped queries, five taps."""
+"""Tiny models that several files test with: odd sizes, grouped queries, several taps."""
 
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from vipllava_jax.compilation import SETTINGS
 from vipllava_jax.config import Config, TextConfig, VisionConfig
 
 TINY = Config(
@@ -16,9 +18,38 @@ TINY = Config(
     image_token=126,
     pad=127,
 )
+# Where the depth of neither tower matters, this one takes less time to compile.
+SMALL = dataclasses.replace(
+    TINY,
+    vision=dataclasses.replace(TINY.vision, layers=3),
+    text=dataclasses.replace(TINY.text, layers=2),
+    feature_layers=(-2, -3, 3),
+)
 
 
-os.environ['VIPLLAVA_COMPILATION_CACHE'] = 'off'  # also in the processes that tests start
+HASTY = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
+# also in the processes that tests start
+os.environ['VIPLLAVA_COMPILATION_CACHE'] = 'off'
+os.environ.setdefault(HASTY, '1')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def programs(request, tmp_path_factory) -> None:
+    """Tiny models take longer to compile than to run: it is done in haste, and once for all the tests."""
+    if any(item.get_closest_marker('gates') for item in request.session.items):
+        settings: dict[str, Any] = {HASTY.lower(): False}  # they look at what the compiler makes
+    else:
+        place = tmp_path_factory.getbasetemp()
+        if 'PYTEST_XDIST_WORKER' in os.environ:
+            place = place.parent
+        settings = {
+            **SETTINGS,
+            HASTY.lower(): os.environ[HASTY] == '1',
+            'jax_compilation_cache_dir': str(place / 'programs'),
+            'jax_persistent_cache_min_compile_time_secs': 0.1,  # to keep one takes longer the more there are
+        }
+    for name, value in settings.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope='session')

@@ -19,6 +19,7 @@ def model(cfg: Config, seed: int = 0, **fields: Any) -> Any:
         VipLlavaForConditionalGeneration,
     )
 
+    torch.set_num_threads(1)  # of tiny models, threads would only wait for each other
     torch.manual_seed(seed)
     data = to_hugging_face(cfg) | fields
     if cfg.projector_norm:

@@ -67,17 +67,20 @@ def test_a_second_start_compiles_nothing(start, tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_our_place_among_the_caches(start, tmp_path):
     start(XDG_CACHE_HOME='not/absolute')
     usual = tmp_path / ('Library/Caches' if sys.platform == 'darwin' else '.cache')
     assert programs(usual / 'vipllava' / 'programs')
 
 
+@pytest.mark.slow
 def test_off_keeps_nothing(start, tmp_path):
     start(VIPLLAVA_COMPILATION_CACHE='off', JAX_COMPILATION_CACHE_DIR=tmp_path / 'own')
     assert not [path for path in tmp_path.rglob('*') if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_told_once(start, tmp_path):
     (tmp_path / 'file').touch()
     told = start(VIPLLAVA_COMPILATION_CACHE=tmp_path / 'file').stderr
@@ -85,6 +88,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(start, tmp_path):
     assert told.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_once_and_what_is_damaged_replaced(start, tmp_path):
     folder = tmp_path / 'programs'
     told = start('--compilation-cache', folder, most=20_000).stderr
@@ -141,6 +145,7 @@ def test_nothing_is_deleted_in_a_folder_of_the_users(kept, warning):
     assert left(kept) == before
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_users_is_left_alone_when_the_disk_is_full(start, kept):
     before = left(kept)
     told = start(
@@ -158,6 +163,7 @@ def test_an_empty_folder_is_none():
         keep('', environment)
 
 
+@pytest.mark.slow
 def test_an_empty_option_is_one_line_and_an_empty_variable_none(start, tmp_path):
     with pytest.raises(AssertionError, match=r'^vipllava: --compilation-cache is empty: [^\n]*\n  \n'):
         start('--compilation-cache', '')

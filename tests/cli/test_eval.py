@@ -112,6 +112,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_killed_it_loses_a_batch_at_most_and_goes_on(vipllava, folder, data, tmp_path):
     asked = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', '4')
     path = tmp_path / 'held-out.answers.jsonl'

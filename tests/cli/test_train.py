@@ -83,6 +83,7 @@ def params(output):
     return dict(flat(checkpoint.restore(output / 'model')[0]))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(command, whole, tmp_path):
     output, kills = tmp_path / 'run', []
     for while_saving in (False, True, False, True, False):
@@ -105,6 +106,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(command, who
         np.testing.assert_array_equal(w, params(output)[path])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_says_where_and_the_same_command_goes_on(command, whole, tmp_path, number, code):
     output = tmp_path / 'run'

@@ -300,6 +300,7 @@ print('done', flush=True)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_there_is_nothing_or_all_of_it(source, folder, tmp_path):
     before = contents(source)
     chance = random.Random(0)

@@ -1,5 +1,7 @@
 """Answers do not depend on chunks, neighbours or padding, and nothing is compiled twice."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -176,9 +178,9 @@ def test_without_a_limit_the_context_is_the_limit(params, cfg, batch):
 
 
 def test_half_precision_keeps_its_dtype(cfg, batch):
-    params = vj.init(jax.random.key(0), cfg, jnp.bfloat16)
-    state = decoding.start(params, batch, None, cfg=cfg, slots=64)
-    state, _ = decoding.advance(params, state, cfg=cfg, steps=2)
+    params = vj.abstract(cfg, jnp.bfloat16)
+    state = jax.eval_shape(partial(decoding.start, cfg=cfg, slots=64), params, batch, None)
+    state, _ = jax.eval_shape(partial(decoding.advance, cfg=cfg, steps=2), params, state)
     assert {x.dtype for x in (*state.cache.k, *state.cache.v)} == {jnp.dtype(jnp.bfloat16)}
 
 

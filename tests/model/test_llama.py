@@ -9,6 +9,8 @@ import pytest
 import vipllava_jax as vj
 from vipllava_jax.model import llama
 
+forward = jax.jit(vj.forward, static_argnames='cfg')
+
 
 @pytest.mark.parametrize('kv_heads', [1, 2, 6])
 def test_fused_weights_compute_the_same(cfg, kv_heads, rng):
@@ -18,5 +20,5 @@ def test_fused_weights_compute_the_same(cfg, kv_heads, rng):
     fused = {**params, 'llama': {**params['llama'], **layers}}
     assert not {'q', 'k', 'v', 'gate', 'up'} & set(fused['llama']['layers_0'])
     tokens = rng.integers(3, cfg.image_token, (2, 9))
-    plain = vj.forward(params, tokens, cfg=cfg)
-    np.testing.assert_allclose(vj.forward(fused, tokens, cfg=cfg), plain, atol=1e-5)
+    plain = forward(params, tokens, cfg=cfg)
+    np.testing.assert_allclose(forward(fused, tokens, cfg=cfg), plain, atol=1e-5)

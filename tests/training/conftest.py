@@ -1,6 +1,5 @@
 """A processor for pictures of 28 pixels a side, files of rows, a model even smaller than the others."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import jax
 import pytest
 from hypothesis import settings
 
-from tests.conftest import TINY
+from tests.conftest import SMALL
 from tests.makers import noise, write_processor_files
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Processor
@@ -20,15 +19,6 @@ TALK = [
     {'from': 'human', 'value': '<image>\nWhat is <bbox0>?'},
     {'from': 'gpt', 'value': 'A dog.'},
 ]
-
-
-# A step takes long to compile.
-SMALL = dataclasses.replace(
-    TINY,
-    vision=dataclasses.replace(TINY.vision, layers=3),
-    text=dataclasses.replace(TINY.text, layers=2),
-    feature_layers=(-2, -3, 3),
-)
 
 
 @pytest.fixture(scope='session')

@@ -89,6 +89,7 @@ def test_what_trains_is_changed_and_nothing_else_and_held_out_rows_are_looked_at
     assert heard.steps == [1, 2, 3, 4]  # it was trained already
 
 
+@pytest.mark.slow
 def test_all_parts_may_train(world, keys):
     made = training.train(**keys, trains=('vision', 'projector', 'llama'))
     before, after = leaves(world[0]), leaves(made.folder)
@@ -228,6 +229,7 @@ def test_an_adapter_is_what_is_merged(world, keys):
     assert {path.split('/')[0] for path in changed} == {'projector', 'llama'}
 
 
+@pytest.mark.slow
 def test_the_best_of_the_looks_is_kept_and_becomes_the_model(world, keys):
     wild = dict(recipe='finetune', learning_rate=1.0, optimizer='sgd', schedule='constant', clip=1.0)
     wild |= dict(eval_data=world[1] / 'held.jsonl', eval_every=1, keep=1, export='best', steps=6)
@@ -242,6 +244,7 @@ def test_the_best_of_the_looks_is_kept_and_becomes_the_model(world, keys):
     assert mean(trained, world[1] / 'held.jsonl', seed=None) == pytest.approx(min(looks), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_result_of_other_weights_than_are_asked_for_is_made_anew(world, keys, monkeypatch):
     keys |= dict(save_every=1, warmup=0.5, export='best', eval_data=world[1] / 'held.jsonl', eval_every=1)
     losses = iter([2.0, 1.0, 3.0, 3.0, 3.0, 3.0])
@@ -292,6 +295,7 @@ def test_broken_rows_stop_a_run_before_it_begins_or_are_left_out_and_told(world,
     assert any('line 6: no picture' in note for note in heard.notes)
 
 
+@pytest.mark.slow
 def test_a_picture_found_damaged_later_costs_no_step(world, keys, tmp_path):
     lines = (world[1] / 'rows.jsonl').read_text().splitlines()
     (tmp_path / 'cut.png').write_bytes((world[1] / '5.png').read_bytes()[:300])
@@ -319,6 +323,7 @@ def test_weights_keep_the_types_they_came_in(world, keys, tmp_path):
             np.testing.assert_array_equal(w, dict(flat(model.params))[path])
 
 
+@pytest.mark.slow
 def test_int8_beneath_an_adapter(world, keys):
     lora = dict(recipe='lora', lora_rank=2, quantize='int8', steps=2)
     made = training.train(**{**keys, **lora})

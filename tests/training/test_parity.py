@@ -9,9 +9,8 @@ import pytest
 from vipllava_convert.table import arrange, canonical, leaves
 
 from tests import peer
-from tests.conftest import TINY
+from tests.conftest import SMALL, TINY
 from tests.rows import examples, ragged, stack
-from tests.training.conftest import SMALL
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.inputs.processor import Batch
 from vipllava_jax.training.conversations import IGNORE
@@ -60,8 +59,11 @@ def summed_loss(theirs, batch: Batch, cfg):
 
 @pytest.mark.parametrize(
     ('cfg', 'remat'),
-    [(TINY, 'none'), (SMALL, 'products'), (TIED, 'layers')],
-    ids=['none', 'products', 'layers, tied'],
+    [
+        pytest.param(TINY, 'none', id='none', marks=pytest.mark.slow),
+        pytest.param(SMALL, 'products', id='products'),
+        pytest.param(TIED, 'layers', id='layers, tied'),
+    ],
 )
 def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
     monkeypatch.setattr('vipllava_jax.training.loss.AT_ONCE', 30 * cfg.text.vocab)  # several pieces
@@ -86,11 +88,15 @@ def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
 @pytest.mark.parametrize(
     ('trains', 'settings', 'accumulated'),
     [
-        ({'projector'}, {}, 2),
-        ({'projector', 'llama'}, dict(weight_decay=0.1), 1),
-        ({'vision', 'projector', 'llama'}, dict(projector_rate=1e-3, clip=1.0), 2),
+        pytest.param({'projector'}, {}, 2, id='projector', marks=pytest.mark.slow),
+        pytest.param({'projector', 'llama'}, dict(weight_decay=0.1), 1, id='decay', marks=pytest.mark.slow),
+        pytest.param(
+            {'vision', 'projector', 'llama'},
+            dict(projector_rate=1e-3, clip=1.0),
+            2,
+            id='rates and clipping',
+        ),
     ],
-    ids=['projector', 'decay', 'rates and clipping'],
 )
 def test_twenty_steps_of_adamw(trains, settings, accumulated, rng):
     cfg = SMALL
