@@ -166,7 +166,8 @@ def test_the_name_is_understood_wherever_a_model_is_named(vipllava, tmp_path):
     assert loading.locate(tmp_path / 'converted')
 
 
-def test_a_folder_of_that_name_is_told_apart(tmp_path, monkeypatch, folder):
+def test_a_folder_of_that_name_is_told_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'demo').symlink_to(folder)
-    assert loading.locate('./demo').resolve() == folder.resolve()
+    (tmp_path / 'demo').symlink_to(loading.bundled())
+    assert loading.locate('demo') == loading.bundled()
+    assert loading.locate('./demo').absolute() == tmp_path / 'demo'
