@@ -361,16 +361,16 @@ def test_fused_weights_answer_the_same(folder):
 
 
 def test_smaller_weights_mean_the_same(demo_model, tmp_path):
-    """A model that knows its world is rarely in doubt: rounding changes few of 48 answers."""
-    asked = rows(tmp_path, of_all_types(3))
+    """A model that knows its world is rarely in doubt: rounding changes few of 16 answers."""
+    asked = rows(tmp_path, of_all_types(1))
 
     def said(model):
-        return [answer['said'] for answer in evaluate(model, asked, images=tmp_path, batch=16).answers]
+        return [answer['said'] for answer in evaluate(model, asked, images=tmp_path).answers]
 
     whole = said(demo_model)
     for smaller in ({'dtype': 'bfloat16'}, {'dtype': 'float32', 'quantize': 'int8'}):
         same = [a == b for a, b in zip(whole, said(load('demo', **smaller)), strict=True)]
-        assert sum(same) >= 44, smaller
+        assert sum(same) >= 15, smaller
 
 
 def test_on_a_tpu_the_compiler_lays_the_decoder_out(folder, monkeypatch):

@@ -223,7 +223,7 @@ def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
         (['--image', 'PHOTO', '--mark', '3/' + MARK, 'q'], 'there is no image 3'),
         (['--mark', MARK, 'q'], 'there is no image 1'),
         (['--image', 'PHOTO', 'What is {mark}?'], 'there are 0 marks'),
-        (['--image', 'PHOTO', '--mark', MARK, 'What is {mark2}?'], 'there are 1 marks'),
+        (['--image', 'PHOTO', '--mark', MARK, 'What is {mark2}?'], 'there is 1 mark'),
         (['--image', 'PHOTO', '--save-image', 'x.nope', 'q'], 'end the name in .png'),
         (['--save-image', 'x.png', 'q'], 'needs an --image'),
         ([], 'the question is empty'),

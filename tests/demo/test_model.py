@@ -3,7 +3,7 @@
 It was measured on thousands of held-out questions (docs/demo.md): at least 95 % right on what is marked, 90 %
 over all types. Here are a few of the same questions, always the same ones: nothing is left to chance but
 which they are. Were they others, a model just as good would miss any of these bounds less than once in a
-thousand times: of 96 it has fewer than 82 right once in ten thousand.
+thousand times: of 64 it has fewer than 53 right once in ten thousand.
 """
 
 import importlib.resources
@@ -25,25 +25,25 @@ def score(demo_model, tmp_path):
     """Asks the cases -> how many, of each group, there are and are right."""
 
     def asked(cases, **settings):
-        found = evaluate(demo_model, rows(tmp_path, cases), images=tmp_path, batch=32, **settings)
+        found = evaluate(demo_model, rows(tmp_path, cases), images=tmp_path, **settings)
         return {one.group: (one.n, one.correct) for one in found.scores}
 
     return asked
 
 
 def test_it_knows_what_is_marked(score):
-    cases = [case for shape in SHAPES for case in exam.of_mark(shape, 12)]
+    cases = [case for shape in SHAPES for case in exam.of_mark(shape, 8)]
     found = score(cases, by=['shape'])
-    assert found['rows'][0] == 96
-    assert found['rows'][1] >= 82
+    assert found['rows'][0] == 64
+    assert found['rows'][1] >= 53
     for shape in SHAPES:
-        assert found[f'shape {shape}'][1] >= 7, found
+        assert found[f'shape {shape}'][1] >= 5, found
 
 
 def test_it_knows_the_rest(score):
-    n, correct = score(of_all_types(4))['rows']
-    assert n == 64
-    assert correct >= 48
+    n, correct = score(of_all_types(3))['rows']
+    assert n == 48
+    assert correct >= 35
 
 
 def test_a_moved_mark_moves_the_answer(score):
@@ -56,6 +56,9 @@ def test_a_moved_mark_moves_the_answer(score):
 @pytest.mark.parity
 @pytest.mark.filterwarnings('ignore')  # of transformers' own
 def test_transformers_hears_the_same(tmp_path):
+    import torch
+
+    torch.set_num_threads(1)  # of a small model, threads would only wait for each other
     cases = [*of_all_types(1), *exam.moved(2)]
     written = rows(tmp_path, cases)
     assert len(written) == 20

@@ -55,7 +55,7 @@ def test_greedy_is_the_argmax_of_forward(params, cfg, batch, greedy):
 
 
 def test_neighbours_do_not_change_what_is_said(demo_model):
-    """Questions about four pictures and one about none, each of its own length, in a model that knows."""
+    """Questions about four pictures and one about none, each beside the others and beside itself."""
     cases = [
         next(exam.of_type(type, 1)).example for type in ('kind', 'list', 'words', 'relation', 'describe')
     ]
@@ -71,7 +71,7 @@ def test_neighbours_do_not_change_what_is_said(demo_model):
     together = said(range(5))
     assert [*map(len, pictures)] == [1, 1, 0, 1, 1]
     assert len({*together}) == 5
-    assert together == [said([row])[0] for row in range(5)]
+    assert together == [said([row] * 5)[0] for row in range(5)]
 
 
 def test_stream_yields_the_answer_in_pieces(params, cfg, batch):

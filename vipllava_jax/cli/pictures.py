@@ -45,7 +45,8 @@ def phrased(question: str, marks: 'Sequence[Mark]') -> str:
     def phrase(match: re.Match[str]) -> str:
         n = int(match[1] or 1)
         if not 1 <= n <= len(marks):
-            raise ValueError(f'the question says {match[0]}, but there are {len(marks)} marks: add --mark')
+            there = 'is 1 mark' if len(marks) == 1 else f'are {len(marks)} marks'
+            raise ValueError(f'the question says {match[0]}, but there {there}: add --mark')
         return marks[n - 1].phrase
 
     return re.sub(r'\{mark(\d*)\}', phrase, question)
