@@ -54,7 +54,7 @@ def test_every_picture_has_a_mark_and_questions_with_answers(seed):
     assert len(shown.asked) >= 3
     assert all(right for _, right in shown.asked)
     for question, _ in shown.asked:
-        assert not re.search('next|is with|see as|thing is the thing|are like', question), 'nobody asks so'
+        assert not re.search('next|is with |see as|thing is the thing|are like', question), 'nobody asks so'
 
 
 def test_however_many_are_asked_no_shape_is_new(demo_model, monkeypatch):
