@@ -59,6 +59,13 @@ def pixel_values(batch: Batch) -> Any:
     return images if len(images) else None
 
 
+def image_features(output: Any) -> np.ndarray:
+    """What `run` found in the pictures, by the name that its release of transformers has for it."""
+    newer = getattr(output, 'image_outputs', None)
+    features = output.image_hidden_states if newer is None else newer.pooler_output
+    return np.concatenate([row.numpy().reshape(-1, row.shape[-1]) for row in features])
+
+
 def greedy(peer: Any, batch: Batch, new: int) -> np.ndarray:
     """The peer's greedy answers Bxnew, from a left-padded batch with its own cache."""
     import torch

@@ -60,7 +60,7 @@ def test_every_step_of_a_ragged_batch(pair, rng):
     for x, y in zip(b.attentions, a.attentions, strict=True):
         np.testing.assert_allclose(x.swapaxes(1, 2)[real], y.numpy().swapaxes(1, 2)[real], atol=1e-5)
     features = np.concatenate([row[:n] for row, n in zip(b.image_features, batch.image_counts, strict=True)])
-    np.testing.assert_allclose(features, a.image_hidden_states.numpy().reshape(features.shape), atol=1e-5)
+    np.testing.assert_allclose(features, peer.image_features(a).reshape(features.shape), atol=1e-5)
 
 
 def test_greedy_answers_of_a_ragged_batch(pair, rng):

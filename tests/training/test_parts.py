@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from vipllava_jax.arrays import flat
-from vipllava_jax.model.weights import LoRA, quantize
+from vipllava_jax.model.quantized import quantize
+from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training.parts import join, split
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+import transformers
+from packaging.version import parse
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, CompileConfig, LogitsProcessor, StaticCache
 from vipllava_convert.table import canonical, leaves, reverse
@@ -23,6 +25,8 @@ from vipllava_jax.benchmark.subject import Subject
 from vipllava_jax.benchmark.timing import Run
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.processor import Batch, bucket
+
+CACHE = 'cache' if parse(transformers.__version__) >= parse('5.24') else 'past_key_values'  # its argument
 
 
 class Answers:
@@ -121,7 +125,7 @@ class Compiled(Answers):
 
     def answer(self, inputs: dict[str, Tensor], new: int, slots: int, **settings: Any) -> Tensor:
         cache = self._cache(len(inputs['input_ids']), slots)
-        settings |= {'past_key_values': cache, 'compile_config': self.compiling}
+        settings |= {CACHE: cache, 'compile_config': self.compiling}
         return super().answer(inputs, new, slots, **settings)
 
     def release(self) -> None:
