@@ -55,6 +55,7 @@ def programs(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob('*-cache')}
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing(start, tmp_path):
     first = start(XDG_CACHE_HOME=tmp_path / 'caches')
     folder = tmp_path / 'caches' / 'vipllava' / 'programs'

@@ -68,6 +68,7 @@ def test_the_shapes_are_known_before_the_weights(folder, torch_folder, dtype, qu
 
 
 @pytest.mark.parametrize(('kind', 'fuse'), [('int8', False), ('int4', True)])
+@pytest.mark.slow
 def test_quantised_when_loaded_or_when_converted(torch_folder, folder, tmp_path, kind, fuse):
     """The same values and scales, whose type no dtype changes; every other weight is in that type."""
     small = tmp_path / kind
@@ -147,6 +148,7 @@ def test_reading_does_not_wait_for_the_compiler(tmp_path_factory, monkeypatch):
     assert len(list(to_flax.stream(plan))) == 6
 
 
+@pytest.mark.slow
 def test_a_leaf_that_nobody_keeps_is_gone(tmp_path_factory):
     plan = one_after_another(dict(D=64, F=64), 'float32', 'FD->DF', tmp_path_factory)
     alive = []
@@ -360,6 +362,7 @@ def test_fused_weights_answer_the_same(folder):
     np.testing.assert_array_equal(*answers)
 
 
+@pytest.mark.slow
 def test_smaller_weights_mean_the_same(demo_model, tmp_path):
     """A model that knows its world is rarely in doubt: rounding changes few of 16 answers."""
     asked = rows(tmp_path, of_all_types(1))

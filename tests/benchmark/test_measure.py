@@ -52,6 +52,7 @@ def test_fusing_keeps_every_weight(subject):
     assert joined.weight == subject.weight == 4
 
 
+@pytest.mark.slow
 def test_every_line_is_measured(subject):
     what = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate')
     sides = {OURS: Ours(subject)}

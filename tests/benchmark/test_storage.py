@@ -49,6 +49,7 @@ def test_lines(subject, tmp_path):
 
 
 @pytest.mark.parametrize(('kind', 'bytes_a_weight'), [('int8', 1), ('int4', 0.5)])
+@pytest.mark.slow
 def test_quantised_where_they_are_read(cfg, tmp_path, kind, bytes_a_weight):
     params = arrange(random_params(cfg, 'float32', kind), cfg, fuse=True)
     subject = Subject(params, silent(cfg))

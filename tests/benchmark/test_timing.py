@@ -70,6 +70,7 @@ def test_memory_of_the_host_is_watched():
     assert result.sides[OURS].memory >= 2**25
 
 
+@pytest.mark.slow
 def test_the_device_can_do_something():
     rates = ceilings.measure('float32', repeats=1)
     assert 1e8 < rates.bandwidth < 1e14

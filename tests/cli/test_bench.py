@@ -23,6 +23,7 @@ def quick(monkeypatch):
         monkeypatch.setenv(name, '')
 
 
+@pytest.mark.slow
 def test_table_json_and_plot(vipllava, tmp_path):
     told, plot = tmp_path / 'speed.json', tmp_path / 'roofline.png'
     ran = vipllava(*SMALL, '--what', 'vision,decode', '--json', told, '--plot', plot)

@@ -100,6 +100,7 @@ def test_there_and_back(vipllava, folder, tmp_path):
     assert told['model']['feature layers'] == list(a.cfg.feature_layers)
 
 
+@pytest.mark.slow
 def test_quantised(vipllava, folder, tmp_path):
     """Smaller on disk or where it is loaded: the same answer. And never where it would be lost."""
     assert vipllava('convert', folder, tmp_path / 'pytorch').code == 0

@@ -137,6 +137,7 @@ def test_killed_it_loses_a_batch_at_most_and_goes_on(vipllava, folder, data, tmp
     )
 
 
+@pytest.mark.slow
 def test_another_model_or_other_settings_are_refused_in_a_line(vipllava, folder, adapter, data, monkeypatch):
     asked = ('eval', '--model', folder, '--data', data, *SHORT)
     assert vipllava(*asked).code == 0

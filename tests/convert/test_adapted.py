@@ -45,6 +45,7 @@ def test_merged_and_then_quantised(model, adapter, source, tmp_path, rng):
     same(dict(flat(load(tmp_path / 'small', fuse=False).params)), dict(flat(expected)))
 
 
+@pytest.mark.slow
 def test_beside_weights_that_are_stored_in_int8_it_is_kept(model, adapter, source, tmp_path, rng):
     params, cfg = model
     to_flax.convert(source, tmp_path / 'small', quantize='int8')

@@ -41,6 +41,7 @@ def test_one_weight_differs(folder, source, tmp_path):
     assert found.logits > 0
 
 
+@pytest.mark.slow
 def test_another_type_differs_by_its_rounding(folder, tmp_path):
     export(folder, tmp_path / 'half', dtype='bfloat16')
     found = verify(folder, tmp_path / 'half')
@@ -48,6 +49,7 @@ def test_another_type_differs_by_its_rounding(folder, tmp_path):
     assert 0 < max(found.groups.values()) <= largest * 2**-8
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_grew_is_compared_as_far_as_both_reach(folder, tmp_path):
     params, cfg = checkpoint.restore(folder)
     small = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, vocab=cfg.image_token))

@@ -40,6 +40,7 @@ def test_it_knows_what_is_marked(score):
         assert found[f'shape {shape}'][1] >= 5, found
 
 
+@pytest.mark.slow
 def test_it_knows_the_rest(score):
     n, correct = score(of_all_types(3))['rows']
     assert n == 48

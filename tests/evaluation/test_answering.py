@@ -23,6 +23,7 @@ def texts(model, cases, **settings):
     return {one.number: one.text for said, _ in made.answer(model.params, made.batches) for one in said}
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_each_question_alone(model, questions):
     cases = read(questions)
     expected = {}

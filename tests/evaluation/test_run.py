@@ -26,6 +26,7 @@ def test_what_is_right_is_counted_by_what_is_wanted(model, questions):
     assert again.cut == sum(not answer['finished'] for answer in again.answers) > 0
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_ended(model, questions, tmp_path):
     path, told = tmp_path / 'answers.jsonl', []
     settings = dict(max_new_tokens=4, batch=2, answers=path, about={'model': 'm'})

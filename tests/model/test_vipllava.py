@@ -98,6 +98,7 @@ def test_embeddings_stand_in_for_tokens(params, cfg, batch):
     close(got, run(params, batch, cfg))
 
 
+@pytest.mark.slow
 def test_embeddings_are_taken_in_the_dtype_of_the_weights(cfg, rng):
     half = vj.init(jax.random.key(1), cfg, jnp.bfloat16)
     embeddings = rng.normal(size=(1, 5, cfg.text.width)).astype(np.float32)

@@ -65,6 +65,7 @@ def mean(model, file, **how):
     return float(total) / int(count)
 
 
+@pytest.mark.slow
 def test_what_trains_is_changed_and_nothing_else_and_held_out_rows_are_looked_at(world, keys):
     model, folder = world
     heard = Heard()
@@ -212,6 +213,7 @@ def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):
         training.train(**keys, resume_anyway=True)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_what_is_merged(world, keys):
     lora = dict(recipe='lora', lora_rank=2, lora_alpha=8.0, lora_dropout=0.1, save_every=2)
     made = training.train(**{**keys, **lora})

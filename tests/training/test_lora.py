@@ -79,6 +79,7 @@ def test_weights_that_no_adapter_fits(cfg, params):
             lora.add(weights, cfg, rank=4, alpha=8, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_merging_changes_no_answer(cfg, params, rng):
     adapted = trained(params, cfg)
     merged = lora.merge(adapted)

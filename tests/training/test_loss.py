@@ -52,6 +52,7 @@ def test_rows_and_padding_do_not_matter(params, cfg, rng, batch):
     np.testing.assert_allclose(whole, sum(total for total, _ in rows), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_to_learn_is_nothing(params, cfg, batch):
     nothing = examples(batch, cfg)
     nothing.targets[:] = IGNORE
@@ -60,6 +61,7 @@ def test_nothing_to_learn_is_nothing(params, cfg, batch):
     assert all((g == 0).all() for g in jax.tree.leaves(gradient(params, nothing, cfg)))
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_the_same(params, cfg, batch):
     some = examples(batch, cfg)
     kept, again = gradient(params, some, cfg), gradient(params, some, cfg, 'layers')
@@ -82,6 +84,7 @@ def test_an_unknown_remat_is_told(params, cfg, batch):
 
 
 @pytest.mark.parametrize('tied', [False, True])
+@pytest.mark.slow
 def test_what_many_tokens_share_is_summed_in_float32(params, cfg, tied, monkeypatch):
     if tied:
         params, cfg = vj.tie(params, cfg)

@@ -59,6 +59,7 @@ def test_what_is_frozen_stays_and_the_rest_moves(step, params, halves, batches):
     assert metrics.tokens == (batches[0].targets != IGNORE).sum()
 
 
+@pytest.mark.slow
 def test_two_batches_one_after_another_are_one_large_one(step, halves, batches):
     trainable, frozen = halves
     apart = stack(batches)
@@ -96,6 +97,7 @@ def test_the_state_is_used_up(step, halves, batches):
     assert all(x.is_deleted() for x in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_each_part_of_each_step_varies_by_itself(cfg, halves, batches):
     trainable, frozen = halves
 
@@ -120,6 +122,7 @@ def test_each_part_of_each_step_varies_by_itself(cfg, halves, batches):
     assert abs(twice[0] - one[0]) > 1e-4
 
 
+@pytest.mark.slow
 def test_half_the_bits_stay_near(cfg, params, halves, batches):
     """bfloat16 weights and moments, computed in bfloat16: the types stay, the loss falls as with float32."""
     o = Optimizer(1e-3, 20, warmup=0, moment_dtype='bfloat16')
