@@ -118,8 +118,9 @@ def test_an_adapter_over_int8_answers_and_is_not_merged(cfg, params, rng):
         lora.merge(adapted)
 
 
-def test_an_adapter_over_int8_trains(cfg, params, rng):
-    adapted = trained(nested(quantized(flat(params), 'int8')), cfg)
+@pytest.mark.parametrize('kind', ['int8', 'int4'])
+def test_an_adapter_over_quantised_weights_trains(kind, cfg, params, rng):
+    adapted = trained(nested(quantized(flat(params), kind)), cfg)
     pairs = {path: (w.a, w.b) for path, w in adapters(adapted).items()}
     tokens = rng.integers(3, cfg.image_token, (2, 9))
 

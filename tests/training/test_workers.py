@@ -173,3 +173,17 @@ def test_no_worker_outlives_a_process_that_is_ended(sign, tmp_path):
     assert all(map(gone, pids))
     if sign == signal.SIGINT:
         assert (out, err) == ('interrupted\n', '')
+
+
+def test_an_iterator_that_nobody_closed_ends_with_its_process(tmp_path):
+    (tmp_path / 'script.py').write_text(
+        'import numpy as np\n'
+        'from tests.training.test_workers import arrays\n'
+        'from vipllava_jax.training.workers import ordered\n'
+        'results = ordered(arrays, range(1000), 2)\n'
+        "print(next(results)['b'])\n"
+    )
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'convert')])}
+    command = [sys.executable, tmp_path / 'script.py']
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, '[]\n', '')

@@ -1,5 +1,6 @@
 """Work in processes of its own, the results in the order of the tasks."""
 
+import atexit
 import contextlib
 import fcntl
 import io
@@ -40,6 +41,17 @@ def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, read
     closed = threading.Event()
     processes: list[_Process] = []
     thread = threading.Thread(target=_collect, args=(processes, work, tasks, done, closed), daemon=True)
+
+    def end() -> None:
+        closed.set()
+        for process in processes:
+            process.kill()
+        if thread.ident:
+            thread.join()
+        for process in processes:
+            process.close()
+
+    atexit.register(end)  # of an iterator that nobody closed: later the thread would be held in its pipe
     try:
         for _ in range(workers):
             processes.append(_Process())
@@ -49,13 +61,8 @@ def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, read
                 raise result
             yield result[0]
     finally:
-        closed.set()
-        for process in processes:
-            process.kill()
-        if thread.ident:
-            thread.join()
-        for process in processes:
-            process.close()
+        atexit.unregister(end)
+        end()
 
 
 def _collect(
