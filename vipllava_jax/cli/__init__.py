@@ -107,7 +107,7 @@ def run() -> None:
             if 'RESOURCE_EXHAUSTED' not in str(e):
                 raise
             fail(
-                'the device has not enough memory: try --quantize int8, --dtype bfloat16, '
+                'the device has not enough memory: try --quantize int8 or int4, --dtype bfloat16, '
                 'fewer images, a smaller batch or a shorter answer'
             )
 
