@@ -55,7 +55,8 @@ def test_loading_is_converting_and_restoring(folder, torch_folder, dtype):
 
 @pytest.mark.parametrize(
     ('dtype', 'quantize', 'fuse'),
-    [(None, None, False), ('bfloat16', None, True), ('float16', 'int8', False), (None, 'int4', True)],
+    [(None, None, False), ('bfloat16', None, True), ('float16', 'int8', False)]
+    + [(None, kind, True) for kind in ('int8', 'int4')],
 )
 def test_the_shapes_are_known_before_the_weights(folder, torch_folder, dtype, quantize, fuse):
     def described(params):
@@ -67,9 +68,12 @@ def test_the_shapes_are_known_before_the_weights(folder, torch_folder, dtype, qu
         assert (described(params), cfg) == (described(model.params), model.cfg)
 
 
-@pytest.mark.parametrize(('kind', 'fuse'), [('int8', False), ('int4', True)])
+@pytest.mark.parametrize('fuse', [False, True])
+@pytest.mark.parametrize(
+    ('kind', 'types'), [('int8', ('int8', 'float32')), ('int4', ('int32', 'bfloat16'))], ids=['int8', 'int4']
+)
 @pytest.mark.slow
-def test_quantised_when_loaded_or_when_converted(torch_folder, folder, tmp_path, kind, fuse):
+def test_quantised_when_loaded_or_when_converted(torch_folder, folder, tmp_path, kind, types, fuse):
     """The same values and scales, whose type no dtype changes; every other weight is in that type."""
     small = tmp_path / kind
     to_flax.convert(torch_folder, small, quantize=kind)
@@ -79,7 +83,7 @@ def test_quantised_when_loaded_or_when_converted(torch_folder, folder, tmp_path,
         same(found, load(folder, dtype=dtype, quantize=kind, fuse=fuse).params)
         same(found, load(small, dtype=dtype, quantize=kind, fuse=fuse).params)
         o = found['llama']['layers_0']['o']['w']
-        assert o.dtype == kind
+        assert (o.dtype, o.values.dtype, o.scale.dtype) == (kind, *types)
         assert found['llama']['norm']['w'].dtype == (dtype or 'float32')
     assert size(checkpoint.shapes(small)) < size(checkpoint.shapes(folder))
 

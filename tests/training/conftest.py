@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-import jax
 import pytest
 from hypothesis import settings
 
 from tests.conftest import SMALL
+from tests.conftest import params as params  # anew, of this cfg
 from tests.makers import noise, write_processor_files
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Processor
@@ -24,13 +24,6 @@ TALK = [
 @pytest.fixture(scope='session')
 def cfg() -> Config:
     return SMALL
-
-
-@pytest.fixture(scope='session')
-def params(cfg):
-    from vipllava_jax.model.vipllava import init
-
-    return init(jax.random.key(0), cfg)
 
 
 @pytest.fixture(scope='session')
