@@ -1,7 +1,9 @@
-"""Training at the 7B's full size, random weights and made-up rows: tokens a second and MFU.
+r"""Training at the 7B's full size, random weights and made-up rows: tokens a second and MFU.
 
-    python benchmarks/train_7b.py --work /tmp/train-7b -- --recipe lora --batch 16 --accumulate 2
-    python benchmarks/train_7b.py --work /tmp/train-7b -- --recipe finetune --param-dtype bfloat16 --batch 8
+    python benchmarks/train_7b.py --work /tmp/train-7b -- \
+        --recipe lora --batch 16 --accumulate 2 --remat products
+    python benchmarks/train_7b.py --work /tmp/train-7b -- \
+        --recipe finetune --batch 16 --param-dtype bfloat16 --moment-dtype bfloat16
 
 What follows `--` goes to `vipllava train`. The first call writes the model, 14 GB, which later ones find.
 Rows are of about 1000 tokens with a picture each. A run is ended when its steps are counted, and saves

@@ -54,6 +54,7 @@ def load(at, quantize=None):
         ('int8', 'cudnn', 1, 16),
         ('int8', 'cudnn', 8, 13),
         ('int4', 'cudnn', 1, 14),
+        ('int4', 'cudnn', 2, 14),
     ],
 )
 def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
@@ -73,7 +74,7 @@ def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
     assert kinds.total() <= kernels * CFG.text.layers + 20, kinds
 
 
-def test_int4_makes_the_weight_of_a_product_for_several_rows_and_no_more(h200):
+def test_int4_makes_the_weight_of_a_product_for_many_rows_and_no_more(h200):
     compiled = program.decode(load(h200, 'int4'), CFG, 8, h200)
     largest = 2 * CFG.text.width * CFG.text.vocab
     assert largest <= compiled.memory_analysis().temp_size_in_bytes < 2 * largest

@@ -63,15 +63,18 @@ def allowed(w: jax.Array, summed: int, kind: str) -> jax.Array:
         ('BTF,FD->BTD', (1, 1, LONG + 3), (LONG + 3, 24)),
         ('BTD,DV->BTV', (1, 1, 16), (16, WIDE + 2)),
         ('BTD,DV->BTV', (1, 1, 16), (16, WIDE + 1)),
+        ('BTNH,NHD->BTD', (3, 1, 4, 8), (4, 8, 24)),
+        ('BTD,DV->BTV', (2, 2, 2 * GROUP), (2 * GROUP, WIDE + 2)),
+        ('BTF,FD->BTD', (1, 2, LONG + 8), (LONG + 8, 24)),
     ],
 )
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_single_row_is_summed_to_what_its_dot_gives(kind, equation, x, w, dtype, rng):
+def test_a_few_rows_are_summed_to_what_their_dot_gives(kind, equation, x, w, dtype, rng):
     """The form that a GPU takes, here too."""
     packed = quantize(jnp.float32(rng.standard_normal(w)), 2 if 'NHD' in equation else 1, kind)
-    row = jnp.asarray(rng.standard_normal(x), dtype)
-    y, wanted = _sum(jnp.dtype(dtype), row, packed), einsum(equation, row, packed)
+    x = jnp.asarray(rng.standard_normal(x), dtype)
+    y, wanted = _sum(jnp.dtype(dtype), x, packed), einsum(equation, x, packed)
     assert (y.shape, y.dtype) == (wanted.shape, wanted.dtype)
     step = {'float32': 1e-5, 'bfloat16': 1e-2, 'float16': 2e-3}[dtype]
     np.testing.assert_allclose(*map(jnp.float32, (y, wanted)), atol=step * float(jnp.abs(wanted).max()))

@@ -7,7 +7,7 @@ import pytest
 
 from vipllava_jax.model import llama
 from vipllava_jax.model.quantized import quantize
-from vipllava_jax.model.weights import LoRA, einsum
+from vipllava_jax.model.weights import LoRA, dropout, einsum
 
 EQUATIONS = {'BTD,DNH->BTNH': 1, 'BTNH,NHD->BTD': 2, 'BTD,DXKH->BTXKH': 1, 'BTF,FD->BTD': 1, 'BTD,DV->BTV': 1}
 SIZES = dict(B=2, T=3, D=24, N=4, K=2, H=8, X=4, F=16, V=9)
@@ -70,8 +70,32 @@ def test_dropout_is_of_the_adapters_input_and_keeps_its_mean(rng):
     drawn = jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000))
     assert jnp.all(jnp.abs(drawn.mean(0) - plain) < 5 * drawn.std(0) / len(drawn) ** 0.5)
     assert jnp.abs(drawn[0] - plain).max() > 1
-    gone = einsum('BTF,FD->BTD', x, w.replace(rate=1 - 1e-7, key=jax.random.key(1))) - base
-    np.testing.assert_array_equal(gone, jnp.zeros_like(plain))
+
+
+@pytest.mark.parametrize(
+    ('rate', 'dropped'), [(0.05, 13), (0.5, 128), (0.9, 230), (1e-6, 1), (1 - 1e-6, 255)], ids=str
+)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_dropout_drops_as_many_as_it_should_each_by_itself(rate, dropped, dtype):
+    x = jnp.full((301, 11, 31), 2, dtype)  # no multiple of four
+    y = dropout(x, rate, jax.random.key(3))
+    assert (y.shape, y.dtype) == (x.shape, x.dtype)
+    kept = np.asarray(y, np.float64) != 0
+    part = 1 - dropped / 256
+    np.testing.assert_allclose(
+        np.asarray(y, np.float64)[kept], 2 / part, rtol=2**-8 if y.itemsize == 2 else 1e-6
+    )
+    deviation = (part * (1 - part)) ** 0.5
+    assert abs(kept.mean() - part) < 5 * deviation / x.size**0.5
+    flat = kept.reshape(-1) - part
+    for n in (1, 2, 3, 4, 31):  # of the same hash, of the next, of the next row
+        assert abs((flat[:-n] * flat[n:]).mean()) < 5 * deviation**2 / x.size**0.5
+    assert not np.array_equal(y, dropout(x, rate, jax.random.key(4)))
+
+
+def test_one_hash_decides_for_four_values():
+    program = str(jax.make_jaxpr(lambda x: dropout(x, 0.5, jax.random.key(0)))(jnp.ones((9, 31))))
+    assert 'shape=(70,)' in program
 
 
 def test_a_layer_with_an_adapter_is_not_fused(params, rng):

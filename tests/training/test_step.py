@@ -33,13 +33,18 @@ def halves(params):
     return split(params, TRAINS)
 
 
+def begun(trainable, optimizer=FAST, dtype=jnp.float32):
+    """The state before the first step, of copies: the weights are other tests', too."""
+    return start(jax.tree.map(jnp.copy, trainable), optimizer, dtype)
+
+
 def numbers(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
 def test_learns(step, halves, batches):
     trainable, frozen = halves
-    state, told = start(trainable, FAST), []
+    state, told = begun(trainable), []
     for _ in range(10):
         state, metrics = step(state, frozen, stack(batches[:1]), KEY)
         told.append(float(metrics.loss))
@@ -50,8 +55,8 @@ def test_learns(step, halves, batches):
 def test_what_is_frozen_stays_and_the_rest_moves(step, params, halves, batches):
     trainable, frozen = halves
     before = jax.tree.map(np.array, params)  # copies
-    state, metrics = step(start(trainable, FAST), frozen, stack(batches[:1]), KEY)
-    jax.tree.map(np.testing.assert_array_equal, params, before)  # the caller's own live on
+    state, metrics = step(begun(trainable), frozen, stack(batches[:1]), KEY)
+    jax.tree.map(np.testing.assert_array_equal, frozen, split(before, TRAINS)[1])
     assert set(state.params) == {'projector', 'llama'}
     still = [path for path, w in flat(state.params) if np.array_equal(w, dict(flat(before))[path])]
     assert not still
@@ -64,8 +69,8 @@ def test_two_batches_one_after_another_are_one_large_one(step, halves, batches):
     trainable, frozen = halves
     apart = stack(batches)
     together = Examples(*(np.concatenate(part)[None] for part in apart))
-    a, told_a = step(start(trainable, FAST), frozen, apart, KEY)
-    b, told_b = step(start(trainable, FAST), frozen, together, KEY)
+    a, told_a = step(begun(trainable), frozen, apart, KEY)
+    b, told_b = step(begun(trainable), frozen, together, KEY)
     np.testing.assert_allclose(told_a, told_b, rtol=1e-5)
     for x, y in zip(numbers(a), numbers(b), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4)
@@ -74,7 +79,7 @@ def test_two_batches_one_after_another_are_one_large_one(step, halves, batches):
 def test_a_batch_without_a_word_to_learn_has_no_loss(step, halves, batches):
     trainable, frozen = halves
     nothing = batches[0]._replace(targets=np.full_like(batches[0].targets, IGNORE))
-    state, metrics = step(start(trainable, FAST), frozen, stack([nothing]), KEY)
+    state, metrics = step(begun(trainable), frozen, stack([nothing]), KEY)
     assert (metrics.loss, metrics.grad_norm, metrics.tokens, metrics.finite) == (0, 0, 0, True)
     assert all(np.isfinite(x).all() for x in numbers(state))
 
@@ -83,7 +88,7 @@ def test_a_batch_without_a_word_to_learn_has_no_loss(step, halves, batches):
 def test_what_is_not_finite_changes_nothing(step, halves, batches, bad):
     trainable, frozen = halves
     broken = batches[0]._replace(images=np.full_like(batches[0].images, bad))
-    state = start(trainable, FAST)
+    state = begun(trainable)
     before = [x.copy() for x in numbers(state)]
     state, metrics = step(state, frozen, stack([broken]), KEY)
     assert not metrics.finite
@@ -91,10 +96,11 @@ def test_what_is_not_finite_changes_nothing(step, halves, batches, bad):
         np.testing.assert_array_equal(x, y)
 
 
-def test_the_state_is_used_up(step, halves, batches):
-    state = start(halves[0], FAST)
+def test_a_step_uses_up_the_state_and_what_it_began_with(step, halves, batches):
+    trainable = jax.tree.map(jnp.copy, halves[0])
+    state = start(trainable, FAST)
     step(state, halves[1], stack(batches[:1]), KEY)
-    assert all(x.is_deleted() for x in jax.tree.leaves(state))
+    assert all(x.is_deleted() for x in jax.tree.leaves((state, trainable)))
 
 
 @pytest.mark.slow
@@ -109,7 +115,7 @@ def test_each_part_of_each_step_varies_by_itself(cfg, halves, batches):
     step = make_step(cfg, still, dtype=jnp.float32, vary=noisy)
 
     def losses(batches):
-        state, told = start(trainable, still), []
+        state, told = begun(trainable, still), []
         for _ in range(2):
             state, metrics = step(state, frozen, stack(batches), KEY)
             told.append(float(metrics.loss))
@@ -130,7 +136,7 @@ def test_half_the_bits_stay_near(cfg, params, halves, batches):
     for kind in (jnp.float32, jnp.bfloat16):
         step = make_step(cfg, o, dtype=kind)
         trainable, frozen = halves
-        state, told[kind] = start(trainable, o, kind), []
+        state, told[kind] = begun(trainable, o, kind), []
         frozen = jax.tree.map(lambda w, kind=kind: w.astype(kind), frozen)
         kinds = [x.dtype for x in jax.tree.leaves(state)]
         for _ in range(20):

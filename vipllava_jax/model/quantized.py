@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 LONG = 4096  # a sum over more than this reads four values in int8 at a time
 WIDE = 8192  # of more channels than this two are summed at a time
+FEW = 4  # rows in int4 that are summed as one is
 GROUP = 128  # values in int4 that share a scale, or fewer where a channel's number is no multiple
 
 
@@ -124,15 +125,16 @@ def stored(values: Any, scale: Any) -> Quantized:
 
 def product(equation: str, x: Array, w: Quantized, dtype: jnp.dtype) -> Array:
     """x times the weight w as the equation says, accumulated in float32."""
-    dot = functools.partial(_dot, equation, dtype)
-    if x.size * math.prod(w.values.shape[: w.kept]) == w.size:  # a single row
+    dot = functools.partial(_dot, _turned(equation), dtype)
+    rows = x.size * math.prod(w.values.shape[: w.kept]) // w.size
+    if rows <= (FEW if isinstance(w, Grouped) else 1):
         return lax.platform_dependent(x, w, cuda=functools.partial(_sum, dtype), default=dot)
     return dot(x, w)
 
 
 def _dot(equation: str, dtype: jnp.dtype, x: Array, w: Quantized) -> Array:
     """The product of many rows: the scale comes after the sum where it may."""
-    dot = functools.partial(jnp.einsum, _turned(equation), precision=precision(x))
+    dot = functools.partial(jnp.einsum, equation, precision=precision(x))
     if isinstance(w, Grouped):
         # made where it is read and not before: those of all layers at once would be the whole model
         x, w = lax.optimization_barrier((x, w))
@@ -143,27 +145,33 @@ def _dot(equation: str, dtype: jnp.dtype, x: Array, w: Quantized) -> Array:
 
 
 def _sum(dtype: jnp.dtype, x: Array, w: Quantized) -> Array:
-    """The product of a single row: where a dot would fill its tiles up to 16, this reads and adds."""
-    row = lax.optimization_barrier(x.reshape(-1)).astype(jnp.float32)  # or each sum would compute x anew
+    """The product of a row or a few: where a dot would fill its tiles up to 16, this reads and adds."""
     channels = math.prod(w.values.shape[: w.kept])
+    rows = x.reshape(-1, w.size // channels)
+    rows = lax.optimization_barrier(rows).astype(jnp.float32)  # or each sum would compute x anew
     values, scale = w.values.reshape(channels, -1), w.scale.reshape(channels, -1)
+    twice = len(rows) == 1 and channels > WIDE and channels % 2 == 0
     if isinstance(w, Grouped):
-        y = _sums(functools.partial(_nibbles, row), channels > WIDE, values, scale)
-    elif row.size > LONG and row.size % 4 == 0:
-        y = _sums(functools.partial(_words, row), False, values) * scale[:, 0]
+        y = _sums(_nibbles, rows, twice, values, scale)
+    elif rows.shape[1] > LONG and rows.shape[1] % 4 == 0:
+        y = _sums(_words, rows, False, values) * scale[:, 0]
     else:
-        y = _sums(lambda values: values * row, channels > WIDE, values) * scale[:, 0]
+        y = _sums(lambda row, values: values * row, rows, twice, values) * scale[:, 0]
     return y.astype(dtype).reshape(*x.shape[: x.ndim - (w.values.ndim - w.kept)], *w.values.shape[: w.kept])
 
 
-def _sums(products: Callable[..., Array], twice: bool, *of: Array) -> Array:
-    """What products makes of rows, summed; two halves of the rows in one kernel keep more loads under way."""
+def _sums(products: Callable[..., Array], rows: Array, twice: bool, *of: Array) -> Array:
+    """The sums, rows by channels, of what `products` makes of each row and of what channels hold.
+
+    They come from one kernel, which reads that once. Two halves of the channels, where `twice` says so, keep
+    more loads under way in it.
+    """
     middle = len(of[0]) // 2
-    if not twice or len(of[0]) % 2:
-        return jnp.sum(products(*of), axis=1)
-    halves = [products(*(x[half] for x in of)) for half in (slice(middle), slice(middle, None))]
-    zero = jnp.float32(0)
-    return jnp.concatenate(lax.reduce(halves, [zero, zero], lambda a, b: [a[0] + b[0], a[1] + b[1]], (1,)))
+    parts = [slice(middle), slice(middle, None)] if twice else [slice(None)]
+    terms = [products(row, *(x[part] for x in of)) for row in rows for part in parts]
+    zeros = [jnp.float32(0) for _ in terms]
+    sums = lax.reduce(terms, zeros, lambda a, b: [p + q for p, q in zip(a, b, strict=True)], (1,))
+    return jnp.concatenate(sums).reshape(len(rows), -1)
 
 
 def _words(row: Array, values: Array) -> Array:

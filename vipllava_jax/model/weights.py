@@ -16,8 +16,8 @@ from vipllava_jax.model.quantized import Quantized, axes, precision, product
 class LoRA:
     """A weight with a low-rank adapter beside it (Hu et al., 2021): base + scale * a b.
 
-    With a key, that of a training step, the adapter sees x with a fraction `rate` of its values dropped and
-    the others as much larger. Shape, size and dtype are the base's.
+    With a key, that of a training step, the adapter sees x with a fraction `rate` of its values dropped.
+    Shape, size and dtype are the base's.
     """
 
     base: Array | Quantized
@@ -71,10 +71,23 @@ def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -
 def _adapted(equation: str, x: Array, w: LoRA, dtype: DTypeLike) -> Array:
     """What the adapter of a weight adds to its product with x; the pair is read in the type of x."""
     if w.key is not None and w.rate:
-        x = jnp.where(jax.random.bernoulli(w.key, 1 - w.rate, x.shape), x / (1 - w.rate), 0)
+        x = dropout(x, w.rate, w.key)
     down, up = _halves(equation)
     y = einsum(down, x, w.a.astype(x.dtype))
     return einsum(up, y * w.scale, w.b.astype(x.dtype), dtype)
+
+
+def dropout(x: Array, rate: float, key: Array) -> Array:
+    """x with a fraction `rate` of its values zero and the others as much larger (Srivastava et al., 2014).
+
+    The fraction is rounded to 1/256, to none and all excepted: a byte decides for each value, and one hash of
+    the key makes four.
+    """
+    dropped = min(max(round(256 * rate), 1), 255)
+    words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
+    words = lax.optimization_barrier(words)  # or a GPU would hash again for each of the four
+    kept = lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape) >= dropped
+    return jnp.where(kept, x / (1 - dropped / 256), 0)
 
 
 def _halves(equation: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """What is minimised: the cross entropy of the tokens that are to be learnt, over params and a batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,13 +56,14 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
     x = x.astype(embed['w'].dtype)
     see = See(jnp.arange(x.shape[1])[None], 0)
 
-    def layer(params: Params, x: Array) -> Array:
-        return Layer(cfg).apply({'params': params}, x, see, None)[0]
+    def layer(params: Params) -> Callable[[Array], Array]:
+        # Were params its argument, a key that several adapters share would be several to the backward pass.
+        apply: Any = functools.partial(Layer(cfg).apply, {'params': params}, see=see, cached=None)
+        return jax.checkpoint(lambda x: apply(x)[0], policy=KEPT[remat])
 
-    run: Callable[[Params, Array], Array] = jax.checkpoint(layer, policy=KEPT[remat])
     for i in range(cfg.text.layers):
         with jax.named_scope(f'layers_{i}'):
-            x = run(params['llama'][f'layers_{i}'], x)
+            x = layer(params['llama'][f'layers_{i}'])(x)
     norm: Any = RMSNorm(cfg.text.width, cfg.text.eps).apply({'params': params['llama']['norm']}, x)
     return norm
 

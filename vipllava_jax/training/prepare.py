@@ -122,8 +122,9 @@ def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None)
     tops = {PARTS[name] for name in settings.trains if name != LORA}
 
     def kind(path: str, leaf: Any) -> Any:
-        whole = path.split('/')[0] in tops or isinstance(leaf, Quantized)
-        return leaf if whole else leaf.astype(jnp.dtype(settings.dtype))
+        if isinstance(leaf, Quantized):
+            return leaf
+        return leaf.astype(settings.param_dtype if path.split('/')[0] in tops else settings.dtype)
 
     params = nested((path, kind(path, leaf)) for path, leaf in plan.leaves.stream(progress=progress))
     if LORA in settings.trains:

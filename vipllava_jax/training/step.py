@@ -40,12 +40,12 @@ Step = Callable[[State, Params, Examples, Array], tuple[State, Metrics]]
 
 
 def start(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> State:
-    """The state before the first step, with copies of what trains in `dtype`: float32, or bfloat16 for less.
+    """The state before the first step, which uses up what trains: whoever needs it further gives copies.
 
-    What is added to a bfloat16 weight is often smaller than half its last bit; so it is rounded up or down
-    at random, and the sum of many steps is right.
+    That is kept in `dtype`, float32, or bfloat16 for less. What is added to a bfloat16 weight is often
+    smaller than half its last bit; so it is rounded up or down at random, and the sum of many steps is right.
     """
-    params = jax.tree.map(lambda w: jnp.array(w, dtype), trainable)
+    params = jax.tree.map(lambda w: jnp.asarray(w, dtype), trainable)
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params)
     init = jax.jit(lambda: optimizer.transform().init(jax.tree.map(lambda w: jnp.zeros(w.shape), shapes)))
     return State(jnp.int32(0), params, init())
@@ -96,6 +96,7 @@ def make_step(
         dropping, rounding = jax.random.split(jax.random.fold_in(key, state.step))
         params = jax.tree.map(lambda w: w.astype(dtype), state.params)
         (total, tokens), gradients = sums(params, frozen, batches, dropping)
+        gradients = jax.lax.optimization_barrier(gradients)  # in their own types until the norm is known
         count = jnp.maximum(tokens, 1)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / count, gradients)
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients)))
