@@ -53,10 +53,16 @@ class Quantized:
         """The same, the kept axes first."""
         return self.values.astype(dtype) * self.scale[(...,) + (None,) * (self.values.ndim - self.kept)]
 
-    def rearranged(self, f: Any, *others: 'Quantized') -> 'Quantized':
-        """f of this and other weights; it moves their kept axes alone."""
-        values = f(*(jnp.moveaxis(w.values, -1, 0) for w in (self, *others)))
-        return Quantized(jnp.moveaxis(values, 0, -1), f(*(w.scale[None] for w in (self, *others)))[0])
+    def rearranged(self, f: Callable[..., Array], *others: 'Quantized') -> 'Quantized':
+        """f of this and other weights that sum over one axis; it moves their kept axes alone."""
+
+        def moved(*xs: Array) -> Array:
+            return jnp.moveaxis(f(*(jnp.moveaxis(x, -1, 0) for x in xs)), 0, -1)
+
+        ws = (self, *others)
+        values = moved(*(w.values for w in ws))
+        scale = moved(*(w.scale.reshape(*w.values.shape[:-1], -1) for w in ws))
+        return type(self)(values, scale.reshape(*values.shape[:-1], *self.scale.shape[self.kept :]))
 
 
 @struct.dataclass
@@ -86,10 +92,6 @@ class Grouped(Quantized):
         nibbles = (self.values[..., None] << 28 - 4 * jnp.arange(8)) >> 28
         w = nibbles.reshape(*self.scale.shape, -1) * self.scale.astype(jnp.float32)[..., None]
         return w.reshape(*self.values.shape[:-1], -1).astype(dtype)
-
-    def rearranged(self, f: Any, *others: Quantized) -> 'Grouped':
-        leaves = zip(*((w.values, w.scale) for w in (self, *others)), strict=True)
-        return Grouped(*(jnp.moveaxis(f(*(jnp.moveaxis(x, -1, 0) for x in xs)), 0, -1) for xs in leaves))
 
 
 def quantize(w: Array, summed: int, kind: str = 'int8') -> Quantized:
