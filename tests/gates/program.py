@@ -17,6 +17,11 @@ from vipllava_jax.generation import decoding
 from vipllava_jax.inputs.processor import Batch
 from vipllava_jax.model import llama
 from vipllava_jax.model.vipllava import VipLlava
+from vipllava_jax.training import lora
+from vipllava_jax.training.loss import Examples
+from vipllava_jax.training.optimizer import Optimizer
+from vipllava_jax.training.parts import split
+from vipllava_jax.training.step import make_step, start
 
 CFG = dataclasses.replace(vj.VIP_LLAVA_7B, attention='xla')
 # As wide as the 7B and quicker to compile; what another layer adds and stays is its weights and its cache.
@@ -26,6 +31,7 @@ SHALLOW = dataclasses.replace(
     text=dataclasses.replace(CFG.text, layers=2),
     feature_layers=(3, 2, 2, 1, 0),
 )
+ROWS = 4  # of a step of training
 SLOTS, PROMPT = 1024, 704  # of neither the product with 8 and a width is the size of a matrix
 BYTES = {'bf16': 2, 'f16': 2, 'pred': 1, 's8': 1, 'u8': 1}
 FREE = ('get-tuple-element', 'parameter', 'tuple', 'constant', 'bitcast')
@@ -82,6 +88,26 @@ def vision(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> An
         return VipLlava(cfg).apply({'params': params}, images, method='features')
 
     return jax.jit(features).trace(params, place(pictures(cfg, B), at)).lower().compile()
+
+
+def train(trains: tuple[str, ...], at: jax.sharding.Sharding, *targets: str) -> Any:
+    """A step of training, of a shallow model in bfloat16, its adapters on the targets if those train."""
+    optimizer = Optimizer(1e-4, 100, moment_dtype='bfloat16')
+
+    def begun() -> tuple[Any, Any]:
+        params = jax.tree.map(lambda w: jnp.zeros(w.shape, w.dtype), vj.abstract(SHALLOW, jnp.bfloat16))
+        if 'lora' in trains:
+            key = jax.random.key(0)
+            params = lora.add(params, SHALLOW, rank=128, alpha=256, key=key, targets=targets, dropout=0.05)
+        trainable, frozen = split(params, trains)
+        return start(trainable, optimizer, jnp.bfloat16), frozen
+
+    ids, counts = (jax.ShapeDtypeStruct((1, ROWS, *T), jnp.int32) for T in ((PROMPT,), ()))
+    pixels = pictures(SHALLOW, ROWS)
+    batch = Examples(ids, ids, jax.ShapeDtypeStruct((1, *pixels.shape), jnp.bfloat16), counts)
+    step = make_step(SHALLOW, optimizer, vary=lora.dropping if 'lora' in trains else None)
+    told = place((*jax.eval_shape(begun), batch, jax.eval_shape(lambda: jax.random.key(0))), at)
+    return step.trace(*told).lower().compile()
 
 
 def pictures(cfg: vj.Config, B: int) -> jax.ShapeDtypeStruct:

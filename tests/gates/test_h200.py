@@ -4,6 +4,7 @@ Needs the wheels jax-cuda13-plugin and jax-cuda13-pjrt, which need no NVIDIA lib
 """
 
 import dataclasses
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def load(at, quantize=None):
         ('int8', 'cudnn', 1, 16),
         ('int8', 'cudnn', 8, 13),
         ('int4', 'cudnn', 1, 14),
-        ('int4', 'cudnn', 2, 14),
+        ('int4', 'cudnn', 4, 14),
     ],
 )
 def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
@@ -78,6 +79,25 @@ def test_int4_makes_the_weight_of_a_product_for_many_rows_and_no_more(h200):
     compiled = program.decode(load(h200, 'int4'), CFG, 8, h200)
     largest = 2 * CFG.text.width * CFG.text.vocab
     assert largest <= compiled.memory_analysis().temp_size_in_bytes < 2 * largest
+
+
+def test_adapters_that_read_the_same_share_their_dropout(h200):
+    words = program.ROWS * program.PROMPT * CFG.text.width // 4  # of random bits for what q reads
+
+    def hashes(*targets: str) -> int:
+        text = program.train(('projector', 'lora'), h200, *targets).as_text()
+        return len(re.findall(rf'= u32\[{words}\]\S* xor\(', text))
+
+    assert hashes('q') == hashes('q', 'k', 'v') > 0
+
+
+def test_gradients_stay_as_narrow_as_the_weights(h200):
+    text = program.train(('projector', 'llama'), h200).as_text()
+    q = CFG.text.width, CFG.text.heads, CFG.text.head_size
+    wide = {f'f32[{",".join(map(str, shape))}]' for shape in (q, (*q[1:], q[0]))}  # of q, k, v; of o
+    alone = [x for x in program.entry(text) if len(x.results) == 1]  # what moves a weight has three
+    assert alone
+    assert not [x.line for x in alone if x.results[0][0] in wide]
 
 
 @pytest.mark.parametrize('T', [577, 1024])

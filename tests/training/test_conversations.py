@@ -1,9 +1,12 @@
 """Ids are the processor's, and exactly the answers and what closes them are learnt."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
+from tokenizers import Tokenizer as BytePairs
 
 from tests.makers import WORDS, noise, tiny_tokenizer
 from vipllava_jax.inputs.pixels import Settings
@@ -48,6 +51,27 @@ def test_answers_and_their_ends_are_learnt(pairs, images):
     assert (example.targets[:-1] == example.tokens[1:])[following].all()
     assert example.targets[-1] == IGNORE
     assert TINY.image_id not in learnt(example)
+
+
+def test_the_ids_of_llama():
+    """Those of two answers, by a tokenizer in which their pieces have the ids that they have in Llama 2's."""
+    form = json.loads(tiny_tokenizer().to_str())
+    vocab, merges = form['model']['vocab'], form['model']['merges']
+    pieces = {'▁A': 319, '▁dog': 11203, '.': 29889, '▁Brown': 9817}
+    for piece in pieces:
+        for n in range(2, len(piece) + 1):
+            vocab.setdefault(piece[:n], 1000 + len(vocab))
+            merges.insert(0, [piece[: n - 1], piece[n - 1]])
+    merges.sort(key=lambda pair: len(pair[0] + pair[1]))  # no piece before those it is made of
+    taken = {id: piece for piece, id in vocab.items()}
+    for piece, id in pieces.items():
+        if id in taken:
+            vocab[taken[id]] = vocab[piece]
+        vocab[piece] = id
+    llama = Tokenizer(BytePairs.from_str(json.dumps(form)), {'add_bos_token': True})
+    talk = turns([('<image>\nWhat is it?', 'A dog.'), ('What color?', 'Brown.')])
+    example = encode(talk, 1, Processor('', llama, Settings(28, 28), 398), max_length=1000)
+    assert learnt(example) == [319, 11203, 29889, 2, 9817, 29889, 2]
 
 
 @given(talks)

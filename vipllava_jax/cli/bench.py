@@ -91,7 +91,8 @@ def bench(
 
     Every line is timed after a warm-up and told as the median of its repeats, with the quartiles and the
     percentage of the floor: the time that the fewest bytes and operations would take at the rates of a
-    copy and a matrix product measured in the same run. Ctrl-C prints what there is until then.
+    copy and a matrix product measured in the same run. Loading, converting and compiling repeat three times
+    at most, compiling without a cache is done once. Ctrl-C prints what there is until then.
 
     \b
     Examples:

@@ -78,8 +78,8 @@ def train(file: Path | None, **given: Any) -> None:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
         raise ValueError(
-            'the device has not enough memory: try a larger --accumulate, --remat layers, --recipe lora, or '
-            'a shorter --max-length'
+            'the device has not enough memory: try a smaller --batch or a larger --accumulate, --remat '
+            'layers, --param-dtype and --moment-dtype bfloat16, --recipe lora, or a shorter --max-length'
         ) from None
     click.echo(made.folder)
 

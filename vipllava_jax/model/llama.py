@@ -151,6 +151,13 @@ def fuse(layer: dict[str, Any]) -> dict[str, Any]:
     return {**layer, 'qkv': {'w': rearrange(join, q, k, v)}, 'gate_up': {'w': gate_up}}
 
 
+def reads(path: str) -> str:
+    """What a layer's weight is multiplied with, by the first that is: '…/layers_0/v/w' -> '…/layers_0/q'."""
+    layer, name, _ = path.rsplit('/', 2)
+    first = {'k': 'q', 'v': 'q', 'up': 'gate'}
+    return f'{layer}/{first.get(name, name)}'
+
+
 def summed(path: str) -> int:
     """The axes that a weight of the decoder is summed over, by its path: 0 for what no product reads.
 

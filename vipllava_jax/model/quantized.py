@@ -10,6 +10,8 @@ from flax import struct
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from vipllava_jax.model.equations import precision, turned
+
 LONG = 4096  # a sum over more than this reads four values in int8 at a time
 WIDE = 8192  # of more channels than this two are summed at a time
 FEW = 4  # rows in int4 that are summed as one is
@@ -41,6 +43,11 @@ class Quantized:
         return math.prod(self.shape)
 
     @property
+    def inputs(self) -> int:
+        """How many values of x a channel is the sum of."""
+        return math.prod(self.shape[: -self.kept])
+
+    @property
     def dtype(self) -> Any:
         return jnp.dtype(jnp.int8)
 
@@ -59,6 +66,7 @@ class Quantized:
         def moved(*xs: Array) -> Array:
             return jnp.moveaxis(f(*(jnp.moveaxis(x, -1, 0) for x in xs)), 0, -1)
 
+        assert self.values.ndim == self.kept + 1, f'{self.shape}: sums over several axes'
         ws = (self, *others)
         values = moved(*(w.values for w in ws))
         scale = moved(*(w.scale.reshape(*w.values.shape[:-1], -1) for w in ws))
@@ -127,9 +135,8 @@ def stored(values: Any, scale: Any) -> Quantized:
 
 def product(equation: str, x: Array, w: Quantized, dtype: jnp.dtype) -> Array:
     """x times the weight w as the equation says, accumulated in float32."""
-    dot = functools.partial(_dot, _turned(equation), dtype)
-    rows = x.size * math.prod(w.values.shape[: w.kept]) // w.size
-    if rows <= (FEW if isinstance(w, Grouped) else 1):
+    dot = functools.partial(_dot, turned(equation), dtype)
+    if 0 < x.size <= (FEW if isinstance(w, Grouped) else 1) * w.inputs:
         return lax.platform_dependent(x, w, cuda=functools.partial(_sum, dtype), default=dot)
     return dot(x, w)
 
@@ -148,14 +155,14 @@ def _dot(equation: str, dtype: jnp.dtype, x: Array, w: Quantized) -> Array:
 
 def _sum(dtype: jnp.dtype, x: Array, w: Quantized) -> Array:
     """The product of a row or a few: where a dot would fill its tiles up to 16, this reads and adds."""
-    channels = math.prod(w.values.shape[: w.kept])
-    rows = x.reshape(-1, w.size // channels)
+    channels = w.size // w.inputs
+    rows = x.reshape(-1, w.inputs)
     rows = lax.optimization_barrier(rows).astype(jnp.float32)  # or each sum would compute x anew
     values, scale = w.values.reshape(channels, -1), w.scale.reshape(channels, -1)
     twice = len(rows) == 1 and channels > WIDE and channels % 2 == 0
     if isinstance(w, Grouped):
         y = _sums(_nibbles, rows, twice, values, scale)
-    elif rows.shape[1] > LONG and rows.shape[1] % 4 == 0:
+    elif w.inputs > LONG and w.inputs % 4 == 0:
         y = _sums(_words, rows, False, values) * scale[:, 0]
     else:
         y = _sums(lambda row, values: values * row, rows, twice, values) * scale[:, 0]
@@ -187,22 +194,3 @@ def _nibbles(row: Array, words: Array, scale: Array) -> Array:
     products = sum(((words << 28 - 4 * i) >> 28) * row[i::8] for i in range(8))
     grouped = products.reshape(*scale.shape, -1) * scale[..., None]  # type: ignore[union-attr]
     return grouped.reshape(words.shape)
-
-
-def precision(x: Array) -> lax.Precision | None:
-    """The word without which a product of float32 would not stay float32."""
-    return lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-
-
-def axes(equation: str) -> tuple[str, str, str, str]:
-    """The axes of x, those that the weight keeps and those it sums over, and the result's."""
-    factors, out = equation.split('->')
-    x, w = factors.split(',')
-    return x, ''.join(a for a in w if a in out), ''.join(a for a in w if a not in out), out
-
-
-def _turned(equation: str) -> str:
-    """The equation for a weight's values: 'BTNH,NHD->BTD' -> 'BTNH,DNH->BTD'."""
-    x, kept, summed, out = axes(equation)
-    assert out.endswith(kept), f'{equation}: the axes that a quantised weight keeps must end the result'
-    return f'{x},{kept}{summed}->{out}'

@@ -9,7 +9,8 @@ from flax import struct
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from vipllava_jax.model.quantized import Quantized, axes, precision, product
+from vipllava_jax.model.equations import halves, precision
+from vipllava_jax.model.quantized import Quantized, product
 
 
 @struct.dataclass
@@ -72,7 +73,7 @@ def _adapted(equation: str, x: Array, w: LoRA, dtype: DTypeLike) -> Array:
     """What the adapter of a weight adds to its product with x; the pair is read in the type of x."""
     if w.key is not None and w.rate:
         x = dropout(x, w.rate, w.key)
-    down, up = _halves(equation)
+    down, up = halves(equation)
     y = einsum(down, x, w.a.astype(x.dtype))
     return einsum(up, y * w.scale, w.b.astype(x.dtype), dtype)
 
@@ -80,18 +81,11 @@ def _adapted(equation: str, x: Array, w: LoRA, dtype: DTypeLike) -> Array:
 def dropout(x: Array, rate: float, key: Array) -> Array:
     """x with a fraction `rate` of its values zero and the others as much larger (Srivastava et al., 2014).
 
-    The fraction is rounded to 1/256, to none and all excepted: a byte decides for each value, and one hash of
-    the key makes four.
+    The fraction is rounded to 1/256, and at least that and at most 255/256: a byte decides for each value,
+    and one hash of the key makes four.
     """
     dropped = min(max(round(256 * rate), 1), 255)
     words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
     words = lax.optimization_barrier(words)  # or a GPU would hash again for each of the four
     kept = lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape) >= dropped
     return jnp.where(kept, x / (1 - dropped / 256), 0)
-
-
-def _halves(equation: str) -> tuple[str, str]:
-    """The equations of an adapter's two products: 'BTNH,NHD->BTD' -> 'BTNH,NHR->BTR', 'BTR,RD->BTD'."""
-    x, kept, summed, out = axes(equation)
-    between = ''.join(a for a in x if a in out) + 'R'
-    return f'{x},{summed}R->{between}', f'{between},R{kept}->{out}'

@@ -11,13 +11,11 @@ from jax import Array
 
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
-from vipllava_jax.model.llama import summed
+from vipllava_jax.model.llama import reads, summed
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training.recipes import TARGETS
-
-FIRST = {'k': 'q', 'v': 'q', 'up': 'gate'}  # of the products that read the same
 
 
 def add(
@@ -62,19 +60,13 @@ def add(
 
 
 def dropping(params: Params, key: Array) -> Params:
-    """The params for one step of training: every adapter drops at its rate of what it reads.
+    """The params for one step of training, in which each adapter drops, at its rate, some of what it reads.
 
     Those of a layer that read the same, q, k and v as well as gate and up, drop the same of it.
     """
-    inputs = sorted({_read(path) for path, leaf in flat(params) if isinstance(leaf, LoRA)})
+    inputs = sorted({reads(path) for path, leaf in flat(params) if isinstance(leaf, LoRA)})
     keys = dict(zip(inputs, jax.random.split(key, len(inputs)), strict=True))
-    return _each(params, lambda path, w: dataclasses.replace(w, key=keys[_read(path)]))
-
-
-def _read(path: str) -> str:
-    """The name of what a weight is multiplied with: 'llama/layers_0/v/w' -> 'llama/layers_0/q'."""
-    layer, name, _ = path.rsplit('/', 2)
-    return f'{layer}/{FIRST.get(name, name)}'
+    return _each(params, lambda path, w: dataclasses.replace(w, key=keys[reads(path)]))
 
 
 def merge(params: Params) -> Params:

@@ -1,6 +1,5 @@
 """What is minimised: the cross entropy of the tokens that are to be learnt, over params and a batch."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.training.conversations import IGNORE
 from vipllava_jax.training.recipes import REMATS
 
-AT_ONCE = 2**25  # logits that exist at the same time: 131 MB of them
+AT_ONCE = 2**25  # logits that exist at the same time: 134 MB of them
 KEPT = {
     'none': jax.checkpoint_policies.everything_saveable,
     'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -57,9 +56,11 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
     see = See(jnp.arange(x.shape[1])[None], 0)
 
     def layer(params: Params) -> Callable[[Array], Array]:
-        # Were params its argument, a key that several adapters share would be several to the backward pass.
-        apply: Any = functools.partial(Layer(cfg).apply, {'params': params}, see=see, cached=None)
-        return jax.checkpoint(lambda x: apply(x)[0], policy=KEPT[remat])
+        # As an argument of the checkpoint a key that adapters share would be kept, and hashed, for each.
+        def run(x: Array) -> Any:
+            return Layer(cfg).apply({'params': params}, x, see, None)[0]
+
+        return jax.checkpoint(run, policy=KEPT[remat])
 
     for i in range(cfg.text.layers):
         with jax.named_scope(f'layers_{i}'):

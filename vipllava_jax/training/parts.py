@@ -22,8 +22,7 @@ def split(params: Params, trains: Collection[str]) -> tuple[Params, Params]:
         raise ValueError(f'what trains is {sorted(trains)}, but must be some of {", ".join(names)}')
     leaves = dict(flat(params))
     adapted = {path for path, leaf in leaves.items() if isinstance(leaf, LoRA)}
-    tops = {PARTS[name] for name in trains if name != LORA}
-    whole = {path for path in leaves if path.split('/')[0] in tops}
+    whole = {path for path in leaves if wholly(path, trains)}
     pairs = adapted if LORA in trains else set()
     if LORA in trains and not adapted:
         raise ValueError('an adapter is to train, but the weights have none: add it first')
@@ -37,6 +36,11 @@ def split(params: Params, trains: Collection[str]) -> tuple[Params, Params]:
     frozen = {path: leaf for path, leaf in leaves.items() if path not in whole}
     frozen |= {path: leaves[path].replace(**dict.fromkeys(PAIR)) for path in pairs}
     return nested(sorted(trainable.items())), nested(frozen.items())
+
+
+def wholly(path: str, trains: Collection[str]) -> bool:
+    """Whether a weight lies in a part that trains, all of it."""
+    return path.split('/')[0] in {PARTS[name] for name in trains if name != LORA}
 
 
 def join(trainable: Params, frozen: Params) -> Params:

@@ -22,9 +22,9 @@ from vipllava_jax.training import lora, rows
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.config import Settings
 from vipllava_jax.training.optimizer import Optimizer
-from vipllava_jax.training.parts import split
+from vipllava_jax.training.parts import split, wholly
 from vipllava_jax.training.progress import Silent
-from vipllava_jax.training.recipes import LORA, PARTS
+from vipllava_jax.training.recipes import LORA
 from vipllava_jax.training.step import State, Step, make_step, start
 
 
@@ -119,14 +119,13 @@ def _batches(
 def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None) -> tuple[State, Params]:
     """The state before the first step, and the params that stay as they are, in the type computed in."""
     settings, cfg = plan.settings, plan.cfg
-    tops = {PARTS[name] for name in settings.trains if name != LORA}
 
-    def kind(path: str, leaf: Any) -> Any:
+    def cast(path: str, leaf: Any) -> Any:
         if isinstance(leaf, Quantized):
             return leaf
-        return leaf.astype(settings.param_dtype if path.split('/')[0] in tops else settings.dtype)
+        return leaf.astype(settings.param_dtype if wholly(path, settings.trains) else settings.dtype)
 
-    params = nested((path, kind(path, leaf)) for path, leaf in plan.leaves.stream(progress=progress))
+    params = nested((path, cast(path, leaf)) for path, leaf in plan.leaves.stream(progress=progress))
     if LORA in settings.trains:
         params = lora.add(
             params,

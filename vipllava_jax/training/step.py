@@ -40,10 +40,11 @@ Step = Callable[[State, Params, Examples, Array], tuple[State, Metrics]]
 
 
 def start(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> State:
-    """The state before the first step, which uses up what trains: whoever needs it further gives copies.
+    """The state before the first step: what trains in `dtype`, float32, or bfloat16 for less.
 
-    That is kept in `dtype`, float32, or bfloat16 for less. What is added to a bfloat16 weight is often
-    smaller than half its last bit; so it is rounded up or down at random, and the sum of many steps is right.
+    What has that dtype already is not copied, and is deleted by the first step, to which the state is given
+    away. What is added to a bfloat16 weight is often smaller than half its last bit; so it is rounded up or
+    down at random, and the sum of many steps is right.
     """
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), trainable)
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params)
@@ -96,7 +97,7 @@ def make_step(
         dropping, rounding = jax.random.split(jax.random.fold_in(key, state.step))
         params = jax.tree.map(lambda w: w.astype(dtype), state.params)
         (total, tokens), gradients = sums(params, frozen, batches, dropping)
-        gradients = jax.lax.optimization_barrier(gradients)  # in their own types until the norm is known
+        gradients = jax.lax.optimization_barrier(gradients)  # or XLA would keep some in float32 until then
         count = jnp.maximum(tokens, 1)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / count, gradients)
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients)))
