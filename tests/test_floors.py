@@ -12,6 +12,7 @@ FLOORS = {
     'vipllava_jax.config': 0,
     'vipllava_jax.folders': 0,
     'vipllava_jax.compilation': 0,
+    'vipllava_jax.model.equations': 0,
     'vipllava_jax.arrays': 1,
     'vipllava_jax.hugging_face': 1,
     'vipllava_jax.inputs': 1,
