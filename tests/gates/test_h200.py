@@ -112,9 +112,11 @@ def test_attention_is_trained_by_cudnn(h200, T, monkeypatch):
     assert 'fmhaSoftmaxBackward' in text
 
 
-def test_prefill(h200, params):
-    B = 8
-    compiled = program.prefill(params, CFG, B, h200)
+@pytest.mark.parametrize('quantize', [None, 'int8', 'int4'])
+def test_prefill(h200, quantize, monkeypatch):
+    monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
+    B, params = 8, load(h200, quantize)
+    compiled = program.prefill(params, dataclasses.replace(CFG, attention='cudnn'), B, h200)
     assert program.held(compiled, params, CFG, B) < MEMORY
     text = compiled.as_text()
     assert 'layers_22' in text  # the deepest tap is the output of this block
