@@ -18,6 +18,7 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.training.config import KEYS
 
 STEPS = 60
+SHARE = 'XLA_PYTHON_CLIENT_MEM_FRACTION'
 
 
 @pytest.fixture(scope='module')
@@ -128,8 +129,10 @@ def test_a_signal_saves_says_where_and_the_same_command_goes_on(command, whole, 
 
 
 @pytest.fixture
-def quick(world, tmp_path):
-    """The flags of a run of one step, with FILE as the rows."""
+def quick(world, tmp_path, monkeypatch):
+    """The flags of a run of one step, with FILE as the rows; the environment is left as it was."""
+    monkeypatch.setenv(SHARE, '')
+    monkeypatch.delenv(SHARE)
     model, folder = world
     given = dict(recipe='projector', model=model, output=tmp_path / 'run', batch=2, steps=1, workers=0)
     return ['train', *(word for name, value in given.items() for word in (f'--{name}', value))], folder
@@ -145,6 +148,7 @@ def test_a_file_says_what_flags_say(vipllava, quick, tmp_path):
         assert expected in ran.err
     told = json.loads((tmp_path / 'run' / 'run.json').read_text())['settings']
     assert (told['seed'], told['learning_rate'], told['steps']) == (5, 1e-3, 1)
+    assert os.environ[SHARE] == '0.95'
     assert vipllava('ask', '--model', ran.out.strip(), '--max-new-tokens', 4, 'What?').code == 0
 
 
