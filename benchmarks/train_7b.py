@@ -6,7 +6,7 @@ r"""Training at the 7B's full size, random weights and made-up rows: tokens a se
         --recipe finetune --batch 16 --param-dtype bfloat16 --moment-dtype bfloat16
 
 What follows `--` goes to `vipllava train`. The first call writes the model, 14 GB, which later ones find.
-Rows are of about 1000 tokens with a picture each. A run is ended when its steps are counted, and saves
+Rows are of 1,024 tokens, cut there, with a picture each. A run is ended when its steps are counted, and saves
 nothing: its state can be larger than the disk. `--small` tries all of it on a model of a few megabytes.
 """
 

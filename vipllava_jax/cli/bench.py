@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
+from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.waiting import bytes_bar
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def bench(
       vipllava bench --preset 7b --peer transformers --batch 1 --context 704 --plot roofline.png
     """
     check(source, preset, peer, json_file, plot)
-    reserve(peer)
+    reserve(shared=peer is not None)
     from vipllava_jax.benchmark import ceilings, plan, storage
     from vipllava_jax.benchmark.measure import compilation_cache
 
@@ -147,13 +148,6 @@ def check(
     missing = [name for name in ('torch', 'transformers') if not importlib.util.find_spec(name)]
     if peer and missing:
         raise ValueError(f'--peer transformers needs {" and ".join(missing)}: pip install torch transformers')
-
-
-def reserve(peer: str | None) -> None:
-    """Before jax starts: all of a GPU's memory for it, or no more than it needs if it shares the GPU."""
-    os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
-    if peer:
-        os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 
 def prepare(

@@ -1,13 +1,13 @@
 """`vipllava train`: a model, rows of data, a recipe; a better model."""
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.rows import a_line_each
 from vipllava_jax.training import config
 from vipllava_jax.training.config import KEYS, Key, Settings
@@ -66,7 +66,7 @@ def train(file: Path | None, **given: Any) -> None:
     """
     keys = {name: value for name, value in given.items() if value not in (None, ())}
     config.settings(file, **keys)  # before jax is imported
-    os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')  # of a GPU, of which jax else takes 0.75
+    reserve()
     from vipllava_jax.training import loop
     from vipllava_jax.training.progress import Progress
 
