@@ -86,6 +86,16 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='session')
+def source(folder, tmp_path_factory) -> Path:
+    """A PyTorch folder in several shards, with a tokenizer, made without PyTorch."""
+    from vipllava_convert.to_torch import export
+
+    target = tmp_path_factory.mktemp('torch') / 'source'
+    export(folder, target, max_shard_bytes=100_000)
+    return target
+
+
+@pytest.fixture(scope='session')
 def demo_model():
     """The model that comes with the package: for what is about what answers mean."""
     from vipllava_jax.loading import load

@@ -11,8 +11,9 @@ from vipllava_convert.torch_files import open_checkpoint
 
 from tests import peer
 from tests.conftest import TINY
+from tests.convert.test_layouts import array
 from tests.convert.test_table import LLAVA, TIED
-from tests.convert.test_to_flax import array, same
+from tests.convert.test_to_flax import same
 from tests.test_checkpoint import random_params
 from vipllava_jax import checkpoint
 from vipllava_jax.folders import CheckpointError

@@ -1,0 +1,146 @@
+"""Every layout that PyTorch's folders have had becomes ours bit by bit."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from vipllava_convert.table import leaves
+from vipllava_convert.to_flax import convert
+
+from tests import peer
+from tests.conftest import TINY
+from tests.convert.test_table import FIRST, LLAVA, PREFIXES, TIED, VIP
+from vipllava_jax import checkpoint
+from vipllava_jax.arrays import flat
+from vipllava_jax.config import Config
+
+MHA = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, kv_heads=6))
+HUB, FIVE, MEMORY, FOUR, AUTHORS, FRONT, BEHIND = PREFIXES
+CASES = [  # layout, kind of file, shards, type, model
+    (HUB, 'safetensors', 1, 'float32', TINY),
+    (HUB, 'bin', 3, 'float16', MHA),
+    (HUB, 'safetensors', 3, 'float16', LLAVA),
+    (FIVE, 'safetensors', 3, 'bfloat16', MHA),
+    (FIVE, 'bin', 1, 'float32', TIED),
+    (MEMORY, 'bin', 1, 'bfloat16', TINY),
+    (MEMORY, 'safetensors', 1, 'float32', TIED),
+    (FOUR, 'safetensors', 2, 'float16', TINY),
+    (AUTHORS, 'bin', 2, 'bfloat16', MHA),
+    (AUTHORS, 'bin', 3, 'float16', LLAVA),
+    (FRONT, 'safetensors', 1, 'bfloat16', TINY),
+    (BEHIND, 'bin', 2, 'float32', TINY),
+]
+
+
+def array(tensor) -> np.ndarray:
+    """A tensor of PyTorch as numpy's, bit by bit."""
+    import torch
+
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def in_layout(name: str, layout: str, cfg: Config) -> str:
+    """A name of transformers' model in memory -> the one in a layout."""
+    for ours, theirs in zip(PREFIXES[MEMORY][:3], PREFIXES[layout][:3], strict=True):
+        if name.startswith(ours):
+            rest = name.removeprefix(ours)
+            if layout == AUTHORS and 'projector' in ours:
+                part, kind = rest.split('.')
+                rest = f'{(VIP if cfg.projector_norm else FIRST)[part]}.{kind}'
+            return theirs + rest
+    return PREFIXES[layout][3] + name
+
+
+def write_torch(folder: Path, state: dict, kind: str, shards: int) -> None:
+    """A state dict in a folder of PyTorch's files, its config left to others."""
+    import torch
+    from safetensors.torch import save_file
+
+    stem, end = ('model', '.safetensors') if kind == 'safetensors' else ('pytorch_model', '.bin')
+    names = sorted(state)
+    homes = {}
+    for i in range(shards):
+        file = stem + (f'-{i + 1:05}-of-{shards:05}' if shards > 1 else '') + end
+        part = {name: state[name] for name in names[i::shards]}
+        homes |= dict.fromkeys(part, file)
+        if kind == 'safetensors':
+            save_file(part, folder / file, metadata={'format': 'pt'})
+        else:
+            torch.save(part, folder / file)
+    if shards > 1:
+        index = {'metadata': {'total_size': 0}, 'weight_map': homes}
+        (folder / f'{stem}{end}.index.json').write_text(json.dumps(index))
+
+
+def write_config(folder: Path, theirs, layout: str, cfg: Config) -> None:
+    """The config.json of a layout's days; the one of the first days on the Hub lies about the features."""
+    said = json.loads(theirs.config.to_json_string(use_diff=False))
+    if layout == HUB and cfg.projector_norm:
+        said |= {'vision_feature_layer': -2, 'projector_layernorm': False}
+    if layout == AUTHORS:
+        said = {
+            **said['text_config'],
+            'model_type': 'llava',
+            'mm_hidden_size': cfg.sizes['M'] if cfg.projector_norm else cfg.vision.width,
+            'mm_projector_type': 'mlp2x_gelu',
+            'mm_vision_select_layer': -2,
+            'vision_config': said['vision_config'],
+            'image_token_index': cfg.image_token,
+        }
+    (folder / 'config.json').write_text(json.dumps(said))
+
+
+def expected(state: dict, cfg: Config) -> dict[str, np.ndarray]:
+    """Our leaves, told without the table's layouts: a matrix is transposed, then shaped as the model says."""
+    told = {}
+    hub = {in_layout(name, HUB, cfg): x for name, x in state.items()}
+    for leaf in leaves(cfg):
+        x = array(hub[leaf.name])
+        if x.ndim == 4:
+            x = x.transpose(2, 3, 1, 0)
+        elif x.ndim == 2 and leaf.path not in ('clip/positions', 'llama/embed/w'):
+            x = x.T
+        told[leaf.path] = x.reshape(leaf.shapes[1])
+    return told
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('case', CASES, ids=lambda case: f'{case[0]}, {case[2]} {case[1]} {case[3]}')
+def test_every_layout_bit_by_bit(case, tmp_path):
+    import torch
+
+    layout, kind, shards, dtype, cfg = case
+    theirs = peer.model(cfg).to(getattr(torch, dtype))
+    state = theirs.state_dict()
+    renamed = {in_layout(name, layout, cfg): x for name, x in state.items()}
+    unused = set()
+    if kind == 'safetensors' and cfg.text.tied:
+        del renamed[in_layout('lm_head.weight', layout, cfg)]
+    elif cfg.text.tied:
+        unused.add(in_layout('lm_head.weight', layout, cfg))
+    if layout == AUTHORS:
+        renamed |= {f'model.layers.{i}.self_attn.rotary_emb.inv_freq': torch.ones(4) for i in range(3)}
+        unused |= {name for name in renamed if 'inv_freq' in name}
+    if kind == 'bin':  # as a save of a view, and of a transposed matrix
+        name = in_layout('model.language_model.layers.0.mlp.up_proj.weight', layout, cfg)
+        renamed[name] = renamed[name].t().contiguous().t()
+    source, target = tmp_path / 'source', tmp_path / 'target'
+    source.mkdir()
+    write_torch(source, renamed, kind, shards)
+    write_config(source, theirs, layout, cfg)
+    report = convert(source, target)
+    assert set(report.unused) == unused
+    params, found = checkpoint.restore(target)
+    assert dataclasses.replace(found, attention=None, pad=cfg.pad, bos=cfg.bos) == cfg
+    ours = dict(flat(params))
+    wanted = expected(state, cfg)
+    assert ours.keys() == wanted.keys()
+    for path, x in wanted.items():
+        assert ours[path].dtype == x.dtype, path
+        assert np.asarray(ours[path]).tobytes() == x.tobytes(), path

@@ -1,0 +1,177 @@
+"""Where a model is: a folder, a name on the Hub, its cache; and what is said of what is no model."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from vipllava_convert import to_flax
+
+from tests.trees import same
+from vipllava_jax.folders import CheckpointError
+from vipllava_jax.loading import load, locate
+
+
+def message(source) -> str:
+    with pytest.raises(CheckpointError) as told:
+        load(source)
+    assert '\n' not in str(told.value)
+    return str(told.value)
+
+
+def test_no_such_folder(tmp_path):
+    assert message(tmp_path / 'none').startswith(
+        f'{tmp_path}/none: no such folder, and not a name on the Hugging Face Hub'
+    )
+    for name in ('none', './none/there', 'a/b/c', '', 'a/b@'):
+        assert 'no such folder' in message(name) or 'no weights' in message(name)
+    (tmp_path / 'file').touch()
+    assert f'{tmp_path}/file: a file; give the folder' in message(tmp_path / 'file')
+
+
+def test_a_folder_without_weights(tmp_path):
+    assert message(tmp_path).endswith('pytorch_model.bin.index.json, found nothing')
+    (tmp_path / 'readme').touch()
+    assert message(tmp_path).startswith(
+        f'{tmp_path}: no weights: looked for vipllava.json, model.safetensors, '
+    )
+    assert message(tmp_path).endswith('found readme')
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'float64', 'x'])
+def test_no_type_but_floats(folder, dtype):
+    with pytest.raises(CheckpointError, match=f'{dtype}: not a type of weights'):
+        load(folder, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    'text', [None, '{', '{"model_type": "bert"}', '{"model_type": "vipllava", "text_config": 3}']
+)
+def test_a_config_that_does_not_do(source, tmp_path, text):
+    copy = shutil.copytree(source, tmp_path / 'copy')
+    (copy / 'config.json').unlink()
+    if text is not None:
+        (copy / 'config.json').write_text(text)
+    with pytest.raises(ValueError, match=f'^{copy}/config.json'):
+        load(copy)
+
+
+class Hub:
+    """Stands for the Hub: a folder in place of a repository, of which it gives what is asked for."""
+
+    def __init__(self, source, cache, monkeypatch):
+        self.source, self.cache, self.asked = source, cache, []
+        import huggingface_hub
+
+        monkeypatch.setattr(huggingface_hub, 'snapshot_download', self.download)
+
+    def download(self, name, *, revision, allow_patterns):
+        from fnmatch import fnmatch
+
+        self.asked.append((name, revision))
+        self.cache.mkdir(exist_ok=True)
+        for path in self.source.rglob('*'):
+            inside = path.relative_to(self.source)
+            if path.is_file() and any(fnmatch(str(inside), pattern) for pattern in allow_patterns):
+                (self.cache / inside).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, self.cache / inside)
+        return str(self.cache)
+
+
+def test_a_name_on_the_hub(source, folder, tmp_path, monkeypatch):
+    repository = shutil.copytree(source, tmp_path / 'repository')
+    for other in ('pytorch_model.bin', 'training_args.bin', 'optimizer.safetensors', 'flax_model.msgpack'):
+        (repository / other).touch()
+    hub = Hub(repository, tmp_path / 'cache', monkeypatch)
+    same(load('mine/tiny').params, load(folder).params)
+    assert load('mine/tiny@v1.0').processor is not None
+    assert hub.asked == [('mine/tiny', None), ('mine/tiny', 'v1.0')]
+    assert {path.name for path in hub.cache.iterdir()} == {path.name for path in source.iterdir()}
+
+
+def test_a_repository_without_safetensors(source, tmp_path, monkeypatch):
+    from tests.convert.files import write_bin
+
+    repository = tmp_path / 'repository'
+    repository.mkdir()
+    plan = to_flax.plan(source)
+    arrays = {leaf.name: np.asarray(x) for (leaf, _), x in zip(plan.pairs, _as_stored(plan), strict=True)}
+    write_bin(repository / 'pytorch_model.bin', arrays)
+    shutil.copy(source / 'config.json', repository)
+    hub = Hub(repository, tmp_path / 'cache', monkeypatch)
+    same(load('mine/tiny').params, load(source).params)
+    assert len(hub.asked) == 2
+
+
+def _as_stored(plan):
+    from vipllava_convert.tensors import read
+
+    for _, tensor in plan.pairs:
+        yield np.array(read(tensor, memoryview(bytearray(tensor.span))))
+
+
+def test_a_converted_repository(folder, tmp_path, monkeypatch):
+    Hub(folder, tmp_path / 'cache', monkeypatch)
+    same(load('mine/converted').params, load(folder).params)
+
+
+class Response:
+    headers, request, status_code = {}, None, 401
+
+
+@pytest.mark.parametrize(
+    ('name', 'told'),
+    [
+        ('GatedRepoError', 'accept their terms'),
+        ('RepositoryNotFoundError', 'no such model or a private one'),
+        ('RevisionNotFoundError', "no revision 'v9'"),
+        ('LocalEntryNotFoundError', 'HF_HUB_OFFLINE'),
+        ('OfflineModeIsEnabled', 'give its folder, or set HF_HOME'),
+        ('HfHubHTTPError', r'the download failed \(broken pipe\): try again'),
+    ],
+)
+def test_what_is_wrong_with_the_hub(name, told, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    kind = getattr(errors, name)
+    more = {'response': Response()} if issubclass(kind, errors.HfHubHTTPError) else {}
+
+    def download(*_, **__):
+        raise kind('broken\npipe', **more)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+    with pytest.raises(CheckpointError, match=f'mine/tiny on the Hugging Face Hub: .*{told}'):
+        load('mine/tiny@v9')
+
+
+def test_the_cache_of_the_hub_without_a_network(source, tmp_path):
+    """The real client, offline, in a process of its own: it reads its switches when it is imported."""
+    from tests.convert.test_to_flax import child
+
+    commit = '0' * 40
+    home = tmp_path / 'hub' / 'models--mine--tiny'
+    (home / 'refs').mkdir(parents=True)
+    (home / 'refs' / 'main').write_text(commit)
+    shutil.copytree(source, home / 'snapshots' / commit)
+    code = (
+        'from vipllava_jax.loading import locate\n'
+        'for name in sys.argv[1:]:\n'
+        '    try: print(locate(name))\n'
+        '    except ValueError as error: print(error)'
+    )
+    settings = {**os.environ, 'HF_HOME': str(tmp_path), 'HF_HUB_OFFLINE': '1'}
+    settings.pop('HF_HUB_CACHE', None)
+    with child(code, 'mine/tiny', 'mine/other', env=settings) as process:
+        found, missing = process.communicate(timeout=60)[0].splitlines()
+    assert found == str(home / 'snapshots' / commit)
+    assert missing.startswith('mine/other on the Hugging Face Hub: no such folder')
+
+
+def test_a_folder_is_found_before_the_hub_is_asked(source, tmp_path, monkeypatch):
+    (tmp_path / 'mine').mkdir()
+    shutil.copytree(source, tmp_path / 'mine' / 'tiny')
+    monkeypatch.chdir(tmp_path)
+    assert locate('mine/tiny').resolve() == tmp_path / 'mine' / 'tiny'
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert locate('~/mine/tiny') == tmp_path / 'mine' / 'tiny'
