@@ -5,7 +5,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -123,7 +123,16 @@ def ask(
     stops, settings['eos'] = ends(processor, template, cfg)
     compiled = compiling(shapes, batch, cfg, settings)
     model, seconds = load(folder, processor, **kind)
-    reply, answer = Reply(model, batch, stops, settings), ''
+    reply = Reply(model, batch, stops, settings)
+    answer = said(reply, compiled, quiet=as_json)
+    if as_json:
+        told = {'answer': answer, **told, 'load_seconds': seconds, **reply.report()}
+    click.echo(json.dumps(told, ensure_ascii=False) if as_json else '')
+
+
+def said(reply: 'Reply', compiled: Callable[[], None], quiet: bool) -> str:
+    """The whole answer, told on stdout as it comes unless it is to be quiet, once its programs are there."""
+    answer = ''
     with spinner('looking at the picture; the first time, compiling …') as stop:
         with contextlib.suppress(Exception):  # the same error comes again where it belongs
             compiled()
@@ -131,12 +140,10 @@ def ask(
             if piece:
                 stop()
             answer += piece
-            if not as_json:
+            if not quiet:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
-    if as_json:
-        told = {'answer': answer, **told, 'load_seconds': seconds, **reply.report()}
-    click.echo(json.dumps(told, ensure_ascii=False) if as_json else '')
+    return answer
 
 
 class Reply:
