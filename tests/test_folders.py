@@ -128,7 +128,7 @@ def test_answers_keep_their_lines_and_letters_but_no_commands_to_the_terminal():
 @pytest.mark.parametrize(
     ('value', 'expected'),
     [
-        (10**5000, 'a whole number of 5000 digits'),
+        (10**5000, 'a whole number of 5001 digits'),
         ('x\x1b' * 10**6, "'x"),
         ([[[1]]], 'a list of 1 entries'),
         ({str(i): i for i in range(10**5)}, 'an object of 100000 entries'),
