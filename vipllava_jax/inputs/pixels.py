@@ -12,6 +12,7 @@ from vipllava_jax.inputs.images import drawn
 Fit = Literal['crop', 'pad', 'squash']
 FITS: tuple[Fit, ...] = get_args(Fit)
 GIANT = 1 << 24  # pixels; no picture made on the way shall have many more
+TALL = 16 * GIANT  # pixels of a padded picture above which resizing it row by row takes seconds
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,11 @@ def _padded(image: Image.Image, settings: Settings) -> Image.Image:
     edge, longest = settings.edge, max(image.size)
     left, top = ((longest - length) // 2 for length in image.size)
     colour = tuple(int(mean * 255) for mean in settings.mean)
+    if image.height > image.width and longest**2 > TALL:
+        # The height first, in which nothing is padded: by both orders the same, but for rounding.
+        flat = Image.new('RGB', (longest, edge), colour)
+        flat.paste(image.resize((image.width, edge), settings.resample), (left, 0))
+        return flat.resize((edge, edge), settings.resample)
     narrow = Image.new('RGB', (edge, longest), colour)
     rows = max(GIANT // longest, 1)
     for y in range(0, image.height, rows):

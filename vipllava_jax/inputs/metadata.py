@@ -1,0 +1,308 @@
+"""Picture files without what is not needed for their pixels.
+
+Pillow reads all texts, colour profiles and comments of a file into memory, and refuses a whole PNG if one of
+them is larger than a megabyte. Here they are skipped instead: Pillow is given a view of the file that
+consists of the parts that matter, and files whose structure would keep it busy for long are refused.
+"""
+
+import bisect
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from typing import IO
+
+Range = tuple[int, int]  # the first byte of a part of a file, and the first after it
+
+WHOLE = 256 << 20  # bytes of a file that Pillow reads into memory at once
+TEXT = 1 << 20  # bytes of a text that Pillow still reads
+PARTS = 100_000  # blocks of metadata, and a thousand times what cameras and editors write
+SCANS = 100  # of a progressive JPEG: encoders make about ten, and each takes time for the whole picture
+PLAIN = 64 << 20  # bytes of a picture written in digits, which is decoded slowly
+COMMENTS = 1000  # in a picture written in digits
+ENTRIES = 1 << 20  # numbers in one tag of a TIFF file, such as the offsets of its strips
+
+
+class Parts(io.RawIOBase):
+    """Some ranges of a file, one after the other, as if they were a file."""
+
+    def __init__(self, file: IO[bytes], ranges: Iterable[Range]) -> None:
+        self._file = file
+        self._ranges = [(start, stop) for start, stop in ranges if start < stop]
+        self._starts = [0]  # of each range, and the end, in what is read
+        for start, stop in self._ranges:
+            self._starts.append(self._starts[-1] + stop - start)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
+        self._position = max(origin + offset, 0)
+        return self._position
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        i = bisect.bisect_right(self._starts, self._position) - 1
+        if i == len(self._ranges):
+            return 0
+        count = min(len(buffer), self._starts[i + 1] - self._position)
+        self._file.seek(self._ranges[i][0] + self._position - self._starts[i])
+        data = self._file.read(count)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def without_metadata(file: IO[bytes]) -> IO[bytes]:
+    """A picture file -> the same picture for Pillow; ValueError if its structure makes it unreadable in time.
+
+    What decides how the pixels are shown stays: transparency, and the orientation in Exif or XMP data.
+    """
+    size = file.seek(0, io.SEEK_END)
+    head = _read(file, 0, 32)
+    for starts, check in _CHECKS:
+        if re.match(starts, head, re.DOTALL):
+            check(file, size)
+    for starts, part in _SKIPPING:
+        if head.startswith(starts):
+            ranges = part(file, size)
+            file.seek(0)
+            return io.BufferedReader(Parts(file, ranges), 1 << 16)
+    file.seek(0)
+    return file
+
+
+def _read(file: IO[bytes], start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
+
+
+def _crowded() -> ValueError:
+    return ValueError(f'it has more than {PARTS} blocks of metadata')
+
+
+def _png(file: IO[bytes], size: int) -> list[Range]:
+    """The header, the palette, transparency and orientation, wherever they stand; the pixels; the end.
+
+    The frames of an animation go too: the picture that stands for all of it is the first.
+    """
+    first, pixels, seen = [(0, 8)], list[Range](), set[bytes]()
+    at = parts = 0
+    at = 8
+    while at + 12 <= size:
+        length, name = struct.unpack('>I4s', _read(file, at, 8))
+        stop = at + 12 + length
+        if stop > size or not name.isalpha() or name == b'IEND':
+            break
+        if name == b'IDAT':
+            if pixels and pixels[-1][1] == at:
+                pixels[-1] = (pixels[-1][0], stop)
+            else:
+                pixels.append((at, stop))
+        elif name[:1].isupper() or name in (b'tRNS', b'eXIf') or _orients(file, at, length, name, seen):
+            first.append((at, stop))
+        at, parts = stop, parts + (name != b'IDAT')
+        if parts > PARTS:
+            raise _crowded()
+    return [*first, *pixels, (at, size)]
+
+
+def _orients(file: IO[bytes], at: int, length: int, name: bytes, seen: set[bytes]) -> bool:
+    """Whether a text chunk of PNG is the first of a kind that may hold the orientation, and short enough."""
+    if name not in (b'tEXt', b'zTXt', b'iTXt') or length > TEXT:
+        return False
+    keyword, _, text = _read(file, at + 8, length).partition(b'\0')
+    if keyword in seen or keyword not in (b'Raw profile type exif', b'XML:com.adobe.xmp'):
+        return False
+    seen.add(keyword)
+    packed = text[1:] if name == b'zTXt' else text[2:].split(b'\0', 2)[-1] if text[:1] == b'\1' else b''
+    try:
+        inflating = zlib.decompressobj()
+        return name == b'tEXt' or not packed or len(inflating.decompress(packed, TEXT)) < TEXT
+    except zlib.error:
+        return False
+
+
+def _jpeg(file: IO[bytes], size: int) -> list[Range]:
+    """All but comments and application data, of which JFIF, Adobe's and the first Exif and XMP stay."""
+    kept, seen = [(0, 2)], set[bytes]()
+    layers, progressive = 0, False
+    at = 2
+    for _ in range(PARTS):
+        at = _next(file, rb'\xff[^\x00\xff]', at, size)
+        head = _read(file, at, 46)
+        marker, length = head[1:2], int.from_bytes(head[2:4], 'big')
+        if (
+            len(head) < 4
+            or marker == b'\xd9'
+            or (length < 2 and marker not in b'\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8')
+        ):
+            return [*kept, (at, size)]
+        if marker == b'\xda':
+            if progressive or head[4] < layers:
+                _count_scans(file, at, size)
+            return [*kept, (at, size)]
+        if marker in b'\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8':
+            length = 0
+        elif b'\xc0' <= marker <= b'\xcf' and marker not in b'\xc4\xc8\xcc' and len(head) > 9:
+            layers, progressive = head[9], marker in b'\xc2\xc6\xca\xce'
+        stop = at + 2 + length
+        application = b'\xe0' <= marker <= b'\xef' or marker == b'\xfe'
+        if not application or _matters(marker, head[4:], seen):
+            kept.append((at, stop))
+        at = stop
+    raise _crowded()
+
+
+def _matters(marker: bytes, content: bytes, seen: set[bytes]) -> bool:
+    """Whether application data of a JPEG tells about its colours, or is the first with its orientation."""
+    if marker == b'\xe0' and content.startswith(b'JFIF'):
+        return True
+    if marker == b'\xee' and content.startswith(b'Adobe'):
+        return True
+    for kind in (b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0'):
+        if marker == b'\xe1' and content.startswith(kind) and kind not in seen:
+            seen.add(kind)
+            return True
+    return False
+
+
+def _count_scans(file: IO[bytes], at: int, size: int) -> None:
+    """ValueError if a JPEG has so many scans that decoding it takes long."""
+    scans = 0
+    while at < size:
+        head = _read(file, at, 4)
+        if head[1:2] == b'\xd9' or len(head) < 4:
+            return
+        scans += head[1:2] == b'\xda'
+        if scans > SCANS:
+            raise ValueError(f'it has more than {SCANS} scans')
+        at = _next(file, rb'\xff[^\x00\xd0-\xd7\xff]', at + 2 + int.from_bytes(head[2:4], 'big'), size)
+
+
+def _next(file: IO[bytes], pattern: bytes, at: int, size: int) -> int:
+    """Where two bytes that match the pattern come next; the size if nowhere."""
+    while at < size - 1:
+        block = _read(file, at, 1 << 16)
+        if found := re.search(pattern, block, re.DOTALL):
+            return at + found.start()
+        at += max(len(block) - 1, 1)
+    return size
+
+
+def _gif(file: IO[bytes], size: int) -> list[Range]:
+    """All but comments and application data in front of the first frame."""
+    head = _read(file, 0, 13)
+    palette = 3 << ((head[10] & 7) + 1) if len(head) == 13 and head[10] & 0x80 else 0
+    at = 13 + palette
+    kept = [(0, at)]
+    for _ in range(PARTS):
+        block = _read(file, at, 2)
+        if len(block) < 2 or block[:1] != b'!':
+            return [*kept, (at, size)]
+        stop = _after_blocks(file, at + 2)
+        if block[1:] == b'\xf9':  # transparency
+            kept.append((at, stop))
+        at = stop
+    raise _crowded()
+
+
+def _after_blocks(file: IO[bytes], at: int) -> int:
+    """Where a sequence of blocks ends, each of which begins with its length."""
+    file.seek(at)
+    for _ in range(40 * PARTS):
+        length = file.read(1)
+        if not length or length == b'\0':
+            return file.tell()
+        file.seek(length[0], io.SEEK_CUR)
+    raise _crowded()
+
+
+def _check_whole(file: IO[bytes], size: int) -> None:
+    if size > WHOLE:
+        raise ValueError(f'it has {size >> 20} MiB, expected at most {WHOLE >> 20}')
+
+
+def _check_plain(file: IO[bytes], size: int) -> None:
+    """The header of a PPM file is short, and one written in digits is small."""
+    if re.match(rb'P[123]\s', _read(file, 0, 3)):
+        if size > PLAIN:
+            raise ValueError(
+                f'it is written in digits, and has {size >> 20} MiB, expected at most {PLAIN >> 20}'
+            )
+        if _read(file, 0, size).count(b'#') > COMMENTS:
+            raise ValueError(f'it has more than {COMMENTS} comments')
+    token = rb'(?:\s|#[^\r\n]*[\r\n])+[^\s#]+'
+    if size > TEXT and not re.match(rb'P\w+(?:' + token + rb'){3}', _read(file, 0, TEXT)):
+        raise ValueError('its header has no end')
+
+
+def _check_packed(file: IO[bytes], size: int) -> None:
+    """A BMP file that is compressed is small: it is decoded slowly."""
+    if size > PLAIN // 4 and _read(file, 30, 4) in (b'\1\0\0\0', b'\2\0\0\0'):
+        raise ValueError(f'it is compressed, and has {size >> 20} MiB, expected at most {PLAIN >> 22}')
+
+
+def _check_tags(file: IO[bytes], size: int) -> None:
+    """The tags of a TIFF file's first picture hold few numbers, and not the same bytes again and again."""
+    head = _read(file, 0, 16)
+    order = '<' if head.startswith(b'II') else '>'
+    big = head[2:4] in (b'+\0', b'\0+')
+    offset, entry = struct.unpack(order + 'Q', head[8:16])[0] if big else 0, 20 if big else 12
+    if not big:
+        (offset,) = struct.unpack(order + 'I', head[4:8])
+    counted = _read(file, min(offset, size), 8 if big else 2)
+    if len(counted) < (8 if big else 2):
+        return
+    (count,) = struct.unpack(order + ('Q' if big else 'H'), counted)
+    if count > 65_535:
+        raise ValueError(f'it has {count} tags')
+    table = file.read(count * entry)
+    total = 0
+    for at in range(0, len(table) - entry + 1, entry):
+        tag, kind, numbers = struct.unpack_from(order + ('HHQ' if big else 'HHI'), table, at)
+        if kind not in (1, 2, 7) and tag < 32_768 and numbers > ENTRIES:
+            raise ValueError(f'its tag {tag} has {numbers} numbers')
+        total += numbers * _WIDTHS.get(kind, 0)
+    if total > size + (1 << 16):
+        raise ValueError('its tags are larger than the file')
+
+
+_WIDTHS = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
+_SKIPPING: tuple[tuple[bytes, Callable[[IO[bytes], int], list[Range]]], ...] = (
+    (b'\x89PNG\r\n\x1a\n', _png),
+    (b'\xff\xd8\xff', _jpeg),
+    (b'GIF8', _gif),
+)
+_CHECKS: tuple[tuple[bytes, Callable[[IO[bytes], int], None]], ...] = (
+    (b'RIFF....WEBP', _check_whole),
+    (b'....ftyp', _check_whole),
+    (b'P[0-6fy]', _check_plain),
+    (b'BM', _check_packed),
+    (b'II[*+]\0|MM\0[*+]', _check_tags),
+)
