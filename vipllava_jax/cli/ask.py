@@ -104,7 +104,7 @@ def ask(
     if save_image:
         if not pictures:
             raise ValueError('--save-image needs an --image')
-        save(pictures[0], save_image)
+        save(pictures[0], save_image, images)
     from vipllava_jax.generation.stopping import ends
 
     folder, processor, batch = prepare(source, prompt, pictures, template, fit)
