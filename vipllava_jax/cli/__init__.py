@@ -131,8 +131,8 @@ def mistake(error: Exception) -> str | None:
         case click.ClickException():
             return error.format_message()
         case OSError() if error.strerror:  # whatever writes a file names it
-            name = error.filename
-            return f'{os.fsdecode(name) if isinstance(name, (str, bytes)) else "standard output"}: {error.strerror}'
+            named = isinstance(error.filename, (str, bytes))
+            return f'{os.fsdecode(error.filename) if named else "standard output"}: {error.strerror}'
         case OSError() | ValueError() | ImportError():
             return str(error)
         case MemoryError():
