@@ -117,7 +117,7 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 @pytest.mark.parametrize('kind', ['eXIf', 'iTXt', 'packed iTXt', 'zTXt', 'tEXt'])
 def test_the_orientation_of_a_png_may_stand_anywhere(tmp_path, kind, place):
     block = exif_of(6).tobytes()
-    raw = ('\nexif\n      %d\n' % len(block) + block.hex()).encode()
+    raw = f'\nexif\n      {len(block)}\n{block.hex()}'.encode()
     xmp = XMP.format(6).encode()
     chunk = {
         'eXIf': png_chunk(b'eXIf', block[6:]),

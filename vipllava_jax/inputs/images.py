@@ -120,6 +120,24 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what libtiff, a library in C, prints on stderr."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nothing)
+        os.close(kept)
+
+
 def _open(file: IO[bytes], name: str) -> Image.Image:
     """Reads the header only, so that a decompression bomb is refused before it is decoded."""
     name = printable(name, 200)
@@ -167,7 +185,10 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
     marks = drawn(picture)
     turned = isinstance(picture, TiffImagePlugin.TiffImageFile)  # by Pillow, when it is loaded
     try:
-        with _quiet() if turned else contextlib.nullcontext():
+        if turned:
+            with _quiet(), _silent():
+                picture.load()
+        else:
             picture.load()
     except MemoryError:
         raise

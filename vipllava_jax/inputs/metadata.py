@@ -22,6 +22,7 @@ SCANS = 100  # of a progressive JPEG: encoders make about ten, and each takes ti
 PLAIN = 64 << 20  # bytes of a picture written in digits, which is decoded slowly
 COMMENTS = 1000  # in a picture written in digits
 ENTRIES = 1 << 20  # numbers in one tag of a TIFF file, such as the offsets of its strips
+ALONE = b'\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8'  # markers of JPEG without a length
 
 
 class Parts(io.RawIOBase):
@@ -95,8 +96,7 @@ def _png(file: IO[bytes], size: int) -> list[Range]:
     The frames of an animation go too: the picture that stands for all of it is the first.
     """
     first, pixels, seen = [(0, 8)], list[Range](), set[bytes]()
-    at = parts = 0
-    at = 8
+    at, parts = 8, 0
     while at + 12 <= size:
         length, name = struct.unpack('>I4s', _read(file, at, 8))
         stop = at + 12 + length
@@ -140,19 +140,15 @@ def _jpeg(file: IO[bytes], size: int) -> list[Range]:
         at = _next(file, rb'\xff[^\x00\xff]', at, size)
         head = _read(file, at, 46)
         marker, length = head[1:2], int.from_bytes(head[2:4], 'big')
-        if (
-            len(head) < 4
-            or marker == b'\xd9'
-            or (length < 2 and marker not in b'\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8')
-        ):
+        if marker in ALONE and marker:
+            length = 0
+        elif marker == b'\xd9' or length < 2:  # the end, or damage
             return [*kept, (at, size)]
         if marker == b'\xda':
             if progressive or head[4] < layers:
                 _count_scans(file, at, size)
             return [*kept, (at, size)]
-        if marker in b'\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8':
-            length = 0
-        elif b'\xc0' <= marker <= b'\xcf' and marker not in b'\xc4\xc8\xcc' and len(head) > 9:
+        if b'\xc0' <= marker <= b'\xcf' and marker not in b'\xc4\xc8\xcc' and len(head) > 9:
             layers, progressive = head[9], marker in b'\xc2\xc6\xca\xce'
         stop = at + 2 + length
         application = b'\xe0' <= marker <= b'\xef' or marker == b'\xfe'
@@ -190,6 +186,8 @@ def _count_scans(file: IO[bytes], at: int, size: int) -> None:
 
 def _next(file: IO[bytes], pattern: bytes, at: int, size: int) -> int:
     """Where two bytes that match the pattern come next; the size if nowhere."""
+    if re.match(pattern, _read(file, at, 2), re.DOTALL):
+        return at
     while at < size - 1:
         block = _read(file, at, 1 << 16)
         if found := re.search(pattern, block, re.DOTALL):
