@@ -67,7 +67,7 @@ BROKEN = [
     (region_row(bboxes=None), r'turn 0 says <bbox0>, but the row has 0 mark\(s\)'),
     (region_row(segmentations=[None, None]), '"segmentations" as long a list'),
     (region_row(segmentations=[{'counts': 'x'}]), 'run-length encoded'),
-    (region_row(segmentations=[3]), 'a field has the wrong form'),
+    (region_row(segmentations=[3]), r'"segmentations"\[0\]: expected a list of polygons, found 3'),
     (region_row(image=None, conversations=plain()), 'it has "bboxes", but no image'),
     (region_row(image='junk.png'), 'is not a picture in a known format'),
     (region_row(bboxes=None, marks=['circle:1,2,3,4']), "unknown shape 'circle'"),

@@ -204,7 +204,7 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
             f'{name} cannot become RGB ({_told(error)}): save it with 8 bits a colour'
         ) from error
     if orientation in tuple(TURNS):
-        rgb = rgb.transpose(TURNS[orientation])  # type: ignore[index]
+        rgb = rgb.transpose(TURNS[orientation])
     rgb.info = {MARKS: marks}
     return rgb
 

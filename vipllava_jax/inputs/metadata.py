@@ -50,7 +50,7 @@ class Parts(io.RawIOBase):
         self._position = max(origin + offset, 0)
         return self._position
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+    def readinto(self, buffer) -> int:
         i = bisect.bisect_right(self._starts, self._position) - 1
         if i == len(self._ranges):
             return 0
