@@ -1,7 +1,6 @@
 """What the command writes as a picture is whole, and never over a picture that is read."""
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -88,11 +87,13 @@ def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path, photo, e
     output.write_bytes(b'before')
     size = len(photo.read_bytes()) // 2
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    command = [sys.executable, '-m', 'vipllava_jax', 'draw', photo, output, *MARK]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    code = (
+        'import resource, runpy, sys; '
+        f'resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); '
+        "runpy.run_module('vipllava_jax', run_name='__main__')"
+    )
+    command = [sys.executable, '-B', '-c', code, 'draw', photo, output, *MARK]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert f'out.{ending}' in done.stderr
     assert done.stderr.count('\n') == 1
