@@ -2,7 +2,7 @@
 
 Pillow reads all texts, colour profiles and comments of a file into memory, and refuses a whole PNG if one of
 them is larger than a megabyte. Here they are skipped instead: Pillow is given a view of the file that
-consists of the parts that matter, and files whose structure would keep it busy for long are refused.
+consists of the parts that matter.
 """
 
 import bisect
@@ -13,15 +13,12 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import IO
 
+from vipllava_jax.inputs.limits import TEXT, check, read
+
 Range = tuple[int, int]  # the first byte of a part of a file, and the first after it
 
-WHOLE = 256 << 20  # bytes of a file that Pillow reads into memory at once
-TEXT = 1 << 20  # bytes of a text that Pillow still reads
 PARTS = 100_000  # blocks of metadata, and a thousand times what cameras and editors write
 SCANS = 100  # of a progressive JPEG: encoders make about ten, and each takes time for the whole picture
-PLAIN = 64 << 20  # bytes of a picture written in digits, which is decoded slowly
-COMMENTS = 1000  # in a picture written in digits
-ENTRIES = 1 << 20  # numbers in one tag of a TIFF file, such as the offsets of its strips
 ALONE = b'\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8'  # markers of JPEG without a length
 
 
@@ -68,10 +65,8 @@ def without_metadata(file: IO[bytes]) -> IO[bytes]:
     What decides how the pixels are shown stays: transparency, and the orientation in Exif or XMP data.
     """
     size = file.seek(0, io.SEEK_END)
-    head = _read(file, 0, 32)
-    for starts, check in _CHECKS:
-        if re.match(starts, head, re.DOTALL):
-            check(file, size)
+    head = read(file, 0, 32)
+    check(file, size, head)
     for starts, part in _SKIPPING:
         if head.startswith(starts):
             ranges = part(file, size)
@@ -79,11 +74,6 @@ def without_metadata(file: IO[bytes]) -> IO[bytes]:
             return io.BufferedReader(Parts(file, ranges), 1 << 16)
     file.seek(0)
     return file
-
-
-def _read(file: IO[bytes], start: int, count: int) -> bytes:
-    file.seek(start)
-    return file.read(count)
 
 
 def _crowded() -> ValueError:
@@ -98,7 +88,7 @@ def _png(file: IO[bytes], size: int) -> list[Range]:
     first, pixels, seen = [(0, 8)], list[Range](), set[bytes]()
     at, parts = 8, 0
     while at + 12 <= size:
-        length, name = struct.unpack('>I4s', _read(file, at, 8))
+        length, name = struct.unpack('>I4s', read(file, at, 8))
         stop = at + 12 + length
         if stop > size or not name.isalpha() or name == b'IEND':
             break
@@ -119,7 +109,7 @@ def _orients(file: IO[bytes], at: int, length: int, name: bytes, seen: set[bytes
     """Whether a text chunk of PNG is the first of a kind that may hold the orientation, and short enough."""
     if name not in (b'tEXt', b'zTXt', b'iTXt') or length > TEXT:
         return False
-    keyword, _, text = _read(file, at + 8, length).partition(b'\0')
+    keyword, _, text = read(file, at + 8, length).partition(b'\0')
     if keyword in seen or keyword not in (b'Raw profile type exif', b'XML:com.adobe.xmp'):
         return False
     seen.add(keyword)
@@ -138,14 +128,14 @@ def _jpeg(file: IO[bytes], size: int) -> list[Range]:
     at = 2
     for _ in range(PARTS):
         at = _next(file, rb'\xff[^\x00\xff]', at, size)
-        head = _read(file, at, 46)
+        head = read(file, at, 46)
         marker, length = head[1:2], int.from_bytes(head[2:4], 'big')
         if marker in ALONE and marker:
             length = 0
         elif marker == b'\xd9' or length < 2:  # the end, or damage
             return [*kept, (at, size)]
         if marker == b'\xda':
-            if progressive or head[4] < layers:
+            if progressive or head[4:5] < bytes([layers]):
                 _count_scans(file, at, size)
             return [*kept, (at, size)]
         if b'\xc0' <= marker <= b'\xcf' and marker not in b'\xc4\xc8\xcc' and len(head) > 9:
@@ -175,7 +165,7 @@ def _count_scans(file: IO[bytes], at: int, size: int) -> None:
     """ValueError if a JPEG has so many scans that decoding it takes long."""
     scans = 0
     while at < size:
-        head = _read(file, at, 4)
+        head = read(file, at, 4)
         if head[1:2] == b'\xd9' or len(head) < 4:
             return
         scans += head[1:2] == b'\xda'
@@ -186,10 +176,10 @@ def _count_scans(file: IO[bytes], at: int, size: int) -> None:
 
 def _next(file: IO[bytes], pattern: bytes, at: int, size: int) -> int:
     """Where two bytes that match the pattern come next; the size if nowhere."""
-    if re.match(pattern, _read(file, at, 2), re.DOTALL):
+    if re.match(pattern, read(file, at, 2), re.DOTALL):
         return at
     while at < size - 1:
-        block = _read(file, at, 1 << 16)
+        block = read(file, at, 1 << 16)
         if found := re.search(pattern, block, re.DOTALL):
             return at + found.start()
         at += max(len(block) - 1, 1)
@@ -198,12 +188,12 @@ def _next(file: IO[bytes], pattern: bytes, at: int, size: int) -> int:
 
 def _gif(file: IO[bytes], size: int) -> list[Range]:
     """All but comments and application data in front of the first frame."""
-    head = _read(file, 0, 13)
+    head = read(file, 0, 13)
     palette = 3 << ((head[10] & 7) + 1) if len(head) == 13 and head[10] & 0x80 else 0
     at = 13 + palette
     kept = [(0, at)]
     for _ in range(PARTS):
-        block = _read(file, at, 2)
+        block = read(file, at, 2)
         if len(block) < 2 or block[:1] != b'!':
             return [*kept, (at, size)]
         stop = _after_blocks(file, at + 2)
@@ -224,83 +214,8 @@ def _after_blocks(file: IO[bytes], at: int) -> int:
     raise _crowded()
 
 
-def _check_whole(file: IO[bytes], size: int) -> None:
-    if size > WHOLE:
-        raise ValueError(f'it has {size >> 20} MiB, expected at most {WHOLE >> 20}')
-
-
-def _check_plain(file: IO[bytes], size: int) -> None:
-    """The header of a PPM file is short, and one written in digits is small."""
-    if re.match(rb'P[123]\s', _read(file, 0, 3)):
-        if size > PLAIN:
-            raise ValueError(
-                f'it is written in digits, and has {size >> 20} MiB, expected at most {PLAIN >> 20}'
-            )
-        if _read(file, 0, size).count(b'#') > COMMENTS:
-            raise ValueError(f'it has more than {COMMENTS} comments')
-    token = rb'(?:\s|#[^\r\n]*[\r\n])+[^\s#]+'
-    if size > TEXT and not re.match(rb'P\w+(?:' + token + rb'){3}', _read(file, 0, TEXT)):
-        raise ValueError('its header has no end')
-
-
-def _check_packed(file: IO[bytes], size: int) -> None:
-    """A BMP file that is compressed is small: it is decoded slowly."""
-    if size > PLAIN // 4 and _read(file, 30, 4) in (b'\1\0\0\0', b'\2\0\0\0'):
-        raise ValueError(f'it is compressed, and has {size >> 20} MiB, expected at most {PLAIN >> 22}')
-
-
-def _check_tags(file: IO[bytes], size: int) -> None:
-    """The tags of a TIFF file's first picture hold few numbers, and not the same bytes again and again."""
-    head = _read(file, 0, 16)
-    order = '<' if head.startswith(b'II') else '>'
-    big = head[2:4] in (b'+\0', b'\0+')
-    offset, entry = struct.unpack(order + 'Q', head[8:16])[0] if big else 0, 20 if big else 12
-    if not big:
-        (offset,) = struct.unpack(order + 'I', head[4:8])
-    counted = _read(file, min(offset, size), 8 if big else 2)
-    if len(counted) < (8 if big else 2):
-        return
-    (count,) = struct.unpack(order + ('Q' if big else 'H'), counted)
-    if count > 65_535:
-        raise ValueError(f'it has {count} tags')
-    table = file.read(count * entry)
-    total = 0
-    for at in range(0, len(table) - entry + 1, entry):
-        tag, kind, numbers = struct.unpack_from(order + ('HHQ' if big else 'HHI'), table, at)
-        if kind not in (1, 2, 7) and tag < 32_768 and numbers > ENTRIES:
-            raise ValueError(f'its tag {tag} has {numbers} numbers')
-        total += numbers * _WIDTHS.get(kind, 0)
-    if total > size + (1 << 16):
-        raise ValueError('its tags are larger than the file')
-
-
-_WIDTHS = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
 _SKIPPING: tuple[tuple[bytes, Callable[[IO[bytes], int], list[Range]]], ...] = (
     (b'\x89PNG\r\n\x1a\n', _png),
     (b'\xff\xd8\xff', _jpeg),
     (b'GIF8', _gif),
-)
-_CHECKS: tuple[tuple[bytes, Callable[[IO[bytes], int], None]], ...] = (
-    (b'RIFF....WEBP', _check_whole),
-    (b'....ftyp', _check_whole),
-    (b'P[0-6fy]', _check_plain),
-    (b'BM', _check_packed),
-    (b'II[*+]\0|MM\0[*+]', _check_tags),
 )
