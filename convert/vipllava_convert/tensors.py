@@ -4,14 +4,16 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
 
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.folders import CheckpointError, check_regular
 
 READABLE = {'float32': np.dtype('f4'), 'float16': np.dtype('f2'), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 AT_ONCE = 1 << 30  # one system call moves 2 GiB at most
+LONGEST_NAME = 1000  # characters of a tensor's name
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,21 @@ def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, perhaps behind links, opened to be read without a buffer.
+
+    Raises CheckpointError, at once, for a FIFO, a device, a folder or whatever else it is.
+    """
+    check_regular(path)
+    return open(path, 'rb', buffering=0)
+
+
 def read(tensor: Tensor, buffer: memoryview) -> np.ndarray:
     """The tensor as a view of the buffer's beginning, which its bytes have been read into."""
     buffer = buffer[: tensor.span]
     done = 0
     try:
-        with open(tensor.file, 'rb', buffering=0) as file:
+        with open_regular(tensor.file) as file:
             while done < len(buffer):
                 got = os.preadv(file.fileno(), [buffer[done : done + AT_ONCE]], tensor.offset + done)
                 if not got:

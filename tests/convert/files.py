@@ -32,7 +32,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], **changed: dic
 
 
 def string(text: str) -> bytes:
-    return b'X' + struct.pack('<I', len(text)) + text.encode()
+    return b'X' + struct.pack('<I', len(text.encode())) + text.encode()
 
 
 def integer(n: int) -> bytes:
