@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
+from vipllava_convert.faults import ranges
 from vipllava_convert.table import (
     BRIDGE,
     TEXT,
@@ -19,7 +20,6 @@ from vipllava_convert.table import (
     axes,
     canonical,
     leaves,
-    ranges,
     reverse,
 )
 from vipllava_convert.tensors import READABLE, Tensor

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -49,6 +50,30 @@ def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a tensor without gaps, the last axis the closest."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def check_views(tensors: Iterable[Tensor], where: str) -> None:
+    """CheckpointError for tensors that take far more memory than the bytes they are views of.
+
+    A tensor of a `.bin` file may repeat its elements, and several may share them, as a head tied to the
+    embeddings does: a file of a few bytes could fill any memory.
+    """
+    found = sorted(tensors, key=lambda tensor: tensor.place)
+    covered, reached = 0, (Path(), 0)
+    for tensor in found:
+        begin = tensor.offset if tensor.file != reached[0] else max(tensor.offset, reached[1])
+        end = max(tensor.offset + tensor.span, begin)
+        covered, reached = covered + end - begin, (tensor.file, end)
+        if tensor.span > 100 * tensor.nbytes + AT_ONCE:
+            raise CheckpointError(
+                f'{where}: a tensor of {tensor.nbytes} bytes is spread over {tensor.span} in {tensor.file}'
+            )
+    taken = sum(tensor.nbytes for tensor in found)
+    if taken > 2 * covered:
+        raise CheckpointError(
+            f'{where}: {taken} bytes of weights are repeated views of {covered} bytes in the files; '
+            'save the tensors whole (tensor.clone() in PyTorch)'
+        )
 
 
 def open_regular(path: Path) -> BinaryIO:
