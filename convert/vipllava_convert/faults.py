@@ -44,7 +44,7 @@ def ranges(names: Iterable[str]) -> list[str]:
     """'layers.0.w', 'layers.1.w', 'layers.2.w' -> 'layers.{0-2}.w'."""
     numbers = defaultdict(set)
     for name in names:
-        number = re.search(r'(?<=\.layers\.)[0-9]{1,9}(?=\.)', name)
+        number = re.search(r'(?<=\.layers\.)(0|[1-9][0-9]{0,8})(?=\.)', name)
         stem = name if number is None else name[: number.start()] + '{}' + name[number.end() :]
         numbers[stem].add(-1 if number is None else int(number[0]))
     return [stem.replace('{}', _span(found)) if '{}' in stem else stem for stem, found in numbers.items()]

@@ -216,10 +216,9 @@ def _layer_faults(names: Iterable[str], cfg: Config) -> dict[str, list[str]]:
         (LAYERS, 'decoder', cfg.text.layers),
         (VISION_LAYERS, 'vision tower', cfg.vision.layers),
     ):
-        if found[prefix] and len(found[prefix]) != said:
-            faults[f'layers of the {part}'] = [
-                f'{said} says config.json, {len(found[prefix])} are in the files'
-            ]
+        held = len(found[prefix])
+        if held not in (0, said):
+            faults[f'layers of the {part}'] = [f'config.json says {said}, the files hold {held}']
     return faults
 
 
@@ -241,7 +240,7 @@ def _as_weighed(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Confi
 def _advice(found: Mapping[str, list[str]], types: Iterable[str]) -> str:
     """What to do about whole parts that are not there, or are in types of a few bits."""
     advice = ''
-    if any(dtype.startswith(('float8', 'float6', 'float4', 'int8', 'uint8')) for dtype in types):
+    if any(re.fullmatch(r'u?int8|float[468]_\w+', dtype) for dtype in types):
         advice += '. Weights in so few bits were quantized: take the original and --quantize int8'
     if HEAD not in found and any(name.startswith(TEXT) for name in found):
         advice += (
