@@ -171,7 +171,7 @@ def _check(leaf: Leaf, halves: Halves, config: AdapterConfig, faults: dict[str, 
             wanted = (rank, wanted[1]) if half == 'A' else (wanted[0], rank)
         if tensor.shape != wanted:
             shapes = f'{name} {brief(list(tensor.shape))} instead of {list(wanted)}'
-            faults[f'of another shape than the model and {CONFIG} say'].append(shapes)
+            faults['of another shape'].append(shapes)
         if tensor.dtype not in READABLE:
             faults[f'of a type other than {", ".join(READABLE)}'].append(f'{name} ({tensor.dtype})')
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from vipllava_jax.folders import printable
 
 SHOWN = 5  # names of each kind
-NAMES = 280  # characters of all the names in a message
-NAME = 120  # and of one of them
+LENGTH = 400  # characters of what is described
+NAME = 120  # and of one of the names
 
 
 def described(faults: Mapping[str, Iterable[str]]) -> str:
@@ -19,11 +19,12 @@ def described(faults: Mapping[str, Iterable[str]]) -> str:
     kinds = {what: sorted(names) for what, names in faults.items()}
     kinds = {what: names for what, names in kinds.items() if names}
     shown: dict[str, list[str]] = {what: [] for what in kinds}
-    left = NAMES
+    left = LENGTH - sum(len(what) + 20 for what in kinds)
+    longest = max(56, min(NAME, left // max(1, len(kinds))))
     for i in range(SHOWN):
         for what, names in kinds.items():
             if i < len(names) and len(shown[what]) == i:
-                text = printable(names[i], NAME)
+                text = printable(names[i], longest)
                 if i == 0 or len(text) + 2 <= left:
                     shown[what].append(text)
                     left -= len(text) + 2
@@ -45,9 +46,9 @@ def ranges(names: Iterable[str]) -> list[str]:
     numbers = defaultdict(set)
     for name in names:
         number = re.search(r'(?<=\.layers\.)(0|[1-9][0-9]{0,8})(?=\.)', name)
-        stem = name if number is None else name[: number.start()] + '{}' + name[number.end() :]
-        numbers[stem].add(-1 if number is None else int(number[0]))
-    return [stem.replace('{}', _span(found)) if '{}' in stem else stem for stem, found in numbers.items()]
+        around = (name[: number.start()], name[number.end() :]) if number else (name, '')
+        numbers[around].add(int(number[0]) if number else -1)
+    return [before + (_span(found) if after else '') + after for (before, after), found in numbers.items()]
 
 
 def _span(found: set[int]) -> str:
