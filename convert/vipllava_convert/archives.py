@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-LARGEST_DIRECTORY = 1 << 24  # bytes; about 200,000 entries, and a checkpoint of 760 tensors has 60 KB
+LARGEST_DIRECTORY = 1 << 22  # bytes; about 50,000 entries, and a checkpoint of 760 tensors has 60 KB
 END, END64, LOCATOR64 = struct.Struct('<4s4H2LH'), struct.Struct('<4sQ2H2L4Q'), struct.Struct('<4sLQL')
 ENTRY, LOCAL = struct.Struct('<4s6H3L5H2L'), struct.Struct('<4s5H3L2H')
 COMMENT = 0xFFFF  # bytes that may follow the end record

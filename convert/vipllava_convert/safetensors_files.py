@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 from vipllava_convert.tensors import LONGEST_NAME, READABLE, Tensor, dense, open_regular
 from vipllava_jax.folders import CheckpointError, brief, one_line, printable
 
-LONGEST_HEADER = 1 << 25  # bytes; the header of 760 tensors has 90 KB
-MOST_OBJECTS = 200_000  # in a header, an entry each
+LONGEST_HEADER = 1 << 24  # bytes; the header of 760 tensors has 90 KB
+MOST_OBJECTS = 100_000  # in a header, an entry each
 MOST_AXES = 64
 LARGEST = (1 << 63) - 1  # of sizes and offsets
 TYPES = {  # numpy's names, and the bits of an element

@@ -22,7 +22,7 @@ from vipllava_convert.records import (
     kind_of,
 )
 
-MOST_STEPS = 1 << 21  # a tensor takes about 60 steps, so these are enough for 30,000 tensors
+MOST_STEPS = 1 << 20  # a tensor takes about 60 steps, so these are enough for 17,000 tensors
 DEEPEST = 32  # containers inside one another; a state dict has 4
 NEWEST_PROTOCOL = 5
 STOP = ord('.')

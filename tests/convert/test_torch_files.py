@@ -293,10 +293,10 @@ def test_hostile_headers(tmp_path, kind):
 
 def test_headers_of_millions_of_entries(tmp_path):
     entry = '"%07d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
-    raw = ('{' + ''.join(entry % i for i in range(300_000))[:-1] + '}').encode()
+    raw = ('{' + ''.join(entry % i for i in range(150_000))[:-1] + '}').encode()
     path = tmp_path / 'model.safetensors'
     path.write_bytes(len(raw).to_bytes(8, 'little') + raw)
-    assert 'more than 200000 entries' in message(open_checkpoint, tmp_path)
+    assert 'more than 100000 entries' in message(open_checkpoint, tmp_path)
     with open(path, 'wb') as file:  # sparse: not read at all
         file.write((100_000_000).to_bytes(8, 'little'))
         file.truncate(100_000_008)

@@ -284,7 +284,7 @@ def test_what_names_no_storage(pid):
         (b'}N' + b'q\0h\0\x86' * 60 + b'Ns.', f'more than {DEEPEST} deep'),  # doubled tuples as a key
         (b'}N' + b'q\0h\0\x86' * 30 + b'Ns.', 'keys are not strings'),
         (b'](' + b'q\0h\0e](h\0' * 60 + b'.', 'opcode takes more'),
-        (b'N' + b'\x94' * (1 << 22) + b'.', 'more than 2097152 opcodes'),  # a memo of millions
+        (b'N' + b'\x94' * (1 << 21) + b'.', 'more than 1048576 opcodes'),  # a memo of millions
         (b'L' + b'9' * 60_000 + b'L\n.', 'an integer of 60000 digits'),
         (b'I' + b'9' * 60_000 + b'\n.', 'an integer of 60000 digits'),
         (b'L' + b'9' * (1 << 20) + b'L\n.', 'without the end of its line'),
