@@ -78,7 +78,8 @@ def demo(
         answers = answer(model, shown.picture, [question for question, _ in shown.asked])
     click.echo(f'{output}: a picture with {_told(shown.marks)}')
     for (question, right), said in zip(shown.asked, answers, strict=True):
-        click.echo(f'\n{safe_answer(question)}\n  {safe_answer(said)}{"" if right is None else _verdict(said, right)}')
+        verdict = '' if right is None else _verdict(said, right)
+        click.echo(f'\n{question}\n  {safe_answer(said)}{verdict}')
     if chat:
         for question in _lines():
             click.echo('  ' + safe_answer(_reply(model, shown, question)))
