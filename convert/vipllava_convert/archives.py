@@ -43,9 +43,11 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
     for entry, header in sorted(_entries(_at(file, start, length)), key=lambda found: found[1]):
         if entry.name in entries:
             raise ArchiveError(f'two entries of the name {entry.name}')
-        begin = _data(file, header, entry.name)
         if header < reached:
             raise ArchiveError(f'the entry {entry.name} overlaps another')
+        if header > start:
+            raise ArchiveError(f'the entry {entry.name} lies beyond the entries')
+        begin = _data(file, header, entry.name)
         reached = begin + entry.size
         if reached > start:
             raise ArchiveError(f'the entry {entry.name} ends beyond the entries')

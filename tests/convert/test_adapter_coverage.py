@@ -1,10 +1,12 @@
 """Adapters that lack what their config promises are refused by name, and read where it promises nothing."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from vipllava_convert import adapters
+from vipllava_convert.adapter_config import CONFIG
 
 from tests.conftest import TINY
 from tests.convert.files import pair, write_adapter, write_bin
@@ -300,4 +302,24 @@ def test_views_that_fill_the_memory(place):
     write_archive(place / 'adapter_model.bin', program, {'0': bytes(4)})
     (place / 'adapter_config.json').write_text(json.dumps({'r': 2, 'peft_type': 'LORA'}))
     with pytest.raises(CheckpointError, match='768 bytes of weights are repeated views of 4 bytes'):
+        adapters.read(place, TINY)
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['adapter_model.safetensors', 'adapter_model.bin', 'non_lora_trainables.bin', 'mm_projector.bin', CONFIG],
+)
+@pytest.mark.parametrize('kind', ['a FIFO', 'a folder', 'a device'])
+def test_what_is_no_regular_file(place, name, kind):
+    write_adapter(place, pairs('q_proj'))
+    if name == 'adapter_model.bin':
+        (place / 'adapter_model.safetensors').unlink()
+    (place / name).unlink(missing_ok=True)
+    if kind == 'a FIFO':
+        os.mkfifo(place / name)
+    elif kind == 'a folder':
+        (place / name).mkdir()
+    else:
+        (place / name).symlink_to('/dev/zero')
+    with pytest.raises(CheckpointError, match=f'{name}: expected a regular file, found {kind}'):
         adapters.read(place, TINY)

@@ -97,7 +97,15 @@ def test_two_entries_of_the_same_bytes(path):
     second = data.index(b'PK\1\2', start + 4)
     data[second + 42 : second + 46] = data[start + 42 : start + 46]
     path.write_bytes(data)
-    assert 'another name' in message(path)
+    assert 'overlaps another' in message(path)
+
+
+def test_an_entry_of_another_name(path):
+    write(path, *USUAL)
+    data, _ = directory(path)
+    data[data.index(b'archive/data/0')] ^= 1
+    path.write_bytes(data)
+    assert 'the entry archive/data/0 has another name in its header' in message(path)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +184,24 @@ def test_zip64(path, monkeypatch):
         struct.pack_into('<Q', data, at, place)
         path.write_bytes(data)
         assert 'ZIP64' in message(path)
+
+
+@pytest.mark.parametrize('place', [0, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize('field', [42, 24, 20])
+def test_every_64_bit_field_of_a_directory(path, place, field):
+    """The place of an entry's header, and its size as read and as stored, in ZIP64's extra field."""
+    write(path, *USUAL)
+    data, start = directory(path)
+    name = struct.unpack_from('<H', data, start + 28)[0]
+    struct.pack_into('<I', data, start + field, 0xFFFFFFFF)
+    struct.pack_into('<H', data, start + 30, 12)
+    data[start + 46 + name : start + 46 + name] = struct.pack('<HHQ', 1, 8, place)
+    struct.pack_into('<I', data, len(data) - 10, len(data) - 22 - start)
+    path.write_bytes(data)
+    if (field, place) == (42, 0):  # where it is
+        assert read_pickle(path)['x'].shape == (4,)
+    else:
+        message(path)
 
 
 def test_a_directory_too_large(path):
