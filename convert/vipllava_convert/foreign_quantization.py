@@ -22,6 +22,7 @@ SIGNS = (
     ('torchao', r'(weight[.:]+)?_?(weight_)?(qdata|tensor_impl)[\w.]*|_weight_(scale|zero_point)'),
     ('AQLM, VPTQ or SpQR', r'codes|codebooks|centroids|indices|dense_weights'),
 )
+PARTS = 5  # of a name, at its end, that are looked at
 PATTERN = re.compile('|'.join(rf'(?P<k{i}>.*\.({sign}))' for i, (_, sign) in enumerate(SIGNS)))
 
 
@@ -56,6 +57,6 @@ def _tool(found: Any) -> str | None:
 def refuse_by_names(names: Iterable[str], where: str) -> None:
     """CheckpointError if the tensors of a checkpoint are named as tools name quantized ones."""
     for name in names:
-        if match := PATTERN.fullmatch(name):
+        if match := PATTERN.fullmatch('.'.join(name.split('.')[-PARTS:])):
             tool = next(SIGNS[i][0] for i in range(len(SIGNS)) if match[f'k{i}'])
             raise CheckpointError(f'{where}: quantized by {tool} (it holds {printable(name, 120)}): {ADVICE}')
