@@ -95,9 +95,11 @@ def test_a_trained_model_is_what_sentencepiece_reads(tmp_path):
         (WHOLE + b'\x80' * 11, 'more than ten bytes'),
         (WHOLE + varint(1 << 3 | 2) + varint(1 << 60), 'ends in the middle of a field'),
         (WHOLE + varint(9 << 3 | 3), 'wire type 3'),
-        (WHOLE + b''.join(piece(f'{n:0>256}') for n in range(20_000)), 'characters in all'),
+        (WHOLE + b''.join(piece(f'{n:0>256}') for n in range(5_000)), 'characters in all'),
+        (WHOLE + field(9, 1) * 300_000, 'too many pieces or other fields'),
+        (WHOLE + field(2, field(3, 2) * 2000), 'too many pieces or other fields'),
     ],
-    ids=range(22),
+    ids=range(24),
 )
 def test_what_is_no_model_is_refused(tmp_path, data, message):
     (tmp_path / 'tokenizer.model').write_bytes(data)

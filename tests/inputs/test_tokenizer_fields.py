@@ -145,6 +145,8 @@ ODD = [
     ('added_tokens.json', {'<one>': -1}, 'expected an id, found -1'),
     ('added_tokens.json', {'<one>': 1e400}, 'expected an id, found inf'),
     ('added_tokens.json', {'<one>': 10**400}, 'expected an id, found a whole number of 401 digits'),
+    ('tokenizer_config.json', {'extra_special_tokens': ['x' * 2_000_000]}, 'add 1 tokens, expected at most'),
+    ('tokenizer_config.json', {'extra_special_tokens': [f't{n}' for n in range(70_000)]}, 'add 70000 tokens'),
     ('added_tokens.json', {'\ud800': 400}, 'is not valid Unicode'),
 ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from vipllava_jax.folders import CheckpointError, printable, read_bytes
-from vipllava_jax.inputs.sentencepiece_model import CONTROL, UNKNOWN, Model, parse
+from vipllava_jax.inputs.sentencepiece_model import CONTROL, LARGEST, UNKNOWN, Model, parse
 from vipllava_jax.inputs.tokenizer_fields import Added
 
 
@@ -16,7 +16,7 @@ def read(path: Path, added: Sequence[Added] = ()) -> Tokenizer:
     If nothing is added, as in the authors' own files, the image and padding tokens follow the model's own,
     as in the checkpoints on the Hub.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, LARGEST)
     try:
         model = parse(data)
     except ValueError as error:

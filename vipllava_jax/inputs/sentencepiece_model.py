@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # the kinds of pieces that matter here
 BPE = 2  # the type of a model whose pieces are merged in the order of their scores
-MOST_PIECES = 1 << 20
+LARGEST = 16 << 20  # bytes of a file, thirty times those of Llama's
+MOST_PIECES = 1 << 18
+MOST_FIELDS = 1 << 10  # of a message, beside the pieces
 LONGEST = 256  # characters of a piece
-MOST_CHARACTERS = 1 << 22  # of all pieces
+MOST_CHARACTERS = 1 << 20  # of all pieces, six times those of Llama's
 # the fields' numbers, from sentencepiece_model.proto
 PIECES, TRAINER = 1, 2
 TEXT, SCORE, KIND = 1, 2, 3
@@ -38,11 +40,9 @@ def parse(data: bytes) -> Model:
     """The model in a tokenizer.model; ValueError says what is wrong with it."""
     pieces: list[Piece] = []
     kind, bos = 1, '<s>'
-    for field, value in _fields(data):
+    for field, value in _fields(data, MOST_PIECES):
         if field == PIECES:
             pieces.append(_piece(value))
-            if len(pieces) > MOST_PIECES:
-                raise ValueError(f'more than {MOST_PIECES} pieces')
         elif field == TRAINER:
             for inner, given in _fields(value):
                 if inner == TYPE:
@@ -77,12 +77,15 @@ def _piece(data: Field) -> Piece:
     return Piece(text, score, kind)
 
 
-def _fields(data: Field) -> Iterator[tuple[int, Field]]:
+def _fields(data: Field, most: int = MOST_FIELDS) -> Iterator[tuple[int, Field]]:
     """The numbers and values of a message: integers, 32-bit floats, and the bytes of all else."""
     if not isinstance(data, bytes):
         raise ValueError('a number where a message is expected')
     at = 0
     while at < len(data):
+        most -= 1
+        if most < 0:
+            raise ValueError('too many pieces or other fields')
         tag, at = _varint(data, at)
         number, wire = tag >> 3, tag & 7
         if wire == 0:

@@ -154,7 +154,7 @@ def guarded(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def _core(path: Path) -> tokenizers.Tokenizer:
-    data = read_bytes(path)
+    data = read_bytes(path, tokenizer_json.LARGEST)
     try:
         listed = tokenizer_json.parse(data).get('added_tokens') or ()
         core = guarded(tokenizers.Tokenizer.from_buffer, data)

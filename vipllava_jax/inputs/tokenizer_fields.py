@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.folders import CheckpointError, brief, read_json
+from vipllava_jax.inputs.tokenizer_json import LONGEST_ADDED, MOST_ADDED
 
 STANDARD = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token')
 FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
@@ -49,6 +50,11 @@ class Fields(NamedTuple):
         by_content: dict[str, Added] = {}
         for token in added:  # those of added_tokens_decoder first
             by_content.setdefault(token.content, token)
+        if len(by_content) > MOST_ADDED or sum(map(len, by_content)) > LONGEST_ADDED:
+            raise CheckpointError(
+                f'{config}: it and the files beside it add {len(by_content)} tokens, expected at most '
+                f'{MOST_ADDED} of {LONGEST_ADDED} characters in all'
+            )
         return cls({**named, 'add_bos_token': bool(flag)}, tuple(by_content.values()))
 
 

@@ -13,12 +13,13 @@ from vipllava_jax.folders import brief
 from vipllava_jax.inputs.token_patterns import PATTERNS
 
 LARGEST_ID = 1 << 24
-MOST_MERGES = 1 << 22
-MOST_ADDED = 1 << 16
-LONGEST_ADDED = 1 << 12  # characters of a token
+LARGEST = 40 << 20  # bytes of the file, several times what a vocabulary of 128,000 tokens takes
+MOST = 1 << 19  # tokens, and pairs to merge; the largest vocabularies have half as many
+MOST_ADDED = 1 << 16  # tokens beside the vocabulary
+LONGEST_ADDED = 1 << 20  # characters of all of them
 MOST_PARTS = 32  # normalizers, pre-tokenizers, decoders or post-processors
 DEEPEST = 4  # sequences within each other
-GROWTH = 100  # times as many bytes as the text has, at most
+GROWTH = 16  # times as many bytes as the text has, at most; Llama's has 3
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -60,15 +61,15 @@ def _model(model: Any) -> None:
         found = model.get('type') if isinstance(model, Mapping) else model
         raise _fail('model', found, 'one of type BPE')
     vocab, merges = model.get('vocab'), model.get('merges')
-    if not isinstance(vocab, dict) or not vocab:
-        raise _fail('model.vocab', vocab, 'an object of tokens and their ids')
+    if not isinstance(vocab, dict) or not 0 < len(vocab) <= MOST:
+        raise _fail('model.vocab', vocab, f'an object of tokens and their ids, at most {MOST}')
     if not all(type(id) is int and 0 <= id < LARGEST_ID for id in vocab.values()):
         token = next(t for t, id in vocab.items() if type(id) is not int or not 0 <= id < LARGEST_ID)
         raise _fail(f'model.vocab: the id of {brief(token)}', vocab[token], f'0 to {LARGEST_ID - 1}')
     if len(set(vocab.values())) < len(vocab):
         raise ValueError('model.vocab: two tokens have the same id')
-    if not isinstance(merges, list) or len(merges) > MOST_MERGES:
-        raise _fail('model.merges', merges, f'a list of at most {MOST_MERGES} pairs')
+    if not isinstance(merges, list) or len(merges) > MOST:
+        raise _fail('model.merges', merges, f'a list of at most {MOST} pairs')
     for field in ('continuing_subword_prefix', 'end_of_word_suffix'):  # the library cuts within characters
         if model.get(field):
             raise _fail(f'model.{field}', model[field], 'none')
@@ -86,10 +87,12 @@ def _added(tokens: Any) -> None:
         if not isinstance(token, Mapping):
             raise _fail('added_tokens', token, 'objects')
         content, id = token.get('content'), token.get('id')
-        if not isinstance(content, str) or not 0 < len(content) <= LONGEST_ADDED:
-            raise _fail('added_tokens: content', content, f'1 to {LONGEST_ADDED} characters')
+        if not isinstance(content, str) or not content:
+            raise _fail('added_tokens: content', content, 'a text')
         if type(id) is not int or not 0 <= id < LARGEST_ID:
             raise _fail(f'added_tokens: the id of {brief(content)}', id, f'0 to {LARGEST_ID - 1}')
+    if sum(len(token['content']) for token in tokens or ()) > LONGEST_ADDED:
+        raise ValueError(f'added_tokens: more than {LONGEST_ADDED} characters in all')
 
 
 Check = Callable[[str, Mapping[str, Any]], float]  # (field, part) -> how many times longer it makes a text
@@ -211,10 +214,7 @@ SEQUENCES = {
 NORMALIZERS: dict[str, Check] = {
     'Prepend': _prepend,
     'Replace': _replace,
-    **dict.fromkeys(('NFC', 'NFD'), _times(3)),
-    **dict.fromkeys(('NFKC', 'NFKD'), _times(11)),  # one Arabic ligature becomes 18 characters
-    'Lowercase': _times(1.5),
-    **dict.fromkeys(('Strip', 'StripAccents'), _plain),
+    **dict.fromkeys(('NFC', 'NFD', 'NFKC', 'NFKD', 'Lowercase', 'Strip', 'StripAccents'), _plain),
 }
 PRE_TOKENIZERS: dict[str, Check] = {
     'Split': _split,
