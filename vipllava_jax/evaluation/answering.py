@@ -157,6 +157,7 @@ def questions(
     for name, value in (('batch', batch), ('max_new_tokens', max_new_tokens)):
         if value is not None and value < 1:
             raise ValueError(f'{name} is {value}: give 1 or more')
+    processor = processor.for_model(cfg)
     shapes = []
     for number, case in enumerate(cases.cases):
         length = _length(case, processor, template)

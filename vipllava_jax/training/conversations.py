@@ -72,6 +72,7 @@ def encode(
         turns = [turn._replace(text='') if turn.role == 'user' else turn for turn in turns]
     text, answers = _answers(turns, images, template)
     ids, spans = processor.tokenizer.spans(text)
+    processor.check(ids)
     learnt = np.zeros(len(ids), bool)
     first, last = np.array(spans).T
     for start, end in answers:

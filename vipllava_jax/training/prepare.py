@@ -53,6 +53,7 @@ def plan(settings: Settings, progress: Silent) -> Plan:
     source = loading.locate(str(settings.model))
     processor = Processor.load(source)
     leaves = loading.leaves(source, quantize=settings.quantize)
+    processor = processor.for_model(leaves.cfg)
     settings = dataclasses.replace(
         settings,
         dtype=settings.dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'),
