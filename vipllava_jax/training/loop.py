@@ -218,7 +218,8 @@ class Run:
 
 def _parts(batch: Batch, count: int) -> Examples:
     """A batch in parts, on a leading axis."""
-    return Examples(*(x.reshape(count, -1, *x.shape[1:]) for x in batch[:4]))
+    # No -1: an array of no images has no size from which NumPy could tell that axis.
+    return Examples(*(x.reshape(count, len(x) // count, *x.shape[1:]) for x in batch[:4]))
 
 
 def _adapters(trained: Params) -> int:
