@@ -154,18 +154,102 @@ def test_text_fields():
         (published(projector_hidden_act='relu'), "projector_hidden_act: 'relu'"),
         (published(vision_config={'hidden_act': 'gelu'}), r"vision_config\.hidden_act: 'gelu'"),
         (published(vision_config={'model_type': 'siglip'}), r"vision_config\.model_type: 'siglip'"),
-        (published(vision_config={'patch_size': 0}), r'vision_config\.patch_size: expected a divisor'),
+        (
+            published(vision_config={'patch_size': 0}),
+            r'vision_config\.patch_size: expected a whole number from 1',
+        ),
         (published(vision_config={'image_size': 30}), r'vision_config\.patch_size: expected a divisor'),
         (published(vision_feature_layer=25), 'vision_feature_layers: 25 is outside a tower of 24 layers'),
         (published(vision_feature_layers='last'), "vision_feature_layers: expected .* found 'last'"),
-        (with_text(vocab_size='many'), r"text_config\.vocab_size: expected a whole number, found 'many'"),
+        (
+            with_text(vocab_size='many'),
+            r"text_config\.vocab_size: expected a whole number from 1 .* found 'many'",
+        ),
         (published(text_config=None), 'text_config: expected an object'),
         (published(text_config=3), 'text_config: expected an object, found 3'),
+        (published(vision_feature_select_strategy='full'), "vision_feature_select_strategy: 'full'"),
+        (published(vision_feature_select_strategy='full', model_type='llava'), "_strategy: 'full'"),
+        (AUTHORS_13B | {'mm_vision_select_feature': 'cls_patch'}, "mm_vision_select_feature: 'cls_patch'"),
+        (AUTHORS_13B | {'mm_use_im_start_end': True}, 'mm_use_im_start_end: True'),
+        (AUTHORS_13B | {'image_aspect_ratio': 'anyres'}, "image_aspect_ratio: 'anyres'"),
+        (AUTHORS_13B | {'image_aspect_ratio': 'anyres_max_9'}, "image_aspect_ratio: 'anyres_max_9'"),
+        (AUTHORS_13B | {'mm_projector_type': 'linear'}, "mm_projector_type: 'linear'"),
+        (AUTHORS_13B | {'mm_projector_type': 'identity'}, "mm_projector_type: 'identity'"),
+        (AUTHORS_13B | {'mm_patch_merge_type': 'spatial_unpad'}, 'mm_patch_merge_type'),
+        (AUTHORS_13B | {'mm_hidden_size': 1024, 'mm_vision_select_layer': 'last'}, 'mm_vision_select_layer'),
+        (AUTHORS_13B | {'mm_hidden_size': 1024, 'mm_vision_select_layer': -99}, 'outside a tower'),
+        (published(multimodal_projector_bias=False), 'multimodal_projector_bias'),
+        (published(tie_word_embeddings='false'), "tie_word_embeddings: .* true or false, found 'false'"),
     ],
 )
 def test_what_is_not_supported_is_named(data, message):
     with pytest.raises(ValueError, match=message):
         from_hugging_face(data)
+
+
+def test_llava_takes_the_layer_that_its_authors_config_names():
+    llava = AUTHORS_13B | {'mm_hidden_size': 1024}
+    assert from_hugging_face(llava | {'mm_vision_select_layer': -3}).feature_layers == (-3,)
+    assert from_hugging_face(llava | {'mm_vision_select_layer': -1}).feature_layers == (-1,)
+    stale = from_hugging_face(AUTHORS_13B | {'mm_vision_select_layer': -1})
+    assert stale.feature_layers == FIVE_TAPS
+    without_width = {name: value for name, value in AUTHORS_13B.items() if name != 'mm_hidden_size'}
+    assert from_hugging_face(without_width).with_projector(5120, norm=True).feature_layers == FIVE_TAPS
+
+
+NO_NUMBERS = (
+    10**400,
+    10**19,
+    -5,
+    True,
+    1.5,
+    float('nan'),
+    float('inf'),
+    'x' * 10**6,
+    [[1]],
+    [1] * 10**6,
+    {'a': 1},
+)
+TEXT = (
+    *('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads'),
+    *('head_dim', 'vocab_size', 'max_position_embeddings', 'bos_token_id', 'eos_token_id'),
+)
+VISION = (
+    *('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads'),
+    *('image_size', 'patch_size'),
+)
+
+
+@pytest.mark.parametrize('value', NO_NUMBERS, ids=lambda value: repr(value)[:12])
+def test_numbers_that_cannot_be_are_named_with_their_field(value):
+    configs = [(name, AUTHORS_13B | {name: value}) for name in (*TEXT, 'pad_token_id', 'mm_hidden_size')]
+    configs += [(f'text_config.{name}', with_text(**{name: value})) for name in TEXT]
+    configs += [
+        (f'vision_config.{name}', published(vision_config=PUBLISHED_7B['vision_config'] | {name: value}))
+        for name in VISION
+    ]
+    configs += [(name, published(**{name: value})) for name in ('image_token_index', 'pad_token_id')]
+    for name, config in configs:
+        with pytest.raises(ValueError, match=name) as caught:
+            from_hugging_face(config)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -1.0, 0, 10**400, True, '1e-5', [1e-5]])
+def test_real_numbers_that_cannot_be_are_named_with_their_field(value):
+    for part, name in (
+        *(('text_config', 'rms_norm_eps'), ('text_config', 'rope_theta')),
+        *(('vision_config', 'layer_norm_eps'), (None, 'projector_layernorm_eps')),
+    ):
+        data = published() | ({name: value} if part is None else {part: PUBLISHED_7B[part] | {name: value}})
+        with pytest.raises(ValueError, match=f'{name}: expected a positive number'):
+            from_hugging_face(data)
+
+
+def test_minus_one_is_no_id():
+    assert from_hugging_face(published(pad_token_id=-1), {'pad_token_id': -1}).pad == 0
+    with pytest.raises(ValueError, match='eos_token_id'):
+        from_hugging_face(published(eos_token_id=[2, -7]))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from vipllava_jax.config import FIVE_TAPS, Config, TextConfig, VisionConfig
+from vipllava_jax.folders import brief
+
+# Far above every published model; larger numbers are a mistake or an attack.
+MOST_LAYERS, MOST_HEADS = 512, 1024
+WIDEST, LARGEST_VOCABULARY, LONGEST_CONTEXT = 1 << 18, 1 << 22, 1 << 28
+LARGEST_PICTURE = 8192  # pixels per side
+LARGEST_ID, MOST_IDS = 2**31 - 1, 64
 
 
 def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> Config:
@@ -18,18 +25,19 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
         )
     top.require('model_type', 'vipllava', 'llava', 'llava_llama')
     top.require('projector_hidden_act', 'gelu')
-    top.require('mm_projector_type', 'mlp2x_gelu')
+    _require_patch_features(top)
     # The authors' own files are flat: a Llama's config with extras.
-    text = top if top.get('hidden_size') and not top.get('text_config') else top.part('text_config')
-    if text is not top:
+    flat = bool(top.get('hidden_size')) and not top.get('text_config')
+    text = top if flat else top.part('text_config')
+    if not flat:
         text.require('model_type', 'llama')
     vision = _vision(top.part('vision_config', {}))
-    vip = data['model_type'] == 'vipllava' or top.number('mm_hidden_size', 0) > vision.width
-    ids = (Fields(generation or {}), top, text)
+    vip = data['model_type'] == 'vipllava' or top.number('mm_hidden_size', 0, most=WIDEST) > vision.width
+    ids = (Fields(generation or {}, 'generation_config.json: '), top, text)
     return Config(
         vision=vision,
-        text=_text(text, tied=bool(top.get('tie_word_embeddings'))),
-        feature_layers=_feature_layers(top, FIVE_TAPS if vip else (-2,)),
+        text=_text(text, tied=top.flag('tie_word_embeddings')),
+        feature_layers=_feature_layers(top, flat, vip),
         projector_norm=vip,
         projector_eps=top.real('projector_layernorm_eps', 1e-5),
         image_token=top.number('image_token_index', top.number('image_token_id', 32000)),
@@ -37,6 +45,21 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
         eos=_ids(ids, 'eos_token_id', 2),
         pad=_ids(ids, 'pad_token_id', 0)[0],
     )
+
+
+def _require_patch_features(fields: 'Fields') -> None:
+    """ValueError for fields that ask for other image features, or another place for them, than this model's.
+
+    All of LLaVA's variants share a model_type; ours takes the patches of one square picture, without the
+    class token, through an MLP, and puts them where the prompt says `<image>`.
+    """
+    fields.require('vision_feature_select_strategy', 'default')
+    fields.require('mm_vision_select_feature', 'patch')
+    fields.require('mm_projector_type', 'mlp2x_gelu')
+    fields.require('mm_use_im_start_end', False)
+    fields.require('mm_patch_merge_type', 'flat')
+    fields.require('image_aspect_ratio', 'pad', 'square')
+    fields.require('multimodal_projector_bias', True)
 
 
 class Fields:
@@ -55,33 +78,41 @@ class Fields:
             raise self.error(name, value, 'an object')
         return Fields(value, f'{self.where}{name}.')
 
-    def number(self, name: str, default: int) -> int:
+    def number(self, name: str, default: int, *, least: int = 0, most: int = LARGEST_ID) -> int:
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.error(name, value, 'a whole number')
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.error(name, value, f'a whole number from {least} to {most}')
         return value
 
-    def real(self, name: str, default: float) -> float:
+    def real(self, name: str, default: float, *, most: float = 1e30) -> float:
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
             raise self.error(name, value, 'a positive number')
         return float(value)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        value = self.get(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, value, 'true or false')
+        return value
 
     def numbers(self, name: str, default: int | tuple[int, ...]) -> tuple[int, ...]:
         value = self.get(name, default)
         listed = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if not listed or not all(isinstance(i, int) and not isinstance(i, bool) for i in listed):
-            raise self.error(name, value, 'a whole number or a list of them')
+        if not 0 < len(listed) <= MOST_IDS or not all(
+            isinstance(i, int) and not isinstance(i, bool) and abs(i) <= LARGEST_ID for i in listed
+        ):
+            raise self.error(name, value, f'a whole number or a list of at most {MOST_IDS} of them')
         return listed
 
     def require(self, name: str, *allowed: Any) -> None:
         value = self.get(name, allowed[0])
-        if value not in allowed:
+        if isinstance(value, (list, dict)) or value not in allowed:
             names = ' or '.join(map(repr, allowed))
-            raise ValueError(f'{self.where}{name}: {value!r} is not supported, only {names}')
+            raise ValueError(f'{self.where}{name}: {brief(value)} is not supported, only {names}')
 
     def error(self, name: str, value: Any, expected: str) -> ValueError:
-        return ValueError(f'{self.where}{name}: expected {expected}, found {value!r}')
+        return ValueError(f'{self.where}{name}: expected {expected}, found {brief(value)}')
 
 
 def _vision(fields: Fields) -> VisionConfig:
@@ -90,17 +121,17 @@ def _vision(fields: Fields) -> VisionConfig:
     fields.require('num_channels', 3)
     default = VisionConfig()
     vision = VisionConfig(
-        image_size=fields.number('image_size', default.image_size),
-        patch_size=fields.number('patch_size', default.patch_size),
-        width=fields.number('hidden_size', default.width),
-        layers=fields.number('num_hidden_layers', default.layers),
-        heads=fields.number('num_attention_heads', default.heads),
-        mlp=fields.number('intermediate_size', default.mlp),
+        image_size=fields.number('image_size', default.image_size, least=1, most=LARGEST_PICTURE),
+        patch_size=fields.number('patch_size', default.patch_size, least=1, most=LARGEST_PICTURE),
+        width=fields.number('hidden_size', default.width, least=1, most=WIDEST),
+        layers=fields.number('num_hidden_layers', default.layers, most=MOST_LAYERS),
+        heads=fields.number('num_attention_heads', default.heads, least=1, most=MOST_HEADS),
+        mlp=fields.number('intermediate_size', default.mlp, least=1, most=WIDEST),
         eps=fields.real('layer_norm_eps', default.eps),
     )
-    if not vision.patch_size or vision.image_size % vision.patch_size:
+    if vision.image_size % vision.patch_size or vision.patches > LARGEST_PICTURE:
         raise fields.error('patch_size', vision.patch_size, f'a divisor of image_size {vision.image_size}')
-    if not vision.heads or vision.width % vision.heads:
+    if vision.width % vision.heads:
         raise fields.error('num_attention_heads', vision.heads, f'a divisor of hidden_size {vision.width}')
     return vision
 
@@ -114,39 +145,50 @@ def _text(fields: Fields, tied: bool) -> TextConfig:
     for rope in (old, new):
         rope.require('rope_type', 'default')
         rope.require('type', 'default')
-    width, heads = fields.number('hidden_size', 4096), fields.number('num_attention_heads', 32)
-    kv_heads = fields.number('num_key_value_heads', heads)
-    head_size = fields.number('head_dim', 0)
-    if not heads or (not head_size and width % heads):
+    width = fields.number('hidden_size', 4096, least=1, most=WIDEST)
+    heads = fields.number('num_attention_heads', 32, least=1, most=MOST_HEADS)
+    kv_heads = fields.number('num_key_value_heads', heads, least=1, most=MOST_HEADS)
+    head_size = fields.number('head_dim', 0, most=WIDEST)
+    if not head_size and width % heads:
         raise fields.error('num_attention_heads', heads, f'a divisor of hidden_size {width}')
-    if not kv_heads or heads % kv_heads:
+    if heads % kv_heads:
         raise fields.error('num_key_value_heads', kv_heads, f'a divisor of num_attention_heads {heads}')
     return TextConfig(
-        vocab=fields.number('vocab_size', 32000),
+        vocab=fields.number('vocab_size', 32000, least=1, most=LARGEST_VOCABULARY),
         width=width,
-        layers=fields.number('num_hidden_layers', 32),
+        layers=fields.number('num_hidden_layers', 32, most=MOST_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size or width // heads,
-        mlp=fields.number('intermediate_size', 11008),
+        mlp=fields.number('intermediate_size', 11008, least=1, most=WIDEST),
         eps=fields.real('rms_norm_eps', 1e-6),
         rope_theta=new.real('rope_theta', fields.real('rope_theta', 10000.0)),
-        context=fields.number('max_position_embeddings', 2048),
-        tied=tied or bool(fields.get('tie_word_embeddings')),
+        context=fields.number('max_position_embeddings', 2048, least=1, most=LONGEST_CONTEXT),
+        tied=tied or fields.flag('tie_word_embeddings'),
     )
 
 
-def _feature_layers(fields: Fields, default: tuple[int, ...]) -> tuple[int, ...]:
-    """Of the two names transformers lets the plural win."""
+def _feature_layers(fields: Fields, flat: bool, vip: bool) -> tuple[int, ...]:
+    """The tapped layers: transformers lets the plural name win; the authors' LLaVA has a name of its own.
+
+    The authors' ViP-LLaVA has that name too, left over from LLaVA, and ignores it.
+    """
+    default: int | tuple[int, ...] = FIVE_TAPS if vip else -2
+    if flat and not vip and fields.get('vision_feature_layer') is None:
+        default = fields.numbers('mm_vision_select_layer', default)
     name = 'vision_feature_layer' if fields.get('vision_feature_layers') is None else 'vision_feature_layers'
     return fields.numbers(name, default)
 
 
 def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]:
-    """The ids of the first place that has any."""
-    return next(
-        (fields.numbers(name, default) for fields in places if fields.get(name) is not None), (default,)
-    )
+    """The ids of the first place that has any; some Llamas write -1 where they have none."""
+    for fields in places:
+        if fields.get(name, -1) not in (-1, [-1]):
+            ids = fields.numbers(name, default)
+            if min(ids) < 0:
+                raise fields.error(name, fields.get(name), f'ids from 0 to {LARGEST_ID}')
+            return ids
+    return (default,)
 
 
 def to_hugging_face(cfg: Config) -> dict[str, Any]:
