@@ -210,6 +210,27 @@ def test_broken_rows_are_told_a_line_each_the_first_of_them(vipllava, folder, da
     assert last.startswith('vipllava: mend them')
 
 
+def test_a_question_longer_than_the_context_is_named_first_or_left_out(vipllava, folder, data, monkeypatch):
+    with data.open('a') as file:
+        file.write(json.dumps({'question': 'What? ' * 900, 'answer': 'x'}) + '\n')
+    asked = ('eval', '--model', folder, '--data', data, *SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, 'weights', None)
+        ran = vipllava(*asked)
+    assert (ran.code, ran.out) == (2, '')
+    first, told, last = ran.err.splitlines()
+    assert first == '1 of 21 questions are broken:'
+    assert re.match(rf'{data}, line 21: a prompt of \d+ tokens and 3 new exceed the 1024 of the model', told)
+    assert last.startswith('vipllava: ')
+    for _ in range(2):  # and again where all the others are answered already
+        ran = vipllava(*asked, '--skip-broken', '--json', 'table.json')
+        assert ran.code == 0, ran.err
+        assert 'left out: ' in ran.err
+        assert 'line 21' in ran.err
+        assert re.search(r'rows +20 ', ran.out)
+        assert json.loads((data.parent / 'table.json').read_text())['left_out'] == 1
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
@@ -219,7 +240,7 @@ def test_broken_rows_are_told_a_line_each_the_first_of_them(vipllava, folder, da
         (['--data', 'held-out.jsonl', '--images', 'nowhere'], 'nowhere'),
         (['--data', 'held-out.jsonl', '--output', 'held-out.jsonl'], 'is no file of answers'),
         (['--data', 'held-out.jsonl', '--output', 'x.json', '--json', 'x.json'], 'give another place'),
-        (['--data', 'held-out.jsonl', '--max-new-tokens', '5000'], 'exceed the 1024 of the model'),
+        (['--data', 'held-out.jsonl', '--max-new-tokens', '5000'], 'would exceed the 1024 tokens'),
         (['--data', 'held-out.jsonl', '--template', 'checkpoint'], 'no chat template'),
         (['--data', 'held-out.jsonl', '--adapter', '/nowhere'], '/nowhere: no adapter'),
         (['--data', 'held-out.jsonl', '--batch', '0'], '--batch'),

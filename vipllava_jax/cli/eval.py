@@ -117,7 +117,8 @@ def eval(
     kind: dict[str, Any] = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
     shapes, cfg = abstract(folder, **kind)
     how: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens)
-    asked = questions(found, processor, cfg, batch=batch, **how, skip_broken=skip_broken, note=Notes())
+    with a_line_each():
+        asked = questions(found, processor, cfg, batch=batch, **how, skip_broken=skip_broken, note=Notes())
     settings = {
         'model': str(folder.resolve()),
         'adapter': adapter and str(Path(adapter).resolve()),

@@ -98,7 +98,7 @@ def read(
         seen.add(own[0].name)
         fields.update(row.fields)
         cases += own
-    told = rows.bearable(broken, count, skip_broken)
+    told = rows.checked(broken, count, skip_broken)
     if missing := [name for name in (*by, *together) if name not in fields]:
         raise ValueError(f'no row has the field {missing[0]!r}: there are {", ".join(sorted(fields))}')
     return Cases(tuple(cases), tuple(by), told, len(broken))

@@ -79,19 +79,19 @@ def run(
 ) -> Result:
     """Answers what has no answer yet, for which alone `load` is called, with the first batch; and counts."""
     cases = asked.cases.cases
-    broken = list(asked.cases.broken)
-    left_out = asked.cases.left_out
+    broken = [*asked.cases.broken, *asked.broken]
+    left_out = asked.cases.left_out + asked.left_out
     with opened(answers, dict(settings), restart) as journal:
         if pending := asked.pending(journal.records):
             params = load(pending[0])
             if progress:
-                progress(len(journal.records), len(cases))
+                progress(len(journal.records), asked.total)
             for said, wrong in asked.answer(params, pending):
                 journal.append(_record(cases[one.number], one) for one in said)
                 broken += wrong
                 left_out += len(wrong)
                 if progress:
-                    progress(len(journal.records), len(cases))
+                    progress(len(journal.records), asked.total)
         records = [journal.records[n] for n in sorted(journal.records)]
     told = scores(asked.cases, {record['n']: record['said'] for record in records})
     return Result(told, records, broken, left_out, sum(not record['finished'] for record in records))

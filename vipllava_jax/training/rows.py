@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vipllava_jax.folders import printable
 from vipllava_jax.inputs.images import measure
 from vipllava_jax.training.files import is_list, spans
 from vipllava_jax.training.marking import Prompted, settled
@@ -111,17 +112,20 @@ def read(
         broken |= problems
         if progress:
             progress(part.stop, len(rows))
-    told = bearable([*broken.values()], len(rows), skip_broken)
+    told = checked([*broken.values()], len(rows), skip_broken)
     return rows.take(np.delete(np.arange(len(rows)), [*broken]), broken=told, left_out=len(broken))
 
 
-def bearable(broken: Sequence[str], count: int, skip: bool) -> tuple[str, ...]:
-    """The first of what is wrong with some of so many rows; a ValueError unless they may be skipped."""
-    told = tuple(broken[:SHOWN])
+def checked(broken: Sequence[str], count: int, skip: bool, what: str = 'rows') -> tuple[str, ...]:
+    """What is wrong with the first of the broken ones of `count` rows; ValueError unless they may be skipped.
+
+    It also raises if all of them are broken: then nothing is left to work with.
+    """
+    told = tuple(printable(line) for line in broken[:SHOWN])
     if broken and (not skip or len(broken) == count):
         more = '' if len(told) == len(broken) else f', the first {len(told)} of them'
         raise ValueError(
-            '\n'.join([f'{len(broken)} of {count} rows are broken{more}:', *told])
+            '\n'.join([f'{len(broken)} of {count} {what} are broken{more}:', *told])
             + '\nmend them, or let broken rows be skipped'
         )
     return told
