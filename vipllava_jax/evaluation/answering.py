@@ -178,7 +178,7 @@ def questions(
         try:
             length = _length(case, processor, template, cfg.text.context, max_new_tokens or 1)
         except ValueError as error:
-            broken.append(f'{case.where}: {error}')
+            broken.append(str(BrokenRow(f'{case.where}: {error}')))
             continue
         longest = max_new_tokens or case.task.longest
         shapes.append((fit or case.task.fit or '', longest, len(case.images), length, number))

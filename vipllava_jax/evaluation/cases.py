@@ -110,11 +110,18 @@ def _rows(files: Any, folder: str | os.PathLike[str] | None) -> Iterator[Callabl
     place = None if folder is None else Path(folder)
     if given and all(isinstance(one, dict) for one in given):
         for n, one in enumerate(given):
-            yield lambda n=n, one=one: rows.row(one, f'row {n}', place or Path())  # type: ignore[misc]
+            yield lambda n=n, one=one: _given(one, f'row {n}', place or Path())  # type: ignore[misc]
         return
+    if not all(isinstance(one, (str, os.PathLike)) for one in given):
+        raise ValueError('rows: expected paths of files, or a list of rows, each a dict')
     found = rows.found([Path(file) for file in given], place)
     for i in range(len(found)):
         yield lambda i=i: found[i]  # type: ignore[misc]
+
+
+def _given(fields: dict[str, Any], where: str, folder: Path) -> Row:
+    rows.check_values(fields, where)
+    return rows.row(fields, where, folder)
 
 
 def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Case]:

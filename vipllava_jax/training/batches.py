@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vipllava_jax.folders import one_line
 from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, levels
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT
@@ -17,7 +18,7 @@ from vipllava_jax.training.conversations import IGNORE, Example
 from vipllava_jax.training.marking import drawn
 from vipllava_jax.training.order import sample_seed, shuffled
 from vipllava_jax.training.region_prompts import compose
-from vipllava_jax.training.rows import BrokenRow, Row, Rows
+from vipllava_jax.training.rows import FORM, BrokenRow, Row, Rows
 
 TRIES = 100  # rows after a broken one that may take its place
 
@@ -110,6 +111,8 @@ class Maker:
             raise
         except (ValueError, OSError) as error:
             raise BrokenRow(f'{row.where}: {error}') from None
+        except FORM as error:
+            raise BrokenRow(f'{row.where}: a field has the wrong form ({one_line(error)})') from None
         except Exception as error:
             raise RuntimeError(f'{row.where}: {error!r}') from error
         return example, pictures
