@@ -43,6 +43,6 @@ def _check_text(text: str, name: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f'"{name}" holds half of a surrogate pair, {text[error.start]!a}, at character {error.start}: write '
-            'it in UTF-8'
+            f'"{name}" holds half of a surrogate pair, {text[error.start]!a}, at character {error.start}: '
+            'write it in UTF-8'
         ) from None
