@@ -1,5 +1,6 @@
 """The answer on stdout and nothing else; mistakes in one line before a model is loaded."""
 
+import io
 import json
 import shutil
 import signal
@@ -12,6 +13,7 @@ from PIL import Image
 
 import vipllava_jax as vj
 from vipllava_jax import loading
+from vipllava_jax.cli import ask
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.world import Scene, Thing
 
@@ -99,7 +101,17 @@ def test_a_model_too_large_is_told_what_makes_it_smaller(vipllava, folder, monke
 def test_the_question_may_come_on_stdin(vipllava, folder):
     given = vipllava('ask', '--model', folder, '--max-new-tokens', 4, 'Hello')
     assert given.code == 0
-    assert vipllava('ask', '--model', folder, '--max-new-tokens', 4, stdin='Hello\n') == given
+    for text in ('Hello\n', '\ufeffHello\n'):
+        assert vipllava('ask', '--model', folder, '--max-new-tokens', 4, stdin=text) == given
+
+
+@pytest.mark.parametrize('text', [*map('Hello'.encode, ('utf-16', 'utf-16-le')), b'\xff\xfe', b'H\xe4'])
+@pytest.mark.parametrize('errors', ['strict', 'surrogateescape'])
+def test_a_question_in_another_encoding_is_refused_in_a_line(monkeypatch, text, errors):
+    stdin = io.TextIOWrapper(io.BytesIO(text), 'utf-8', errors)
+    monkeypatch.setattr('sys.stdin', stdin)
+    with pytest.raises(ValueError, match='save it as UTF-8'):
+        ask.read(None)
 
 
 def test_a_stop_string_ends_the_answer(vipllava, folder, monkeypatch):

@@ -192,7 +192,13 @@ def read(question: str | None) -> str:
     """The question, or stdin if there is none; ValueError if that is empty."""
     if question is None and sys.stdin.isatty():
         click.echo('Question, then Ctrl-D:', err=True)
-    text = (sys.stdin.read() if question is None else question).strip()
+    try:
+        text = (sys.stdin.read() if question is None else question).removeprefix('\ufeff').strip()
+        text.encode()  # stdin may hand on bytes that are no UTF-8 as lone surrogates
+    except UnicodeError:
+        raise ValueError('the question is not UTF-8: save it as UTF-8, or pass it through iconv') from None
+    if '\0' in text:
+        raise ValueError('the question holds NUL characters, as UTF-16 does: save it as UTF-8')
     if not text:
         raise ValueError('the question is empty: give it as the last argument or on stdin')
     return text

@@ -20,7 +20,7 @@ from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training import lora, rows
 from vipllava_jax.training.batches import Batches
-from vipllava_jax.training.config import Settings
+from vipllava_jax.training.config import STEPS, Settings
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split, wholly
 from vipllava_jax.training.progress import Silent
@@ -67,6 +67,10 @@ def plan(settings: Settings, progress: Silent) -> Plan:
     if settings.steps is None:
         assert settings.epochs is not None
         steps = max(1, math.ceil(settings.epochs * batches.steps))
+        if steps > STEPS:
+            raise ValueError(
+                f'epochs is {settings.epochs:g}, which are {steps:.3g} steps: give at most {STEPS:,} steps'
+            )
         settings = dataclasses.replace(settings, steps=steps)
     assert settings.steps
     held_out = None
