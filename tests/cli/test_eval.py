@@ -101,13 +101,13 @@ import sys, time
 from vipllava_jax.cli import main
 from vipllava_jax.evaluation import journal
 
-write = journal._write
+append = journal._append
 
-def slowly(file, records):
-    write(file, records)
+def slowly(path, file, records):
+    append(path, file, records)
     time.sleep(0.3)
 
-journal._write = slowly
+journal._append = slowly
 main()
 """
 

@@ -81,7 +81,7 @@ def run(
     cases = asked.cases.cases
     broken = [*asked.cases.broken, *asked.broken]
     left_out = asked.cases.left_out + asked.left_out
-    with opened(answers, dict(settings), restart) as journal:
+    with opened(answers, dict(settings), restart, len(cases)) as journal:
         if pending := asked.pending(journal.records):
             params = load(pending[0])
             if progress:

@@ -224,7 +224,8 @@ def _one(name: str, value: Any, key: Key) -> Any:
     if key.kind is float and type(value) is int and abs(value) <= LARGEST:
         value = float(value)
     # an int that no float holds is told of as one that is too large
-    if type(value) is not key.kind and not (key.kind is float and type(value) is int):
+    kind = float if key.kind is float and type(value) is int else type(value)
+    if kind is not key.kind:
         raise ValueError(f'{name} is {brief(value)}, expected {kinds[key.kind]}')
     if key.among and value not in key.among:
         raise ValueError(f'{name} is {brief(value)}, expected one of {", ".join(key.among)}')
