@@ -12,7 +12,14 @@ from vipllava_jax.folders import LARGEST, brief, check_regular, one_line
 from vipllava_jax.training.identity import changes
 
 HEAD = 'settings'  # the key of the first line
-FIELDS = {'n': int, 'id': str, 'task': str, 'question': str, 'said': str, 'finished': bool}  # of the others
+FIELDS: dict[str, Any] = {
+    'n': int,
+    'id': str,
+    'task': str,
+    'question': str,
+    'said': str,
+    'finished': bool,
+}  # of the others
 WORDS = {str: 'a text', bool: 'true or false'}
 
 
