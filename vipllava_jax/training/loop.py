@@ -5,7 +5,6 @@ import itertools
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from vipllava_jax.training.checkpoints import Checkpoints, alone, check_alone, o
 from vipllava_jax.training.evaluation import held_out
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.metrics import Metrics
+from vipllava_jax.training.pace import Pace, Watched, rates
 from vipllava_jax.training.prepare import Plan
 from vipllava_jax.training.progress import Silent
 from vipllava_jax.training.rows import BrokenRow
@@ -85,6 +85,15 @@ def _trained(plan: Plan, saved: Checkpoints, told: Silent) -> Trained:
         return Trained(target, run.chosen)
 
 
+class Under(NamedTuple):
+    """A step that is under way, and what it learns from."""
+
+    step: int
+    batch: Batch
+    numbers: Any
+    watched: Watched
+
+
 class Run:
     """A run with its folder open; `best` is the step whose checkpoint did best on held-out rows."""
 
@@ -124,21 +133,22 @@ class Run:
     def _steps(self, state: State, frozen: Params, done: int) -> State:
         plan, settings = self.plan, self.plan.settings
         take, key = prepare.step(plan), jax.random.key(settings.seed)
-        self.clock = time.perf_counter()
+        self.pace = Pace()
         made = plan.batches.iterate(done, plan.steps)
         # An epoch a look, one after the other, all the same: its processes begin once, and prepare the next.
         looked_at: contextlib.AbstractContextManager[Iterator[Batch]] = contextlib.nullcontext(iter(()))
         if plan.held_out:
             looked_at = contextlib.closing(plan.held_out.iterate())
         # the step that the device works at while the host looks for the next batch
-        before: tuple[int, Batch, Any] | None = None
-        with contextlib.closing(made), looked_at as held, heard() as stop:
+        before: Under | None = None
+        with contextlib.closing(made), looked_at as held, contextlib.closing(self.pace), heard() as stop:
             try:
                 for step, batch in enumerate(made, done + 1):
                     state, numbers = take(state, frozen, _parts(batch, settings.accumulate), key)
+                    watched = self.pace.watch(numbers, (batch.tokens.shape, batch.images.shape))
                     if before:
                         self._tell(*before)
-                    before = step, batch, numbers
+                    before = Under(step, batch, numbers, watched)
                     looks = plan.held_out and (step % settings.eval_every == 0 or step == plan.steps)
                     loss = self._look(state, frozen, held, stop) if looks else None
                     number = stop()
@@ -148,7 +158,7 @@ class Run:
                         before = None
                         if saves or self.best == step:
                             self._save(step, state)
-                        self.clock = time.perf_counter()
+                        self.pace.resume()
                     if number:
                         self.saved.wait()
                         place = self.saved.place(step)
@@ -177,8 +187,11 @@ class Run:
         images = batches.processor.settings
         return held_out(state.params, frozen, epoch, images, self.plan.cfg, dtype, stop)
 
-    def _tell(self, step: int, batch: Batch, numbers: Any, eval_loss: float | None = None) -> None:
+    def _tell(
+        self, step: int, batch: Batch, numbers: Any, watched: Watched, eval_loss: float | None = None
+    ) -> None:
         """Waits for a step, and tells its record wherever it is wanted."""
+        seconds = self.pace.seconds(watched)
         numbers = jax.device_get(numbers)  # all at once
         loss, norm = float(numbers.loss), float(numbers.grad_norm)
         if not numbers.finite:
@@ -191,8 +204,6 @@ class Run:
                 f'step {step}: the loss is {loss:g}, the norm of its gradient {norm:g}, on the rows '
                 f'{", ".join(batch.ids)}; {kept}; look at the rows, or lower learning_rate'
             )
-        now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
         lengths = (batch.tokens != self.plan.batches.processor.tokenizer.pad).sum(axis=1).tolist()
         record = {
             'step': step,
@@ -202,12 +213,11 @@ class Run:
             'learnt_tokens': int(numbers.tokens),
             'tokens': sum(lengths),
             'seconds': round(seconds, 4),
-            'tokens_per_second': round(sum(lengths) / seconds, 1),
         }
-        if self.peak:
+        if not watched.compiled:
             trains, images = self.plan.settings.trains, int(batch.image_counts.sum())
             flop = Costs(self.plan.cfg).training(lengths, images, trains, self.adapters)
-            record |= {'tflops': round(flop / seconds / 1e12, 2), 'mfu': round(flop / seconds / self.peak, 4)}
+            record |= rates(seconds, sum(lengths), flop, self.peak)
         if eval_loss is not None:
             record['eval_loss'] = eval_loss
             if eval_loss < self.lowest:
