@@ -98,7 +98,7 @@ class Board:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._event, self._summary, self._folder = event_pb2.Event, summary_pb2.Summary, folder
         self._writer = EventFileWriter(str(folder))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._writer.add_event(self._event(wall_time=time.time(), step=step + 1, session_log=start))
@@ -110,10 +110,12 @@ class Board:
             if name != 'step'
         ]
         told = self._summary(value=values)
-        self._writer.add_event(self._event(wall_time=time.time(), step=record['step'], summary=told))
+        with writing_lines(self._folder):
+            self._writer.add_event(self._event(wall_time=time.time(), step=record['step'], summary=told))
 
     def close(self) -> None:
-        self._writer.close()
+        with writing_lines(self._folder):
+            self._writer.close()
 
 
 def board(folder: Path, step: int) -> Board | None:
