@@ -79,7 +79,7 @@ def main() -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         code = flushed(code)
-        signals.end_by_default()  # what is torn down from here on is nobody's work
+        signals.end_at_once()
         if not code:
             raise
         os._exit(code)  # tearing down a compiler at work may crash
