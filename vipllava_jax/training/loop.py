@@ -2,9 +2,8 @@
 
 import contextlib
 import itertools
+import math
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,17 +15,22 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import ceilings
 from vipllava_jax.benchmark.cost import Costs
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training import config, export, identity, prepare
+from vipllava_jax.training import config, export, finite, identity, prepare
 from vipllava_jax.training.batches import Batch
 from vipllava_jax.training.checkpoints import Checkpoints, alone, check_alone, opened
 from vipllava_jax.training.evaluation import held_out
+from vipllava_jax.training.finite import NotFinite
+from vipllava_jax.training.interrupts import heard
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.metrics import Metrics
 from vipllava_jax.training.pace import Pace, Watched, rates
+from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import Plan
 from vipllava_jax.training.progress import Silent
 from vipllava_jax.training.rows import BrokenRow
 from vipllava_jax.training.step import State
+
+NAMED = 4  # rows that a message names
 
 
 class Trained(NamedTuple):
@@ -42,10 +46,6 @@ class Stopped(Exception):
     def __init__(self, signal: int, told: str):
         super().__init__(told)
         self.signal = signal
-
-
-class NotFinite(ValueError):
-    """A loss or a gradient that is no number."""
 
 
 def train(
@@ -100,7 +100,7 @@ class Run:
     def __init__(self, plan: Plan, saved: Checkpoints, metrics: Metrics, told: Silent):
         self.plan, self.saved, self.metrics, self.told = plan, saved, metrics, told
         looks = {r['step']: r['eval_loss'] for r in metrics.records if 'eval_loss' in r}
-        there = [step for step in saved.steps() if step in looks]
+        there = [step for step in saved.steps() if math.isfinite(looks.get(step, math.nan))]
         self.best = min(there, key=lambda step: looks[step], default=None)
         self.lowest = looks.get(self.best, float('inf'))
         saved.best = self.best
@@ -171,6 +171,10 @@ class Run:
                     self._save(before[0], state)
                     self.saved.wait()
                 raise
+            except NotFinite as error:
+                if odd := finite.named(join(state.params, frozen)):
+                    raise NotFinite(f'{error}; {odd}') from None
+                raise
         return state
 
     def _save(self, step: int, state: State) -> None:
@@ -200,9 +204,10 @@ class Run:
             kept = (
                 f'the last checkpoint is {self.saved.place(last)}' if last else 'there is no checkpoint yet'
             )
+            more = f' and {len(batch.ids) - NAMED} more' if len(batch.ids) > NAMED else ''
             raise NotFinite(
                 f'step {step}: the loss is {loss:g}, the norm of its gradient {norm:g}, on the rows '
-                f'{", ".join(batch.ids)}; {kept}; look at the rows, or lower learning_rate'
+                f'{", ".join(batch.ids[:NAMED])}{more}; {kept}; look at the rows, or lower learning_rate'
             )
         lengths = (batch.tokens != self.plan.batches.processor.tokenizer.pad).sum(axis=1).tolist()
         record = {
@@ -220,6 +225,8 @@ class Run:
             record |= rates(seconds, sum(lengths), flop, self.peak)
         if eval_loss is not None:
             record['eval_loss'] = eval_loss
+            if not math.isfinite(eval_loss):
+                self.told.note(f'step {step}: the loss on held-out rows is {eval_loss:g}, and never the best')
             if eval_loss < self.lowest:
                 self.best, self.lowest = step, eval_loss
         self.metrics.write(record)
@@ -235,26 +242,3 @@ def _parts(batch: Batch, count: int) -> Examples:
 def _adapters(trained: Params) -> int:
     """How many numbers the pairs of LoRA have."""
     return sum(leaf.size for path, leaf in flat(trained) if path.endswith(('/w/a', '/w/b')))
-
-
-@contextlib.contextmanager
-def heard() -> Iterator[Callable[[], int]]:
-    """What tells the number of the SIGINT or SIGTERM that came, 0 before; a second one acts as if unheard."""
-    got = 0
-
-    def hear(number: int, _: object) -> None:
-        nonlocal got
-        if got:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        got = number
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: got
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

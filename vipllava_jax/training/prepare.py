@@ -18,7 +18,7 @@ from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import Leaves
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training import lora, rows
+from vipllava_jax.training import finite, lora, rows
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.config import STEPS, Settings
 from vipllava_jax.training.optimizer import Optimizer
@@ -130,6 +130,7 @@ def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None)
         return leaf.astype(settings.param_dtype if wholly(path, settings.trains) else settings.dtype)
 
     params = nested((path, cast(path, leaf)) for path, leaf in plan.leaves.stream(progress=progress))
+    finite.check_loaded(plan.source, params)
     if LORA in settings.trains:
         params = lora.add(
             params,
