@@ -210,6 +210,10 @@ def test_broken_rows_are_told_a_line_each_the_first_of_them(vipllava, folder, da
     assert last.startswith('vipllava: mend them')
 
 
+def files(data, folder):
+    return data.read_bytes(), {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
 def test_a_question_longer_than_the_context_is_named_first_or_left_out(vipllava, folder, data, monkeypatch):
     with data.open('a') as file:
         file.write(json.dumps({'question': 'What? ' * 900, 'answer': 'x'}) + '\n')
@@ -238,8 +242,20 @@ def test_a_question_longer_than_the_context_is_named_first_or_left_out(vipllava,
         (['--data', 'none.jsonl'], 'none.jsonl'),
         (['--data', 'held-out.jsonl', '--by', 'kind'], "no row has the field 'kind'"),
         (['--data', 'held-out.jsonl', '--images', 'nowhere'], 'nowhere'),
-        (['--data', 'held-out.jsonl', '--output', 'held-out.jsonl'], 'is no file of answers'),
-        (['--data', 'held-out.jsonl', '--output', 'x.json', '--json', 'x.json'], 'give another place'),
+        (['--data', 'held-out.jsonl', '--output', 'held-out.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--output', 'link.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--output', 'hard.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--json', './held-out.jsonl'], '--json held-out.jsonl is also read'),
+        (['--data', 'link.jsonl', '--json', 'held-out.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--vip-bench', 'hard.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--json', '3.png'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--json', 'none/x.json'], 'there is no folder'),
+        (['--data', 'held-out.jsonl', '--json', '.'], 'is a folder'),
+        (['--data', 'held-out.jsonl', '--output', 'x', '--json', 'link-to-x'], 'are one file'),
+        (['--data', 'held-out.jsonl', '--output', 'MODEL/answers.jsonl'], 'which is read'),
+        (['--data', 'held-out.jsonl', '--json', 'MODEL/config.json'], 'which is read'),
+        (['--data', 'held-out.jsonl', '--json', 'model-link/new.json'], 'which is read'),
+        (['--data', 'held-out.jsonl', '--output', 'x.json', '--json', 'x.json'], 'are one file'),
         (['--data', 'held-out.jsonl', '--max-new-tokens', '5000'], 'would exceed the 1024 tokens'),
         (['--data', 'held-out.jsonl', '--template', 'checkpoint'], 'no chat template'),
         (['--data', 'held-out.jsonl', '--adapter', '/nowhere'], '/nowhere: no adapter'),
@@ -248,6 +264,13 @@ def test_a_question_longer_than_the_context_is_named_first_or_left_out(vipllava,
 )
 def test_a_mistake_is_told_before_anything_is_loaded(vipllava, folder, data, monkeypatch, args, message):
     monkeypatch.setattr(loading, 'weights', None)
+    (data.parent / 'link.jsonl').symlink_to(data)
+    (data.parent / 'hard.jsonl').hardlink_to(data)
+    (data.parent / 'link-to-x').symlink_to('x')
+    (data.parent / 'model-link').symlink_to(folder)
+    before = files(data, folder)
+    args = [word.replace('MODEL', str(folder)) for word in args]
     code, out, err = vipllava('eval', '--model', folder, *args)
     assert (code, out, err.count('\n')) == (2, '', 1)
     assert message in err
+    assert before == files(data, folder)

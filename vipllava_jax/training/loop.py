@@ -15,7 +15,7 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import ceilings
 from vipllava_jax.benchmark.cost import Costs
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training import config, export, finite, identity, prepare
+from vipllava_jax.training import config, export, finite, identity, places, prepare
 from vipllava_jax.training.batches import Batch
 from vipllava_jax.training.checkpoints import Checkpoints, alone, check_alone, opened
 from vipllava_jax.training.evaluation import held_out
@@ -58,7 +58,8 @@ def train(
     rows or weights that do not fit, NotFinite with the step and its rows for a loss that is no number.
     """
     settings = config.settings(file, **keys)
-    folder, target = Path(settings.output), export.place(settings)
+    folder, target = Path(settings.output), places.result(settings)
+    places.check_folder(folder)
     if target.exists() and identity.made(folder, target) is None:
         raise ValueError(f'{target} is there already, and not of this run: give another output')
     check_alone(folder)
@@ -70,7 +71,7 @@ def train(
 
 def _trained(plan: Plan, saved: Checkpoints, told: Silent) -> Trained:
     """What a run makes, or has made already, in its folder."""
-    folder, target = Path(plan.settings.output), export.place(plan.settings)
+    folder, target = Path(plan.settings.output), places.result(plan.settings)
     done = max(saved.steps(), default=0)
     identity.confirm(folder, plan.settings, begun=done > 0)
     with contextlib.closing(Metrics(folder, done)) as metrics:
