@@ -13,6 +13,7 @@ from vipllava_jax import training
 from vipllava_jax.training import loop
 from vipllava_jax.training.batches import Batch, Batches
 from vipllava_jax.training.conversations import ENDINGS, IGNORE
+from vipllava_jax.training.progress import Silent
 from vipllava_jax.training.recipes import RECIPES
 from vipllava_jax.training.rows import read
 
@@ -92,3 +93,37 @@ def test_a_batch_is_split_into_parts_whatever_its_pictures(images, count):
     assert parts.tokens.shape == (count, 4 // count, 8)
     assert parts.images.shape == (count, 4 // count, images, 28, 28, 3)
     np.testing.assert_array_equal(np.concatenate(parts.images), pictures)
+
+
+def test_rows_that_are_cut_are_counted_before_the_first_step(world, tmp_path):
+    class Told(Silent):
+        def begin(self, about, step, steps, every):
+            self.about = about
+
+    folder, told = world[1], Told()
+    question = 'What is it? ' * 60
+    said = [('human', 'What?'), ('gpt', 'A dog.'), ('human', question), ('gpt', 'A sofa.')]
+    long = [{'from': who, 'value': text} for who, text in said]
+    rows = [*(text_row(n) for n in range(6)), {'id': 'long', 'conversations': long}]
+    write_lines(folder / 'cut.jsonl', [*rows, {'id': 'lost', 'conversations': long[2:]}])
+    run(
+        world,
+        tmp_path / 'run',
+        'cut.jsonl',
+        steps=1,
+        max_length=200,
+        eval_data=folder / 'cut.jsonl',
+        progress=told,
+    )
+    cut = '8 rows, none broken, 2 cut at max_length 200, 1 with no answer left and passed over'
+    assert told.about['data'] == cut
+    assert '2 cut at max_length 200, 1 with' in told.about['held out']
+
+
+def test_a_length_that_leaves_no_answer_is_refused_before_weights_are_read(world, tmp_path, monkeypatch):
+    monkeypatch.setattr('vipllava_jax.training.prepare.weights', None)
+    with pytest.raises(
+        ValueError, match='max_length 16 leaves no answer in any of the 12 rows of .*text.jsonl'
+    ):
+        run(world, tmp_path / 'run', 'text.jsonl', max_length=16)
+    assert not (tmp_path / 'run').exists()

@@ -10,7 +10,9 @@ import numpy as np
 
 from vipllava_jax.folders import brief, check_regular, one_line, printable
 from vipllava_jax.inputs.images import measure
+from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.training import values
+from vipllava_jax.training.conversations import Limit
 from vipllava_jax.training.files import ROW, is_list, spans
 from vipllava_jax.training.marking import Prompted, settled
 from vipllava_jax.training.region_prompts import compose
@@ -94,6 +96,8 @@ class Rows:
     letters: np.ndarray  # N int32, of its conversation, as a measure of its length
     broken: tuple[str, ...] = ()  # what is wrong with the first of those left out
     left_out: int = 0
+    cut: int = 0  # rows longer than may be
+    unlearnt: int = 0  # of those, rows of which no answer is left
 
     def __len__(self) -> int:
         return len(self.start)
@@ -129,23 +133,29 @@ def read(
     skip_broken: bool = False,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    limit: Limit | None = None,
 ) -> Rows:
     """Files, each a JSON list or JSONL, and the folder of their pictures -> their rows, each checked.
 
     Every broken row is counted and the first are told, in one ValueError, or with `skip_broken` in the Rows,
     which then do without them. Checked is all but that each picture can be decoded; `progress` is told the
-    rows done and those in all.
+    rows done and those in all. With `limit`, rows that are cut are counted: as they are in evaluation, from
+    which marks and words that vary may differ by a few tokens.
     """
     rows = found([Path(file) for file in files], None if folder is None else Path(folder))
     parts = [range(start, min(start + PART, len(rows))) for start in range(0, len(rows), PART)]
     broken: dict[int, str] = {}
-    for part, (images, letters, problems) in zip(parts, ordered(_Check(rows), parts, workers), strict=True):
+    cut = unlearnt = 0
+    for part, found_in in zip(parts, ordered(_Check(rows, limit), parts, workers), strict=True):
+        images, letters, fits, problems = found_in
         rows.images[part.start : part.stop], rows.letters[part.start : part.stop] = images, letters
+        cut, unlearnt = cut + fits[0], unlearnt + fits[1]
         broken |= problems
         if progress:
             progress(part.stop, len(rows))
     told = checked([*broken.values()], len(rows), skip_broken)
-    return rows.take(np.delete(np.arange(len(rows)), [*broken]), broken=told, left_out=len(broken))
+    kept = np.delete(np.arange(len(rows)), [*broken])
+    return rows.take(kept, broken=told, left_out=len(broken), cut=cut, unlearnt=unlearnt)
 
 
 def checked(broken: Sequence[str], count: int, skip: bool, what: str = 'rows') -> tuple[str, ...]:
@@ -165,25 +175,34 @@ def checked(broken: Sequence[str], count: int, skip: bool, what: str = 'rows') -
 
 @dataclass(frozen=True)
 class _Check:
-    """A range of rows -> each one's pictures and letters, and what is wrong with which."""
+    """A range of rows -> each one's pictures and letters, how many are cut, what is wrong with which."""
 
     rows: Rows
+    limit: Limit | None
 
-    def __call__(self, part: range) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    def __call__(self, part: range) -> tuple[np.ndarray, np.ndarray, tuple[int, int], dict[int, str]]:
         images, letters = np.zeros(len(part), np.uint8), np.zeros(len(part), np.int32)
+        cut = unlearnt = 0
         broken = {}
         for n, i in enumerate(part):
             try:
-                images[n], letters[n] = check(self.rows[i])
+                row = self.rows[i]
+                turns = composed(row, _evaluated).turns
+                fits = _fits(self.limit, row, turns)
             except BrokenRow as error:
                 broken[i] = str(error)
-        return images, letters, broken
+                continue
+            images[n], letters[n] = len(row.images), sum(len(turn.text) for turn in turns)
+            cut, unlearnt = cut + fits[0], unlearnt + fits[1]
+        return images, letters, (cut, unlearnt), broken
 
 
-def check(row: Row) -> tuple[int, int]:
-    """How many pictures and letters a row has; BrokenRow if no example can be made of it."""
-    prompted = composed(row, _evaluated)
-    return len(row.images), sum(len(turn.text) for turn in prompted.turns)
+def _fits(limit: Limit | None, row: Row, turns: Sequence[Turn]) -> tuple[bool, bool]:
+    """Whether a row is cut, and has nothing left to be learnt; BrokenRow if its pictures do not fit."""
+    try:
+        return limit(turns, len(row.images)) if limit else (False, False)
+    except ValueError as error:
+        raise BrokenRow(f'{row.where}: {error}') from None
 
 
 def composed(row: Row, make: Callable[[Row], Prompted]) -> Prompted:
