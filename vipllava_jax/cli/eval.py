@@ -17,6 +17,7 @@ from vipllava_jax.cli.models import (
     types,
     weight_options,
 )
+from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.rows import a_line_each
 from vipllava_jax.cli.waiting import counting
 from vipllava_jax.folders import check_writable, write_text
@@ -63,10 +64,10 @@ if TYPE_CHECKING:
 @click.option(
     '--max-new-tokens',
     metavar='N',
-    type=click.IntRange(1),
+    type=Whole(1),
     help='The longest answer.  [default: 128; of ViP-Bench 1024]',
 )
-@click.option('--batch', metavar='N', type=click.IntRange(1), default=16, show_default=True)
+@click.option('--batch', metavar='N', type=Whole(1, 2**16), default=16, show_default=True)
 @weight_options
 @click.option('--skip-broken', is_flag=True, help='Leave out rows that are broken, instead of stopping.')
 def eval(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vipllava_jax.folders import brief
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import Turn
@@ -138,7 +139,7 @@ def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Cas
     groups = tuple(_texts(row.fields.get(field)) for field in by)
     for task, make in forms:
         turns, marks = rows.composed(row, make)
-        named = str(row.fields['question_id']) if task is VIP_BENCH else row.name
+        named = _question_id(row) if task is VIP_BENCH else row.name
         yield Case(
             named,
             row.where,
@@ -150,6 +151,13 @@ def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Cas
             groups,
             tuple(sets),
         )
+
+
+def _question_id(row: Row) -> str:
+    value = row.fields['question_id']
+    if not isinstance(value, str | int) or not str(value).strip():
+        raise BrokenRow(f'{row.where}: "question_id" is {brief(value)}, expected a text or a whole number')
+    return str(value)
 
 
 def _is_vip_bench(fields: dict[str, Any]) -> bool:
@@ -186,7 +194,7 @@ def _answers(given: Any) -> tuple[str, ...]:
     answers = given if isinstance(given, list) else [given]
     good = all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers)
     if not good or not answers or not all(str(one).strip() for one in answers):
-        raise ValueError(f'"answer" is {str(given)[:80]!r}: expected a text or a number, or a list of those')
+        raise ValueError(f'"answer" is {brief(given)}: expected a text or a number, or a list of those')
     return tuple(map(str, answers))
 
 

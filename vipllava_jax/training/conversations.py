@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vipllava_jax.folders import brief
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, TEMPLATES, Turn, render
 
@@ -35,17 +36,18 @@ def read(conversation: Any, images: int) -> list[Turn]:
     spoken = turns[1:] if turns[0].role == 'system' else turns
     expected = ['user', 'assistant'] * max(-(-len(spoken) // 2), 1)
     if [turn.role for turn in spoken] != expected:
-        found = ', '.join(str(turn['from']) for turn in conversation)
+        found = ', '.join(turn['from'] for turn in conversation)
         raise ValueError(f'human and gpt must take turns, from human to gpt; found {found}')
     return turns
 
 
 def _turn(number: int, turn: Any, images: int) -> Turn:
-    if not isinstance(turn, dict) or turn.get('from') not in ROLES or not isinstance(turn.get('value'), str):
+    said, text = (turn.get('from'), turn.get('value')) if isinstance(turn, dict) else (None, None)
+    if not isinstance(said, str) or said not in ROLES or not isinstance(text, str):
         raise ValueError(
-            f'turn {number} is {str(turn)[:80]!r}: expected {{"from": "human" or "gpt", "value": a text}}'
+            f'turn {number} is {brief(turn)}: expected {{"from": "human" or "gpt", "value": a text}}'
         )
-    role, text = ROLES[turn['from']], turn['value']
+    role = ROLES[said]
     if IMAGE in text:
         if role != 'user' or not images:
             why = 'only the human may' if images else 'the row has no image'

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vipllava_jax.folders import brief
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark, parse
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.training import conversations, vcr
@@ -60,7 +61,7 @@ def _tagged(
 def _written(fields: dict[str, Any], images: int) -> list[tuple[int, Mark]]:
     texts = fields['marks']
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f'"marks" is {str(texts)[:80]!r}: expected a list of texts')
+        raise ValueError(f'"marks" is {brief(texts)}: expected a list of texts')
     marked = [parse(text) for text in texts]
     for text, (at, _) in zip(texts, marked, strict=True):
         if at >= images:
@@ -138,6 +139,8 @@ def point_qa(fields: dict[str, Any], folder: Path, rng: np.random.Generator | No
         f'{text_of(fields, "general_question")} The exemplary object is within the rectangle.\n'
         'Answer the question using a single word or phrase.'
     )
+    if not isinstance(fields['answer'], str | int | float):
+        raise ValueError(f'"answer" is {brief(fields["answer"])}, expected a text or a number')
     return _asked(question, str(fields['answer']), [mark])
 
 

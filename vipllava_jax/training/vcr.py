@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.folders import read_json
+from vipllava_jax.folders import brief, read_json
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.training.marking import Object, Prompted, mention, sound, styles
@@ -127,8 +127,8 @@ def lettered(question: str, options: Sequence[str]) -> str:
 
 def _choices(fields: dict[str, Any], kind: str) -> tuple[list[Any], int]:
     texts, label = fields[f'{kind}_choices'], fields[f'{kind}_label']
-    if not isinstance(label, int) or not 0 <= label < len(texts):
-        raise ValueError(f'"{kind}_label" is {label!r}, but there are {len(texts)} "{kind}_choices"')
+    if type(label) is not int or not 0 <= label < len(texts):
+        raise ValueError(f'"{kind}_label" is {brief(label)}, but there are {len(texts)} "{kind}_choices"')
     return texts, label
 
 
