@@ -86,6 +86,14 @@ def test_tensorboard_shows_each_step_once(tmp_path):
     assert [event.value for event in shown] == pytest.approx([n / 3 for n in range(1, 5)])
 
 
+def test_a_full_disk_under_tensorboards_file_names_it(tmp_path):
+    with contextlib.closing(metrics.Board(tmp_path, 0)) as shown:
+        shown._file.close()
+        shown._file = open('/dev/full', 'ab', buffering=0)  # noqa: SIM115
+        with pytest.raises(OSError, match='No space left .*events.out.tfevents'):
+            shown.write({'step': 1, 'loss': 2.0})
+
+
 def test_without_tensorboard_nothing_is_missed(tmp_path, monkeypatch):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert write(tmp_path, 0, [1]) == [1]

@@ -2,14 +2,19 @@
 
 import contextlib
 import importlib.util
+import io
+import itertools
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vipllava_jax.folders import brief, check_regular, one_line, write_text
+
+NUMBERS = itertools.count()  # of the files that this process writes for TensorBoard
 
 
 class Metrics:
@@ -25,16 +30,13 @@ class Metrics:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One step's record: numbers, with its `step`; TensorBoard is told too."""
-        with writing_lines(self.path):
-            line = memoryview((json.dumps(record) + '\n').encode())
-            while line:
-                line = line[self._file.write(line) :]
+        append(self.path, self._file, (json.dumps(record) + '\n').encode())
         if self._board:
             self._board.write(record)
 
     def sync(self) -> None:
         """Returns when all that was written is on the disk."""
-        with writing_lines(self.path):
+        with naming(self.path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -44,12 +46,20 @@ class Metrics:
 
 
 @contextlib.contextmanager
-def writing_lines(path: Path) -> Iterator[None]:
-    """An OSError in the block names the file, as those of an open file do not."""
+def naming(path: Path) -> Iterator[None]:
+    """An OSError in the block names the file or folder, as those of an open file do not."""
     try:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def append(path: Path, file: Any, data: bytes) -> None:
+    """Adds bytes to an unbuffered file: what a buffer holds would be tried once more when it is closed."""
+    left = memoryview(data)
+    with naming(path):
+        while left:
+            left = left[file.write(left) :]
 
 
 def _until(path: Path, step: int) -> list[dict[str, Any]]:
@@ -92,16 +102,25 @@ def _record(where: str, line: bytes) -> dict[str, Any]:
 
 
 class Board:
-    """Files of events for TensorBoard, which forgets what it was told of the steps that are told anew."""
+    """A file of events for TensorBoard, which forgets what it was told of the steps that are told anew.
+
+    TensorBoard's own writer is a thread, which shows a traceback when the disk is full.
+    """
 
     def __init__(self, folder: Path, step: int):
         from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary, self._folder = event_pb2.Event, summary_pb2.Summary, folder
-        self._writer = EventFileWriter(str(folder))
+        self._event, self._summary, self._record = event_pb2.Event, summary_pb2.Summary, RecordWriter
+        name = (
+            f'events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}'
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / name
+        self._file = self.path.open('ab', buffering=0)
+        self._add(file_version='brain.Event:2')
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.add_event(self._event(wall_time=time.time(), step=step + 1, session_log=start))
+        self._add(step=step + 1, session_log=start)
 
     def write(self, record: Mapping[str, Any]) -> None:
         values = [
@@ -109,13 +128,15 @@ class Board:
             for name, value in record.items()
             if name != 'step'
         ]
-        told = self._summary(value=values)
-        with writing_lines(self._folder):
-            self._writer.add_event(self._event(wall_time=time.time(), step=record['step'], summary=told))
+        self._add(step=record['step'], summary=self._summary(value=values))
+
+    def _add(self, **fields: Any) -> None:
+        data = io.BytesIO()
+        self._record(data).write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        append(self.path, self._file, data.getvalue())
 
     def close(self) -> None:
-        with writing_lines(self._folder):
-            self._writer.close()
+        self._file.close()
 
 
 def board(folder: Path, step: int) -> Board | None:
