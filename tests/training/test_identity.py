@@ -85,3 +85,8 @@ def test_settings_of_any_kind_are_told_in_a_line(run):
     with pytest.raises(ValueError, match='holds a run that differs .*seed was a list') as error:
         identity.confirm(folder, made, begun=True)
     assert '\x1b' not in str(error.value)
+    told['identity'] = {'model': 'other'}
+    path.write_text(json.dumps(told))
+    with pytest.raises(ValueError, match='model was other and is m, .* and [0-9]+ more') as error:
+        identity.confirm(folder, made, begun=True)
+    assert len(str(error.value)) <= 500

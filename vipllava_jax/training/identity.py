@@ -10,6 +10,7 @@ from vipllava_jax.folders import brief, printable, read_json, write_json
 from vipllava_jax.training.config import KEYS, Settings, table
 
 FILE = 'run.json'
+TOLD = 6  # differences that a message tells of
 CONTENTS = {'data': 'other rows in the data', 'weights': 'other weights in the model'}  # told of, not shown
 
 
@@ -69,7 +70,8 @@ def _read(folder: Path) -> dict[str, Any]:
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What settings were and are, where they differ; '' if they do not."""
     names = [name for name in now if now[name] != before.get(name)]
-    return ', '.join(_change(name, before.get(name), now[name]) for name in names)
+    told = [_change(name, before.get(name), now[name]) for name in names[:TOLD]]
+    return ', '.join(told) + (f', and {len(names) - TOLD} more' if len(names) > TOLD else '')
 
 
 def _change(name: str, before: Any, now: Any) -> str:
