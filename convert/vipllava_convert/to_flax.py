@@ -122,7 +122,8 @@ def convert(
     'int8' or 'int4' instead. The adapter of another folder is merged into them. Raises CheckpointError,
     before any long work where that is possible, and leaves nothing behind then; the source is only read.
     """
-    apart(source, target)
+    for read_from in (source, *([adapter] if adapter else [])):
+        apart(read_from, target)
     dtype = weight_type(dtype)
     began = time.monotonic()
     what = plan(source)
@@ -131,9 +132,22 @@ def convert(
     kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter)
     wanted = made(shapes(what, read).items(), what.cfg, **kind)
     leaves = made(stream(what, read, cpu, progress, AT_ONCE), what.cfg, **kind)
-    save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
+    odd = save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
-    return Report(len(what.pairs), size, time.monotonic() - began, what.unused)
+    names = {leaf.path: leaf.name for leaf, _ in what.pairs}
+    notes = not_finite((f'{names[weight(path)]} ({path})' for path in odd), dtype)
+    return Report(len(what.pairs), size, time.monotonic() - began, what.unused, notes)
+
+
+def weight(path: str) -> str:
+    """The path of the weight to which an array belongs: 'llama/head/w/scale' -> 'llama/head/w'."""
+    return path.removesuffix('/scale').removesuffix('/values')
+
+
+def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]:
+    """What to say of each array that was written with values that are not numbers."""
+    largest = 'numbers above 65504 are in float16' if dtype == jnp.float16 else 'so they are not in the source'
+    return (*(f'warning: {name} holds NaN or infinity' for name in names),)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
