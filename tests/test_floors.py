@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     'vipllava_jax.config': 0,
+    'vipllava_jax.signals': -1,  # what the first line of the command needs
     'vipllava_jax.folders': 0,
     'vipllava_jax.compilation': 0,
     'vipllava_jax.model.equations': 0,

@@ -190,7 +190,7 @@ def test_a_file_is_replaced_whole_or_keeps_what_it_had(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['link.json', 'table.json']
     with pytest.raises(OSError, match=r'No space left.*/dev/full'):
         folders.write_text(Path('/dev/full'), 'x')
-    with pytest.raises(OSError, match=r'No such file.*none/a'):
+    with pytest.raises(OSError, match=r'there is no folder.*none/a'):
         folders.write_text(tmp_path / 'none' / 'a', 'x')
 
 
@@ -209,9 +209,9 @@ def test_no_output_is_an_input(tmp_path, monkeypatch):
     check_output(Path('data/new'), [data])
     with pytest.raises(ValueError, match='is also read'):
         check_output(Path('dangling'), [data, Path('data/new')])
-    with pytest.raises(OSError, match='Is a directory'):
+    with pytest.raises(OSError, match='is a folder'):
         check_output(Path('data'), [])
-    with pytest.raises(OSError, match='No such file'):
+    with pytest.raises(OSError, match='there is no folder'):
         check_output(Path('none/x'), [])
 
 

@@ -1,3 +1,15 @@
-from vipllava_jax.cli import main
+"""Where the command begins: Ctrl-C is one clean end from the first import on."""
 
-main()
+from vipllava_jax import signals
+
+
+def main() -> None:
+    """Runs the command."""
+    signals.end_by_default()
+    from vipllava_jax import cli
+
+    cli.main()
+
+
+if __name__ == '__main__':
+    main()

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vipllava_jax.signals import unfinished
+
 MESSAGE = 500  # characters of an error message, at most
 LARGEST = 64 << 20  # bytes of a JSON file, several times what a tokenizer.json of 128,000 tokens has
 CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
@@ -62,6 +64,12 @@ def safe_answer(text: str) -> str:
     A model's vocabulary comes with its checkpoint, and could otherwise send commands to the terminal.
     """
     return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def safe_json(data: Any) -> str:
+    """A JSON text on one line, its letters as they are, its control characters as JSON's escapes."""
+    text = json.dumps(data, ensure_ascii=False)
+    return CONTROL.sub(lambda match: f'\\u{ord(match[0]):04x}', text)
 
 
 def brief(value: Any, limit: int = 80) -> str:
@@ -146,14 +154,15 @@ def replacing(path: Path) -> Iterator[Path]:
     target = path.resolve()
     fresh = target.with_name(f'.{target.stem[:80]}.{os.getpid()}.new{target.suffix}')
     try:
-        if target.exists() and not target.is_file():
-            check_writable(target)
-            yield target
+        check_writable(path)
+        if (path.exists() and not path.is_file()) or path.is_relative_to('/dev'):
+            yield path
             return
-        yield fresh
-        if target.exists():
-            shutil.copymode(target, fresh)
-        fresh.replace(target)
+        with unfinished(str(fresh)):
+            yield fresh
+            if target.exists():
+                shutil.copymode(target, fresh)
+            fresh.replace(target)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
@@ -174,10 +183,14 @@ def check_output(output: Path, inputs: Iterable[Path]) -> None:
 
 
 def check_writable(output: Path) -> None:
-    """OSError, naming the path, if no file can be written there: a folder, or in a folder that is missing."""
-    code = errno.EISDIR if output.is_dir() else 0 if output.resolve().parent.is_dir() else errno.ENOENT
-    if code:
-        raise OSError(code, os.strerror(code), str(output))
+    """OSError, naming the path and saying why, if no file can be written there."""
+    parent = output.resolve().parent
+    if output.is_dir():
+        raise IsADirectoryError(errno.EISDIR, 'is a folder; give the name of a file', str(output))
+    if not parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f'there is no folder {str(parent)!r}', str(output))
+    if not os.access(output if output.exists() else parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(output))
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -229,9 +242,10 @@ def beside(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: boo
             )
         partial.mkdir()
         with _locked(partial):
-            yield partial
-            for path in (*partial.rglob('*'), partial):
-                _sync(path)
+            with unfinished(str(partial)):
+                yield partial
+                for path in (*partial.rglob('*'), partial):
+                    _sync(path)
             if _replaceable(folder, ours, overwrite):
                 folder.rename(partial.with_name(partial.name + '-replaced'))
             partial.rename(folder)

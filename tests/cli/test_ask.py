@@ -1,5 +1,6 @@
 """The answer on stdout and nothing else; mistakes in one line before a model is loaded."""
 
+import io
 import json
 import shutil
 import signal
@@ -12,8 +13,10 @@ from PIL import Image
 
 import vipllava_jax as vj
 from vipllava_jax import loading
+from vipllava_jax.cli import ask as ask_module
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.world import Scene, Thing
+from vipllava_jax.folders import safe_answer
 
 MARK = 'rectangle:20,10,60,50:red'
 DRAWN = ('--max-new-tokens', 40, '--temperature', 2, '--seed', 1)  # an answer that ends nowhere by itself
@@ -66,7 +69,7 @@ def test_json_says_how_it_came(vipllava, folder, photo, tmp_path):
     with Image.open(marked) as picture:
         assert picture.size == (90, 60)
     again = vipllava(*drawn, told['prompt'])
-    assert again.out == told['answer'] + '\n'
+    assert again.out == safe_answer(told['answer']) + '\n'
 
 
 def test_json_says_which_weights_answered(vipllava, folder):
@@ -131,6 +134,42 @@ def test_a_stop_that_is_a_special_token_ends_the_answer(vipllava, folder, monkey
     cut = json.loads(vipllava(*asked).out)
     assert cut['finished']
     assert cut['new_tokens'] == list(tokens).index(tokens[6]) + 1
+
+
+def test_without_a_picture_there_is_a_note(vipllava, folder):
+    ran = vipllava('ask', '--model', folder, '--max-new-tokens', 1, 'hi')
+    assert (ran.code, ran.err.count('\n')) == (0, 1)
+    assert 'no --image' in ran.err
+
+
+def test_commands_to_the_terminal_in_an_answer_are_shown_and_not_obeyed(vipllava, folder, monkeypatch):
+    monkeypatch.setattr(
+        'vipllava_jax.inputs.tokenizer.Stream.end', lambda self: '\x1b]0;owned\x07\x9b2J\u202e'
+    )
+    ask = ('ask', '--model', folder, '--max-new-tokens', 1, 'hi')
+    assert vipllava(*ask).out.endswith('\\x1b]0;owned\\x07\\x9b2J\\u202e\n')
+    out = vipllava(*ask, '--json').out
+    assert out.isascii()
+    assert json.loads(out)['answer'].endswith('\x1b]0;owned\x07\x9b2J\u202e')
+
+
+@pytest.mark.parametrize(
+    ('data', 'expected'),
+    [
+        ('\ufeffWhat is it?\n'.encode(), 'What is it?'),
+        ('What is it?'.encode('utf-16'), 'is UTF-16: write it in UTF-8'),
+        (b'caf\xe9', 'is not UTF-8 at byte 3'),
+        (b'x' * (1 << 20) + b'xx', 'has more than 1048576 bytes'),
+        (b' \n', 'the question is empty'),
+    ],
+)
+def test_stdin_is_utf8_of_bounded_length(monkeypatch, data, expected):
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(data)))
+    try:
+        found = ask_module.read(None)
+    except ValueError as error:
+        found = str(error)
+    assert expected in found
 
 
 def test_a_relative_folder(vipllava, folder, monkeypatch):
@@ -228,6 +267,15 @@ def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
         (['--save-image', 'x.png', 'q'], 'needs an --image'),
         ([], 'the question is empty'),
         (['--temperature', '-1', 'q'], '--temperature'),
+        (['--temperature', 'nan', 'q'], '--temperature'),
+        (['--temperature', '1e999', 'q'], '--temperature'),
+        (['--top-p', 'nan', 'q'], '--top-p'),
+        (['--top-k', '9' * 30, 'q'], '--top-k'),
+        (['--top-k', str(2**31), 'q'], '--top-k'),
+        (['--seed', '9' * 5000, 'q'], '--seed'),
+        (['--max-new-tokens', '9' * 5000, 'q'], '--max-new-tokens'),
+        (['--max-new-tokens', '1e3', 'q'], '--max-new-tokens'),
+        (['--no\x1b[2J' + 'x' * 10**5, 'q'], r'--no\x1b[2Jxxx'),
         (['--top-p', '0', 'q'], '--top-p'),
         (['--template', 'none', 'q'], '--template'),
         (['--nonsense', 'q'], '--nonsense'),

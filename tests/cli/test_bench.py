@@ -59,7 +59,7 @@ def test_what_is_there_is_shown_when_it_is_interrupted(vipllava, monkeypatch, tm
         return measure(line, repeats)
 
     monkeypatch.setattr(timing, 'measure', once)
-    monkeypatch.setattr(cli, 'interrupt', lambda: sys.exit(130))
+    monkeypatch.setattr(cli.signals, 'end_by_interrupt', lambda: sys.exit(130))
     ran = vipllava(*SMALL, '--what', 'vision,decode', '--json', tmp_path / 'speed.json')
     assert ran.code == 130
     assert 'images/s' in ran.out
@@ -84,13 +84,13 @@ def test_a_line_that_fails_is_told_and_the_rest_goes_on(vipllava, monkeypatch, m
     ('args', 'message'),
     [
         (['--what', 'speed'], "'speed' is not one of compile, vision"),
-        (['--batch', '1,x'], 'not a list of positive numbers'),
-        (['--batch', '0'], 'not a list of positive numbers'),
+        (['--batch', '1,x'], 'not a list of numbers from 1'),
+        (['--batch', '0'], 'not a list of numbers from 1'),
         (['--context', '100'], '--context 100: this model can be measured from'),
         (['--context', '9000'], '--context 9000'),
         (['--repeats', '2'], '--repeats'),
         (['--plot', 'x.jpg'], 'end the name in .png'),
-        (['--json', 'no/such/x.json'], "no folder 'no/such'"),
+        (['--json', 'no/such/x.json'], 'there is no folder'),
         (['--model', 'x'], '--model and --preset'),
         pytest.param(
             ['--peer', 'transformers', '--quantize', 'int8'], 'has none such', marks=pytest.mark.parity

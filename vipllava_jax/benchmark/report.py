@@ -1,7 +1,6 @@
 """What was measured, as a table, as JSON and as a roofline plot."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from vipllava_jax.benchmark.ceilings import Ceilings
 from vipllava_jax.benchmark.timing import OURS, Result, Side
+from vipllava_jax.folders import write_text
 
 HOW = """Medians after a warm-up; %: how much of that time the least bytes or operations take at these rates.
 prefill: words alone, on the device; first-token: with an image, on the device; generate: from host to host.
@@ -129,9 +129,7 @@ def _side(side: Side) -> dict[str, Any]:
 
 def write(path: Path, data: dict[str, Any]) -> None:
     """The JSON file, whole at every moment."""
-    partial = path.with_name(f'.{path.name}.{os.getpid()}')
-    partial.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
-    partial.replace(path)
+    write_text(path, json.dumps(data, indent=1) + '\n')
 
 
 def _three(x: float) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from vipllava_jax import __version__, compilation
+from vipllava_jax import __version__, compilation, signals
+from vipllava_jax.folders import printable
 
 VERBS = {
     'demo': 'See a small bundled model answer, without a download.',
@@ -24,6 +24,10 @@ VERBS = {
     'bench': 'Measure how fast each part of the model runs here.',
     'info': 'Show versions, devices and what a checkpoint holds.',
 }
+NO_MEMORY = (
+    '{} has not enough memory: try --quantize int8 or int4, --dtype bfloat16, fewer images, a smaller batch '
+    'or a shorter answer'
+)
 
 
 class Verbs(click.Group):
@@ -68,16 +72,32 @@ def vipllava(compilation_cache: str | None) -> None:
 
 
 def main() -> None:
-    """The command on the console; if it fails, no thread in the background keeps the user waiting."""
+    """The command on the console; no thread in the background keeps the user waiting for its end."""
+    signals.end_cleanly()
     try:
         run()
     except SystemExit as end:
-        if not end.code:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = flushed(code)
+        signals.end_by_default()  # what is torn down from here on is nobody's work
+        if not code:
             raise
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        os._exit(end.code if isinstance(end.code, int) else 1)  # tearing down a compiler at work may crash
+        os._exit(code)  # tearing down a compiler at work may crash
+
+
+def flushed(code: int) -> int:
+    """Writes what is still buffered -> the exit code: 2, with a message, if stdout has no room for it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has gone: it has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        click.echo(f'vipllava: standard output: {error.strerror}', err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 2
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    return code
 
 
 def run() -> None:
@@ -85,8 +105,9 @@ def run() -> None:
     for name in ('stdin', 'stdout', 'stderr'):
         if getattr(sys, name) is None:  # closed by whoever called us
             setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors='replace')  # an answer may hold what the terminal cannot show
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # an answer may hold what the terminal cannot show
     with warnings.catch_warnings():
         warnings.simplefilter('default', UserWarning)
         warnings.showwarning = shown(False)
@@ -96,20 +117,29 @@ def run() -> None:
             click.echo(e.ctx and e.ctx.get_help())
             sys.exit(0)
         except (click.Abort, KeyboardInterrupt):
-            interrupt()
-        except click.ClickException as e:
-            fail(e.format_message())
-        except OSError as e:
-            fail(f'{e.filename}: {e.strerror}' if e.filename and e.strerror else str(e))
-        except (ValueError, ImportError) as e:
-            fail(str(e))
-        except RuntimeError as e:
-            if 'RESOURCE_EXHAUSTED' not in str(e):
+            signals.end_by_interrupt()
+        except Exception as error:
+            if (message := mistake(error)) is None:
                 raise
-            fail(
-                'the device has not enough memory: try --quantize int8 or int4, --dtype bfloat16, '
-                'fewer images, a smaller batch or a shorter answer'
-            )
+            fail(message)
+
+
+def mistake(error: Exception) -> str | None:
+    """What the user can mend, in words; None for an error that is a fault of this program."""
+    match error:
+        case click.ClickException():
+            return error.format_message()
+        case BrokenPipeError():
+            return 'standard output was closed before all was written'
+        case OSError() if error.strerror:
+            return f'{os.fsdecode(error.filename)}: {error.strerror}' if error.filename else error.strerror
+        case OSError() | ValueError() | ImportError():
+            return str(error)
+        case MemoryError():
+            return NO_MEMORY.format('this computer')
+        case RuntimeError() if 'RESOURCE_EXHAUSTED' in str(error) or 'Out of memory' in str(error):
+            return NO_MEMORY.format('the device')
+    return None
 
 
 def shown(ours: bool) -> Callable[..., None]:
@@ -120,18 +150,12 @@ def shown(ours: bool) -> Callable[..., None]:
         line = compilation.trouble(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
         if line and line not in told:
             told.add(line)
-            click.echo(f'vipllava: {line}', err=True)
+            click.echo(f'vipllava: {printable(line)}', err=True)
 
     return show
 
 
-def interrupt() -> None:
-    """Ends as Ctrl-C ends a program; tearing down what jax has under way may crash instead."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 def fail(message: str) -> None:
     """Ends with one line on stderr."""
-    click.echo('vipllava: ' + ' '.join(message.split()), err=True)
+    click.echo(f'vipllava: {printable(message)}', err=True)
     sys.exit(2)

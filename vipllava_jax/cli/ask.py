@@ -1,7 +1,7 @@
 """`vipllava ask`: a picture, marks, a question; the answer as it comes."""
 
+import codecs
 import contextlib
-import json
 import secrets
 import sys
 import time
@@ -19,8 +19,10 @@ from vipllava_jax.cli.models import (
     types,
     weight_options,
 )
+from vipllava_jax.cli.numbers import Real, Whole
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import spinner
+from vipllava_jax.folders import safe_answer, safe_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from vipllava_jax.config import Config
     from vipllava_jax.inputs.processor import Batch, Processor
     from vipllava_jax.loading import Model
+
+
+LONGEST = 1 << 20  # bytes of a question on stdin, more than any context holds
 
 
 @click.command()
@@ -40,33 +45,33 @@ if TYPE_CHECKING:
 @click.option(
     '--max-new-tokens',
     metavar='N',
-    type=click.IntRange(1),
+    type=Whole(1),
     help='The longest answer.  [default: 512, or what the context leaves]',
 )
 @click.option(
     '--temperature',
-    type=click.FloatRange(0),
+    type=Real(0),
     default=0.0,
     show_default=True,
     help='0 takes the likeliest token each time.',
 )
 @click.option(
     '--top-p',
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Real(0, 1, min_open=True),
     default=1.0,
     show_default=True,
     help='Draw from the likeliest tokens that make up this probability.',
 )
 @click.option(
     '--top-k',
-    type=click.IntRange(0),
+    type=Whole(0),
     default=0,
     show_default=True,
     help='Draw from the k likeliest tokens; 0 for all.',
 )
 @click.option(
     '--seed',
-    type=click.IntRange(0, 2**32 - 1),
+    type=Whole(0, 2**32 - 1),
     help='Makes drawn answers repeatable.  [default: a fresh one]',
 )
 @weight_options
@@ -127,7 +132,9 @@ def ask(
     answer = said(reply, compiled, quiet=as_json)
     if as_json:
         told = {'answer': answer, **told, 'load_seconds': seconds, **reply.report()}
-    click.echo(json.dumps(told, ensure_ascii=False) if as_json else '')
+    click.echo(safe_json(told) if as_json else '')
+    if not pictures:
+        click.echo('vipllava: there was no --image: the model answered from the question alone', err=True)
 
 
 def said(reply: 'Reply', compiled: Callable[[], None], quiet: bool) -> str:
@@ -141,7 +148,7 @@ def said(reply: 'Reply', compiled: Callable[[], None], quiet: bool) -> str:
                 stop()
             answer += piece
             if not quiet:
-                sys.stdout.write(piece)
+                sys.stdout.write(safe_answer(piece))
                 sys.stdout.flush()
     return answer
 
@@ -189,13 +196,27 @@ class Reply:
 
 
 def read(question: str | None) -> str:
-    """The question, or stdin if there is none; ValueError if that is empty."""
+    """The question, or stdin if there is none; ValueError if that is empty or no text."""
     if question is None and sys.stdin.isatty():
         click.echo('Question, then Ctrl-D:', err=True)
-    text = (sys.stdin.read() if question is None else question).strip()
+    text = (stdin() if question is None else question).strip()
     if not text:
         raise ValueError('the question is empty: give it as the last argument or on stdin')
     return text
+
+
+def stdin() -> str:
+    """The text on stdin, without the byte order mark that some editors put in front."""
+    source = getattr(sys.stdin, 'buffer', None)
+    data = source.read(LONGEST + 1) if source else sys.stdin.read(LONGEST + 1).encode()
+    if len(data) > LONGEST:
+        raise ValueError(f'the question on stdin has more than {LONGEST} bytes: is it the right file?')
+    try:
+        return data.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        utf16 = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        found = 'is UTF-16' if utf16 else f'is not UTF-8 at byte {error.start}'
+        raise ValueError(f'the question on stdin {found}: write it in UTF-8') from None
 
 
 def prepare(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ import click
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.waiting import bytes_bar
+from vipllava_jax.folders import check_writable
+from vipllava_jax.signals import raising_interrupts, unfinished
 
 if TYPE_CHECKING:
     from vipllava_jax.benchmark.ceilings import Ceilings
@@ -38,8 +41,8 @@ class Several(click.ParamType):
             if odd := [part for part in parts if part not in self.among]:
                 self.fail(f'{odd[0]!r} is not one of {", ".join(self.among)}', param, ctx)
             return tuple(parts)
-        if not all(part.isdecimal() and int(part) for part in parts):
-            self.fail(f'{value!r} is not a list of positive numbers such as 1,8', param, ctx)
+        if not all(re.fullmatch('0*[1-9][0-9]{0,6}', part, re.ASCII) for part in parts):
+            self.fail(f'{value[:80]!r} is not a list of numbers from 1 to 9999999 such as 1,8', param, ctx)
         return tuple(sorted({int(part) for part in parts}))
 
 
@@ -57,7 +60,7 @@ class Several(click.ParamType):
 @click.option(
     '--context', 'contexts', metavar='N,…', type=Several(), help='[default: 704,1500, on a CPU 704]'
 )
-@click.option('--repeats', metavar='N', type=click.IntRange(3), default=10, show_default=True)
+@click.option('--repeats', metavar='N', type=click.IntRange(3, 10_000), default=10, show_default=True)
 @click.option(
     '--dtype',
     type=click.Choice(FLOATS),
@@ -106,7 +109,11 @@ def bench(
     from vipllava_jax.benchmark import ceilings, plan, storage
     from vipllava_jax.benchmark.measure import compilation_cache
 
-    with compilation_cache(), tempfile.TemporaryDirectory(prefix='vipllava-bench-') as place:
+    with (
+        compilation_cache(),
+        tempfile.TemporaryDirectory(prefix='vipllava-bench-') as place,
+        unfinished(place),
+    ):
         preset = preset or (None if source else usual('preset'))
         batches, contexts = batches or usual('batch'), contexts or usual('context')
         subject, folder = prepare(source, preset, dtype, quantize, attention, fuse)
@@ -121,11 +128,12 @@ def bench(
         notes = {**about(subject), 'model': source or preset, 'repeats': repeats}
         results: list[Result] = []
         try:
-            for result in measured(planned, repeats, rates):
-                results.append(result)
-                for side in sides.values():
-                    side.release()
-                keep(results, rates, notes, json_file)
+            with raising_interrupts():
+                for result in measured(planned, repeats, rates):
+                    results.append(result)
+                    for side in sides.values():
+                        side.release()
+                    keep(results, rates, notes, json_file)
         finally:  # also when interrupted: what there is until then
             show(results, rates, notes, plot)
     if any(side.fault and not side.full for result in results for side in result.sides.values()):
@@ -138,9 +146,8 @@ def check(
     """Raises ValueError for what would fail only after the measuring."""
     if source and preset:
         raise ValueError('--model and --preset: give one of them')
-    for name, path in (('--json', json_file), ('--plot', plot)):
-        if path and not path.absolute().parent.is_dir():
-            raise ValueError(f'{name}: there is no folder {str(path.parent)!r}')
+    for path in filter(None, (json_file, plot)):
+        check_writable(path)
     if plot and plot.suffix != '.png':
         raise ValueError(f'--plot {plot}: end the name in .png')
     if plot and not importlib.util.find_spec('matplotlib'):

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from vipllava_jax.folders import printable
+
 QUIET = 30  # seconds between two lines where there is no terminal
 
 
@@ -19,19 +21,33 @@ def bytes_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.table import Column
 
+    def fixed() -> Column:
+        return Column(no_wrap=True)
+
+    # The name has what the other columns leave, and gives way first.
     columns = [
-        TextColumn(what),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn('[dim]{task.fields[name]}'),
+        TextColumn('{task.description}', markup=False, table_column=fixed()),
+        BarColumn(bar_width=12),
+        DownloadColumn(table_column=fixed()),
+        TransferSpeedColumn(table_column=fixed()),
+        TimeRemainingColumn(table_column=fixed()),
+        TextColumn(
+            '{task.fields[name]}',
+            style='dim',
+            markup=False,
+            table_column=Column(no_wrap=True, overflow='ellipsis', ratio=1),
+        ),
     ]
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None, name='')
-        yield lambda done, total, name: bar.update(task, completed=done, total=total, name=name)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, expand=True
+    ) as bar:
+        task = bar.add_task(printable(what, 24), total=None, name='')
+        yield lambda done, total, name: bar.update(
+            task, completed=done, total=total, name=printable(name, 80)
+        )
 
 
 @contextmanager

@@ -1,0 +1,73 @@
+"""A signal ends the command at once, by itself, with nothing unfinished left."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from vipllava_jax import signals
+
+WRITES = """
+import os, sys, time
+from pathlib import Path
+from vipllava_jax import signals
+from vipllava_jax.folders import beside, replacing
+signals.end_cleanly()
+place = Path(sys.argv[1])
+with beside(place / 'model', 0, lambda _: True, True) as model, replacing(place / 'table.json') as table:
+    (model / 'weights').write_text('x')
+    table.write_text('x')
+    print('writing', flush=True)
+    try:
+        time.sleep(60)
+    except BaseException:
+        print('an exception came instead')
+"""
+
+
+def begun(code: str, *args: object) -> subprocess.Popen:
+    """A process that runs the code, once it has said that it is at work."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    process.stdout.readline()
+    return process
+
+
+@pytest.mark.parametrize('number', signals.ENDING)
+def test_what_is_unfinished_is_removed_and_what_was_there_stays(tmp_path, number):
+    (tmp_path / 'table.json').write_text('before')
+    process = begun(WRITES, tmp_path)
+    assert len(os.listdir(tmp_path)) == 3
+    process.send_signal(number)
+    assert process.communicate() == (b'', b'')
+    assert process.returncode == -number
+    assert os.listdir(tmp_path) == ['table.json']
+    assert (tmp_path / 'table.json').read_text() == 'before'
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    ignoring = 'import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n'
+    process = begun(ignoring + WRITES.replace('60', '0.5'), tmp_path)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ['model', 'table.json']
+
+
+def test_a_block_may_ask_for_the_exception():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.raising_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)  # as in a job in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with signals.raising_interrupts(), pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
