@@ -3,7 +3,7 @@
 import functools
 import mmap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -123,7 +123,7 @@ def convert(
     before any long work where that is possible, and leaves nothing behind then; the source is only read.
     """
     for read_from in (source, *([adapter] if adapter else [])):
-        apart(read_from, target)
+        apart(Path(read_from), target)
     dtype = weight_type(dtype)
     began = time.monotonic()
     what = plan(source)
@@ -134,20 +134,16 @@ def convert(
     leaves = made(stream(what, read, cpu, progress, AT_ONCE), what.cfg, **kind)
     odd = save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
-    names = {leaf.path: leaf.name for leaf, _ in what.pairs}
-    notes = not_finite((f'{names[weight(path)]} ({path})' for path in odd), dtype)
+    names = {leaf.path: f'{leaf.name} ({leaf.path})' for leaf, _ in what.pairs}
+    stored = (path.removesuffix('/scale') for path in odd)
+    notes = not_finite((names.get(path, path) for path in stored), dtype)
     return Report(len(what.pairs), size, time.monotonic() - began, what.unused, notes)
 
 
-def weight(path: str) -> str:
-    """The path of the weight to which an array belongs: 'llama/head/w/scale' -> 'llama/head/w'."""
-    return path.removesuffix('/scale').removesuffix('/values')
-
-
 def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]:
-    """What to say of each array that was written with values that are not numbers."""
-    largest = 'numbers above 65504 are in float16' if dtype == jnp.float16 else 'so they are not in the source'
-    return (*(f'warning: {name} holds NaN or infinity' for name in names),)
+    """What to say of each weight that was written in a type with values that are not finite."""
+    reason = '; numbers above 65504 are infinite in float16' if dtype == jnp.float16 else ''
+    return (*(f'warning: {name} holds NaN or infinity{reason}' for name in names),)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -74,5 +74,9 @@ def convert(
         differences = {**compared.groups, 'logits': compared.logits}
         for group, difference in differences.items():
             click.echo(f'{group:<24} largest difference {difference:g}')
+        if odd := compared.not_finite:
+            named = ', '.join(odd[:3]) + (f' and {len(odd) - 3} more' if len(odd) > 3 else '')
+            advice = 'try --dtype bfloat16' if dtype == 'float16' else 'get a whole copy of the source'
+            raise ValueError(f'{target} is not equal to {folder}: NaN or infinity in {named}; {advice}')
         if dtype is None and not compared.equal:
             raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')
