@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vipllava_jax import places
-from vipllava_jax.folders import CheckpointError, beside
+from vipllava_jax.folders import CheckpointError, beside, check_only
 
 ROOT = Path(__file__).parents[1]
 CHILD = f"""
@@ -194,6 +194,17 @@ def test_what_only_looks_like_ours_stays(tmp_path):
 def test_parents_that_were_made_go_with_a_failure(tmp_path):
     begun = beside(tmp_path / 'a' / 'b' / 'model', 0, lambda folder: False, False)
     begun.__enter__()
-    with pytest.raises(ValueError, match='no'):
-        begun.__exit__(ValueError, ValueError('no'), None)
+    assert not begun.__exit__(ValueError, ValueError('no'), None)
     assert not names(tmp_path)
+
+
+def test_other_files_than_a_models_are_not_overwritten(tmp_path):
+    model = tmp_path / 'model'
+    check_only(model, ('a', '*.bin'))
+    model.mkdir()
+    (model / 'a').touch()
+    (model / 'x.bin').touch()
+    check_only(model, ('a', '*.bin'))
+    (model / 'le\x1btter').touch()
+    with pytest.raises(CheckpointError, match=r'model: holds le\\x1btter, which .* would be lost'):
+        check_only(model, ('a', '*.bin'))

@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,17 @@ def apart(source: Path, target: Path) -> None:
         same_file(inner, at) for at in outer.parents
     ):
         raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose a place beside it')
+
+
+def check_only(folder: Path, patterns: Iterable[str]) -> None:
+    """CheckpointError if a folder that is to be replaced holds anything whose name matches no pattern."""
+    patterns = [*patterns]
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not any(fnmatch(path.name, pattern) for pattern in patterns):
+            raise CheckpointError(
+                f'{folder}: holds {path.name}, which is not of a model and would be lost; '
+                'move it away or choose another place'
+            )
 
 
 @contextlib.contextmanager

@@ -19,8 +19,17 @@ from vipllava_convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_convert.tensors import READABLE, Tensor, read
 from vipllava_convert.torch_files import open_checkpoint
 from vipllava_jax.arrays import ahead, nested
-from vipllava_jax.checkpoint import Progress, read_config, save, weight_type
-from vipllava_jax.folders import apart
+from vipllava_jax.checkpoint import (
+    MARK,
+    PARAMS,
+    Progress,
+    is_checkpoint,
+    read_config,
+    save,
+    weight_type,
+)
+from vipllava_jax.folders import apart, check_only
+from vipllava_jax.inputs.processor import FILES
 
 THREADS = 6
 AT_ONCE = 1 << 28  # bytes of buffers for converting, where the leaves are in the same memory
@@ -124,6 +133,8 @@ def convert(
     """
     for read_from in (source, *([adapter] if adapter else [])):
         apart(Path(read_from), target)
+    if overwrite and is_checkpoint(target):
+        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *FILES))
     dtype = weight_type(dtype)
     began = time.monotonic()
     what = plan(source)

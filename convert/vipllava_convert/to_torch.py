@@ -21,11 +21,20 @@ from vipllava_convert.torch_files import INDEXED, SAFETENSORS_TYPES, is_torch_fo
 from vipllava_jax import checkpoint
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, apart, beside, write_json
+from vipllava_jax.folders import CheckpointError, apart, beside, check_only, write_json
 from vipllava_jax.hugging_face import to_hugging_face
+from vipllava_jax.inputs.processor import FILES
 from vipllava_jax.integrity import finite
 from vipllava_jax.model.quantized import Quantized
 
+WRITTEN = (
+    'model.safetensors',
+    'model-*-of-*.safetensors',
+    INDEXED[0],
+    'config.json',
+    'generation_config.json',
+    *FILES,
+)
 CODES = {dtype: code for code, (dtype, _) in SAFETENSORS_TYPES.items()}
 
 
@@ -59,6 +68,8 @@ def export(
     """
     for read_from in (source, *([adapter] if adapter else [])):
         apart(Path(read_from), target)
+    if overwrite and is_torch_folder(target):
+        check_only(target, WRITTEN)
     dtype = checkpoint.weight_type(dtype)
     began = time.monotonic()
     cfg, stored = checkpoint.describe(source)
