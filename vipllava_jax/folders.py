@@ -222,6 +222,14 @@ def apart(source: Path, target: Path) -> None:
         raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose a place beside it')
 
 
+def check_place(folder: Path, overwrite: bool) -> None:
+    """CheckpointError for what `beside` would refuse before anything is known of what is to be written."""
+    place = _destination(folder)
+    _replaceable(place, lambda _: True, overwrite)
+    if place.parent.is_dir():
+        _check_alone(place)
+
+
 def check_only(folder: Path, patterns: Iterable[str]) -> None:
     """CheckpointError if a folder that is to be replaced holds anything whose name matches no pattern."""
     patterns = [*patterns]
@@ -311,13 +319,18 @@ def _alone(folder: Path, partial: Path) -> Iterator[None]:
     """Makes the partial folder and holds it, unless another process has one for the same place."""
     with contextlib.ExitStack() as stack:
         with _moment(folder.parent):
-            if _sweep(folder):
-                raise CheckpointError(
-                    f'{folder}: another process is writing there: wait for it, or choose another place'
-                )
+            _check_alone(folder)
             partial.mkdir()
             stack.enter_context(locked(partial))
         yield
+
+
+def _check_alone(folder: Path) -> None:
+    """CheckpointError if another process is writing what is to be a folder."""
+    if _sweep(folder):
+        raise CheckpointError(
+            f'{folder}: another process is writing there: wait for it, or choose another place'
+        )
 
 
 @contextlib.contextmanager

@@ -46,12 +46,14 @@ def convert(
     from vipllava_convert import verify as verifying
 
     from vipllava_jax import checkpoint
+    from vipllava_jax.folders import check_place
     from vipllava_jax.loading import locate
 
     if verify and adapter:
         raise ValueError(
             '--verify compares with SOURCE as it is, without the --adapter: leave one of them out'
         )
+    check_place(target, overwrite)  # before a download
     folder = locate(source)
     work: Callable[..., Any] = to_torch.export
     if not checkpoint.is_checkpoint(folder):
