@@ -88,7 +88,8 @@ def test_an_unknown_verb_is_one_line(vipllava):
     ran = vipllava('aks')
     assert ran.code == 2
     assert ran.err.count('\n') == 1
-    assert 'aks' in ran.err
+    assert "'aks'" in ran.err
+    assert ', '.join(VERBS) in ran.err
 
 
 def read(path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from vipllava_jax import __version__, compilation, signals
-from vipllava_jax.folders import printable
+from vipllava_jax.folders import brief, printable
 
 VERBS = {
     'demo': 'See a small bundled model answer, without a download.',
@@ -39,7 +39,7 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
-            return None
+            raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(VERBS)}')
         return getattr(import_module(f'vipllava_jax.cli.{name}'), name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
