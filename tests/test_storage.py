@@ -231,3 +231,25 @@ def test_saving_says_which_arrays_are_not_finite(tmp_path):
     assert checkpoint.save(tmp_path / 'b', params, SMALL) == odd
     small = nested(checkpoint.quantized(flat(params), 'int8'))
     assert checkpoint.save(tmp_path / 'c', small, SMALL) == (odd[0], f'{odd[1]}/scale')
+
+
+@pytest.mark.parametrize(
+    'error', [MemoryError(), RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating')]
+)
+def test_too_little_memory_is_not_damage(copy, tmp_path, monkeypatch, error):
+    def put(*_):
+        raise error
+
+    params = random_params(SMALL)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    monkeypatch.setattr(jax, 'device_put', put)
+    with pytest.raises(type(error)):
+        checkpoint.restore(copy)
+
+    def leaves():
+        yield next(flat(params))
+        raise error
+
+    with pytest.raises(type(error)):
+        checkpoint.save(tmp_path / 'new', shapes, SMALL, leaves=leaves())
+    assert not (tmp_path / 'new').exists()

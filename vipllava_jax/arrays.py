@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from vipllava_jax.folders import CheckpointError, one_line
-from vipllava_jax.storage import Storage, without_details
+from vipllava_jax.storage import Storage
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -102,6 +102,8 @@ def writing(folder: Path) -> Iterator[None]:
     except Exception as error:  # they have types of their own
         if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
             raise OSError(code, os.strerror(code), str(folder)) from None
+        if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+            raise  # what was to be written did not fit the memory
         raise CheckpointError(f'{folder}: cannot be written: {one_line(error)}') from None
 
 
@@ -192,18 +194,13 @@ def _read_some(
     found: dict[str, Any] = {}
     reads: dict[str, Any] = {}
     opened = {path: storage.open(path) for path in wanted}
-    path = ''
     try:
         for path, leaf in wanted.items():
             reads[path] = storage.checked(path, leaf, opened[path]).read()
         for path, read in reads.items():
-            array = storage.unchanged(path, read.result())
+            array = storage.unchanged(path, read)
             array = array.astype(types.get(path) or array.dtype, copy=False)
             found[path] = array if sharding is None else jax.device_put(array, sharding)
-    except CheckpointError:
-        raise
-    except Exception as error:  # of several types, whatever is the matter
-        raise storage.damaged(f'{path}: {without_details(error)}') from None
     finally:  # every read that was begun ends before its memory and files are let go
         for future in (*opened.values(), *reads.values()):
             future.exception()

@@ -44,12 +44,7 @@ class Storage:
         whatever its metadata says.
         """
         expected = f'{path} is not the array {list(leaf.shape)} that is expected'
-        try:
-            store = opened.result()
-        except ValueError as error:
-            if 'Metadata at' not in str(error):
-                raise
-            raise CheckpointError(f'{self.folder}: {expected}: there is none; convert it again') from None
+        store = self._result(path, opened, expected)
         chunk = store.chunk_layout.read_chunk.shape
         fits = store.shape == leaf.shape and all(
             n <= max(size, 1) for n, size in zip(chunk, leaf.shape, strict=True)
@@ -58,13 +53,25 @@ class Storage:
             raise CheckpointError(f'{self.folder}: {expected}; convert it again')
         return store
 
-    def unchanged(self, path: str, array: Any) -> Any:
-        """An array that was read, if its bytes have the checksum of those that were written."""
+    def unchanged(self, path: str, read: Any) -> Any:
+        """An array that is being read, if its bytes have the checksum of those that were written."""
         from vipllava_jax.integrity import checksum
 
+        array = self._result(path, read)
         if path in self.checksums and checksum(array) != self.checksums[path]:
             raise self.damaged(f'{path} does not have the checksum of what was written')
         return array
+
+    def _result(self, path: str, future: Any, expected: str = '') -> Any:
+        """What tensorstore was asked for; CheckpointError for its errors, which are of several types."""
+        try:
+            return future.result()
+        except MemoryError:
+            raise
+        except Exception as error:
+            if expected and 'Metadata at' in str(error):
+                raise CheckpointError(f'{self.folder}: {expected}: there is none; convert it again') from None
+            raise self.damaged(f'{path}: {without_details(error)}') from None
 
     def damaged(self, reason: str) -> CheckpointError:
         return CheckpointError(f'{self.folder}: damaged or not whole, copy it again: {reason}')
