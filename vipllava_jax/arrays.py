@@ -17,6 +17,7 @@ from vipllava_jax.storage import Storage
 T = TypeVar('T')
 R = TypeVar('R')
 AT_ONCE = 1 << 27  # bytes of arrays that are written or read together
+CHECKERS = 4  # threads that compare checksums while others read
 
 
 class Written(NamedTuple):
@@ -163,8 +164,9 @@ def read(
     Each comes in the type that `types` has for its path, or as it is stored. Raises CheckpointError, naming
     the array, for what is damaged: what has another shape, type or checksum than it should.
     """
-    some = partial(_read_some, Storage(folder, checksums or {}), types, sharding)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
+        storage = Storage(folder, checksums or {}, checkers)
+        some = partial(_read_some, storage, types, sharding)
         for arrays in ahead(pool, some, _groups(stored, types), 1):
             while arrays:
                 path = next(iter(arrays))
@@ -193,17 +195,21 @@ def _read_some(
 
     found: dict[str, Any] = {}
     reads: dict[str, Any] = {}
+    checks: list[Future[None]] = []
     opened = {path: storage.open(path) for path in wanted}
     try:
         for path, leaf in wanted.items():
             reads[path] = storage.checked(path, leaf, opened[path]).read()
         for path, read in reads.items():
-            array = storage.unchanged(path, read)
+            array = storage.result(path, read)
+            checks.append(storage.check(path, array))
             array = array.astype(types.get(path) or array.dtype, copy=False)
             found[path] = array if sharding is None else jax.device_put(array, sharding)
     finally:  # every read that was begun ends before its memory and files are let go
         for future in (*opened.values(), *reads.values()):
             future.exception()
+    for check in checks:
+        check.result()
     jax.block_until_ready(found)  # what is on its way to a device is still held here
     return found
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,11 @@ MOST_FILES = 1_000_000
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder of arrays, and the checksums of those of which they are known."""
+    """A folder of arrays, the checksums of those of which they are known, and who compares them."""
 
     folder: Path
     checksums: Mapping[str, str]
+    checkers: Executor
 
     def open(self, path: str) -> Any:
         """Begins to open an array; of the folder's metadata only the index and the array's own are read."""
@@ -44,7 +46,7 @@ class Storage:
         whatever its metadata says.
         """
         expected = f'{path} is not the array {list(leaf.shape)} that is expected'
-        store = self._result(path, opened, expected)
+        store = self.result(path, opened, expected)
         chunk = store.chunk_layout.read_chunk.shape
         fits = store.shape == leaf.shape and all(
             n <= max(size, 1) for n, size in zip(chunk, leaf.shape, strict=True)
@@ -53,16 +55,17 @@ class Storage:
             raise CheckpointError(f'{self.folder}: {expected}; convert it again')
         return store
 
-    def unchanged(self, path: str, read: Any) -> Any:
-        """An array that is being read, if its bytes have the checksum of those that were written."""
+    def check(self, path: str, array: Any) -> Future[None]:
+        """Begins to check that an array's bytes have the checksum of those that were written."""
+        return self.checkers.submit(self._check, path, array)
+
+    def _check(self, path: str, array: Any) -> None:
         from vipllava_jax.integrity import checksum
 
-        array = self._result(path, read)
         if path in self.checksums and checksum(array) != self.checksums[path]:
             raise self.damaged(f'{path} does not have the checksum of what was written')
-        return array
 
-    def _result(self, path: str, future: Any, expected: str = '') -> Any:
+    def result(self, path: str, future: Any, expected: str = '') -> Any:
         """What tensorstore was asked for; CheckpointError for its errors, which are of several types."""
         try:
             return future.result()
