@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vipllava_jax import __version__, arrays, manifest
 from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, beside, read_json, write_json
+from vipllava_jax.folders import CheckpointError, beside, read_bytes, read_json, write_json
 from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
 from vipllava_jax.manifest import MARK, apart, together
 
@@ -204,7 +203,7 @@ def copy_files(source: Path | None, target: Path) -> None:
         names += FILES
     for name in names:
         if (source / name).exists():
-            shutil.copyfile(source / name, target / name)
+            (target / name).write_bytes(read_bytes(source / name))
 
 
 def weight_type(dtype: 'DTypeLike | None') -> Any:
