@@ -1,4 +1,7 @@
-"""Our own folder of a model: its params as Orbax writes them, its config, and the files of its processor."""
+"""Our own folder of a model: its params as Orbax writes them, its config, and the files of its processor.
+
+The arrays have checksums. config.json has none, as users edit it, but it must describe the arrays.
+"""
 
 import contextlib
 import dataclasses
