@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.folders import CheckpointError, brief, printable, read_json, write_json
+from vipllava_jax.folders import CheckpointError, brief, printable, read_bytes, read_json, write_json
 
 MARK = 'vipllava.json'
 FORMAT = 3  # the first knows no quantised weights, the second none in int4; written is the first that does
 TYPES = ('float32', 'float16', 'bfloat16', 'int8', 'int32')  # the last two hold quantised weights
 PATH = re.compile(r'[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,7}')
 MOST_ARRAYS = 10_000  # several times what the largest model has
+LARGEST = 4 << 20  # bytes of the file
 LARGEST_AXIS = 1 << 31
 CHECKSUM = re.compile(r'[0-9a-f]{16}')
 
@@ -46,6 +47,7 @@ def write(
 def read(folder: Path, version: str) -> Manifest:
     """The vipllava.json of a folder; CheckpointError, naming file and entry, if it is wrong."""
     file = folder / MARK
+    read_bytes(file, LARGEST)  # which says if there are more
     content = read_json(file)
     if content.get('format') not in range(1, FORMAT + 1):
         writer = printable(str(content.get('version'))[:200], 20)

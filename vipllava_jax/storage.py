@@ -29,7 +29,7 @@ class Storage:
             'driver': 'zarr',
             'kvstore': {
                 'driver': 'ocdbt',
-                'base': {'driver': 'file', 'path': f'{self.folder.resolve()}/'},
+                'base': {'driver': 'file', 'path': self._place},
                 'path': f'{path.replace("/", ".")}/',
                 'cache_pool': 'cache_pool#nodes',
             },
@@ -78,6 +78,10 @@ class Storage:
 
     def damaged(self, reason: str) -> CheckpointError:
         return CheckpointError(f'{self.folder}: damaged or not whole, copy it again: {reason}')
+
+    @cached_property
+    def _place(self) -> str:
+        return f'{self.folder.resolve()}/'
 
     @cached_property
     def _context(self) -> Any:
