@@ -1,7 +1,6 @@
 """ViP-LLaVA in JAX. This file is the list of the public API; a name is imported when it is first used."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # as typing's, whose import would double what `import vipllava_jax` takes
 
 if TYPE_CHECKING:
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
@@ -35,6 +34,8 @@ __all__ = [*_HOME]
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+
     return getattr(import_module(f'{__name__}.{_HOME[name]}'), name)
 
 

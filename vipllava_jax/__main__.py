@@ -1,11 +1,13 @@
 """Where the command begins: Ctrl-C is one clean end from the first import on."""
 
-from vipllava_jax import signals
+import _signal  # the module in C: the one in Python takes its time, in which Ctrl-C would be a traceback
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def main() -> None:
     """Runs the command."""
-    signals.end_by_default()
     from vipllava_jax import cli
 
     cli.main()

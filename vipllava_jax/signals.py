@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = b'\r\x1b[2K\x1b[?25h'  # erases the line of a progress bar, which hides the cursor
@@ -24,10 +25,13 @@ def unfinished(path: str) -> Iterator[None]:
         _unfinished.discard(path)
 
 
-def end_by_default() -> None:
-    """Lets Ctrl-C end the process without a word; costs nothing, for the first imports."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[str]:
+    """A new folder for temporary files, removed at the end of the block, however that comes."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder, unfinished(folder):
+        yield folder
 
 
 def end_cleanly() -> None:
@@ -35,9 +39,18 @@ def end_cleanly() -> None:
 
     A signal that is ignored, as in a background job or under nohup, stays so.
     """
+    _handle(_end)
+
+
+def end_at_once() -> None:
+    """Lets these signals end the process without any work, once there is none to do."""
+    _handle(signal.SIG_DFL)
+
+
+def _handle(handler: Any) -> None:
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _end)
+            signal.signal(number, handler)
 
 
 def _end(number: int, _: object) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 import vipllava_jax as vj
 from vipllava_jax.arrays import flat
 from vipllava_jax.cli import VERBS
+from vipllava_jax.cli import info as info_module
 
 
 def test_help_is_instant():
@@ -49,11 +50,46 @@ def test_closed_streams_are_no_crash(vipllava, monkeypatch, photo, tmp_path):
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize('args', [['info'], ['draw', '--help']])
+def test_a_full_disk_behind_stdout_is_a_line(args):
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run(
+            [sys.executable, '-m', 'vipllava_jax', *args], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (2, 'vipllava: standard output: No space left on device\n')
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError(),
+        RuntimeError('RESOURCE_EXHAUSTED: Out of memory'),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_too_little_memory_is_a_line(vipllava, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(info_module, 'versions', fail)
+    ran = vipllava('info')
+    assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
+    assert 'not enough memory' in ran.err
+
+
+def test_a_message_is_one_printable_line_of_bounded_length(vipllava):
+    ran = vipllava('info', '--model', '/none/\x1b[2J\n\u202e' + 'x' * 10**4)
+    assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
+    assert ran.err.rstrip('\n').isprintable()
+    assert len(ran.err) < 520
+
+
 def test_an_unknown_verb_is_one_line(vipllava):
     ran = vipllava('aks')
     assert ran.code == 2
     assert ran.err.count('\n') == 1
-    assert 'aks' in ran.err
+    assert "'aks'" in ran.err
+    assert ', '.join(VERBS) in ran.err
 
 
 def read(path):

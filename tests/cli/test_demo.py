@@ -135,7 +135,7 @@ def test_a_picture_is_not_written_over(vipllava, photo, said):
     before = photo.read_bytes()
     ran = vipllava('demo', '--image', photo, '--mark', 'point:3,4', '--output', photo)
     assert (ran.code, ran.out) == (2, '')
-    assert 'give another --output' in ran.err
+    assert 'choose another place' in ran.err
     assert photo.read_bytes() == before
 
 

@@ -1,7 +1,6 @@
 """What is timed of ours: each method prepares a piece of work and returns what does it once."""
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from vipllava_jax.config import Config
 from vipllava_jax.generation.decoding import CHUNK, State, advance, generate, start
 from vipllava_jax.inputs.processor import bucket
 from vipllava_jax.model.vipllava import Params, VipLlava
+from vipllava_jax.signals import temporary_folder
 
 STEPS = 64  # tokens of an answer
 
@@ -106,7 +106,7 @@ class Ours(NamedTuple):
 @contextmanager
 def compilation_cache() -> Iterator[None]:
     """An empty folder that keeps every program compiled within, as a second start of the process finds it."""
-    with tempfile.TemporaryDirectory(prefix='vipllava-bench-') as folder:
+    with temporary_folder('vipllava-bench-') as folder:
         wanted = {**SETTINGS, 'jax_enable_compilation_cache': True, 'jax_compilation_cache_dir': folder}
         before = {name: getattr(jax.config, name) for name in wanted}
         try:

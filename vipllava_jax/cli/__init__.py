@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import click
 
 from vipllava_jax import __version__, compilation, signals
-from vipllava_jax.folders import printable
+from vipllava_jax.folders import brief, printable
 
 VERBS = {
     'demo': 'See a small bundled model answer, without a download.',
@@ -38,7 +39,7 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
-            return None
+            raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(VERBS)}')
         return getattr(import_module(f'vipllava_jax.cli.{name}'), name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -79,7 +80,7 @@ def main() -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         code = flushed(code)
-        signals.end_by_default()  # what is torn down from here on is nobody's work
+        signals.end_at_once()
         if not code:
             raise
         os._exit(code)  # tearing down a compiler at work may crash
@@ -129,15 +130,16 @@ def mistake(error: Exception) -> str | None:
     match error:
         case click.ClickException():
             return error.format_message()
-        case BrokenPipeError():
-            return 'standard output was closed before all was written'
-        case OSError() if error.strerror:
-            return f'{os.fsdecode(error.filename)}: {error.strerror}' if error.filename else error.strerror
+        case OSError() if error.strerror:  # whatever writes a file names it
+            named = isinstance(error.filename, (str, bytes))
+            return f'{os.fsdecode(error.filename) if named else "standard output"}: {error.strerror}'
         case OSError() | ValueError() | ImportError():
             return str(error)
         case MemoryError():
             return NO_MEMORY.format('this computer')
-        case RuntimeError() if 'RESOURCE_EXHAUSTED' in str(error) or 'Out of memory' in str(error):
+        case RuntimeError() if re.search(
+            "RESOURCE_EXHAUSTED|Out of memory|can't start new thread", str(error)
+        ):
             return NO_MEMORY.format('the device')
     return None
 

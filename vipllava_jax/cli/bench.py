@@ -4,7 +4,6 @@ import importlib.util
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.folders import check_writable
-from vipllava_jax.signals import raising_interrupts, unfinished
+from vipllava_jax.signals import raising_interrupts, temporary_folder
 
 if TYPE_CHECKING:
     from vipllava_jax.benchmark.ceilings import Ceilings
@@ -109,11 +108,7 @@ def bench(
     from vipllava_jax.benchmark import ceilings, plan, storage
     from vipllava_jax.benchmark.measure import compilation_cache
 
-    with (
-        compilation_cache(),
-        tempfile.TemporaryDirectory(prefix='vipllava-bench-') as place,
-        unfinished(place),
-    ):
+    with compilation_cache(), temporary_folder('vipllava-bench-') as place:
         preset = preset or (None if source else usual('preset'))
         batches, contexts = batches or usual('batch'), contexts or usual('context')
         subject, folder = prepare(source, preset, dtype, quantize, attention, fuse)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import spinner
+from vipllava_jax.folders import check_output, safe_answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +39,7 @@ class Shown(NamedTuple):
 
 @click.command()
 @click.argument('questions', nargs=-1)
-@click.option('--seed', type=click.IntRange(0), help='Which picture.  [default: another one each time]')
+@click.option('--seed', type=Whole(0), help='Which picture.  [default: another one each time]')
 @click.option('--image', metavar='FILE', help='A picture of your own instead.')
 @mark_option
 @click.option('--output', metavar='FILE', default='demo.png', show_default=True, help='Where it is saved.')
@@ -64,8 +66,7 @@ def demo(
     """
     if image is None and marks:
         raise ValueError('--mark needs an --image: without one the picture and its mark are made')
-    if image is not None and Path(image).resolve() == Path(output).resolve():
-        raise ValueError(f'{image} would be written over: give another --output')
+    check_output(Path(output), [Path(image)] if image is not None else [])
     shown = _own(image, marks) if image is not None else made(secrets.randbits(31) if seed is None else seed)
     if questions:
         shown = shown._replace(asked=[(phrased(question, shown.marks), None) for question in questions])
@@ -77,10 +78,11 @@ def demo(
         answers = answer(model, shown.picture, [question for question, _ in shown.asked])
     click.echo(f'{output}: a picture with {_told(shown.marks)}')
     for (question, right), said in zip(shown.asked, answers, strict=True):
-        click.echo(f'\n{question}\n  {said}{"" if right is None else _verdict(said, right)}')
+        verdict = '' if right is None else _verdict(said, right)
+        click.echo(f'\n{question}\n  {safe_answer(said)}{verdict}')
     if chat:
         for question in _lines():
-            click.echo('  ' + _reply(model, shown, question))
+            click.echo('  ' + safe_answer(_reply(model, shown, question)))
 
 
 def made(seed: int) -> Shown:
