@@ -65,6 +65,7 @@ ROWS: list[Any] = [
         'rationale_label': 1,
     },
 ]
+RUN = 'model = "model"\ndata = ["rows.json"]\noutput = "run"\nsteps = 3\nbatch = 1\n'
 META = {'boxes': [[1, 1, 40, 50, 0.9], [50, 5, 80, 55, 0.8]], 'segms': [[[[1, 1], [40, 1], [20, 50]]], []]}
 
 
@@ -173,8 +174,7 @@ def data(folder: Path) -> None:
         folder / 'arguments.json',
         ['ask', '--model', 'model', '--image', 'photo.png', '--max-new-tokens', '2'],
     )
-    lines = ('model = "model"', 'data = ["rows.json"]', 'output = "run"', 'steps = 3', 'batch = 1')
-    (folder / 'run.toml').write_text('\n'.join(lines) + '\n')
+    (folder / 'run.toml').write_text(RUN)
 
 
 def write(path: Path, data: Any) -> None:

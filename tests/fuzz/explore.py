@@ -1,4 +1,4 @@
-"""Inputs that hypothesis makes, tried until time or their number is up; the faults that they find."""
+"""Inputs that hypothesis makes, tried until the time is up; the faults that they find."""
 
 import contextlib
 import re
@@ -10,65 +10,63 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 
+from tests.fuzz.inputs import Files
 from tests.fuzz.runner import Runner, save
-from tests.fuzz.targets import Files
 
-DISTINCT = 20  # faults of a target after which it is left
+DISTINCT = 20  # faults after which a target is left
 
 
 class Fault(NamedTuple):
+    """What was wrong, and the folder that `replay` takes."""
+
     told: str
-    kept: Path  # replay takes it
+    kept: Path
 
     def __str__(self) -> str:
         return f'{self.told}\n  python -m tests.fuzz replay {self.kept}'
 
 
 class Enough(BaseException):
-    """Ends hypothesis, which takes an Exception for a test that failed."""
+    """Ends hypothesis, which would take an Exception for a failed test."""
 
 
 def explore(
     runner: Runner,
     *,
     seconds: float,
-    examples: int,
     keep: Path,
+    inputs: int = 1_000_000,
     seed: int | None = None,
     known: dict[str, Fault] | None = None,
-    told: Callable[[int, Fault | None], None] = lambda count, fault: None,
+    told: Callable[[Fault | None], None] = lambda fault: None,
 ) -> dict[str, Fault]:
-    """Tries inputs of a runner's target -> the faults of different kinds, each with its first input.
+    """Tries so many inputs of a runner's target -> its faults by kind, each with the first input that has it.
 
-    Without a seed the inputs are always the same. `told` is called after each, with their number so far.
+    Without a seed the inputs are always the same. `told` is called after each, with the fault if it is new.
     """
     faults = {} if known is None else known
-    count = 0
 
     def tried(files: Files) -> None:
-        nonlocal count
-        count += 1
-        fault = None
-        if (what := runner.fault(files)) and (kind := kind_of(what)) not in faults:
-            fault = faults[kind] = Fault(f'{runner.name}: {what}', save(files, runner.name, what, keep))
-        told(count, fault)
-
-    tried({})  # the valid files alone; to import and compile what they need is no part of the time
-    end = time.monotonic() + seconds
+        what = runner.fault(files)
+        new = bool(what) and kind(what) not in faults
+        if new:
+            faults[kind(what)] = Fault(f'{runner.name}: {what}', save(files, runner.name, what, keep))
+        told(faults[kind(what)] if new else None)
 
     def attempt(files: Files) -> None:
-        if time.monotonic() > end or count >= examples or len(faults) >= DISTINCT:
+        if time.monotonic() > end or len(faults) >= DISTINCT:
             raise Enough
         tried(files)
 
-    attempt.__qualname__ = f'attempt.{runner.name}'
+    tried({})  # the valid files; the time to import and compile what they need does not count
+    end = time.monotonic() + seconds
     test = given(runner.target.inputs(runner.valid))(attempt)
     test = settings(
-        max_examples=1_000_000,
+        max_examples=inputs,
         derandomize=seed is None,
         database=None,
         deadline=None,
-        phases=[Phase.generate],
+        phases=[Phase.generate],  # a shrunk input would be found by trying hundreds, each of which may hang
         suppress_health_check=list(HealthCheck),
     )(test)
     with contextlib.suppress(Enough):
@@ -76,7 +74,7 @@ def explore(
     return faults
 
 
-def kind_of(told: str) -> str:
-    """A fault without its particulars: the type of an exception and its place, or the first words."""
+def kind(told: str) -> str:
+    """A fault without its particulars: an exception's type and place, or the first words."""
     found = re.match(r'\w+ at [^:]+:\d+', told)
     return found[0] if found else re.sub(r'\d+', 'N', told)[:44]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,38 +12,32 @@ from hypothesis import strategies as st
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 
+def words(table: str) -> tuple[str, ...]:
+    """The entries of a table, two or more spaces between them."""
+    return tuple(re.split(r'\s{2,}', table.strip()))
+
+
 class Raw(str):
     """A piece of a JSON file that json.dumps would not write."""
 
 
 INTEGERS = (
-    0,
-    -1,
-    1,
-    2,
-    7,
-    255,
-    10**6,
-    10**9,
-    2**31 - 1,
-    2**31,
-    2**32,
-    -(2**31),
-    2**63,
-    -(2**63),
-    2**64,
-    10**400,
+    *(0, -1, 1, 2, 7, 255, 10**6, 10**9, 2**31 - 1, 2**31, 2**32, 2**63, 2**64, 10**400),
+    *(-(2**31), -(2**63), -(10**400)),
 )
 REALS = (0.5, -0.0, 1e-320, 1e308, -1e308, float('nan'), float('inf'), float('-inf'))
 TEXTS = (
-    *('', ' ', 'x', 'é', '\x00', 'a\nb', '\x1b[2J\x1b]0;title\x07', '\u202eabc', '\ud800', '\uffff', '😀'),
-    *('x' * 100_000, '(' * 5000, '%s%n', '{}', '{0.__class__}', '<image>', '<s>', '(a+)+$', '1e999', 'nan'),
-    *('/etc/passwd', '/dev/zero', '../../etc/passwd', '.', 'file\x1b[31m', 'no-such-file'),
+    *words("""
+        x  é  😀  %s%n  {}  {0.__class__}  <image>  <s>  (a+)+$  1e999  nan  .  ../../etc/passwd  /etc/passwd
+        /dev/zero  no-such-file
+    """),
+    *('', ' ', 'a\nb', '\x00', '\x1b[2J\x1b]0;title\x07', '\u202eabc', '\ud800', '\uffff', 'file\x1b[31m'),
+    *('x' * 100_000, '(' * 5000),
 )
 STRUCTURES = ([], {}, [[]], [None], {'': None}, {'type': 'x'}, [0] * 1000, [1e308] * 3, [float('nan')] * 3)
 RAW = (
-    *('1e999', '-1e999', '9' * 5000, '"\\ud800"', '', 'nul', '1 2', "'a'", '{"a": 1, "a": 2}'),
-    *('[' * 6000 + ']' * 6000, '{"a":' * 6000 + '1' + '}' * 6000),
+    *words("""  1e999  -1e999  "\\ud800"  nul  1 2  'a'  {"a": 1, "a": 2}  """),
+    *('', '9' * 5000, '[' * 6000 + ']' * 6000, '{"a":' * 6000 + '1' + '}' * 6000),
 )
 VALUES = (None, True, False, *INTEGERS, *REALS, *TEXTS, *STRUCTURES, *map(Raw, RAW))
 

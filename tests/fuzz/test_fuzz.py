@@ -6,7 +6,7 @@ from tests.fuzz.explore import explore
 from tests.fuzz.runner import Runner
 from tests.fuzz.targets import TARGETS
 
-SECONDS, EXAMPLES = 7, 400  # of a target, besides its start: less than three minutes for all of them
+SECONDS, INPUTS = 7, 400  # of a target, besides its start: less than three minutes for all of them
 
 
 @pytest.mark.slow
@@ -15,7 +15,7 @@ SECONDS, EXAMPLES = 7, 400  # of a target, besides its start: less than three mi
 def test_no_input_does_harm(name, tmp_path):
     runner = Runner(name, TARGETS[name], tmp_path)
     try:
-        faults = explore(runner, seconds=SECONDS, examples=EXAMPLES, keep=tmp_path / 'failures')
+        faults = explore(runner, seconds=SECONDS, inputs=INPUTS, keep=tmp_path / 'failures')
     finally:
         runner.close()
     assert not faults, '\n'.join(map(str, faults.values()))

@@ -28,7 +28,7 @@ def read(folder: Path) -> None:
 @pytest.fixture(scope='module')
 def runner(tmp_path_factory):
     inputs = lambda folder: st.sampled_from(['pass', '1 / 0']).map(lambda text: {'program': text.encode()})  # noqa: E731
-    runner = Runner('harm', Target(valid, inputs, read), tmp_path_factory.mktemp('runner'), limit=2)
+    runner = Runner('harm', Target(valid, inputs, read), tmp_path_factory.mktemp('runner'), limit=3)
     yield runner
     runner.close()
 
@@ -54,7 +54,7 @@ def runner(tmp_path_factory):
         ('os.abort()', 'ended by SIGABRT'),
         ('os.kill(os.getpid(), 11)', 'ended by SIGSEGV'),
         ('os._exit(3)', 'ended with exit code 3'),
-        ('time.sleep(60)', 'no end after 2 s'),
+        ('time.sleep(60)', 'no end after'),
         ('def f(): f()\nf()', 'RecursionError'),
         ('pass', ''),
     ],
@@ -65,7 +65,7 @@ def test_what_an_input_does_is_seen(runner, program, told):
 
 
 def test_faults_are_found_once_and_kept_to_be_tried_again(runner, tmp_path):
-    faults = explore(runner, seconds=60, examples=30, keep=tmp_path)
+    faults = explore(runner, seconds=60, inputs=30, keep=tmp_path)
     [fault] = faults.values()
     assert fault.told.startswith('harm: ZeroDivisionError')
     assert saved(fault.kept) == ('harm', {'program': b'1 / 0'})
