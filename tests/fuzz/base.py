@@ -88,15 +88,12 @@ def model(folder: Path) -> None:
 def shards(folder: Path) -> None:
     """The model in two files with an index."""
     model(folder)
-    data = (folder / 'model.safetensors').read_bytes()
-    header, body = split(data)
-    names, weight_map = [*header], {}
-    for n, part in enumerate((names[::2], names[1::2]), 1):
+    arrays = [*tensors((folder / 'model.safetensors').read_bytes()).items()]
+    weight_map = {}
+    for n, part in enumerate((arrays[::2], arrays[1::2]), 1):
         file = f'model-{n:05}-of-00002.safetensors'
-        arrays = {name: np.frombuffer(body[slice(*header[name]['data_offsets'])], '<f4') for name in part}
-        shaped = {name: array.reshape(header[name]['shape']) for name, array in arrays.items()}
-        write_safetensors(folder / file, shaped)
-        weight_map |= dict.fromkeys(part, file)
+        write_safetensors(folder / file, dict(part))
+        weight_map |= {name: file for name, _ in part}
     (folder / 'model.safetensors').unlink()
     write(folder / 'model.safetensors.index.json', {'metadata': {'total_size': 1}, 'weight_map': weight_map})
 
@@ -105,6 +102,15 @@ def split(data: bytes) -> tuple[dict[str, Any], bytes]:
     """A safetensors file -> its header and the bytes of its tensors."""
     (size,) = struct.unpack('<Q', data[:8])
     return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def tensors(data: bytes) -> dict[str, np.ndarray]:
+    """The float32 arrays of a safetensors file."""
+    header, body = split(data)
+    return {
+        name: np.frombuffer(body[slice(*entry['data_offsets'])], '<f4').reshape(entry['shape'])
+        for name, entry in header.items()
+    }
 
 
 def converted(folder: Path) -> None:

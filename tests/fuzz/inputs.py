@@ -1,12 +1,15 @@
 """Inputs: the files that take the place of valid ones."""
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
+from tests.convert.files import write_safetensors
 from tests.fuzz import base
 from tests.fuzz.nasty import Draw, damaged, json_files, text
 from tests.fuzz.pngs import pngs
@@ -55,6 +58,18 @@ PLACES = (
     ),
     *('mask:1,1,9,9', '9/point:1,1', 'rectangle:1,1,9,9:red:width=1e308'),
 )
+CHANGES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    *(
+        lambda x: x,
+        lambda x: x.T,
+        lambda x: x[:0],
+        lambda x: x.ravel()[0],
+        lambda x: x[None],
+        lambda x: x.ravel(),
+    ),
+    *(lambda x: x.astype(np.float16), lambda x: x.astype(np.int8), lambda x: x.astype(np.int64)),
+    *(lambda x: x * np.float32('nan'), lambda x: x * np.float32(1e38) * 10, lambda x: np.concatenate([x, x])),
+)
 AROUND = ((b'[', b']'), (b'[', b''), (b'\xef\xbb\xbf[', b']'), (b'[', b'][{}]'), (b'[', b',]'))  # of a list
 ENDS = (b'\n', b'', b'\n{"n": 1', b'\n\n', b'\r\n', b'\0\n')  # of a journal
 
@@ -99,7 +114,29 @@ def safetensors(name: str) -> Maker:
         size = len(text) if draw(st.integers(0, 4)) else draw(sizes)
         return {name: size.to_bytes(8, 'little') + text + body}
 
-    return one_of(files, binaries(name))
+    return one_of(files, others(name), binaries(name))
+
+
+def others(name: str) -> Maker:
+    """A whole safetensors file in which tensors are missing, or have another name, type or shape."""
+
+    @st.composite
+    def files(draw: Draw, folder: Path) -> Files:
+        tensors = base.tensors((folder / name).read_bytes())
+        for _ in range(draw(st.integers(1, 3))):
+            old = draw(st.sampled_from([*tensors]))
+            tensor = tensors.pop(old)
+            new = draw(
+                st.sampled_from((old, old, '', 'x\x1b[31m', 'x' * 9999, old.replace('0', '1'), *tensors))
+            )
+            if draw(st.integers(0, 3)):
+                tensors[new] = draw(st.sampled_from(CHANGES))(tensor)
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / 'tensors'
+            write_safetensors(path, tensors)
+            return {name: path.read_bytes()}
+
+    return files
 
 
 @st.composite

@@ -10,28 +10,38 @@ from vipllava_jax.training.config import KEYS
 
 NUMBERS = (
     *words('0  1  0.5  10  59  60  89  90  -1  1e308  1e999  -0  nan  inf  1_0  0x9  ٣  1e-320  65535'),
-    *('9' * 400, ' 7 ', '', 'x', '\x1b[31m'),
+    *('9' * 400, ' 7 ', '', 'x', '\x1b[31m', '9' * 5000),
 )
-SIZES = ((90, 60), (1, 1), (1, 60_000), (60_000, 1), (3, 2), (4000, 30), (1500, 1500))
-SHAPES = (*PREPOSITIONS, 'mask-contour', 'MASK', '', 'x\x1b[2J', 'rectangle ')
-FIELDS = words('alpha={}  width={}  units=pixel  units=relative  units={}  color={}  {}  #{}  x=y=z')
+PLACES = words("""
+    10,10,50,40  0.1,0.1,0.5,0.6  0,0,1,1  10,10,50,10,30,40  30,20  0.3,0.3  0,0,90,60  10,10,50,40+30,20
+    1,1,9,1,9,9,1,9+20,20,29,20,29,29  10,10,50,40+10,10,50,10,30,40
+""")
+SHAPES = (*PREPOSITIONS, *PREPOSITIONS, 'mask-contour', 'MASK', '', 'x\x1b[2J', 'rectangle ')
+FIELDS = words(
+    'alpha={}  width={}  width={}  units=pixel  units=relative  units={}  color={}  {}  #{}  x=y=z'
+)
+FIRST = ('', '', '', '', '1/', '2/', '0/', '-1/', '٣/', '/', '9' * 5000 + '/')
+SIZES = ((90, 60), (90, 60), (1, 1), (1, 60_000), (60_000, 1), (3, 2), (4000, 30), (1500, 1500))
 
 
 @st.composite
 def marks(draw: Draw) -> bytes:
-    """A mark as a line of text, and the size of the picture on which it is to be drawn."""
-    numbers = st.one_of(st.sampled_from(NUMBERS), st.integers(0, 60).map(str), st.integers(0, 60).map(str))
-    counts = st.sampled_from((2, 4, 4, 4, 6, 8, 3, 0, 200))
-    places = [
-        draw(st.lists(numbers, min_size=n, max_size=n))
-        for n in draw(st.lists(counts, min_size=1, max_size=3))
+    """A mark as a line of text, in which a number may be another, and the size of the picture it is for."""
+    numbers = draw(st.sampled_from(PLACES)).split(',')
+    if draw(st.booleans()):
+        numbers[draw(st.integers(0, len(numbers) - 1))] = draw(st.sampled_from(NUMBERS))
+    if draw(st.integers(0, 9)) == 0:
+        numbers *= 100
+    fields = [
+        draw(st.sampled_from(FIELDS)).format(draw(st.sampled_from(NUMBERS)))
+        for _ in range(draw(st.integers(0, 2)))
     ]
-    colors = draw(st.lists(st.sampled_from((*COLORS, '#12ab00', '#٣', 'pink')), max_size=2))
-    fields = [draw(st.sampled_from(FIELDS)).format(draw(numbers)) for _ in range(draw(st.integers(0, 3)))]
-    first = draw(st.sampled_from(('', '', '', '1/', '2/', '0/', '-1/', '٣/', '9' * 5000 + '/', '/')))
-    mark = ':'.join([draw(st.sampled_from(SHAPES)), '+'.join(map(','.join, places)), *colors, *fields])
+    colors = draw(st.lists(st.sampled_from((*COLORS, '#12ab00', '#٣', 'pink')), max_size=1))
+    mark = ':'.join(
+        [draw(st.sampled_from(FIRST)) + draw(st.sampled_from(SHAPES)), ','.join(numbers), *colors, *fields]
+    )
     seed = draw(st.sampled_from((None, 0, 1, 2**40)))
-    return json.dumps({'mark': first + mark, 'size': draw(st.sampled_from(SIZES)), 'seed': seed}).encode()
+    return json.dumps({'mark': mark, 'size': draw(st.sampled_from(SIZES)), 'seed': seed}).encode()
 
 
 TOML = (

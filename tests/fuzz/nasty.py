@@ -92,7 +92,8 @@ def place(draw: Draw, data: list[Any]) -> tuple[Any, Any]:
             draw(st.sampled_from([*node])) if isinstance(node, dict) else draw(st.integers(0, len(node) - 1))
         )
         inner = node[key]
-        if not isinstance(inner, (dict, list)) or not inner or draw(st.integers(0, 3)) == 0:
+        leaf = not isinstance(inner, (dict, list)) or not inner
+        if leaf or (node is not data and draw(st.integers(0, 3)) == 0):
             return node, key
         node = inner
     return node, None
@@ -101,9 +102,11 @@ def place(draw: Draw, data: list[Any]) -> tuple[Any, Any]:
 @st.composite
 def damaged(draw: Draw, data: bytes) -> bytes:
     """Bytes, some of which are flipped, cut off, inserted, repeated or overwritten."""
+    rng = draw(st.randoms(use_true_random=True))  # hypothesis's own integers are small ones
     for _ in range(draw(st.integers(1, 3))):
-        at = draw(st.one_of(st.integers(0, len(data)), st.integers(0, 80), st.integers(-80, -1)))
-        at = max(0, min(at + len(data) if at < 0 else at, len(data)))
+        at = rng.randrange(len(data) + 1)
+        if draw(st.integers(0, 3)) == 0:  # most that a reader decides by stands at one of the ends
+            at = min(at, rng.randrange(80)) if rng.random() < 0.7 else max(at, len(data) - rng.randrange(80))
         size = draw(st.sampled_from((1, 2, 4, 8, 64, 1000)))
         kind = draw(st.sampled_from(('flip', 'flip', 'cut', 'remove', 'repeat', 'zero', 'number', 'insert')))
         if kind == 'flip' and at < len(data):
