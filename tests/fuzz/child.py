@@ -15,11 +15,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-LONGEST = {
-    'stderr': 600,
-    'message': 10_000,
-    'warning': 10_000,
-}  # characters of a line; the command cuts at 500
+LONGEST = {'stderr': 600, 'message': 10_000, 'warning': 10_000}  # characters of a line; the command cuts
 MOST = 2 << 30  # bytes of memory
 NO_MEMORY = 'not enough memory'  # of a command's message: to run out of memory is a fault
 
@@ -59,13 +55,10 @@ def verdict(read: Callable[[Path], None], folder: Path, output: Output) -> str:
         except BaseException as error:
             return f'{type(error).__name__} at {place(error)}: {clean(str(error))}'
     texts = output.take()
-    for name, text in (
-        ('message', message),
-        ('stderr', texts[2]),
-        *(('warning', str(w.message)) for w in caught),
-    ):
-        if told := wrong(text, LONGEST[name]):
-            return f'{name} {told}'
+    told = [('message', message), ('stderr', texts[2]), *(('warning', str(w.message)) for w in caught)]
+    for name, text in told:
+        if why := wrong(text, LONGEST[name]):
+            return f'{name} {why}'
     if not texts[1].replace('\n', '').replace('\t', '').isprintable():
         return f'stdout has control characters: {clean(texts[1])}'
     if code not in (None, 0, 2):

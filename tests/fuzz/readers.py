@@ -5,14 +5,13 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 TEXTS = ('', 'What is within the red rectangle?', 'a' * 400, '<image>\n<s>é😀\x1b</s>', ' \t\n' * 50)
-
-
 ANY: Any = None  # where a value is only passed on
 
 
@@ -36,21 +35,21 @@ def weights(folder: Path) -> None:
 
     from vipllava_jax import loading
 
-    within(folder, open_checkpoint(folder))
+    within(folder, open_checkpoint(folder).values())
     loading.load(folder)
 
 
 def pickle(folder: Path) -> None:
     from vipllava_convert.torch_files import read_file
 
-    within(folder, read_file(folder / 'pytorch_model.bin'))
+    within(folder, read_file(folder / 'pytorch_model.bin').values())
 
 
-def within(folder: Path, found: dict[str, Any]) -> None:
+def within(folder: Path, found: Iterable[Any]) -> None:
     """Reads tensors; AssertionError if they are not in files of the folder."""
     from vipllava_convert import tensors
 
-    for tensor in found.values():
+    for tensor in found:
         assert isinstance(tensor, tensors.Tensor)
         assert folder in Path(tensor.file).parents, f'a tensor is in {tensor.file}'
         if tensor.dtype in tensors.READABLE:
@@ -66,7 +65,8 @@ def adapters(folder: Path) -> None:
 
     for kind in ('peft', 'authors'):
         found = adapters.read(folder / kind, CFG)
-        within(folder, {path: tensor for path, pair in found.pairs.items() for tensor in (pair.a, pair.b)})
+        within(folder, [tensor for pair in found.pairs.values() for tensor in (pair.a, pair.b)])
+        within(folder, [tensor for _, tensor in found.whole.values()])
         loading.weights(folder / 'model', adapter=folder / kind)
 
 
