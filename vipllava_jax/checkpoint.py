@@ -200,7 +200,7 @@ def copy_files(source: Path | None, target: Path) -> None:
     except (ValueError, OSError, ImportError):  # not whole: what there is of it may still be of use
         names += FILES
     for name in names:
-        if (source / name).exists():
+        if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 
