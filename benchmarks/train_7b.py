@@ -75,8 +75,8 @@ def main() -> None:
         BEGUN:
     ]
     for name in ('seconds', 'tokens', 'tokens_per_second', 'tflops', 'mfu'):
-        if name in steady[0]:
-            print(f'{name:<18} {statistics.median(record[name] for record in steady):g}')
+        if values := [record[name] for record in steady if name in record]:
+            print(f'{name:<18} {statistics.median(values):g}')
 
 
 def records(command: list[str], metrics: Path, count: int) -> Iterator[dict[str, Any]]:

@@ -55,8 +55,11 @@ def load(
     folder = locate(source)
     processor = _processor(folder)
     kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
-    params, cfg = weights(folder, fuse=fuse, progress=progress, **kind)
-    return Model(params, cfg, processor)
+    found = leaves(folder, **kind)
+    if processor is not None:
+        processor = processor.for_model(found.cfg)
+    params = arrange(nested(found.stream(progress=progress)), found.cfg, fuse=fuse)
+    return Model(params, found.cfg, processor)
 
 
 def weights(

@@ -2,14 +2,18 @@
 
 import os
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from vipllava_convert.adapter_config import CONFIG, AdapterConfig
+from vipllava_convert.adapter_coverage import missing_pairs, missing_weights
+from vipllava_convert.faults import described, ranges
 from vipllava_convert.table import (
     BRIDGE,
     TEXT,
@@ -19,33 +23,22 @@ from vipllava_convert.table import (
     axes,
     canonical,
     leaves,
-    ranges,
     reverse,
 )
-from vipllava_convert.tensors import READABLE, Tensor
+from vipllava_convert.tensors import READABLE, Tensor, check_views
 from vipllava_convert.torch_files import read_file
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, beside, listing, read_json, write_json
-from vipllava_jax.hugging_face import Fields
+from vipllava_jax.folders import CheckpointError, beside, brief, listing, printable, write_json
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 
-CONFIG, PAIRS = 'adapter_config.json', ('adapter_model.safetensors', 'adapter_model.bin')
+PAIRS = ('adapter_model.safetensors', 'adapter_model.bin')
 WHOLE = ('non_lora_trainables.bin', 'mm_projector.bin')  # the authors', of what trained without an adapter
 PREFIX = 'base_model.model.'
 HALF = re.compile(r'(?P<module>.+)\.lora_(?P<half>[AB])(\.\w+)?\.weight')
-# With one of these a pair means something else than scale * B A beside the weight as the base has it,
-VARIANTS = (
-    'use_dora',
-    'use_qalora',
-    'use_bdlora',
-    'lora_bias',
-    'layer_replication',
-    'alora_invocation_tokens',
-)
-# and with any way to begin but these that base is changed.
-INITS = (None, True, False, 'gaussian', 'orthogonal', 'eva')
+
+Halves = dict[str, tuple[str, Tensor]]  # the name and the tensor of 'A' and 'B', or of '', a weight by itself
 
 
 class Pair(NamedTuple):
@@ -78,12 +71,41 @@ def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
     if not is_adapter(folder):
         found = listing(folder) if folder.is_dir() else 'no such folder'
         raise CheckpointError(f'{folder}: no adapter: looked for {", ".join(PAIRS + WHOLE)}, found {found}')
-    pairs = [name for name in PAIRS if (folder / name).exists()][:1]
-    told = Told(folder / CONFIG, read_json(folder / CONFIG, optional=not pairs))
+    files = [name for name in PAIRS if (folder / name).exists()][:1]
+    config = AdapterConfig(folder / CONFIG, optional=not files)
+    files += [name for name in WHOLE if (folder / name).exists()]
     table = {leaf.name: leaf for leaf in leaves(cfg)}
-    parts: dict[Leaf, dict[str, tuple[str, Tensor]]] = defaultdict(dict)
     faults: dict[str, list[str]] = defaultdict(list)
-    for file in [*pairs, *(name for name in WHOLE if (folder / name).exists())]:
+    parts = _parts(folder, files, table, faults)
+    for leaf, halves in parts.items():
+        _check(leaf, halves, config, faults)
+    _check_coverage(parts, table, config, faults)
+    if told := described({kind: ranges(names) for kind, names in faults.items()}):
+        raise CheckpointError(f'{folder}: not an adapter of this model. {told}{config.advice}')
+    if not parts:
+        raise CheckpointError(
+            f'{folder}: {" and ".join(files)} hold no tensors for this model; train it again'
+        )
+    check_views((tensor for halves in parts.values() for _, tensor in halves.values()), str(folder))
+    _warn_of_projector(folder, parts)
+    return Adapter(
+        {
+            leaf.path: Pair(
+                leaf, halves['A'][1], halves['B'][1], config.rank_and_scale(_module(halves['A'][0])[0])[1]
+            )
+            for leaf, halves in parts.items()
+            if 'A' in halves
+        },
+        {leaf.path: (leaf, halves[''][1]) for leaf, halves in parts.items() if '' in halves},
+    )
+
+
+def _parts(
+    folder: Path, files: list[str], table: Mapping[str, Leaf], faults: dict[str, list[str]]
+) -> dict[Leaf, Halves]:
+    """What the files have for each leaf; adds what they have twice or for nothing in the model."""
+    parts: dict[Leaf, Halves] = defaultdict(dict)
+    for file in files:
         for name, tensor in read_file(folder / file).items():
             module, half = _module(name)
             leaf = table.get(canonical(module + '.weight' if half else module))
@@ -93,19 +115,36 @@ def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
                 parts[leaf][half] = name, tensor
             elif not UNUSED.fullmatch(module):
                 faults['of nothing that the model has'].append(name)
-    for leaf, halves in parts.items():
-        _check(leaf, halves, told, faults)
-    if any(faults.values()):
-        listed = '; '.join(f'{kind}: {", ".join(sorted(ranges(n)))}' for kind, n in faults.items() if n)
-        raise CheckpointError(f'{folder}: not an adapter of this model. {listed}{told.advice}')
-    return Adapter(
-        {
-            leaf.path: Pair(leaf, halves['A'][1], halves['B'][1], told.of(halves['A'][0])[1])
-            for leaf, halves in parts.items()
-            if 'A' in halves
-        },
-        {leaf.path: (leaf, halves[''][1]) for leaf, halves in parts.items() if '' in halves},
-    )
+    return parts
+
+
+def _check_coverage(
+    parts: Mapping[Leaf, Halves],
+    table: Mapping[str, Leaf],
+    config: AdapterConfig,
+    faults: dict[str, list[str]],
+) -> None:
+    """Adds what the config promises and the files lack."""
+    pairs = {leaf.name: halves.get('A') or halves.get('B') for leaf, halves in parts.items()}
+    held = {name: _module(found[0])[0] for name, found in pairs.items() if found}
+    linear = [leaf for leaf in table.values() if summed(leaf)]
+    faults[f'without the pair that {CONFIG} says it has'] += missing_pairs(linear, held, config)
+    whole = [leaf.name for leaf, halves in parts.items() if '' in halves]
+    faults['missing from the weights that were trained whole'] += missing_weights(table, whole, config)
+
+
+def _warn_of_projector(folder: Path, parts: Mapping[Leaf, Halves]) -> None:
+    """Tells of an adapter as the authors' training leaves it halfway: without the projector that it tuned."""
+    names = [name for halves in parts.values() for name, _ in halves.values()]
+    of_authors = any(name.startswith(f'{PREFIX}model.layers.') for name in names)
+    if of_authors and not any(leaf.name.startswith(BRIDGE) for leaf in parts):
+        warnings.warn(
+            printable(
+                f"{folder}: no {WHOLE[0]}, where the authors' training leaves the projector that it tunes; "
+                "the model's own is used"
+            ),
+            stacklevel=3,
+        )
 
 
 def _module(name: str) -> tuple[str, str]:
@@ -121,60 +160,20 @@ def summed(leaf: Leaf) -> int:
     return len(theirs[1]) if len(theirs) == 2 and ''.join(ours) == theirs[1] + theirs[0] else 0
 
 
-def _check(
-    leaf: Leaf, halves: Mapping[str, tuple[str, Tensor]], told: 'Told', faults: dict[str, list[str]]
-) -> None:
+def _check(leaf: Leaf, halves: Halves, config: AdapterConfig, faults: dict[str, list[str]]) -> None:
     """Adds what is wrong with what a file has for a leaf."""
     if ('A' in halves) != ('B' in halves):
         faults['without its other half'] += [name for half, (name, _) in halves.items() if half]
     for half, (name, tensor) in halves.items():
         wanted = leaf.shapes[0]
         if half:
-            rank, _ = told.of(name)
+            rank, _ = config.rank_and_scale(_module(name)[0])
             wanted = (rank, wanted[1]) if half == 'A' else (wanted[0], rank)
         if tensor.shape != wanted:
-            shapes = f'{name} {list(tensor.shape)} instead of {list(wanted)}'
-            faults[f'of another shape than the model and {CONFIG} say'].append(shapes)
+            shapes = f'{name} {brief(list(tensor.shape))} instead of {list(wanted)}'
+            faults['of another shape'].append(shapes)
         if tensor.dtype not in READABLE:
             faults[f'of a type other than {", ".join(READABLE)}'].append(f'{name} ({tensor.dtype})')
-
-
-class Told:
-    """What an adapter_config.json says: of every module its rank and its scale."""
-
-    def __init__(self, path: Path, data: dict[str, Any]):
-        try:
-            fields = Fields(data)
-            fields.require('peft_type', 'LORA')
-            for name in VARIANTS:
-                fields.require(name, None, False)
-            fields.require('init_lora_weights', *INITS)
-            self.rank, self.alpha = fields.number('r', 8), fields.real('lora_alpha', 8)
-            self.ranks, self.alphas = (_patterns(fields, name) for name in ('rank_pattern', 'alpha_pattern'))
-            self.root = 0.5 if fields.get('use_rslora') else 1
-            base = fields.get('base_model_name_or_path')
-        except ValueError as error:
-            raise CheckpointError(f'{path}: {error}') from None
-        made = f', {base} says {CONFIG},' if base else ''
-        self.advice = f'. Give the model that it was made for{made} or train it anew'
-
-    def of(self, name: str) -> tuple[int, float]:
-        """The rank and the scale of the layer whose half has that name."""
-        module, _ = _module(name)
-        rank, alpha = (
-            next((n for pattern, n in patterns if pattern.fullmatch(module)), default)
-            for patterns, default in ((self.ranks, self.rank), (self.alphas, self.alpha))
-        )
-        return int(rank), alpha / max(rank, 1) ** self.root
-
-
-def _patterns(fields: Fields, name: str) -> list[tuple[re.Pattern[str], float]]:
-    """An object of numbers by patterns of a module's name, or of the end of it."""
-    part = fields.part(name, {})
-    try:
-        return [(re.compile(rf'(.*\.)?({p})'), part.real(p, 1)) for p in part.data]
-    except re.error as error:
-        raise part.error(str(error.pattern), str(error), 'a regular expression') from None
 
 
 def save(

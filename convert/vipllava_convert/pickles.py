@@ -1,188 +1,105 @@
-"""The tensors of a `.bin` file: a zip archive of one pickle and of the bytes of every storage.
+"""The tensors of a `.bin` file: a zip archive of one pickle and of the bytes of every storage."""
 
-A pickle is a program. This reader runs none of it but what builds dicts, lists and descriptions of
-tensors: `find_class` is the only door to a name outside, and behind it stand the functions below.
-"""
-
-import io
-import pickle
-import pickletools
-import struct
-import zipfile
-from collections.abc import Callable
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 
-from vipllava_convert.tensors import Tensor, extent
-from vipllava_jax.folders import CheckpointError
+from vipllava_convert.archives import ArchiveError, Entry, read, read_directory
+from vipllava_convert.records import ITEM_SIZES, Compound, Refused, View, kind_of
+from vipllava_convert.tensors import LONGEST_NAME, Tensor, extent, open_regular
+from vipllava_convert.unpickler import unpickle
+from vipllava_jax.folders import CheckpointError, brief, one_line
 
 LONGEST_PICKLE = 1 << 26  # a checkpoint of 760 tensors has 100 KB
-STORAGES = {
-    **{'FloatStorage': ('float32', 4), 'HalfStorage': ('float16', 2), 'BFloat16Storage': ('bfloat16', 2)},
-    **{'DoubleStorage': ('float64', 8), 'LongStorage': ('int64', 8), 'IntStorage': ('int32', 4)},
-    **{'ShortStorage': ('int16', 2), 'CharStorage': ('int8', 1), 'ByteStorage': ('uint8', 1)},
-    **{'BoolStorage': ('bool', 1)},
-}
-
-
-class _Storage(NamedTuple):
-    """A storage's bytes in the archive."""
-
-    file: Path
-    offset: int
-    dtype: str
-    itemsize: int
-    length: int  # in elements
-
-
-class _Dict(dict[Any, Any]):
-    """An OrderedDict; the attributes that a state dict has besides its items are dropped."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _RebuildTensor:
-    """What a pickle may call for a tensor; an object without attributes, which a pickle cannot change."""
-
-    __slots__ = ()
-
-    def __call__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-        if (
-            not isinstance(storage, _Storage)
-            or not isinstance(shape, tuple)
-            or not isinstance(strides, tuple)
-        ):
-            raise ValueError('a tensor without a storage, a shape and strides')
-        if len(shape) != len(strides) or not all(
-            type(n) is int and n >= 0 for n in (offset, *shape, *strides)
-        ):
-            raise ValueError(
-                f'offset {offset}, shape {shape} and strides {strides} are not those of a tensor'
-            )
-        if offset + extent(shape, strides) > storage.length:
-            raise ValueError(
-                f'offset {offset}, shape {list(shape)} and strides {list(strides)} reach beyond a storage of '
-                f'{storage.length} elements'
-            )
-        place = storage.offset + offset * storage.itemsize
-        return Tensor(storage.file, place, storage.dtype, shape, strides)
-
-
-class _RebuildParameter:
-    """What a pickle may call for a parameter: its tensor is all we want of it."""
-
-    __slots__ = ()
-
-    def __call__(self, tensor: Any, *_: Any) -> Any:
-        return tensor
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, path: Path, storage: Callable[[str, str, int], _Storage]):
-        super().__init__(io.BytesIO(data), encoding='utf-8')
-        self.path, self.storage = path, storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        match module, name:
-            case 'collections', 'OrderedDict':
-                return _Dict
-            case 'torch._utils', '_rebuild_tensor_v2':
-                return _RebuildTensor()
-            case 'torch._utils', '_rebuild_parameter':
-                return _RebuildParameter()
-            case 'torch', kind if kind in STORAGES:
-                return kind
-        raise CheckpointError(
-            f'{self.path}: refuses {" ".join(f"{module}.{name}".split())}, which no tensor needs and which '
-            'could run code; get the checkpoint as safetensors, or from someone you trust'
-        )
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        match pid:
-            case ('storage', str(kind), str(key), _, int(length)) if kind in STORAGES:
-                return self.storage(kind, key, length)
-        raise ValueError(f'{pid!r} does not name a storage')
+PICKLE = 'data.pkl'
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """Every tensor of a `.bin` file that torch.save wrote; whatever is not a dict of tensors is an error."""
-    with open(path, 'rb') as file:
+    with open_regular(path) as file:
         start = file.read(8)
-    if start == b'version ':
-        raise CheckpointError(f'{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder')
-    if start[:4] != b'PK\3\4':
-        raise CheckpointError(
-            f'{path}: not a file that torch.save wrote since PyTorch 1.6; load it and save it again'
+        if start == b'version ':
+            raise CheckpointError(
+                f'{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder'
+            )
+        if not start:
+            raise CheckpointError(f'{path}: an empty file; get a whole copy of it')
+        if start[:4] != b'PK\3\4':
+            raise CheckpointError(
+                f'{path}: not a file that torch.save wrote since PyTorch 1.6; load it and save it again'
+            )
+        try:
+            return _read_archive(path, file)
+        except CheckpointError:
+            raise
+        except Refused as error:
+            raise CheckpointError(f'{path}: {error}') from None
+        except ArchiveError as error:
+            raise CheckpointError(f'{path}: truncated or corrupt: {error}') from None
+        except ValueError as error:
+            raise CheckpointError(f'{path}: {PICKLE} is corrupt or harmful: {one_line(error)}') from None
+
+
+def _read_archive(path: Path, file: BinaryIO) -> dict[str, Tensor]:
+    entries = read_directory(file)
+    roots = [name.removesuffix(PICKLE) for name in entries if _is_program(name)]
+    if not roots:
+        raise CheckpointError(f'{path}: no data.pkl in the archive; this is not a file that torch.save wrote')
+    if len(roots) > 1:
+        raise CheckpointError(f'{path}: several data.pkl in one archive; torch.save writes one')
+    root = roots[0]
+    if root + 'constants.pkl' in entries:
+        raise CheckpointError(f'{path}: a TorchScript program, not weights; save its state_dict instead')
+    if entries[root + PICKLE].size > LONGEST_PICKLE:
+        raise CheckpointError(f'{path}: the data.pkl in it is far too large for a checkpoint')
+    order = entries.get(root + 'byteorder')
+    if order and (order.size != len(b'little') or read(file, order) != b'little'):
+        raise CheckpointError(f'{path}: big-endian')
+    found = unpickle(read(file, entries[root + PICKLE]))
+    return _tensors(path, found, root, entries)
+
+
+def _is_program(name: str) -> bool:
+    """Whether an entry is the pickle of an archive, whose entries lie in one folder or in none."""
+    return name == PICKLE or (name.endswith('/' + PICKLE) and name.count('/') == 1)
+
+
+def _tensors(path: Path, found: Any, root: str, entries: dict[str, Entry]) -> dict[str, Tensor]:
+    """The tensors of what a pickle stands for, when nothing can change it any more."""
+    if not isinstance(found, Compound) or not isinstance(found.parts, dict) or not found.parts:
+        what = f'an empty {found.kind}' if isinstance(found, Compound) and not found.parts else kind_of(found)
+        raise CheckpointError(f'{path}: holds {what}, not a dict of tensors')
+    tensors = {}
+    size = os.stat(path).st_size
+    for name, value in found.parts.items():
+        if not isinstance(name, str) or not isinstance(value, View):
+            raise CheckpointError(
+                f'{path}: holds {kind_of(value)} under {brief(name)}, where a tensor should be'
+            )
+        if len(name) > LONGEST_NAME:
+            raise CheckpointError(f'{path}: a tensor with a name of {len(name)} characters: {brief(name)}')
+        entry = entries.get(f'{root}data/{value.storage.key}')
+        tensors[name] = _tensor(path, name, value, entry, size)
+    return tensors
+
+
+def _tensor(path: Path, name: str, view: View, entry: Entry | None, size: int) -> Tensor:
+    """A tensor of which all the bytes are known to be in its storage, and the storage's in the file."""
+    storage = view.storage
+    if entry is None:
+        raise ValueError(f'{brief(name)}: no storage {brief(storage.key)}')
+    if entry.size != storage.length * storage.itemsize:
+        raise ValueError(
+            f'{brief(name)}: storage {brief(storage.key)} has {entry.size} bytes, '
+            f'{storage.length} elements of {storage.dtype} do not'
         )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            tensors = _read_archive(path, archive)
-    except CheckpointError:
-        raise
-    except Exception as error:  # damage and malice make zipfile and pickle raise anything
-        told = ' '.join(f'{type(error).__name__} {error}'.split())
-        raise CheckpointError(f'{path}: truncated or corrupt: {told}') from None
-    if not isinstance(tensors, dict) or not tensors:
-        raise CheckpointError(f'{path}: holds {type(tensors).__name__}, not a dict of tensors')
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            found = type(tensor).__name__
-            raise CheckpointError(f'{path}: holds {found} under {name!r}, where a tensor should be')
-    return dict(tensors)
-
-
-def _read_archive(path: Path, archive: zipfile.ZipFile) -> Any:
-    """What the pickle of an archive makes."""
-    entries = {info.filename: info for info in archive.infolist()}
-    root = next((name[:-8] for name in entries if name.endswith('/data.pkl') and name.count('/') == 1), '')
-    data = entries.get(root + 'data.pkl')
-    for wrong, told in (
-        (data is None, 'no data.pkl in the archive; this is not a file that torch.save wrote'),
-        (
-            root + 'constants.pkl' in entries,
-            'a TorchScript program, not weights; save its state_dict instead',
-        ),
-        (
-            any(info.compress_type or info.flag_bits & 1 for info in entries.values()),
-            'compressed or encrypted',
-        ),
-        (data and data.file_size > LONGEST_PICKLE, 'the data.pkl in it is far too large for a checkpoint'),
-        (root + 'byteorder' in entries and archive.read(root + 'byteorder') != b'little', 'big-endian'),
-    ):
-        if wrong:
-            raise CheckpointError(f'{path}: {told}')
-
-    def storage(kind: str, key: str, length: int) -> _Storage:
-        dtype, itemsize = STORAGES[kind]
-        info = entries[f'{root}data/{key}']
-        if info.file_size != length * itemsize:
-            raise ValueError(f'data/{key} has {info.file_size} bytes, {length} elements of {dtype} do not')
-        return _Storage(path, _data_offset(path, info), dtype, itemsize, length)
-
-    program = archive.read(root + 'data.pkl')
-    _check_sizes(program)
-    return _Unpickler(program, path, storage).load()
-
-
-def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored entry begin, which only the header in front of them says."""
-    with open(path, 'rb') as file:
-        file.seek(info.header_offset)
-        header = file.read(30)
-        if len(header) < 30 or header[:4] != b'PK\3\4':
-            raise ValueError(f'{info.filename} has no header')
-        name, extra = struct.unpack('<HH', header[26:30])
-    offset = info.header_offset + 30 + name + extra
-    if offset + info.file_size > path.stat().st_size:
-        raise ValueError(f'{info.filename} ends beyond the end of the file')
-    return offset
-
-
-def _check_sizes(data: bytes) -> None:
-    """Refuses a pickle that asks for more memory than it has bytes: genops reads every length it states."""
-    for opcode, arg, _ in pickletools.genops(data):
-        if 'PUT' in opcode.name and arg is not None and int(arg) > len(data):
-            raise ValueError(f'{opcode.name} {arg}')
+    itemsize = ITEM_SIZES[view.dtype]
+    end = (view.offset + extent(view.shape, view.strides)) * itemsize
+    if end > entry.size or entry.offset + entry.size > size:
+        raise ValueError(
+            f'{brief(name)}: offset {view.offset}, shape {brief(list(view.shape))} and strides '
+            f'{brief(list(view.strides))} reach beyond a storage of {storage.length} elements'
+        )
+    empty = 0 in view.shape
+    strides = (0 if empty or n == 1 else stride for n, stride in zip(view.shape, view.strides, strict=True))
+    return Tensor(path, entry.offset + view.offset * itemsize, view.dtype, view.shape, tuple(strides))

@@ -12,9 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vipllava_convert.tensors import READABLE, Tensor
+from vipllava_convert.faults import described, ranges
+from vipllava_convert.tensors import LONGEST_NAME, READABLE, Tensor, check_views
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.folders import CheckpointError, brief, printable
 
 CLIP = (
     ('embeddings.class_embedding', 'class_token', 'D->D'),
@@ -65,6 +66,7 @@ LLAMA = (
 )
 
 VISION, BRIDGE, TEXT = 'vision_tower.vision_model.', 'multi_modal_projector.', 'language_model.'
+LAYERS, VISION_LAYERS = TEXT + 'model.layers.', VISION + 'encoder.layers.'
 EMBED, HEAD = TEXT + 'model.embed_tokens.weight', TEXT + 'lm_head.weight'
 
 # Applied in this order, each where it matches the beginning of a name.
@@ -175,16 +177,18 @@ def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
         found[canonical(name)].append(name)
     first = {name: tensors[origins[0]] for name, origins in found.items()}
     cfg = _as_weighed(first, cfg, where)
+    layers = _layer_faults(found, cfg)
     wanted = {leaf.name: leaf for leaf in leaves(cfg)}
     if cfg.text.tied:
         unused += found.pop(HEAD, [])
     common = wanted.keys() & found.keys()
     faults = {
+        **layers,
         'missing': ranges(wanted.keys() - found.keys()),
         'unknown': ranges(name for key in found.keys() - wanted.keys() for name in found[key]),
         'stored twice': [' and '.join(sorted(found[name])) for name in common if len(found[name]) > 1],
         'of another shape than the config says': [
-            f'{found[name][0]} {list(first[name].shape)} instead of {list(wanted[name].shapes[0])}'
+            f'{found[name][0]} {brief(list(first[name].shape))} instead of {list(wanted[name].shapes[0])}'
             for name in common
             if first[name].shape != wanted[name].shapes[0]
         ],
@@ -192,11 +196,30 @@ def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
             f'{found[name][0]} ({first[name].dtype})' for name in common if first[name].dtype not in READABLE
         ],
     }
-    if any(faults.values()):
-        told = '; '.join(f'{what}: {", ".join(sorted(names))}' for what, names in faults.items() if names)
-        raise CheckpointError(f'{where}: its tensors and its config do not fit. {told}{_advice(found)}')
+    if told := described(faults):
+        advice = _advice(found, (first[name].dtype for name in common))
+        raise CheckpointError(f'{where}: its tensors and its config do not fit. {told}{advice}')
     pairs = sorted(((wanted[name], first[name]) for name in common), key=lambda pair: pair[1].place)
-    return Plan(cfg, tuple(pairs), tuple(sorted(unused)))
+    check_views((tensor for _, tensor in pairs), where)
+    return Plan(cfg, tuple(pairs), tuple(sorted(printable(name, LONGEST_NAME) for name in unused)))
+
+
+def _layer_faults(names: Iterable[str], cfg: Config) -> dict[str, list[str]]:
+    """Where config.json and the names of tensors differ on how many layers there are."""
+    found: dict[str, set[str]] = {LAYERS: set(), VISION_LAYERS: set()}
+    for name in names:
+        for prefix, numbers in found.items():
+            if name.startswith(prefix):
+                numbers.add(name.removeprefix(prefix).partition('.')[0])
+    faults = {}
+    for prefix, part, said in (
+        (LAYERS, 'decoder', cfg.text.layers),
+        (VISION_LAYERS, 'vision tower', cfg.vision.layers),
+    ):
+        held = len(found[prefix])
+        if held not in (0, said):
+            faults[f'layers of the {part}'] = [f'config.json says {said}, the files hold {held}']
+    return faults
 
 
 def _as_weighed(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Config:
@@ -214,9 +237,11 @@ def _as_weighed(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Confi
     return cfg
 
 
-def _advice(found: Mapping[str, list[str]]) -> str:
-    """What to do about whole parts that are not there."""
+def _advice(found: Mapping[str, list[str]], types: Iterable[str]) -> str:
+    """What to do about whole parts that are not there, or are in types of a few bits."""
     advice = ''
+    if any(re.fullmatch(r'u?int8|float[468]_\w+', dtype) for dtype in types):
+        advice += '. Weights in so few bits were quantized: take the original and --quantize int8'
     if HEAD not in found and any(name.startswith(TEXT) for name in found):
         advice += (
             '. A model saved without its head cannot answer: save the whole model, or set tie_word_embeddings'
@@ -224,25 +249,6 @@ def _advice(found: Mapping[str, list[str]]) -> str:
     if not any(name.startswith(VISION) for name in found):
         advice += '. The vision tower is not in this checkpoint: save it together with the rest'
     return advice
-
-
-def ranges(names: Iterable[str]) -> list[str]:
-    """'layers.0.w', 'layers.1.w', 'layers.2.w' -> 'layers.{0-2}.w'."""
-    numbers = defaultdict(list)
-    for name in names:
-        number = re.search(r'(?<=\.layers\.)\d+', name)
-        stem = name if number is None else name[: number.start()] + '{}' + name[number.end() :]
-        numbers[stem].append(-1 if number is None else int(number[0]))
-    told = []
-    for stem, found in numbers.items():
-        low, high = min(found), max(found)
-        every = str(low) if low == high else f'{low}-{high}' if high - low + 1 == len(found) else None
-        told.append(
-            stem.replace(
-                '{}', every if every == str(low) else f'{{{every or ",".join(map(str, sorted(found)))}}}'
-            )
-        )
-    return told
 
 
 def axes(side: str) -> list[str]:

@@ -2,16 +2,19 @@
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
 
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.folders import CheckpointError, check_regular
 
 READABLE = {'float32': np.dtype('f4'), 'float16': np.dtype('f2'), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 AT_ONCE = 1 << 30  # one system call moves 2 GiB at most
+LONGEST_NAME = 1000  # characters of a tensor's name
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,45 @@ def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
+def check_views(tensors: Iterable[Tensor], where: str) -> None:
+    """CheckpointError for tensors that take far more memory than the bytes they are views of.
+
+    A tensor of a `.bin` file may repeat its elements, and several may share them, as a head tied to the
+    embeddings does: a file of a few bytes could fill any memory.
+    """
+    found = sorted(tensors, key=lambda tensor: tensor.place)
+    covered, reached = 0, (Path(), 0)
+    for tensor in found:
+        begin = tensor.offset if tensor.file != reached[0] else max(tensor.offset, reached[1])
+        end = max(tensor.offset + tensor.span, begin)
+        covered, reached = covered + end - begin, (tensor.file, end)
+        if tensor.span > 100 * tensor.nbytes + AT_ONCE:
+            raise CheckpointError(
+                f'{where}: a tensor of {tensor.nbytes} bytes is spread over {tensor.span} in {tensor.file}'
+            )
+    taken = sum(tensor.nbytes for tensor in found)
+    if taken > 2 * covered:
+        raise CheckpointError(
+            f'{where}: {taken} bytes of weights are repeated views of {covered} bytes in the files; '
+            'save the tensors whole (tensor.clone() in PyTorch)'
+        )
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, perhaps behind links, opened to be read without a buffer.
+
+    Raises CheckpointError, at once, for a FIFO, a device, a folder or whatever else it is.
+    """
+    check_regular(path)
+    return open(path, 'rb', buffering=0)
+
+
 def read(tensor: Tensor, buffer: memoryview) -> np.ndarray:
     """The tensor as a view of the buffer's beginning, which its bytes have been read into."""
     buffer = buffer[: tensor.span]
     done = 0
     try:
-        with open(tensor.file, 'rb', buffering=0) as file:
+        with open_regular(tensor.file) as file:
             while done < len(buffer):
                 got = os.preadv(file.fileno(), [buffer[done : done + AT_ONCE]], tensor.offset + done)
                 if not got:

@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vipllava_convert.adapted import made
+from vipllava_convert.foreign_quantization import refuse_by_config, refuse_by_names
 from vipllava_convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_convert.tensors import READABLE, Tensor, read
 from vipllava_convert.torch_files import open_checkpoint
@@ -48,7 +49,11 @@ class Report(NamedTuple):
 
 def plan(source: Path) -> Plan:
     """What there is to read in a PyTorch checkpoint's folder, all of it checked but the bytes themselves."""
-    return fit(open_checkpoint(source), read_config(source), str(source))
+    refuse_by_config(source)
+    cfg = read_config(source)
+    tensors = open_checkpoint(source)
+    refuse_by_names(tensors, str(source))
+    return fit(tensors, cfg, str(source))
 
 
 def shapes(plan: Plan, dtype: DTypeLike | None = None) -> dict[str, jax.ShapeDtypeStruct]:

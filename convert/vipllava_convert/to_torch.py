@@ -15,9 +15,10 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vipllava_convert.adapted import made
+from vipllava_convert.safetensors_files import TYPES
 from vipllava_convert.table import Leaf, leaves, reverse
 from vipllava_convert.to_flax import Report, not_finite, rearranged
-from vipllava_convert.torch_files import INDEXED, SAFETENSORS_TYPES, is_torch_folder
+from vipllava_convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax import checkpoint
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
@@ -35,7 +36,7 @@ WRITTEN = (
     'generation_config.json',
     *FILES,
 )
-CODES = {dtype: code for code, (dtype, _) in SAFETENSORS_TYPES.items()}
+CODES = {dtype: code for code, (dtype, _) in TYPES.items()}
 
 
 class Entry(NamedTuple):

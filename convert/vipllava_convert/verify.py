@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vipllava_convert.faults import first
 from vipllava_convert.table import Plan
 from vipllava_convert.tensors import read
 from vipllava_convert.to_flax import plan, rearranged, stream
@@ -77,7 +78,7 @@ def _weights(ours: Path, what: Plan, progress: Progress | None) -> tuple[dict[st
     """
     pairs = {leaf.path: (leaf, tensor) for leaf, tensor in what.pairs}
     if odd := pairs.keys() ^ checkpoint.shapes(ours).keys():
-        raise CheckpointError(f'{ours}: one side alone has {", ".join(sorted(odd))}')
+        raise CheckpointError(f'{ours}: one side alone has {first(odd)}')
     cpu = jax.local_devices(backend='cpu')[0]
     buffer = memoryview(mmap.mmap(-1, max(tensor.span for _, tensor in pairs.values())))
     groups: dict[str, float] = {}

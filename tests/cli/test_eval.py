@@ -101,13 +101,13 @@ import sys, time
 from vipllava_jax.cli import main
 from vipllava_jax.evaluation import journal
 
-write = journal._write
+append = journal._append
 
-def slowly(file, records):
-    write(file, records)
+def slowly(path, file, records):
+    append(path, file, records)
     time.sleep(0.3)
 
-journal._write = slowly
+journal._append = slowly
 main()
 """
 
@@ -210,6 +210,31 @@ def test_broken_rows_are_told_a_line_each_the_first_of_them(vipllava, folder, da
     assert last.startswith('vipllava: mend them')
 
 
+def files(data, folder):
+    return data.read_bytes(), {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_a_question_longer_than_the_context_is_named_first_or_left_out(vipllava, folder, data, monkeypatch):
+    with data.open('a') as file:
+        file.write(json.dumps({'question': 'What? ' * 900, 'answer': 'x'}) + '\n')
+    asked = ('eval', '--model', folder, '--data', data, *SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, 'weights', None)
+        ran = vipllava(*asked)
+    assert (ran.code, ran.out) == (2, '')
+    first, told, last = ran.err.splitlines()
+    assert first == '1 of 21 questions are broken:'
+    assert re.match(rf'{data}, line 21: a prompt of \d+ tokens and 3 new exceed the 1024 of the model', told)
+    assert last.startswith('vipllava: ')
+    for _ in range(2):  # and again where all the others are answered already
+        ran = vipllava(*asked, '--skip-broken', '--json', 'table.json')
+        assert ran.code == 0, ran.err
+        assert 'left out: ' in ran.err
+        assert 'line 21' in ran.err
+        assert re.search(r'rows +20 ', ran.out)
+        assert json.loads((data.parent / 'table.json').read_text())['left_out'] == 1
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
@@ -217,9 +242,21 @@ def test_broken_rows_are_told_a_line_each_the_first_of_them(vipllava, folder, da
         (['--data', 'none.jsonl'], 'none.jsonl'),
         (['--data', 'held-out.jsonl', '--by', 'kind'], "no row has the field 'kind'"),
         (['--data', 'held-out.jsonl', '--images', 'nowhere'], 'nowhere'),
-        (['--data', 'held-out.jsonl', '--output', 'held-out.jsonl'], 'is no file of answers'),
-        (['--data', 'held-out.jsonl', '--output', 'x.json', '--json', 'x.json'], 'give another place'),
-        (['--data', 'held-out.jsonl', '--max-new-tokens', '5000'], 'exceed the 1024 of the model'),
+        (['--data', 'held-out.jsonl', '--output', 'held-out.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--output', 'link.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--output', 'hard.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--json', './held-out.jsonl'], '--json held-out.jsonl is also read'),
+        (['--data', 'link.jsonl', '--json', 'held-out.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--vip-bench', 'hard.jsonl'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--json', '3.png'], 'is also read'),
+        (['--data', 'held-out.jsonl', '--json', 'none/x.json'], 'there is no folder'),
+        (['--data', 'held-out.jsonl', '--json', '.'], 'is a folder'),
+        (['--data', 'held-out.jsonl', '--output', 'x', '--json', 'link-to-x'], 'are one file'),
+        (['--data', 'held-out.jsonl', '--output', 'MODEL/answers.jsonl'], 'which is read'),
+        (['--data', 'held-out.jsonl', '--json', 'MODEL/config.json'], 'which is read'),
+        (['--data', 'held-out.jsonl', '--json', 'model-link/new.json'], 'which is read'),
+        (['--data', 'held-out.jsonl', '--output', 'x.json', '--json', 'x.json'], 'are one file'),
+        (['--data', 'held-out.jsonl', '--max-new-tokens', '5000'], 'would exceed the 1024 tokens'),
         (['--data', 'held-out.jsonl', '--template', 'checkpoint'], 'no chat template'),
         (['--data', 'held-out.jsonl', '--adapter', '/nowhere'], '/nowhere: no adapter'),
         (['--data', 'held-out.jsonl', '--batch', '0'], '--batch'),
@@ -227,6 +264,13 @@ def test_broken_rows_are_told_a_line_each_the_first_of_them(vipllava, folder, da
 )
 def test_a_mistake_is_told_before_anything_is_loaded(vipllava, folder, data, monkeypatch, args, message):
     monkeypatch.setattr(loading, 'weights', None)
+    (data.parent / 'link.jsonl').symlink_to(data)
+    (data.parent / 'hard.jsonl').hardlink_to(data)
+    (data.parent / 'link-to-x').symlink_to('x')
+    (data.parent / 'model-link').symlink_to(folder)
+    before = files(data, folder)
+    args = [word.replace('MODEL', str(folder)) for word in args]
     code, out, err = vipllava('eval', '--model', folder, *args)
     assert (code, out, err.count('\n')) == (2, '', 1)
     assert message in err
+    assert before == files(data, folder)

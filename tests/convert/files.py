@@ -9,7 +9,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 Q = 'base_model.model.model.language_model.layers.0.self_attn.q_proj'  # as peft calls a layer
-CODES = {'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16', 'int64': 'I64', 'int8': 'I8'}
+CODES = {
+    **{'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16', 'int64': 'I64', 'int8': 'I8', 'uint8': 'U8'},
+    **{'float8_e4m3fn': 'F8_E4M3'},
+}
 STORAGES = {
     'float32': 'FloatStorage',
     'float16': 'HalfStorage',
@@ -32,7 +35,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], **changed: dic
 
 
 def string(text: str) -> bytes:
-    return b'X' + struct.pack('<I', len(text)) + text.encode()
+    return b'X' + struct.pack('<I', len(text.encode())) + text.encode()
 
 
 def integer(n: int) -> bytes:

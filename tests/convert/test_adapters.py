@@ -125,21 +125,15 @@ def test_all_that_does_not_fit_is_told_at_once(folder, tmp_path, rng):
     tensors |= pair('base_model.model.model.language_model.embed_tokens', 400, 48, rng)
     write_adapter(tmp_path / 'a', tensors, base_model_name_or_path='somebody/13b')
     told = message(folder, tmp_path / 'a')
-    stem = 'base_model.model.model.language_model'
     for part in (
         f'{tmp_path / "a"}: not an adapter of this model. ',
-        f'{stem}.layers.{{0-2}}.self_attn.v_proj.lora_A.weight [2, 64] instead of [2, 48]',
-        f'{Q}.lora_A.weight [4, 48] instead of [2, 48]',
-        f'{Q}.lora_B.weight [48, 4] instead of [48, 2]',
-        f'without its other half: {stem}.layers.0.self_attn.k_proj.lora_A.weight',
-        f'{stem}.layers.{{3-4}}.self_attn.v_proj.lora_B.weight',
-        'of nothing that the model has: ',
-        f'{stem}.embed_tokens.lora_A.weight',
-        f'{Q}.lora_magnitude_vector',
+        'of nothing that the model has: base_model.',
+        'lora_A.weight and 4 more; without its other half: base_model.',
+        '[4, 48] instead of [2, 48] and 2 more. ',
         'Give the model that it was made for, somebody/13b says adapter_config.json, or train it anew',
     ):
         assert part in told, part
-    assert f'{stem}.layers.{{0-2}}.self_attn.v_proj.lora_B' not in told  # which fits
+    assert len(told) <= 500
 
 
 @pytest.mark.parametrize(
@@ -148,9 +142,12 @@ def test_all_that_does_not_fit_is_told_at_once(folder, tmp_path, rng):
         ({'peft_type': 'IA3'}, "peft_type: 'IA3' is not supported, only 'LORA'"),
         ({'use_dora': True}, 'use_dora: True is not supported'),
         ({'init_lora_weights': 'pissa'}, "init_lora_weights: 'pissa' is not supported"),
-        ({'r': 'many'}, "r: expected a whole number, found 'many'"),
+        ({'r': 'many'}, "r: expected a whole number from 1 to 65536, found 'many'"),
         ({'lora_alpha': None, 'r': 4}, r'lora_A.weight \[2, 48\] instead of \[4, 48\]'),
-        ({'rank_pattern': {'q_proj': -1}}, 'rank_pattern.q_proj: expected a positive number, found -1'),
+        (
+            {'rank_pattern': {'q_proj': -1}},
+            'rank_pattern.q_proj: expected a whole number from 1 to 65536, found -1',
+        ),
         ({'rank_pattern': {'q_proj(': 1}}, r'rank_pattern.*q_proj\(.*: expected a regular expression'),
         ({'alpha_pattern': []}, r'alpha_pattern: expected an object, found \[\]'),
     ],

@@ -276,3 +276,101 @@ def test_files_of_old_torch(path):
 
     torch.save({'x': torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
     assert 'since PyTorch 1.6' in message(path)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('protocol', range(1, 6))
+def test_every_protocol_of_torch(path, protocol):
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5))
+    shared = torch.arange(12.0).reshape(3, 4)
+    marked = torch.nn.Parameter(torch.ones(2))
+    marked.tensor_parallel = True  # an attribute of its own, which is dropped
+    state = module.state_dict() | {'shared': shared, 'view': shared[1:, ::2], 'marked': marked}
+    torch.save(state, path, pickle_protocol=protocol)
+    found = read_pickle(path)
+    assert list(found) == list(state)
+    assert found.pop('1.num_batches_tracked').dtype == 'int64'
+    for name, each in found.items():
+        np.testing.assert_array_equal(bytes_of(each), state[name].detach().numpy())
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('dtype', ['complex64', 'complex128', 'float8_e4m3fn', 'uint16', 'bool'])
+def test_types_that_are_not_weights_keep_their_names(path, dtype):
+    import torch
+
+    torch.save({'x': torch.zeros(3, 2).to(getattr(torch, dtype))}, path)
+    found = read_pickle(path)['x']
+    assert (found.dtype, found.shape) == (dtype, (3, 2))
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize(
+    ('make', 'told'),
+    [
+        (lambda torch: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), 'quantized tensors'),
+        (lambda torch: torch.eye(2).to_sparse(), 'sparse tensors'),
+        (lambda torch: torch.eye(2).to_sparse_csr(), 'sparse tensors'),
+        (lambda torch: torch.nested.nested_tensor([torch.ones(2)]), 'nested tensors'),
+        (lambda torch: torch.ones(2, device='meta'), 'tensors without data'),
+        (lambda torch: torch.UntypedStorage(4), 'holds a storage under'),
+        (lambda torch: torch.ones(2).storage(), 'holds a storage under'),
+        (lambda torch: {'inner': torch.ones(2)}, "holds dict under 'x', where a tensor should be"),
+        (
+            lambda torch: torch.nn.Linear(1, 1),
+            'refuses torch.nn.modules.linear.Linear, ',
+        ),
+        (lambda torch: np.ones(2), r'refuses numpy\S+, which no tensor needs'),
+        (lambda torch: torch.Size([1]), 'refuses torch.Size'),
+        (lambda torch: torch.float32, 'holds torch.float32 under'),
+        (lambda torch: b'x', r'refuses _codecs.encode'),
+    ],
+)
+def test_what_is_no_plain_tensor_is_named(path, make, told):
+    import torch
+
+    torch.save({'x': make(torch)}, path)
+    with pytest.raises(CheckpointError, match=told) as error:
+        read_pickle(path)
+    assert 'corrupt' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['\x1b[31mred', 'a\nb', '\u202edesrever', 'é' * 2000])
+def test_names_are_shown_printable(path, name):
+    write_archive(path, pickled({name: integer(1)}), {})
+    assert message(path).isprintable()
+    write_archive(path, f'c{name}\nx\n.'.encode() if '\n' not in name else b'', {})
+    assert message(path).isprintable()
+    write_archive(path, pickled({'x': tensor(storage(name, 'FloatStorage', 4), (4,), (1,))}), FOUR)
+    assert message(path).isprintable()
+
+
+def test_strides_of_axes_that_have_none_do_not_matter(path):
+    huge = 1 << 62
+    views = {
+        'one': tensor(HELD, (1, 4, 1), (huge, 1, huge)),
+        'none': tensor(HELD, (0, 3), (huge, huge)),
+    }
+    write_archive(path, pickled(views), FOUR)
+    found = read_pickle(path)
+    np.testing.assert_array_equal(bytes_of(found['one']), np.arange(4).reshape(1, 4, 1))
+    assert bytes_of(found['none']).shape == (0, 3)
+
+
+def test_an_attack_on_the_record_of_a_tensor(path, tmp_path):
+    """BUILD would set fields after they were checked: another file, or strides to the heap."""
+    (tmp_path / 'secret').write_bytes(b'secret' * 9)
+    for field, value in (
+        ('file', string(str(tmp_path / 'secret'))),
+        ('offset', integer(-8)),
+        ('strides', tuple_of(integer(-1))),
+        ('shape', tuple_of(integer(1 << 40))),
+        ('dtype', string('float64')),
+    ):
+        state = b'}' + string(field) + value + b's'
+        for attack in (state + b'b', b'N' + state + b'\x86b'):
+            write_archive(path, pickled({'x': tensor(HELD, (4,), (1,)) + attack}), FOUR)
+            assert 'refuses to change a tensor' in message(path)

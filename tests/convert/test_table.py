@@ -182,8 +182,7 @@ def test_all_faults_at_once_by_name():
         fit(tensors, TINY, 'here')
     for words in (
         'here: ',
-        'missing: language_model.model.layers.{0-2}.mlp.up_proj.weight, '
-        'vision_tower.vision_model.encoder.layers.4.layer_norm1.bias;',
+        'missing: language_model.model.layers.{0-2}.mlp.up_proj.weight and 1 more;',
         'unknown: model.norm.q_norm;',
         'stored twice: language_model.lm_head.weight and lm_head.weight;',
         'language_model.model.norm.weight [7] instead of [48]',
@@ -215,7 +214,7 @@ def test_a_tied_head_is_unused_and_another_one_is_not():
 def test_a_checkpoint_without_its_tower():
     tensors = {name: tensor for name, tensor in stored(TINY).items() if 'vision' not in name}
     with pytest.raises(
-        CheckpointError, match='encoder.layers.{0-11}.mlp.fc1.bias.*The vision tower is not in this'
+        CheckpointError, match='class_embedding.* and .* more. The vision tower is not in this'
     ):
         fit(tensors, TINY, 'here')
 
@@ -233,3 +232,79 @@ def test_a_norm_that_is_missing_is_not_taken_for_another_model():
         CheckpointError, match='missing: multi_modal_projector.projector_layernorm.bias, multi'
     ):
         fit(tensors, TINY, 'here')
+
+
+@pytest.mark.parametrize('said', [0, 1, 2, 4, 512])
+def test_the_config_and_the_files_differ_on_layers(said):
+    tensors = stored(TINY)
+    text = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, layers=said))
+    with pytest.raises(
+        CheckpointError, match=f'layers of the decoder: config.json says {said}, the files hold 3;'
+    ):
+        fit(tensors, text, 'here')
+    vision = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, layers=13))
+    with pytest.raises(
+        CheckpointError, match='layers of the vision tower: config.json says 13, the files hold 12;'
+    ):
+        fit(tensors, vision, 'here')
+
+
+def test_a_layer_that_is_missing_in_the_middle():
+    tensors = {name: tensor for name, tensor in stored(TINY).items() if 'model.layers.1.' not in name}
+    with pytest.raises(
+        CheckpointError, match='config.json says 3, the files hold 2; missing: .*layers.1.input_lay'
+    ):
+        fit(tensors, TINY, 'here')
+
+
+@pytest.mark.parametrize('number', ['999999999', '9' * 500, '01', '-1', '٣', '1e3', ''])
+def test_layers_of_any_number(number):
+    tensors = stored(TINY)
+    odd = f'language_model.model.layers.{number}.mlp.up_proj.weight'
+    tensors[odd] = tensors['lm_head' if 'lm_head' in tensors else 'language_model.lm_head.weight']
+    with pytest.raises(
+        CheckpointError, match='the files hold 4; unknown: language_model.model.layers.'
+    ) as told:
+        fit(tensors, TINY, 'here')
+    assert len(str(told.value)) <= 500
+
+
+def test_messages_are_short_and_printable():
+    some = stored(TINY)['language_model.lm_head.weight']
+    odd = {f'\x1b[31m{"x" * 900}\u202e{i}': some for i in range(3000)}
+    odd |= {f'a.{i}.qkv.bias': some for i in range(3000)}
+    for tensors in (odd, stored(TINY) | odd, {}, {'x\n': some}):
+        with pytest.raises(CheckpointError) as told:
+            fit(tensors, TINY, 'here')
+        assert len(str(told.value)) <= 500
+        assert str(told.value).isprintable()
+    assert ' and 36 more; unknown: x' in str(told.value)
+
+
+def test_unused_names_are_printable():
+    some = stored(TINY)['language_model.lm_head.weight']
+    plan = fit(stored(TINY) | {'text_model.\x1b[31mred': some}, TINY, 'here')
+    assert plan.unused == ('text_model.\\x1b[31mred',)
+
+
+@pytest.mark.parametrize('dtype', ['complex64', 'float8_e4m3fn', 'float4_e2m1fn', 'int64', 'bool', 'float64'])
+def test_types_that_are_not_supported(dtype):
+    tensors = stored(TINY, **{'llama/norm/w': dict(dtype=dtype)})
+    with pytest.raises(CheckpointError, match=f'of a type other than .*: .*norm.weight .{dtype}.') as told:
+        fit(tensors, TINY, 'here')
+    assert ('take the original and --quantize int8' in str(told.value)) == ('8' in dtype or '4_' in dtype)
+
+
+def test_views_that_fill_the_memory():
+    """Every weight of a model may claim to lie in the same few bytes."""
+    tensors = {name: dataclasses.replace(tensor, offset=0) for name, tensor in stored(TINY).items()}
+    with pytest.raises(CheckpointError, match='here: .* bytes of weights are repeated views of .* bytes'):
+        fit(tensors, TINY, 'here')
+    embed = 'language_model.model.embed_tokens.weight'
+    repeated = stored(TINY)
+    for name in (embed, 'language_model.lm_head.weight'):
+        repeated[name] = dataclasses.replace(repeated[name], strides=(0, 1))
+    fit(repeated, TINY, 'here')  # a few are no harm
+    far = stored(TINY) | {embed: dataclasses.replace(repeated[embed], strides=(1 << 40, 1))}
+    with pytest.raises(CheckpointError, match='is spread over'):
+        fit(far, TINY, 'here')

@@ -3,14 +3,17 @@
 import errno
 import json
 import os
+import socket
+import time
 
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vipllava_convert.safetensors_files import read_safetensors
 from vipllava_convert.tensors import Tensor, read
-from vipllava_convert.torch_files import is_torch_folder, open_checkpoint, read_safetensors
+from vipllava_convert.torch_files import INDEXED, is_torch_folder, open_checkpoint
 
 from tests.convert.files import write_bin, write_safetensors
 from vipllava_jax.folders import CheckpointError
@@ -142,10 +145,10 @@ def test_a_pointer_in_place_of_the_weights(tmp_path, name):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    """A folder in the place of a file stands for whatever may be in the way."""
     (tmp_path / 'model.safetensors').mkdir()
     assert (
-        message(open_checkpoint, tmp_path) == f'{tmp_path}/model.safetensors: cannot be read: Is a directory'
+        message(open_checkpoint, tmp_path)
+        == f'{tmp_path}/model.safetensors: expected a regular file, found a folder'
     )
     tensor = Tensor(tmp_path / 'gone', 0, 'float32', (2,), (1,))
     assert message(bytes_of, tensor) == f'{tmp_path}/gone: cannot be read: No such file or directory'
@@ -222,3 +225,191 @@ def test_nothing_there(tmp_path):
     (tmp_path / 'adapter_model.bin').touch()
     assert message(open_checkpoint, tmp_path).endswith('found adapter_model.bin')
     assert not is_torch_folder(tmp_path)
+
+
+UNSUPPORTED = {
+    **{'F4': 4, 'F6_E2M3': 6, 'F6_E3M2': 6, 'F8_E8M0': 8, 'F8_E4M3': 8, 'F8_E5M2': 8, 'F8_E4M3FNUZ': 8},
+    **{'F8_E5M2FNUZ': 8, 'C64': 64, 'U64': 64, 'I64': 64, 'BOOL': 8, 'F64': 64},
+}
+
+
+@pytest.mark.parametrize('code', UNSUPPORTED)
+def test_types_that_are_no_weights_are_not_corrupt(tmp_path, code):
+    path = tmp_path / 'model.safetensors'
+    data = np.zeros(3 * UNSUPPORTED[code], np.int8)  # 24 elements
+    write_safetensors(path, {'x': data, 'y': Y}, x={'dtype': code, 'shape': [4, 6]})
+    found = open_checkpoint(tmp_path)
+    assert found['x'].shape == (4, 6)
+    np.testing.assert_array_equal(bytes_of(found['y']), Y)
+    write_safetensors(path, {'x': data[1:]}, x={'dtype': code, 'shape': [4, 6]})
+    assert 'the offsets span' in message(open_checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize('code', ['F7', 'F2', 'Q4_K', '\x1b[31m', 'x' * 99999])
+def test_unknown_types_are_not_corrupt(tmp_path, code):
+    write_safetensors(tmp_path / 'model.safetensors', {'x': X}, x={'dtype': code})
+    told = message(open_checkpoint, tmp_path)
+    assert 'is unknown; supported are float32, float16, bfloat16' in told
+    assert 'corrupt' not in told
+    assert told.isprintable()
+
+
+def entry(shape='1', end='4', name='x') -> str:
+    return f'{{"{name}":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,{end}]}}}}'
+
+
+HEADERS = {
+    'a shape of a million axes': (entry('1,' * 10**6 + '1'), 'axes'),
+    'a shape that overflows': (entry(','.join(['9' * 18] * 64)), 'more bytes than any file has'),
+    'a number of thousands of digits': (entry('9' * 4000), 'not whole numbers of 63 bits'),
+    'a number of tens of thousands of digits': (entry('9' * 50_000), 'the header is corrupt'),
+    'an offset that overflows': (entry(end='9' * 30), '63 bits'),
+    'deep lists': ('{"x":' + '[' * 10**6, 'the header is corrupt'),
+    'deep objects': ('{"a":' * 10**6, 'the header is corrupt'),
+    'deep metadata': ('{"__metadata__":' + '[' * 10**6, 'the header is corrupt'),
+    'a long name': (entry(name='x' * 10**6), 'a name of 1000000'),
+    'true for one': (entry('true'), 'not whole numbers'),
+    'NaN': (entry('NaN'), 'not whole numbers'),
+    'a shape as a word': (entry().replace('[1]', '"1"'), 'not a list'),
+    'three offsets': (entry(end='4,8'), 'the header is corrupt'),
+    'nothing': ('null', 'the header is corrupt'),
+    'a list of names': ('["x"]', 'the header is corrupt'),
+    'escapes': (entry('2', name='\\u001b[31m\\ud800'), 'takes 8 bytes'),
+}
+
+
+@pytest.mark.parametrize('kind', HEADERS)
+def test_hostile_headers(tmp_path, kind):
+    text, told = HEADERS[kind]
+    raw = text.encode()
+    (tmp_path / 'model.safetensors').write_bytes(len(raw).to_bytes(8, 'little') + raw + bytes(8))
+    began = time.monotonic()
+    found = message(open_checkpoint, tmp_path)
+    assert told in found
+    assert len(found) <= 500
+    assert found.isprintable()
+    assert time.monotonic() - began < 5
+
+
+def test_headers_of_millions_of_entries(tmp_path):
+    entry = '"%07d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
+    raw = ('{' + ''.join(entry % i for i in range(150_000))[:-1] + '}').encode()
+    path = tmp_path / 'model.safetensors'
+    path.write_bytes(len(raw).to_bytes(8, 'little') + raw)
+    assert 'more than 100000 entries' in message(open_checkpoint, tmp_path)
+    with open(path, 'wb') as file:  # sparse: not read at all
+        file.write((100_000_000).to_bytes(8, 'little'))
+        file.truncate(100_000_008)
+    assert 'a header of 100000000 bytes; those of more than' in message(open_checkpoint, tmp_path)
+
+
+def special(path, kind):
+    if kind == 'a FIFO':
+        os.mkfifo(path)
+    elif kind == 'a folder':
+        path.mkdir()
+    elif kind == 'a device':
+        path.symlink_to('/dev/zero')
+    else:
+        with socket.socket(socket.AF_UNIX) as opened:
+            os.chdir(path.parent)  # a socket's path is short
+            opened.bind(path.name)
+
+
+@pytest.mark.parametrize('kind', ['a FIFO', 'a folder', 'a device', 'a socket'])
+@pytest.mark.parametrize('name', ['model.safetensors', 'pytorch_model.bin', *INDEXED])
+def test_what_is_no_regular_file(tmp_path, monkeypatch, name, kind):
+    monkeypatch.chdir(tmp_path)
+    special(tmp_path / name, kind)
+    assert message(open_checkpoint, tmp_path) == (f'{tmp_path / name}: expected a regular file, found {kind}')
+
+
+@pytest.mark.parametrize('kind', ['a FIFO', 'a folder', 'a device', 'a socket'])
+def test_shards_that_are_no_regular_files(shards, monkeypatch, kind):
+    folder, _ = shards
+    monkeypatch.chdir(folder)
+    (folder / NAMES[1]).unlink()
+    special(folder / NAMES[1], kind)
+    assert message(open_checkpoint, folder) == f'{folder / NAMES[1]}: expected a regular file, found {kind}'
+
+
+def test_shards_behind_links(shards, tmp_path):
+    """As the Hub's cache has them."""
+    folder, _ = shards
+    snapshot = tmp_path / 'snapshots' / 'abc'
+    snapshot.mkdir(parents=True)
+    for path in list(folder.glob('model*')):
+        (snapshot / path.name).symlink_to(os.path.relpath(path, snapshot))
+    assert open_checkpoint(snapshot).keys() == {'x', 'y'}
+    (folder / NAMES[1]).unlink()
+    assert 'missing, but model.safetensors.index.json names it' in message(open_checkpoint, snapshot)
+
+
+@pytest.mark.parametrize('name', ['x' * 5000, '\x1b[31m', 'a\nb', '\ud800', 'a\u202eb'])
+def test_names_of_shards_are_shown_printable(shards, name):
+    folder, index = shards
+    index['weight_map']['x'] = name
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+    told = message(open_checkpoint, folder)
+    assert told.isprintable()
+    assert len(told) <= 500
+
+
+def test_an_index_of_many_files(shards):
+    folder, index = shards
+    index['weight_map'] = {f'x{i}': f'file{i}.safetensors' for i in range(100_000)}
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+    assert 'file0.safetensors: missing' in message(open_checkpoint, folder)
+
+
+@pytest.mark.parametrize('whole', ['same', 'stale index', 'broken index', 'no shards'])
+def test_a_whole_file_comes_before_an_index(shards, whole):
+    """transformers leaves the index where it saves in shards first and in one file later."""
+    folder, index = shards
+    write_safetensors(folder / 'model.safetensors', {'x': X + 1, 'y': Y})
+    if whole == 'stale index':
+        index['weight_map']['gone'] = 'gone.safetensors'
+    if whole == 'no shards':
+        for name in NAMES:
+            (folder / name).unlink()
+    text = '{' if whole == 'broken index' else json.dumps(index)
+    (folder / 'model.safetensors.index.json').write_text(text)
+    with pytest.warns(
+        UserWarning, match='model.safetensors is read, and model.safetensors.index.json'
+    ) as told:
+        found = open_checkpoint(folder)
+    assert len(told) == 1
+    np.testing.assert_array_equal(bytes_of(found['x']), X + 1)
+
+
+def test_a_whole_bin_comes_before_its_index(tmp_path):
+    write_bin(tmp_path / 'pytorch_model.bin', {'x': X})
+    (tmp_path / 'pytorch_model.bin.index.json').write_text('{}')
+    with pytest.warns(UserWarning, match='pytorch_model.bin is read'):
+        assert open_checkpoint(tmp_path).keys() == {'x'}
+
+
+def test_shards_in_safetensors_come_before_a_whole_bin(shards):
+    folder, _ = shards
+    write_bin(folder / 'pytorch_model.bin', {'z': X})
+    assert open_checkpoint(folder).keys() == {'x', 'y'}
+
+
+def test_an_empty_bin(tmp_path):
+    (tmp_path / 'pytorch_model.bin').touch()
+    assert 'pytorch_model.bin: an empty file' in message(open_checkpoint, tmp_path)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings('default')
+def test_transformers_reads_the_whole_file_too(cfg, tmp_path):
+    from tests import peer
+
+    theirs = peer.model(cfg)
+    theirs.save_pretrained(tmp_path, max_shard_size='100KB')
+    index = (tmp_path / 'model.safetensors.index.json').read_text()
+    theirs.model.language_model.norm.weight.data[:] = 7
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / 'model.safetensors.index.json').write_text(index)
+    again = type(theirs).from_pretrained(tmp_path)
+    assert float(again.model.language_model.norm.weight.detach()[0]) == 7

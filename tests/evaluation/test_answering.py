@@ -8,6 +8,7 @@ import pytest
 
 import vipllava_jax as vj
 from tests.makers import noise
+from vipllava_jax.evaluation import evaluate
 from vipllava_jax.evaluation.answering import THREADS, questions
 from vipllava_jax.evaluation.cases import read
 from vipllava_jax.inputs.marks import parse
@@ -88,6 +89,28 @@ def test_an_answer_is_as_long_as_the_context_allows(model):
         ValueError, match=f'row 0: a prompt of {length} tokens and 6 new exceed the {context}'
     ):
         questions(cases, model.processor, cfg, max_new_tokens=6)
+
+
+def test_questions_that_do_not_fit_are_told_together_or_left_out(model):
+    rows = [{'question': 'What? ' * count, 'answer': 'x'} for count in (900, 1, 2, 800, 3)]
+    cases = read(rows)
+    with pytest.raises(
+        ValueError, match=r'2 of 5 questions are broken:\nrow 0: a prompt .*\nrow 3: a prompt'
+    ):
+        questions(cases, model.processor, model.cfg)
+    made = questions(cases, model.processor, model.cfg, max_new_tokens=2, skip_broken=True)
+    assert sorted(number for batch in made.batches for number in batch.numbers) == [1, 2, 4]
+    assert (made.total, made.left_out, len(made.broken)) == (3, 2, 2)
+    assert made.pending({1, 2, 4}) == []
+    told = []
+    result = evaluate(model, rows, max_new_tokens=2, skip_broken=True, progress=lambda *at: told.append(at))
+    assert (result.scores, result.left_out) == ([('rows', 3, 0)], 2)
+    assert told == [(0, 3), (3, 3)]
+    with pytest.raises(ValueError, match='2 of 2 questions are broken'):
+        questions(read([rows[0], rows[3]]), model.processor, model.cfg, skip_broken=True)
+    for new in (512, 10**400):
+        with pytest.raises(ValueError, match='max_new_tokens .* would exceed the 512 tokens'):
+            questions(cases, model.processor, model.cfg, max_new_tokens=new, skip_broken=True)
 
 
 def test_a_damaged_picture_is_told_or_left_out(model, questions):

@@ -97,7 +97,7 @@ BROKEN = [
     ({**ROW, 'question': None}, 'nothing is asked'),
     ({**ROW, 'question': 3}, 'expected .*"value": a text'),
     ({**ROW, 'answer': None}, 'nothing is asked'),
-    ({**ROW, 'answer': []}, r'"answer" is \'\[\]\''),
+    ({**ROW, 'answer': []}, r'"answer" is \[\]'),
     ({**ROW, 'answer': ['a', '']}, '"answer" is'),
     ({**ROW, 'answer': {'a': 1}}, '"answer" is'),
     ({**ROW, 'marks': ['arrow:4,5,90,25']}, 'lies outside the picture'),
@@ -107,7 +107,13 @@ BROKEN = [
         'none of the',
     ),
     ({**test_vcr.ROW, 'image': 'a.png', 'rationale_label': 9}, '"rationale_label" is 9'),
+    ({**test_vcr.ROW, 'image': 'a.png', 'rationale_label': True}, '"rationale_label" is True'),
     ({'question_id': 7, 'image': 'a.png', 'text': 'Again?'}, '"question_id" 7 comes twice'),
+    ({'question_id': [1], 'image': 'a.png', 'text': 'Again?'}, r'"question_id" is \[1\]'),
+    ({**ROW, 'answer': 'x\ud800'}, '"answer" holds half of a surrogate pair'),
+    ({**ROW, 'question': '\udfff'}, '"question" holds half of a surrogate pair'),
+    ({**ROW, 'type': ['\ud83d']}, '"type.0" holds half of a surrogate pair'),
+    ({**ROW, 'note': json.loads('[' * 99 + ']' * 99)}, '"note" is nested more than 64 levels deep'),
 ]
 
 
@@ -122,6 +128,19 @@ def test_a_broken_row_is_told_with_its_line(folder, row, message):
     cases = read(file, skip_broken=True)
     assert (len(cases.cases), cases.left_out) == (1, 1)
     assert 'line 2' in cases.broken[0]
+
+
+def test_rows_given_as_dicts_are_checked_as_those_in_files(folder):
+    itself: list = []
+    itself += [itself, itself]
+    odd = [{'answer': '\ud800'}, {'note': itself}, {'note': 10**9999}, {'id': {}}, {'image': ['a.png'] * 256}]
+    rows = [ROW, *({**ROW, **change} for change in odd), ROW]
+    with pytest.raises(ValueError, match='5 of 7 rows are broken') as error:
+        read(rows, folder)
+    assert all(line.isprintable() and len(line) <= 500 for line in str(error.value).splitlines())
+    assert len(read(rows, folder, skip_broken=True).cases) == 2
+    with pytest.raises(ValueError, match='expected paths of files, or a list of rows'):
+        read([ROW, 'rows.jsonl'])
 
 
 def test_other_questions_have_another_digest(folder):

@@ -1,6 +1,8 @@
 """Answers on the disk: gone on with, cut where they were cut off, refused if they are another's."""
 
+import errno
 import json
+import os
 
 import pytest
 
@@ -17,8 +19,12 @@ def path(tmp_path):
 def write(path, *numbers, settings=SETTINGS, restart=False):
     with opened(path, settings, restart) as journal:
         before = [*journal.records]
-        journal.append({'n': n, 'said': 'ä'} for n in numbers)
+        journal.append(answer(n) for n in numbers)
         return before
+
+
+def answer(n, **changes):
+    return {'n': n, 'id': 'x', 'task': 'rows', 'question': 'What?', 'said': 'ä', 'finished': True, **changes}
 
 
 def numbers(path):
@@ -62,7 +68,25 @@ def test_another_ones_is_refused_in_a_line(path, changes, message):
     assert write(path, settings={**SETTINGS, **changes}, restart=True) == []
 
 
-@pytest.mark.parametrize('text', ['{"question": "What?"}\n', 'x', '\n', '[{"settings": 3}]'])
+OTHERS = [
+    '{"question": "What?"}\n',
+    'x',
+    '\n',
+    '[{"settings": 3}]',
+    '{"settings": {"theme": "dark"}}',
+    '{"settings": {"theme": "dark"}}\n',
+    '{"settings": {"data": "d", "fit": null}, "scores": []}\n',
+    '{"settings": []}\n',
+    '{"settings": 3}\n',
+    '{"settings": null}\n',
+    '{"settings": {"data": "other',
+    '{"settings": ' + '[' * 5000 + '\n',
+    '\0' * 100,
+    '{\n  "settings": {"data": "d", "fit": null}\n}\n',
+]
+
+
+@pytest.mark.parametrize('text', OTHERS)
 @pytest.mark.parametrize('restart', [False, True])
 def test_a_file_that_is_none_of_ours_stays_as_it_is(path, text, restart):
     path.parent.mkdir()
@@ -72,13 +96,85 @@ def test_a_file_that_is_none_of_ours_stays_as_it_is(path, text, restart):
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize('line', ['junk', '[1]', '{"m": 1}', '3'])
-def test_a_damaged_file_can_be_begun_anew(path, line):
+def without(name):
+    return {key: value for key, value in answer(1).items() if key != name}
+
+
+DAMAGED = [
+    ('junk', 'not JSON'),
+    ('[1]', r'found \[1\], expected an object'),
+    ('3', 'found 3'),
+    ('', 'not JSON'),
+    ('\0\0', 'not JSON'),
+    ('[' * 5000, 'not JSON'),
+    (f'{{"n": {"9" * 5000}}}', 'not JSON'),
+    (json.dumps({'settings': SETTINGS}), '"n" is missing, expected a number from 0 to 8'),
+    (json.dumps(answer('1')), """"n" is '1', expected a number"""),
+    (json.dumps(answer(True)), '"n" is True'),
+    (json.dumps(answer(1.0)), '"n" is 1.0'),
+    (json.dumps(answer(-1)), '"n" is -1'),
+    (json.dumps(answer(9)), '"n" is 9, expected a number from 0 to 8'),
+    (json.dumps(answer(10**400)), '"n" is a whole number of 401 digits'),
+    *((json.dumps(without(name)), f'"{name}" is missing') for name in answer(0)),
+    *((json.dumps({**answer(1), name: None}), f'"{name}" is None') for name in answer(0)),
+    *((json.dumps({**answer(1), name: [3]}), f'"{name}" is .3.') for name in answer(0)),
+]
+
+
+@pytest.mark.parametrize(('line', 'message'), DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_line_is_named_with_its_field_and_can_be_begun_anew(path, line, message):
     write(path, 0)
-    path.write_text(path.read_text() + line + '\n')
-    with pytest.raises(ValueError, match='is damaged: .*--restart'):
-        write(path)
+    path.write_text(path.read_text() + line + '\n' + json.dumps(answer(2)) + '\n{"n": 3, "cu')
+    before = path.read_text()
+    told = rf'answers.jsonl, line 3 is damaged: .*{message}.*--restart'
+    with pytest.raises(ValueError, match=told) as error, opened(path, SETTINGS, False, 9):
+        pass
+    assert str(error.value).isprintable()
+    assert path.read_text() == before, 'nothing is cut off a file that is refused'
     assert write(path, 1, restart=True) == []
+
+
+def test_a_file_of_other_settings_keeps_even_its_cut_line(path):
+    write(path, 0)
+    path.write_text(path.read_text() + '{"n": 3, "cu')
+    before = path.read_text()
+    with pytest.raises(ValueError, match='came about otherwise'):
+        write(path, settings={**SETTINGS, 'model': [{'deep': [1]}]})
+    assert path.read_text() == before
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / 'fifo')
+    for place, found in ((tmp_path / 'fifo', 'FIFO'), (tmp_path, 'folder'), ('/dev/null', 'device')):
+        for restart in (True, False):
+            with pytest.raises(ValueError, match=f'expected a regular file, found a {found}'):
+                write(place, restart=restart)
+
+
+def test_a_link_to_where_answers_are_to_be_is_followed(path, tmp_path):
+    path.parent.mkdir()
+    (tmp_path / 'link').symlink_to(path)
+    assert write(tmp_path / 'link', 0) == []
+    assert write(path, 1) == [0]
+    assert numbers(path) == [0, 1]
+
+
+def test_a_full_disk_names_the_file_and_leaves_whole_lines(path, monkeypatch):
+    write(path, 0)
+    before, real = path.read_bytes(), os.write
+
+    def full(file, data):
+        if len(data) > 8:
+            return real(file, data[:8])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'write', full)
+        with pytest.raises(OSError, match='No space left .*answers.jsonl'):
+            write(path, 1)
+    assert path.read_bytes() == before
+    assert write(path, 1) == [0]
+    assert numbers(path) == [0, 1]
 
 
 def test_one_process_writes_at_a_time(path):

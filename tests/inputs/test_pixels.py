@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -95,12 +97,6 @@ def test_padding_in_strips_is_padding_at_once(monkeypatch):
     np.testing.assert_array_equal(pixels(noise(90, 61), SMALL, 'pad'), at_once)
 
 
-def test_extreme_pictures_need_no_giant_one():
-    for size in ((1, LONGEST), (LONGEST, 1)):
-        for fit in ('crop', 'squash'):
-            assert np.isfinite(pixels(Image.new('RGB', size), SMALL, fit)).all()
-
-
 def test_unknown_fit_lists_the_fits():
     with pytest.raises(ValueError, match=r"unknown fit 'fill': choose crop, pad, squash"):
         pixels(noise(3, 3), SMALL, 'fill')
@@ -152,3 +148,18 @@ def test_marks_that_the_crop_cuts_off_are_found():
     assert cut_off(picture, SMALL, 'pad') == cut_off(picture, SMALL, 'squash') == []
     assert cut_off(picture.resize((100, 30)), SMALL) == []  # no longer the picture that was drawn on
     assert cut_off(draw(picture, Mark('point', point=(3, 50))), SMALL) == [str(left), 'point:3,50:red']
+
+
+def test_a_tall_picture_is_padded_as_any_other(monkeypatch):
+    picture = noise(40, 90).filter(ImageFilter.BoxBlur(3))
+    row_by_row = levels(pixels(picture, SMALL, 'pad'), SMALL)
+    monkeypatch.setattr('vipllava_jax.inputs.pixels.TALL', 900)
+    assert np.abs(levels(pixels(picture, SMALL, 'pad'), SMALL) - row_by_row).max() < 1.001
+
+
+@pytest.mark.parametrize('fit', FITS)
+@pytest.mark.parametrize('size', [(1, LONGEST), (LONGEST, 1), (3, LONGEST), (2000, 40_000)])
+def test_extreme_pictures_take_no_time(size, fit):
+    begin = time.process_time()
+    assert np.isfinite(pixels(Image.new('RGB', size), Settings(), fit)).all()
+    assert time.process_time() - begin < 10

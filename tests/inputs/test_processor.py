@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from typing import NamedTuple
@@ -8,10 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.makers import noise, write_processor_files
+from vipllava_jax.config import Config, TextConfig, VisionConfig
+from vipllava_jax.folders import CheckpointError
 from vipllava_jax.inputs.marks import Mark, draw
 from vipllava_jax.inputs.pixels import Settings, pixels
 from vipllava_jax.inputs.processor import FILES, Batch, Processor, bucket
 from vipllava_jax.inputs.prompts import Turn, render
+from vipllava_jax.training.conversations import encode
 
 IMAGE, PAD, PATCHES = 398, 399, 4
 
@@ -235,11 +239,13 @@ def test_the_chat_template_lies_in_any_of_its_files(folder):
         Processor.load(folder)('a', template='checkpoint')
     edit(folder / 'tokenizer_config.json', chat_template=[{'name': 'default', 'template': 'one'}])
     assert Processor.load(folder).chat.source == 'one'
-    (folder / 'chat_template.json').write_text('{"chat_template": "two"}')
-    assert Processor.load(folder).chat.source == 'two'
     (folder / 'chat_template.jinja').write_text('{{ eos_token }}{{ messages[0].content }}')
     processor = Processor.load(folder)
     assert processor('hi', template='checkpoint').tokens[0, :2].tolist() == [1, 2]
+    (folder / 'chat_template.json').write_text('{"chat_template": "two"}')
+    assert Processor.load(folder).chat.source == 'two'
+    edit(folder / 'processor_config.json', chat_template='three')
+    assert Processor.load(folder).chat.source == 'three'
 
 
 def test_saving_is_loading(folder, tmp_path_factory):
@@ -285,3 +291,122 @@ def test_folders_that_cannot_be(folder):
 def test_a_batch_is_arrays_only(processor):
     assert all(isinstance(array, np.ndarray) for array in processor('a'))
     assert Batch._fields == ('tokens', 'lengths', 'images', 'image_counts')
+
+
+def config(**text) -> Config:
+    """The config of a model that has the processor of these tests."""
+    vision = VisionConfig(image_size=28, patch_size=14, width=32, layers=3, heads=2, mlp=40)
+    return Config(vision, TextConfig(**{'vocab': 400, **text}), (-2,), image_token=IMAGE, pad=PAD)
+
+
+def test_a_processor_is_checked_for_its_model(processor):
+    fitted = processor.for_model(config())
+    assert fitted.vocab == 400
+    for ours, plain in zip(fitted('Hi', noise(9, 9)), processor('Hi', noise(9, 9)), strict=True):
+        np.testing.assert_array_equal(ours, plain)
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        (
+            dataclasses.replace(config(), vision=VisionConfig(image_size=56, patch_size=14)),
+            'pictures of 28 pixels in patches of 14 .* takes 56 in patches of 14',
+        ),
+        (
+            dataclasses.replace(config(), vision=VisionConfig(image_size=28, patch_size=7)),
+            'patches of 14 .* takes 28 in patches of 7',
+        ),
+        (
+            dataclasses.replace(config(), image_token=397),
+            '<image> has the id 398 in the tokenizer, but image_token_index is 397 in config.json',
+        ),
+        (config(vocab=399), 'the token <pad> has the id 399, but the embedding of the model has 399 rows'),
+        (config(vocab=300), 'the token <pad> has the id 399, but the embedding of the model has 300 rows'),
+        (config(vocab=2), 'the token </s> has the id 2, but the embedding of the model has 2 rows'),
+    ],
+)
+def test_a_processor_of_another_model_is_refused(processor, cfg, message):
+    with pytest.raises(CheckpointError, match=message):
+        processor.for_model(cfg)
+
+
+def test_the_authors_models_need_no_rows_for_images_and_padding(processor):
+    fitted = processor.for_model(dataclasses.replace(config(vocab=IMAGE), pad=0))
+    batch = fitted(['Hi', 'Hello there'], [noise(9, 9), None])
+    assert (batch.tokens[1, batch.lengths[1] :] == 0).all()
+    assert (batch.tokens[0] == IMAGE).sum() == PATCHES
+
+
+def test_a_token_without_a_row_is_named_at_the_prompt(folder):
+    fields = json.loads((folder / 'tokenizer.json').read_text())
+    extra = {**fields['added_tokens'][0], 'content': '<e\x1bxtra>', 'id': 400}
+    fields['added_tokens'].append(extra)
+    (folder / 'tokenizer.json').write_text(json.dumps(fields))
+    fitted = Processor.load(folder).for_model(config())
+    fitted('Hi')
+    message = r'the token <e\\x1bxtra> has the id 400, but the embedding of the model has 400 rows'
+    with pytest.raises(ValueError, match='row 1: ' + message):
+        fitted(['Hi', 'Hi <e\x1bxtra>'])
+    with pytest.raises(ValueError, match=message):
+        encode([Turn('user', 'Hi <e\x1bxtra>'), Turn('assistant', 'Ho')], 0, fitted)
+
+
+ODD_NUMBERS = [float('nan'), float('inf'), -1, 0, True, '1', [1], {}, 10**400]
+
+
+@pytest.mark.parametrize('name', ['preprocessor_config.json', 'processor_config.json'])
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        *(('rescale_factor', value) for value in ODD_NUMBERS),
+        *(('image_std', [0.5, value, 0.5]) for value in ODD_NUMBERS),
+        *(('image_mean', [0.5, value, 0.5]) for value in (float('nan'), True, '1', [1], 10**400)),
+        *(('image_mean', value) for value in (7, 'abc', [1, 2], [[1, 2, 3]] * 3, {'a': 1}, [], [1] * 10_000)),
+        *(('image_std', value) for value in (7, 'abc', [1, 2], [[1, 2, 3]] * 3, {'a': 1})),
+        *(('resample', value) for value in ('bicubic', '3', 77, -1, True, 3.0, [3], 10**400)),
+        *(('size', value) for value in (10**9, 0, -1, True, 28.0, '28', [28], {}, {'a': [28]}, 10**400)),
+        *(('size', {'height': value, 'width': value}) for value in (10**9, True, 28.5, None)),
+        *(('crop_size', value) for value in (10**9, 0, True, '28', {str(n): 28 for n in range(1000)})),
+        *(
+            (field, 'yes')
+            for field in ('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize', 'do_pad')
+        ),
+    ],
+    ids=str,
+)
+def test_odd_numbers_about_pictures_are_named(folder, name, field, value):
+    if name == 'processor_config.json':
+        fields = json.loads((folder / 'preprocessor_config.json').read_text()) | {field: value}
+        edit(folder / name, image_processor=fields)
+    else:
+        edit(folder / name, **{field: value})
+    with pytest.raises(CheckpointError, match=f'{name}: .*{field}') as caught:
+        Processor.load(folder)
+    assert len(str(caught.value)) <= 520
+
+
+@pytest.mark.parametrize(
+    ('name', 'fields'),
+    [
+        ('processor_config.json', {'patch_size': True}),
+        ('processor_config.json', {'patch_size': 14.0}),
+        ('processor_config.json', {'patch_size': [14] * 1000}),
+        ('processor_config.json', {'patch_size': 10**400}),
+        ('processor_config.json', {'image_processor': [[]] * 1000}),
+        ('processor_config.json', {'image_processor': 7}),
+    ],
+    ids=range(6),
+)
+def test_odd_fields_of_processors_are_named(folder, name, fields):
+    edit(folder / name, **fields)
+    with pytest.raises(CheckpointError, match=next(iter(fields))) as caught:
+        Processor.load(folder)
+    assert len(str(caught.value)) <= 520
+
+
+@pytest.mark.parametrize('vision', [[], 'x', 7, {'patch_size': None}])
+def test_an_odd_config_is_for_others_to_refuse(folder, vision):
+    edit(folder / 'processor_config.json', patch_size=None)
+    (folder / 'config.json').write_text(json.dumps({'vision_config': vision}))
+    assert Processor.load(folder).patch == 14

@@ -180,6 +180,30 @@ def test_placeholders_must_fit_the_images(params, cfg, batch):
         forward(params, tokens, images[:1], cfg=cfg)
 
 
+@pytest.mark.parametrize('id', [-1, -100, 128, 5000, 2**31 - 1])
+def test_ids_without_a_row_in_the_embedding_are_refused(params, cfg, id):
+    tokens = np.array([[1, 5, 6, cfg.pad], [1, id, 6, 7]], np.int32)
+    cache = vj.prefill(params, tokens[:, :1], slots=8, cfg=cfg)[1]
+    message = f'row 1 has the token id {id} at position 1, but the embedding of the model has 128 rows'
+    for call in (
+        lambda: vj.forward(params, tokens, cfg=cfg),
+        lambda: vj.forward(params, jnp.asarray(tokens), cfg=cfg),
+        lambda: vj.forward(params, tokens.tolist(), cfg=cfg),
+        lambda: vj.prefill(params, tokens, lengths=[3, 4], slots=8, cfg=cfg),
+        lambda: vj.extend(params, tokens, cache, [1, 1], cfg=cfg),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    vj.prefill(params, tokens, lengths=[4, 1], slots=8, cfg=cfg)  # what no row reads may be anything
+
+
+def test_padding_needs_no_row_in_the_embedding(params, cfg):
+    wide = dataclasses.replace(cfg, pad=5000)
+    tokens = np.array([[1, 5, 6, 5000]], np.int32)
+    given = np.asarray(vj.forward(params, tokens, cfg=wide))[:, :3]
+    close(given, vj.forward(params, tokens[:, :3], cfg=cfg))
+
+
 def test_bfloat16_stays_near_float32(cfg, batch):
     half = vj.init(jax.random.key(1), cfg, jnp.bfloat16)
     full = jax.tree.map(lambda w: w.astype(jnp.float32), half)

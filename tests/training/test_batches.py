@@ -188,7 +188,12 @@ def test_what_cannot_be_is_told_before_the_start(rows, processor):
     for options, message in [
         (dict(batch_size=0), 'batch_size is 0'),
         (dict(bucket=-1), 'bucket is -1'),
-        (dict(seed=-1), 'seed is -1'),
+        (dict(seed=-1), 'seed is -1: give 0 to'),
+        (dict(seed=10**30), 'seed is 1'),
+        (dict(seed=10**5000), 'seed is a whole number of 5001 digits'),
+        (dict(batch_size=10**9), 'batch_size is 1000000000: give 1 to 65,536'),
+        (dict(max_length=10**400), 'max_length is a whole number of 401 digits'),
+        (dict(bucket=2**31), 'bucket is 2147483648'),
         (dict(template='hub'), "no training in template 'hub'"),
         (dict(fit='stretch'), "unknown fit 'stretch'"),
         (dict(max_length=8), r'line 2: its 2 image\(s\) alone are 8 tokens: max_length 8 is too short'),

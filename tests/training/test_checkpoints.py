@@ -1,5 +1,7 @@
 """States on the disk: whole or not there, the last few and the best; a folder has one run at a time."""
 
+import contextlib
+import resource
 import subprocess
 import sys
 
@@ -86,6 +88,37 @@ def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path, state):
         (tmp_path / 'run').write_text('')
         with pytest.raises((CheckpointError, OSError)):  # now or when it is waited for
             (saved.save(1, state, None), saved.wait())
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """A limit on the size of a file, which fails as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_state_that_does_not_fit_leaves_nothing_and_is_told_once(tmp_path, capfd):
+    params = {'llama': {f'w{n}': jnp.full((100, 200), n) for n in range(24)}}
+    many = start(params, Optimizer(1e-3, 10))
+    for _ in range(2):
+        with opened(tmp_path, 2) as saved:
+            if not saved.steps():
+                saved.save(1, many, None)
+                saved.wait()
+            with files_of_at_most(20_000), pytest.raises(OSError, match='File too large') as error:
+                (saved.save(2, many, None), saved.wait())
+            assert error.value.filename == str(tmp_path / '2')
+        assert [path.name for path in tmp_path.iterdir()] == ['1']
+    assert 'Event loop' not in capfd.readouterr().err
+    with opened(tmp_path, 2) as saved:  # where there is room again
+        saved.save(2, many, None)
+        saved.wait()
+        assert saved.steps() == [1, 2]
+        assert int(saved.restore(1, shapes(many)).step) == 0
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path):

@@ -1,5 +1,7 @@
 """What a run is asked to do: from a file, from flags, from its recipe; mistakes in a line."""
 
+import os
+
 import pytest
 
 from vipllava_jax.inputs.pixels import FITS
@@ -33,7 +35,7 @@ def test_every_recipe_is_one_of_settings(recipe):
     ('keys', 'message'),
     [
         ({'learning_rte': 1e-4}, 'learning_rte is no key of a run; the nearest is learning_rate'),
-        ({'batch': 0}, 'batch is 0, expected 1 or more'),
+        ({'batch': 0}, 'batch is 0, expected 1 to 65,536'),
         ({'batch': 2.5}, 'batch is 2.5, expected a whole number'),
         ({'batch': True}, 'batch is True, expected a whole number'),
         ({'skip_broken': 1}, 'expected true or false'),
@@ -42,6 +44,41 @@ def test_every_recipe_is_one_of_settings(recipe):
         ({'trains': ['llama', 'clip']}, "trains is 'clip', expected one of vision, projector"),
         ({'data': 5}, 'data is 5, expected a list'),
         ({'recipe': 'stage-4'}, 'expected one of stage-1'),
+        ({'epochs': 0}, 'epochs is 0.0, expected more than 0, and finite'),
+        ({'epochs': float('inf')}, 'epochs is inf, expected more than 0'),
+        ({'epochs': float('nan')}, 'epochs is nan'),
+        ({'epochs': -1}, 'epochs is -1.0'),
+        ({'epochs': 10**400}, 'epochs is a whole number of 401 digits'),
+        ({'learning_rate': float('inf')}, 'learning_rate is inf, expected 0 or more, and finite'),
+        ({'learning_rate': 10**400}, 'learning_rate is a whole number of 401 digits'),
+        ({'weight_decay': 1e300}, 'weight_decay is 1e+300'),
+        ({'clip': float('inf')}, 'clip is inf'),
+        ({'lora_alpha': 0}, 'lora_alpha is 0.0, expected more than 0'),
+        ({'trains': []}, 'trains is a list of 0 entries, expected 1 to 1000'),
+        ({'trains': ()}, 'trains is a list of 0 entries'),
+        ({'lora_targets': []}, 'lora_targets is a list of 0 entries'),
+        ({'data': []}, 'data is a list of 0 entries'),
+        ({'data': ['a.json', '']}, "data is '', expected a text that is not empty"),
+        ({'data': ['a'] * 1001}, 'data is a list of 1001 entries'),
+        *(
+            ({name: ''}, f"{name} is ''")
+            for name in ('model', 'data', 'output', 'images', 'eval_data', 'template', 'recipe', 'dtype')
+        ),
+        ({'model': 'a\0b'}, r"model is 'a\x00b', expected a text"),
+        ({'data': 'x' * 5000 + '\0'}, 'data is'),
+        *(
+            ({name: 10**digits}, f'{name} is ')
+            for name, key in KEYS.items()
+            if key.kind is int
+            for digits in (10, 30, 400, 5000)
+            if 10**digits > (key.most or 0)
+        ),
+        ({'seed': -1}, 'seed is -1, expected 0 to 4,294,967,295'),
+        ({'x' * 9000: 1}, 'is no key of a run'),
+        ({'\x1b[2J': 1}, 'is no key of a run'),
+        ({'batch': [[[1]]]}, 'batch is a list of 1 entries, expected a whole number'),
+        ({'batch-': 1}, 'is no key'),
+        ({'learning_rate': 1e-4, 'learning-rate': 1e-4}, 'given twice'),
         ({'model': None}, 'model: must be given, in the file or as --model'),
         ({'steps': 1, 'epochs': 2}, 'give one of them'),
         ({'batch': 10, 'accumulate': 4}, '4 equal parts'),
@@ -54,10 +91,55 @@ def test_mistakes_are_told_in_a_line(keys, message):
     with pytest.raises(ValueError, match='.') as caught:
         settings(**{**GIVEN, **keys})
     assert message in str(caught.value)
-    assert '\n' not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 500
 
 
-@pytest.mark.parametrize(('text', 'message'), [('a = ', 'not TOML'), ('[data]\nx = 1', 'expected a list')])
+@pytest.mark.parametrize('name', [name for name, key in KEYS.items() if key.kind is int])
+def test_every_whole_number_is_bounded(name):
+    assert KEYS[name].least is not None
+    assert KEYS[name].most is not None
+
+
+def test_a_byte_order_mark_in_a_file_is_dropped(tmp_path):
+    file = tmp_path / 'run.toml'
+    file.write_text('\ufeffseed = 5\n', 'utf-8')
+    assert settings(file, **GIVEN).seed == 5
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be', 'utf-32', 'utf-32-le', 'utf-32-be'])
+def test_another_encoding_is_named(tmp_path, encoding):
+    file = tmp_path / 'run.toml'
+    file.write_bytes('seed = 5\n'.encode(encoding))
+    with pytest.raises(ValueError, match=f'run.toml: is {encoding[:6].upper()}, expected UTF-8'):
+        settings(file, **GIVEN)
+
+
+def test_a_special_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / 'run.toml')
+    for name, found in (('run.toml', 'FIFO'), ('.', 'folder'), ('/dev/zero', 'device')):
+        with pytest.raises(ValueError, match=f'expected a regular file, found a {found}'):
+            settings(tmp_path / name, **GIVEN)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a = ', 'not TOML'),
+        ('[data]\nx = 1', 'expected a list'),
+        ('data = ' + '[' * 5000 + ']' * 5000, 'not TOML'),
+        ('data = ' + '[' * 300 + ']' * 300, 'data is a list of 1 entries, expected a text|not TOML'),
+        (f'seed = {"9" * 5000}', 'not TOML'),
+        (f'seed = {"8" * 400}', 'seed is a whole number of 400 digits, expected 0 to'),
+        ('epochs = inf', 'epochs is inf'),
+        ('epochs = nan', 'epochs is nan'),
+        ('epochs = 0', 'epochs is 0'),
+        ('trains = []', 'trains is a list of 0'),
+        ('seed = 1\nseed = 2', 'not TOML'),
+        ('seed = 2020-01-01', 'seed is datetime.date.* expected a whole number'),
+        ('"\\u001b[2J" = 2', 'is no key of a run'),
+    ],
+)
 def test_a_file_that_is_wrong_is_named(tmp_path, text, message):
     file = tmp_path / 'run.toml'
     file.write_text(text)

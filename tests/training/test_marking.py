@@ -1,5 +1,7 @@
 """Marks of a row: different ones look and are called differently, and rounding puts none outside."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vipllava_jax.inputs.marks import COLORS, Mark, draw
-from vipllava_jax.training.marking import Object, inserted, mention, settled, styles
+from vipllava_jax.training.marking import Object, inserted, mention, objects, settled, styles, text_of
 
 
 @given(st.integers(0, 12), st.integers(0, 1000))
@@ -64,3 +66,66 @@ def test_tags_become_phrases():
     assert mention(mark, None) == 'pointed to by the blue arrow'
     spoken = {mention(mark, np.random.default_rng(seed)) for seed in range(20)}
     assert spoken == {'pointed to by the blue arrow', 'pointed to by blue arrow'}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'bboxes': '1239'}, '"bboxes" is \'1239\': expected a list of boxes'),
+        ({'bboxes': ['1239']}, '"bboxes"[0]: expected numbers, found \'1239\''),
+        ({'bboxes': [[1, 2, 30, 40], list('1239')]}, '"bboxes"[1]: expected numbers, found \'1\''),
+        ({'bboxes': [[1, 2, 3, None]]}, '"bboxes"[0]: expected numbers, found None'),
+        ({'bboxes': [[True, 2, 3, 4]]}, '"bboxes"[0]: expected numbers, found True'),
+        ({'bboxes': [[1, 2, 3, 10**400]]}, '"bboxes"[0]: coordinates must be finite'),
+        ({'bboxes': [[1, 2, 3, float('nan')]]}, '"bboxes"[0]: coordinates must be finite'),
+        ({'bboxes': [{'x': 1}]}, '"bboxes"[0]: expected numbers'),
+        ({'bboxes': [[[1, 2], [3, 4]]]}, '"bboxes"[0]: found 2 numbers'),
+        ({'bboxes': {'0': [1, 2, 3, 4]}}, '"bboxes" is {'),
+        ({'bboxes': False}, '"bboxes" is False'),
+        ({'segmentations': 'abc'}, '"segmentations" as long a list'),
+        ({'segmentations': [None, None]}, '"segmentations" as long a list'),
+        ({'segmentations': ['1239']}, '"segmentations"[0]: expected a list of polygons'),
+        ({'segmentations': [3]}, '"segmentations"[0]: expected a list of polygons, found 3'),
+        ({'segmentations': [['123456']]}, '"segmentations"[0]: expected a polygon'),
+        ({'segmentations': [[[1, 2, '3', 4, 5, 6]]]}, '"segmentations"[0]: expected numbers, found \'3\''),
+        ({'segmentations': [[[1, 2, None, 4, 5, 6]]]}, '"segmentations"[0]: expected numbers, found None'),
+        ({'segmentations': [[[1, 2, 1e300, 4, 5, 6]]]}, '"segmentations"[0]: coordinates must be finite'),
+        ({'segmentations': [{'counts': 'x'}]}, '"segmentations"[0]: a segmentation is run-length encoded'),
+        ({'segmentations': [[[[[1]]]]]}, '"segmentations"[0]: expected numbers, found [1]'),
+    ],
+)
+def test_a_wrong_place_is_named(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        objects({'bboxes': [[1, 2, 30, 40]], **changes})
+
+    assert len(str(caught.value)) < 500
+
+
+def test_outlines_without_an_area_are_left_out():
+    square = [1, 1, 9, 1, 9, 9]
+    for outline in (
+        [square],
+        [[[1, 1], [9, 1], [9, 9]]],
+        [square, [1, 2], [], [1, 1, 5, 5, 9, 9], [1, 1, 9, 1]],
+    ):
+        (place,) = objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [outline]})
+        assert place.polygons == ([1, 1, 9, 1, 9, 9],)
+    assert objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [[]]})[0].polygons == ()
+    assert objects({}) == objects({'bboxes': None}) == objects({'bboxes': []}) == []
+
+
+@pytest.mark.parametrize(
+    'value', [3, None, '', [], {'a': [1]}, [[[[]]]], pytest.param(10**5000, id='5001 digits')]
+)
+def test_a_field_that_is_no_text(value):
+    with pytest.raises(ValueError, match=r'"answer" is .*: expected a text') as caught:
+        text_of({'answer': value}, 'answer')
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize('tag', ['<bbox' + '9' * 5000 + '>', '<bbox9999999999>'])
+def test_a_tag_with_a_number_too_large(tag):
+    with pytest.raises(ValueError, match='but the row has 1 mark') as caught:
+        inserted(tag, ['x'], 'it')
+    assert len(str(caught.value)) < 200
+    assert inserted('<bbox\u0661> <bbox00>', ['x'], 'it') == '<bbox\u0661> x'

@@ -29,6 +29,49 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path):
     assert write(tmp_path, 3, [4]) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('junk', 'not JSON'),
+        ('', 'not JSON'),
+        ('\0\0\0', 'not JSON'),
+        ('[' * 5000, 'not JSON'),
+        ('[1]', r'found \[1\], expected an object'),
+        ('{"loss": 1}', '"step" is None, expected the number of a step'),
+        ('{"step": "2"}', '"step" is'),
+        ('{"step": 2.5}', '"step" is 2.5'),
+        ('{"step": true}', '"step" is True'),
+        ('{"step": 0}', '"step" is 0'),
+        ('{"step": 2, "loss": "x"}', '"loss" is'),
+        ('{"step": 2, "eval_loss": null}', '"eval_loss" is None'),
+        ('{"step": 2, "eval_loss": [1]}', '"eval_loss" is'),
+        (f'{{"step": 2, "loss": {"8" * 400}}}', '"loss" is a whole number of 400 digits'),
+    ],
+)
+def test_a_damaged_line_before_the_step_is_named_and_the_file_left_as_it_is(tmp_path, line, message):
+    write(tmp_path, 0, [1, 2, 3])
+    path = tmp_path / 'metrics.jsonl'
+    lines = path.read_text().splitlines()
+    path.write_text('\n'.join([lines[0], line, lines[2], '']))
+    before = path.read_text()
+    with pytest.raises(
+        ValueError, match=f'metrics.jsonl, line 2 is damaged: .*{message}.*remove it'
+    ) as error:
+        metrics.Metrics(tmp_path, 3)
+    assert str(error.value).isprintable()
+    assert path.read_text() == before
+    assert write(tmp_path, 1, [2]) == [1, 2]  # after that step nothing is looked at
+    assert write(tmp_path, 0, [1]) == [1]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with contextlib.closing(metrics.Metrics(tmp_path, 0)) as kept:
+        kept._file.close()
+        kept._file = open('/dev/full', 'ab', buffering=0)  # noqa: SIM115
+        with pytest.raises(OSError, match='No space left .*metrics.jsonl'):
+            kept.write({'step': 1})
+
+
 def test_numbers_come_back_as_they_were(tmp_path):
     write(tmp_path, 0, [1, 2])
     with contextlib.closing(metrics.Metrics(tmp_path, 1)) as kept:
@@ -41,6 +84,14 @@ def test_tensorboard_shows_each_step_once(tmp_path):
     shown = EventAccumulator(str(tmp_path / 'tensorboard')).Reload().Scalars('loss')
     assert [event.step for event in shown] == [1, 2, 3, 4]
     assert [event.value for event in shown] == pytest.approx([n / 3 for n in range(1, 5)])
+
+
+def test_a_full_disk_under_tensorboards_file_names_it(tmp_path):
+    with contextlib.closing(metrics.Board(tmp_path, 0)) as shown:
+        shown._file.close()
+        shown._file = open('/dev/full', 'ab', buffering=0)  # noqa: SIM115
+        with pytest.raises(OSError, match='No space left .*events.out.tfevents'):
+            shown.write({'step': 1, 'loss': 2.0})
 
 
 def test_without_tensorboard_nothing_is_missed(tmp_path, monkeypatch):

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from vipllava_jax.training.progress import Progress, duration, sentence
+from vipllava_jax.training.progress import Clock, Progress, duration, sentence
 
-RECORD = {'step': 1, 'loss': 2.5, 'rate': 2e-5, 'tokens_per_second': 12345.6}
+RECORD = {'step': 1, 'loss': 2.5, 'rate': 2e-5, 'seconds': 0.5, 'tokens_per_second': 12345.6}
 
 
 def seen(terminal: bool, looks=()) -> str:
@@ -56,6 +56,15 @@ def test_a_line_says_what_matters():
     ):
         assert expected in line
     assert 'held out 1.25' in line
+
+
+def test_a_step_that_was_compiled_has_no_rates_and_is_no_measure_of_the_others():
+    clock = Clock()
+    compiled = {'step': 1, 'loss': 2.5, 'rate': 2e-5, 'seconds': 90.0}
+    assert clock.left(9, compiled) is None
+    assert 'tokens/s' not in sentence(compiled, 10, None)
+    assert clock.left(8, RECORD) == 4
+    assert clock.left(6, compiled) == 3
 
 
 @pytest.mark.parametrize(('seconds', 'told'), [(0.4, '0:00'), (61, '1:01'), (3725, '1:02:05')])

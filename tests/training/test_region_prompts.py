@@ -182,7 +182,7 @@ def test_outlines_without_an_area_are_left_out():
     [
         ('refcocog', {'bboxes': BOXES[:2], 'segmentations': None}, 'holds 2 boxes, expected 1'),
         ('refcocog', {'answer': None}, 'a row of refcocog needs bboxes, answer, or a conversation'),
-        ('refcocog', {'answer': 3}, '"answer" is \'3\': expected a text'),
+        ('refcocog', {'answer': 3}, '"answer" is 3: expected a text'),
         ('vg_rel', {'bboxes': BOXES}, 'holds 4 boxes, expected 2'),
         ('v7w', {'answer': [1, 2, 3, 4]}, 'which is none of the "bboxes"'),
         ('v7w', {'bboxes': BOXES[2:3]}, '1 options: expected 2 to 26'),

@@ -89,7 +89,7 @@ def test_no_kind_of_failure_is_waited_for_for_ever(work, told):
     [
         (3, ValueError, '^no three$'),
         (4, RuntimeError, 'fails_at_three[^$]*ZeroDivisionError: no four'),
-        (5, RuntimeError, 'a loading process ended by itself, exit code 9'),
+        (5, ChildProcessError, 'a loading process ended by itself, exit code 9'),
     ],
 )
 def test_an_error_comes_back_after_the_results_before_it(task, kind, message):

@@ -109,12 +109,12 @@ def ask(
     if save_image:
         if not pictures:
             raise ValueError('--save-image needs an --image')
-        save(pictures[0], save_image)
+        save(pictures[0], save_image, images)
     from vipllava_jax.generation.stopping import ends
 
     folder, processor, batch = prepare(source, prompt, pictures, template, fit)
     kind = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
-    shapes, cfg = planned(folder, batch, settings['max_new_tokens'], **kind)
+    shapes, cfg = planned(folder, processor, batch, settings['max_new_tokens'], **kind)
     if settings['seed'] is None:
         settings['seed'] = secrets.randbits(32)
     told = {
@@ -232,12 +232,16 @@ def prepare(
 
 
 def planned(
-    folder: 'Path', batch: 'Batch', max_new_tokens: int | None, **kind: Any
+    folder: 'Path', processor: 'Processor', batch: 'Batch', max_new_tokens: int | None, **kind: Any
 ) -> 'tuple[dict[str, Any], Config]':
-    """The shapes of the weights and their config; ValueError if the answer has no room."""
+    """The shapes of the weights and their config.
+
+    ValueError if the answer has no room, or the processor is not that of the weights.
+    """
     from vipllava_jax.generation.decoding import room
     from vipllava_jax.loading import abstract
 
     shapes, cfg = abstract(folder, **kind)
+    processor.for_model(cfg).check(batch.tokens[0, : batch.lengths[0]].tolist())
     room(batch, cfg, max_new_tokens)
     return shapes, cfg

@@ -10,6 +10,8 @@ import click
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.waiting import bytes_bar
 
+UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
+
 
 @click.command()
 @click.argument('source')
@@ -66,8 +68,10 @@ def convert(
         report = work(folder, target, dtype=dtype, adapter=adapter, overwrite=overwrite, progress=progress)
     size = report.size / 1e9
     click.echo(f'{target}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s')
-    for name in report.unused:
+    for name in report.unused[:UNUSED]:
         click.echo(f'unused: {name}')
+    if len(report.unused) > UNUSED:
+        click.echo(f'unused: {len(report.unused) - UNUSED} more tensors')
     for note in report.notes:
         click.echo(note)
     if verify:

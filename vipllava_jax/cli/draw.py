@@ -2,7 +2,7 @@
 
 import click
 
-from vipllava_jax.cli.pictures import drawn, mark_option, save
+from vipllava_jax.cli.pictures import check_saving, drawn, mark_option, save
 
 
 @click.command()
@@ -28,7 +28,8 @@ def draw(image: str, output: str, marks: tuple[str, ...], seed: int | None) -> N
     """
     if not marks:
         raise ValueError('nothing to draw: add --mark SHAPE:X1,Y1,X2,Y2:COLOR')
+    check_saving(output, [image])
     pictures, made = drawn([image], marks, seed)
-    save(pictures[0], output)
+    save(pictures[0], output, [image])
     for mark in made:
         click.echo(mark.phrase)

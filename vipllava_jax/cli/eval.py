@@ -17,8 +17,10 @@ from vipllava_jax.cli.models import (
     types,
     weight_options,
 )
+from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.rows import a_line_each
 from vipllava_jax.cli.waiting import counting
+from vipllava_jax.folders import check_writable, write_text
 
 if TYPE_CHECKING:
     from vipllava_jax.evaluation.answering import Asked
@@ -62,10 +64,10 @@ if TYPE_CHECKING:
 @click.option(
     '--max-new-tokens',
     metavar='N',
-    type=click.IntRange(1),
+    type=Whole(1),
     help='The longest answer.  [default: 128; of ViP-Bench 1024]',
 )
-@click.option('--batch', metavar='N', type=click.IntRange(1), default=16, show_default=True)
+@click.option('--batch', metavar='N', type=Whole(1, 2**16), default=16, show_default=True)
 @weight_options
 @click.option('--skip-broken', is_flag=True, help='Leave out rows that are broken, instead of stopping.')
 def eval(
@@ -99,25 +101,30 @@ def eval(
       vipllava eval --data bbox/questions.jsonl --images bbox/images --output vip-7b-bbox.jsonl
     """
     output = output or f'{Path(data[0]).stem}.answers.jsonl'
-    if output in (table_file, vip_bench):
-        raise ValueError(
-            f'{output} is --output, where answers are kept: give another place for what is made of them'
-        )
-    from vipllava_jax.evaluation import cases
+    outputs = named(output, table_file, vip_bench)
+    from vipllava_jax.evaluation import cases, places
 
+    places.check(outputs, map(Path, data))
     with a_line_each():
         found = cases.read(data, images, by=by, together=together, skip_broken=skip_broken)
+    of_vip_bench = any(case.task is cases.VIP_BENCH for case in found.cases)
+    if of_vip_bench and not vip_bench:
+        vip_bench = str(Path(output).with_suffix('.vip-bench.json'))
+        outputs = named(output, table_file, vip_bench)
+    places.check(outputs, (*map(Path, data), *(path for case in found.cases for path in case.images)))
     from vipllava_jax.evaluation import run
     from vipllava_jax.evaluation.answering import questions
     from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import abstract, locate
 
     folder = locate(source)
+    places.check(outputs, (), [folder, *([Path(adapter)] if adapter else [])])
     processor = Processor.load(folder)
     kind: dict[str, Any] = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
     shapes, cfg = abstract(folder, **kind)
     how: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens)
-    asked = questions(found, processor, cfg, batch=batch, **how, skip_broken=skip_broken, note=Notes())
+    with a_line_each():
+        asked = questions(found, processor, cfg, batch=batch, **how, skip_broken=skip_broken, note=Notes())
     settings = {
         'model': str(folder.resolve()),
         'adapter': adapter and str(Path(adapter).resolve()),
@@ -138,11 +145,20 @@ def eval(
         result = run.run(asked, loaded, output, settings, restart=restart, progress=progress)
     tell(result)
     if table_file:
-        Path(table_file).write_text(json.dumps(machines(result, settings), indent=2) + '\n', 'utf-8')
-    if any(case.task is cases.VIP_BENCH for case in found.cases):
-        place = vip_bench or str(Path(output).with_suffix('.vip-bench.json'))
-        run.write_vip_bench(place, result)
-        click.echo(f'{place}: for the evaluator of ViP-Bench')
+        write_text(Path(table_file), json.dumps(machines(result, settings), indent=2) + '\n')
+    if of_vip_bench and vip_bench:
+        run.write_vip_bench(vip_bench, result)
+        click.echo(f'{vip_bench}: for the evaluator of ViP-Bench')
+
+
+def named(output: str, table_file: str | None, vip_bench: str | None) -> dict[str, Path]:
+    """Where is written to, by the options that say so; an OSError names a place where nothing can be."""
+    for place in (table_file, vip_bench):
+        # the folder of --output is made if it is not there
+        if place and (Path(place).exists() or Path(place).parent != Path(output).parent):
+            check_writable(Path(place))
+    given = {'--output': output, '--json': table_file, '--vip-bench': vip_bench}
+    return {name: Path(place) for name, place in given.items() if place}
 
 
 class Notes:

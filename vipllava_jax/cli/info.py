@@ -6,11 +6,14 @@ import platform
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vipllava_jax import __version__, compilation
+
+if TYPE_CHECKING:
+    from vipllava_jax.inputs.processor import Processor
 
 PACKAGES = (
     *('jax', 'jaxlib', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'libtpu', 'flax', 'orbax-checkpoint'),
@@ -100,11 +103,8 @@ def checkpoint(folder: Path) -> dict[str, Any]:
         dtypes[str(dtype)] += size
     text, vision = cfg.text, cfg.vision
     try:
-        processor = Processor.load(folder)
-        prompts = {
-            'template': 'vipllava (the default)',
-            'chat template': 'yes: --template checkpoint' if processor.chat else 'none',
-        }
+        processor = Processor.load(folder).for_model(cfg)
+        prompts = {'template': 'vipllava (the default)', 'chat template': chat_template(processor)}
     except (ValueError, OSError) as error:
         prompts = {'processor': f'none ({error})'}
     return {
@@ -122,3 +122,13 @@ def checkpoint(folder: Path) -> dict[str, Any]:
         'unused tensors': len(unused),
         **prompts,
     }
+
+
+def chat_template(processor: 'Processor') -> str:
+    """Whether the folder has a chat template, and whether it can be used."""
+    from vipllava_jax.inputs.prompts import trouble
+
+    if processor.chat is None:
+        return 'none'
+    why = trouble(processor.chat)
+    return f'of no use: {why}' if why else 'yes: --template checkpoint'

@@ -1,5 +1,6 @@
 """The options that pictures and marks share, and marks from the line to the picture."""
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +8,24 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vipllava_jax.folders import brief, check_output, one_line, replacing
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vipllava_jax.inputs.marks import Mark
 
 
-ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+ENDINGS = {
+    '.png': 'PNG',
+    '.jpg': 'JPEG',
+    '.jpeg': 'JPEG',
+    '.webp': 'WEBP',
+    '.bmp': 'BMP',
+    '.gif': 'GIF',
+    '.tif': 'TIFF',
+    '.tiff': 'TIFF',
+}
 MARK_HELP = (
     'A mark, SHAPE:X1,Y1,X2,Y2:COLOR, in pixels or fractions of the picture; X,Y for a point, more pairs '
     'for a polygon; :alpha=N, :width=N, :units=pixel may follow; 2/ in front: the second image. Repeatable.'
@@ -29,9 +41,11 @@ def drawn(
     from vipllava_jax.inputs.images import open_image
 
     parsed = [marks_.parse(spec) for spec in specs]
+    if specs and not paths:
+        raise ValueError('there is no picture for the --mark: add --image FILE')
     for spec, (i, _) in zip(specs, parsed, strict=True):
         if i >= len(paths):
-            raise ValueError(f'mark {spec!r}: there is no image {i + 1}, only {len(paths)}')
+            raise ValueError(f'mark {brief(spec)}: there is no image {i + 1}, only {len(paths)}')
     images = []
     for i, path in enumerate(paths):
         own = [mark for at, mark in parsed if at == i]
@@ -43,17 +57,36 @@ def phrased(question: str, marks: 'Sequence[Mark]') -> str:
     """The question with {mark}, {mark1}, {mark2}, … replaced by the phrases of the marks."""
 
     def phrase(match: re.Match[str]) -> str:
-        n = int(match[1] or 1)
-        if not 1 <= n <= len(marks):
+        number = match[1].lstrip('0') if match[1] else '1'
+        if not number or len(number) > 6 or int(number) > len(marks):
             there = 'is 1 mark' if len(marks) == 1 else f'are {len(marks)} marks'
-            raise ValueError(f'the question says {match[0]}, but there {there}: add --mark')
-        return marks[n - 1].phrase
+            raise ValueError(f'the question says {brief(match[0])[1:-1]}, but there {there}: add --mark')
+        return marks[int(number) - 1].phrase
 
-    return re.sub(r'\{mark(\d*)\}', phrase, question)
+    return re.sub(r'\{mark([0-9]*)\}', phrase, question)
 
 
-def save(picture: 'Image', path: str) -> None:
-    """Writes the picture in the format its name ends in; ValueError if that is none."""
+def check_saving(path: str, sources: Sequence[str]) -> None:
+    """ValueError or OSError if a picture cannot be saved there, or is one of those that are read."""
     if Path(path).suffix.lower() not in ENDINGS:
         raise ValueError(f'{path}: end the name in .png or .jpg')
-    picture.save(path, quality=95)  # of a JPEG; other formats do not look at it
+    check_output(Path(path), [Path(source) for source in sources])
+
+
+def save(picture: 'Image', path: str, sources: Sequence[str] = ()) -> None:
+    """Writes a picture, made from those at `sources`, in the format that its name ends in.
+
+    The file has what it had until the picture is whole. Raises as `check_saving`, before anything is written.
+    """
+    check_saving(path, sources)
+    format = ENDINGS[Path(path).suffix.lower()]
+    content = io.BytesIO()
+    try:
+        picture.save(content, format, quality=95)  # of a JPEG; other formats do not look at it
+    except (ValueError, OSError) as error:
+        size = f'{picture.width}x{picture.height}'
+        raise ValueError(
+            f'{path}: {format} cannot hold a picture of {size} ({one_line(error)}): end the name in .png'
+        ) from error
+    with replacing(Path(path)) as fresh:
+        fresh.write_bytes(content.getbuffer())

@@ -12,13 +12,14 @@ import numpy as np
 from vipllava_jax.arrays import ahead
 from vipllava_jax.config import Config
 from vipllava_jax.evaluation.cases import Case, Cases
+from vipllava_jax.folders import brief
 from vipllava_jax.generation.stopping import ends, until
 from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, pixels
 from vipllava_jax.inputs.processor import Batch, Processor
-from vipllava_jax.inputs.prompts import DEFAULT
+from vipllava_jax.inputs.prompts import DEFAULT, check
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.marking import drawn
-from vipllava_jax.training.rows import BrokenRow
+from vipllava_jax.training.rows import BrokenRow, checked
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -60,6 +61,13 @@ class Questions:
     batches: tuple[Asked, ...]
     skip_broken: bool
     note: Callable[[str, str], None]  # told (a subject, what is to be said of it)
+    broken: tuple[str, ...] = ()  # what is wrong with the first of the cases that are in no batch
+    left_out: int = 0  # cases that are in no batch
+
+    @property
+    def total(self) -> int:
+        """The number of cases that are asked."""
+        return sum(len(batch.numbers) for batch in self.batches)
 
     def pending(self, answered: Any) -> list[Asked]:
         """The batches in which an answer is missing."""
@@ -149,25 +157,33 @@ def questions(
     skip_broken: bool = False,
     note: Callable[[str, str], None] = lambda subject, told: None,
 ) -> Questions:
-    """Cases in batches of so many; ValueError names the one that leaves the model no room to answer.
+    """Cases in batches of so many.
 
-    Fit and max_new_tokens are those of each case's task unless they are given.
+    ValueError names the cases that leave the model no room to answer, unless broken ones may be skipped: then
+    those are in no batch, and the numbers of the others stay as they are. Fit and max_new_tokens are those of
+    each case's task unless they are given.
     """
     check_fit(fit)
+    check(template, processor.chat)
     for name, value in (('batch', batch), ('max_new_tokens', max_new_tokens)):
         if value is not None and value < 1:
-            raise ValueError(f'{name} is {value}: give 1 or more')
-    shapes = []
+            raise ValueError(f'{name} is {brief(value)}: give 1 or more')
+    if (max_new_tokens or 1) >= cfg.text.context:
+        raise ValueError(
+            f'max_new_tokens {brief(max_new_tokens)}: would exceed the {cfg.text.context} tokens of the '
+            "model's context even after an empty prompt; give fewer"
+        )
+    processor = processor.for_model(cfg)
+    shapes, broken = [], []
     for number, case in enumerate(cases.cases):
-        length = _length(case, processor, template)
-        left = cfg.text.context - length
-        if left < (max_new_tokens or 1):
-            raise ValueError(
-                f'{case.where}: a prompt of {length} tokens and {max_new_tokens or 1} new exceed the '
-                f'{cfg.text.context} of the model: shorten it, or ask for fewer'
-            )
+        try:
+            length = _length(case, processor, template, cfg.text.context, max_new_tokens or 1)
+        except ValueError as error:
+            broken.append(str(BrokenRow(f'{case.where}: {error}')))
+            continue
         longest = max_new_tokens or case.task.longest
         shapes.append((fit or case.task.fit or '', longest, len(case.images), length, number))
+    told = checked(broken, len(cases.cases), skip_broken, 'questions')
     batches: list[Asked] = []
     for (how, longest), group in itertools.groupby(sorted(shapes), key=lambda shape: shape[:2]):
         *_, lengths, numbers = zip(*group, strict=True)
@@ -175,11 +191,15 @@ def questions(
         for start in range(0, len(numbers), batch):
             size = min(batch, len(numbers))
             batches.append(Asked(numbers[start : start + batch], size, how or None, longest))
-    return Questions(cases, processor, cfg, template, tuple(batches), skip_broken, note)
+    return Questions(cases, processor, cfg, template, tuple(batches), skip_broken, note, told, len(broken))
 
 
-def _length(case: Case, processor: Processor, template: str) -> int:
-    try:
-        return len(processor.ids(case.turns, len(case.images), template))
-    except ValueError as error:
-        raise ValueError(f'{case.where}: {error}') from None
+def _length(case: Case, processor: Processor, template: str, context: int, new: int) -> int:
+    """The tokens of a prompt; ValueError if so many new ones after it exceed the context."""
+    length = len(processor.ids(case.turns, len(case.images), template))
+    if length + new > context:
+        raise ValueError(
+            f'a prompt of {length} tokens and {new} new exceed the {context} of the model: shorten it, or '
+            'ask for fewer'
+        )
+    return length

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vipllava_jax.folders import brief
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import Turn
@@ -98,7 +99,7 @@ def read(
         seen.add(own[0].name)
         fields.update(row.fields)
         cases += own
-    told = rows.bearable(broken, count, skip_broken)
+    told = rows.checked(broken, count, skip_broken)
     if missing := [name for name in (*by, *together) if name not in fields]:
         raise ValueError(f'no row has the field {missing[0]!r}: there are {", ".join(sorted(fields))}')
     return Cases(tuple(cases), tuple(by), told, len(broken))
@@ -110,11 +111,18 @@ def _rows(files: Any, folder: str | os.PathLike[str] | None) -> Iterator[Callabl
     place = None if folder is None else Path(folder)
     if given and all(isinstance(one, dict) for one in given):
         for n, one in enumerate(given):
-            yield lambda n=n, one=one: rows.row(one, f'row {n}', place or Path())  # type: ignore[misc]
+            yield lambda n=n, one=one: _given(one, f'row {n}', place or Path())  # type: ignore[misc]
         return
+    if not all(isinstance(one, (str, os.PathLike)) for one in given):
+        raise ValueError('rows: expected paths of files, or a list of rows, each a dict')
     found = rows.found([Path(file) for file in given], place)
     for i in range(len(found)):
         yield lambda i=i: found[i]  # type: ignore[misc]
+
+
+def _given(fields: dict[str, Any], where: str, folder: Path) -> Row:
+    rows.check_values(fields, where)
+    return rows.row(fields, where, folder)
 
 
 def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Case]:
@@ -131,7 +139,7 @@ def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Cas
     groups = tuple(_texts(row.fields.get(field)) for field in by)
     for task, make in forms:
         turns, marks = rows.composed(row, make)
-        named = str(row.fields['question_id']) if task is VIP_BENCH else row.name
+        named = _question_id(row) if task is VIP_BENCH else row.name
         yield Case(
             named,
             row.where,
@@ -143,6 +151,13 @@ def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Cas
             groups,
             tuple(sets),
         )
+
+
+def _question_id(row: Row) -> str:
+    value = row.fields['question_id']
+    if not isinstance(value, str | int) or not str(value).strip():
+        raise BrokenRow(f'{row.where}: "question_id" is {brief(value)}, expected a text or a whole number')
+    return str(value)
 
 
 def _is_vip_bench(fields: dict[str, Any]) -> bool:
@@ -179,7 +194,7 @@ def _answers(given: Any) -> tuple[str, ...]:
     answers = given if isinstance(given, list) else [given]
     good = all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers)
     if not good or not answers or not all(str(one).strip() for one in answers):
-        raise ValueError(f'"answer" is {str(given)[:80]!r}: expected a text or a number, or a list of those')
+        raise ValueError(f'"answer" is {brief(given)}: expected a text or a number, or a list of those')
     return tuple(map(str, answers))
 
 

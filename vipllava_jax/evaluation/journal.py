@@ -8,77 +8,139 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vipllava_jax.folders import LARGEST, brief, check_regular, one_line
 from vipllava_jax.training.identity import changes
 
 HEAD = 'settings'  # the key of the first line
+FIELDS: dict[str, Any] = {
+    'n': int,
+    'id': str,
+    'task': str,
+    'question': str,
+    'said': str,
+    'finished': bool,
+}  # of the others
+WORDS = {str: 'a text', bool: 'true or false'}
 
 
 class Journal:
     """A file of answers, or none; `records` are those that it has, by their number."""
 
-    def __init__(self, file: Any, records: dict[int, dict[str, Any]]):
-        self._file, self.records = file, records
+    def __init__(self, file: Any, records: dict[int, dict[str, Any]], path: Path = Path()):
+        self._file, self.records, self.path = file, records, path
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Adds records, each with its number `n`; on the disk when it returns."""
         new = [record for record in records if record['n'] not in self.records]
         self.records |= {record['n']: record for record in new}
         if self._file:
-            _write(self._file, new)
+            _append(self.path, self._file.fileno(), new)
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str] | None, settings: dict[str, Any], restart: bool) -> Iterator[Journal]:
-    """The file of answers that came about with these settings, begun if it is not there, or anew.
+def opened(
+    path: str | os.PathLike[str] | None, settings: dict[str, Any], restart: bool, count: int = 2**31
+) -> Iterator[Journal]:
+    """The file of answers to `count` questions that came about with these settings, begun if it is not there.
 
-    Raises ValueError if it is of other settings, or none of ours, or written by another process. A line that
-    was cut off when the process before ended is cut off for good.
+    Raises ValueError if it is damaged, of other settings, or written by another process; with `restart` it is
+    begun again instead. A file that is no file of answers is refused in any case, and stays as it is. A line
+    that was cut off when the process before ended is removed.
     """
     if path is None:
         yield Journal(None, {})
         return
+    path = Path(path)
     settings = json.loads(json.dumps(settings))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with Path(path).open('a+b') as file:
+    _check_place(path)
+    with path.open('a+b') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f'{path}: another process is writing its answers there') from None
-        first, *lines = _lines(path, file)
-        if not first or restart:
+        before = _settings(path, file, settings)
+        if before is None or restart:
             file.truncate(0)
-            _write(file, [{HEAD: settings}])
-            yield Journal(file, {})
+            _append(path, file.fileno(), [{HEAD: settings}])
+            yield Journal(file, {}, path)
             return
-        try:
-            before = json.loads(first)[HEAD]
-            records = {record['n']: record for record in map(json.loads, lines)}
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f'{path} is damaged: give another --output, or --restart to begin anew'
-            ) from None
         if told := changes(before, settings):
             raise ValueError(
                 f'{path} holds answers that came about otherwise ({told}): give the same as then to go on, '
                 'another --output, or --restart to begin anew'
             )
-        yield Journal(file, records)
+        records = {}
+        size = file.tell()
+        for number, line in enumerate(file, 2):
+            if not line.endswith(b'\n'):  # cut off
+                break
+            record = _record(f'{path}, line {number}', line, count)
+            records[record['n']] = record
+            size += len(line)
+        os.ftruncate(file.fileno(), size)
+        yield Journal(file, records, path)
 
 
-def _write(file: Any, records: Iterable[dict[str, Any]]) -> None:
-    file.write(''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in records).encode())
-    file.flush()
-    os.fsync(file.fileno())
+def _check_place(path: Path) -> None:
+    """Makes the folder of a file of answers; ValueError or OSError if no such file can be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        check_regular(path)
 
 
-def _lines(path: str | os.PathLike[str], file: Any) -> list[bytes]:
-    """The lines of a file, which is left with whole ones only; one that is empty if there is none."""
+def _settings(path: Path, file: Any, own: dict[str, Any]) -> dict[str, Any] | None:
+    """Those in the first line of a file, which is then behind; None if that line was never finished.
+
+    ValueError if the file is not one of answers: it may be anything, and is not to be changed.
+    """
     file.seek(0)
-    whole, newline, cut = file.read().rpartition(b'\n')
-    begun = f'{{"{HEAD}": '.encode()
-    first = whole if newline else cut  # which may be the beginning of a first line
-    if not (first.startswith(begun) or (not newline and begun.startswith(cut))):
-        raise ValueError(f'{path} is no file of answers: give another --output')
-    if newline and cut:
-        file.truncate(len(whole) + 1)
-    return whole.split(b'\n')
+    first = file.readline(LARGEST)
+    try:
+        if not first.endswith(b'\n'):
+            if _line({HEAD: own}).startswith(first):
+                return None
+            raise ValueError
+        head = json.loads(first)
+        if not isinstance(head, dict) or [*head] != [HEAD] or not {'data', 'fit'} <= {*head[HEAD]}:
+            raise ValueError
+        return head[HEAD]
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(
+            f'{path} is no file of answers: its first line is not {{"{HEAD}": ...}}; give another --output'
+        ) from None
+
+
+def _record(where: str, line: bytes, count: int) -> dict[str, Any]:
+    """An answer from its line; ValueError names the field that is not as `run` writes it."""
+    advice = 'give another --output, or --restart to begin anew'
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{where} is damaged: not JSON ({one_line(error)}): {advice}') from None
+    if not isinstance(record, dict):
+        raise ValueError(f'{where} is damaged: found {brief(record)}, expected an object: {advice}')
+    for name, kind in FIELDS.items():
+        value: Any = record.get(name)
+        fits = type(value) is kind and (name != 'n' or 0 <= value < count)
+        if not fits:
+            found = f'is {brief(value)}' if name in record else 'is missing'
+            expected = f'a number from 0 to {count - 1}' if name == 'n' else WORDS[kind]
+            raise ValueError(f'{where} is damaged: "{name}" {found}, expected {expected}: {advice}')
+    return record
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + '\n').encode()
+
+
+def _append(path: Path, file: int, records: Iterable[dict[str, Any]]) -> None:
+    """Adds lines to an open file, on the disk when it returns; or none of them, and an OSError names it."""
+    data, size = memoryview(b''.join(map(_line, records))), os.fstat(file).st_size
+    try:
+        while data:  # not through a buffer, which would try once more when it is closed
+            data = data[os.write(file, data) :]
+        os.fsync(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # then the cut line is removed by whoever opens it next
+            os.ftruncate(file, size)
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vipllava_jax.evaluation import places
 from vipllava_jax.evaluation.answering import Asked, Questions, Said, questions
 from vipllava_jax.evaluation.cases import VIP_BENCH, Case, Cases, read
 from vipllava_jax.evaluation.journal import opened
@@ -56,6 +57,10 @@ def evaluate(
     refused if its settings were others, among them what `about` says of the model. `progress` is told the
     answers there are and those in all. Raises ValueError with file and line for rows that are broken.
     """
+    files = [rows] if isinstance(rows, (str, os.PathLike)) else rows
+    if answers is not None:
+        inputs = [Path(file) for file in files if isinstance(file, (str, os.PathLike))]
+        places.check({'answers': Path(answers)}, inputs)
     cases = read(rows, images, by=by, together=together, skip_broken=skip_broken)
     how: dict[str, Any] = dict(batch=batch, template=template, fit=fit, max_new_tokens=max_new_tokens)
     asked = questions(cases, model.processor, model.cfg, **how, skip_broken=skip_broken)
@@ -79,19 +84,19 @@ def run(
 ) -> Result:
     """Answers what has no answer yet, for which alone `load` is called, with the first batch; and counts."""
     cases = asked.cases.cases
-    broken = list(asked.cases.broken)
-    left_out = asked.cases.left_out
-    with opened(answers, dict(settings), restart) as journal:
+    broken = [*asked.cases.broken, *asked.broken]
+    left_out = asked.cases.left_out + asked.left_out
+    with opened(answers, dict(settings), restart, len(cases)) as journal:
         if pending := asked.pending(journal.records):
             params = load(pending[0])
             if progress:
-                progress(len(journal.records), len(cases))
+                progress(len(journal.records), asked.total)
             for said, wrong in asked.answer(params, pending):
                 journal.append(_record(cases[one.number], one) for one in said)
                 broken += wrong
                 left_out += len(wrong)
                 if progress:
-                    progress(len(journal.records), len(cases))
+                    progress(len(journal.records), asked.total)
         records = [journal.records[n] for n in sorted(journal.records)]
     told = scores(asked.cases, {record['n']: record['said'] for record in records})
     return Result(told, records, broken, left_out, sum(not record['finished'] for record in records))

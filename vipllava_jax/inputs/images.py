@@ -2,25 +2,42 @@
 
 import contextlib
 import io
+import logging
 import os
 import re
+import stat
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+
+from vipllava_jax.folders import brief, one_line, printable
+from vipllava_jax.inputs.metadata import without_metadata
 
 Source = str | os.PathLike[str] | bytes | Image.Image
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'ICO')
 LONGEST = 65_535  # pixels of a side: what a JPEG can hold
+LARGEST_FILE = 1 << 30  # bytes
 MARKS = 'vipllava marks'  # in a picture's info: what `marks.draw` drew on it
+STRIP = 1 << 22  # pixels that are converted at a time
+TURNS = {  # EXIF orientations, but 1 that needs none, to what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-_opening = threading.Lock()  # warnings.catch_warnings changes a global
+_warning = threading.Lock()  # warnings.catch_warnings changes a global
+logging.getLogger('PIL').addHandler(logging.NullHandler())  # else errors that it logs go to stderr
 
 
 @dataclass(frozen=True)
@@ -53,85 +70,169 @@ def open_image(source: Source, name: str = 'the picture') -> Image.Image:
             return _decode(picture, name)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f'{name} is a {type(source).__name__}: expected a path, bytes or a PIL picture')
-    path = _file(os.fspath(source))
-    with path.open('rb') as file, _open(file, repr(str(path))) as picture:
-        return _decode(picture, repr(str(path)))
+    text = os.fsdecode(source)
+    with _file(text) as file, _open(file, repr(text)) as picture:
+        return _decode(picture, repr(text))
 
 
 def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """The width and height of the RGB picture that a file holds, by its header; raises as `open_image`."""
-    path = _file(os.fspath(path))
-    with path.open('rb') as file, _open(file, repr(str(path))) as picture:
+    """The width and height of the RGB picture that `open_image` makes of a file, by its header alone.
+
+    Raises as `open_image` for a file whose header is wrong.
+    """
+    text = os.fsdecode(path)
+    with _file(text) as file, _open(file, repr(text)) as picture:
         width, height = picture.size
-        with contextlib.suppress(Exception):
-            if picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # it lies on its side
-                return height, width
-        return width, height
+        if isinstance(picture, TiffImagePlugin.TiffImageFile):  # whose size may be that of the turned picture
+            tags = picture.tag_v2
+            width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
+        _check_size((width, height), repr(text))
+        return (height, width) if _orientation(picture) in (5, 6, 7, 8) else (width, height)
 
 
-def _file(text: str) -> Path:
-    """The path of an existing file with something in it."""
+def _file(text: str) -> IO[bytes]:
+    """An existing regular file with something in it. A FIFO or device is refused without waiting for it."""
+    shown = brief(text, 200)
     if re.match(r'[a-z][a-z0-9+.-]+://|data:', text, re.IGNORECASE):
-        raise ValueError(f'{text[:80]!r} is a URL: download the picture and give the path of the file')
+        raise ValueError(f'{brief(text)} is a URL: download the picture and give the path of the file')
     if not text or '\0' in text or not os.path.exists(text):
-        raise FileNotFoundError(f'no picture at {text!r}: check the path')
-    path = Path(text)
-    if not path.is_file():
-        raise ValueError(f'{text!r} is not a file: expected a picture such as photo.jpg')
-    if not path.stat().st_size:
-        raise ValueError(f'{text!r} is empty: expected a picture file')
-    return path
+        raise FileNotFoundError(f'no picture at {shown}: check the path')
+    if not stat.S_ISREG(os.stat(text).st_mode):
+        raise ValueError(f'{shown} is not a file: expected a picture such as photo.jpg')
+    # Without O_NONBLOCK a FIFO that has taken the file's place meanwhile would wait for a writer.
+    file = open(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), 'rb')  # noqa: SIM115
+    size = os.fstat(file.fileno()).st_size
+    if 0 < size <= LARGEST_FILE:
+        return file
+    file.close()
+    if size:
+        limit = LARGEST_FILE >> 20
+        raise ValueError(f'{shown} has {size >> 20} MiB, expected at most {limit}: make it smaller first')
+    raise ValueError(f'{shown} is empty: expected a picture file')
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings about damaged metadata, which change no pixel."""
+    with _warning, warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        warnings.simplefilter('error', Image.DecompressionBombWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what libtiff, a library in C, prints on stderr."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nothing)
+        os.close(kept)
 
 
 def _open(file: IO[bytes], name: str) -> Image.Image:
     """Reads the header only, so that a decompression bomb is refused before it is decoded."""
+    name = printable(name, 200)
     try:
         Image.init()
         known = [format for format in FORMATS if format in Image.OPEN]
-        with _opening, warnings.catch_warnings():
-            warnings.simplefilter('error', Image.DecompressionBombWarning)
-            return Image.open(file, formats=known)
+        with _quiet():
+            return Image.open(without_metadata(file), formats=known)
     except UnidentifiedImageError:
         raise ValueError(f'{name} is not a picture in a known format ({", ".join(FORMATS)})') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise ValueError(f'{name} has more than {limit} million pixels: make it smaller first') from None
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged header surfaces as almost any exception
-        raise ValueError(f'{name} is damaged ({error}): get a whole copy of it') from error
+        raise ValueError(f'{name} is damaged ({_told(error)}): get a whole copy of it') from error
+
+
+def _told(error: Exception) -> str:
+    """What an exception says, short enough to be part of a message."""
+    return printable(str(error), 200) or one_line(error)
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ValueError(f'{name} is {width}x{height}: it has no pixels')
+    if max(width, height) > LONGEST or width * height > (Image.MAX_IMAGE_PIXELS or float('inf')):
+        raise ValueError(f'{name} is too large, {width}x{height} pixels: make it smaller first')
+
+
+def _orientation(picture: Image.Image) -> object:
+    """The EXIF orientation, perhaps from XMP data; 1 if the block is damaged. It may be any value."""
+    with contextlib.suppress(Exception), _quiet():
+        # Not the method of PNG pictures, which decodes them: `without_metadata` puts EXIF first.
+        return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
+    return 1
 
 
 def _decode(picture: Image.Image, name: str) -> Image.Image:
     """An opened picture of any mode -> RGB, with nothing kept of its metadata but the marks on it."""
-    width, height = picture.size
-    if not width or not height:
-        raise ValueError(f'{name} is {width}x{height}: it has no pixels')
-    if max(width, height) > LONGEST or width * height > (Image.MAX_IMAGE_PIXELS or float('inf')):
-        raise ValueError(f'{name} is too large, {width}x{height} pixels: make it smaller first')
+    name = printable(name, 200)
+    _check_size(picture.size, name)
     marks = drawn(picture)
+    turned = isinstance(picture, TiffImagePlugin.TiffImageFile)  # by Pillow, when it is loaded
     try:
-        picture.load()
+        if turned:
+            with _quiet(), _silent():
+                picture.load()
+        else:
+            picture.load()
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ValueError(f'{name} is damaged or cut short ({error}): get a whole copy of it') from error
-    with contextlib.suppress(Exception):  # a picture whose EXIF block is damaged is taken as it lies
-        picture = ImageOps.exif_transpose(picture)
+        raise ValueError(
+            f'{name} is damaged or cut short ({_told(error)}): get a whole copy of it'
+        ) from error
+    orientation = 1 if turned else _orientation(picture)
     try:
         rgb = _rgb(picture)
     except ValueError as error:
-        raise ValueError(f'{name} cannot become RGB ({error}): save it with 8 bits a colour') from error
+        raise ValueError(
+            f'{name} cannot become RGB ({_told(error)}): save it with 8 bits a colour'
+        ) from error
+    if orientation in tuple(TURNS):
+        rgb = rgb.transpose(TURNS[orientation])
     rgb.info = {MARKS: marks}
     return rgb
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """Upright pixels of any mode -> RGB; ValueError if their range is unknown."""
-    if picture.mode.startswith('I'):  # 16-bit grey, which Pillow's own conversion would clip to white
-        levels = np.asarray(picture)
-        if levels.min() < 0 or levels.max() > 65_535:
-            raise ValueError('its grey levels need more than 16 bits')
-        return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert('RGB')
+    """Pixels of any mode -> RGB; ValueError if their range is unknown."""
     if picture.mode == 'F':
         raise ValueError('its pixels are floating-point numbers')
-    if not picture.has_transparency_data:
+    deep = picture.mode.startswith('I')  # 16-bit grey, which Pillow's own conversion would clip to white
+    if not deep and not picture.has_transparency_data:
         return picture.convert('RGB')
+    rgb = Image.new('RGB', picture.size)
+    rows = max(STRIP // picture.width, 1)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        rgb.paste(_grey(strip) if deep else _over_white(strip), (0, top))
+    return rgb
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    """16-bit grey -> RGB."""
+    levels = np.asarray(picture)
+    if levels.min() < 0 or levels.max() > 65_535:
+        raise ValueError('its grey levels need more than 16 bits')
+    return Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert('RGB')
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    """A picture with transparency, on white."""
     white = Image.new('RGBA', picture.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, picture.convert('RGBA')).convert('RGB')

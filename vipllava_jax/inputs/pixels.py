@@ -7,11 +7,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
+from vipllava_jax.folders import CheckpointError, brief
 from vipllava_jax.inputs.images import drawn
 
 Fit = Literal['crop', 'pad', 'squash']
 FITS: tuple[Fit, ...] = get_args(Fit)
+LONGEST_SIDE = 4096  # pixels of what a tower sees; those of published models have up to 1024
+LARGEST = 1e6  # of means, deviations and factors
+FLAGS = ('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize', 'do_pad')
 GIANT = 1 << 24  # pixels; no picture made on the way shall have many more
+TALL = 16 * GIANT  # pixels of a padded picture above which resizing it row by row takes seconds
 
 
 @dataclass(frozen=True)
@@ -35,34 +40,36 @@ class Settings:
             'image_mean': cls.mean,
             'image_std': cls.std,
             **dict.fromkeys(('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize'), True),
+            'do_pad': False,
             **{key: value for key, value in fields.items() if value is not None},
         }
         edge = _length(given, 'size', name)
         side = _length(given, 'crop_size', name) if given['do_center_crop'] else edge
         squash = isinstance(given['size'], dict) and 'height' in given['size']
-        pad = bool(given.get('do_pad'))
-        mean = given['image_mean'] if given['do_normalize'] else (0, 0, 0)
-        std = given['image_std'] if given['do_normalize'] else (1, 1, 1)
+        mean, std = given['image_mean'], given['image_std']
+        wrong = {
+            **{key: not isinstance(given[key], bool) for key in given if key in FLAGS},
+            'rescale_factor': not _is_real(given['rescale_factor']) or given['rescale_factor'] <= 0,
+            'image_mean': not _is_color(mean),
+            'image_std': not _is_color(std) or min(std) <= 0,
+        }
+        _refuse(given, wrong, name)
+        pad = given['do_pad']
         wrong = {
             'do_resize': not given['do_resize'],
             'do_center_crop': not (given['do_center_crop'] or squash or pad),
             'crop_size': side > edge,
-            'resample': given['resample'] not in list(Image.Resampling),
-            'image_mean': np.shape(mean) != (3,),
-            'image_std': np.shape(std) != (3,) or not all(std),
+            'resample': not _is_whole(given['resample']) or given['resample'] not in [*Image.Resampling],
         }
-        for key in filter(wrong.get, wrong):
-            raise ValueError(
-                f'{name}: {key} {given[key]!r} cannot be; compare it with that of the checkpoint'
-            )
+        _refuse(given, wrong, name)
         return cls(
             side=side,
             edge=edge,
             fit='pad' if pad else 'squash' if squash else 'crop',
             resample=given['resample'],
             scale=given['rescale_factor'] if given['do_rescale'] else 1,
-            mean=tuple(mean),
-            std=tuple(std),
+            mean=tuple(mean) if given['do_normalize'] else (0, 0, 0),
+            std=tuple(std) if given['do_normalize'] else (1, 1, 1),
         )
 
     def normalize(self, levels: Any) -> Any:
@@ -88,18 +95,38 @@ class Settings:
         }
 
 
+def _refuse(given: Mapping[str, Any], wrong: Mapping[str, bool], name: str) -> None:
+    for key in filter(wrong.get, wrong):
+        raise CheckpointError(
+            f"{name}: {key} {brief(given[key])} cannot be; compare it with that of the checkpoint's original"
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    """Whether it is a number of a size that levels of colours may be divided by or multiplied with."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _is_color(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_real, value))
+
+
 def _length(fields: Mapping[str, Any], key: str, name: str) -> int:
     """`size` and `crop_size` have been a number, {shortest_edge} and {height, width} over the years."""
     value = fields.get(key)
-    lengths = list(value.values()) if isinstance(value, dict) else [value]
-    if (
-        lengths != lengths[:1] * len(lengths)
-        or not lengths
-        or not isinstance(lengths[0], int)
-        or lengths[0] < 1
+    lengths: list[Any] = list(value.values()) if isinstance(value, dict) else [value]
+    if not 1 <= len(lengths) <= 4 or any(
+        not _is_whole(length) or not 1 <= length <= LONGEST_SIDE or length != lengths[0] for length in lengths
     ):
-        raise ValueError(f'{name}: expected {key} to be the sides of one square in pixels, found {value!r}')
-    return lengths[0]
+        raise CheckpointError(
+            f'{name}: expected {key} to be the sides of one square in pixels, found {brief(value)} '
+            f'(1 to {LONGEST_SIDE} can be)'
+        )
+    return int(lengths[0])
 
 
 def check_fit(fit: str | None) -> None:
@@ -157,6 +184,11 @@ def _padded(image: Image.Image, settings: Settings) -> Image.Image:
     edge, longest = settings.edge, max(image.size)
     left, top = ((longest - length) // 2 for length in image.size)
     colour = tuple(int(mean * 255) for mean in settings.mean)
+    if image.height > image.width and longest**2 > TALL:
+        # The height first, in which nothing is padded: by both orders the same, but for rounding.
+        flat = Image.new('RGB', (longest, edge), colour)
+        flat.paste(image.resize((image.width, edge), settings.resample), (left, 0))
+        return flat.resize((edge, edge), settings.resample)
     narrow = Image.new('RGB', (edge, longest), colour)
     rows = max(GIANT // longest, 1)
     for y in range(0, image.height, rows):

@@ -1,5 +1,6 @@
 """The processor: prompts and images to the arrays that a model reads, and its ids back to text."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,23 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.folders import read_json
+from vipllava_jax.config import Config
+from vipllava_jax.folders import CheckpointError, printable, read_json
+from vipllava_jax.inputs import chat_templates, processor_files
+from vipllava_jax.inputs.chat_templates import ChatTemplate
 from vipllava_jax.inputs.images import Source, open_image
 from vipllava_jax.inputs.pixels import Fit, Settings, check_fit, cut_off, pixels
-from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, ChatTemplate, Turn, check, render, stops
+from vipllava_jax.inputs.processor_files import FILES
+from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, Turn, check, render, stops
 from vipllava_jax.inputs.tokenizer import Stream, Tokenizer
-
-FILES = (  # all that a folder needs for Processor.load
-    'tokenizer.json',
-    'tokenizer.model',
-    'tokenizer_config.json',
-    'special_tokens_map.json',
-    'added_tokens.json',
-    'preprocessor_config.json',
-    'processor_config.json',
-    'chat_template.json',
-    'chat_template.jinja',
-)
 
 
 class Batch(NamedTuple):
@@ -54,6 +47,7 @@ class Processor:
     image_id: int
     patch: int = 14  # pixels a side
     chat: ChatTemplate | None = None
+    vocab: int | None = None  # rows of the model's embedding, once that is known
 
     @property
     def patches(self) -> int:
@@ -74,13 +68,53 @@ class Processor:
             )
         own = read_json(folder / 'processor_config.json', optional=True)
         config = read_json(folder / 'config.json', optional=True)
-        settings = _settings(folder, own, config)
-        patch = own.get('patch_size') or (config.get('vision_config') or {}).get('patch_size') or cls.patch
-        if not isinstance(patch, int) or not 1 <= patch <= settings.side:
-            raise ValueError(
-                f'{folder}: patch_size {patch!r} does not fit pictures of {settings.side} pixels a side'
+        settings = processor_files.settings(folder, own, config)
+        patch = processor_files.patch_size(folder, own, config, settings.side)
+        chat = chat_templates.find(folder, tokenizer.variables)
+        return cls(folder, tokenizer, settings, image_id, patch, chat)
+
+    def for_model(self, cfg: Config) -> 'Processor':
+        """This processor, which refuses tokens that the model does not have; ValueError if it is another's.
+
+        Pictures of another size, another id of `<image>`, or special tokens without a row in the embedding
+        would give wrong answers, or errors much later.
+        """
+        vision = cfg.vision
+        if (self.settings.side, self.patch) != (vision.image_size, vision.patch_size):
+            raise CheckpointError(
+                f'{self.folder}: the processor makes pictures of {self.settings.side} pixels in patches of '
+                f'{self.patch} (preprocessor_config.json, processor_config.json), but the vision tower takes '
+                f'{vision.image_size} in patches of {vision.patch_size} (config.json): get both of one model'
             )
-        return cls(folder, tokenizer, settings, image_id, patch, _chat(folder, tokenizer))
+        if self.image_id != cfg.image_token:
+            raise CheckpointError(
+                f'{self.folder}: {IMAGE} has the id {self.image_id} in the tokenizer, but image_token_index '
+                f'is {cfg.image_token} in config.json: get both of one model'
+            )
+        tokenizer, rows = self.tokenizer, cfg.text.vocab
+        if rows == cfg.image_token:
+            # The authors' own checkpoints have no row for <image>, whose embedding is never read, nor for
+            # the padding that follows it.
+            tokenizer = tokenizer.padded_with(cfg.pad if tokenizer.pad >= rows else tokenizer.pad)
+        fitted = dataclasses.replace(self, tokenizer=tokenizer, vocab=rows)
+        own = [id for id in (tokenizer.bos, tokenizer.eos, tokenizer.pad) if id is not None]
+        for id in (*own, *([self.image_id] if self.image_id > rows else [])):
+            if id >= rows:
+                raise CheckpointError(f'{self.folder}: {fitted._missing(id)}')
+        return fitted
+
+    def check(self, ids: Sequence[int]) -> None:
+        """ValueError for an id without a row in the model's embedding, which names its token."""
+        for id in ids:
+            if self.vocab is not None and id >= self.vocab and id != self.image_id:
+                raise ValueError(self._missing(id))
+
+    def _missing(self, id: int) -> str:
+        token = printable(self.tokenizer.core.id_to_token(id) or '', 80)
+        return (
+            f'the token {token} has the id {id}, but the embedding of the model has {self.vocab} rows: '
+            'get the tokenizer and the weights of one model'
+        )
 
     def __call__(
         self,
@@ -129,6 +163,7 @@ class Processor:
     def ids(self, turns: Sequence[Turn], images: int, template: str = DEFAULT) -> list[int]:
         """A conversation and the number of its images -> the ids that a model reads."""
         ids = self.tokenizer.encode(render(template, turns, images, self.chat))
+        self.check(ids)
         return [copy for id in ids for copy in [id] * (self.patches if id == self.image_id else 1)]
 
     def _pixels(self, source: Source, name: str, fit: Fit | None) -> np.ndarray:
@@ -157,7 +192,7 @@ class Processor:
         return stops(template, self.chat)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the files from which it loads again, without sentencepiece or config.json, to a folder."""
+        """Writes the files from which it loads again, without config.json, to a folder."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for name in FILES:
@@ -172,34 +207,6 @@ class Processor:
             extra = {'num_additional_image_tokens': 1, 'vision_feature_select_strategy': 'default'}
             fields = {**extra, **own, 'image_token': IMAGE, 'patch_size': self.patch}
             (target / 'processor_config.json').write_text(json.dumps(fields, indent=2))
-
-
-def _settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Settings:
-    """From processor_config.json, preprocessor_config.json or, in the authors' checkpoints, config.json."""
-    name = 'processor_config.json' if 'image_processor' in own else 'preprocessor_config.json'
-    fields = own.get('image_processor') or read_json(folder / name, optional=True)
-    if not isinstance(fields, dict):
-        raise ValueError(f'{folder / name}: image_processor is {fields!r}, expected an object')
-    if fields:
-        return Settings.read(fields, str(folder / name))
-    if 'mm_vision_tower' in config:
-        return Settings(fit='pad' if config.get('image_aspect_ratio') == 'pad' else 'crop')
-    raise FileNotFoundError(f"no {name} in {folder}: copy it there from the checkpoint's repository")
-
-
-def _chat(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The chat template, from whichever of the files that have held it over the years."""
-    path = folder / 'chat_template.jinja'
-    source: Any = path.read_text('utf-8', 'replace') if path.is_file() else None
-    for name in ('chat_template.json', 'processor_config.json', 'tokenizer_config.json'):
-        source = source or read_json(folder / name, optional=True).get('chat_template')
-    if isinstance(source, list):  # several by name, as some tokenizers have
-        named = [entry for entry in source if isinstance(entry, dict) and entry.get('name') == 'default']
-        source = named[0].get('template') if named else None
-    if not isinstance(source, str) or not source:
-        return None
-    tokens = {f'{name}_token': token for name, token in tokenizer.tokens.items()}
-    return ChatTemplate(source, tokens)
 
 
 def _is_prompt(value: Any) -> bool:

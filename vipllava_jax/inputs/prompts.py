@@ -1,15 +1,16 @@
 """The templates that the models were trained with, as data, and a conversation written out in one of them."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from vipllava_jax.folders import printable
+from vipllava_jax.inputs import chat_templates
+from vipllava_jax.inputs.chat_templates import ChatTemplate
+from vipllava_jax.inputs.rendering import RenderingError
 
 IMAGE = '<image>'
 DEFAULT = 'vipllava'
-LIMIT = 1_000_000  # characters that a checkpoint's own template may hold, multiply to, or write
 
 
 class Turn(NamedTuple):
@@ -62,13 +63,6 @@ TEMPLATES = {
     ),
 }
 NAMES = (*TEMPLATES, 'checkpoint')
-
-
-class ChatTemplate(NamedTuple):
-    """A checkpoint folder's own template, in Jinja, and the special tokens it may name, such as bos_token."""
-
-    source: str
-    tokens: Mapping[str, str] = {}
 
 
 def check(name: str, chat: ChatTemplate | None = None) -> None:
@@ -134,19 +128,6 @@ def _framed(turns: Sequence[Turn], missing: int, name: str) -> str:
     return ''.join(pieces) + (template.cue if turns[-1].role == 'user' else '')
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Templates come with a checkpoint, and a checkpoint from anyone."""
-
-    intercepted_binops = frozenset({'*', '**'})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sizes = [side if isinstance(side, (int, float)) else len(side) for side in (left, right)]
-        repeats = not all(isinstance(side, (int, float)) for side in (left, right))
-        if operator == '**' or (repeats and sizes[0] * sizes[1] > LIMIT):
-            raise SecurityError(f'{operator} makes something too large')
-        return super().call_binop(context, operator, left, right)
-
-
 def _rendered(turns: Sequence[Turn], missing: int, chat: ChatTemplate) -> str:
     typed = re.search(r"""['".]type\b""", chat.source)  # else it takes each content as one text
     messages = []
@@ -155,23 +136,16 @@ def _rendered(turns: Sequence[Turn], missing: int, chat: ChatTemplate) -> str:
         parts = [{'type': 'image'}] * images + [{'type': 'text', 'text': text}]
         messages.append({'role': role, 'content': parts if typed else f'{IMAGE}\n' * images + text})
     try:
-        return _run(chat, messages, cue=turns[-1].role == 'user')
-    except Exception as error:  # a template may fail in any way that Python can
-        why, others = ' '.join(str(error).split()), ', '.join(TEMPLATES)
-        raise ValueError(f"the checkpoint's chat template fails ({why}): choose {others}") from error
+        return chat_templates.write(chat, messages, cue=turns[-1].role == 'user')
+    except RenderingError as error:
+        why, others = printable(str(error), 300), ', '.join(TEMPLATES)
+        raise ValueError(f"the checkpoint's chat template fails ({why}): choose {others}") from None
 
 
-def _run(chat: ChatTemplate, messages: list[dict[str, Any]], cue: bool) -> str:
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    if len(chat.source) > LIMIT:
-        raise SecurityError(f'it is longer than {LIMIT} characters')
-    template = _Sandbox(trim_blocks=True, lstrip_blocks=True).from_string(chat.source)
-    given = {**chat.tokens, 'messages': messages, 'add_generation_prompt': cue, 'raise_exception': refuse}
-    text = ''
-    for piece in template.generate(given):
-        text += piece
-        if len(text) > LIMIT:
-            raise SecurityError(f'it writes more than {LIMIT} characters')
-    return text
+def trouble(chat: ChatTemplate) -> str | None:
+    """Why a checkpoint's template does not ask a question about one picture, or None if it does."""
+    try:
+        render('checkpoint', [Turn('user', 'What is this?')], 1, chat)
+    except ValueError as error:
+        return str(error)
+    return None

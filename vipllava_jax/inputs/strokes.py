@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from PIL.ImageDraw import ImageDraw
 
-Point = tuple[float, float]
-Colour = tuple[int, ...]  # red, green, blue, alpha
+from vipllava_jax.inputs.canvas import Canvas, Colour, Point
 
 
 class Hand(NamedTuple):
@@ -29,7 +29,8 @@ class Hand(NamedTuple):
         return fixed if self.rng is None else bool(self.rng.random() < 0.5)
 
 
-class Region(NamedTuple):
+@dataclass(frozen=True)
+class Region:
     """What a mark points out, in pixels of a picture of this size."""
 
     size: tuple[int, int]
@@ -37,7 +38,7 @@ class Region(NamedTuple):
     polygons: tuple[tuple[Point, ...], ...]  # none if only the box is known
     point: Point | None
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[float, float, float, float]:
         """The box around the polygons, or the box."""
         if not self.polygons:
@@ -53,43 +54,53 @@ class Region(NamedTuple):
 
     def pick(self, hand: Hand) -> 'Region':
         """One polygon of several."""
-        return self._replace(polygons=(self.areas[hand.whole(1, len(self.areas), 1) - 1],))
+        return replace(self, polygons=(self.areas[hand.whole(1, len(self.areas), 1) - 1],))
 
     def holds(self, point: Point) -> bool:
-        return any(_holds(polygon, point) for polygon in self.areas)
+        return bool(self._hold(np.array([point[0]]), point[1]).any())
 
     def anywhere(self, hand: Hand) -> Point:
         """A point of the areas: of 50 in the bounds the first that falls inside, or else the last."""
         x1, y1, x2, y2 = self.bounds
+        flat = x1 == x2 or y1 == y2  # nothing falls inside
         for _ in range(50):
             point = hand.real(x1, x2, (x1 + x2) / 2), hand.real(y1, y2, (y1 + y2) / 2)
-            if self.holds(point):
+            if not flat and self.holds(point):
                 break
         return point
 
     def middle(self) -> Point:
         """The centre, or if the areas leave it out, the nearest of some points that they do not."""
         x1, y1, x2, y2 = self.bounds
-        grid = [
-            (x1 + (x2 - x1) * i / 20, y1 + (y2 - y1) * j / 20) for i in range(1, 20) for j in range(1, 20)
-        ]
-        return min(filter(self.holds, grid), key=lambda p: math.dist(p, grid[180]), default=grid[180])
+        columns = [x1 + (x2 - x1) * i / 20 for i in range(1, 20)]
+        rows = [y1 + (y2 - y1) * j / 20 for j in range(1, 20)]
+        held = np.stack([self._hold(np.array(columns), y) for y in rows])
+        inside = [(x, y) for i, x in enumerate(columns) for j, y in enumerate(rows) if held[j, i]]
+        centre = columns[9], rows[9]
+        return min(inside, key=lambda p: math.dist(p, centre), default=centre)
 
+    def _hold(self, x: np.ndarray, y: float) -> np.ndarray:
+        """Which of the points of a row lie in an area: a ray to the right crosses its outline an odd
+        number of times."""
+        held = np.zeros(len(x), bool)
+        for ax, ay, bx, by in self._edges:
+            met = (ay > y) != (by > y)
+            ax, ay, bx, by = ax[met], ay[met], bx[met], by[met]
+            crossings = np.sort(ax + (bx - ax) * (y - ay) / (by - ay))
+            held |= (len(crossings) - np.searchsorted(crossings, x, side='right')) % 2 == 1
+        return held
 
-def _holds(polygon: tuple[Point, ...], point: Point) -> bool:
-    """Whether a ray from the point to the right crosses the outline an odd number of times."""
-    x, y = point
-    inside = False
-    for (ax, ay), (bx, by) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
-        if (ay > y) != (by > y) and x < ax + (bx - ax) * (y - ay) / (by - ay):
-            inside = not inside
-    return inside
+    @cached_property
+    def _edges(self) -> list[tuple[np.ndarray, ...]]:
+        """Where each edge of each area starts and ends: x and y, x and y."""
+        rings = [np.array(area, float) for area in self.areas]
+        return [(*ring.T, *np.roll(ring, -1, axis=0).T) for ring in rings]
 
 
 class Pen(NamedTuple):
     """Where and with what to draw: sizes grow with s, the longer side of the picture over 336."""
 
-    canvas: ImageDraw
+    canvas: Canvas
     colour: Colour
     s: float
     width: float | None  # of lines, in units of s, instead of the hand's choice
@@ -97,11 +108,15 @@ class Pen(NamedTuple):
     def stroke(self, hand: Hand, low: float, high: float) -> int:
         """A line's width in pixels; 3 s if fixed."""
         s = self.s
-        return hand.whole(low * s, high * s, 3 * s) if self.width is None else max(int(self.width * s), 1)
+        return hand.whole(low * s, high * s, 3 * s) if self.width is None else self.pixels(self.width)
+
+    def pixels(self, width: float) -> int:
+        """A width in units of s -> in pixels, at least 1 and at most what can be told apart."""
+        return max(int(min(width * self.s, self.canvas.widest)), 1)
 
 
 def rectangle(pen: Pen, region: Region, hand: Hand) -> None:
-    pen.canvas.rectangle(region.box, outline=pen.colour, width=pen.stroke(hand, 2, 8))
+    pen.canvas.rectangle(region.box, pen.colour, pen.stroke(hand, 2, 8))
 
 
 def ellipse(pen: Pen, region: Region, hand: Hand) -> None:
@@ -172,22 +187,17 @@ def scribble(pen: Pen, region: Region, hand: Hand) -> None:
         controls = [(x1 + x * (x2 - x1), y1 + y * (y2 - y1)) for x, y in shape]
     t = np.linspace(0, 1, max(int(1000 * pen.s), 2))[:, None]
     weights = np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
-    curve = (weights @ np.array(controls)).ravel().tolist()
-    pen.canvas.line(curve, pen.colour, pen.stroke(hand, 2, 12))
+    pen.canvas.curve(weights @ np.array(controls), pen.colour, pen.stroke(hand, 2, 12))
 
 
 def mask(pen: Pen, region: Region, hand: Hand) -> None:
     for polygon in region.areas:
-        pen.canvas.polygon(polygon, fill=pen.colour)
+        pen.canvas.polygon(polygon, pen.colour)
 
 
 def mask_contour(pen: Pen, region: Region, hand: Hand) -> None:
-    """The outlines, drawn once at every offset up to k pixels."""
-    k = hand.whole(pen.s, 2 * pen.s, pen.s) if pen.width is None else max(int(pen.width * pen.s), 1)
-    for polygon in region.areas:
-        for dx in range(-k, k + 1):
-            for dy in range(-k, k + 1):
-                pen.canvas.polygon([(x + dx, y + dy) for x, y in polygon], outline=pen.colour)
+    reach = hand.whole(pen.s, 2 * pen.s, pen.s) if pen.width is None else pen.pixels(pen.width)
+    pen.canvas.contour(region.areas, pen.colour, reach)
 
 
 def arrow(pen: Pen, region: Region, hand: Hand) -> None:
@@ -214,7 +224,7 @@ def arrow(pen: Pen, region: Region, hand: Hand) -> None:
     pen.canvas.line(shaft, pen.colour, width)
     left, right = along(head, math.radians(60)), along(head, math.radians(-60))
     if hand.coin(True):
-        pen.canvas.polygon([(x, y), left, right], fill=pen.colour)
+        pen.canvas.polygon([(x, y), left, right], pen.colour)
     else:
         pen.canvas.line([left, (x, y), right], pen.colour, width)
 

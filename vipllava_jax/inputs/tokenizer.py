@@ -1,31 +1,34 @@
 """Text to ids and back, whole or as it is generated, from the tokenizer files of a checkpoint folder."""
 
-from collections.abc import Iterable
-from functools import partial
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 
-from vipllava_jax.folders import read_json
-from vipllava_jax.inputs import sentencepiece
+from vipllava_jax.folders import CheckpointError, brief, one_line, read_bytes
+from vipllava_jax.inputs import sentencepiece, tokenizer_json
+from vipllava_jax.inputs.tokenizer_fields import STANDARD, Added, Fields
 
 PENDING = 64  # tokens held back at most for the rest of a character
+DEFAULTS = {'bos': '<s>', 'eos': '</s>', 'unk': '<unk>', 'pad': '<pad>'}  # where no file names them
+T = TypeVar('T')
 
 
 class Tokenizer:
     """Ids as the checkpoint's tokenizer.json gives them, the token that begins a sequence just once."""
 
-    def __init__(self, core: tokenizers.Tokenizer, fields: dict[str, Any]) -> None:
+    def __init__(self, core: tokenizers.Tokenizer, fields: Mapping[str, Any]) -> None:
         core.no_padding()
         core.no_truncation()
         self.core = core
-        named = {name: _text(fields.get(f'{name}_token')) or f'<{name}>' for name in ('unk', 'pad')}
-        named |= {
-            'bos': _text(fields.get('bos_token')) or '<s>',
-            'eos': _text(fields.get('eos_token')) or '</s>',
-        }
+        named = {name: fields.get(f'{name}_token') or token for name, token in DEFAULTS.items()}
         self.tokens = {name: token for name, token in named.items() if core.token_to_id(token) is not None}
+        # what a chat template may name: bos_token and whatever else the files call so
+        own = {name: token for name, token in fields.items() if isinstance(token, str)}
+        ends = {f'{name}_token': self.tokens[name] for name in ('bos', 'eos') if name in self.tokens}
+        self.variables = ends | own
         self.bos, self.eos, pad = (self.id_of(self.tokens.get(name)) for name in ('bos', 'eos', 'pad'))
         self.pad: int = (self.eos or 0) if pad is None else pad
         self.always_bos = bool(fields.get('add_bos_token'))
@@ -34,24 +37,29 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> 'Tokenizer':
-        """From tokenizer.json, or else from tokenizer.model with the sentencepiece extra, to the same ids."""
+        """From tokenizer.json, or else from tokenizer.model, to the same ids."""
         folder = Path(folder)
-        read = partial(read_json, optional=True)
-        fields = read(folder / 'special_tokens_map.json') | read(folder / 'tokenizer_config.json')
-        if (path := folder / 'tokenizer.json').is_file():
-            try:
-                return cls(tokenizers.Tokenizer.from_file(str(path)), fields)
-            except Exception as error:  # the library raises nothing more precise
-                raise ValueError(f'{path} is not a tokenizer ({error}): get a whole copy of it') from None
-        if (path := folder / 'tokenizer.model').is_file():
-            listed = {
-                token['content']: int(id) for id, token in fields.get('added_tokens_decoder', {}).items()
-            }
-            added = read(folder / 'added_tokens.json') or listed
-            return cls(sentencepiece.read(path, added), fields)
-        raise FileNotFoundError(
-            f"no tokenizer.json or tokenizer.model in {folder}: copy one there from the Hub's repository"
-        )
+        fields = Fields.read(folder)
+        if (path := folder / 'tokenizer.json').exists():
+            core = _core(path)
+            named = [fields.values[name] for name in STANDARD if name in fields.values]
+            known = [
+                token for token in named if isinstance(token, str) and core.token_to_id(token) is not None
+            ]
+            _add(core, [*fields.added, *(Added(token, None, {'special': True}) for token in known)], path)
+        elif (path := folder / 'tokenizer.model').exists():
+            core = sentencepiece.read(path, fields.added)
+        else:
+            raise FileNotFoundError(
+                f"no tokenizer.json or tokenizer.model in {folder}: copy one there from the Hub's repository"
+            )
+        return cls(core, fields.values)
+
+    def padded_with(self, id: int) -> 'Tokenizer':
+        """This tokenizer with another id for padding, which no model reads."""
+        other = copy.copy(self)
+        other.pad = id
+        return other
 
     def id_of(self, token: str | None) -> int | None:
         return None if token is None else self.core.token_to_id(token)
@@ -68,7 +76,7 @@ class Tokenizer:
             raise ValueError(
                 f'the text is not valid Unicode at character {error.start}: write it in UTF-8'
             ) from None
-        encoding = self.core.encode(text)
+        encoding = guarded(self.core.encode, text)
         ids, spans = encoding.ids, encoding.offsets
         if self.bos is not None and ids[:2] == [self.bos, self.bos]:
             return ids[1:], spans[1:]
@@ -84,7 +92,7 @@ class Tokenizer:
         """As `decode`, but with the white space."""
         if ids and min(ids) < 0:
             raise ValueError(f'ids start at 0, found {min(ids)}: leave out what is not a token')
-        return self.core.decode(ids, skip_special_tokens=True)
+        return guarded(self.core.decode, ids, skip_special_tokens=True)
 
 
 class Stream:
@@ -132,6 +140,48 @@ class Stream:
         return piece
 
 
-def _text(token: Any) -> str | None:
-    """A special token in tokenizer_config.json is its text, or an object that holds the text."""
-    return token.get('content') if isinstance(token, dict) else token
+def guarded(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """What a function of the tokenizers library gives; ValueError where it fails.
+
+    The library raises nothing more precise than Exception, and where it is at fault itself a BaseException.
+    """
+    try:
+        return call(*args, **kwargs)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise ValueError(f'the tokenizer fails: {one_line(error)}') from None
+
+
+def _core(path: Path) -> tokenizers.Tokenizer:
+    data = read_bytes(path, tokenizer_json.LARGEST)
+    try:
+        listed = tokenizer_json.parse(data).get('added_tokens') or ()
+        core = guarded(tokenizers.Tokenizer.from_buffer, data)
+    except ValueError as error:
+        raise CheckpointError(f'{path} is not a tokenizer that can be used: {error}') from None
+    _agree(core, ((token['content'], token['id']) for token in listed), path)
+    return core
+
+
+def _add(core: tokenizers.Tokenizer, added: Iterable[Added], path: Path) -> None:
+    """Adds the tokens that other files name, as transformers does."""
+    known = {repr(token) for token in core.get_added_tokens_decoder().values()}
+    contents = {token.content for token in core.get_added_tokens_decoder().values()}
+    missing = []
+    for content, _, flags, replaces in added:
+        token = tokenizers.AddedToken(content, **flags)
+        if content and repr(token) not in known and (replaces or content not in contents):
+            missing.append(token)
+    guarded(core.add_tokens, missing)
+    _agree(core, ((token.content, token.id) for token in added if token.id is not None), path)
+
+
+def _agree(core: tokenizers.Tokenizer, ids: Iterable[tuple[str, int]], path: Path) -> None:
+    """CheckpointError for a token that has another id than a file says: the library counts by itself."""
+    for content, id in ids:
+        if content and (found := core.token_to_id(content)) != id:
+            raise CheckpointError(
+                f'{path}: the added token {brief(content)} has the id {id} in a file, but its place among '
+                f'the tokens makes it {found}: get whole copies of the tokenizer files, all of one model'
+            )

@@ -186,6 +186,8 @@ def extend(
 
     What would be written past the last slot is dropped: give the cache enough slots.
     """
+    if not isinstance(tokens, jax.Array) and np.ndim(tokens) == 2:
+        check_ids(np.asarray(tokens), cfg, np.asarray(tokens) != cfg.pad)
     return _apply(params, cfg, 'extend', jnp.asarray(tokens), cache, jnp.asarray(start))
 
 
@@ -239,7 +241,8 @@ def check(
             raise ValueError(f'{name} have the shape {np.shape(values)}, but {B} rows take ({B},)')
     if any(isinstance(x, jax.core.Tracer) for x in (tokens, image_counts, lengths)):
         return  # there is nothing to count yet
-    found = (np.asarray(tokens) == cfg.image_token).sum(axis=1)
+    ids = np.asarray(tokens)
+    found = (ids == cfg.image_token).sum(axis=1)
     counts = np.full(B, shape[1]) if image_counts is None else np.asarray(image_counts)
     filled = np.full(B, T) if lengths is None else np.asarray(lengths)
     for row in range(B):
@@ -254,6 +257,22 @@ def check(
             )
         if not 1 <= filled[row] <= T:
             raise ValueError(f'row {row} is said to have {filled[row]} tokens, but must have 1 to {T}')
+    # Features take the place of the image token's embedding, and padding is not read.
+    read = (ids != cfg.image_token) & (np.arange(T) < filled[:, None])
+    check_ids(ids, cfg, read if lengths is not None else read & (ids != cfg.pad))
+
+
+def check_ids(ids: np.ndarray, cfg: Config, read: np.ndarray | None = None) -> None:
+    """ValueError names the first id of BT without a row in the embedding, where `read` BT is true."""
+    beyond = (ids < 0) | (ids >= cfg.text.vocab)
+    if read is not None:
+        beyond &= read
+    if beyond.any():
+        row, at = np.argwhere(beyond)[0]
+        raise ValueError(
+            f'row {row} has the token id {ids[row, at]} at position {at}, but the embedding of the model has '
+            f'{cfg.text.vocab} rows: ids go from 0 to {cfg.text.vocab - 1}'
+        )
 
 
 def _placed(params: Params, embeddings: ArrayLike, cfg: Config) -> Array:

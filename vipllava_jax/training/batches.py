@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vipllava_jax.folders import brief, one_line
 from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, levels
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT
@@ -17,10 +18,15 @@ from vipllava_jax.training.conversations import IGNORE, Example
 from vipllava_jax.training.marking import drawn
 from vipllava_jax.training.order import sample_seed, shuffled
 from vipllava_jax.training.region_prompts import compose
-from vipllava_jax.training.rows import BrokenRow, Row, Rows
+from vipllava_jax.training.rows import FORM, BrokenRow, Row, Rows
 
+SIZES = (  # of numbers that are given: the least and the most
+    ('batch_size', 1, 2**16),
+    ('max_length', 1, 2**31 - 1),
+    ('bucket', 1, 2**31 - 1),
+    ('seed', 0, 2**63 - 1),
+)
 TRIES = 100  # rows after a broken one that may take its place
-
 
 Note = tuple[str, str]  # something to say, behind what it is said but once of
 
@@ -110,6 +116,8 @@ class Maker:
             raise
         except (ValueError, OSError) as error:
             raise BrokenRow(f'{row.where}: {error}') from None
+        except FORM as error:
+            raise BrokenRow(f'{row.where}: a field has the wrong form ({one_line(error)})') from None
         except Exception as error:
             raise RuntimeError(f'{row.where}: {error!r}') from error
         return example, pictures
@@ -143,11 +151,10 @@ class Batches:
     def __post_init__(self) -> None:
         conversations.check(self.template)
         check_fit(self.fit)
-        for name in ('batch_size', 'max_length', 'bucket'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} is {getattr(self, name)}: give a positive number')
-        if self.seed is not None and self.seed < 0:
-            raise ValueError(f'seed is {self.seed}: give 0 or more')
+        for name, least, most in SIZES:
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f'{name} is {brief(value)}: give {least} to {most:,}')
         needed = int(self.rows.images.max()) * self.processor.patches
         if needed >= self.max_length:
             i = int(self.rows.images.argmax())

@@ -1,5 +1,6 @@
 """The states of a run on the disk, a folder a step, whole or not there; the last and the best are kept."""
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -21,6 +22,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, saver: Any):
         self.folder, self.keep, self._saver = folder, keep, saver
         self.best: int | None = None  # the one to be kept, however old
+        self._begun = folder  # the one that is written, or was last
 
     def steps(self) -> list[int]:
         """Those whose states are whole, in order."""
@@ -37,13 +39,13 @@ class Checkpoints:
         from orbax.checkpoint import args
 
         self.wait()
-        self.best = best
-        with writing(self.folder):
-            self._saver.save(self.place(step), args=args.PyTreeSave(state))
+        self.best, self._begun = best, self.place(step)
+        with writing(self._begun):
+            self._saver.save(self._begun, args=args.PyTreeSave(state))
 
     def wait(self) -> None:
         """Returns when all is written and only what is kept is there; raises what went wrong."""
-        with writing(self.folder):
+        with writing(self._begun):
             self._saver.wait_until_finished()
         for step in self.steps()[: -self.keep]:
             if step != self.best:
@@ -70,15 +72,54 @@ def opened(folder: Path, keep: int) -> Iterator[Checkpoints]:
     """The checkpoints in a folder, without what a killed process left half written or half deleted."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for half in (*folder.glob('*.orbax-checkpoint-tmp*'), *folder.glob(f'{DELETED}*')):
-        shutil.rmtree(half, ignore_errors=True)
-    with orbax() as ocp:
+    _sweep(folder)
+    with orbax() as ocp, _patient():
         saver = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
             yield Checkpoints(folder, keep, saver)
         finally:
             with contextlib.suppress(Exception):  # told already by whoever waited
                 saver.close()
+            _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes states that are half written or half deleted, of which none is under way."""
+    for half in (*folder.glob('*.orbax-checkpoint-tmp*'), *folder.glob(f'{DELETED}*')):
+        shutil.rmtree(half, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """Lets Orbax wait for all arrays that it writes, even if one of them fails.
+
+    It closes their event loop as soon as one has failed. Each of the others then complains on stderr, in a
+    traceback of its own, that the loop is closed.
+    """
+    from orbax.checkpoint._src.serialization import jax_array_handlers, serialization
+
+    modules: tuple[Any, ...] = (jax_array_handlers, serialization)
+    for module in modules:
+        module.asyncio = _Asyncio()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.asyncio = asyncio
+
+
+class _Asyncio:
+    """asyncio with a `gather` that raises the first error only when all are done."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def gather(*awaitables: Any) -> list[Any]:
+        results = await asyncio.gather(*awaitables, return_exceptions=True)
+        if errors := [result for result in results if isinstance(result, BaseException)]:
+            raise errors[0]
+        return results
 
 
 @contextlib.contextmanager

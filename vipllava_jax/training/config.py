@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
+from vipllava_jax.folders import brief, printable, read_bytes
 from vipllava_jax.inputs.prompts import NAMES
+from vipllava_jax.training.files import check_encoding
 from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
 
 DATA, LENGTH, TRAINS, NUMBERS, KEPT = (
     *('Model and data', 'Length and batches', 'What trains, and how fast'),
     *('Numbers', 'What is watched and kept'),
 )
+
+
+STEPS = 2**31 - 1  # the most that a step's number, an int32, can count
+ROWS = 2**16  # the most rows of a step
+LARGEST = 3e38  # the largest of float32's numbers, nearly: what is larger would be infinite in a step
+ENTRIES = 1000  # of a list, at most
+TOML = 1 << 20  # bytes of a run's file, at most
 
 
 class Key(NamedTuple):
@@ -28,6 +37,7 @@ class Key(NamedTuple):
     many: bool = False
     among: Sequence[str] = ()
     least: float | None = None
+    above: float | None = None  # what a value must be more than
     most: float | None = None
     same: bool = True  # whether a run that goes on must have it as it began
 
@@ -56,11 +66,17 @@ class Settings:
     fit: str = _key(DATA, str, 'How a picture becomes square.', among=('crop', 'pad', 'squash'))
     skip_broken: bool = _key(DATA, bool, 'Leave rows out that cannot be used, instead of stopping.', False)
 
-    steps: int | None = _key(LENGTH, int, 'How many steps; or say how many epochs.', None, least=1)
-    epochs: float | None = _key(LENGTH, float, 'How often each row is seen.', least=0)
-    batch: int = _key(LENGTH, int, 'Rows a step.', least=1)
-    accumulate: int = _key(LENGTH, int, 'Parts in which a step is computed, for less memory.', 1, least=1)
-    max_length: int = _key(LENGTH, int, 'The most tokens of a row; what is longer is cut.', least=16)
+    steps: int | None = _key(
+        LENGTH, int, 'How many steps; or say how many epochs.', None, least=1, most=STEPS
+    )
+    epochs: float | None = _key(LENGTH, float, 'How often each row is seen.', above=0)
+    batch: int = _key(LENGTH, int, 'Rows a step.', least=1, most=ROWS)
+    accumulate: int = _key(
+        LENGTH, int, 'Parts in which a step is computed, for less memory.', 1, least=1, most=ROWS
+    )
+    max_length: int = _key(
+        LENGTH, int, 'The most tokens of a row; what is longer is cut.', least=16, most=2**20
+    )
     group_by_length: bool = _key(LENGTH, bool, 'Rows of like length share a batch.', True)
     workers: int | None = _key(
         LENGTH,
@@ -68,6 +84,7 @@ class Settings:
         'Processes that read pictures.  [default: one for two cores, at most 8]',
         None,
         least=0,
+        most=1024,
         same=False,
     )
 
@@ -80,14 +97,16 @@ class Settings:
     beta2: float = _key(TRAINS, float, "AdamW's, of the mean of squares.", 0.999, least=0.5, most=0.99999)
     weight_decay: float = _key(TRAINS, float, 'Of all but norms and biases.', least=0)
     clip: float = _key(TRAINS, float, 'The largest norm of a gradient; 0 for any.', 0.0, least=0)
-    lora_rank: int = _key(TRAINS, int, 'Of the pairs that LoRA adds.', least=1)
-    lora_alpha: float = _key(TRAINS, float, 'Their scale is alpha / rank.', least=0)
+    lora_rank: int = _key(TRAINS, int, 'Of the pairs that LoRA adds.', least=1, most=2**16)
+    lora_alpha: float = _key(TRAINS, float, 'Their scale is alpha / rank.', above=0)
     lora_dropout: float = _key(TRAINS, float, 'Of what they read.', least=0, most=0.9)
     lora_targets: tuple[str, ...] = _key(
         TRAINS, str, 'A product of the decoder that gets one.', TARGETS, many=True, among=TARGETS
     )
 
-    seed: int = _key(NUMBERS, int, 'Of the order, the marks, new weights and dropout.', 0, least=0)
+    seed: int = _key(
+        NUMBERS, int, 'Of the order, the marks, new weights and dropout.', 0, least=0, most=2**32 - 1
+    )
     dtype: str | None = _key(
         NUMBERS, str, 'What is computed in.  [default: bfloat16, on a CPU float32]', None, among=FLOATS
     )
@@ -103,18 +122,22 @@ class Settings:
         among=REMATS,
     )
 
-    save_every: int = _key(KEPT, int, 'Steps between two checkpoints.', 500, least=1, same=False)
-    keep: int = _key(KEPT, int, 'Checkpoints that are kept, besides the best.', 2, least=1, same=False)
+    save_every: int = _key(KEPT, int, 'Steps between two checkpoints.', 500, least=1, most=STEPS, same=False)
+    keep: int = _key(
+        KEPT, int, 'Checkpoints that are kept, besides the best.', 2, least=1, most=STEPS, same=False
+    )
     eval_data: str | None = _key(
         KEPT, str, 'Held-out rows; their mean loss tells which is best.', None, same=False
     )
-    eval_every: int = _key(KEPT, int, 'Steps between two looks at them.', 500, least=1, same=False)
+    eval_every: int = _key(
+        KEPT, int, 'Steps between two looks at them.', 500, least=1, most=STEPS, same=False
+    )
     export: str = _key(
         KEPT, str, 'Which state becomes the model.', 'last', among=('last', 'best'), same=False
     )
     merge: bool = _key(KEPT, bool, 'Write a whole model, with what LoRA learnt in it.', False, same=False)
     log_every: int = _key(
-        KEPT, int, 'Steps between two lines where there is no terminal.', 10, least=1, same=False
+        KEPT, int, 'Steps between two lines where there is no terminal.', 10, least=1, most=STEPS, same=False
     )
     resume_anyway: bool = _key(KEPT, bool, 'Go on although settings or data changed.', False, same=False)
 
@@ -158,10 +181,12 @@ def table(settings: Settings) -> dict[str, Any]:
 
 
 def _table(file: Path) -> dict[str, Any]:
+    data = read_bytes(file, TOML)
+    check_encoding(file, data[:4])
     try:
-        return tomllib.loads(file.read_text('utf-8'))
-    except OSError as error:
-        raise ValueError(f'{file}: cannot be read: {error.strerror}') from None
+        return tomllib.loads(data.decode('utf-8-sig'))
+    except RecursionError:
+        raise ValueError(f'{file}: not TOML: nested too deeply') from None
     except ValueError as error:
         raise ValueError(f'{file}: not TOML: {error}') from None
 
@@ -172,37 +197,58 @@ def _checked(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     for written, value in table.items():
         name = written.replace('-', '_')
         if name not in KEYS:
-            near = difflib.get_close_matches(name, KEYS, 1, 0)
-            raise ValueError(f'{where}{written} is no key of a run; the nearest is {near[0]}')
+            near = difflib.get_close_matches(name[:80], KEYS, 1, 0)
+            raise ValueError(f'{where}{printable(written, 80)} is no key of a run; the nearest is {near[0]}')
+        if name in checked:
+            raise ValueError(f'{where}{written} is given twice, with - and with _')
         if value is not None:
             checked[name] = _value(where + written, value, KEYS[name])
     return checked
 
 
 def _value(name: str, value: Any, key: Key) -> Any:
-    if key.many:
-        values = [value] if isinstance(value, (str, os.PathLike)) else value
-        if not isinstance(values, (list, tuple)):
-            raise ValueError(f'{name} is {value!r}, expected a list')
-        return tuple(_one(name, one, key) for one in values)
-    return _one(name, value, key)
+    if not key.many:
+        return _one(name, value, key)
+    values = [value] if isinstance(value, (str, os.PathLike)) else value
+    if not isinstance(values, (list, tuple)):
+        raise ValueError(f'{name} is {brief(value)}, expected a list')
+    if not 0 < len(values) <= ENTRIES:
+        raise ValueError(f'{name} is a list of {len(values)} entries, expected 1 to {ENTRIES}')
+    return tuple(_one(name, one, key) for one in values)
 
 
 def _one(name: str, value: Any, key: Key) -> Any:
     kinds = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false'}
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if key.kind is float and type(value) is int:
+    if key.kind is float and type(value) is int and abs(value) <= LARGEST:
         value = float(value)
-    if type(value) is not key.kind:
-        raise ValueError(f'{name} is {value!r}, expected {kinds[key.kind]}')
+    # an int that no float holds is told of as one that is too large
+    kind = float if key.kind is float and type(value) is int else type(value)
+    if kind is not key.kind:
+        raise ValueError(f'{name} is {brief(value)}, expected {kinds[key.kind]}')
     if key.among and value not in key.among:
-        raise ValueError(f'{name} is {value!r}, expected one of {", ".join(key.among)}')
-    if not _within(value, key):
-        most = ' or more' if key.most is None else f' to {key.most:g}'
-        raise ValueError(f'{name} is {value!r}, expected {key.least:g}{most}')
+        raise ValueError(f'{name} is {brief(value)}, expected one of {", ".join(key.among)}')
+    if key.kind is str and (not value or '\0' in value):
+        raise ValueError(f'{name} is {brief(value)}, expected a text that is not empty and has no NUL')
+    if key.kind in (int, float) and not _within(value, key):
+        raise ValueError(f'{name} is {brief(value)}, expected {_range(key)}')
     return value
 
 
-def _within(value: Any, key: Key) -> bool:
-    return (key.least is None or value >= key.least) and (key.most is None or value <= key.most)
+def _within(value: float, key: Key) -> bool:
+    """Whether a number is in the range of its key; NaN is in none."""
+    least = -LARGEST if key.least is None else key.least
+    most = LARGEST if key.most is None else key.most
+    return least <= value <= most and (key.above is None or value > key.above)
+
+
+def _range(key: Key) -> str:
+    """The range of a key's values, in words."""
+    number = ',d' if key.kind is int else 'g'
+    if key.above is not None:
+        return f'more than {key.above:g}, and finite'
+    assert key.least is not None
+    if key.most is None:
+        return f'{key.least:g} or more, and finite'
+    return f'{key.least:{number}} to {key.most:{number}}'

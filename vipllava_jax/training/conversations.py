@@ -1,10 +1,12 @@
 """A conversation to the ids that the model reads and, for each, the id that should follow."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vipllava_jax.folders import brief
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, TEMPLATES, Turn, render
 
@@ -34,17 +36,18 @@ def read(conversation: Any, images: int) -> list[Turn]:
     spoken = turns[1:] if turns[0].role == 'system' else turns
     expected = ['user', 'assistant'] * max(-(-len(spoken) // 2), 1)
     if [turn.role for turn in spoken] != expected:
-        found = ', '.join(str(turn['from']) for turn in conversation)
+        found = ', '.join(turn['from'] for turn in conversation)
         raise ValueError(f'human and gpt must take turns, from human to gpt; found {found}')
     return turns
 
 
 def _turn(number: int, turn: Any, images: int) -> Turn:
-    if not isinstance(turn, dict) or turn.get('from') not in ROLES or not isinstance(turn.get('value'), str):
+    said, text = (turn.get('from'), turn.get('value')) if isinstance(turn, dict) else (None, None)
+    if not isinstance(said, str) or said not in ROLES or not isinstance(text, str):
         raise ValueError(
-            f'turn {number} is {str(turn)[:80]!r}: expected {{"from": "human" or "gpt", "value": a text}}'
+            f'turn {number} is {brief(turn)}: expected {{"from": "human" or "gpt", "value": a text}}'
         )
-    role, text = ROLES[turn['from']], turn['value']
+    role = ROLES[said]
     if IMAGE in text:
         if role != 'user' or not images:
             why = 'only the human may' if images else 'the row has no image'
@@ -67,11 +70,55 @@ def encode(
     The ids are the processor's for the same text, cut at max_length; the human's words are left out of the
     template 'plain', a caption after its picture. ValueError if placeholders of images would be cut.
     """
+    return _cut(_whole(turns, images, processor, template), images, processor, max_length)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Turns and the number of their images -> whether max_length cuts them, and leaves nothing to be learnt.
+
+    Only what may be too long is tokenized, for that takes longer than all else that is checked of a row.
+    """
+
+    processor: Processor
+    template: str
+    max_length: int
+
+    def __call__(self, turns: Sequence[Turn], images: int) -> tuple[bool, bool]:
+        """ValueError if placeholders of images would be cut."""
+        if self._bound(turns, images) <= self.max_length:
+            return False, False
+        whole = _whole(turns, images, self.processor, self.template)
+        if len(whole.tokens) <= self.max_length:
+            return False, False
+        return True, bool((_cut(whole, images, self.processor, self.max_length).targets == IGNORE).all())
+
+    def _bound(self, turns: Sequence[Turn], images: int) -> int:
+        """No fewer than the tokens: each stands for one byte or more, but for one that begins the text."""
+        frame = TEMPLATES[self.template]
+        framed = sum(len(getattr(frame, turn.role)) + len(turn.text.encode()) for turn in turns)
+        pictures = images * (self.processor.patches + len(frame.image))
+        return len(frame.preamble) + len(frame.system) + framed + pictures + 2
+
+
+def _cut(whole: Example, images: int, processor: Processor, max_length: int) -> Example:
+    """The beginning of an example; ValueError if placeholders of its images would be lost."""
+    if (whole.tokens[max_length:] == processor.image_id).any():
+        needed = int(np.flatnonzero(whole.tokens == processor.image_id)[-1]) + 1
+        raise ValueError(
+            f'its {images} image(s) reach to token {needed}: max_length {max_length} is too short'
+        )
+    return Example(whole.tokens[:max_length], whole.targets[:max_length])
+
+
+def _whole(turns: Sequence[Turn], images: int, processor: Processor, template: str) -> Example:
+    """As `encode`, of any length."""
     check(template)
     if template == 'plain':
         turns = [turn._replace(text='') if turn.role == 'user' else turn for turn in turns]
     text, answers = _answers(turns, images, template)
     ids, spans = processor.tokenizer.spans(text)
+    processor.check(ids)
     learnt = np.zeros(len(ids), bool)
     first, last = np.array(spans).T
     for start, end in answers:
@@ -85,14 +132,9 @@ def encode(
     tokens = np.array(ids, np.int32)
     repeats = np.where(tokens == processor.image_id, processor.patches, 1)
     tokens, learnt = np.repeat(tokens, repeats), np.repeat(learnt, repeats)
-    if (tokens[max_length:] == processor.image_id).any():
-        needed = int(np.flatnonzero(tokens == processor.image_id)[-1]) + 1
-        raise ValueError(
-            f'its {images} image(s) reach to token {needed}: max_length {max_length} is too short'
-        )
     targets = np.full(len(tokens), IGNORE, np.int32)
     targets[:-1] = np.where(learnt[1:], tokens[1:], IGNORE)
-    return Example(tokens[:max_length], targets[:max_length])
+    return Example(tokens, targets)
 
 
 def _answers(turns: Sequence[Turn], images: int, template: str) -> tuple[str, list[tuple[int, int]]]:

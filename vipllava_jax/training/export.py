@@ -1,7 +1,6 @@
 """What a run leaves behind: the whole model in a folder of ours, or the adapter alone in peft's format."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from vipllava_jax import checkpoint, loading
@@ -9,21 +8,16 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.loading import Leaves
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.training import lora
+from vipllava_jax.training import finite, lora, places
 from vipllava_jax.training.config import Settings
 from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import Plan
 
 
-def place(settings: Settings) -> Path:
-    """The folder, in that of the run, which holds the result when it is whole."""
-    alone = 'lora' in settings.trains and not settings.merge and {*settings.trains} <= {'lora', 'projector'}
-    return Path(settings.output) / ('adapter' if alone else 'model')
-
-
 def write(plan: Plan, trained: Params, frozen: Params) -> None:
     """Writes what has been trained, and from the model with which it began, in its types, all the rest."""
-    target = place(plan.settings)
+    target = places.result(plan.settings)
+    finite.check_result(target, trained)  # before all else: to write what does not train takes long
     if target.name == 'adapter':
         from vipllava_convert import adapters
 
@@ -38,6 +32,7 @@ def write(plan: Plan, trained: Params, frozen: Params) -> None:
     else:
         begun_with = loading.leaves(plan.source)  # in its own types, whatever the run computed in
         shapes, leaves = nested(begun_with.shapes()), _become(begun_with, plan.settings, trained)
+        leaves = finite.checked(target, leaves)  # in their own types, of which some hold only small numbers
         checkpoint.save(target, shapes, plan.cfg, leaves=leaves, files_from=plan.source, overwrite=True)
 
 

@@ -6,57 +6,110 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from vipllava_jax.folders import brief, check_regular
+
 WINDOW = 1 << 20  # bytes of a list decoded at a time
+ROW = 1 << 26  # bytes of the largest row that is read: a hundred times what segmentations of a picture need
 BOM = b'\xef\xbb\xbf'
-BETWEEN = re.compile(rb'[\s,]*')
+BLANK = re.compile(rb'[ \t\r\n]*')
+# A string, whole or cut off by the file's end, or a bracket. No part of it can fail and be tried again.
+STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+ENCODINGS = (  # of the first four bytes; those of two bytes per character come after those of four
+    ('UTF-32', re.compile(rb'\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0\0\0|\0\0\0[^\0]', re.DOTALL)),
+    ('UTF-16', re.compile(rb'\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]', re.DOTALL)),
+)
+
+
+def check_encoding(path: Path, start: bytes) -> None:
+    """ValueError if a file, by its first bytes, is UTF-16 or UTF-32 rather than UTF-8."""
+    for name, first in ENCODINGS:
+        if first.match(start):
+            raise ValueError(
+                f'{path}: is {name}, expected UTF-8: save it as UTF-8, or iconv -f {name} -t UTF-8 it'
+            )
 
 
 def is_list(path: Path) -> bool:
-    """Whether a file is one JSON list rather than JSONL: its first letter says so."""
+    """Whether a file is one JSON list rather than JSONL: its first character says so."""
     with path.open('rb') as file:
-        return file.read(1 << 16).removeprefix(BOM).lstrip().startswith(b'[')
+        first = file.read(1 << 16).removeprefix(BOM).lstrip()
+        while not first and (more := file.read(1 << 16)):
+            first = more.lstrip()
+        return first.startswith(b'[')
 
 
 def spans(path: Path) -> Iterator[tuple[int, int, int]]:
     """The first byte, the size and the line, from 1, of each row of a file.
 
-    ValueError says where a list is not one of JSON objects; what a line of JSONL holds is not looked at.
+    ValueError says where a list is not one of JSON objects, or where something follows it; what a line of
+    JSONL holds is not looked at.
     """
-    if is_list(path):
-        yield from _listed(path)
-        return
-    start = 0
+    check_regular(path)
     with path.open('rb') as file:
-        for line, text in enumerate(file, 1):
-            skipped = len(BOM) if line == 1 and text.startswith(BOM) else 0
-            if text[skipped:].strip():
-                yield start + skipped, len(text) - skipped, line
-            start += len(text)
+        check_encoding(path, file.read(4))
+    yield from _listed(path) if is_list(path) else _lines(path)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, int]]:
+    start = line = 0
+    with path.open('rb') as file:
+        while text := file.readline(WINDOW):
+            line += 1
+            skipped = len(BOM) if text.startswith(BOM) else 0  # also where files have been concatenated
+            size, blank = len(text), not text[skipped:].strip()
+            while not text.endswith(b'\n') and (text := file.readline(WINDOW)):
+                size, blank = size + len(text), blank and not text.strip()
+            if not blank:
+                yield start + skipped, size - skipped, line
+            start += size
 
 
 def _listed(path: Path) -> Iterator[tuple[int, int, int]]:
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         number, line, counted = 0, 1, 0
-        at = _next(data, data.find(b'[') + 1)
         window = _Window(data)
-        while data[at : at + 1] != b']':
-            line, counted = line + data[counted:at].count(b'\n'), at
-            try:
+        at = _next(data, data.find(b'[') + 1)
+        try:
+            while number or data[at : at + 1] != b']':
+                line, counted = line + _newlines(data, counted, at), at
                 if data[at : at + 1] != b'{':
-                    raise ValueError(f'expected an object, found {data[at : at + 20]!r}')
+                    raise ValueError(f'expected an object, found {_found(data, at)}')
                 end = window.end(at)
-            except ValueError as error:
-                raise ValueError(
-                    f'{path}, row {number} (line {line}): not JSON ({error}); get a whole copy of it'
-                ) from None
-            yield at, end - at, line
-            number, at = number + 1, _next(data, end)
+                yield at, end - at, line
+                at, number = _next(data, end), number + 1
+                if data[at : at + 1] == b']':
+                    break
+                if data[at : at + 1] != b',':
+                    line += _newlines(data, counted, at)
+                    raise ValueError(f'expected a comma or the end of the list, found {_found(data, at)}')
+                at = _next(data, at + 1)
+        except ValueError as error:
+            raise ValueError(
+                f'{path}, row {number} (line {line}): not JSON ({error}); get a whole copy of it'
+            ) from None
+        rest = _next(data, at + 1)
+        if rest < len(data):
+            line += _newlines(data, counted, rest)
+            raise ValueError(
+                f'{path}, line {line}: {_found(data, rest)} follows the list, and would not be read: '
+                'expected one list in a file; give several files one by one'
+            )
 
 
 def _next(data: mmap.mmap, at: int) -> int:
-    """Past white space and commas."""
-    match = BETWEEN.match(data, at)
+    """Past white space."""
+    match = BLANK.match(data, at)
     return match.end() if match else at
+
+
+def _newlines(data: mmap.mmap, start: int, end: int) -> int:
+    """How many lines end in a part of a file, which is counted piece by piece."""
+    pieces = range(start, end, WINDOW)
+    return sum(data[at : min(at + WINDOW, end)].count(b'\n') for at in pieces)
+
+
+def _found(data: mmap.mmap, at: int) -> str:
+    return brief(data[at : at + 20]) if at < len(data) else 'the end of the file'
 
 
 class _Window:
@@ -67,14 +120,34 @@ class _Window:
         self.decoder = json.JSONDecoder()
 
     def end(self, at: int) -> int:
-        """Where the JSON value that begins at a byte ends; ValueError if it does not."""
+        """Where the JSON object that begins at a byte ends; ValueError if it does not.
+
+        Of what the decoder cannot hold (nested too deeply, numbers too long, larger than a row may be) only
+        the brackets are looked at: whoever reads that row finds what is wrong with it.
+        """
         size = WINDOW
         while True:
             try:
                 return self.start + self.decoder.raw_decode(self.text, at - self.start)[1]
-            except (ValueError, IndexError):
-                if self.start + len(self.text) == len(self.data) and self.start <= at:
-                    raise
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith('Unterminated string') or error.pos > len(self.text) - 16
+                if self.start <= at and (not cut or self.start + len(self.text) == len(self.data)):
+                    raise ValueError(f'{error.msg} at byte {self.start + error.pos}') from None
+            except IndexError:  # it begins after this part
+                pass
+            except (ValueError, RecursionError):
+                return self._closed(at)
+            if size > ROW:
+                return self._closed(at)
             self.start = at
             self.text = self.data[at : at + size].decode('latin-1')
             size *= 2
+
+    def _closed(self, at: int) -> int:
+        """Where the bracket that opens at a byte is closed."""
+        depth = 0
+        for match in STRUCTURE.finditer(self.data, at):
+            depth += {b'{': 1, b'[': 1, b'}': -1, b']': -1}.get(match[0][:1], 0)
+            if not depth:
+                return match.end()
+        raise ValueError('the file ends within this row')

@@ -2,10 +2,8 @@
 
 import contextlib
 import itertools
+import math
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +15,22 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import ceilings
 from vipllava_jax.benchmark.cost import Costs
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training import config, export, identity, prepare
+from vipllava_jax.training import config, export, finite, identity, places, prepare
 from vipllava_jax.training.batches import Batch
 from vipllava_jax.training.checkpoints import Checkpoints, alone, check_alone, opened
 from vipllava_jax.training.evaluation import held_out
+from vipllava_jax.training.finite import NotFinite
+from vipllava_jax.training.interrupts import heard
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.metrics import Metrics
+from vipllava_jax.training.pace import Pace, Watched, rates
+from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import Plan
 from vipllava_jax.training.progress import Silent
 from vipllava_jax.training.rows import BrokenRow
 from vipllava_jax.training.step import State
+
+NAMED = 4  # rows that a message names
 
 
 class Trained(NamedTuple):
@@ -44,10 +48,6 @@ class Stopped(Exception):
         self.signal = signal
 
 
-class NotFinite(ValueError):
-    """A loss or a gradient that is no number."""
-
-
 def train(
     file: str | os.PathLike[str] | None = None, *, progress: Silent | None = None, **keys: Any
 ) -> Trained:
@@ -58,7 +58,8 @@ def train(
     rows or weights that do not fit, NotFinite with the step and its rows for a loss that is no number.
     """
     settings = config.settings(file, **keys)
-    folder, target = Path(settings.output), export.place(settings)
+    folder, target = Path(settings.output), places.result(settings)
+    places.check_folder(folder)
     if target.exists() and identity.made(folder, target) is None:
         raise ValueError(f'{target} is there already, and not of this run: give another output')
     check_alone(folder)
@@ -70,7 +71,7 @@ def train(
 
 def _trained(plan: Plan, saved: Checkpoints, told: Silent) -> Trained:
     """What a run makes, or has made already, in its folder."""
-    folder, target = Path(plan.settings.output), export.place(plan.settings)
+    folder, target = Path(plan.settings.output), places.result(plan.settings)
     done = max(saved.steps(), default=0)
     identity.confirm(folder, plan.settings, begun=done > 0)
     with contextlib.closing(Metrics(folder, done)) as metrics:
@@ -85,13 +86,22 @@ def _trained(plan: Plan, saved: Checkpoints, told: Silent) -> Trained:
         return Trained(target, run.chosen)
 
 
+class Under(NamedTuple):
+    """A step that is under way, and what it learns from."""
+
+    step: int
+    batch: Batch
+    numbers: Any
+    watched: Watched
+
+
 class Run:
     """A run with its folder open; `best` is the step whose checkpoint did best on held-out rows."""
 
     def __init__(self, plan: Plan, saved: Checkpoints, metrics: Metrics, told: Silent):
         self.plan, self.saved, self.metrics, self.told = plan, saved, metrics, told
         looks = {r['step']: r['eval_loss'] for r in metrics.records if 'eval_loss' in r}
-        there = [step for step in saved.steps() if step in looks]
+        there = [step for step in saved.steps() if math.isfinite(looks.get(step, math.nan))]
         self.best = min(there, key=lambda step: looks[step], default=None)
         self.lowest = looks.get(self.best, float('inf'))
         saved.best = self.best
@@ -124,21 +134,22 @@ class Run:
     def _steps(self, state: State, frozen: Params, done: int) -> State:
         plan, settings = self.plan, self.plan.settings
         take, key = prepare.step(plan), jax.random.key(settings.seed)
-        self.clock = time.perf_counter()
+        self.pace = Pace()
         made = plan.batches.iterate(done, plan.steps)
         # An epoch a look, one after the other, all the same: its processes begin once, and prepare the next.
         looked_at: contextlib.AbstractContextManager[Iterator[Batch]] = contextlib.nullcontext(iter(()))
         if plan.held_out:
             looked_at = contextlib.closing(plan.held_out.iterate())
         # the step that the device works at while the host looks for the next batch
-        before: tuple[int, Batch, Any] | None = None
-        with contextlib.closing(made), looked_at as held, heard() as stop:
+        before: Under | None = None
+        with contextlib.closing(made), looked_at as held, contextlib.closing(self.pace), heard() as stop:
             try:
                 for step, batch in enumerate(made, done + 1):
                     state, numbers = take(state, frozen, _parts(batch, settings.accumulate), key)
+                    watched = self.pace.watch(numbers, (batch.tokens.shape, batch.images.shape))
                     if before:
                         self._tell(*before)
-                    before = step, batch, numbers
+                    before = Under(step, batch, numbers, watched)
                     looks = plan.held_out and (step % settings.eval_every == 0 or step == plan.steps)
                     loss = self._look(state, frozen, held, stop) if looks else None
                     number = stop()
@@ -148,7 +159,7 @@ class Run:
                         before = None
                         if saves or self.best == step:
                             self._save(step, state)
-                        self.clock = time.perf_counter()
+                        self.pace.resume()
                     if number:
                         self.saved.wait()
                         place = self.saved.place(step)
@@ -160,6 +171,10 @@ class Run:
                     self._tell(*before)
                     self._save(before[0], state)
                     self.saved.wait()
+                raise
+            except NotFinite as error:
+                if odd := finite.named(join(state.params, frozen)):
+                    raise NotFinite(f'{error}; {odd}') from None
                 raise
         return state
 
@@ -177,8 +192,11 @@ class Run:
         images = batches.processor.settings
         return held_out(state.params, frozen, epoch, images, self.plan.cfg, dtype, stop)
 
-    def _tell(self, step: int, batch: Batch, numbers: Any, eval_loss: float | None = None) -> None:
+    def _tell(
+        self, step: int, batch: Batch, numbers: Any, watched: Watched, eval_loss: float | None = None
+    ) -> None:
         """Waits for a step, and tells its record wherever it is wanted."""
+        seconds = self.pace.seconds(watched)
         numbers = jax.device_get(numbers)  # all at once
         loss, norm = float(numbers.loss), float(numbers.grad_norm)
         if not numbers.finite:
@@ -187,12 +205,11 @@ class Run:
             kept = (
                 f'the last checkpoint is {self.saved.place(last)}' if last else 'there is no checkpoint yet'
             )
+            more = f' and {len(batch.ids) - NAMED} more' if len(batch.ids) > NAMED else ''
             raise NotFinite(
                 f'step {step}: the loss is {loss:g}, the norm of its gradient {norm:g}, on the rows '
-                f'{", ".join(batch.ids)}; {kept}; look at the rows, or lower learning_rate'
+                f'{", ".join(batch.ids[:NAMED])}{more}; {kept}; look at the rows, or lower learning_rate'
             )
-        now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
         lengths = (batch.tokens != self.plan.batches.processor.tokenizer.pad).sum(axis=1).tolist()
         record = {
             'step': step,
@@ -202,14 +219,15 @@ class Run:
             'learnt_tokens': int(numbers.tokens),
             'tokens': sum(lengths),
             'seconds': round(seconds, 4),
-            'tokens_per_second': round(sum(lengths) / seconds, 1),
         }
-        if self.peak:
+        if not watched.compiled:
             trains, images = self.plan.settings.trains, int(batch.image_counts.sum())
             flop = Costs(self.plan.cfg).training(lengths, images, trains, self.adapters)
-            record |= {'tflops': round(flop / seconds / 1e12, 2), 'mfu': round(flop / seconds / self.peak, 4)}
+            record |= rates(seconds, sum(lengths), flop, self.peak)
         if eval_loss is not None:
             record['eval_loss'] = eval_loss
+            if not math.isfinite(eval_loss):
+                self.told.note(f'step {step}: the loss on held-out rows is {eval_loss:g}, and never the best')
             if eval_loss < self.lowest:
                 self.best, self.lowest = step, eval_loss
         self.metrics.write(record)
@@ -218,32 +236,10 @@ class Run:
 
 def _parts(batch: Batch, count: int) -> Examples:
     """A batch in parts, on a leading axis."""
-    return Examples(*(x.reshape(count, -1, *x.shape[1:]) for x in batch[:4]))
+    # No -1: an array of no images has no size from which NumPy could tell that axis.
+    return Examples(*(x.reshape(count, len(x) // count, *x.shape[1:]) for x in batch[:4]))
 
 
 def _adapters(trained: Params) -> int:
     """How many numbers the pairs of LoRA have."""
     return sum(leaf.size for path, leaf in flat(trained) if path.endswith(('/w/a', '/w/b')))
-
-
-@contextlib.contextmanager
-def heard() -> Iterator[Callable[[], int]]:
-    """What tells the number of the SIGINT or SIGTERM that came, 0 before; a second one acts as if unheard."""
-    got = 0
-
-    def hear(number: int, _: object) -> None:
-        nonlocal got
-        if got:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        got = number
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: got
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,14 +1,17 @@
 """What a row points out, and the marks that do so: their shapes, colours and words."""
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from vipllava_jax.folders import brief
+from vipllava_jax.inputs.coordinates import box, encloses, numbers, sequence
 from vipllava_jax.inputs.images import open_image
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.prompts import Turn
@@ -25,9 +28,10 @@ class Prompted(NamedTuple):
 
 def text_of(fields: dict[str, Any], name: str) -> str:
     """A field that must be a text."""
-    if not isinstance(fields[name], str) or not fields[name]:
-        raise ValueError(f'"{name}" is {str(fields[name])[:80]!r}: expected a text')
-    return fields[name]
+    value = fields[name]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f'"{name}" is {brief(value)}: expected a text')
+    return value
 
 
 class Object(NamedTuple):
@@ -44,28 +48,66 @@ class Object(NamedTuple):
 
 def objects(fields: dict[str, Any]) -> list[Object]:
     """`bboxes` and, if there are any, `segmentations`: for each box a list of polygons, or null."""
-    boxes = fields.get('bboxes') or []
-    outlines = fields.get('segmentations') or [None] * len(boxes)
-    if not isinstance(boxes, list) or not isinstance(outlines, list) or len(boxes) != len(outlines):
-        raise ValueError('"bboxes" must be a list of boxes, and "segmentations" as long a list')
-    return [Object(box, sound(outline)) for box, outline in zip(boxes, outlines, strict=True)]
+    boxes, outlines = fields.get('bboxes'), fields.get('segmentations')
+    found = [] if boxes is None else places(boxes, '"bboxes"')
+    if outlines is None or outlines == []:
+        return found
+    if not isinstance(outlines, list) or len(found) != len(outlines):
+        raise ValueError(
+            f'"bboxes" must be a list of boxes, and "segmentations" as long a list; found {brief(outlines)}'
+        )
+    for n, outline in enumerate(outlines):
+        with _named(f'"segmentations"[{n}]'):
+            found[n] = found[n]._replace(polygons=sound(outline))
+    return found
+
+
+def places(boxes: Any, name: str) -> list[Object]:
+    """A list of boxes, and the field that it is from -> where they are; ValueError names one that is none."""
+    if not isinstance(boxes, list):
+        raise ValueError(f'{name} is {brief(boxes)}: expected a list of boxes')
+    found = []
+    for n, place in enumerate(boxes):
+        with _named(f'{name}[{n}]'):
+            found.append(Object(box(place)))
+    return found
+
+
+@contextlib.contextmanager
+def _named(field: str) -> Iterator[None]:
+    """Puts the name of a field in front of what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f'{field}: {error}') from None
 
 
 def sound(outline: Any) -> tuple[Any, ...]:
     """The polygons that have an area: data sets hold lines and lone points too, that could not be drawn."""
     if isinstance(outline, dict):
         raise ValueError('a segmentation is run-length encoded: expected a list of polygons')
+    if outline is None:
+        return ()
+    polygons = sequence(outline)
+    if polygons is None:
+        raise ValueError(f'expected a list of polygons, found {brief(outline)}')
     kept = []
-    for polygon in outline or ():
-        corners = np.ravel(polygon)
-        corners = corners[: len(corners) // 2 * 2].reshape(-1, 2)
-        if (
-            len(corners) > 2
-            and np.ptp(corners, axis=0).min() >= 1
-            and np.linalg.matrix_rank(corners - corners[0]) == 2
-        ):
+    for polygon in polygons:
+        corners = _corners(polygon)
+        if len(corners) > 2 and np.ptp(corners, axis=0).min() >= 1 and encloses(corners):
             kept.append(corners.ravel().tolist())
     return tuple(kept)
+
+
+def _corners(polygon: Any) -> np.ndarray:
+    """A polygon, flat or in pairs -> its corners N2, without half a corner at its end."""
+    parts = sequence(polygon)
+    if parts is None:
+        raise ValueError(f'expected a polygon x1, y1, x2, y2, x3, y3, ..., found {brief(polygon)}')
+    flat: list[float] = []
+    for part in parts:
+        flat += numbers([part] if sequence(part) is None else part, None, 'a polygon has x1, y1, x2, y2, ...')
+    return np.array(flat[: len(flat) // 2 * 2]).reshape(-1, 2)
 
 
 def styles(
@@ -97,12 +139,13 @@ def inserted(text: str, phrases: Sequence[str], what: str) -> str:
     """A text with `<bboxN>`, counted from 0, and `<bbox>`, the first, replaced by the phrases."""
 
     def phrase(match: re.Match[str]) -> str:
-        n = int(match[1] or 0)
-        if n >= len(phrases):
-            raise ValueError(f'{what} says {match[0]}, but the row has {len(phrases)} mark(s)')
-        return phrases[n]
+        number = match[1].lstrip('0') or '0'
+        if len(number) > 9 or int(number) >= len(phrases):
+            said = brief(match[0])[1:-1]
+            raise ValueError(f'{what} says {said}, but the row has {len(phrases)} mark(s)')
+        return phrases[int(number)]
 
-    return re.sub(r'<bbox(\d*)>', phrase, text)
+    return re.sub(r'<bbox([0-9]*)>', phrase, text)
 
 
 def drawn(path: Path, marks: Sequence[Mark], seed: int | None = None) -> Image.Image:

@@ -1,14 +1,20 @@
 """The numbers of a run: a JSON object a step in a file, and TensorBoard where it is installed."""
 
+import contextlib
 import importlib.util
+import io
+import itertools
 import json
 import os
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.folders import write_text
+from vipllava_jax.folders import brief, check_regular, one_line, write_text
+
+NUMBERS = itertools.count()  # of the files that this process writes for TensorBoard
 
 
 class Metrics:
@@ -19,19 +25,19 @@ class Metrics:
         self.records = _until(self.path, step)
         lines = ''.join(json.dumps(record) + '\n' for record in self.records)
         write_text(self.path, lines)
-        self._file = self.path.open('a', encoding='utf-8', buffering=1)
+        self._file = self.path.open('ab', buffering=0)
         self._board = board(folder / 'tensorboard', step)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One step's record: numbers, with its `step`; TensorBoard is told too."""
-        self._file.write(json.dumps(record) + '\n')
+        append(self.path, self._file, (json.dumps(record) + '\n').encode())
         if self._board:
             self._board.write(record)
 
     def sync(self) -> None:
         """Returns when all that was written is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -39,31 +45,82 @@ class Metrics:
             self._board.close()
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError in the block names the file or folder, as those of an open file do not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def append(path: Path, file: Any, data: bytes) -> None:
+    """Adds bytes to an unbuffered file: what a buffer holds would be tried once more when it is closed."""
+    left = memoryview(data)
+    with naming(path):
+        while left:
+            left = left[file.write(left) :]
+
+
 def _until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The records of a file up to a step; a line that was cut off when the process ended comes after it."""
-    records = []
-    for line in path.read_text('utf-8', 'replace').splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if record['step'] > step:
-            break
-        records.append(record)
+    """The records of a file up to a step.
+
+    What comes after that step's record may have been cut off when the process ended, and is not looked at.
+    ValueError names a line before it that is damaged.
+    """
+    records: list[dict[str, Any]] = []
+    if not step or not path.exists():
+        return records
+    check_regular(path)
+    with path.open('rb') as file:
+        for number, line in enumerate(file, 1):
+            if records and records[-1]['step'] >= step:
+                break
+            record = _record(f'{path}, line {number}', line)
+            if record['step'] > step:
+                break
+            records.append(record)
     return records
 
 
+def _record(where: str, line: bytes) -> dict[str, Any]:
+    """The numbers of a step from their line; ValueError if they are not as `Metrics.write` writes them."""
+    advice = 'restore the file, or remove it to go on without what it holds'
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{where} is damaged: not JSON ({one_line(error)}): {advice}') from None
+    if not isinstance(record, dict):
+        raise ValueError(f'{where} is damaged: found {brief(record)}, expected an object: {advice}')
+    if type(record.get('step')) is not int or record['step'] < 1:
+        found = f'"step" is {brief(record.get("step"))}, expected the number of a step'
+        raise ValueError(f'{where} is damaged: {found}: {advice}')
+    for name, value in record.items():
+        if type(value) not in (int, float) or (type(value) is int and value.bit_length() > 1000):
+            raise ValueError(f'{where} is damaged: "{name}" is {brief(value)}, expected a number: {advice}')
+    return record
+
+
 class Board:
-    """Files of events for TensorBoard, which forgets what it was told of the steps that are told anew."""
+    """A file of events for TensorBoard, which forgets what it was told of the steps that are told anew.
+
+    TensorBoard's own writer is a thread, which shows a traceback when the disk is full.
+    """
 
     def __init__(self, folder: Path, step: int):
         from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._writer = EventFileWriter(str(folder))
+        self._event, self._summary, self._record = event_pb2.Event, summary_pb2.Summary, RecordWriter
+        name = (
+            f'events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}'
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / name
+        self._file = self.path.open('ab', buffering=0)
+        self._add(file_version='brain.Event:2')
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.add_event(self._event(wall_time=time.time(), step=step + 1, session_log=start))
+        self._add(step=step + 1, session_log=start)
 
     def write(self, record: Mapping[str, Any]) -> None:
         values = [
@@ -71,11 +128,15 @@ class Board:
             for name, value in record.items()
             if name != 'step'
         ]
-        told = self._summary(value=values)
-        self._writer.add_event(self._event(wall_time=time.time(), step=record['step'], summary=told))
+        self._add(step=record['step'], summary=self._summary(value=values))
+
+    def _add(self, **fields: Any) -> None:
+        data = io.BytesIO()
+        self._record(data).write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        append(self.path, self._file, data.getvalue())
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
 
 def board(folder: Path, step: int) -> Board | None:

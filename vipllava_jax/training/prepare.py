@@ -18,9 +18,10 @@ from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import Leaves
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training import lora, rows
+from vipllava_jax.training import finite, lora, places, rows
 from vipllava_jax.training.batches import Batches
-from vipllava_jax.training.config import Settings
+from vipllava_jax.training.config import STEPS, Settings
+from vipllava_jax.training.conversations import Limit, check
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split, wholly
 from vipllava_jax.training.progress import Silent
@@ -50,9 +51,12 @@ class Plan:
 
 def plan(settings: Settings, progress: Silent) -> Plan:
     """Settings -> a run whose model is there and whose rows are checked; ValueError for what is wrong."""
+    check(settings.template)
     source = loading.locate(str(settings.model))
+    places.check_apart(settings, source)
     processor = Processor.load(source)
     leaves = loading.leaves(source, quantize=settings.quantize)
+    processor = processor.for_model(leaves.cfg)
     settings = dataclasses.replace(
         settings,
         dtype=settings.dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'),
@@ -67,6 +71,10 @@ def plan(settings: Settings, progress: Silent) -> Plan:
     if settings.steps is None:
         assert settings.epochs is not None
         steps = max(1, math.ceil(settings.epochs * batches.steps))
+        if steps > STEPS:
+            raise ValueError(
+                f'epochs is {settings.epochs:g}, which are {steps:.3g} steps: give at most {STEPS:,} steps'
+            )
         settings = dataclasses.replace(settings, steps=steps)
     assert settings.steps
     held_out = None
@@ -98,7 +106,13 @@ def _batches(
         skip_broken=settings.skip_broken,
         workers=workers,
         progress=progress.checking,
+        limit=Limit(processor, settings.template, settings.max_length),
     )
+    if found.unlearnt == len(found):
+        raise ValueError(
+            f'max_length {settings.max_length} leaves no answer in any of the {len(found):,} rows of '
+            f'{", ".join(files)}: give a larger one'
+        )
     for line in found.broken:
         progress.note(f'left out: {line}')
     return Batches(
@@ -126,6 +140,7 @@ def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None)
         return leaf.astype(settings.param_dtype if wholly(path, settings.trains) else settings.dtype)
 
     params = nested((path, cast(path, leaf)) for path, leaf in plan.leaves.stream(progress=progress))
+    finite.check_loaded(plan.source, params)
     if LORA in settings.trains:
         params = lora.add(
             params,
@@ -165,12 +180,22 @@ def about(plan: Plan, trained: Params, frozen: Params, done: int) -> dict[str, s
     told = {
         'model': f'{settings.model}, {moved + fixed:,} parameters',
         'trains': f'{" and ".join(settings.trains)}: {moved:,} parameters',
-        'data': f'{len(batches.rows):,} rows{left_out}',
+        'data': f'{len(batches.rows):,} rows{left_out}{_cut(batches)}',
         'batches': f'{batches.batch_size} rows a step{parts}, {batches.steps:,} an epoch',
         'steps': f'{plan.steps:,}' + (f', of which {done:,} are done' if done else ''),
         'computes': f'in {settings.dtype}, on {jax.local_devices()[0].device_kind}',
         'output': str(settings.output),
     }
     if plan.held_out:
-        told['held out'] = f'{len(plan.held_out.rows):,} rows, every {settings.eval_every:,} steps'
+        rows = f'{len(plan.held_out.rows):,} rows{_cut(plan.held_out)}'
+        told['held out'] = f'{rows}, every {settings.eval_every:,} steps'
     return told
+
+
+def _cut(batches: Batches) -> str:
+    """How many rows are cut, '' for none."""
+    rows = batches.rows
+    if not rows.cut:
+        return ''
+    passed = f', {rows.unlearnt:,} with no answer left and passed over' if rows.unlearnt else ''
+    return f', {rows.cut:,} cut at max_length {batches.max_length:,}{passed}'

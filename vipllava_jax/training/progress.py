@@ -65,7 +65,7 @@ class Progress(Silent):
 
     def step(self, record: Mapping[str, Any]) -> None:
         step, looked, now = record['step'], 'eval_loss' in record, time.perf_counter()
-        left = self._clock.left(self.steps - step)
+        left = self._clock.left(self.steps - step, record)
         due = now - self._shown > PAUSE if self.console.is_terminal else step % self.every == 0
         if due or looked or step in (self._first, self.steps):
             line = sentence(record, self.steps, left)
@@ -91,20 +91,20 @@ class Progress(Silent):
 
 
 class Clock:
-    """Tells how long the steps that are left take, by the middle one of the last few."""
+    """Tells how long the steps that are left take, by the median time of the last ones."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
-        self._seconds: deque[float] | None = None
+        self._seconds: deque[float] = deque(maxlen=51)
 
-    def left(self, steps: int) -> float | None:
-        """The seconds of so many more, called once a step; None after the first, which was compiled."""
-        now = time.perf_counter()
-        self._last, seconds = now, now - self._last
-        if self._seconds is None:
-            self._seconds = deque(maxlen=51)
+    def left(self, steps: int, record: Mapping[str, Any]) -> float | None:
+        """The seconds of so many more steps, after one with this record; None while none is known.
+
+        A step that had to be compiled, whose record has no rates, says nothing of the others.
+        """
+        if 'tokens_per_second' in record:
+            self._seconds.append(record['seconds'])
+        if not self._seconds:
             return None
-        self._seconds.append(seconds)
         return steps * sorted(self._seconds)[len(self._seconds) // 2]
 
 
@@ -114,7 +114,7 @@ def sentence(record: Mapping[str, Any], steps: int, left: float | None) -> str:
         f'step {record["step"]}/{steps}',
         f'loss {record["loss"]:.4f}',
         f'rate {record["rate"]:.2e}',
-        f'{record["tokens_per_second"]:,.0f} tokens/s',
+        *([f'{record["tokens_per_second"]:,.0f} tokens/s'] if 'tokens_per_second' in record else []),
         *([f'MFU {record["mfu"]:.1%}'] if record.get('mfu') else []),
         *([] if left is None else [f'{duration(left)} left']),
         f'{memory() / 1e9:.1f} GB',

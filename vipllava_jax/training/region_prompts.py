@@ -11,10 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from vipllava_jax.folders import brief
+from vipllava_jax.inputs.coordinates import is_number
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark, parse
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.training import conversations, vcr
-from vipllava_jax.training.marking import Object, Prompted, inserted, mention, objects, styles, text_of
+from vipllava_jax.training.marking import (
+    Object,
+    Prompted,
+    inserted,
+    mention,
+    objects,
+    places,
+    styles,
+    text_of,
+)
 
 SHAPES = tuple(PREPOSITIONS)
 PLAIN = ('rectangle', 'ellipse')
@@ -60,23 +71,23 @@ def _tagged(
 def _written(fields: dict[str, Any], images: int) -> list[tuple[int, Mark]]:
     texts = fields['marks']
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f'"marks" is {str(texts)[:80]!r}: expected a list of texts')
+        raise ValueError(f'"marks" is {brief(texts)}: expected a list of texts')
     marked = [parse(text) for text in texts]
     for text, (at, _) in zip(texts, marked, strict=True):
         if at >= images:
-            raise ValueError(f'mark {text!r} is on image {at + 1}, but the row has {images}')
+            raise ValueError(f'mark {brief(text)} is on image {at + 1}, but the row has {images}')
     return marked
 
 
 def _boxed(
     fields: dict[str, Any], images: int, rng: np.random.Generator | None, shapes: Sequence[str]
 ) -> list[tuple[int, Mark]]:
-    places = objects(fields)
-    if places and not images:
+    marked = objects(fields)
+    if marked and not images:
         raise ValueError('it has "bboxes", but no image')
     # Mended: in vg_rel's rows the second of two different shapes had the colour of the first.
-    looks = styles(len(places), rng, shapes)
-    return [(0, place.mark(*look)) for place, look in zip(places, looks, strict=True)]
+    looks = styles(len(marked), rng, shapes)
+    return [(0, place.mark(*look)) for place, look in zip(marked, looks, strict=True)]
 
 
 def _asked(question: str, answer: str, marks: Sequence[Mark]) -> Prompted:
@@ -122,7 +133,7 @@ def visual7w(fields: dict[str, Any], folder: Path, rng: np.random.Generator | No
     # Mended: with more or fewer than four boxes an error message became the question.
     places, answer = _places(fields), fields['answer']
     if answer not in fields['bboxes']:
-        raise ValueError(f'"answer" is {answer}, which is none of the "bboxes"')
+        raise ValueError(f'"answer" is {brief(answer)}, which is none of the "bboxes"')
     looks = styles(len(places), rng, ('rectangle',))
     marks = [place.mark(*look, CONSTANT) for place, look in zip(places, looks, strict=True)]
     # Mended: in evaluation 'the' came and went at random.
@@ -138,7 +149,10 @@ def point_qa(fields: dict[str, Any], folder: Path, rng: np.random.Generator | No
         f'{text_of(fields, "general_question")} The exemplary object is within the rectangle.\n'
         'Answer the question using a single word or phrase.'
     )
-    return _asked(question, str(fields['answer']), [mark])
+    answer = fields['answer']  # which may be a count
+    if is_number(answer):
+        answer = str(answer)
+    return _asked(question, text_of({'answer': answer}, 'answer'), [mark])
 
 
 NAMELESS = (
@@ -154,7 +168,9 @@ NAMED = (
 
 def _flickr30k(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None) -> Prompted:
     """A caption, in half of the cases with the marks on what it names."""
-    groups = [[Object(box) for box in boxes] for boxes in fields['bbox']]
+    if not isinstance(fields['bbox'], list):
+        raise ValueError(f'"bbox" is {brief(fields["bbox"])}: expected a list of lists of boxes')
+    groups = [places(boxes, f'"bbox"[{n}]') for n, boxes in enumerate(fields['bbox'])]
     looks = styles(len(groups), rng, ('rectangle', 'ellipse', 'arrow'))
     marks = [[place.mark(*look) for place in group] for group, look in zip(groups, looks, strict=True)]
     named, wording, hinted = (True, 0, False) if rng is None else map(int, rng.integers(2, size=3))

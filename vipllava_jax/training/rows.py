@@ -8,18 +8,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vipllava_jax.folders import brief, check_regular, one_line, printable
 from vipllava_jax.inputs.images import measure
-from vipllava_jax.training.files import is_list, spans
+from vipllava_jax.inputs.prompts import Turn
+from vipllava_jax.training import values
+from vipllava_jax.training.conversations import Limit
+from vipllava_jax.training.files import ROW, is_list, spans
 from vipllava_jax.training.marking import Prompted, settled
 from vipllava_jax.training.region_prompts import compose
 from vipllava_jax.training.workers import ordered
 
+FILES = 255  # at most
+PICTURES = 255  # of a row, at most
+# what goes wrong in fields of another form than expected
+FORM = (TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError)
 SHOWN = 20  # broken rows that an error tells of
 PART = 512  # rows checked at a time
 
 
 class BrokenRow(ValueError):
-    """A row of which no example can be made; the text says where it is and what is wrong."""
+    """A row of which no example can be made; one printable line says where it is and what is wrong."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Row(NamedTuple):
@@ -33,13 +44,40 @@ class Row(NamedTuple):
 
 
 def row(fields: dict[str, Any], where: str, folder: Path) -> Row:
-    """What a file says of an example -> the row; BrokenRow if its pictures are not named by texts."""
+    """What a file says of an example -> the row; BrokenRow if its id or pictures are not named by texts."""
     named = fields.get('image')
     names = named if isinstance(named, list) else [] if named is None else [named]
     if not all(isinstance(name, str) and name for name in names):
-        raise BrokenRow(f'{where}: "image" is {named!r}, expected a path, or a list of paths')
+        raise BrokenRow(f'{where}: "image" is {brief(named)}, expected a path, or a list of paths')
+    if len(names) > PICTURES:
+        raise BrokenRow(f'{where}: "image" holds {len(names)} pictures, expected at most {PICTURES}')
+    if not isinstance(fields.get('id'), str | int | float | None):
+        raise BrokenRow(f'{where}: "id" is {brief(fields["id"])}, expected a text or a number')
     name = where if fields.get('id') is None else str(fields['id'])
     return Row(name, where, fields, tuple(folder / name for name in names), folder)
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    """The object that a row's bytes say; BrokenRow if they say none, or one that holds what no row may."""
+    try:
+        fields = json.loads(text.decode())
+    except RecursionError:
+        raise BrokenRow(f'{where}: nested too deeply') from None
+    except ValueError as error:
+        raise BrokenRow(f'{where}: not JSON ({error})') from None
+    if not isinstance(fields, dict):
+        raise BrokenRow(f'{where}: expected a JSON object, found {type(fields).__name__}')
+    if not values.parsed_is_safe(text):
+        check_values(fields, where)
+    return fields
+
+
+def check_values(fields: dict[str, Any], where: str) -> None:
+    """BrokenRow for a row that holds a value that no row may; see `values`."""
+    try:
+        values.check(fields)
+    except ValueError as error:
+        raise BrokenRow(f'{where}: {error}') from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +96,8 @@ class Rows:
     letters: np.ndarray  # N int32, of its conversation, as a measure of its length
     broken: tuple[str, ...] = ()  # what is wrong with the first of those left out
     left_out: int = 0
+    cut: int = 0  # rows longer than may be
+    unlearnt: int = 0  # of those, rows of which no answer is left
 
     def __len__(self) -> int:
         return len(self.start)
@@ -65,15 +105,12 @@ class Rows:
     def __getitem__(self, i: int) -> Row:
         """BrokenRow if it is no object, or its pictures are not named by texts."""
         path, where = self.files[self.file[i]], self.where(i)
+        if self.size[i] > ROW:
+            raise BrokenRow(f'{where}: {self.size[i]:,} bytes or more, expected at most {ROW:,}')
         with path.open('rb') as file:
             file.seek(self.start[i])
             text = file.read(self.size[i])
-        try:
-            fields = json.loads(text)
-        except ValueError as error:
-            raise BrokenRow(f'{where}: not JSON ({error})') from None
-        if not isinstance(fields, dict):
-            raise BrokenRow(f'{where}: expected a JSON object, found {type(fields).__name__}')
+        fields = _parsed(text, where)
         return row(fields, where, path.parent if self.folder is None else self.folder)
 
     def where(self, i: int) -> str:
@@ -96,32 +133,41 @@ def read(
     skip_broken: bool = False,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    limit: Limit | None = None,
 ) -> Rows:
     """Files, each a JSON list or JSONL, and the folder of their pictures -> their rows, each checked.
 
     Every broken row is counted and the first are told, in one ValueError, or with `skip_broken` in the Rows,
     which then do without them. Checked is all but that each picture can be decoded; `progress` is told the
-    rows done and those in all.
+    rows done and those in all. With `limit`, rows that are cut are counted: as they are in evaluation, from
+    which marks and words that vary may differ by a few tokens.
     """
     rows = found([Path(file) for file in files], None if folder is None else Path(folder))
     parts = [range(start, min(start + PART, len(rows))) for start in range(0, len(rows), PART)]
     broken: dict[int, str] = {}
-    for part, (images, letters, problems) in zip(parts, ordered(_Check(rows), parts, workers), strict=True):
+    cut = unlearnt = 0
+    for part, found_in in zip(parts, ordered(_Check(rows, limit), parts, workers), strict=True):
+        images, letters, fits, problems = found_in
         rows.images[part.start : part.stop], rows.letters[part.start : part.stop] = images, letters
+        cut, unlearnt = cut + fits[0], unlearnt + fits[1]
         broken |= problems
         if progress:
             progress(part.stop, len(rows))
-    told = bearable([*broken.values()], len(rows), skip_broken)
-    return rows.take(np.delete(np.arange(len(rows)), [*broken]), broken=told, left_out=len(broken))
+    told = checked([*broken.values()], len(rows), skip_broken)
+    kept = np.delete(np.arange(len(rows)), [*broken])
+    return rows.take(kept, broken=told, left_out=len(broken), cut=cut, unlearnt=unlearnt)
 
 
-def bearable(broken: Sequence[str], count: int, skip: bool) -> tuple[str, ...]:
-    """The first of what is wrong with some of so many rows; a ValueError unless they may be skipped."""
+def checked(broken: Sequence[str], count: int, skip: bool, what: str = 'rows') -> tuple[str, ...]:
+    """What is wrong with the first of the broken ones of `count` rows; ValueError unless they may be skipped.
+
+    It also raises if all of them are broken: then nothing is left to work with.
+    """
     told = tuple(broken[:SHOWN])
     if broken and (not skip or len(broken) == count):
         more = '' if len(told) == len(broken) else f', the first {len(told)} of them'
         raise ValueError(
-            '\n'.join([f'{len(broken)} of {count} rows are broken{more}:', *told])
+            '\n'.join([f'{len(broken)} of {count} {what} are broken{more}:', *told])
             + '\nmend them, or let broken rows be skipped'
         )
     return told
@@ -129,33 +175,43 @@ def bearable(broken: Sequence[str], count: int, skip: bool) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Check:
-    """A range of rows -> each one's pictures and letters, and what is wrong with which."""
+    """A range of rows -> each one's pictures and letters, how many are cut, what is wrong with which."""
 
     rows: Rows
+    limit: Limit | None
 
-    def __call__(self, part: range) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    def __call__(self, part: range) -> tuple[np.ndarray, np.ndarray, tuple[int, int], dict[int, str]]:
         images, letters = np.zeros(len(part), np.uint8), np.zeros(len(part), np.int32)
+        cut = unlearnt = 0
         broken = {}
         for n, i in enumerate(part):
             try:
-                images[n], letters[n] = check(self.rows[i])
+                row = self.rows[i]
+                turns = composed(row, _evaluated).turns
+                fits = _fits(self.limit, row, turns)
             except BrokenRow as error:
                 broken[i] = str(error)
-        return images, letters, broken
+                continue
+            images[n], letters[n] = len(row.images), sum(len(turn.text) for turn in turns)
+            cut, unlearnt = cut + fits[0], unlearnt + fits[1]
+        return images, letters, (cut, unlearnt), broken
 
 
-def check(row: Row) -> tuple[int, int]:
-    """How many pictures and letters a row has; BrokenRow if no example can be made of it."""
-    prompted = composed(row, _evaluated)
-    return len(row.images), sum(len(turn.text) for turn in prompted.turns)
+def _fits(limit: Limit | None, row: Row, turns: Sequence[Turn]) -> tuple[bool, bool]:
+    """Whether a row is cut, and has nothing left to be learnt; BrokenRow if its pictures do not fit."""
+    try:
+        return limit(turns, len(row.images)) if limit else (False, False)
+    except ValueError as error:
+        raise BrokenRow(f'{row.where}: {error}') from None
 
 
 def composed(row: Row, make: Callable[[Row], Prompted]) -> Prompted:
     """What `make` makes of a row; BrokenRow if it cannot, or a picture is not there, or a mark not on it."""
     try:
         for path in row.images:
-            if not path.is_file():
+            if not path.exists():
                 raise ValueError(f'no picture at {str(path)!r}')
+            check_regular(path)
         prompted = make(row)
         for path, marks in zip(row.images, prompted.marks, strict=True):
             size = measure(path) if marks else (0, 0)
@@ -163,8 +219,8 @@ def composed(row: Row, make: Callable[[Row], Prompted]) -> Prompted:
                 settled(mark, size)
     except (ValueError, OSError) as error:
         raise BrokenRow(f'{row.where}: {error}') from None
-    except (TypeError, KeyError, IndexError, AttributeError) as error:  # fields of another form than expected
-        raise BrokenRow(f'{row.where}: a field has the wrong form ({error!r})') from None
+    except FORM as error:
+        raise BrokenRow(f'{row.where}: a field has the wrong form ({one_line(error)})') from None
     return prompted
 
 
@@ -174,10 +230,10 @@ def _evaluated(row: Row) -> Prompted:
 
 def found(files: list[Path], folder: Path | None) -> Rows:
     """Where each row begins and ends, not yet checked."""
-    if not files or len(files) > 255:
-        raise ValueError(f'{len(files)} data files: give from 1 to 255')
+    if not files or len(files) > FILES:
+        raise ValueError(f'{len(files)} data files: give from 1 to {FILES}')
     for path in files:
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f'no data file {str(path)!r}')
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f'no folder of pictures {str(folder)!r}')
@@ -186,6 +242,9 @@ def found(files: list[Path], folder: Path | None) -> Rows:
         if not len(found):
             raise ValueError(f'{path} has no rows')
     start, size, line = np.concatenate(all_spans).T
+    most = np.iinfo(np.int32).max
+    if line.max() > most:
+        raise ValueError(f'a data file has more than {most:,} lines: split it')
     counts = [len(found) for found in all_spans]
     return Rows(
         tuple(files),
@@ -193,7 +252,7 @@ def found(files: list[Path], folder: Path | None) -> Rows:
         folder,
         np.repeat(np.arange(len(files), dtype=np.uint8), counts),
         start.copy(),
-        size.astype(np.int32),
+        np.minimum(size, most).astype(np.int32),
         line.astype(np.int32),
         np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
         np.zeros(len(start), np.uint8),

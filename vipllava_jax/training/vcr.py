@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.folders import read_json
+from vipllava_jax.folders import brief, read_json
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.training.marking import Object, Prompted, mention, sound, styles
@@ -127,8 +127,10 @@ def lettered(question: str, options: Sequence[str]) -> str:
 
 def _choices(fields: dict[str, Any], kind: str) -> tuple[list[Any], int]:
     texts, label = fields[f'{kind}_choices'], fields[f'{kind}_label']
-    if not isinstance(label, int) or not 0 <= label < len(texts):
-        raise ValueError(f'"{kind}_label" is {label!r}, but there are {len(texts)} "{kind}_choices"')
+    if not isinstance(texts, list):
+        raise ValueError(f'"{kind}_choices" is {brief(texts)}: expected a list of lists')
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(texts):
+        raise ValueError(f'"{kind}_label" is {brief(label)}, but there are {len(texts)} "{kind}_choices"')
     return texts, label
 
 
@@ -140,13 +142,28 @@ def _words(
     texts: Sequence[Any],
 ) -> _Words:
     """The objects that the texts mention, as marks, in the order of their numbers."""
+    for tokens in texts:
+        _check_tokens(tokens)
     known = _objects(fields, folder)
     spoken = sorted({i for tokens in texts for token in tokens if not isinstance(token, str) for i in token})
     nouns = fields['class_names']
+    if not isinstance(nouns, list) or not all(isinstance(noun, str) for noun in nouns):
+        raise ValueError(f'"class_names" is {brief(nouns)}: expected a list of texts')
     if spoken and not (spoken[0] >= 0 and spoken[-1] < min(len(known), len(nouns))):
         raise ValueError(f'it mentions object {spoken[-1]}, but {len(known)} boxes are known')
     looks = styles(len(spoken), rng, shapes)
     return _Words(nouns, {i: known[i].mark(*look) for i, look in zip(spoken, looks, strict=True)}, rng)
+
+
+def _check_tokens(tokens: Any) -> None:
+    """Words, and lists of the numbers of objects. The letters of a text would pass for words."""
+    for token in tokens if isinstance(tokens, list) else [None]:
+        numbers = token if isinstance(token, list) else []
+        whole = all(isinstance(i, int) and not isinstance(i, bool) for i in numbers)
+        if not isinstance(token, (str, list)) or not whole:
+            raise ValueError(
+                f'expected a list of words and of lists of object numbers, found {brief(tokens)}'
+            )
 
 
 def _objects(fields: dict[str, Any], folder: Path) -> list[Object]:

@@ -122,7 +122,7 @@ class _Process:
             fine, result = _read(self.output)
         except EOFError:
             code = self.process.wait()
-            raise RuntimeError(
+            raise ChildProcessError(
                 f'a loading process ended by itself, exit code {code}: killed, or out of memory?'
             ) from None
         if not fine:

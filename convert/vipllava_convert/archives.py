@@ -1,0 +1,145 @@
+"""The directory of a ZIP archive as torch.save writes it: stored entries, each at a place of its own.
+
+Python's zipfile reads more than that, and believes more: here an entry that is compressed, that occurs
+twice, or whose bytes overlap another's is an error, and so is a directory too large for a checkpoint.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+LARGEST_DIRECTORY = 1 << 22  # bytes; about 50,000 entries, and a checkpoint of 760 tensors has 60 KB
+END, END64, LOCATOR64 = struct.Struct('<4s4H2LH'), struct.Struct('<4sQ2H2L4Q'), struct.Struct('<4sLQL')
+ENTRY, LOCAL = struct.Struct('<4s6H3L5H2L'), struct.Struct('<4s5H3L2H')
+COMMENT = 0xFFFF  # bytes that may follow the end record
+ENCRYPTED = 1
+
+
+class Entry(NamedTuple):
+    """An entry's bytes in the archive."""
+
+    name: str
+    offset: int
+    size: int
+    crc: int
+
+
+class ArchiveError(ValueError):
+    """What is wrong with an archive."""
+
+
+def read_directory(file: BinaryIO) -> dict[str, Entry]:
+    """The entries of an archive, every one checked to lie within the file and apart from the others."""
+    size = os.fstat(file.fileno()).st_size
+    count, length, start = _end(file, size)
+    if length > LARGEST_DIRECTORY:
+        raise ArchiveError(f'a directory of {length} bytes, far too large for a checkpoint')
+    if start + length > size:
+        raise ArchiveError('the directory ends beyond the file')
+    entries: dict[str, Entry] = {}
+    reached = 0
+    for entry, header in sorted(_entries(_at(file, start, length)), key=lambda found: found[1]):
+        if entry.name in entries:
+            raise ArchiveError(f'two entries of the name {entry.name}')
+        if header < reached:
+            raise ArchiveError(f'the entry {entry.name} overlaps another')
+        if header > start:
+            raise ArchiveError(f'the entry {entry.name} lies beyond the entries')
+        begin = _data(file, header, entry.name)
+        reached = begin + entry.size
+        if reached > start:
+            raise ArchiveError(f'the entry {entry.name} ends beyond the entries')
+        entries[entry.name] = entry._replace(offset=begin)
+    if len(entries) != count:
+        raise ArchiveError(f'a directory of {len(entries)} entries that claims {count}')
+    return entries
+
+
+def read(file: BinaryIO, entry: Entry) -> bytes:
+    """The bytes of an entry, which the directory's checksum confirms."""
+    data = _at(file, entry.offset, entry.size)
+    if zlib.crc32(data) != entry.crc:
+        raise ArchiveError(f'the checksum of {entry.name} does not match')
+    return data
+
+
+def _at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) < size:
+        raise ArchiveError('ends too early')
+    return data
+
+
+def _end(file: BinaryIO, size: int) -> tuple[int, int, int]:
+    """The directory's entries, its bytes and its place, as the record at the end of the file says."""
+    tail = _at(file, max(0, size - END.size - COMMENT), min(size, END.size + COMMENT))
+    place = tail.rfind(b'PK\5\6')
+    if place < 0 or place + END.size > len(tail):
+        raise ArchiveError('no ZIP directory at its end')
+    _, disk, other, _, count, length, start, comment = END.unpack_from(tail, place)
+    if place + END.size + comment != len(tail):
+        raise ArchiveError('bytes follow the ZIP directory')
+    end = size - len(tail) + place
+    if 0xFFFF in (count, disk) or 0xFFFFFFFF in (length, start):
+        signature, _, at, _ = LOCATOR64.unpack(_at(file, max(0, end - LOCATOR64.size), LOCATOR64.size))
+        if signature != b'PK\6\7' or at + END64.size > size:
+            raise ArchiveError('its ZIP64 directory is missing')
+        signature, _, _, _, disk, other, _, count, length, start = END64.unpack(_at(file, at, END64.size))
+        if signature != b'PK\6\6':
+            raise ArchiveError('its ZIP64 directory is missing')
+    if disk or other:
+        raise ArchiveError('an archive of several parts')
+    return count, length, start
+
+
+def _entries(directory: bytes) -> Iterator[tuple[Entry, int]]:
+    """The entries of a directory, each with the place of the header in front of its bytes."""
+    at = 0
+    while at < len(directory):
+        if at + ENTRY.size > len(directory) or directory[at : at + 4] != b'PK\1\2':
+            raise ArchiveError('the ZIP directory is damaged')
+        fields = ENTRY.unpack_from(directory, at)
+        flags, method, crc, stored, size, n, m, k = (fields[i] for i in (3, 4, 7, 8, 9, 10, 11, 12))
+        header = fields[-1]
+        at += ENTRY.size
+        raw, extra = directory[at : at + n], directory[at + n : at + n + m]
+        at += n + m + k
+        name = raw.decode('utf-8', 'backslashreplace')
+        if 0xFFFFFFFF in (size, stored, header):
+            size, stored, header = _large(extra, size, stored, header)
+        if method or flags & ENCRYPTED or size != stored:
+            raise ArchiveError('compressed or encrypted, as torch.save does not write it')
+        if '..' in name.split('/') or name.startswith('/') or '\\' in name:
+            raise ArchiveError(f'an entry of the name {name}, which is a path to somewhere else')
+        yield Entry(name, 0, size, crc), header
+
+
+def _large(extra: bytes, *sizes: int) -> list[int]:
+    """The values of ZIP64 instead of those that have no room in 32 bits."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from('<HH', extra, at)
+        if kind == 1:
+            values = iter(
+                struct.unpack(f'<{length // 8}Q', extra[at + 4 : at + 4 + length // 8 * 8])
+                if at + 4 + length // 8 * 8 <= len(extra)
+                else ()
+            )
+            found = [next(values, None) if size == 0xFFFFFFFF else size for size in sizes]
+            if None not in found:
+                return [size for size in found if size is not None]
+        at += 4 + length
+    raise ArchiveError('the ZIP64 sizes of an entry are missing')
+
+
+def _data(file: BinaryIO, header: int, name: str) -> int:
+    """Where the bytes of an entry begin, which only the header in front of them says."""
+    signature, _, _, _, _, _, _, _, _, n, extra = LOCAL.unpack(_at(file, header, LOCAL.size))
+    if signature != b'PK\3\4':
+        raise ArchiveError(f'the entry {name} has no header')
+    if _at(file, header + LOCAL.size, n).decode('utf-8', 'backslashreplace') != name:
+        raise ArchiveError(f'the entry {name} has another name in its header')
+    return header + LOCAL.size + n + extra

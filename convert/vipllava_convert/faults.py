@@ -1,0 +1,61 @@
+"""What is wrong with many tensors, in one message of a bounded length."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from vipllava_jax.folders import printable
+
+SHOWN = 5  # names of each kind
+LENGTH = 400  # characters of what is described
+NAME = 120  # and of one of the names
+
+
+def described(faults: Mapping[str, Iterable[str]]) -> str:
+    """Names by what is wrong with them -> the first few of each kind, and how many more there are.
+
+    'missing: a, b and 7 more; unknown: c'. Kinds without names are left out; without any it is empty.
+    """
+    kinds = {what: sorted(names) for what, names in faults.items()}
+    kinds = {what: names for what, names in kinds.items() if names}
+    shown: dict[str, list[str]] = {what: [] for what in kinds}
+    left = LENGTH - sum(len(what) + 20 for what in kinds)
+    longest = max(56, min(NAME, left // max(1, len(kinds))))
+    for i in range(SHOWN):
+        for what, names in kinds.items():
+            if i < len(names) and len(shown[what]) == i:
+                text = printable(names[i], longest)
+                if i == 0 or len(text) + 2 <= left:
+                    shown[what].append(text)
+                    left -= len(text) + 2
+    return '; '.join(f'{what}: {_counted(shown[what], names)}' for what, names in kinds.items())
+
+
+def first(names: Iterable[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    return described({'': names}).removeprefix(': ')
+
+
+def _counted(shown: list[str], names: list[str]) -> str:
+    more = len(names) - len(shown)
+    return ', '.join(shown) + (f' and {more} more' if more else '')
+
+
+def ranges(names: Iterable[str]) -> list[str]:
+    """'layers.0.w', 'layers.1.w', 'layers.2.w' -> 'layers.{0-2}.w'."""
+    numbers = defaultdict(set)
+    for name in names:
+        number = re.search(r'(?<=\.layers\.)(0|[1-9][0-9]{0,8})(?=\.)', name)
+        around = (name[: number.start()], name[number.end() :]) if number else (name, '')
+        numbers[around].add(int(number[0]) if number else -1)
+    return [before + (_span(found) if after else '') + after for (before, after), found in numbers.items()]
+
+
+def _span(found: set[int]) -> str:
+    """{0, 1, 2} -> '{0-2}', {0, 2} -> '{0,2}', {3} -> '3'."""
+    low, high = min(found), max(found)
+    if low == high:
+        return str(low)
+    if high - low + 1 == len(found):
+        return f'{{{low}-{high}}}'
+    return f'{{{",".join(map(str, sorted(found)[:8]))}{",…" if len(found) > 8 else ""}}}'

@@ -1,0 +1,62 @@
+"""Checkpoints that other tools have quantized: named as such, since their weights are none that we read."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vipllava_jax.folders import CheckpointError, brief, printable, read_json
+
+ADVICE = 'take the original and --quantize int8'
+FIELDS = ('quantization_config', 'compression_config')
+# The tensors that a tool stores beside or instead of a weight, by the last part of their names.
+SIGNS = (
+    ('bitsandbytes', r'quant_state\.bitsandbytes__\w+|absmax|quant_map|nested_absmax|nested_quant_map'),
+    ('bitsandbytes', r'SCB|weight_format'),
+    ('GPTQ or AWQ', r'qweight|qzeros|scales|g_idx'),
+    ('fp8', r'weight_scale_inv|activation_scale'),
+    ('compressed-tensors', r'weight_packed|weight_shape|weight_zero_point|weight_g_idx'),
+    ('compressed-tensors or fp8', r'weight_scale|weight_scale_2|input_scale|output_scale|[kv]_scale'),
+    ('HQQ', r'W_q|quant_scale|quant_zero'),
+    ('quanto', r'weight\._(data|scale|shift)'),
+    ('torchao', r'(weight[.:]+)?_?(weight_)?(qdata|tensor_impl)[\w.]*|_weight_(scale|zero_point)'),
+    ('AQLM, VPTQ or SpQR', r'codes|codebooks|centroids|indices|dense_weights'),
+)
+PARTS = 5  # of a name, at its end, that are looked at
+PATTERN = re.compile('|'.join(rf'(?P<k{i}>.*\.({sign}))' for i, (_, sign) in enumerate(SIGNS)))
+
+
+def refuse_by_config(folder: Path) -> None:
+    """CheckpointError if the config.json of a folder says that its weights are quantized."""
+    data = read_json(folder / 'config.json', optional=True)
+    parts = [
+        data,
+        *(data[name] for name in ('text_config', 'vision_config') if isinstance(data.get(name), dict)),
+    ]
+    for part in parts:
+        for name in FIELDS:
+            if tool := _tool(part.get(name)):
+                raise CheckpointError(f'{folder}: quantized by {tool} (config.json): {ADVICE}')
+
+
+def _tool(found: Any) -> str | None:
+    """What quantized the weights, as a quantization_config says; None if it says that nothing did."""
+    if not found:
+        return None
+    if not isinstance(found, Mapping):
+        return brief(found)
+    loads = [name for name in found if name.startswith('load_in_')]
+    if loads and not any(found[name] for name in loads):
+        return None
+    method = found.get('quant_method') or found.get('quant_algo')
+    if isinstance(method, str):
+        return printable(method, 40)
+    return 'bitsandbytes' if loads else 'an unnamed method'
+
+
+def refuse_by_names(names: Iterable[str], where: str) -> None:
+    """CheckpointError if the tensors of a checkpoint are named as tools name quantized ones."""
+    for name in names:
+        if match := PATTERN.fullmatch('.'.join(name.split('.')[-PARTS:])):
+            tool = next(SIGNS[i][0] for i in range(len(SIGNS)) if match[f'k{i}'])
+            raise CheckpointError(f'{where}: quantized by {tool} (it holds {printable(name, 120)}): {ADVICE}')

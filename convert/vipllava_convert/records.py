@@ -1,0 +1,157 @@
+"""What a pickle of tensors may name and call, as plain records; nothing of PyTorch is imported or run."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+# The types of PyTorch's tensors and the bytes of an element, those without a storage class last.
+STORAGES = {
+    **{'FloatStorage': ('float32', 4), 'HalfStorage': ('float16', 2), 'BFloat16Storage': ('bfloat16', 2)},
+    **{'DoubleStorage': ('float64', 8), 'LongStorage': ('int64', 8), 'IntStorage': ('int32', 4)},
+    **{'ShortStorage': ('int16', 2), 'CharStorage': ('int8', 1), 'ByteStorage': ('uint8', 1)},
+    **{'BoolStorage': ('bool', 1), 'UntypedStorage': ('uint8', 1)},
+    **{'ComplexFloatStorage': ('complex64', 8), 'ComplexDoubleStorage': ('complex128', 16)},
+}
+ITEM_SIZES = {
+    **dict(STORAGES.values()),
+    **{'uint16': 2, 'uint32': 4, 'uint64': 8, 'complex32': 4, 'float4_e2m1fn_x2': 1},
+    **{f'float8_{kind}': 1 for kind in ('e4m3fn', 'e4m3fnuz', 'e5m2', 'e5m2fnuz', 'e8m0fnu')},
+}
+UNSUPPORTED = (
+    (r'torch\._utils\._rebuild_qtensor|torch\.Q\w+Storage', 'quantized tensors'),
+    (r'torch\._utils\._rebuild_sparse_(csr_)?tensor', 'sparse tensors'),
+    (r'torch\._utils\._rebuild_nested_tensor', 'nested tensors'),
+    (r'torch\._utils\._rebuild_meta_tensor_no_storage', 'tensors without data, on the meta device'),
+    (r'torch\._utils\._rebuild_wrapper_subclass', 'tensors of a class other than torch.Tensor'),
+    (r'torch\._tensor\._rebuild_from_type(_v2)?', 'tensors with attributes or of a class of their own'),
+    (r'torch\.(bits|u?int)\d\w*', 'tensors of an unsupported type'),
+)
+
+
+class Refused(ValueError):
+    """Why a pickle that may well be intact is not read."""
+
+
+@dataclass(slots=True, eq=False)
+class Compound:
+    """A tuple, list, dict or OrderedDict of a pickle; it does not change once it is part of another."""
+
+    kind: str
+    parts: Any = field(repr=False)
+    depth: int = 1
+    fixed: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Global:
+    """A name outside the pickle, one of those that are admitted; it is never looked up."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Storage:
+    """What a pickle says of a storage."""
+
+    key: str
+    dtype: str
+    itemsize: int
+    length: int  # in elements
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What a pickle says of a tensor; whether its storage reaches that far is not known yet."""
+
+    storage: Storage
+    dtype: str
+    offset: int  # in elements, as the strides
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def kind_of(value: Any) -> str:
+    """The type of a value of a pickle, in a few words, whatever its size."""
+    if isinstance(value, Compound):
+        return value.kind
+    if isinstance(value, Global):
+        return value.name
+    named = {View: 'a tensor', Storage: 'a storage', type(None): 'None'}
+    return named.get(type(value), type(value).__name__)
+
+
+def is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def admitted(name: str) -> Global:
+    """A name that a pickle of tensors may have; Refused for any other."""
+    parent, _, last = name.rpartition('.')
+    if (
+        name in CONSTRUCTORS
+        or (parent == 'torch' and (last in STORAGES or last in ITEM_SIZES))
+        or name == 'torch.storage.UntypedStorage'
+    ):
+        return Global(name)
+    for pattern, kind in UNSUPPORTED:
+        if re.fullmatch(pattern, name):
+            raise Refused(
+                f'holds {kind} ({name}), which are not supported; '
+                'save a state_dict of plain float32, float16 or bfloat16 tensors'
+            )
+    raise Refused(
+        f'refuses {name[:200]}, which no tensor needs and which could run code; '
+        'get the checkpoint as safetensors, or from someone you trust'
+    )
+
+
+def _ordered_dict(*args: Any) -> Compound:
+    if args:
+        raise ValueError('an OrderedDict that is made with arguments')
+    return Compound('OrderedDict', {})
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, *_: Any) -> View:
+    """torch._utils._rebuild_tensor_v2; what it says of gradients, hooks and metadata is of no use here."""
+    if not isinstance(storage, Storage):
+        raise ValueError(f'a tensor of {kind_of(storage)}, where a storage should be')
+    return _view(storage, storage.dtype, offset, shape, strides)
+
+
+def _tensor_of_type(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+) -> View:
+    """torch._utils._rebuild_tensor_v3, for the types that have no storage class; the length is in bytes."""
+    if not isinstance(storage, Storage) or storage.itemsize != 1:
+        raise ValueError(f'a tensor of {kind_of(storage)}, where an untyped storage should be')
+    name = dtype.name.removeprefix('torch.') if isinstance(dtype, Global) else ''
+    if name not in ITEM_SIZES:
+        raise ValueError(f'a tensor of the type {kind_of(dtype)}')
+    return _view(storage, name, offset, shape, strides)
+
+
+def _view(storage: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -> View:
+    sizes = []
+    for value in (shape, strides):
+        if not isinstance(value, Compound) or value.kind != 'tuple' or len(value.parts) > 64:
+            raise ValueError(f'a tensor whose shape or strides are {kind_of(value)}, where a tuple should be')
+        sizes.append(value.parts)
+    if len(sizes[0]) != len(sizes[1]) or not all(map(is_size, (offset, *sizes[0], *sizes[1]))):
+        raise ValueError('offset, shape and strides that are not those of a tensor')
+    return View(storage, dtype, offset, *sizes)
+
+
+def _parameter(tensor: Any, *_: Any) -> View:
+    if not isinstance(tensor, View):
+        raise ValueError(f'a parameter of {kind_of(tensor)}, where a tensor should be')
+    return tensor
+
+
+CONSTRUCTORS: dict[str, Callable[..., Any]] = {
+    'collections.OrderedDict': _ordered_dict,
+    'torch._utils._rebuild_tensor_v2': _tensor,
+    'torch._utils._rebuild_tensor_v3': _tensor_of_type,
+    'torch._utils._rebuild_parameter': _parameter,
+    'torch._utils._rebuild_parameter_with_state': _parameter,
+}

@@ -1,0 +1,113 @@
+"""Patterns from strangers: they match as Python's do, in bounded time, or say what is wrong with them."""
+
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vipllava_convert.patterns import Pattern, PatternError
+
+PATTERNS = [
+    *(
+        '',
+        'a',
+        'abc',
+        'a.c',
+        r'a\.c',
+        'a|b',
+        '(a|b)c',
+        'a*',
+        'a+',
+        'a?',
+        '(ab)*',
+        '(a|b)+c?',
+        '[ab]+',
+        '[^a]',
+    ),
+    *('a{2}', 'a{1,2}', 'a{2,}', '(ab){0,2}', r'\d+', r'\w\W', '^a$', '^', '$', 'a$b', '(^a|b)', '(?:a|b)*'),
+    *(
+        '(a|)b',
+        '()',
+        '(a*)*',
+        '(a+)+b',
+        '(a|a)*b',
+        'a*?b',
+        'a+?',
+        'a{1,2}?',
+        '[]a]',
+        '[^]]',
+        '[a-c.]+',
+        r'[\d.]',
+    ),
+    *('a{', 'a{,2}', 'a{x}', '.*a.*', r'.*\.(a|b)', '((a|b)c){2}'),
+]
+TEXTS = st.text('abc.1]{,2}x ', max_size=8)
+
+
+@given(st.sampled_from(PATTERNS), TEXTS)
+@settings(max_examples=1500, deadline=None)
+def test_they_match_as_pythons(pattern, text):
+    assert Pattern(pattern).fullmatch(text) == bool(re.fullmatch(pattern, text))
+
+
+@given(
+    st.recursive(
+        st.sampled_from(['a', 'b', '.', '[ab]', '']),
+        lambda inner: st.one_of(
+            st.tuples(inner, inner).map(''.join),
+            st.tuples(inner, inner).map(lambda two: f'({two[0]}|{two[1]})'),
+            st.tuples(inner, st.sampled_from(['*', '+', '?', '{2}', '{1,3}'])).map(
+                lambda two: f'({two[0]}){two[1]}'
+            ),
+        ),
+        max_leaves=6,
+    ),
+    st.text('ab', max_size=5),
+)
+@settings(max_examples=500, deadline=None)
+def test_any_of_them(pattern, text):
+    assert Pattern(pattern).fullmatch(text) == bool(re.fullmatch(pattern, text))
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'told'),
+    [
+        ('(', 'missing'),
+        ('q_proj(', 'missing'),
+        (')', 'unbalanced'),
+        ('a)b', 'unbalanced'),
+        ('*', 'nothing to repeat'),
+        ('(|*a)', 'nothing to repeat'),
+        ('a**', 'multiple repeat'),
+        ('a{2}{3}', 'multiple repeat'),
+        ('a*+', 'multiple repeat'),
+        ('a{3,2}', 'min repeat'),
+        ('[a', 'unterminated'),
+        ('[b-a]', 'bad character range'),
+        ('\\', 'not supported'),
+        *(
+            (p, 'not supported')
+            for p in (r'\1', r'\b', r'\A', '(?=a)', '(?!a)', '(?<=a)', '(?P<x>a)', '(?i)a')
+        ),
+        ('a' * 1001, 'a pattern of 1001 characters'),
+        ('(' * 500 + ')' * 500, 'deep'),
+        ('a{9999}', 'repeats too much'),
+        ('((a{99}){99}){99}', 'repeats too much'),
+        ('(((a{0,9}){0,9}){0,9}){0,9}', 'repeats too much'),
+    ],
+)
+def test_what_is_refused(pattern, told):
+    began = time.monotonic()
+    with pytest.raises(PatternError, match=told):
+        Pattern(pattern)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    'pattern', ['(a+)+b', '(a|a)*b', '(a*)*b', '(.*)*b', '.*.*.*.*.*.*.*.*b', '(a?){90}a{90}b', '(a|aa)+b']
+)
+def test_patterns_that_take_python_years(pattern):
+    began = time.monotonic()
+    assert not Pattern(pattern).fullmatch('a' * 1000)
+    assert time.monotonic() - began < 2

@@ -1,0 +1,62 @@
+"""Command lines: every option of every verb, as the command itself lists them."""
+
+import json
+from importlib import import_module
+
+import click
+from hypothesis import strategies as st
+
+from tests.fuzz.nasty import TEXTS, Draw, words
+from vipllava_jax.cli import VERBS
+
+LINES = {
+    'ask': words('What is {mark}?  --model  model  --image  photo.png  --mark  rectangle:10,10,50,40:red'),
+    'draw': words('photo.png  out.png  --mark  rectangle:10,10,50,40:red'),
+    'convert': words('model  out'),
+    'eval': words('--model  model  --data  rows.jsonl  --batch  2  --max-new-tokens  2'),
+    'info': words('--model  model'),
+    'train': words('run.toml'),
+    'bench': words('--model  model  --what  load'),
+    'demo': words('--output  out.png'),
+}
+LONG = ('train', 'bench', 'demo')  # which would take minutes: each of their lines has something bad in it
+# No path outside of the working directory, as some options are files to write.
+WORDS = tuple(text for text in TEXTS if not {'/', '\0', '\ud800'} & set(text)) + words("""
+    -  -x  rows.json  rows.jsonl  photo.png  link.png  fifo  out.png  out  model  run.toml  type  \udcff
+    rectangle:10,10,50,40:red  2/point:1,1  What is {mark}?  {mark9}
+""")
+BAD = ('-1', 'x', '', 'nan', '1e400', '9' * 5000, '0x1', '\x1b[31m', '-' + '9' * 30)
+WHOLE = (*words('0  1  2  100  2147483647  2147483648  1.0'), '9' * 30, *BAD)
+STDIN = (b'What?', b'', b'\xff\xfeW\0', b'\xef\xbb\xbfWhat?', b'\xff', b'\x1b[2J', b'x' * (2 << 20))
+
+
+@st.composite
+def commands(draw: Draw) -> dict[str, bytes]:
+    """A line that is as it should be, with words put in or left out and options of the verb added."""
+    verb = draw(st.sampled_from([*VERBS]))
+    line = [*LINES[verb]]
+    command = getattr(import_module(f'vipllava_jax.cli.{verb}'), verb)
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    bad = draw(st.sampled_from([o for o in options if not is_text(o)])) if verb in LONG else None
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(line)))
+        line[at : at + draw(st.integers(0, 1))] = [draw(st.sampled_from(WORDS))]
+    for option in draw(st.lists(st.sampled_from(options), max_size=3, unique_by=lambda option: option.name)):
+        if option is not bad:
+            line += given(draw, option)
+    if bad:
+        line += [bad.opts[0], draw(st.sampled_from(BAD))]
+    return {'arguments.json': json.dumps([verb, *line]).encode(), 'stdin': draw(st.sampled_from(STDIN))}
+
+
+def given(draw: Draw, option: click.Option) -> list[str]:
+    """An option with a value, good or bad."""
+    name = draw(st.sampled_from([*option.opts, *option.secondary_opts]))
+    if option.is_flag:
+        return [name]
+    good = option.type.choices if isinstance(option.type, click.Choice) else ()
+    return [name, draw(st.sampled_from((*good, *(WORDS if is_text(option) else WHOLE))))]
+
+
+def is_text(option: click.Option) -> bool:
+    return option.is_flag or option.type.name in ('text', 'path')

@@ -1,0 +1,145 @@
+"""Tries inputs in a child process, which is started again when an input has ended or halted it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.fuzz.inputs import Files
+from tests.fuzz.targets import Target
+
+ROOT = Path(__file__).parents[2]
+START = 120.0  # seconds for the first, valid input, with all imports and compilations
+LIMIT = 10.0  # seconds for any other
+ENDLESS = 'no end after'
+ENVIRONMENT = {
+    'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'convert')]),
+    'HF_HUB_OFFLINE': '1',
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    'VIPLLAVA_COMPILATION_CACHE': 'off',
+}
+
+
+class Failed(Exception):
+    """What an input did to the child."""
+
+
+class Runner:
+    """Tries inputs of one target; `fault` says what is wrong with one."""
+
+    def __init__(self, name: str, target: Target, place: Path, limit: float = LIMIT):
+        self.name, self.target, self.limit = name, target, limit
+        self.place = Path(tempfile.mkdtemp(prefix=f'{name}-', dir=place))
+        self.valid = self.place / 'valid'
+        target.valid(self.valid)
+        self.child: subprocess.Popen[str] | None = None
+
+    def fault(self, files: Files) -> str:
+        """What is wrong with how the package takes an input, or ''.
+
+        One that takes too long is tried again, and given the more time the more else the machine has to do.
+        """
+        told = self._tried(files, self.limit)
+        if not told.startswith(ENDLESS):
+            return told
+        return self._tried(files, self.limit * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+
+    def _tried(self, files: Files, limit: float) -> str:
+        try:
+            if self.child is None:
+                self._start()
+            with self.folder(files) as folder:
+                return self._ask(folder, limit)
+        except Failed as failed:
+            self.stop()
+            return str(failed)
+
+    @contextlib.contextmanager
+    def folder(self, files: Files) -> Iterator[Path]:
+        """A copy of the valid files with those of an input in their place."""
+        folder = self.place / 'input'
+        shutil.copytree(self.valid, folder)
+        try:
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _start(self) -> None:
+        """Starts a child, and has it import and compile all that it needs for the valid files."""
+        read = self.target.read
+        command = [sys.executable, '-m', 'tests.fuzz.child', read.__module__, read.__name__]
+        self.child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **ENVIRONMENT},
+            start_new_session=True,
+        )
+        with self.folder({}) as folder:
+            self._ask(folder, START)
+
+    def _ask(self, folder: Path, limit: float) -> str:
+        """The child's verdict; Failed if it ends, or takes longer than the limit."""
+        child = self.child
+        assert child is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(f'{folder}\n')
+        child.stdin.flush()
+        end = time.monotonic() + limit
+        while not select.select([child.stdout], [], [], 0.1)[0]:
+            if time.monotonic() > end:
+                raise Failed(f'{ENDLESS} {limit:.0f} s')
+        if line := child.stdout.readline():
+            return json.loads(line)
+        code = child.wait()
+        raise Failed(f'ended by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}')
+
+    def stop(self) -> None:
+        """Ends the child and what it has started."""
+        if self.child:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
+            for pipe in (self.child.stdin, self.child.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]
+            self.child = None
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+def save(files: Files, name: str, told: str, folder: Path) -> Path:
+    """Keeps an input, and what it did, in a folder that `replay` takes."""
+    digest = hashlib.blake2b(
+        json.dumps(sorted((n, d.hex()) for n, d in files.items())).encode(), digest_size=6
+    )
+    kept = folder / name / digest.hexdigest()
+    kept.mkdir(parents=True, exist_ok=True)
+    for file, data in files.items():
+        (kept / file).parent.mkdir(parents=True, exist_ok=True)
+        (kept / file).write_bytes(data)
+    kept.with_suffix('.txt').write_text(told + '\n')
+    return kept
+
+
+def saved(kept: Path) -> tuple[str, Files]:
+    """A target's name, and an input of it, from where `save` has put them."""
+    files = {str(path.relative_to(kept)): path.read_bytes() for path in kept.rglob('*') if path.is_file()}
+    return kept.resolve().parent.name, files

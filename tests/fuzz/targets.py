@@ -1,0 +1,97 @@
+"""What is fuzzed: valid files, the inputs made of them, and what reads the folder of an input."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.fuzz import base, readers
+from tests.fuzz.commands import commands
+from tests.fuzz.inputs import (
+    PARTS,
+    PATTERNS,
+    SIZES,
+    Maker,
+    always,
+    binaries,
+    chats,
+    journal,
+    named,
+    objects,
+    one_of,
+    pictures,
+    rows,
+    safetensors,
+    tokenizers,
+)
+from tests.fuzz.lines import marks, toml_files
+from tests.fuzz.nasty import words
+from tests.fuzz.pickles import archives
+
+FIELDS = (*words('full  cls_patch  anyres  fp8  llama'), {'quant_method': 'awq'}, {'rope_type': 'linear'})
+FILES = words('x  []  ../model  model-00001-of-00002.safetensors  /dev/zero  .')
+
+
+class Target(NamedTuple):
+    """`valid` writes the files that `read` takes; some of them are replaced by `inputs`."""
+
+    valid: Callable[[Path], None]
+    inputs: Maker
+    read: Callable[[Path], None]
+
+
+TARGETS = {
+    'config': Target(
+        base.model, objects('config.json', 'generation_config.json', extra=FIELDS), readers.plan
+    ),
+    'index': Target(base.shards, objects('model.safetensors.index.json', extra=FILES), readers.plan),
+    'safetensors': Target(base.model, safetensors('model.safetensors'), readers.weights),
+    'pickles': Target(base.pickle, always(named('pytorch_model.bin', archives())), readers.pickle),
+    'adapters': Target(
+        base.adapter,
+        one_of(
+            objects('peft/adapter_config.json', 'authors/adapter_config.json', extra=PATTERNS),
+            safetensors('peft/adapter_model.safetensors'),
+            binaries('authors/*.bin'),
+        ),
+        readers.adapters,
+    ),
+    'tokenizer': Target(
+        base.model,
+        one_of(
+            objects('tokenizer.json', extra=PARTS),
+            objects('tokenizer_config.json', 'special_tokens_map.json', extra=PARTS),
+            tokenizers,
+            binaries('tokenizer.json'),
+        ),
+        readers.tokenizer,
+    ),
+    'sentencepiece': Target(
+        base.sentencepiece,
+        one_of(binaries('tokenizer.model'), objects('added_tokens.json', 'tokenizer_config.json')),
+        readers.tokenizer,
+    ),
+    'processor': Target(
+        base.model,
+        objects('preprocessor_config.json', 'processor_config.json', 'config.json', 'tokenizer_config.json'),
+        readers.processor,
+    ),
+    'templates': Target(base.model, always(chats()), readers.chat),
+    'converted': Target(
+        base.converted,
+        one_of(
+            objects('vipllava.json', 'config.json', 'params/_METADATA', extra=(*SIZES, 'float64', 'int4')),
+            binaries('params/**/*'),
+        ),
+        readers.converted,
+    ),
+    'pictures': Target(base.pictures, pictures, readers.picture),
+    'marks': Target(base.mark, always(named('mark.json', marks())), readers.mark),
+    'rows': Target(base.data, always(rows()), readers.rows),
+    'journals': Target(
+        base.journals,
+        one_of(journal('answers.jsonl'), journal('run/metrics.jsonl'), objects('run/run.json')),
+        readers.journals,
+    ),
+    'toml': Target(base.data, always(named('run.toml', toml_files(base.RUN))), readers.run),
+    'commands': Target(base.data, always(commands()), readers.command),
+}

@@ -1,0 +1,21 @@
+"""Inputs that are always the same, as many as there is time for, of every target."""
+
+import pytest
+
+from tests.fuzz.explore import explore
+from tests.fuzz.runner import Runner
+from tests.fuzz.targets import TARGETS
+
+SECONDS, INPUTS = 7, 400  # of a target, besides its start: less than three minutes for all of them
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize('name', TARGETS)
+def test_no_input_does_harm(name, tmp_path):
+    runner = Runner(name, TARGETS[name], tmp_path)
+    try:
+        faults = explore(runner, seconds=SECONDS, inputs=INPUTS, keep=tmp_path / 'failures')
+    finally:
+        runner.close()
+    assert not faults, '\n'.join(map(str, faults.values()))

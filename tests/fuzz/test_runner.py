@@ -1,0 +1,72 @@
+"""The harness sees what it is there to see."""
+
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+
+from tests.fuzz.explore import explore
+from tests.fuzz.runner import Runner, saved
+from tests.fuzz.targets import Target
+
+
+def valid(folder: Path) -> None:
+    folder.mkdir()
+    (folder / 'program').write_text('pass')
+
+
+def read(folder: Path) -> None:
+    """Runs the program that is the input: it does what the package must never do."""
+    program = (folder / 'program').read_text()
+    exec(program, {'os': os, 'sys': sys, 'time': time, 'warnings': warnings})
+
+
+@pytest.fixture(scope='module')
+def runner(tmp_path_factory):
+    inputs = lambda folder: st.sampled_from(['pass', '1 / 0']).map(lambda text: {'program': text.encode()})  # noqa: E731
+    runner = Runner('harm', Target(valid, inputs, read), tmp_path_factory.mktemp('runner'), limit=3)
+    yield runner
+    runner.close()
+
+
+@pytest.mark.parametrize(
+    ('program', 'told'),
+    [
+        ('raise ValueError("what is wrong, and where")', ''),
+        ('open("/no/such/file")', ''),
+        ('sys.exit(0)', ''),
+        ('print("vipllava: the file is damaged", file=sys.stderr); sys.exit(2)', ''),
+        ('1 / 0', 'ZeroDivisionError at'),
+        ('raise ValueError("\\x1b[2J")', 'message has control characters'),
+        ('warnings.warn("\\x1b[2J")', 'warning has control characters'),
+        ('print("\\x1b[2J")', 'stdout has control characters'),
+        ('os.write(2, b"\\x07")', 'stderr has control characters'),
+        ('os.write(2, b"x" * 1000)', 'stderr has a line of 1000 characters'),
+        ('print("Traceback (most recent call last):", file=sys.stderr)', 'stderr has a traceback'),
+        ('sys.exit(1)', 'exit code 1'),
+        ('sys.exit(2)', 'exit code 2 without a message'),
+        ('x = bytearray(5 << 30)', 'MemoryError'),
+        ('x = b"x" * (3 << 30)', 'more than 2 GiB of memory'),
+        ('os.abort()', 'ended by SIGABRT'),
+        ('os.kill(os.getpid(), 11)', 'ended by SIGSEGV'),
+        ('os._exit(3)', 'ended with exit code 3'),
+        ('time.sleep(60)', 'no end after'),
+        ('def f(): f()\nf()', 'RecursionError'),
+        ('pass', ''),
+    ],
+)
+def test_what_an_input_does_is_seen(runner, program, told):
+    found = runner.fault({'program': program.encode()})
+    assert found.startswith(told) if told else not found
+
+
+def test_faults_are_found_once_and_kept_to_be_tried_again(runner, tmp_path):
+    faults = explore(runner, seconds=60, inputs=30, keep=tmp_path)
+    [fault] = faults.values()
+    assert fault.told.startswith('harm: ZeroDivisionError')
+    assert saved(fault.kept) == ('harm', {'program': b'1 / 0'})
+    assert str(fault.kept) in str(fault)

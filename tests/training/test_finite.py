@@ -1,0 +1,100 @@
+"""Weights that are no numbers are named, before a run begins and before anything is exported."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from tests.training import runs
+from vipllava_jax import checkpoint, training
+from vipllava_jax.arrays import flat, nested
+from vipllava_jax.model.quantized import Quantized
+from vipllava_jax.training import export, finite, loop
+from vipllava_jax.training.finite import NotFinite
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    return runs.world(tmp_path_factory.mktemp('world'))
+
+
+@pytest.fixture
+def keys(world, tmp_path):
+    model, folder = world
+    given = dict(model=model, data=folder / 'rows.jsonl', output=tmp_path / 'run', batch=4, workers=0)
+    return dict(**given, recipe='finetune', steps=1, warmup=0.0, schedule='constant', optimizer='sgd')
+
+
+def spoilt(world, folder, path, value):
+    """A copy of the model in which one number of a weight is another."""
+    model = vj.load(world[0], fuse=False)
+    leaves = dict(flat(model.params))
+    leaves[path] = leaves[path].at[(0,) * leaves[path].ndim].set(value)
+    params = nested(leaves.items())
+    checkpoint.save(folder, params, model.cfg, files_from=world[0])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('path', 'value'),
+    [('llama/norm/w', np.nan), ('projector/linear_1/w', np.inf), ('clip/post_norm/b', -np.inf)],
+)
+def test_a_model_of_weights_that_are_no_numbers_is_refused_by_name(world, keys, tmp_path, path, value):
+    model = spoilt(world, tmp_path / 'spoilt', path, value)
+    with pytest.raises(training.NotFinite, match=f'spoilt: {path} holds NaN or infinity: get a whole copy'):
+        training.train(**{**keys, 'model': model})
+    assert not (keys['output'] / 'model').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('recipe', 'result'), [('finetune', 'model'), ('lora', 'adapter')])
+def test_a_result_that_is_no_number_is_not_written(keys, recipe, result):
+    """The last step's update has no step after it whose loss would tell."""
+    wild = dict(learning_rate=3e38, recipe=recipe, **({'lora_rank': 2} if recipe == 'lora' else {}))
+    for _ in range(2):  # and again when the run is gone on with
+        with pytest.raises(
+            training.NotFinite, match=rf'run/{result}: not written, as .*NaN or infinity'
+        ) as told:
+            training.train(**{**keys, **wild})
+        assert 'llama/' in str(told.value)
+        assert not (keys['output'] / result).exists()
+
+
+def test_numbers_too_large_for_the_models_own_type_are_not_written(world, keys, tmp_path, monkeypatch):
+    half = tmp_path / 'half'
+    model = vj.load(world[0], dtype='float16', fuse=False)
+    vj.checkpoint.save(half, model.params, model.cfg, files_from=world[0])
+    write = export.write
+
+    def grown(plan, trained, frozen):
+        path = 'projector/linear_1/b'
+        leaves = dict(flat(trained))
+        write(plan, nested({**leaves, path: leaves[path].at[0].set(1e5)}.items()), frozen)
+
+    monkeypatch.setattr(loop.export, 'write', grown)
+    with pytest.raises(training.NotFinite, match='model: not written, as projector/linear_1/b holds'):
+        training.train(**{**keys, 'model': half, 'recipe': 'projector'})
+    assert not [path for path in keys['output'].iterdir() if 'model' in path.name]
+
+
+def test_a_loss_that_is_no_number_names_the_weights_at_fault(keys, monkeypatch):
+    monkeypatch.setattr(
+        finite,
+        'check_loaded',
+        lambda source, params: params['llama']['norm'].update(w=params['llama']['norm']['w'] * jnp.nan),
+    )
+    with pytest.raises(training.NotFinite, match='step 1: the loss is nan.*llama/norm/w holds NaN'):
+        training.train(**keys)
+
+
+def test_weights_of_every_kind_are_looked_at():
+    w = Quantized(jnp.ones((8, 4), jnp.int8), jnp.ones(8))
+    assert finite.named({'a': {'w': w, 'b': jnp.arange(3)}}) == ''
+    odd = {'a': {'w': w.replace(scale=w.scale * jnp.nan)}, 'b': np.array([1, np.inf], np.float32)}
+    assert finite.named(odd) == 'a/w/scale, b hold NaN or infinity'
+    many = {str(n): jnp.full(2, jnp.nan) for n in range(5)}
+    assert finite.named(many) == '0, 1, 2 and 2 more hold NaN or infinity'
+    taken = finite.checked('out', [('x', jnp.ones(2)), ('y', jnp.full(2, jnp.inf))])
+    assert next(taken)[0] == 'x'
+    with pytest.raises(NotFinite, match='out: not written, as y holds'):
+        next(taken)

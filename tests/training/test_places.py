@@ -1,0 +1,84 @@
+"""A run writes to a folder of its own, and over nothing that it reads, by whatever path or link."""
+
+from pathlib import Path
+
+import pytest
+
+from vipllava_jax.training.config import settings
+from vipllava_jax.training.places import check_apart, check_folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A model, rows and pictures, and links to each."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ('model', 'pictures', 'run/checkpoints', 'run/model'):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in (
+        'rows.json',
+        'run/metrics.jsonl',
+        'run/run.json',
+        'run/checkpoints/rows.json',
+        'run/mine.json',
+    ):
+        (tmp_path / file).write_text('[]')
+    (tmp_path / 'to-model').symlink_to('model')
+    (tmp_path / 'to-pictures').symlink_to('pictures')
+    (tmp_path / 'hard.jsonl').hardlink_to('run/metrics.jsonl')
+    return tmp_path
+
+
+def check(model='model', **keys):
+    made = settings(**{'model': model, 'data': 'rows.json', 'output': 'run', **keys})
+    check_folder(Path(made.output))
+    check_apart(made, Path(model))
+
+
+@pytest.mark.parametrize(
+    ('keys', 'message'),
+    [
+        ({'output': 'model'}, 'output model is the model that the run begins with'),
+        ({'output': './pictures/../model/'}, 'is the model'),
+        ({'output': 'to-model'}, 'is the model'),
+        ({'output': 'model/run'}, 'or lies in it'),
+        ({'output': 'to-model/deep/run'}, 'or lies in it'),
+        ({'model': 'to-model', 'output': 'model'}, 'is the model'),
+        ({'model': 'run/model', 'merge': True}, 'model run/model is, or lies in, run/model'),
+        ({'model': 'run/model', 'recipe': 'stage-2'}, 'model run/model is, or lies in, run/model'),
+        ({'model': 'run/checkpoints/9'}, 'is, or lies in, run/checkpoints'),
+        ({'output': 'pictures', 'images': 'to-pictures'}, 'is the folder of the pictures'),
+        ({'images': 'run/checkpoints'}, 'images run/checkpoints is, or lies in'),
+        ({'data': 'run/metrics.jsonl'}, 'data run/metrics.jsonl is, or lies in'),
+        ({'data': ['rows.json', 'hard.jsonl']}, 'data hard.jsonl is, or lies in, run/metrics.jsonl'),
+        ({'data': 'run/checkpoints/rows.json'}, 'which the run writes'),
+        ({'eval_data': 'run/run.json'}, 'eval_data run/run.json is'),
+        ({'output': 'rows.json'}, 'rows.json is a file, expected a folder'),
+        ({'output': 'rows.json/deep/run'}, 'rows.json is a file, expected a folder'),
+    ],
+)
+def test_an_output_that_is_read_is_refused(here, keys, message):
+    with pytest.raises(ValueError, match=message) as error:
+        check(**keys)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'keys',
+    [
+        {},
+        {'output': '.'},
+        {'output': 'new/run'},
+        {'output': 'pictures/run', 'images': 'pictures'},
+        {'images': '.'},
+        {'data': 'run/mine.json'},
+        {'model': 'run/model'},  # of which an adapter is made beside it
+    ],
+)
+def test_a_folder_of_its_own_is_fine(here, keys):
+    check(**keys)
+
+
+def test_a_link_to_nothing_is_no_folder(here):
+    (here / 'dangling').symlink_to('nowhere')
+    with pytest.raises(ValueError, match='is a link to what is not there'):
+        check(output='dangling')

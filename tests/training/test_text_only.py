@@ -1,0 +1,129 @@
+"""Rows without pictures train as rows with pictures do: alone, mixed with them, in parts, held out."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tests.makers import noise
+from tests.training import runs
+from tests.training.conftest import write_lines
+from vipllava_jax import training
+from vipllava_jax.training import loop
+from vipllava_jax.training.batches import Batch, Batches
+from vipllava_jax.training.conversations import ENDINGS, IGNORE
+from vipllava_jax.training.progress import Silent
+from vipllava_jax.training.recipes import RECIPES
+from vipllava_jax.training.rows import read
+
+
+def text_row(n):
+    said = [('human', f'What is {n}?'), ('gpt', f'A dog {n}.')]
+    return {'id': f'text-{n}', 'conversations': [{'from': who, 'value': text} for who, text in said]}
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """A model, and the folder with rows of text, rows with pictures, and a mixture of both."""
+    folder = tmp_path_factory.mktemp('world')
+    model, _ = runs.world(folder)
+    pictured = [json.loads(line) for line in (folder / 'rows.jsonl').read_text().splitlines()]
+    texts = [text_row(n) for n in range(12)]
+    write_lines(folder / 'text.jsonl', texts)
+    write_lines(folder / 'mixed.jsonl', [row for pair in zip(texts, pictured, strict=False) for row in pair])
+    return model, folder
+
+
+def run(world, output, data, recipe='projector', **more):
+    model, folder = world
+    keys = dict(model=model, data=folder / data, output=output, recipe=recipe, batch=4, workers=0)
+    training.train(**{**keys, 'steps': 3, 'learning_rate': 1e-3, 'warmup': 0.0, **more})
+    return runs.metrics(output)
+
+
+@pytest.mark.parametrize('accumulate', [1, 2, 4])
+def test_rows_of_text_alone_train(world, tmp_path, accumulate):
+    held = dict(eval_data=world[1] / 'text.jsonl', eval_every=2)
+    records = run(world, tmp_path / 'run', 'text.jsonl', accumulate=accumulate, **held)
+    assert [record['grad_norm'] for record in records] == [0, 0, 0]  # no picture reaches the projector
+    assert all(math.isfinite(record['loss']) and record['learnt_tokens'] > 0 for record in records)
+    assert ['eval_loss' in record for record in records] == [False, True, True]
+
+
+@pytest.mark.parametrize('group_by_length', [True, False])
+@pytest.mark.parametrize('held', ['text.jsonl', 'held.jsonl', 'mixed.jsonl'])
+def test_mixed_rows_train(world, tmp_path, group_by_length, held):
+    more = dict(group_by_length=group_by_length, accumulate=2, eval_data=world[1] / held, eval_every=2)
+    records = run(world, tmp_path / 'run', 'mixed.jsonl', **more, steps=5)
+    assert len(records) == 5
+    norms = [record['grad_norm'] for record in records]
+    assert max(norms) > 0
+    assert 0 in norms or not group_by_length, 'else no batch of text alone has been tried'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_every_recipe_takes_rows_of_text(world, tmp_path, recipe):
+    more = {'lora_rank': 2} if recipe == 'lora' else {}
+    for record in run(world, tmp_path / 'run', 'text.jsonl', recipe, steps=2, accumulate=2, **more):
+        assert math.isfinite(record['loss'])
+
+
+@pytest.mark.parametrize('template', ENDINGS)
+def test_answers_to_text_are_learnt_in_every_template(tmp_path, processor, template):
+    rows = read([write_lines(tmp_path / 'text.jsonl', [text_row(n) for n in range(5)])])
+    batch = Batches(rows, processor, batch_size=5, seed=None, template=template, bucket=16).at(0)
+    assert batch.images.shape[1] == 0
+    assert batch.image_counts.tolist() == [0] * 5
+    for n, (tokens, targets) in enumerate(zip(batch.tokens, batch.targets, strict=True)):
+        learnt = targets != IGNORE
+        np.testing.assert_array_equal(targets[:-1][learnt[:-1]], tokens[1:][learnt[:-1]])
+        assert f'A dog {n}.' in processor.decode(targets[learnt])
+        assert 'What' not in processor.decode(targets[learnt])
+
+
+@pytest.mark.parametrize('images', [0, 1, 2])
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_a_batch_is_split_into_parts_whatever_its_pictures(images, count):
+    tokens = np.arange(4 * 8).reshape(4, 8)
+    pictures = np.stack([[noise(28, 28)] * images for _ in range(4)]).reshape(4, images, 28, 28, 3)
+    batch = Batch(tokens, tokens, pictures, np.full(4, images), ('a',) * 4)
+    parts = loop._parts(batch, count)
+    assert parts.tokens.shape == (count, 4 // count, 8)
+    assert parts.images.shape == (count, 4 // count, images, 28, 28, 3)
+    np.testing.assert_array_equal(np.concatenate(parts.images), pictures)
+
+
+def test_rows_that_are_cut_are_counted_before_the_first_step(world, tmp_path):
+    class Told(Silent):
+        def begin(self, about, step, steps, every):
+            self.about = about
+
+    folder, told = world[1], Told()
+    question = 'What is it? ' * 60
+    said = [('human', 'What?'), ('gpt', 'A dog.'), ('human', question), ('gpt', 'A sofa.')]
+    long = [{'from': who, 'value': text} for who, text in said]
+    rows = [*(text_row(n) for n in range(6)), {'id': 'long', 'conversations': long}]
+    write_lines(folder / 'cut.jsonl', [*rows, {'id': 'lost', 'conversations': long[2:]}])
+    run(
+        world,
+        tmp_path / 'run',
+        'cut.jsonl',
+        steps=1,
+        max_length=200,
+        eval_data=folder / 'cut.jsonl',
+        progress=told,
+    )
+    cut = '8 rows, none broken, 2 cut at max_length 200, 1 with no answer left and passed over'
+    assert told.about['data'] == cut
+    assert '2 cut at max_length 200, 1 with' in told.about['held out']
+
+
+def test_a_length_that_leaves_no_answer_is_refused_before_weights_are_read(world, tmp_path, monkeypatch):
+    monkeypatch.setattr('vipllava_jax.training.prepare.weights', None)
+    with pytest.raises(
+        ValueError, match='max_length 16 leaves no answer in any of the 12 rows of .*text.jsonl'
+    ):
+        run(world, tmp_path / 'run', 'text.jsonl', max_length=16)
+    assert not (tmp_path / 'run').exists()

@@ -1,0 +1,194 @@
+"""A transparent canvas on which work is bounded by the picture, whatever sizes a mark asks for.
+
+Pillow draws lines of any width pixel by pixel, also far outside the picture. Here what cannot be seen is not
+drawn, and what can be seen is drawn exactly as by Pillow, except that outlines with more corners than could
+be told apart are thinned.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+Point = tuple[float, float]
+Colour = tuple[int, ...]  # red, green, blue, alpha
+Bounds = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are outside
+
+STEPS = 10_000_000  # pixels of outline, or rows crossed by edges, that take Pillow a second at most
+CHECKS = 1_000_000_000  # rows times edges, likewise
+TILE = 1024  # pixels a side that are composited at a time
+
+
+class Canvas:
+    """An RGBA image as large as a picture, and which part of it may have been drawn on."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self.image = Image.new('RGBA', size)
+        self._draw = ImageDraw.Draw(self.image)
+        self._touched: Bounds | None = None
+
+    @property
+    def widest(self) -> int:
+        """A line of this width covers all that a wider one would."""
+        return 4 * max(self.size)
+
+    def line(self, points: Sequence[Point], colour: Colour, width: int, joint: str | None = None) -> None:
+        """Segments from each point to the next."""
+        width = min(width, self.widest)
+        self._touch(points, width)
+        self._draw.line(points, colour, width, joint)
+
+    def curve(self, points: np.ndarray, colour: Colour, width: int) -> None:
+        """A line through many close points N2: of those in one pixel only the first needs a segment."""
+        pixels = points.astype(np.int64)  # as Pillow does
+        moved = np.ones(len(pixels), bool)
+        moved[1:] = (pixels[1:] != pixels[:-1]).any(axis=1)
+        path, dots = pixels[moved], np.unique(pixels[~moved], axis=0)
+        step = -(-len(path) * min(width, max(self.size)) // STEPS)
+        if step > 1:
+            path = np.concatenate([path[:-1:step], path[-1:]])
+        self.line(list(map(tuple, path.tolist())), colour, width)
+        self._draw.point(dots.ravel().tolist(), colour)  # what Pillow makes of a segment without length
+
+    def rectangle(self, box: tuple[float, float, float, float], colour: Colour, width: int) -> None:
+        """The outline of a box, which grows inwards; one wider than the box reaches out, as in Pillow."""
+        x1, y1, x2, y2 = map(int, box)
+        width = min(width, self.widest)
+        if 2 * width <= min(x2 - x1, y2 - y1):
+            self._touch(((x1, y1), (x2, y2)), 0)
+            self._draw.rectangle((x1, y1, x2, y2), outline=colour, width=width)
+            return
+        start, stop = y1 + width, y2 - width + 1  # of the vertical lines, which may run upwards
+        top, bottom = (start, stop - 1) if start < stop else (stop + 1, start)
+        for part in (
+            (x1, y1, x2, y1 + width - 1),
+            (x1, y2 - width + 1, x2, y2),
+            (x1, top, x1 + width - 1, bottom),
+            (x2 - width + 1, top, x2, bottom),
+        ):
+            self._fill(part, colour)
+
+    def _fill(self, box: Bounds, colour: Colour) -> None:
+        """The part of a box, its right and bottom included, that is on the picture."""
+        x1, y1 = max(box[0], 0), max(box[1], 0)
+        x2, y2 = min(box[2], self.size[0] - 1), min(box[3], self.size[1] - 1)
+        if x1 <= x2 and y1 <= y2:
+            self._touch(((x1, y1), (x2, y2)), 0)
+            self._draw.rectangle((x1, y1, x2, y2), fill=colour)
+
+    def ellipse(
+        self,
+        box: tuple[float, float, float, float],
+        *,
+        fill: Colour | None = None,
+        outline: Colour | None = None,
+        width: int = 1,
+    ) -> None:
+        self._touch((box[:2], box[2:]), 0)
+        self._draw.ellipse(box, fill=fill, outline=outline, width=min(width, self.widest))
+
+    def polygon(self, corners: Sequence[Point], colour: Colour) -> None:
+        """A filled polygon."""
+        corners = self._thinned(corners)
+        self._touch(corners, 0)
+        self._draw.polygon(corners, fill=colour)
+
+    def contour(self, polygons: Sequence[Sequence[Point]], colour: Colour, reach: int) -> None:
+        """The outlines of polygons, drawn at every offset of up to `reach` pixels in both directions."""
+        reach = min(reach, max(self.size))
+        thinned = [self._thinned(corners) for corners in polygons]
+        corners = [corner for polygon in thinned for corner in polygon]
+        self._touch(corners, reach)
+        pixels = sum(map(_length, thinned)) + 100 * len(corners)
+        if (2 * reach + 1) ** 2 * pixels > 5 * STEPS:
+            self._dilated_contour(thinned, self._clipped(corners, reach), colour, reach)
+            return
+        for polygon in thinned:
+            for dx in range(-reach, reach + 1):
+                for dy in range(-reach, reach + 1):
+                    self._draw.polygon([(x + dx, y + dy) for x, y in polygon], outline=colour)
+
+    def _dilated_contour(
+        self, polygons: Sequence[Sequence[Point]], window: Bounds, colour: Colour, reach: int
+    ) -> None:
+        """The same, drawn once and grown; where Pillow rounds toward zero, at the left and the upper edge of
+        the picture, by up to a pixel wider."""
+        lines = Image.new('1', self.size)
+        pencil = ImageDraw.Draw(lines)
+        for polygon in polygons:
+            pencil.polygon(polygon, outline=1)
+        grown = _dilated(_dilated(np.asarray(lines.crop(window)), reach).T, reach).T
+        self.image.paste(colour, window, Image.fromarray(grown))
+
+    def move_to(self, picture: Image.Image) -> Bounds | None:
+        """Composites what was drawn over an RGB picture, clears the canvas; which pixels were touched."""
+        if self._touched is None:
+            return None
+        left, top, right, bottom = self._touched
+        self._touched = None
+        touched = None
+        for y in range(top, bottom, TILE):
+            for x in range(left, right, TILE):
+                tile = (x, y, min(x + TILE, right), min(y + TILE, bottom))
+                drawn = self.image.crop(tile)
+                if inner := drawn.getbbox():
+                    under = picture.crop(tile).convert('RGBA')
+                    picture.paste(Image.alpha_composite(under, drawn).convert('RGB'), tile)
+                    self.image.paste((0, 0, 0, 0), tile)
+                    touched = _union(touched, (inner[0] + x, inner[1] + y, inner[2] + x, inner[3] + y))
+        return touched
+
+    def _touch(self, points: Sequence[Point], margin: float) -> None:
+        """Notes that pixels may be drawn at most so far from the points."""
+        bounds = self._clipped(points, margin)
+        if bounds[0] < bounds[2] and bounds[1] < bounds[3]:
+            self._touched = _union(self._touched, bounds)
+
+    def _clipped(self, points: Sequence[Point], margin: float) -> Bounds:
+        """The part of the picture that is so near to the box around the points; 2 pixels are for rounding."""
+        x, y = np.asarray(points).T
+        return (
+            max(math.floor(x.min() - margin) - 2, 0),
+            max(math.floor(y.min() - margin) - 2, 0),
+            min(math.ceil(x.max() + margin) + 3, self.size[0]),
+            min(math.ceil(y.max() + margin) + 3, self.size[1]),
+        )
+
+    def _thinned(self, corners: Sequence[Point]) -> Sequence[Point]:
+        """Every n-th corner, where n is 1 unless the polygon crosses the picture many thousand times."""
+        if len(corners) < STEPS // max(self.size):
+            return corners
+        height = np.ptp([y for _, y in corners]) + 1
+        step = max(math.ceil(_length(corners) / STEPS), math.ceil(len(corners) * height / CHECKS))
+        return corners[::step] if step > 1 else corners
+
+
+def _length(corners: Sequence[Point]) -> float:
+    """How many pixels the outline of a polygon has."""
+    ring = np.asarray([*corners, corners[0]])
+    return float(np.abs(np.diff(ring, axis=0)).max(axis=1).sum())
+
+
+def _dilated(mask: np.ndarray, reach: int) -> np.ndarray:
+    """A mask -> where it is true at most so many columns to the left or to the right."""
+    grown = np.empty(mask.shape, bool)
+    rows = max((1 << 20) // mask.shape[1], 1)  # what a processor's cache holds
+    for top in range(0, len(mask), rows):
+        part, done = np.ascontiguousarray(mask[top : top + rows]), 0
+        while step := min(done + 1, reach - done, mask.shape[1] - 1):
+            # What is true within `done` columns becomes true within up to twice as many.
+            wider = part.copy()
+            wider[:, step:] |= part[:, :-step]
+            wider[:, :-step] |= part[:, step:]
+            part, done = wider, done + step
+        grown[top : top + rows] = part
+    return grown
+
+
+def _union(one: Bounds | None, other: Bounds) -> Bounds:
+    """The smallest box around both."""
+    if one is None:
+        return other
+    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])

@@ -1,0 +1,139 @@
+"""Points, boxes and polygons as callers, lines of text and rows of data give them, checked."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vipllava_jax.folders import brief
+
+MOST_CORNERS = 100_000  # of one mark; an exact outline of an object in a large photo has a few thousand
+MOST_POLYGONS = 1000  # of one mark
+FARTHEST = 1e9  # no picture is nearly as large; the bound keeps arithmetic on coordinates finite
+
+Pair = tuple[float, float]
+
+
+def sequence(values: Any) -> Any | None:
+    """Values that can be counted and are in order: a list, a tuple, an array. None for anything else.
+
+    A text is not one: its characters would be read as numbers.
+    """
+    if isinstance(values, (list, tuple)):
+        return values
+    if isinstance(values, (str, bytes, bytearray, memoryview, Mapping, os.PathLike)):
+        return None
+    if isinstance(values, np.ndarray):
+        return values if values.ndim and values.dtype.kind in 'iufO' else None
+    shape = getattr(values, 'shape', None)  # of an array of another library
+    indexed = hasattr(values, '__len__') and hasattr(values, '__getitem__')
+    return values if indexed and shape != () else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one number: neither a bool nor a text, even one that could be read as a number."""
+    if isinstance(value, (int, float)):
+        return not isinstance(value, bool)
+    if isinstance(value, (str, bytes, np.bool_)) or not hasattr(value, '__float__'):
+        return False
+    return not getattr(value, 'shape', ())
+
+
+def number(value: Any) -> float:
+    """A finite number that no picture is too small for; ValueError for anything else."""
+    if not is_number(value):
+        raise ValueError(f'expected numbers, found {brief(value)}')
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f'expected numbers, found a {type(value).__name__}') from None
+    except OverflowError:
+        found = math.inf
+    if not abs(found) < FARTHEST:
+        raise ValueError(f'coordinates must be finite and less than {FARTHEST:.0e}, found {brief(value)}')
+    return found
+
+
+def numbers(values: Any, count: int | None, rule: str) -> tuple[float, ...]:
+    """A sequence of `count` numbers, or of any count if that is None; ValueError quotes the rule."""
+    found = sequence(values)
+    if found is None:
+        raise ValueError(f'expected numbers, found {brief(values)}: {rule}')
+    if count is not None and len(found) != count:
+        raise ValueError(f'found {len(found)} numbers, {brief(found)}: {rule}')
+    if len(found) > 2 * MOST_CORNERS:
+        raise ValueError(f'found {len(found)} numbers, expected at most {2 * MOST_CORNERS}: {rule}')
+    try:
+        return tuple(number(value) for value in found)
+    except ValueError as error:
+        raise ValueError(f'{error}: {rule}') from None
+
+
+def box(values: Any) -> tuple[float, ...]:
+    """x1, y1, x2, y2 of a box that is not empty."""
+    corners = numbers(values, 4, 'a box has x1, y1, x2, y2')
+    if corners[0] >= corners[2] or corners[1] >= corners[3]:
+        raise ValueError(
+            f'box {brief(corners)} is empty: give the upper left and then the lower right corner'
+        )
+    return corners
+
+
+def polygons(values: Any) -> tuple[tuple[Pair, ...], ...]:
+    """One polygon or several, each flat or in pairs -> several, in pairs."""
+    parts = _parts(values)
+    nested = [part for value in parts if (part := sequence(value)) is not None]
+    one = not nested or (len(nested) == len(parts) and all(map(_is_pair, nested)))
+    several = [parts] if one else parts
+    if len(several) > MOST_POLYGONS:
+        raise ValueError(f'found {len(several)} polygons, expected at most {MOST_POLYGONS}')
+    made = tuple(_polygon(polygon) for polygon in several)
+    if sum(map(len, made)) > MOST_CORNERS:
+        raise ValueError(f'the polygons have {sum(map(len, made))} corners, expected at most {MOST_CORNERS}')
+    return made
+
+
+def _parts(values: Any) -> Any:
+    found = sequence(values)
+    if found is None:
+        raise ValueError(
+            f'expected numbers, found {brief(values)}: a polygon has x1, y1, x2, y2, x3, y3, ...'
+        )
+    if len(found) > 2 * MOST_CORNERS:
+        raise ValueError(f'a polygon has {len(found)} numbers, expected at most {2 * MOST_CORNERS}')
+    return found
+
+
+def _is_pair(values: Any) -> bool:
+    return len(values) == 2 and all(sequence(value) is None for value in values)
+
+
+def _polygon(values: Any) -> tuple[Pair, ...]:
+    """Corners that enclose an area."""
+    parts = _parts(values)
+    if any(sequence(part) is not None for part in parts):
+        pairs = [numbers(part, 2, 'a corner of a polygon has x and y') for part in parts]
+    else:
+        flat = numbers(parts, None, 'a polygon has x1, y1, x2, y2, x3, y3, ...')
+        if len(flat) % 2:
+            raise ValueError(
+                f'found {len(flat)} numbers, {brief(flat)}: expected x1, y1, x2, y2, x3, y3, ...'
+            )
+        pairs = list(zip(flat[::2], flat[1::2], strict=True))
+    corners = tuple((x, y) for x, y in pairs)
+    if len(corners) < 3 or not encloses(corners):
+        shown = brief(flat_list(corners))
+        raise ValueError(f'polygon {shown} is empty: give at least three corners that are not on one line')
+    return corners
+
+
+def encloses(corners: Any) -> bool:
+    """Whether corners N2, at least one, are not all on one line."""
+    return bool(np.linalg.matrix_rank(np.subtract(corners, corners[0])) == 2)
+
+
+def flat_list(corners: Any) -> list[float]:
+    """[(1, 2), (3, 4)] -> [1, 2, 3, 4]"""
+    return [number for pair in corners for number in pair]

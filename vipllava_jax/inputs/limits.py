@@ -1,0 +1,83 @@
+"""Picture files that would keep Pillow busy for long, or fill the memory, are refused by their headers."""
+
+import re
+import struct
+from collections.abc import Callable
+from typing import IO
+
+WHOLE = 256 << 20  # bytes of a file that Pillow reads into memory at once
+TEXT = 1 << 20  # bytes of a text that Pillow still reads
+PLAIN = 64 << 20  # bytes of a picture written in digits, which is decoded slowly
+COMMENTS = 1000  # in a picture written in digits
+ENTRIES = 1 << 20  # numbers in one tag of a TIFF file, such as the offsets of its strips
+
+
+def check(file: IO[bytes], size: int, head: bytes) -> None:
+    """ValueError if a file of this size, which begins with `head`, makes reading it take long."""
+    for starts, limit in _CHECKS:
+        if re.match(starts, head, re.DOTALL):
+            limit(file, size)
+
+
+def read(file: IO[bytes], start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
+
+
+def _check_whole(file: IO[bytes], size: int) -> None:
+    if size > WHOLE:
+        raise ValueError(f'it has {size >> 20} MiB, expected at most {WHOLE >> 20}')
+
+
+def _check_plain(file: IO[bytes], size: int) -> None:
+    """The header of a PPM file is short, and one written in digits is small."""
+    if re.match(rb'P[123]\s', read(file, 0, 3)):
+        if size > PLAIN:
+            raise ValueError(
+                f'it is written in digits, and has {size >> 20} MiB, expected at most {PLAIN >> 20}'
+            )
+        if read(file, 0, size).count(b'#') > COMMENTS:
+            raise ValueError(f'it has more than {COMMENTS} comments')
+    token = rb'(?:\s|#[^\r\n]*[\r\n])+[^\s#]+'
+    if size > TEXT and not re.match(rb'P\w+(?:' + token + rb'){3}', read(file, 0, TEXT)):
+        raise ValueError('its header has no end')
+
+
+def _check_packed(file: IO[bytes], size: int) -> None:
+    """A BMP file that is compressed is small: it is decoded slowly."""
+    if size > PLAIN // 4 and read(file, 30, 4) in (b'\1\0\0\0', b'\2\0\0\0'):
+        raise ValueError(f'it is compressed, and has {size >> 20} MiB, expected at most {PLAIN >> 22}')
+
+
+def _check_tags(file: IO[bytes], size: int) -> None:
+    """The tags of a TIFF file's first picture hold few numbers, and not the same bytes again and again."""
+    head = read(file, 0, 16)
+    order = '<' if head.startswith(b'II') else '>'
+    big = head[2:4] in (b'+\0', b'\0+')
+    entry, counter, layout = (20, 'Q', 'HHQ') if big else (12, 'H', 'HHI')
+    (offset,) = struct.unpack(order + 'Q', head[8:16]) if big else struct.unpack(order + 'I', head[4:8])
+    counted = read(file, min(offset, size), struct.calcsize(order + counter))
+    if len(counted) < struct.calcsize(order + counter):
+        return
+    (count,) = struct.unpack(order + counter, counted)
+    if count > 65_535:
+        raise ValueError(f'it has {count} tags')
+    table = file.read(count * entry)
+    total = 0  # bytes
+    for at in range(0, len(table) - entry + 1, entry):
+        tag, kind, numbers = struct.unpack_from(order + layout, table, at)
+        if kind not in (1, 2, 7) and tag < 32_768 and numbers > ENTRIES:
+            raise ValueError(f'its tag {tag} has {numbers} numbers')
+        total += numbers * _WIDTHS.get(kind, 0)
+    if total > size + (1 << 16):
+        raise ValueError('its tags are larger than the file')
+
+
+_WIDTHS = dict(zip(range(1, 19), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), strict=True))
+_CHECKS: tuple[tuple[bytes, Callable[[IO[bytes], int], None]], ...] = (
+    (b'RIFF....WEBP', _check_whole),
+    (b'....ftyp', _check_whole),
+    (b'P[0-6fy]', _check_plain),
+    (b'BM', _check_packed),
+    (b'II[*+]\0|MM\0[*+]', _check_tags),
+)

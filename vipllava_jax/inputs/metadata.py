@@ -1,0 +1,221 @@
+"""Picture files without what is not needed for their pixels.
+
+Pillow reads all texts, colour profiles and comments of a file into memory, and refuses a whole PNG if one of
+them is larger than a megabyte. Here they are skipped instead: Pillow is given a view of the file that
+consists of the parts that matter.
+"""
+
+import bisect
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from typing import IO
+
+from vipllava_jax.inputs.limits import TEXT, check, read
+
+Range = tuple[int, int]  # the first byte of a part of a file, and the first after it
+
+PARTS = 100_000  # blocks of metadata, and a thousand times what cameras and editors write
+SCANS = 100  # of a progressive JPEG: encoders make about ten, and each takes time for the whole picture
+ALONE = b'\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8'  # markers of JPEG without a length
+
+
+class Parts(io.RawIOBase):
+    """Some ranges of a file, one after the other, as if they were a file."""
+
+    def __init__(self, file: IO[bytes], ranges: Iterable[Range]) -> None:
+        self._file = file
+        self._ranges = [(start, stop) for start, stop in ranges if start < stop]
+        self._starts = [0]  # of each range, and the end, in what is read
+        for start, stop in self._ranges:
+            self._starts.append(self._starts[-1] + stop - start)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
+        self._position = max(origin + offset, 0)
+        return self._position
+
+    def readinto(self, buffer) -> int:
+        i = bisect.bisect_right(self._starts, self._position) - 1
+        if i == len(self._ranges):
+            return 0
+        count = min(len(buffer), self._starts[i + 1] - self._position)
+        self._file.seek(self._ranges[i][0] + self._position - self._starts[i])
+        data = self._file.read(count)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def without_metadata(file: IO[bytes]) -> IO[bytes]:
+    """A picture file -> the same picture for Pillow; ValueError if its structure makes it unreadable in time.
+
+    What decides how the pixels are shown stays: transparency, and the orientation in Exif or XMP data.
+    """
+    size = file.seek(0, io.SEEK_END)
+    head = read(file, 0, 32)
+    check(file, size, head)
+    for starts, part in _SKIPPING:
+        if head.startswith(starts):
+            ranges = part(file, size)
+            file.seek(0)
+            return io.BufferedReader(Parts(file, ranges), 1 << 16)
+    file.seek(0)
+    return file
+
+
+def _crowded() -> ValueError:
+    return ValueError(f'it has more than {PARTS} blocks of metadata')
+
+
+def _png(file: IO[bytes], size: int) -> list[Range]:
+    """The header, the palette, transparency and orientation, wherever they stand; the pixels; the end.
+
+    The frames of an animation go too: the picture that stands for all of it is the first.
+    """
+    first, pixels, seen = [(0, 8)], list[Range](), set[bytes]()
+    at, parts = 8, 0
+    while at + 12 <= size:
+        length, name = struct.unpack('>I4s', read(file, at, 8))
+        stop = at + 12 + length
+        if stop > size or not name.isalpha() or name == b'IEND':
+            break
+        if name == b'IDAT':
+            if pixels and pixels[-1][1] == at:
+                pixels[-1] = (pixels[-1][0], stop)
+            else:
+                pixels.append((at, stop))
+        elif name[:1].isupper() or name in (b'tRNS', b'eXIf') or _orients(file, at, length, name, seen):
+            first.append((at, stop))
+        at, parts = stop, parts + (name != b'IDAT')
+        if parts > PARTS:
+            raise _crowded()
+    return [*first, *pixels, (at, size)]
+
+
+def _orients(file: IO[bytes], at: int, length: int, name: bytes, seen: set[bytes]) -> bool:
+    """Whether a text chunk of PNG is the first of a kind that may hold the orientation, and short enough."""
+    if name not in (b'tEXt', b'zTXt', b'iTXt') or length > TEXT:
+        return False
+    keyword, _, text = read(file, at + 8, length).partition(b'\0')
+    if keyword in seen or keyword not in (b'Raw profile type exif', b'XML:com.adobe.xmp'):
+        return False
+    seen.add(keyword)
+    packed = text[1:] if name == b'zTXt' else text[2:].split(b'\0', 2)[-1] if text[:1] == b'\1' else b''
+    try:
+        inflating = zlib.decompressobj()
+        return name == b'tEXt' or not packed or len(inflating.decompress(packed, TEXT)) < TEXT
+    except zlib.error:
+        return False
+
+
+def _jpeg(file: IO[bytes], size: int) -> list[Range]:
+    """All but comments and application data, of which JFIF, Adobe's and the first Exif and XMP stay."""
+    kept, seen = [(0, 2)], set[bytes]()
+    layers, progressive = 0, False
+    at = 2
+    for _ in range(PARTS):
+        at = _next(file, rb'\xff[^\x00\xff]', at, size)
+        head = read(file, at, 46)
+        marker, length = head[1:2], int.from_bytes(head[2:4], 'big')
+        if marker in ALONE and marker:
+            length = 0
+        elif marker == b'\xd9' or length < 2:  # the end, or damage
+            return [*kept, (at, size)]
+        if marker == b'\xda':
+            if progressive or head[4:5] < bytes([layers]):
+                _count_scans(file, at, size)
+            return [*kept, (at, size)]
+        if b'\xc0' <= marker <= b'\xcf' and marker not in b'\xc4\xc8\xcc' and len(head) > 9:
+            layers, progressive = head[9], marker in b'\xc2\xc6\xca\xce'
+        stop = at + 2 + length
+        application = b'\xe0' <= marker <= b'\xef' or marker == b'\xfe'
+        if not application or _matters(marker, head[4:], seen):
+            kept.append((at, stop))
+        at = stop
+    raise _crowded()
+
+
+def _matters(marker: bytes, content: bytes, seen: set[bytes]) -> bool:
+    """Whether application data of a JPEG tells about its colours, or is the first with its orientation."""
+    if marker == b'\xe0' and content.startswith(b'JFIF'):
+        return True
+    if marker == b'\xee' and content.startswith(b'Adobe'):
+        return True
+    for kind in (b'Exif\0\0', b'http://ns.adobe.com/xap/1.0/\0'):
+        if marker == b'\xe1' and content.startswith(kind) and kind not in seen:
+            seen.add(kind)
+            return True
+    return False
+
+
+def _count_scans(file: IO[bytes], at: int, size: int) -> None:
+    """ValueError if a JPEG has so many scans that decoding it takes long."""
+    scans = 0
+    while at < size:
+        head = read(file, at, 4)
+        if head[1:2] == b'\xd9' or len(head) < 4:
+            return
+        scans += head[1:2] == b'\xda'
+        if scans > SCANS:
+            raise ValueError(f'it has more than {SCANS} scans')
+        at = _next(file, rb'\xff[^\x00\xd0-\xd7\xff]', at + 2 + int.from_bytes(head[2:4], 'big'), size)
+
+
+def _next(file: IO[bytes], pattern: bytes, at: int, size: int) -> int:
+    """Where two bytes that match the pattern come next; the size if nowhere."""
+    if re.match(pattern, read(file, at, 2), re.DOTALL):
+        return at
+    while at < size - 1:
+        block = read(file, at, 1 << 16)
+        if found := re.search(pattern, block, re.DOTALL):
+            return at + found.start()
+        at += max(len(block) - 1, 1)
+    return size
+
+
+def _gif(file: IO[bytes], size: int) -> list[Range]:
+    """All but comments and application data in front of the first frame."""
+    head = read(file, 0, 13)
+    palette = 3 << ((head[10] & 7) + 1) if len(head) == 13 and head[10] & 0x80 else 0
+    at = 13 + palette
+    kept = [(0, at)]
+    for _ in range(PARTS):
+        block = read(file, at, 2)
+        if len(block) < 2 or block[:1] != b'!':
+            return [*kept, (at, size)]
+        stop = _after_blocks(file, at + 2)
+        if block[1:] == b'\xf9':  # transparency
+            kept.append((at, stop))
+        at = stop
+    raise _crowded()
+
+
+def _after_blocks(file: IO[bytes], at: int) -> int:
+    """Where a sequence of blocks ends, each of which begins with its length."""
+    file.seek(at)
+    for _ in range(40 * PARTS):
+        length = file.read(1)
+        if not length or length == b'\0':
+            return file.tell()
+        file.seek(length[0], io.SEEK_CUR)
+    raise _crowded()
+
+
+_SKIPPING: tuple[tuple[bytes, Callable[[IO[bytes], int], list[Range]]], ...] = (
+    (b'\x89PNG\r\n\x1a\n', _png),
+    (b'\xff\xd8\xff', _jpeg),
+    (b'GIF8', _gif),
+)

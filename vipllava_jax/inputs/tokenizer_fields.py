@@ -1,0 +1,131 @@
+"""What the small files beside a tokenizer say of its tokens, each field checked."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vipllava_jax.folders import CheckpointError, brief, read_json
+from vipllava_jax.inputs.tokenizer_json import LONGEST_ADDED, MOST_ADDED
+
+STANDARD = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token')
+FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
+ID = re.compile('[0-9]{1,8}', re.ASCII)
+
+
+class Added(NamedTuple):
+    """A token that is added to those of the tokenizer's own file."""
+
+    content: str
+    id: int | None  # None: the next that is free
+    flags: Mapping[str, bool] = {}  # as of tokenizers.AddedToken
+    replaces: bool = False  # the flags of the same token in the tokenizer's own file
+
+
+class Fields(NamedTuple):
+    """The fields of tokenizer_config.json, special_tokens_map.json and added_tokens.json that matter."""
+
+    values: Mapping[str, str | bool] = {}  # such as bos_token and add_bos_token
+    added: tuple[Added, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> 'Fields':
+        """Those of a folder; CheckpointError names the file and the field that cannot be."""
+        small, config = folder / 'special_tokens_map.json', folder / 'tokenizer_config.json'
+        found = {path: read_json(path, optional=True) for path in (small, config)}
+        named: dict[str, str] = {}
+        extra: list[str] = []
+        for path, fields in found.items():
+            named |= _named(path, fields)
+            extra += _extra(path, fields)
+        flag = found[config].get('add_bos_token')
+        if flag is not None and not isinstance(flag, bool):
+            raise CheckpointError(f'{config}: add_bos_token: expected true or false, found {brief(flag)}')
+        added = [
+            *_listed(config, found[config].get('added_tokens_decoder')),
+            *_legacy(folder / 'added_tokens.json', {*named.values(), *extra}),
+        ]
+        own = [token for name, token in named.items() if name not in STANDARD]
+        added += [Added(token, None, {'special': True}) for token in dict.fromkeys([*own, *extra])]
+        by_content: dict[str, Added] = {}
+        for token in added:  # those of added_tokens_decoder first
+            by_content.setdefault(token.content, token)
+        if len(by_content) > MOST_ADDED or sum(map(len, by_content)) > LONGEST_ADDED:
+            raise CheckpointError(
+                f'{config}: it and the files beside it add {len(by_content)} tokens, expected at most '
+                f'{MOST_ADDED} of {LONGEST_ADDED} characters in all'
+            )
+        return cls({**named, 'add_bos_token': bool(flag)}, tuple(by_content.values()))
+
+
+def _named(path: Path, fields: Mapping[str, Any]) -> dict[str, str]:
+    """bos_token, and whatever else is called so and is a token, as image_token is for some models."""
+    found = {}
+    for field, value in fields.items():
+        if value is not None and (field in STANDARD or (field.endswith('_token') and _may_be_token(value))):
+            found[field] = token_text(path, field, value)
+    more = fields.get('extra_special_tokens')
+    if isinstance(more, dict):
+        found |= {name: token_text(path, 'extra_special_tokens', value) for name, value in more.items()}
+    return found
+
+
+def _may_be_token(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, dict) and 'content' in value)
+
+
+def _extra(path: Path, fields: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    for field in ('additional_special_tokens', 'extra_special_tokens'):
+        value = fields.get(field)
+        if isinstance(value, list):
+            found += [token_text(path, field, token) for token in value]
+        elif value is not None and not (isinstance(value, dict) and field == 'extra_special_tokens'):
+            raise CheckpointError(f'{path}: {field}: expected a list of tokens, found {brief(value)}')
+    return found
+
+
+def _listed(path: Path, tokens: Any) -> list[Added]:
+    """The `added_tokens_decoder`: tokens with their flags, by their ids written as texts."""
+    if tokens is not None and not isinstance(tokens, dict):
+        raise CheckpointError(f'{path}: added_tokens_decoder: expected an object, found {brief(tokens)}')
+    found = []
+    for id, token in (tokens or {}).items():
+        field = f'added_tokens_decoder: {brief(id)}'
+        if not ID.fullmatch(id):
+            raise CheckpointError(f'{path}: {field}: expected ids as names')
+        if not isinstance(token, dict):
+            raise CheckpointError(f'{path}: {field}: expected an object, found {brief(token)}')
+        content = token_text(path, field, token)
+        flags = {flag: token[flag] for flag in FLAGS if flag in token}
+        for flag, value in flags.items():
+            if not isinstance(value, bool):
+                raise CheckpointError(
+                    f'{path}: {field}: {flag}: expected true or false, found {brief(value)}'
+                )
+        found.append(Added(content, int(id), flags, replaces=True))
+    return sorted(found, key=lambda token: token.id or 0)
+
+
+def _legacy(path: Path, special: set[str]) -> list[Added]:
+    """The added_tokens.json, ids by their tokens, that older versions of transformers write."""
+    found = []
+    for content, id in read_json(path, optional=True).items():
+        token_text(path, 'a token', content)
+        if type(id) is not int or not 0 <= id < 10**8:
+            raise CheckpointError(f'{path}: {brief(content)}: expected an id, found {brief(id)}')
+        is_special = content in special
+        found.append(Added(content, id, {'normalized': not is_special, 'special': is_special}))
+    return sorted(found, key=lambda token: token.id or 0)
+
+
+def token_text(path: Path, field: str, token: Any) -> str:
+    """A token is its text, or an object that holds the text."""
+    text = token.get('content') if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise CheckpointError(f'{path}: {field}: expected the text of a token, found {brief(token)}')
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f'{path}: {field}: {brief(text)} is not valid Unicode') from None
+    return text

@@ -1,0 +1,230 @@
+"""Checks a tokenizer.json before the tokenizers library reads it.
+
+The library trusts its input: it aborts the process, or fills the memory, on files that nobody who trains a
+tokenizer would write. What passes here is what the tokenizers of Llama, Vicuna, Llama 3, Phi 3, Mistral and
+Qwen are made of.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vipllava_jax.folders import brief
+from vipllava_jax.inputs.token_patterns import PATTERNS
+
+LARGEST_ID = 1 << 24
+LARGEST = 40 << 20  # bytes of the file, several times what a vocabulary of 128,000 tokens takes
+MOST = 1 << 19  # tokens, and pairs to merge; the largest vocabularies have half as many
+MOST_ADDED = 1 << 16  # tokens beside the vocabulary
+LONGEST_ADDED = 1 << 20  # characters of all of them
+MOST_PARTS = 32  # normalizers, pre-tokenizers, decoders or post-processors
+DEEPEST = 4  # sequences within each other
+GROWTH = 16  # times as many bytes as the text has, at most; Llama's has 3
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """The object in a tokenizer.json, checked; ValueError names the field that cannot be."""
+    try:
+        found = json.loads(data, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError('its JSON is nested too deeply') from None
+    if not isinstance(found, dict):
+        raise ValueError(f'expected a JSON object, found {type(found).__name__}')
+    _model(found.get('model'))
+    _added(found.get('added_tokens'))
+    growth = _parts('normalizer', found.get('normalizer'), NORMALIZERS)
+    growth *= _parts('pre_tokenizer', found.get('pre_tokenizer'), PRE_TOKENIZERS)
+    if growth > GROWTH:
+        raise ValueError(f'normalizer: can make a text more than {GROWTH} times as long')
+    if _parts('decoder', found.get('decoder'), DECODERS) > GROWTH:
+        raise ValueError(f'decoder: can make a text more than {GROWTH} times as long')
+    _parts('post_processor', found.get('post_processor'), POST_PROCESSORS)
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without repeated names, of which readers of JSON take now the first, now the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f'{brief(twice)} occurs twice in one object')
+    return found
+
+
+def _fail(field: str, value: Any, expected: str) -> ValueError:
+    return ValueError(f'{field}: expected {expected}, found {brief(value)}')
+
+
+def _model(model: Any) -> None:
+    if not isinstance(model, Mapping) or model.get('type', 'BPE') != 'BPE':
+        found = model.get('type') if isinstance(model, Mapping) else model
+        raise _fail('model', found, 'one of type BPE')
+    vocab, merges = model.get('vocab'), model.get('merges')
+    if not isinstance(vocab, dict) or not 0 < len(vocab) <= MOST:
+        raise _fail('model.vocab', vocab, f'an object of tokens and their ids, at most {MOST}')
+    if not all(type(id) is int and 0 <= id < LARGEST_ID for id in vocab.values()):
+        token = next(t for t, id in vocab.items() if type(id) is not int or not 0 <= id < LARGEST_ID)
+        raise _fail(f'model.vocab: the id of {brief(token)}', vocab[token], f'0 to {LARGEST_ID - 1}')
+    if len(set(vocab.values())) < len(vocab):
+        raise ValueError('model.vocab: two tokens have the same id')
+    if not isinstance(merges, list) or len(merges) > MOST:
+        raise _fail('model.merges', merges, f'a list of at most {MOST} pairs')
+    for field in ('continuing_subword_prefix', 'end_of_word_suffix'):  # the library cuts within characters
+        if model.get(field):
+            raise _fail(f'model.{field}', model[field], 'none')
+    if model.get('dropout'):
+        raise _fail('model.dropout', model['dropout'], 'none: the same text must give the same ids')
+    unknown = model.get('unk_token')
+    if unknown is not None and not (isinstance(unknown, str) and unknown in vocab):
+        raise _fail('model.unk_token', unknown, 'a token of the vocabulary')
+
+
+def _added(tokens: Any) -> None:
+    if tokens is not None and (not isinstance(tokens, list) or len(tokens) > MOST_ADDED):
+        raise _fail('added_tokens', tokens, f'a list of at most {MOST_ADDED} tokens')
+    for token in tokens or ():
+        if not isinstance(token, Mapping):
+            raise _fail('added_tokens', token, 'objects')
+        content, id = token.get('content'), token.get('id')
+        if not isinstance(content, str) or not content:
+            raise _fail('added_tokens: content', content, 'a text')
+        if type(id) is not int or not 0 <= id < LARGEST_ID:
+            raise _fail(f'added_tokens: the id of {brief(content)}', id, f'0 to {LARGEST_ID - 1}')
+    if sum(len(token['content']) for token in tokens or ()) > LONGEST_ADDED:
+        raise ValueError(f'added_tokens: more than {LONGEST_ADDED} characters in all')
+
+
+Check = Callable[[str, Mapping[str, Any]], float]  # (field, part) -> how many times longer it makes a text
+
+
+def _parts(field: str, part: Any, kinds: Mapping[str, Check]) -> float:
+    """How many times longer a part of the tokenizer, or a sequence of parts, can make a text."""
+    budget = [MOST_PARTS]
+
+    def visit(part: Any, depth: int) -> float:
+        if part is None:
+            return 1
+        kind = part.get('type') if isinstance(part, Mapping) else None
+        budget[0] -= 1
+        if budget[0] < 0 or depth > DEEPEST:
+            raise ValueError(
+                f'{field}: more than {MOST_PARTS} parts, or sequences nested deeper than {DEEPEST}'
+            )
+        if kind == 'Sequence':
+            listed = part.get(SEQUENCES[field])
+            if not isinstance(listed, list):
+                raise _fail(f'{field}.{SEQUENCES[field]}', listed, 'a list')
+            growth = 1.0
+            for one in listed:
+                growth *= visit(one, depth + 1)
+            return growth
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ValueError(
+                f'{field}: {brief(kind or part)} is not supported, only Sequence, {", ".join(kinds)}: '
+                "get the tokenizer.json of the model's original"
+            )
+        return kinds[kind](f'{field}.{kind}', part)
+
+    return visit(part, 0)
+
+
+def _plain(field: str, part: Mapping[str, Any]) -> float:
+    return 1
+
+
+def _times(growth: float) -> Check:
+    return lambda field, part: growth
+
+
+def _text(field: str, part: Mapping[str, Any], name: str, least: int = 1) -> int:
+    """The bytes of a short text."""
+    value = part.get(name)
+    if not isinstance(value, str) or not least <= len(value) <= 64:
+        raise _fail(f'{field}.{name}', value, f'a text of {least} to 64 characters')
+    return len(value.encode(errors='replace'))
+
+
+def _prepend(field: str, part: Mapping[str, Any]) -> float:
+    _text(field, part, 'prepend')
+    return 1
+
+
+def _replace(field: str, part: Mapping[str, Any]) -> float:
+    pattern = part.get('pattern')
+    if not isinstance(pattern, Mapping) or pattern.keys() != {'String'}:
+        raise _fail(f'{field}.pattern', pattern, '{"String": a text}')
+    return max(1.0, _text(field, part, 'content', 0) / _text(f'{field}.pattern', pattern, 'String'))
+
+
+def _split(field: str, part: Mapping[str, Any]) -> float:
+    pattern = part.get('pattern')
+    if isinstance(pattern, Mapping) and pattern.keys() == {'String'}:
+        _text(f'{field}.pattern', pattern, 'String')
+        return 1
+    regex = pattern.get('Regex') if isinstance(pattern, Mapping) and len(pattern) == 1 else None
+    if not isinstance(regex, str) or regex not in PATTERNS:
+        raise _fail(f'{field}.pattern', pattern, 'a text, or a regular expression of a well-known tokenizer')
+    return 1
+
+
+def _strip(field: str, part: Mapping[str, Any]) -> float:
+    for name in ('start', 'stop'):
+        if type(part.get(name)) is not int or not 0 <= part[name] <= 64:
+            raise _fail(f'{field}.{name}', part.get(name), '0 to 64')
+    return 1
+
+
+def _template(field: str, part: Mapping[str, Any]) -> float:
+    """The library looks special tokens up without a check, when it encodes."""
+    pieces, special = part.get('single'), part.get('special_tokens')
+    if not isinstance(special, Mapping):
+        raise _fail(f'{field}.special_tokens', special, 'an object')
+    for name, token in special.items():
+        ids, tokens = (token.get('ids'), token.get('tokens')) if isinstance(token, Mapping) else (None, None)
+        if not (
+            isinstance(ids, list)
+            and isinstance(tokens, list)
+            and len(ids) == len(tokens) <= 8
+            and all(type(id) is int and 0 <= id < LARGEST_ID for id in ids)
+        ):
+            raise _fail(f'{field}.special_tokens: {brief(name)}', token, 'at most 8 ids and their tokens')
+    if not isinstance(pieces, list) or len(pieces) > MOST_PARTS:
+        raise _fail(f'{field}.single', pieces, f'a list of at most {MOST_PARTS} pieces')
+    texts = 0
+    for piece in pieces:
+        kind, named = next(iter(piece.items())) if isinstance(piece, dict) and len(piece) == 1 else ('', None)
+        name = named.get('id') if isinstance(named, Mapping) else None
+        texts += kind == 'Sequence' and name == 'A'
+        if not (kind == 'Sequence' and name == 'A') and not (
+            kind == 'SpecialToken' and isinstance(name, str) and name in special
+        ):
+            raise _fail(f'{field}.single', piece, 'a token of special_tokens, or the text A')
+    if texts != 1:
+        raise ValueError(f'{field}.single: expected the text A once, found it {texts} times')
+    return 1
+
+
+SEQUENCES = {
+    'normalizer': 'normalizers',
+    'pre_tokenizer': 'pretokenizers',
+    'decoder': 'decoders',
+    'post_processor': 'processors',
+}
+NORMALIZERS: dict[str, Check] = {
+    'Prepend': _prepend,
+    'Replace': _replace,
+    **dict.fromkeys(('NFC', 'NFD', 'NFKC', 'NFKD', 'Lowercase', 'Strip', 'StripAccents'), _plain),
+}
+PRE_TOKENIZERS: dict[str, Check] = {
+    'Split': _split,
+    'ByteLevel': _times(2),
+    'Metaspace': _times(4),  # a byte, and before it the three of '▁'
+    **dict.fromkeys(('Digits', 'Punctuation', 'Whitespace', 'WhitespaceSplit'), _plain),
+}
+DECODERS: dict[str, Check] = {
+    'Replace': _replace,
+    'Strip': _strip,
+    **dict.fromkeys(('ByteFallback', 'ByteLevel', 'Fuse', 'Metaspace'), _plain),
+}
+POST_PROCESSORS: dict[str, Check] = {'TemplateProcessing': _template, 'ByteLevel': _plain}

@@ -1,0 +1,48 @@
+"""The values that a row of data may hold: what JSON can say, in valid Unicode, not nested too deeply."""
+
+import re
+from typing import Any
+
+from vipllava_jax.folders import brief
+
+DEPTH = 64  # of lists and objects in one another; the data sets have four
+DIGITS = 4300  # of a whole number: more than Python would write as a text
+SURROGATE = re.compile(rb'\\u[dD][89a-fA-F]')  # escaped in JSON: one of a pair, or a lone one
+
+
+def parsed_is_safe(text: bytes) -> bool:
+    """Whether what JSON in UTF-8 says needs no `check`, which costs more than reading it."""
+    return not SURROGATE.search(text) and text.count(b'[') + text.count(b'{') <= DEPTH
+
+
+def check(fields: dict[str, Any]) -> None:
+    """ValueError names a value of a row that would fail later, and where in the row it is.
+
+    Those are a text with half of a surrogate pair, which no tokenizer takes, a whole number of thousands of
+    digits, and lists or objects nested so deeply that to write them down fails.
+    """
+    waiting: list[tuple[Any, str, int]] = [(fields, '', 0)]
+    while waiting:
+        value, name, depth = waiting.pop()
+        if depth > DEPTH:
+            raise ValueError(f'"{name.partition(".")[0]}" is nested more than {DEPTH} levels deep')
+        if isinstance(value, str):
+            _check_text(value, name)
+        elif isinstance(value, int) and value.bit_length() > 3 * DIGITS:
+            raise ValueError(f'"{name}" is {brief(value)}')
+        elif isinstance(value, dict):
+            for key, part in value.items():
+                _check_text(str(key), name or 'the name of a field')
+                waiting.append((part, f'{name}.{key}' if name else str(key), depth + 1))
+        elif isinstance(value, list | tuple):
+            waiting += [(part, f'{name}.{n}', depth + 1) for n, part in enumerate(value)]
+
+
+def _check_text(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f'"{name}" holds half of a surrogate pair, {text[error.start]!a}, at character {error.start}: '
+            'write it in UTF-8'
+        ) from None
