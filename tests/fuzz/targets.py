@@ -95,7 +95,7 @@ TARGETS = {
     ),
     'toml': Target(base.data, always(named('run.toml', toml_files(base.RUN))), readers.run),
     'commands': Target(base.data, always(commands()), readers.command),
-    'commands on files': Target(
+    'files': Target(
         base.data,
         commanded(
             one_of(
