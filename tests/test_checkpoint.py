@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -208,6 +209,16 @@ def test_the_authors_processor_travels_in_files_of_its_own(folder, tmp_path):
     target.mkdir()
     checkpoint.copy_files(source, target)
     assert Processor.load(target).settings == Processor.load(source).settings
+
+
+def test_a_file_beside_the_weights_that_is_none_is_not_waited_for(tmp_path):
+    (tmp_path / 'source').mkdir()
+    for name, kind in (('tokenizer.json', 'FIFO'), ('generation_config.json', 'device')):
+        place = tmp_path / 'source' / name
+        os.mkfifo(place) if kind == 'FIFO' else place.symlink_to('/dev/zero')
+        with pytest.raises(CheckpointError, match=f'{name}: .* a {kind}'):
+            checkpoint.copy_files(tmp_path / 'source', tmp_path)
+        place.unlink()
 
 
 @pytest.mark.parametrize(('kind', 'format'), [('int8', 2), ('int4', 3)])

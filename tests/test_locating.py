@@ -1,5 +1,6 @@
 """Where a model is: a folder, a name on the Hub, its cache; and what is said of what is no model."""
 
+import json
 import os
 import shutil
 
@@ -9,6 +10,7 @@ from vipllava_convert import to_flax
 
 from tests.trees import same
 from vipllava_jax.folders import CheckpointError
+from vipllava_jax.hub import HUB_NAME
 from vipllava_jax.loading import load, locate
 
 
@@ -23,10 +25,36 @@ def test_no_such_folder(tmp_path):
     assert message(tmp_path / 'none').startswith(
         f'{tmp_path}/none: no such folder, and not a name on the Hugging Face Hub'
     )
-    for name in ('none', './none/there', 'a/b/c', '', 'a/b@'):
+    for name in ('none', 'a/b/c', '', 'a/b@'):
         assert 'no such folder' in message(name) or 'no weights' in message(name)
     (tmp_path / 'file').touch()
     assert f'{tmp_path}/file: a file; give the folder' in message(tmp_path / 'file')
+
+
+@pytest.mark.parametrize(
+    'sources',
+    [
+        ('./missing', '../x/y', '/x/y', 'a/b/', '~/x', '~nobody-of-this-name/x', './a/b', 'a//b', 'a\\b/c'),
+        ('.a/b', 'a/.b', '-a/b', 'a/b-', 'a./b', 'a/b.', 'a--b/c', 'a/b..c', 'a/b.git', 'é/b'),
+        ('a/b@../c', 'a/b@', 'a/b@-x', 'a/b\0', 'a/b\n', 'a/b@' + 'c' * 300),
+        ('a' * 97 + '/b', 'a/' + 'b' * 97, 'x' * 5000),
+    ],
+    ids=['paths', 'characters', 'revisions', 'lengths'],
+)
+def test_a_path_is_never_a_name_on_the_hub(sources, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', None)
+    for source in sources:
+        assert 'on the Hugging Face Hub: ' not in message(source)
+
+
+@pytest.mark.parametrize(
+    'source',
+    ['a/b', 'llava-hf/vip-llava-7b-hf', '_a/b_', 'a.b/c.d', 'a/b@main', 'a/b@refs/pr/1', 'A/b@v1.0--x'],
+)
+def test_names_on_the_hub(source):
+    assert HUB_NAME.fullmatch(source)
 
 
 def test_a_folder_without_weights(tmp_path):
@@ -154,6 +182,14 @@ def test_the_cache_of_the_hub_without_a_network(source, tmp_path):
     (home / 'refs').mkdir(parents=True)
     (home / 'refs' / 'main').write_text(commit)
     shutil.copytree(source, home / 'snapshots' / commit)
+    partial = shutil.copytree(home, tmp_path / 'hub' / 'models--mine--partial')
+    (partial / 'snapshots' / commit / sorted(source.glob('*-of-*'))[-1].name).unlink()
+    files = {path.name: {'size': path.stat().st_size, 'blob_id': '0' * 40} for path in source.iterdir()}
+    # of files that no one here needs, the client would say that its cache is not whole
+    files |= {name: {'size': 1, 'blob_id': '1' * 40} for name in ('model.safetensors.old', 'extra.json')}
+    for place in (home, partial):
+        (place / 'trees').mkdir()
+        (place / 'trees' / f'{commit}.json').write_text(json.dumps({'format_version': 1, 'files': files}))
     code = (
         'from vipllava_jax.loading import locate\n'
         'for name in sys.argv[1:]:\n'
@@ -162,10 +198,12 @@ def test_the_cache_of_the_hub_without_a_network(source, tmp_path):
     )
     settings = {**os.environ, 'HF_HOME': str(tmp_path), 'HF_HUB_OFFLINE': '1'}
     settings.pop('HF_HUB_CACHE', None)
-    with child(code, 'mine/tiny', 'mine/other', env=settings) as process:
-        found, missing = process.communicate(timeout=60)[0].splitlines()
-    assert found == str(home / 'snapshots' / commit)
-    assert missing.startswith('mine/other on the Hugging Face Hub: no such folder')
+    names = ('mine/tiny', f'mine/tiny@{commit}', 'mine/partial', 'mine/other', 'mine/tiny@v2')
+    with child(code, *names, env=settings) as process:
+        found, same, *missing = process.communicate(timeout=60)[0].splitlines()
+    assert found == same == str(home / 'snapshots' / commit)
+    for name, line in zip(('mine/partial', 'mine/other', 'mine/tiny'), missing, strict=True):
+        assert line.startswith(f'{name} on the Hugging Face Hub: no such folder here, not whole in the cache')
 
 
 def test_a_folder_is_found_before_the_hub_is_asked(source, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
-"""A tree of arrays in a folder, as Orbax writes and reads it, a few arrays at a time."""
+"""A tree of arrays in a folder, as Orbax writes it, written and read a few arrays at a time."""
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -10,13 +9,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from vipllava_jax.folders import CheckpointError, one_line
+from vipllava_jax.storage import Storage
 
 T = TypeVar('T')
 R = TypeVar('R')
 AT_ONCE = 1 << 27  # bytes of arrays that are written or read together
+CHECKERS = 4  # threads that compare checksums while others read
+
+
+class Written(NamedTuple):
+    """What is known of an array's bytes once they are written."""
+
+    checksum: str
+    finite: bool
 
 
 def nested(leaves: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -58,21 +66,31 @@ def ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int
         yield waiting.popleft().result()
 
 
-def write(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[str, Any]]) -> None:
+def write(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[str, Any]]) -> dict[str, Written]:
     """Writes the arrays of a tree of shapes as they come, (path, array), in any order.
 
     Each is stored uncompressed and in one piece: then it is written from where it is. Pieces would be copied
     first, into memory that the allocator does not give back, the less the more cores there are.
+    What is returned, by path, comes from the bytes that were handed to the storage.
     """
     import jax
 
-    with orbax() as ocp:
+    written: dict[str, Future[Written]] = {}
+    with orbax() as ocp, ThreadPoolExecutor(2) as pool:
         registry = ocp.type_handlers.create_type_handler_registry(
-            (jax.ShapeDtypeStruct, _writer(leaves)), (jax.Array, ocp.type_handlers.ArrayHandler())
+            (jax.ShapeDtypeStruct, _writer(leaves, pool, written)),
+            (jax.Array, ocp.type_handlers.ArrayHandler()),
         )
         handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
         with writing(folder):
             ocp.Checkpointer(handler).save(folder, args=ocp.args.PyTreeSave(shapes))
+        return {path: future.result() for path, future in written.items()}
+
+
+def _inspected(array: Any) -> Written:
+    from vipllava_jax.integrity import checksum, finite
+
+    return Written(checksum(array), finite(array))
 
 
 @contextlib.contextmanager
@@ -85,11 +103,13 @@ def writing(folder: Path) -> Iterator[None]:
     except Exception as error:  # they have types of their own
         if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
             raise OSError(code, os.strerror(code), str(folder)) from None
+        if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+            raise  # what was to be written did not fit the memory
         raise CheckpointError(f'{folder}: cannot be written: {one_line(error)}') from None
 
 
-def _writer(leaves: Iterable[tuple[str, Any]]) -> Any:
-    """Orbax's handler of shapes: writes the arrays that come in their stead."""
+def _writer(leaves: Iterable[tuple[str, Any]], pool: Executor, written: dict[str, Future[Written]]) -> Any:
+    """Orbax's handler of shapes: writes the arrays that come for them, and has the pool inspect them."""
     import numpy as np
     from orbax.checkpoint.type_handlers import NumpyHandler
 
@@ -109,7 +129,9 @@ def _writer(leaves: Iterable[tuple[str, Any]]) -> Any:
                     i, held = places[path], held + size(array)
                     value = np.asarray(array).view(Unchanging)
                     del array  # or it would be held until the next has come
-                    writes.append((size(value), await super().serialize([value], [infos[i]], [args[i]])))
+                    written[path] = pool.submit(_inspected, value)
+                    futures = await super().serialize([value], [infos[i]], [args[i]])
+                    writes.append((size(value), [*futures, written[path]]))
                     del value
             finally:  # all of them, even if one fails: what outlives its event loop complains on stderr
                 _finish([future for _, futures in writes for future in futures])
@@ -131,14 +153,21 @@ def _finish(writes: Iterable[Any]) -> None:
 
 
 def read(
-    folder: Path, stored: dict[str, Any], types: Mapping[str, Any], sharding: Any
+    folder: Path,
+    stored: dict[str, Any],
+    types: Mapping[str, Any],
+    sharding: Any,
+    checksums: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """Arrays of known shapes as (path, array), in order: numpy's, or jax's if a sharding is given.
+    """Arrays of known shapes and types as (path, array), in order: numpy's, or jax's if a sharding is given.
 
-    Each comes in the type that `types` has for its path, or as it is stored.
+    Each comes in the type that `types` has for its path, or as it is stored. Raises CheckpointError, naming
+    the array, for what is damaged: what has another shape, type or checksum than it should.
     """
-    with orbax(), ThreadPoolExecutor(2) as pool:
-        for arrays in ahead(pool, partial(_read_some, folder, types, sharding), _groups(stored, types), 1):
+    with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
+        storage = Storage(folder, checksums or {}, checkers)
+        some = partial(_read_some, storage, types, sharding)
+        for arrays in ahead(pool, some, _groups(stored, types), 1):
             while arrays:
                 path = next(iter(arrays))
                 yield path, arrays.pop(path)
@@ -159,49 +188,30 @@ def _groups(leaves: dict[str, Any], types: Mapping[str, Any]) -> Iterator[dict[s
 
 
 def _read_some(
-    folder: Path, types: Mapping[str, Any], sharding: Any, wanted: dict[str, Any]
+    storage: Storage, types: Mapping[str, Any], sharding: Any, wanted: dict[str, Any]
 ) -> dict[str, Any]:
-    """Has Orbax read some leaves of a folder, given and returned by path."""
+    """Reads some arrays, given and returned by path, all at once."""
     import jax
-    import numpy as np
-    import orbax.checkpoint as ocp
 
-    handlers = ocp.type_handlers
-    registry = handlers.create_type_handler_registry(
-        (np.ndarray, _patient(handlers.NumpyHandler)), (jax.Array, _patient(handlers.ArrayHandler))
-    )
-    how: Any = partial(ocp.RestoreArgs, restore_type=np.ndarray)
-    if sharding is not None:
-        how = partial(ocp.ArrayRestoreArgs, restore_type=jax.Array, sharding=sharding)
-    ways = nested((path, how(dtype=types.get(path))) for path in wanted)
-    args = ocp.args.PyTreeRestore(nested(wanted.items()), ways, partial_restore=True)
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    found: dict[str, Any] = {}
+    reads: dict[str, Any] = {}
+    checks: list[Future[None]] = []
+    opened = {path: storage.open(path) for path in wanted}
     try:
-        found = dict(flat(ocp.Checkpointer(handler).restore(folder.absolute(), args=args)))
-    except Exception as error:  # of many types, whatever is the matter
-        raise CheckpointError(f'{folder}: damaged or not whole, copy it again: {one_line(error)}') from None
-    for path, leaf in wanted.items():
-        array = found.get(path)  # Orbax hands back the shape of what it lacks
-        if not isinstance(array, (np.ndarray, jax.Array)) or array.shape != leaf.shape:
-            told = f'{path} is not the array {list(leaf.shape)} that is expected; convert it again'
-            raise CheckpointError(f'{folder}: {told}')
+        for path, leaf in wanted.items():
+            reads[path] = storage.checked(path, leaf, opened[path]).read()
+        for path, read in reads.items():
+            array = storage.result(path, read)
+            checks.append(storage.check(path, array))
+            array = array.astype(types.get(path) or array.dtype, copy=False)
+            found[path] = array if sharding is None else jax.device_put(array, sharding)
+    finally:  # every read that was begun ends before its memory and files are let go
+        for future in (*opened.values(), *reads.values()):
+            future.exception()
+    for check in checks:
+        check.result()
     jax.block_until_ready(found)  # what is on its way to a device is still held here
-    return {path: found[path] for path in wanted}
-
-
-def _patient(handler: Any) -> Any:
-    """A handler of Orbax's that ends every read it began before it says that one failed."""
-
-    class Patient(handler):
-        async def deserialize(self, infos: Any, args: Any = None) -> Any:
-            one = super().deserialize
-            reads = (one([info], [arg]) for info, arg in zip(infos, args, strict=True))
-            found: list[Any] = await asyncio.gather(*reads, return_exceptions=True)
-            if errors := [error for error in found if isinstance(error, BaseException)]:
-                raise errors[0]
-            return [array for arrays in found for array in arrays]
-
-    return Patient()
+    return found
 
 
 @contextlib.contextmanager

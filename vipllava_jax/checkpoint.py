@@ -1,26 +1,28 @@
-"""Our own folder of a model: its params as Orbax writes them, its config, and the files of its processor."""
+"""Our own folder of a model: its params as Orbax writes them, its config, and the files of its processor.
+
+The arrays have checksums. config.json has none, as users edit it, but it must describe the arrays.
+"""
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vipllava_jax import __version__, arrays
+from vipllava_jax import __version__, arrays, manifest
 from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, beside, read_json, write_json
+from vipllava_jax.folders import CheckpointError, beside, read_bytes, read_json, write_json
 from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
+from vipllava_jax.manifest import MARK, apart, together
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
-FORMAT = 3  # the first knows no quantised weights, the second none in int4; written is the first that does
 FLOATS = ('float32', 'float16', 'bfloat16')
 QUANTIZED = ('int8', 'int4')
-MARK, PARAMS = 'vipllava.json', 'params'
+PARAMS = 'params'
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name of what was just done
 
@@ -38,23 +40,22 @@ def save(
     leaves: Iterable[tuple[str, Any]] | None = None,
     files_from: Path | None = None,
     overwrite: bool = False,
-) -> None:
+) -> tuple[str, ...]:
     """Params and their config -> a new folder, with the processor's files of another.
 
     Params too large to be held are given as shapes, and `leaves` brings their arrays as (path, array),
-    in any order; a few are held at a time. Raises CheckpointError for params that are not the config's.
+    in any order; a few are held at a time. Returns the sorted paths of arrays that hold infinity or NaN.
+    Raises CheckpointError for params that are not the config's.
     """
     import jax
 
-    from vipllava_jax.model.quantized import Grouped, Quantized
     from vipllava_jax.model.vipllava import abstract
     from vipllava_jax.model.weights import LoRA
 
     if any(isinstance(leaf, LoRA) for _, leaf in flat(params)):
         raise CheckpointError(f'{folder}: the params have an adapter: merge it, or save it by itself')
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    stored = dict(_apart(flat(shapes)))
-    manifest = {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in stored.items()}
+    stored = dict(apart(flat(shapes)))
     if odd := sorted(dict(flat(shapes)).keys() ^ dict(flat(abstract(cfg))).keys()):
         names = f'{", ".join(odd[:3])}{", …" if len(odd) > 3 else ""}'
         raise CheckpointError(
@@ -62,16 +63,12 @@ def save(
         )
     with beside(folder, size(stored), is_checkpoint, overwrite) as new:
         brought = flat(params) if leaves is None else leaves
-        arrays.write(new / PARAMS, nested(stored.items()), _apart(brought))
+        written = arrays.write(new / PARAMS, nested(stored.items()), apart(brought))
         write_json(new / 'config.json', to_hugging_face(cfg))
         copy_files(files_from, new)
-        kinds = {type(leaf) for _, leaf in flat(shapes)}
-        told = {
-            'format': 3 if Grouped in kinds else 2 if Quantized in kinds else 1,
-            'version': __version__,
-            'params': manifest,
-        }
-        write_json(new / MARK, told)
+        checksums = {path: each.checksum for path, each in written.items()}
+        manifest.write(new, __version__, dict(flat(shapes)), stored, checksums)
+    return tuple(sorted(path for path, each in written.items() if not each.finite))
 
 
 def restore(
@@ -97,10 +94,13 @@ def stream(
     """
     from vipllava_jax.model.quantized import Quantized
 
-    stored, wanted = shapes(folder), weight_type(dtype)
+    listed, wanted = manifest.read(folder, __version__), weight_type(dtype)
+    stored = _whole(folder, listed.arrays)
+    manifest.check_complete(folder, listed)
     done, total = 0, size(stored)
     types = {path: wanted for path, leaf in stored.items() if wanted and not isinstance(leaf, Quantized)}
-    for path, array in _together(arrays.read(folder / PARAMS, dict(_apart(stored.items())), types, sharding)):
+    found = arrays.read(folder / PARAMS, listed.arrays, types, sharding, listed.checksums)
+    for path, array in together(found):
         done += size(stored[path])
         if progress:
             progress(done, total, path)
@@ -112,10 +112,15 @@ def describe(folder: Path) -> tuple[Config, dict[str, Any]]:
     from vipllava_jax.model.vipllava import abstract
 
     cfg, stored = read_config(folder), shapes(folder)
+    if cfg.text.layers + cfg.vision.layers > len(stored):  # before anything is made for each layer
+        raise CheckpointError(
+            f'{folder}: config.json has {cfg.text.layers} and {cfg.vision.layers} layers, but {MARK} lists '
+            f'{len(stored)} weights; get a whole copy of both'
+        )
     wanted = {(path, leaf.shape) for path, leaf in flat(abstract(cfg))}
-    if odd := wanted ^ {(path, leaf.shape) for path, leaf in stored.items()}:
-        told = ', '.join(sorted({path for path, _ in odd}))
-        raise CheckpointError(f'{folder}: {MARK} and config.json do not agree on {told}; convert it again')
+    if odd := sorted({path for path, _ in wanted ^ {(path, leaf.shape) for path, leaf in stored.items()}}):
+        named = ', '.join(odd[:5]) + (f' and {len(odd) - 5} more' if len(odd) > 5 else '')
+        raise CheckpointError(f'{folder}: {MARK} and config.json do not agree on {named}; convert it again')
     return cfg, stored
 
 
@@ -125,55 +130,55 @@ def shapes(folder: Path, dtype: 'DTypeLike | None' = None) -> dict[str, Any]:
     The type is `dtype`, if one is given and the leaf not quantised, or as stored.
     """
     import jax
-    import jax.numpy as jnp
 
     from vipllava_jax.model.quantized import Quantized
 
-    mark, wanted = read_json(folder / MARK), weight_type(dtype)
-    if mark.get('format') not in range(1, FORMAT + 1):
-        raise CheckpointError(
-            f'{folder / MARK}: format {mark.get("format")!r} of vipllava-jax {mark.get("version")}; this is '
-            f'{__version__} and reads formats 1 to {FORMAT}: upgrade it, or convert the checkpoint again'
-        )
-    try:
-        listed = mark['params'].items()
-        leaves = ((path, jax.ShapeDtypeStruct(shape, jnp.dtype(kind))) for path, (kind, shape) in listed)
-        stored = dict(_together(leaves))
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f'{folder / MARK}: lists no params ({error}); convert it again') from None
+    wanted, stored = weight_type(dtype), _whole(folder, manifest.read(folder, __version__).arrays)
     if wanted is None:
         return stored
     changed = {path: leaf for path, leaf in stored.items() if not isinstance(leaf, Quantized)}
     return stored | {path: jax.ShapeDtypeStruct(leaf.shape, wanted) for path, leaf in changed.items()}
 
 
-def _apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Leaves with the two arrays of a quantised one instead of it, one after the other."""
+def _whole(folder: Path, listed: dict[str, Any]) -> dict[str, Any]:
+    """The shapes of stored arrays -> those of the leaves that they make, by path."""
     from vipllava_jax.model.quantized import Quantized
 
-    for path, leaf in leaves:
-        if isinstance(leaf, Quantized):
-            yield f'{path}/values', leaf.values
-            yield f'{path}/scale', leaf.scale
-        else:
-            yield path, leaf
+    try:
+        stored = dict(together(listed.items()))
+        for path, leaf in stored.items():
+            if isinstance(leaf, Quantized):
+                _check_quantized(path, leaf)
+            elif leaf.dtype.name not in FLOATS:
+                raise ValueError(f'{path} is of type {leaf.dtype.name}')
+    except ValueError as error:
+        raise CheckpointError(f'{folder / MARK}: lists no params ({error}); convert it again') from None
+    return stored
 
 
-def _together(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The contrary of `_apart`, in whatever order the two come."""
-    from vipllava_jax.model.quantized import stored
+def _check_quantized(path: str, leaf: Any) -> None:
+    """ValueError for values and a scale whose shapes and types are not those of one weight."""
+    from vipllava_jax.model.llama import summed
 
-    waiting: dict[str, dict[str, Any]] = {}
-    for path, leaf in leaves:
-        whole, _, part = path.rpartition('/')
-        if part not in ('values', 'scale'):
-            yield path, leaf
-            continue
-        waiting.setdefault(whole, {})[part] = leaf
-        if len(waiting[whole]) == 2:
-            yield whole, stored(**waiting.pop(whole))
-    if waiting:
-        raise ValueError(f'{next(iter(waiting))} has only one of values and scale')
+    found = (*((x.shape, x.dtype.name) for x in (leaf.values, leaf.scale)),)
+    try:
+        whole = found == _quantized_shapes(leaf.shape, summed(path), leaf.dtype.name)
+    except (ValueError, TypeError, IndexError, ArithmeticError):  # whatever their shapes make of arithmetic
+        whole = False
+    if not whole:
+        raise ValueError(f'{path}: its values and scale are not of one weight')
+
+
+@lru_cache
+def _quantized_shapes(shape: tuple[int, ...], axes: int, how: str) -> tuple[tuple[Any, str], ...]:
+    """The shapes and types of the values and the scale of a weight that is summed over its first axes."""
+    import jax
+
+    from vipllava_jax.model.quantized import quantize
+
+    weight = jax.ShapeDtypeStruct(shape, 'float32')
+    found = jax.eval_shape(partial(quantize, summed=axes, kind=how), weight)
+    return (*((x.shape, x.dtype.name) for x in (found.values, found.scale)),)
 
 
 def read_config(folder: Path) -> Config:
@@ -200,8 +205,8 @@ def copy_files(source: Path | None, target: Path) -> None:
     except (ValueError, OSError, ImportError):  # not whole: what there is of it may still be of use
         names += FILES
     for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+        if (source / name).exists():
+            (target / name).write_bytes(read_bytes(source / name))
 
 
 def weight_type(dtype: 'DTypeLike | None') -> Any:

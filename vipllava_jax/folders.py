@@ -6,7 +6,6 @@ runs out of disk on the way leaves nothing that looks like a result.
 
 import contextlib
 import errno
-import fcntl
 import glob
 import json
 import math
@@ -15,14 +14,17 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from vipllava_jax.places import REPLACED, locked, put, sync
 from vipllava_jax.signals import unfinished
 
 MESSAGE = 500  # characters of an error message, at most
 LARGEST = 64 << 20  # bytes of a JSON file, several times what a tokenizer.json of 128,000 tokens has
 CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+PARTIAL = re.compile(rf'\.partial-\d+({REPLACED})?$')
 SPECIAL = (
     (stat.S_ISDIR, 'a folder'),
     (stat.S_ISFIFO, 'a FIFO'),
@@ -220,77 +222,146 @@ def apart(source: Path, target: Path) -> None:
         raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose a place beside it')
 
 
+def check_place(folder: Path, overwrite: bool) -> None:
+    """CheckpointError for what `beside` would refuse before anything is known of what is to be written."""
+    place = _destination(folder)
+    _replaceable(place, lambda _: True, overwrite)
+    if place.parent.is_dir():
+        _check_alone(place)
+
+
+def check_only(folder: Path, patterns: Iterable[str]) -> None:
+    """CheckpointError if a folder that is to be replaced holds anything whose name matches no pattern."""
+    patterns = [*patterns]
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not any(fnmatch(path.name, pattern) for pattern in patterns):
+            raise CheckpointError(
+                f'{folder}: holds {path.name}, which is not of a model and would be lost; '
+                'move it away or choose another place'
+            )
+
+
 @contextlib.contextmanager
 def beside(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: bool) -> Iterator[Path]:
     """A new folder beside `folder`, which takes its place, whole and on the disk, when the block ends well.
 
-    Before that, raises CheckpointError if the place is taken, cannot be written or has no room for `size`
-    bytes. Only an empty folder, or with `overwrite` one that is `ours`, is ever replaced.
+    Where `folder` is a link, what it points to is written. Before the block, raises CheckpointError if the
+    place is taken, cannot be written, has no room for `size` bytes, or if another process is writing there.
+    Only an empty folder, or with `overwrite` one that is `ours`, is ever replaced; `ours` may raise
+    CheckpointError to say why it is not.
     """
-    folder = folder.absolute()
-    if folder.exists() and not _replaceable(folder, ours, overwrite):
-        told = 'exists, and is not a model that we wrote' if overwrite else 'exists'
-        raise CheckpointError(f'{folder}: {told}; choose another place')
+    folder = _destination(folder)
+    _replaceable(folder, ours, overwrite)
     partial = folder.parent / f'.{folder.name}.partial-{os.getpid()}'
+    missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        free = shutil.disk_usage(folder.parent).free
-        if free < size:
-            raise CheckpointError(
-                f'{folder}: takes {_amount(size)}, {_amount(size - free)} more than the disk has free'
-            )
-        partial.mkdir()
-        with _locked(partial):
+        with _alone(folder, partial):
+            _replaceable(folder, ours, overwrite)  # what a process that died had moved aside may be back
+            free = shutil.disk_usage(folder.parent).free
+            if free < size:
+                raise CheckpointError(
+                    f'{folder}: takes {_amount(size)}, {_amount(size - free)} more than the disk has free'
+                )
             with unfinished(str(partial)):
                 yield partial
                 for path in (*partial.rglob('*'), partial):
-                    _sync(path)
-            if _replaceable(folder, ours, overwrite):
-                folder.rename(partial.with_name(partial.name + '-replaced'))
-            partial.rename(folder)
-        _sync(folder.parent)
+                    sync(path)
+                put(partial, folder, _replaceable(folder, ours, overwrite))
+        sync(folder.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            written = sum(path.stat().st_size for path in partial.rglob('*') if path.is_file())
-            free = shutil.disk_usage(folder.parent).free
-            told = f'the disk is full, {_amount(size - written - free)} are missing'
-        else:
-            told = f'cannot be written: {error.strerror}' + (f' ({error.filename})' if error.filename else '')
-        raise CheckpointError(f'{folder}: {told}') from None
+        raise CheckpointError(f'{folder}: {_trouble(error, partial, size)}') from None
     finally:
-        _sweep(folder)
+        with _moment(folder.parent):
+            _sweep(folder)
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # which only an empty folder allows
+
+
+def _destination(folder: Path) -> Path:
+    """The absolute path of the folder to which a path leads, perhaps by links, and which may not be there."""
+    place = Path(os.path.realpath(folder))
+    if place.is_symlink():
+        raise CheckpointError(f'{folder}: a link that leads to itself; choose another place')
+    if place.exists() and os.path.ismount(place):
+        raise CheckpointError(f'{folder}: a mount point, which cannot be replaced; choose a folder in it')
+    return place
 
 
 def _replaceable(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> bool:
-    return folder.is_dir() and (not any(folder.iterdir()) or (overwrite and ours(folder)))
+    """Whether there is a folder to be replaced; CheckpointError if there is something that must not be."""
+    if not folder.exists():
+        return False
+    if folder.is_dir() and not any(folder.iterdir()):
+        return True
+    if not overwrite:
+        raise CheckpointError(f'{folder}: exists; choose another place')
+    if not folder.is_dir() or not ours(folder):
+        raise CheckpointError(f'{folder}: exists, and is not a model that we wrote; choose another place')
+    return True
 
 
-def _sweep(folder: Path) -> None:
-    """Removes what was begun beside a folder and not finished, but for what a living process still writes."""
-    for path in folder.parent.glob(f'.{glob.escape(folder.name)}.partial-*'):
-        with contextlib.suppress(OSError), _locked(path):
-            shutil.rmtree(path)
+def _trouble(error: OSError, partial: Path, size: int) -> str:
+    """What a failed write is about, and the file."""
+    file = f' ({error.filename})' if error.filename else ''
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return f'cannot be written: {error.strerror or error}{file}'
+    missing = 0
+    with contextlib.suppress(OSError):
+        written = sum(path.stat().st_size for path in partial.rglob('*') if path.is_file())
+        missing = size - written - shutil.disk_usage(partial.parent).free
+    return 'the disk is full' + (f', {_amount(missing)} are missing' if missing > 0 else '') + file
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process alone; the lock goes with the process, however that ends."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _alone(folder: Path, partial: Path) -> Iterator[None]:
+    """Makes the partial folder and holds it, unless another process has one for the same place."""
+    with contextlib.ExitStack() as stack:
+        with _moment(folder.parent):
+            _check_alone(folder)
+            partial.mkdir()
+            stack.enter_context(locked(partial))
         yield
-    finally:
-        os.close(fd)
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _check_alone(folder: Path) -> None:
+    """CheckpointError if another process is writing what is to be a folder."""
+    if _sweep(folder):
+        raise CheckpointError(
+            f'{folder}: another process is writing there: wait for it, or choose another place'
+        )
+
+
+@contextlib.contextmanager
+def _moment(parent: Path) -> Iterator[None]:
+    """Lets no other process begin or end writing beside this one's folder, if the file system can do that."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(locked(parent, wait=True))
+        yield
+
+
+def _sweep(folder: Path) -> bool:
+    """Removes what was begun beside a folder and not finished; whether a living process still writes some.
+
+    A folder that was moved aside, and whose successor did not come, is put back.
+    """
+    living = False
+    for path in folder.parent.glob(f'.{glob.escape(folder.name)}.partial-*'):
+        if not PARTIAL.search(path.name) or path.is_symlink() or not path.is_dir():
+            continue
+        try:
+            with locked(path):
+                if path.name.endswith(REPLACED) and not folder.exists():
+                    path.rename(folder)
+                else:
+                    shutil.rmtree(path)
+        except BlockingIOError:
+            living = True
+        except OSError:
+            pass  # gone meanwhile, or not ours to remove
+    return living
 
 
 def _amount(size: int) -> str:

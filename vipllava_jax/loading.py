@@ -1,7 +1,6 @@
 """From a folder, or a name on the Hugging Face Hub, to a model on the device."""
 
 import os
-import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError, listing
+from vipllava_jax.hub import HUB_NAME, from_hub, has_weights
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Processor
 
 DEMO = 'demo'  # the name of the model that comes with the package
-HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+(@[\w./-]+)?')
-BESIDE = ('*.json', 'tokenizer.model', '*.jinja', f'{checkpoint.PARAMS}/*')  # PyTorch's weights
 
 
 class Model(NamedTuple):
@@ -195,18 +193,24 @@ def locate(source: str | os.PathLike[str]) -> Path:
 
     'demo' is the model that comes with the package; a folder of that name is './demo'.
     """
-    folder = bundled() if str(source) == DEMO else Path(source).expanduser()
-    if folder.is_file():
-        raise CheckpointError(
-            f'{folder}: a file; give the folder that holds the weights and their config.json'
-        )
-    if not folder.is_dir():
+    if str(source) == DEMO:
+        return bundled()
+    try:
+        folder = Path(source).expanduser()
+        if folder.is_file():
+            raise CheckpointError(
+                f'{folder}: a file; give the folder that holds the weights and their config.json'
+            )
+        found = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long, no permission, no such user
+        raise CheckpointError(f'{source}: {getattr(error, "strerror", None) or error}') from None
+    if not found:
         if not HUB_NAME.fullmatch(str(source)):
             raise CheckpointError(
                 f'{folder}: no such folder, and not a name on the Hugging Face Hub (organisation/name)'
             )
-        folder = _from_hub(str(source))
-    if not _has_weights(folder):
+        folder = from_hub(str(source))
+    if not has_weights(folder):
         wanted = ', '.join((checkpoint.MARK, *torch_files.SINGLE, *torch_files.INDEXED))
         raise CheckpointError(f'{folder}: no weights: looked for {wanted}, found {listing(folder)}')
     return folder
@@ -215,45 +219,6 @@ def locate(source: str | os.PathLike[str]) -> Path:
 def bundled() -> Path:
     """The folder of the demo model."""
     return Path(__file__).parent / 'demo' / 'model'
-
-
-def _has_weights(folder: Path) -> bool:
-    return checkpoint.is_checkpoint(folder) or torch_files.is_torch_folder(folder)
-
-
-def _from_hub(source: str) -> Path:
-    """The folder of a Hub repository in the cache, with its safetensors, or if it has none its .bin files."""
-    name, _, revision = source.partition('@')
-    folder = _download(name, revision, ['model.safetensors*', 'model-*.safetensors', *BESIDE])
-    return folder if _has_weights(folder) else _download(name, revision, ['pytorch_model*.bin*', *BESIDE])
-
-
-def _download(name: str, revision: str, patterns: list[str]) -> Path:
-    """The files of a Hub repository that match, in the Hub's own cache."""
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns)
-        )
-    except errors.GatedRepoError:
-        told = (
-            'its authors ask you to accept their terms: do so on its page, then log in with `hf auth login`'
-        )
-    except errors.RepositoryNotFoundError:
-        told = 'no such folder, and no such model or a private one: check its name, or `hf auth login`'
-    except errors.RevisionNotFoundError:
-        told = f'the Hub has the model, but no revision {revision!r} of it'
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        told = (
-            'no such folder here, not whole in the cache, and out of reach (no network, or HF_HUB_OFFLINE '
-            'is set): download it elsewhere and give its folder, or set HF_HOME to a cache that has it'
-        )
-    except Exception as error:  # whatever the HTTP library below raises: it has changed before
-        reason = ' '.join(str(error).split())
-        told = f'the download failed ({reason}): try again, or download it elsewhere and give its folder'
-    raise CheckpointError(f'{name} on the Hugging Face Hub: {told}')
 
 
 def _processor(folder: Path) -> 'Processor | None':

@@ -3,7 +3,7 @@
 import functools
 import mmap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,8 +20,17 @@ from vipllava_convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_convert.tensors import READABLE, Tensor, read
 from vipllava_convert.torch_files import open_checkpoint
 from vipllava_jax.arrays import ahead, nested
-from vipllava_jax.checkpoint import Progress, read_config, save, weight_type
-from vipllava_jax.folders import apart
+from vipllava_jax.checkpoint import (
+    MARK,
+    PARAMS,
+    Progress,
+    is_checkpoint,
+    read_config,
+    save,
+    weight_type,
+)
+from vipllava_jax.folders import apart, check_only
+from vipllava_jax.inputs.processor import FILES
 
 THREADS = 6
 AT_ONCE = 1 << 28  # bytes of buffers for converting, where the leaves are in the same memory
@@ -127,7 +136,10 @@ def convert(
     'int8' or 'int4' instead. The adapter of another folder is merged into them. Raises CheckpointError,
     before any long work where that is possible, and leaves nothing behind then; the source is only read.
     """
-    apart(source, target)
+    for read_from in (source, *([adapter] if adapter else [])):
+        apart(Path(read_from), target)
+    if overwrite and is_checkpoint(target):
+        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *FILES))
     dtype = weight_type(dtype)
     began = time.monotonic()
     what = plan(source)
@@ -136,9 +148,18 @@ def convert(
     kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter)
     wanted = made(shapes(what, read).items(), what.cfg, **kind)
     leaves = made(stream(what, read, cpu, progress, AT_ONCE), what.cfg, **kind)
-    save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
+    odd = save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
-    return Report(len(what.pairs), size, time.monotonic() - began, what.unused)
+    names = {leaf.path: f'{leaf.name} ({leaf.path})' for leaf, _ in what.pairs}
+    stored = (path.removesuffix('/scale') for path in odd)
+    notes = not_finite((names.get(path, path) for path in stored), dtype)
+    return Report(len(what.pairs), size, time.monotonic() - began, what.unused, notes)
+
+
+def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]:
+    """What to say of each weight that was written in a type with values that are not finite."""
+    reason = '; numbers above 65504 are infinite in float16' if dtype == jnp.float16 else ''
+    return (*(f'warning: {name} holds NaN or infinity{reason}' for name in names),)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

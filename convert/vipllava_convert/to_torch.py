@@ -17,15 +17,25 @@ from jax.typing import DTypeLike
 from vipllava_convert.adapted import made
 from vipllava_convert.safetensors_files import TYPES
 from vipllava_convert.table import Leaf, leaves, reverse
-from vipllava_convert.to_flax import Report, rearranged
+from vipllava_convert.to_flax import Report, not_finite, rearranged
 from vipllava_convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax import checkpoint
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, apart, beside, write_json
+from vipllava_jax.folders import CheckpointError, apart, beside, check_only, write_json
 from vipllava_jax.hugging_face import to_hugging_face
+from vipllava_jax.inputs.processor import FILES
+from vipllava_jax.integrity import finite
 from vipllava_jax.model.quantized import Quantized
 
+WRITTEN = (
+    'model.safetensors',
+    'model-*-of-*.safetensors',
+    INDEXED[0],
+    'config.json',
+    'generation_config.json',
+    *FILES,
+)
 CODES = {dtype: code for code, (dtype, _) in TYPES.items()}
 
 
@@ -57,7 +67,10 @@ def export(
     of 64 by rows that are the mean of the others. The adapter of another folder is merged into the weights.
     Raises CheckpointError and leaves nothing behind then.
     """
-    apart(source, target)
+    for read_from in (source, *([adapter] if adapter else [])):
+        apart(Path(read_from), target)
+    if overwrite and is_torch_folder(target):
+        check_only(target, WRITTEN)
     dtype = checkpoint.weight_type(dtype)
     began = time.monotonic()
     cfg, stored = checkpoint.describe(source)
@@ -74,10 +87,11 @@ def export(
     size = sum(entry.size for entry in entries)
     with beside(target, size, is_torch_folder, overwrite) as partial:
         arrays = _arrays(source, cfg, adapter, table, written, dtype, progress)
-        _write_shards(partial, _shards(entries, max_shard_bytes), arrays, size)
+        odd = _write_shards(partial, _shards(entries, max_shard_bytes), arrays, size)
         common = max({entry.dtype for entry in entries}, key=[entry.dtype for entry in entries].count)
         write_json(partial / 'config.json', to_hugging_face(grown) | {'torch_dtype': common.name})
         checkpoint.copy_files(source, partial)
+    notes += not_finite(odd, dtype)
     return Report(len(entries), size, time.monotonic() - began, (), notes)
 
 
@@ -123,18 +137,36 @@ def _shards(entries: Iterable[Entry], limit: int) -> list[list[Entry]]:
     return shards
 
 
-def _write_shards(folder: Path, shards: list[list[Entry]], arrays: Iterator[Array], size: int) -> None:
-    """Writes the arrays, which come in the order of the shards' entries, and the index if it takes one."""
-    homes = {}
+def _write_shards(folder: Path, shards: list[list[Entry]], arrays: Iterator[Array], size: int) -> list[str]:
+    """Writes the arrays, which come in the order of the shards' entries, and the index if it takes one.
+
+    Returns the names of those that hold NaN or infinity.
+    """
+    homes: dict[str, str] = {}
+    odd: list[str] = []
     for i, shard in enumerate(shards, 1):
         name = 'model.safetensors' if len(shards) == 1 else f'model-{i:05}-of-{len(shards):05}.safetensors'
-        with open(folder / name, 'wb') as file:
-            file.write(_header(shard))
-            for entry, array in zip(shard, arrays, strict=False):
-                file.write(np.asarray(array).reshape(-1).view(np.uint8).data)
-                homes[entry.name] = name
+        try:
+            odd += _write_shard(folder / name, shard, arrays)
+        except OSError as error:  # that of a full disk does not name the file
+            raise OSError(error.errno, error.strerror, error.filename or str(folder / name)) from None
+        homes |= dict.fromkeys((entry.name for entry in shard), name)
     if len(shards) > 1:
         write_json(folder / INDEXED[0], {'metadata': {'total_size': size}, 'weight_map': homes})
+    return odd
+
+
+def _write_shard(path: Path, shard: list[Entry], arrays: Iterator[Array]) -> list[str]:
+    """Writes a safetensors file; returns the names of its tensors that hold NaN or infinity."""
+    odd = []
+    with open(path, 'wb') as file:
+        file.write(_header(shard))
+        for entry, array in zip(shard, arrays, strict=False):
+            data = np.asarray(array)
+            file.write(data.reshape(-1).view(np.uint8).data)
+            if not finite(data):
+                odd.append(entry.name)
+    return odd
 
 
 def _header(shard: list[Entry]) -> bytes:

@@ -17,6 +17,7 @@ from vipllava_jax.arrays import nested
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
 from vipllava_jax.folders import CheckpointError
+from vipllava_jax.integrity import finite
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params, forward
 
@@ -34,10 +35,16 @@ class Comparison(NamedTuple):
 
     groups: dict[str, float]  # of the weights, by group of tensors; 'llama mlp (int8)' where quantised
     logits: float  # of a forward pass over a fixed picture and prompt
+    not_finite: tuple[str, ...] = ()  # what holds NaN or infinity on either side: weights, or 'logits'
 
     @property
     def equal(self) -> bool:
-        """Whether all is the same, but for what was quantised and, if anything was, the logits."""
+        """Whether all is the same, but for what was quantised and, if anything was, the logits.
+
+        What is not finite is equal to nothing, as it is in arithmetic.
+        """
+        if self.not_finite:
+            return False
         exact = {group: far for group, far in self.groups.items() if not group.endswith(')')}
         return not any(exact.values()) and (len(exact) < len(self.groups) or not self.logits)
 
@@ -54,21 +61,28 @@ def verify(source: Path, converted: Path, *, progress: Progress | None = None) -
     ours, theirs = (source, converted) if checkpoint.is_checkpoint(source) else (converted, source)
     cfg, _ = checkpoint.describe(ours)
     what = plan(theirs)
-    groups = _weights(ours, what, progress)
+    groups, odd = _weights(ours, what, progress)
     mine = _logits(checkpoint.restore(ours)[0], cfg)
     other = _logits(nested(stream(what)), what.cfg)
     shared = min(cfg.text.vocab, what.cfg.text.vocab)
-    return Comparison(groups, difference(mine[..., :shared], other[..., :shared]))
+    mine, other = mine[..., :shared], other[..., :shared]
+    if not (finite(mine) and finite(other)):
+        odd.append('logits')
+    return Comparison(groups, difference(mine, other), tuple(odd))
 
 
-def _weights(ours: Path, what: Plan, progress: Progress | None) -> dict[str, float]:
-    """The largest difference in each group of tensors, ours read in its order and theirs as it comes."""
+def _weights(ours: Path, what: Plan, progress: Progress | None) -> tuple[dict[str, float], list[str]]:
+    """The largest difference in each group of tensors, ours read in its order and theirs as it comes.
+
+    And the paths of those that hold NaN or infinity on either side.
+    """
     pairs = {leaf.path: (leaf, tensor) for leaf, tensor in what.pairs}
     if odd := pairs.keys() ^ checkpoint.shapes(ours).keys():
         raise CheckpointError(f'{ours}: one side alone has {first(odd)}')
     cpu = jax.local_devices(backend='cpu')[0]
     buffer = memoryview(mmap.mmap(-1, max(tensor.span for _, tensor in pairs.values())))
     groups: dict[str, float] = {}
+    not_finite: list[str] = []
     for path, mine in checkpoint.stream(ours, progress=progress):
         leaf, tensor = pairs[path]
         group = _group(path)
@@ -77,6 +91,8 @@ def _weights(ours: Path, what: Plan, progress: Progress | None) -> dict[str, flo
             mine = np.asarray(jax.device_put(mine, cpu).astype(np.float32))
         uploaded = jax.device_put(read(tensor, buffer), cpu)
         other = np.asarray(rearranged(uploaded, leaf.layout, leaf.sizes, uploaded.dtype))
+        if not (finite(mine) and finite(other)):
+            not_finite.append(path)
         if mine.shape != other.shape:
             both = tuple(slice(min(sizes)) for sizes in zip(mine.shape, other.shape, strict=True))
             if 'V' not in leaf.layout:
@@ -85,7 +101,7 @@ def _weights(ours: Path, what: Plan, progress: Progress | None) -> dict[str, flo
                 )
             mine, other = mine[both], other[both]
         groups[group] = max(groups.get(group, 0.0), difference(mine, other))
-    return groups
+    return groups, not_finite
 
 
 def _group(path: str) -> str:
@@ -95,7 +111,10 @@ def _group(path: str) -> str:
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest absolute difference of two arrays of one shape; 0 if they are equal bit by bit."""
+    """The largest absolute difference of two arrays of one shape; 0 if they are equal bit by bit.
+
+    Infinity if a number stands beside what is none.
+    """
     a, b = a.reshape(-1), b.reshape(-1)
     largest = 0.0
     for i in range(0, a.size, AT_ONCE):

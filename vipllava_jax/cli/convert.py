@@ -48,12 +48,14 @@ def convert(
     from vipllava_convert import verify as verifying
 
     from vipllava_jax import checkpoint
+    from vipllava_jax.folders import check_place
     from vipllava_jax.loading import locate
 
     if verify and adapter:
         raise ValueError(
             '--verify compares with SOURCE as it is, without the --adapter: leave one of them out'
         )
+    check_place(target, overwrite)  # before a download
     folder = locate(source)
     work: Callable[..., Any] = to_torch.export
     if not checkpoint.is_checkpoint(folder):
@@ -78,5 +80,9 @@ def convert(
         differences = {**compared.groups, 'logits': compared.logits}
         for group, difference in differences.items():
             click.echo(f'{group:<24} largest difference {difference:g}')
+        if odd := compared.not_finite:
+            named = ', '.join(odd[:3]) + (f' and {len(odd) - 3} more' if len(odd) > 3 else '')
+            advice = 'try --dtype bfloat16' if dtype == 'float16' else 'get a whole copy of the source'
+            raise ValueError(f'{target} is not equal to {folder}: NaN or infinity in {named}; {advice}')
         if dtype is None and not compared.equal:
             raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')

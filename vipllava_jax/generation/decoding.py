@@ -15,12 +15,14 @@ from jax.experimental.layout import Format, Layout
 
 from vipllava_jax.compilation import background
 from vipllava_jax.config import Config
+from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.sampling import Sampling, pick
 from vipllava_jax.inputs.processor import Batch, bucket
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache
 from vipllava_jax.model.vipllava import Params
 
+NOT_FINITE = -1  # stands for a token where logits are NaN or infinite
 CHUNK = 8  # steps between two looks at what came out: 30 ms on a fast card, and the host runs ahead
 
 
@@ -45,7 +47,10 @@ class State:
 
 @partial(jax.jit, static_argnames=('cfg', 'slots'))
 def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Config, slots: int) -> State:
-    """The prompts of a batch -> the state that holds their caches and each row's first token."""
+    """The prompts of a batch -> the state that holds their caches and each row's first token.
+
+    That is NOT_FINITE for a row whose logits are not all numbers.
+    """
     logits, cache = vipllava.prefill(
         params,
         batch.tokens,
@@ -57,6 +62,8 @@ def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Confi
     )
     positions = jnp.asarray(batch.lengths)
     tokens = pick(logits, sampling, positions)
+    # the host reads the tokens anyway, so that looking whether logits are numbers costs it nothing
+    tokens = jnp.where(jnp.isfinite(logits).all(axis=-1), tokens, NOT_FINITE)
     return State(cache, tokens, positions, ended(tokens, cfg), sampling)
 
 
@@ -115,7 +122,8 @@ def stream(
     max_new_tokens defaults to 512, or what the context leaves. Temperature 0 takes the likeliest token;
     above, a row draws with its own key, made of the seed (None: a fresh one) and its place in the batch.
     Temperature, top_k and top_p may differ from row to row. Raises ValueError, before anything runs, for
-    settings out of range, placeholders that do not fit the images, a context longer than the model's.
+    settings out of range, placeholders that do not fit the images, a context longer than the model's; and
+    when the first tokens come, if their logits are NaN or infinite, naming the weights that are.
     """
     return _stream(params, batch, *_planned(batch, cfg, max_new_tokens, temperature, top_k, top_p, seed, eos))
 
@@ -148,6 +156,8 @@ def _stream(
         if new > ready.shape[1]:  # the next chunk is under way before this one is looked at
             state, coming = advance(params, state, cfg=cfg, steps=CHUNK)
         tokens = np.asarray(ready)[:, :new]
+        if (tokens == NOT_FINITE).any():
+            raise ValueError(explain(params, batch))
         yield tokens
         new -= tokens.shape[1]
         done |= np.isin(tokens, cfg.eos).any(axis=1)

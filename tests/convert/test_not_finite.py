@@ -1,0 +1,78 @@
+"""Weights that are not numbers are named by a conversion, and equal to nothing in a comparison."""
+
+import numpy as np
+import pytest
+from vipllava_convert.to_flax import convert
+from vipllava_convert.to_torch import export
+from vipllava_convert.verify import verify
+
+from vipllava_jax import checkpoint
+
+GATE = 'language_model.model.layers.1.mlp.gate_proj.weight'
+
+
+def spoilt(folder, target, value=np.nan):
+    """A converted folder with two numbers that are none."""
+    params, cfg = checkpoint.restore(folder)
+    for leaf in (params['llama']['layers_1']['gate'], params['projector']['linear_1']):
+        leaf['w'] = leaf['w'].at[3, 4].set(value)
+    assert checkpoint.save(target, params, cfg, files_from=folder) == (
+        'llama/layers_1/gate/w',
+        'projector/linear_1/w',
+    )
+    return target
+
+
+@pytest.fixture(scope='module')
+def ours(folder, tmp_path_factory):
+    return spoilt(folder, tmp_path_factory.mktemp('spoilt') / 'ours')
+
+
+@pytest.fixture(scope='module')
+def theirs(ours, tmp_path_factory):
+    target = tmp_path_factory.mktemp('spoilt') / 'theirs'
+    report = export(ours, target)
+    assert report.notes == (
+        f'warning: {GATE} holds NaN or infinity',
+        'warning: multi_modal_projector.linear_1.weight holds NaN or infinity',
+    )
+    return target
+
+
+def test_converting_names_them(theirs, tmp_path):
+    assert convert(theirs, tmp_path / 'a').notes == (
+        f'warning: {GATE} (llama/layers_1/gate/w) holds NaN or infinity',
+        'warning: multi_modal_projector.linear_1.weight (projector/linear_1/w) holds NaN or infinity',
+    )
+    notes = convert(theirs, tmp_path / 'b', quantize='int8').notes
+    assert f'warning: {GATE} (llama/layers_1/gate/w) holds NaN or infinity' in notes
+
+
+def test_what_half_precision_cannot_hold_is_told(folder, tmp_path):
+    params, cfg = checkpoint.restore(folder)
+    norm = params['llama']['norm']
+    norm['w'] = norm['w'].at[3].set(7e4)
+    assert checkpoint.save(tmp_path / 'ours', params, cfg) == ()
+    reason = 'holds NaN or infinity; numbers above 65504 are infinite in float16'
+    name = 'language_model.model.norm.weight'
+    assert export(tmp_path / 'ours', tmp_path / 'half', dtype='float16').notes == (
+        f'warning: {name} {reason}',
+    )
+    assert export(tmp_path / 'ours', tmp_path / 'theirs').notes == ()
+    notes = convert(tmp_path / 'theirs', tmp_path / 'back', dtype='float16').notes
+    assert notes == (f'warning: {name} (llama/norm/w) {reason}',)
+
+
+def test_they_are_equal_to_nothing(ours, theirs):
+    found = verify(theirs, ours)
+    assert found.not_finite == ('llama/layers_1/gate/w', 'projector/linear_1/w', 'logits')
+    assert not found.equal
+    assert set(found.groups.values()) == {0}
+
+
+def test_one_side_alone(ours, source, theirs, folder):
+    for pair in ((source, ours), (theirs, folder)):
+        found = verify(*pair)
+        assert found.not_finite == ('llama/layers_1/gate/w', 'projector/linear_1/w', 'logits')
+        assert found.groups['llama mlp'] == np.inf
+        assert not found.equal

@@ -1,0 +1,133 @@
+"""vipllava.json: what the params of a folder of ours are, each array's type, shape and checksum."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vipllava_jax.folders import CheckpointError, brief, printable, read_bytes, read_json, write_json
+
+MARK = 'vipllava.json'
+FORMAT = 3  # the first knows no quantised weights, the second none in int4; written is the first that does
+TYPES = ('float32', 'float16', 'bfloat16', 'int8', 'int32')  # the last two hold quantised weights
+PATH = re.compile(r'[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,7}')
+MOST_ARRAYS = 10_000  # several times what the largest model has
+LARGEST = 4 << 20  # bytes of the file
+LARGEST_AXIS = 1 << 31
+CHECKSUM = re.compile(r'[0-9a-f]{16}')
+
+
+class Manifest(NamedTuple):
+    """What a vipllava.json says, checked."""
+
+    arrays: dict[str, Any]  # the shape and type of every stored array, by its path
+    checksums: dict[str, str]  # by the same paths; empty if the folder was written without
+
+
+def write(
+    folder: Path,
+    version: str,
+    shapes: Mapping[str, Any],
+    arrays: Mapping[str, Any],
+    checksums: dict[str, str],
+) -> None:
+    """Writes the vipllava.json of a folder with these leaves, stored as these arrays."""
+    from vipllava_jax.model.quantized import Grouped, Quantized
+
+    kinds = {type(leaf) for leaf in shapes.values()}
+    content = {
+        'format': 3 if Grouped in kinds else 2 if Quantized in kinds else 1,
+        'version': version,
+        'params': {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in arrays.items()},
+        'checksums': {path: checksums[path] for path in arrays},
+    }
+    write_json(folder / MARK, content)
+
+
+def read(folder: Path, version: str) -> Manifest:
+    """The vipllava.json of a folder; CheckpointError, naming file and entry, if it is wrong."""
+    file = folder / MARK
+    read_bytes(file, LARGEST)  # which says if there are more
+    content = read_json(file)
+    if content.get('format') not in range(1, FORMAT + 1):
+        writer = printable(str(content.get('version'))[:200], 20)
+        raise CheckpointError(
+            f'{file}: format {brief(content.get("format"))} of vipllava-jax {writer}; this is '
+            f'{version} and reads formats 1 to {FORMAT}: upgrade it, or convert the checkpoint again'
+        )
+    listed = content.get('params')
+    if not isinstance(listed, dict) or not 0 < len(listed) <= MOST_ARRAYS:
+        raise CheckpointError(f'{file}: params: a list of arrays expected, {brief(listed)} found')
+    arrays = {path: _shape(file, path, entry) for path, entry in listed.items()}
+    checksums = content.get('checksums', {})
+    if not isinstance(checksums, dict):
+        raise CheckpointError(
+            f'{file}: checksums: an object expected, {brief(checksums)} found; copy it again'
+        )
+    for path, value in checksums.items():
+        if not isinstance(value, str) or not CHECKSUM.fullmatch(value):
+            raise CheckpointError(
+                f'{file}: checksums: {brief(path)}: {brief(value)} is not a checksum; copy it again'
+            )
+    return Manifest(arrays, checksums)
+
+
+def check_complete(folder: Path, manifest: Manifest) -> None:
+    """CheckpointError unless the checksums, if there are any, are of all arrays and no others."""
+    if manifest.checksums and (odd := sorted(manifest.checksums.keys() ^ manifest.arrays.keys())):
+        raise CheckpointError(
+            f'{folder / MARK}: checksums do not agree with params on {brief(odd[0])}; copy it again'
+        )
+
+
+def _shape(file: Path, path: str, entry: Any) -> Any:
+    """The shape and type in an entry of the params."""
+    import jax
+    import jax.numpy as jnp
+
+    if not PATH.fullmatch(path):
+        raise CheckpointError(f'{file}: lists no params: {brief(path)} is not the path of a weight')
+    if not isinstance(entry, list) or len(entry) != 2 or entry[0] not in TYPES or not _sizes(entry[1]):
+        raise CheckpointError(
+            f'{file}: lists no params: {path}: a type ({", ".join(TYPES)}) and a shape expected, '
+            f'{brief(entry)} found; convert it again'
+        )
+    return jax.ShapeDtypeStruct(tuple(entry[1]), jnp.dtype(entry[0]))
+
+
+def _sizes(shape: Any) -> bool:
+    """Whether something is a shape that a weight can have."""
+    return (
+        isinstance(shape, list)
+        and len(shape) <= 8
+        and all(type(n) is int and 0 <= n <= LARGEST_AXIS for n in shape)
+    )
+
+
+def apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Leaves with the two arrays of a quantised one instead of it, one after the other."""
+    from vipllava_jax.model.quantized import Quantized
+
+    for path, leaf in leaves:
+        if isinstance(leaf, Quantized):
+            yield f'{path}/values', leaf.values
+            yield f'{path}/scale', leaf.scale
+        else:
+            yield path, leaf
+
+
+def together(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The contrary of `apart`, in whatever order the two come."""
+    from vipllava_jax.model.quantized import stored
+
+    waiting: dict[str, dict[str, Any]] = {}
+    for path, leaf in leaves:
+        whole, _, part = path.rpartition('/')
+        if part not in ('values', 'scale'):
+            yield path, leaf
+            continue
+        waiting.setdefault(whole, {})[part] = leaf
+        if len(waiting[whole]) == 2:
+            yield whole, stored(**waiting.pop(whole))
+    if waiting:
+        raise ValueError(f'{next(iter(waiting))} has only one of values and scale')
