@@ -40,7 +40,7 @@ def commands(draw: Draw) -> dict[str, bytes]:
     bad = draw(st.sampled_from([o for o in options if not is_text(o)])) if verb in LONG else None
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(line)))
-        line[at : at + draw(st.integers(0, 1))] = [draw(st.sampled_from(WORDS))]
+        line[at : at + min(1, draw(st.integers(0, 4)))] = [draw(st.sampled_from(WORDS))]
     for option in draw(st.lists(st.sampled_from(options), max_size=3, unique_by=lambda option: option.name)):
         if option is not bad:
             line += given(draw, option)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.convert.files import write_safetensors
 from tests.fuzz import base
+from tests.fuzz.commands import LINES, LONG
 from tests.fuzz.nasty import Draw, damaged, json_files, text, words
 from tests.fuzz.pngs import pngs
 from tests.fuzz.templates import templates
@@ -114,6 +115,16 @@ def others(name: str) -> Maker:
             return {name: path.read_bytes()}
 
     return files
+
+
+def commanded(maker: Maker) -> Maker:
+    """Inputs with a command line that reads them."""
+    lines = [[verb, *line] for verb, line in LINES.items() if verb not in LONG]
+    lines.append([*lines[0], '--template', 'checkpoint'])
+    arguments = st.sampled_from([json.dumps(line).encode() for line in lines])
+    return lambda folder: st.builds(
+        lambda files, line: {**files, 'arguments.json': line}, maker(folder), arguments
+    )
 
 
 @st.composite

@@ -14,6 +14,7 @@ from tests.fuzz.inputs import (
     always,
     binaries,
     chats,
+    commanded,
     journal,
     named,
     objects,
@@ -94,4 +95,17 @@ TARGETS = {
     ),
     'toml': Target(base.data, always(named('run.toml', toml_files(base.RUN))), readers.run),
     'commands': Target(base.data, always(commands()), readers.command),
+    'files': Target(
+        base.data,
+        commanded(
+            one_of(
+                always(rows()),
+                binaries('photo.png'),
+                safetensors('model/model.safetensors'),
+                objects('model/config.json', 'model/preprocessor_config.json', 'model/tokenizer_config.json'),
+                binaries('model/*.json*'),
+            )
+        ),
+        readers.command,
+    ),
 }
