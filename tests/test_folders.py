@@ -206,7 +206,14 @@ def test_no_output_is_an_input(tmp_path, monkeypatch):
     for output in (data, 'soft', 'hard', 'there/d.jsonl', 'data/../data/./d.jsonl', tmp_path / data):
         with pytest.raises(ValueError, match='is also read'):
             check_output(Path(output), [Path('elsewhere'), data])
-    check_output(Path('data/new'), [data])
+        with pytest.raises(ValueError, match='is also read'):
+            check_output(Path(output), [Path('data')])
+    check_output(Path('data/new'), [data, Path('data')])
+    Path('cache').mkdir()
+    Path('cache/blob').write_text('{}')
+    Path('data/config.json').symlink_to('../cache/blob')
+    with pytest.raises(ValueError, match='is also read'):
+        check_output(Path('cache/blob'), [Path('data')])
     with pytest.raises(ValueError, match='is also read'):
         check_output(Path('dangling'), [data, Path('data/new')])
     with pytest.raises(OSError, match='is a folder'):

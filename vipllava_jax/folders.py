@@ -174,11 +174,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def check_output(output: Path, inputs: Iterable[Path]) -> None:
     """ValueError if writing `output` would overwrite one of the inputs, or if it could not be written.
 
-    Files are compared by device and inode, so that links and other spellings of a path are recognized.
+    Of an input that is a folder, every file in it is one. Files are compared by device and inode, so that
+    links and other spellings of a path are recognized.
     """
     check_writable(output)
     for path in inputs:
-        if same_file(output, path):
+        if same_file(output, path) or (path.is_dir() and holds(path, output)):
             raise ValueError(
                 f'{output}: is also read ({path}) and would be overwritten; choose another place for it'
             )
@@ -201,6 +202,11 @@ def same_file(one: Path, other: Path) -> bool:
         return os.path.samefile(one, other)
     except (OSError, ValueError):
         return one.resolve() == other.resolve()
+
+
+def holds(folder: Path, file: Path) -> bool:
+    """Whether a file is one of those in a folder, by whatever path or link."""
+    return file.exists() and any(same_file(file, own) for own in folder.rglob('*'))
 
 
 def listing(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """What the command writes as a picture is whole, and never over a picture that is read."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,41 @@ def test_nor_over_any_picture_of_a_question(vipllava, photo, content, tmp_path):
         assert ran.code == 2
         assert f'{target}: is also read' in ran.err
         assert (tmp_path / target).read_bytes() == before
+
+
+@pytest.mark.parametrize('linked', ['symbolic', 'hard'])
+@pytest.mark.parametrize(
+    'command',
+    [
+        ('ask', 'What?', '--model', 'MODEL', '--image', 'photo.png', '--save-image', 'out.png'),
+        ('bench', '--model', 'MODEL', '--what', 'vision', '--json', 'out.png'),
+        ('bench', '--model', 'MODEL', '--what', 'vision', '--plot', 'out.png'),
+        ('demo', '--output', 'out.png'),
+    ],
+    ids=lambda command: f'{command[0]} {command[-2]}',
+)
+def test_nor_over_a_file_of_the_model(vipllava, photo, tmp_path, monkeypatch, command, linked):
+    from vipllava_jax import loading
+
+    model = tmp_path / 'model'
+    shutil.copytree(loading.bundled(), model)
+    monkeypatch.setattr(loading, 'bundled', lambda: model)  # which `demo` reads
+    monkeypatch.chdir(tmp_path)
+    file, output = model / 'config.json', tmp_path / 'out.png'
+    output.symlink_to(file) if linked == 'symbolic' else output.hardlink_to(file)
+    before = file.read_bytes()
+    ran = vipllava(*(str(model) if arg == 'MODEL' else arg for arg in command))
+    assert ran.code == 2
+    assert f'out.png: is also read ({model})' in ran.err
+    assert ran.err.count('\n') == 1
+    assert file.read_bytes() == output.read_bytes() == before
+
+
+def test_two_outputs_are_two_files(vipllava, photo, tmp_path):
+    (tmp_path / 'link.png').symlink_to('plot.png')
+    ran = vipllava('bench', '--json', tmp_path / 'link.png', '--plot', tmp_path / 'plot.png')
+    assert ran.code == 2
+    assert 'are one file' in ran.err
 
 
 def test_a_link_stays_and_what_it_points_to_is_written(vipllava, photo, tmp_path):

@@ -20,7 +20,7 @@ from vipllava_jax.cli.models import (
     weight_options,
 )
 from vipllava_jax.cli.numbers import Real, Whole
-from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
+from vipllava_jax.cli.pictures import check_saving, drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import spinner
 from vipllava_jax.folders import safe_answer, safe_json
 
@@ -109,10 +109,12 @@ def ask(
     if save_image:
         if not pictures:
             raise ValueError('--save-image needs an --image')
-        save(pictures[0], save_image, images)
+        check_saving(save_image, images)
     from vipllava_jax.generation.stopping import ends
 
     folder, processor, batch = prepare(source, prompt, pictures, template, fit)
+    if save_image:
+        save(pictures[0], save_image, [*images, folder, *([adapter] if adapter else [])])
     kind = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
     shapes, cfg = planned(folder, processor, batch, settings['max_new_tokens'], **kind)
     if settings['seed'] is None:

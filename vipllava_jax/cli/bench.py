@@ -13,7 +13,7 @@ import click
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.waiting import bytes_bar
-from vipllava_jax.folders import check_writable
+from vipllava_jax.folders import check_output, same_file
 from vipllava_jax.signals import raising_interrupts, temporary_folder
 
 if TYPE_CHECKING:
@@ -139,10 +139,15 @@ def check(
     source: str | None, preset: str | None, peer: str | None, json_file: Path | None, plot: Path | None
 ) -> None:
     """Raises ValueError for what would fail only after the measuring."""
+    from vipllava_jax import loading
+
     if source and preset:
         raise ValueError('--model and --preset: give one of them')
+    read = [loading.locate(source)] if source else []
     for path in filter(None, (json_file, plot)):
-        check_writable(path)
+        check_output(path, read)
+    if json_file and plot and same_file(json_file, plot):
+        raise ValueError(f'--json and --plot are one file, {plot}: give another place for one of them')
     if plot and plot.suffix != '.png':
         raise ValueError(f'--plot {plot}: end the name in .png')
     if plot and not importlib.util.find_spec('matplotlib'):

@@ -66,13 +66,13 @@ def demo(
     """
     if image is None and marks:
         raise ValueError('--mark needs an --image: without one the picture and its mark are made')
-    check_output(Path(output), [Path(image)] if image is not None else [])
+    from vipllava_jax.loading import DEMO, load, locate
+
+    check_output(Path(output), [locate(DEMO), *([Path(image)] if image is not None else [])])
     shown = _own(image, marks) if image is not None else made(secrets.randbits(31) if seed is None else seed)
     if questions:
         shown = shown._replace(asked=[(phrased(question, shown.marks), None) for question in questions])
     save(shown.picture, output)
-    from vipllava_jax.loading import DEMO, load
-
     with spinner('loading; the first time, compiling …'):
         model = load(DEMO, dtype='float32')  # which every CPU multiplies
         answers = answer(model, shown.picture, [question for question, _ in shown.asked])

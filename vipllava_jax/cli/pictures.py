@@ -66,15 +66,15 @@ def phrased(question: str, marks: 'Sequence[Mark]') -> str:
     return re.sub(r'\{mark([0-9]*)\}', phrase, question)
 
 
-def check_saving(path: str, sources: Sequence[str]) -> None:
-    """ValueError or OSError if a picture cannot be saved there, or is one of those that are read."""
+def check_saving(path: str, sources: Sequence[str | Path]) -> None:
+    """ValueError or OSError if a picture cannot be saved there, or would overwrite what is read."""
     if Path(path).suffix.lower() not in ENDINGS:
         raise ValueError(f'{path}: end the name in .png or .jpg')
     check_output(Path(path), [Path(source) for source in sources])
 
 
-def save(picture: 'Image', path: str, sources: Sequence[str] = ()) -> None:
-    """Writes a picture, made from those at `sources`, in the format that its name ends in.
+def save(picture: 'Image', path: str, sources: Sequence[str | Path] = ()) -> None:
+    """Writes a picture, made from the files and folders at `sources`, in the format that its name ends in.
 
     The file has what it had until the picture is whole. Raises as `check_saving`, before anything is written.
     """

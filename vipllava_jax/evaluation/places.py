@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
-from vipllava_jax.folders import same_file
+from vipllava_jax.folders import holds, same_file
 
 
 def check(outputs: Mapping[str, Path], inputs: Iterable[Path], folders: Iterable[Path] = ()) -> None:
@@ -19,7 +19,7 @@ def check(outputs: Mapping[str, Path], inputs: Iterable[Path], folders: Iterable
     for name, path in outputs.items():
         place = path.resolve()
         for folder in folders:
-            if any(same_file(at, folder) for at in (place, *place.parents)):
+            if holds(folder, path) or any(same_file(at, folder) for at in (place, *place.parents)):
                 raise ValueError(f'{name} {path} lies in {folder}, which is read: give another place')
     there = {found: name for name, path in outputs.items() if (found := _identity(path))}
     for path in inputs if there else ():
