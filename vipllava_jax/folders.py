@@ -22,9 +22,14 @@ from vipllava_jax.places import REPLACED, locked, put, sync
 from vipllava_jax.signals import unfinished
 
 MESSAGE = 500  # characters of an error message, at most
-LARGEST = 64 << 20  # bytes of a JSON file, several times what a tokenizer.json of 128,000 tokens has
+LARGEST = 16 << 20  # bytes of a JSON file, of which Python may make thirty times as many
 CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 PARTIAL = re.compile(rf'\.partial-\d+({REPLACED})?$')
+BOM = b'\xef\xbb\xbf'
+ENCODINGS = (  # of the first four bytes; those of two bytes per character come after those of four
+    ('UTF-32', re.compile(rb'\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0\0\0|\0\0\0[^\0]', re.DOTALL)),
+    ('UTF-16', re.compile(rb'\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]', re.DOTALL)),
+)
 SPECIAL = (
     (stat.S_ISDIR, 'a folder'),
     (stat.S_ISFIFO, 'a FIFO'),
@@ -110,6 +115,15 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
     if len(data) > limit:
         raise CheckpointError(f'{path}: larger than {_amount(limit)}, which no file of this kind needs')
     return data
+
+
+def check_encoding(path: Path, start: bytes) -> None:
+    """CheckpointError if a file, by its first bytes, is UTF-16 or UTF-32 rather than UTF-8."""
+    for name, first in ENCODINGS:
+        if first.match(start):
+            raise CheckpointError(
+                f'{path}: is {name}, expected UTF-8: save it as UTF-8, or iconv -f {name} -t UTF-8 it'
+            )
 
 
 def check_regular(path: Path) -> None:

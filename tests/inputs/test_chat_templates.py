@@ -200,6 +200,11 @@ def test_a_template_file_is_regular_and_text(folder):
     path.write_bytes(b'ab\xff')
     with pytest.raises(CheckpointError, match='chat_template.jinja: not UTF-8 .* at byte 2'):
         Processor.load(folder)
+    path.write_bytes('{{ messages }}'.encode('utf-16'))
+    with pytest.raises(CheckpointError, match='chat_template.jinja: is UTF-16, expected UTF-8'):
+        Processor.load(folder)
+    path.write_bytes(b'\xef\xbb\xbfhi')
+    assert Processor.load(folder).chat.source == 'hi'
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(CheckpointError, match='chat_template.jinja: expected a regular file, found a FIFO'):

@@ -175,6 +175,23 @@ def test_what_is_no_json_object_is_refused(tmp_path, text, message):
         Tokenizer.load(tmp_path)
 
 
+def test_the_number_of_objects_is_bounded():
+    """Python takes thirty times as many bytes for an object as JSON."""
+    with pytest.raises(ValueError, match='more than 75536 objects'):
+        parse(b'{"x":[' + b'{"":{}},' * 50_000 + b'1]}')
+
+
+def test_a_byte_order_mark_is_dropped_and_utf_16_is_named(tmp_path):
+    write_processor_files(tmp_path)
+    path = tmp_path / 'tokenizer.json'
+    text = path.read_bytes()
+    path.write_bytes(b'\xef\xbb\xbf' + text)
+    assert Tokenizer.load(tmp_path).encode('hi')
+    path.write_bytes(text.decode().encode('utf-16'))
+    with pytest.raises(CheckpointError, match='tokenizer.json: is UTF-16, expected UTF-8'):
+        Tokenizer.load(tmp_path)
+
+
 @pytest.mark.parametrize('name', ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'])
 def test_a_fifo_does_not_hang(tmp_path, name):
     write_processor_files(tmp_path)

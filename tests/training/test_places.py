@@ -43,13 +43,13 @@ def check(model='model', **keys):
         ({'output': 'model/run'}, 'or lies in it'),
         ({'output': 'to-model/deep/run'}, 'or lies in it'),
         ({'model': 'to-model', 'output': 'model'}, 'is the model'),
-        ({'model': 'run/model', 'merge': True}, 'model run/model is, or lies in, run/model'),
-        ({'model': 'run/model', 'recipe': 'stage-2'}, 'model run/model is, or lies in, run/model'),
-        ({'model': 'run/checkpoints/9'}, 'is, or lies in, run/checkpoints'),
+        ({'model': 'run/model', 'merge': True}, 'model run/model is, or lies in, or holds run/model'),
+        ({'model': 'run/model', 'recipe': 'stage-2'}, 'model run/model is, or lies in, or holds run/model'),
+        ({'model': 'run/checkpoints/9'}, 'is, or lies in, or holds run/checkpoints'),
         ({'output': 'pictures', 'images': 'to-pictures'}, 'is the folder of the pictures'),
         ({'images': 'run/checkpoints'}, 'images run/checkpoints is, or lies in'),
         ({'data': 'run/metrics.jsonl'}, 'data run/metrics.jsonl is, or lies in'),
-        ({'data': ['rows.json', 'hard.jsonl']}, 'data hard.jsonl is, or lies in, run/metrics.jsonl'),
+        ({'data': ['rows.json', 'hard.jsonl']}, 'data hard.jsonl is, or lies in, or holds run/metrics.jsonl'),
         ({'data': 'run/checkpoints/rows.json'}, 'which the run writes'),
         ({'eval_data': 'run/run.json'}, 'eval_data run/run.json is'),
         ({'output': 'rows.json'}, 'rows.json is a file, expected a folder'),
@@ -76,6 +76,29 @@ def test_an_output_that_is_read_is_refused(here, keys, message):
 )
 def test_a_folder_of_its_own_is_fine(here, keys):
     check(**keys)
+
+
+@pytest.mark.parametrize('name', ['run.json', 'metrics.jsonl', '.lock'])
+@pytest.mark.parametrize('read', ['model/config.json', 'pictures/0.png', 'run.toml'])
+def test_files_of_a_run_are_no_links_to_what_it_may_read(here, name, read):
+    (here / read).write_text('{}')
+    (here / 'run' / name).unlink(missing_ok=True)
+    (here / 'run' / name).symlink_to(here / read)
+    with pytest.raises(ValueError, match=f'run/{name} is a link'):
+        check(images='pictures')
+
+
+@pytest.mark.parametrize('name', ['checkpoints', 'tensorboard'])
+def test_folders_of_a_run_may_lie_elsewhere_but_not_in_the_model(here, name):
+    (here / 'disk').mkdir()
+    link = here / 'new' / name
+    link.parent.mkdir()
+    link.symlink_to(here / 'disk')
+    check(output='new')
+    link.unlink()
+    link.symlink_to(here / 'model')
+    with pytest.raises(ValueError, match=f'model model is, or lies in, or holds new/{name}'):
+        check(output='new')
 
 
 def test_a_link_to_nothing_is_no_folder(here):

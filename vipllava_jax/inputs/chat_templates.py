@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.folders import CheckpointError, brief, read_bytes, read_json
+from vipllava_jax.folders import CheckpointError, brief, check_encoding, read_bytes, read_json
 from vipllava_jax.inputs.rendering import RENDERER
 
 SOURCES = (  # in the order in which transformers looks for a processor's template, the tokenizer's last
@@ -35,8 +35,10 @@ def find(folder: Path, tokens: Mapping[str, str]) -> ChatTemplate | None:
 
 
 def _text(path: Path) -> dict[str, str]:
+    data = read_bytes(path)
+    check_encoding(path, data[:4])
     try:
-        return {'chat_template': read_bytes(path).decode()}
+        return {'chat_template': data.decode('utf-8-sig')}
     except UnicodeDecodeError as error:
         raise CheckpointError(f'{path}: not UTF-8 ({error.reason} at byte {error.start})') from None
 

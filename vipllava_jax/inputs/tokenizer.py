@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import tokenizers
 
-from vipllava_jax.folders import CheckpointError, brief, one_line, read_bytes
+from vipllava_jax.folders import BOM, CheckpointError, brief, check_encoding, one_line, read_bytes
 from vipllava_jax.inputs import sentencepiece, tokenizer_json
 from vipllava_jax.inputs.tokenizer_fields import STANDARD, Added, Fields
 
@@ -154,7 +154,8 @@ def guarded(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def _core(path: Path) -> tokenizers.Tokenizer:
-    data = read_bytes(path, tokenizer_json.LARGEST)
+    data = read_bytes(path, tokenizer_json.LARGEST).removeprefix(BOM)
+    check_encoding(path, data[:4])
     try:
         listed = tokenizer_json.parse(data).get('added_tokens') or ()
         core = guarded(tokenizers.Tokenizer.from_buffer, data)

@@ -16,6 +16,7 @@ LARGEST_ID = 1 << 24
 LARGEST = 40 << 20  # bytes of the file, several times what a vocabulary of 128,000 tokens takes
 MOST = 1 << 19  # tokens, and pairs to merge; the largest vocabularies have half as many
 MOST_ADDED = 1 << 16  # tokens beside the vocabulary
+MOST_OBJECTS = MOST_ADDED + 10_000
 LONGEST_ADDED = 1 << 20  # characters of all of them
 MOST_PARTS = 32  # normalizers, pre-tokenizers, decoders or post-processors
 DEEPEST = 4  # sequences within each other
@@ -25,7 +26,7 @@ GROWTH = 16  # times as many bytes as the text has, at most; Llama's has 3
 def parse(data: bytes) -> dict[str, Any]:
     """The object in a tokenizer.json, checked; ValueError names the field that cannot be."""
     try:
-        found = json.loads(data, object_pairs_hook=_once)
+        found = json.loads(data, object_pairs_hook=_objects())
     except RecursionError:
         raise ValueError('its JSON is nested too deeply') from None
     if not isinstance(found, dict):
@@ -42,14 +43,26 @@ def parse(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without repeated names, of which readers of JSON take now the first, now the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f'{brief(twice)} occurs twice in one object')
-    return found
+def _objects() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """What makes the objects of one file, as many as are read.
+
+    Each without repeated names, of which readers of JSON take now the first, now the last.
+    """
+    left = MOST_OBJECTS
+
+    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f'more than {MOST_OBJECTS} objects in its JSON')
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise ValueError(f'{brief(twice)} occurs twice in one object')
+        return found
+
+    return make
 
 
 def _fail(field: str, value: Any, expected: str) -> ValueError:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
-from vipllava_jax.folders import brief, printable, read_bytes
+from vipllava_jax.folders import brief, check_encoding, printable, read_bytes
 from vipllava_jax.inputs.prompts import NAMES
-from vipllava_jax.training.files import check_encoding
 from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
 
 DATA, LENGTH, TRAINS, NUMBERS, KEPT = (

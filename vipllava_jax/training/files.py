@@ -6,27 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vipllava_jax.folders import brief, check_regular
+from vipllava_jax.folders import BOM, brief, check_encoding, check_regular
 
 WINDOW = 1 << 20  # bytes of a list decoded at a time
 ROW = 1 << 26  # bytes of the largest row that is read: a hundred times what segmentations of a picture need
-BOM = b'\xef\xbb\xbf'
 BLANK = re.compile(rb'[ \t\r\n]*')
 # A string, whole or cut off by the file's end, or a bracket. No part of it can fail and be tried again.
 STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
-ENCODINGS = (  # of the first four bytes; those of two bytes per character come after those of four
-    ('UTF-32', re.compile(rb'\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0\0\0|\0\0\0[^\0]', re.DOTALL)),
-    ('UTF-16', re.compile(rb'\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]', re.DOTALL)),
-)
-
-
-def check_encoding(path: Path, start: bytes) -> None:
-    """ValueError if a file, by its first bytes, is UTF-16 or UTF-32 rather than UTF-8."""
-    for name, first in ENCODINGS:
-        if first.match(start):
-            raise ValueError(
-                f'{path}: is {name}, expected UTF-8: save it as UTF-8, or iconv -f {name} -t UTF-8 it'
-            )
 
 
 def is_list(path: Path) -> bool:

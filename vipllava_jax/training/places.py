@@ -8,7 +8,8 @@ from vipllava_jax.folders import same_file
 from vipllava_jax.training.config import Settings
 from vipllava_jax.training.identity import FILE
 
-WRITTEN = (FILE, 'metrics.jsonl', '.lock', 'checkpoints', 'tensorboard')  # besides the result
+FILES = (FILE, 'metrics.jsonl', '.lock')
+WRITTEN = (*FILES, 'checkpoints', 'tensorboard')  # besides the result
 
 
 def result(settings: Settings) -> Path:
@@ -41,11 +42,18 @@ def check_apart(settings: Settings, source: Path) -> None:
         )
     if settings.images is not None and same_file(output, Path(settings.images)):
         raise ValueError(f'output {output} is the folder of the pictures: choose a folder of its own')
+    for file in (output / name for name in FILES):
+        if file.is_symlink():
+            raise ValueError(
+                f'{file} is a link, and the run would write over what it points to: remove it, or choose '
+                'another output'
+            )
     for key, path in _read(settings, source):
         for written in (result(settings), *(output / name for name in WRITTEN)):
-            if _within(path, written):
+            if _within(path, written) or (key == 'model' and _within(written, path)):
                 raise ValueError(
-                    f'{key} {path} is, or lies in, {written}, which the run writes: choose another output'
+                    f'{key} {path} is, or lies in, or holds {written}, which the run writes: choose another '
+                    'output'
                 )
 
 
