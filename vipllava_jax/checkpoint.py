@@ -199,6 +199,8 @@ def copy_files(source: Path | None, target: Path) -> None:
 
     if source is None:
         return
+    from vipllava_jax.inputs.tokenizer_json import LARGEST  # the largest of the files
+
     names = ['generation_config.json']
     try:
         Processor.load(source).save(target)
@@ -206,7 +208,7 @@ def copy_files(source: Path | None, target: Path) -> None:
         names += FILES
     for name in names:
         if (source / name).exists():
-            (target / name).write_bytes(read_bytes(source / name))
+            (target / name).write_bytes(read_bytes(source / name, LARGEST))
 
 
 def weight_type(dtype: 'DTypeLike | None') -> Any:

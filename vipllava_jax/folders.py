@@ -117,13 +117,17 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
     return data
 
 
+def other_encoding(start: bytes) -> str | None:
+    """UTF-16 or UTF-32 if that is what text, by its first bytes, is; None for UTF-8 and all else."""
+    return next((name for name, first in ENCODINGS if first.match(start)), None)
+
+
 def check_encoding(path: Path, start: bytes) -> None:
     """CheckpointError if a file, by its first bytes, is UTF-16 or UTF-32 rather than UTF-8."""
-    for name, first in ENCODINGS:
-        if first.match(start):
-            raise CheckpointError(
-                f'{path}: is {name}, expected UTF-8: save it as UTF-8, or iconv -f {name} -t UTF-8 it'
-            )
+    if name := other_encoding(start):
+        raise CheckpointError(
+            f'{path}: is {name}, expected UTF-8: save it as UTF-8, or iconv -f {name} -t UTF-8 it'
+        )
 
 
 def check_regular(path: Path) -> None:

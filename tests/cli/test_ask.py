@@ -158,6 +158,8 @@ def test_commands_to_the_terminal_in_an_answer_are_shown_and_not_obeyed(vipllava
     [
         ('\ufeffWhat is it?\n'.encode(), 'What is it?'),
         ('What is it?'.encode('utf-16'), 'is UTF-16: write it in UTF-8'),
+        ('What is it?'.encode('utf-16-be'), 'is UTF-16: write it in UTF-8'),
+        ('What is it?'.encode('utf-32'), 'is UTF-32: write it in UTF-8'),
         (b'caf\xe9', 'is not UTF-8 at byte 3'),
         (b'x' * (1 << 20) + b'xx', 'has more than 1048576 bytes'),
         (b' \n', 'the question is empty'),

@@ -122,6 +122,12 @@ def test_a_question_that_is_wrong_does_not_end_it(vipllava, tmp_path, said):
     assert len(said) == 2
 
 
+def test_a_byte_order_mark_in_front_of_the_questions(vipllava, tmp_path, said):
+    lines = '\ufeffAnd its size?\n'
+    assert vipllava('demo', '--chat', '--output', tmp_path / 'demo.png', stdin=lines).code == 0
+    assert said[-1][1] == ['And its size?']
+
+
 def test_the_end_of_a_terminals_input_ends_it(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

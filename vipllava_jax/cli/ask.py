@@ -1,6 +1,5 @@
 """`vipllava ask`: a picture, marks, a question; the answer as it comes."""
 
-import codecs
 import contextlib
 import secrets
 import sys
@@ -22,7 +21,7 @@ from vipllava_jax.cli.models import (
 from vipllava_jax.cli.numbers import Real, Whole
 from vipllava_jax.cli.pictures import check_saving, drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import spinner
-from vipllava_jax.folders import safe_answer, safe_json
+from vipllava_jax.folders import other_encoding, safe_answer, safe_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,12 +212,14 @@ def stdin() -> str:
     data = source.read(LONGEST + 1) if source else sys.stdin.read(LONGEST + 1).encode()
     if len(data) > LONGEST:
         raise ValueError(f'the question on stdin has more than {LONGEST} bytes: is it the right file?')
+    if name := other_encoding(data[:4]):
+        raise ValueError(f'the question on stdin is {name}: write it in UTF-8')
     try:
         return data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        utf16 = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        found = 'is UTF-16' if utf16 else f'is not UTF-8 at byte {error.start}'
-        raise ValueError(f'the question on stdin {found}: write it in UTF-8') from None
+        raise ValueError(
+            f'the question on stdin is not UTF-8 at byte {error.start}: write it in UTF-8'
+        ) from None
 
 
 def prepare(

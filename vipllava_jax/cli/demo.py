@@ -1,6 +1,5 @@
 """`vipllava demo`: a picture of a small world, a mark on it, and what the bundled model says to questions."""
 
-import contextlib
 import secrets
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from vipllava_jax.loading import Model
 
 LONGEST = 64  # tokens of an answer
+LONGEST_LINE = 1 << 16  # characters of a question on stdin
 ROWS = 5  # asked at once, filled up where they are fewer: one shape, which compiles once
 TYPES = ('kind', 'describe', 'position', 'neighbour', 'alike')  # what is asked unless the user asks
 # Wordings that the model knows, too, but in which nobody would ask.
@@ -152,6 +152,15 @@ def _verdict(said: str, right: str) -> str:
 def _lines() -> Iterator[str]:
     """What the user asks, until an empty line or the end of the input."""
     click.echo('\nAsk on: it knows what is there, nothing else. {mark} is the mark. An empty line ends it.')
-    with contextlib.suppress(EOFError):
-        while line := (input('> ') if sys.stdin.isatty() else sys.stdin.readline()).strip():
+    try:
+        while True:
+            line = input('> ') if sys.stdin.isatty() else sys.stdin.readline(LONGEST_LINE)
+            if not (line := line.removeprefix('\ufeff').strip()):
+                return
             yield line
+    except EOFError:
+        return
+    except UnicodeDecodeError:
+        raise ValueError(
+            'the questions on stdin are not UTF-8, perhaps UTF-16: write them in UTF-8'
+        ) from None
