@@ -113,6 +113,14 @@ def test_a_template_that_took_too_much_is_not_tried_for_ever(renderer, monkeypat
     assert renderer.process is None
 
 
+def test_a_template_that_took_too_long_is_not_tried_again(renderer, monkeypatch):
+    """Each row of data would cost the same again."""
+    monkeypatch.setattr(rendering, 'SECONDS', 0)
+    refused(renderer, LASTING[0])
+    assert refused(renderer, LASTING[0]) == 'it took too much time or memory before'
+    assert renderer.process is None
+
+
 def test_one_child_serves_all_requests_and_threads(renderer):
     renderer.render('', {})
     child = renderer.process.pid

@@ -22,7 +22,7 @@ SECONDS = 2  # of computing that one rendering may take, published templates nee
 PATIENCE = 8.0  # seconds on the clock, for a machine that is busy with other things
 MEMORY = 256 << 20  # bytes of the child's address space, of which Python and jinja2 need 50 MB
 START = 60.0  # seconds until the child is there
-STRIKES = 3  # times that a template may end the child before it is refused without a trial
+STRIKES = 3  # times that a template may end the child before it is refused without a trial: once for time
 MOST = 16 << 20  # bytes of a request or a reply: LONGEST characters, each written as \\ud83d\\ude00
 HEADER = struct.Struct('>Q')
 KEPT = ('LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH', 'DYLD_FALLBACK_LIBRARY_PATH', 'TZ', 'TZDIR')
@@ -34,6 +34,10 @@ class RenderingError(Exception):
 
 class TooMuch(RenderingError):
     """It ended the child, or would have."""
+
+
+class TooLong(TooMuch):
+    """It took too much time, which rows of data would cost again and again."""
 
 
 class Renderer:
@@ -54,13 +58,13 @@ class Renderer:
             raise RenderingError(f'the conversation is longer than {LONGEST} characters')
         with self.lock:
             if self.strikes[source] >= STRIKES:
-                raise RenderingError(f'it took too much time or memory {STRIKES} times')
+                raise RenderingError('it took too much time or memory before')
             try:
                 reply = self._ask(body)
                 if reply.get('memory'):
                     raise TooMuch(f'it needs more than {MEMORY >> 20} MB of memory')
-            except TooMuch:
-                self.strikes[source] += 1
+            except TooMuch as error:
+                self.strikes[source] += STRIKES if isinstance(error, TooLong) else 1
                 self.end()  # also after a MemoryError: what memory is left may be in pieces
                 raise
             except BaseException:  # also Ctrl-C: the next request must not get the reply to this one
@@ -95,12 +99,12 @@ class Renderer:
                 process.stdin.flush()
                 return _receive(process, PATIENCE)
             except TimeoutError:
-                raise TooMuch(f'it takes longer than {PATIENCE:.0f} seconds') from None
+                raise TooLong(f'it takes longer than {PATIENCE:.0f} seconds') from None
             except (EOFError, OSError):
                 code = _exit_code(process)
                 self.end()
             if code == -signal.SIGXCPU:
-                raise TooMuch(f'it computes for more than {SECONDS} seconds')
+                raise TooLong(f'it computes for more than {SECONDS} seconds')
             if fresh:
                 raise TooMuch(f'it ends the process that renders it (exit code {code})')
         raise AssertionError
