@@ -1,10 +1,13 @@
 """What a run leaves behind: the whole model in a folder of ours, or the adapter alone in peft's format."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
+from vipllava_jax.folders import check_only
+from vipllava_jax.inputs.processor import FILES
 from vipllava_jax.loading import Leaves
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
@@ -12,6 +15,14 @@ from vipllava_jax.training import finite, lora, places
 from vipllava_jax.training.config import Settings
 from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import Plan
+
+
+def check_replaced(target: Path) -> None:
+    """CheckpointError if a result that a longer run replaces holds what is not of it, and would be lost."""
+    from vipllava_convert.adapters import CONFIG, PAIRS
+
+    of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *FILES)
+    check_only(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
 
 
 def write(plan: Plan, trained: Params, frozen: Params) -> None:

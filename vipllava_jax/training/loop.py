@@ -79,6 +79,7 @@ def _trained(plan: Plan, saved: Checkpoints, told: Silent) -> Trained:
             raise ValueError(f'{folder} has {done} steps behind it already: give more than {plan.steps}')
         run = Run(plan, saved, metrics, told)
         if done < plan.steps or identity.made(folder, target) != run.chosen:
+            export.check_replaced(target)
             identity.note(folder, target, 0)
             run.go(done)
             identity.note(folder, target, run.chosen)

@@ -1,0 +1,25 @@
+"""What a run leaves behind, and what it replaces by that."""
+
+import pytest
+
+from vipllava_jax.folders import CheckpointError
+from vipllava_jax.training.export import check_replaced
+
+
+@pytest.mark.parametrize(
+    ('name', 'own'),
+    [
+        ('adapter', ['adapter_model.safetensors', 'adapter_config.json']),
+        ('model', ['vipllava.json', 'config.json', 'tokenizer.json', 'chat_template.jinja']),
+    ],
+)
+def test_what_a_user_puts_beside_a_result_is_not_replaced_with_it(tmp_path, name, own):
+    target = tmp_path / name
+    check_replaced(target)
+    target.mkdir()
+    for file in own:
+        (target / file).touch()
+    check_replaced(target)
+    (target / 'README.md').touch()
+    with pytest.raises(CheckpointError, match=f'{name}: holds README.md, which is not of a model'):
+        check_replaced(target)
