@@ -1,5 +1,6 @@
 """A run writes to a folder of its own, and over nothing that it reads, by whatever path or link."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,14 @@ def test_files_of_a_run_are_no_links_to_what_it_may_read(here, name, read):
     (here / 'run' / name).symlink_to(here / read)
     with pytest.raises(ValueError, match=f'run/{name} is a link'):
         check(images='pictures')
+
+
+@pytest.mark.parametrize('name', ['run.json', 'metrics.jsonl', '.lock'])
+def test_files_of_a_run_are_regular(here, name):
+    (here / 'run' / name).unlink(missing_ok=True)
+    os.mkfifo(here / 'run' / name)
+    with pytest.raises(ValueError, match=f'run/{name}: expected a regular file, found a FIFO'):
+        check()
 
 
 @pytest.mark.parametrize('name', ['checkpoints', 'tensorboard'])

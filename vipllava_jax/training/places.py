@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from vipllava_jax.folders import same_file
+from vipllava_jax.folders import check_regular, same_file
 from vipllava_jax.training.config import Settings
 from vipllava_jax.training.identity import FILE
 
@@ -48,6 +48,8 @@ def check_apart(settings: Settings, source: Path) -> None:
                 f'{file} is a link, and the run would write over what it points to: remove it, or choose '
                 'another output'
             )
+        if file.exists():
+            check_regular(file)  # a FIFO would wait for a reader
     for key, path in _read(settings, source):
         for written in (result(settings), *(output / name for name in WRITTEN)):
             if _within(path, written) or (key == 'model' and _within(written, path)):
