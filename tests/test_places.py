@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vipllava_jax import places
-from vipllava_jax.folders import CheckpointError, beside, check_only
+from vipllava_jax.folders import beside, check_only
+from vipllava_jax.messages import CheckpointError
 
 ROOT = Path(__file__).parents[1]
 CHILD = f"""

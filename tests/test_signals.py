@@ -13,7 +13,8 @@ WRITES = """
 import os, sys, time
 from pathlib import Path
 from vipllava_jax import signals
-from vipllava_jax.folders import beside, replacing
+from vipllava_jax.files import replacing
+from vipllava_jax.folders import beside
 signals.end_cleanly()
 place = Path(sys.argv[1])
 with beside(place / 'model', 0, lambda _: True, True) as model, replacing(place / 'table.json') as table:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from vipllava_jax import __version__, arrays, manifest
 from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, beside, read_bytes, read_json, write_json
+from vipllava_jax.files import read_bytes, read_json, write_json
+from vipllava_jax.folders import beside
 from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
 from vipllava_jax.manifest import MARK, apart, together
+from vipllava_jax.messages import CheckpointError
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike

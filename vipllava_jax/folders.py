@@ -1,206 +1,25 @@
-"""Folders that are whole or not there, and the JSON files in them.
+"""Folders that are written whole or not at all.
 
-A folder is written under another name beside its place and renamed last, so that whoever is killed or
-runs out of disk on the way leaves nothing that looks like a result.
+A folder is written under a temporary name in the same parent folder and renamed at the end, so that a process
+that is killed or runs out of disk space leaves nothing that looks like a result.
 """
 
 import contextlib
 import errno
 import glob
-import json
-import math
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
+from vipllava_jax.files import same_file
+from vipllava_jax.messages import CheckpointError, amount, printable
 from vipllava_jax.places import REPLACED, locked, put, sync
 from vipllava_jax.signals import unfinished
 
-MESSAGE = 500  # characters of an error message, at most
-LARGEST = 64 << 20  # bytes of a JSON file, several times what a tokenizer.json of 128,000 tokens has
-CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 PARTIAL = re.compile(rf'\.partial-\d+({REPLACED})?$')
-SPECIAL = (
-    (stat.S_ISDIR, 'a folder'),
-    (stat.S_ISFIFO, 'a FIFO'),
-    (stat.S_ISCHR, 'a device'),
-    (stat.S_ISBLK, 'a device'),
-    (stat.S_ISSOCK, 'a socket'),
-)
-
-
-class CheckpointError(ValueError):
-    """What is wrong with a checkpoint, in one printable line that names the file and says what to do."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
-
-
-def printable(text: str, limit: int = MESSAGE) -> str:
-    """Text from anywhere as one line of at most `limit` characters that is safe to show on a terminal.
-
-    Runs of white space become one space. Characters that are not printable (control characters, changes of
-    the writing direction, lone surrogates) become their escapes. A longer text loses its middle, so that
-    the file's name at its start and the advice at its end stay.
-    """
-    words = ' '.join(_cut(text, 10 * limit).split())
-    return _cut(''.join(c if c.isprintable() else ascii(c)[1:-1] for c in words), limit)
-
-
-def _cut(text: str, limit: int) -> str:
-    """Text without its middle if it is longer than `limit` characters."""
-    if len(text) <= limit:
-        return text
-    head = limit * 3 // 5
-    return f'{text[:head]} … {text[len(text) - (limit - head - 3) :]}'
-
-
-def safe_answer(text: str) -> str:
-    """Generated text in which control characters other than newline and tab become their escapes.
-
-    A model's vocabulary comes with its checkpoint, and could otherwise send commands to the terminal.
-    """
-    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
-
-
-def safe_json(data: Any) -> str:
-    """A JSON text on one line, its letters as they are, its control characters as JSON's escapes."""
-    text = json.dumps(data, ensure_ascii=False)
-    return CONTROL.sub(lambda match: f'\\u{ord(match[0]):04x}', text)
-
-
-def brief(value: Any, limit: int = 80) -> str:
-    """A value of JSON as it is shown in a message: its repr if that is short, else its type and size."""
-    if isinstance(value, (str, bytes)):
-        return printable(repr(value[:limit]) + ('…' if len(value) > limit else ''), limit + 8)
-    if isinstance(value, int) and value.bit_length() > 200:
-        return f'a whole number of {int(math.log10(abs(value))) + 1} digits'
-    if isinstance(value, (list, tuple, dict, set)):
-        entries = len(value)
-        if entries > 16 or any(isinstance(part, (list, tuple, dict, set)) for part in value):
-            return f'{"an object" if isinstance(value, dict) else "a list"} of {entries} entries'
-        if isinstance(value, dict):
-            return '{' + ', '.join(f'{brief(k, 16)}: {brief(v, 16)}' for k, v in value.items()) + '}'
-        return '[' + ', '.join(brief(part, 16) for part in value) + ']'
-    return printable(repr(value), limit)
-
-
-def one_line(error: BaseException) -> str:
-    """An error of any library, its type and what it says, short enough to be part of one of ours."""
-    return printable(f'{type(error).__name__} {error}', 300)
-
-
-def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes.
-
-    Raises CheckpointError for anything else. Opening a FIFO would wait for a writer, and a device may never
-    end: both are refused without waiting.
-    """
-    try:
-        check_regular(path)
-        with open(path, 'rb') as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise CheckpointError(f'{path}: cannot be read: {error.strerror}') from None
-    if len(data) > limit:
-        raise CheckpointError(f'{path}: larger than {_amount(limit)}, which no file of this kind needs')
-    return data
-
-
-def check_regular(path: Path) -> None:
-    """CheckpointError unless a path leads, perhaps by links, to a regular file; OSError if to nothing."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        found = next((name for test, name in SPECIAL if test(mode)), 'a special file')
-        raise CheckpointError(f'{path}: expected a regular file, found {found}')
-
-
-def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; {} if it is optional and not there."""
-    if optional and not os.path.lexists(path):
-        return {}
-    try:
-        data = json.loads(read_bytes(path))
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f'{path}: not JSON ({one_line(error)}); get a whole copy of it') from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f'{path}: expected a JSON object, found {type(data).__name__}')
-    return data
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    write_text(path, json.dumps(data, indent=2) + '\n')
-
-
-def write_text(path: Path, text: str) -> None:
-    """Puts a text in a file, which keeps what it had until the text is whole."""
-    with replacing(path) as fresh:
-        fresh.write_text(text, encoding='utf-8')
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new file beside `path`, with the same suffix, which takes its place when the block ends well.
-
-    Otherwise the new file is removed and `path` keeps what it had. Where `path` is a link, what it points
-    to is replaced. Anything other than a regular file, such as /dev/stdout, is written in place. An OSError
-    names `path`.
-    """
-    target = path.resolve()
-    fresh = target.with_name(f'.{target.stem[:80]}.{os.getpid()}.new{target.suffix}')
-    try:
-        check_writable(path)
-        if (path.exists() and not path.is_file()) or path.is_relative_to('/dev'):
-            yield path
-            return
-        with unfinished(str(fresh)):
-            yield fresh
-            if target.exists():
-                shutil.copymode(target, fresh)
-            fresh.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def check_output(output: Path, inputs: Iterable[Path]) -> None:
-    """ValueError if writing `output` would overwrite one of the inputs, or if it could not be written.
-
-    Files are compared by device and inode, so that links and other spellings of a path are recognized.
-    """
-    check_writable(output)
-    for path in inputs:
-        if same_file(output, path):
-            raise ValueError(
-                f'{output}: is also read ({path}) and would be overwritten; choose another place for it'
-            )
-
-
-def check_writable(output: Path) -> None:
-    """OSError, naming the path and saying why, if no file can be written there."""
-    parent = output.resolve().parent
-    if output.is_dir():
-        raise IsADirectoryError(errno.EISDIR, 'is a folder; give the name of a file', str(output))
-    if not parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, f'there is no folder {str(parent)!r}', str(output))
-    if not os.access(output if output.exists() else parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(output))
-
-
-def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file or folder, or would if it were there."""
-    try:
-        return os.path.samefile(one, other)
-    except (OSError, ValueError):
-        return one.resolve() == other.resolve()
 
 
 def listing(folder: Path) -> str:
@@ -260,7 +79,7 @@ def beside(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: boo
             free = shutil.disk_usage(folder.parent).free
             if free < size:
                 raise CheckpointError(
-                    f'{folder}: takes {_amount(size)}, {_amount(size - free)} more than the disk has free'
+                    f'{folder}: takes {amount(size)}, {amount(size - free)} more than the disk has free'
                 )
             with unfinished(str(partial)):
                 yield partial
@@ -308,7 +127,7 @@ def _trouble(error: OSError, partial: Path, size: int) -> str:
     with contextlib.suppress(OSError):
         written = sum(path.stat().st_size for path in partial.rglob('*') if path.is_file())
         missing = size - written - shutil.disk_usage(partial.parent).free
-    return 'the disk is full' + (f', {_amount(missing)} are missing' if missing > 0 else '') + file
+    return 'the disk is full' + (f', {amount(missing)} are missing' if missing > 0 else '') + file
 
 
 @contextlib.contextmanager
@@ -359,7 +178,3 @@ def _sweep(folder: Path) -> bool:
         except OSError:
             pass  # gone meanwhile, or not ours to remove
     return living
-
-
-def _amount(size: int) -> str:
-    return f'{size / 1e9:.2f} GB' if size >= 1e8 else f'{size / 1e6:.2f} MB'

@@ -11,8 +11,9 @@ from vipllava_convert import torch_files
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, listing
+from vipllava_jax.folders import listing
 from vipllava_jax.hub import HUB_NAME, from_hub, has_weights
+from vipllava_jax.messages import CheckpointError
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.folders import CheckpointError, brief, printable, read_bytes, read_json, write_json
+from vipllava_jax.files import read_bytes, read_json, write_json
+from vipllava_jax.messages import CheckpointError, brief, printable
 
 MARK = 'vipllava.json'
 FORMAT = 3  # the first knows no quantised weights, the second none in int4; written is the first that does

@@ -29,7 +29,9 @@ from vipllava_convert.tensors import READABLE, Tensor, check_views
 from vipllava_convert.torch_files import read_file
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, beside, brief, listing, printable, write_json
+from vipllava_jax.files import write_json
+from vipllava_jax.folders import beside, listing
+from vipllava_jax.messages import CheckpointError, brief, printable
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 

@@ -8,7 +8,7 @@ from vipllava_convert.archives import ArchiveError, Entry, read, read_directory
 from vipllava_convert.records import ITEM_SIZES, Compound, Refused, View, kind_of
 from vipllava_convert.tensors import LONGEST_NAME, Tensor, extent, open_regular
 from vipllava_convert.unpickler import unpickle
-from vipllava_jax.folders import CheckpointError, brief, one_line
+from vipllava_jax.messages import CheckpointError, brief, one_line
 
 LONGEST_PICKLE = 1 << 26  # a checkpoint of 760 tensors has 100 KB
 PICKLE = 'data.pkl'

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vipllava_convert.tensors import LONGEST_NAME, READABLE, Tensor, dense, open_regular
-from vipllava_jax.folders import CheckpointError, brief, one_line, printable
+from vipllava_jax.messages import CheckpointError, brief, one_line, printable
 
 LONGEST_HEADER = 1 << 24  # bytes; the header of 760 tensors has 90 KB
 MOST_OBJECTS = 100_000  # in a header, an entry each

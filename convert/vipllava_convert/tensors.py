@@ -10,7 +10,8 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
-from vipllava_jax.folders import CheckpointError, check_regular
+from vipllava_jax.files import check_regular
+from vipllava_jax.messages import CheckpointError
 
 READABLE = {'float32': np.dtype('f4'), 'float16': np.dtype('f2'), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 AT_ONCE = 1 << 30  # one system call moves 2 GiB at most

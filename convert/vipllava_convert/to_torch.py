@@ -22,10 +22,12 @@ from vipllava_convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax import checkpoint
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, apart, beside, check_only, write_json
+from vipllava_jax.files import write_json
+from vipllava_jax.folders import apart, beside, check_only
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.processor import FILES
 from vipllava_jax.integrity import finite
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 
 WRITTEN = (

@@ -20,7 +20,7 @@ from vipllava_jax.cli.models import (
 from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.rows import a_line_each
 from vipllava_jax.cli.waiting import counting
-from vipllava_jax.folders import check_writable, write_text
+from vipllava_jax.files import check_writable, write_text
 
 if TYPE_CHECKING:
     from vipllava_jax.evaluation.answering import Asked

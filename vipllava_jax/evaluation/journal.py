@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.folders import LARGEST, brief, check_regular, one_line
+from vipllava_jax.files import LARGEST, check_regular
+from vipllava_jax.messages import brief, one_line
 from vipllava_jax.training.identity import changes
 
 HEAD = 'settings'  # the key of the first line

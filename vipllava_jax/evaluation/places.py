@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
-from vipllava_jax.folders import same_file
+from vipllava_jax.files import same_file
 
 
 def check(outputs: Mapping[str, Path], inputs: Iterable[Path], folders: Iterable[Path] = ()) -> None:

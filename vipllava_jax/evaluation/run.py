@@ -11,7 +11,7 @@ from vipllava_jax.evaluation.answering import Asked, Questions, Said, questions
 from vipllava_jax.evaluation.cases import VIP_BENCH, Case, Cases, read
 from vipllava_jax.evaluation.journal import opened
 from vipllava_jax.evaluation.scores import Score, right, scores
-from vipllava_jax.folders import write_text
+from vipllava_jax.files import write_text
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import DEFAULT
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.generation.finite import NAMED, not_finite
+from vipllava_jax.messages import CheckpointError
 
 
 class NotFinite(CheckpointError):

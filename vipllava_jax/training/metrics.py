@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.folders import brief, check_regular, one_line, write_text
+from vipllava_jax.files import check_regular, write_text
+from vipllava_jax.messages import brief, one_line
 
 NUMBERS = itertools.count()  # of the files that this process writes for TensorBoard
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from vipllava_jax.folders import same_file
+from vipllava_jax.files import same_file
 from vipllava_jax.training.config import Settings
 from vipllava_jax.training.identity import FILE
 
