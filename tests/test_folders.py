@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vipllava_jax import folders
-from vipllava_jax.folders import apart, beside
+from vipllava_jax.folders import check_apart, new_folder
 from vipllava_jax.messages import CheckpointError
 
 
@@ -17,14 +17,14 @@ def never(folder: Path) -> bool:
 
 
 def test_it_appears_at_the_end(tmp_path):
-    with beside(tmp_path / 'a' / 'model', 0, never, False) as partial:
+    with new_folder(tmp_path / 'a' / 'model', 0, never, False) as partial:
         (partial / 'x').write_text('x')
         assert not (tmp_path / 'a' / 'model').exists()
     assert [path.name for path in (tmp_path / 'a').rglob('*')] == ['model', 'x']
 
 
 def fail(folder: Path, error: BaseException, size: int = 0) -> None:
-    with beside(folder, size, never, False) as partial:
+    with new_folder(folder, size, never, False) as partial:
         (partial / 'x').write_bytes(bytes(10_000))
         raise error
 
@@ -53,8 +53,8 @@ def test_what_cannot_be_written(tmp_path):
 def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
     code = (
         f'import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n'
-        'from pathlib import Path; from vipllava_jax.folders import beside\n'
-        'with beside(Path(sys.argv[1]), 0, lambda folder: False, False) as partial:\n'
+        'from pathlib import Path; from vipllava_jax.folders import new_folder\n'
+        'with new_folder(Path(sys.argv[1]), 0, lambda folder: False, False) as partial:\n'
         '    (partial / "x").touch(); print(partial.name, flush=True); sys.stdin.read()'
     )
     command = [sys.executable, '-c', code, str(tmp_path / 'model')]
@@ -66,7 +66,7 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not
         process.kill()
     (tmp_path / '.model.partial-of-somebody').touch()
     (tmp_path / '.model2.partial-1').mkdir()
-    with beside(tmp_path / 'model', 0, never, False):
+    with new_folder(tmp_path / 'model', 0, never, False):
         assert not (tmp_path / name).exists()
     assert {path.name for path in tmp_path.iterdir()} == {
         'model',
@@ -76,7 +76,7 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not
 
 
 def test_a_place_that_is_taken_meanwhile(tmp_path):
-    slow = beside(tmp_path / 'model', 0, never, False)
+    slow = new_folder(tmp_path / 'model', 0, never, False)
     slow.__enter__()
     (tmp_path / 'model').mkdir()
     (tmp_path / 'model' / 'x').touch()
@@ -86,17 +86,17 @@ def test_a_place_that_is_taken_meanwhile(tmp_path):
 
 
 def test_apart(tmp_path):
-    apart(tmp_path / 'a', tmp_path / 'ab')
+    check_apart(tmp_path / 'a', tmp_path / 'ab')
     (tmp_path / 'link').symlink_to(tmp_path / 'a')
     for other in ('a', 'a/b', '.', 'a/../a', 'link', 'link/b'):
         with pytest.raises(CheckpointError):
-            apart(tmp_path / 'a', tmp_path / other)
+            check_apart(tmp_path / 'a', tmp_path / other)
 
 
 def test_folders_are_apart_by_whatever_path(tmp_path):
     (tmp_path / 'a' / 'b').mkdir(parents=True)
     (tmp_path / 'link').symlink_to('a')
-    apart(tmp_path / 'a', tmp_path / 'c')
+    check_apart(tmp_path / 'a', tmp_path / 'c')
     for source, target in (
         ('a', 'link'),
         ('a', 'link/b'),
@@ -105,4 +105,4 @@ def test_folders_are_apart_by_whatever_path(tmp_path):
         ('link', 'a/x/y'),
     ):
         with pytest.raises(CheckpointError, match='choose a place beside it'):
-            apart(tmp_path / source, tmp_path / target)
+            check_apart(tmp_path / source, tmp_path / target)

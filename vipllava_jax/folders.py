@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from vipllava_jax.files import same_file
+from vipllava_jax.atomic import REPLACED, locked, put, sync
+from vipllava_jax.files import lies_in
 from vipllava_jax.messages import CheckpointError, amount, printable
-from vipllava_jax.places import REPLACED, locked, put, sync
 from vipllava_jax.signals import unfinished
 
 PARTIAL = re.compile(rf'\.partial-\d+({REPLACED})?$')
 
 
 def listing(folder: Path) -> str:
-    """What lies in a folder, in a few words, for an error."""
+    """The first names in a folder, for an error message."""
     try:
         found = sorted(os.listdir(folder))
     except OSError as error:
@@ -32,25 +32,22 @@ def listing(folder: Path) -> str:
     return ', '.join(names) + (', …' if len(found) > 12 else '') if found else 'nothing'
 
 
-def apart(source: Path, target: Path) -> None:
-    """Raises CheckpointError if one folder is, or lies in, the other, by whatever path or link."""
-    inner, outer = target.resolve(), source.resolve()
-    if any(same_file(outer, at) for at in (inner, *inner.parents)) or any(
-        same_file(inner, at) for at in outer.parents
-    ):
+def check_apart(source: Path, target: Path) -> None:
+    """Raises CheckpointError if one folder is, or lies in, the other, links followed."""
+    if lies_in(target, source) or lies_in(source, target):
         raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose a place beside it')
 
 
 def check_place(folder: Path, overwrite: bool) -> None:
-    """CheckpointError for what `beside` would refuse before anything is known of what is to be written."""
-    place = _destination(folder)
+    """Raises CheckpointError where `new_folder` would refuse to write, whatever its content and size."""
+    place = _resolve(folder)
     _check_free(place, lambda _: True, overwrite)
     if place.parent.is_dir():
-        _check_alone(place)
+        _check_unused(place)
 
 
 def check_only(folder: Path, patterns: Iterable[str]) -> None:
-    """CheckpointError if a folder that is to be replaced holds anything whose name matches no pattern."""
+    """Raises CheckpointError if a folder to be replaced holds a file that matches none of the patterns."""
     patterns = [*patterns]
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not any(fnmatch(path.name, pattern) for pattern in patterns):
@@ -61,21 +58,21 @@ def check_only(folder: Path, patterns: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def beside(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: bool) -> Iterator[Path]:
-    """A new folder beside `folder`, which takes its place, whole and on the disk, when the block ends well.
+def new_folder(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: bool) -> Iterator[Path]:
+    """Yields the path of a temporary folder, which is synced to disk and renamed to `folder` after the block.
 
-    Where `folder` is a link, what it points to is written. Before the block, raises CheckpointError if the
-    place is taken, cannot be written, has no room for `size` bytes, or if another process is writing there.
-    Only an empty folder, or with `overwrite` one that is `ours`, is ever replaced.
+    If the block raises, nothing is left. If `folder` is a link, its target is written. Before the block,
+    raises CheckpointError if `folder` exists, cannot be written, has no room for `size` bytes, or is being
+    written by another process. Only an empty folder, or with `overwrite` one that is `ours`, is replaced.
     """
-    folder = _destination(folder)
+    folder = _resolve(folder)
     _check_free(folder, ours, overwrite)
     partial = folder.parent / f'.{folder.name}.partial-{os.getpid()}'
     missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, partial):
-            _check_free(folder, ours, overwrite)  # what a process that died had moved aside may be back
+        with _locked_partial(folder, partial):
+            _check_free(folder, ours, overwrite)  # recovery may have put a folder back
             free = shutil.disk_usage(folder.parent).free
             if free < size:
                 raise CheckpointError(
@@ -88,17 +85,17 @@ def beside(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: boo
                 put(partial, folder, _replaceable(folder, ours, overwrite))
         sync(folder.parent)
     except OSError as error:
-        raise CheckpointError(f'{folder}: {_trouble(error, partial, size)}') from None
+        raise CheckpointError(f'{folder}: {_write_failure(error, partial, size)}') from None
     finally:
-        with _moment(folder.parent):
-            _sweep(folder)
+        with _parent_locked(folder.parent):
+            _remove_leftovers(folder)
         for parent in missing:
             with contextlib.suppress(OSError):
-                parent.rmdir()  # which only an empty folder allows
+                parent.rmdir()  # fails unless it is empty
 
 
-def _destination(folder: Path) -> Path:
-    """The absolute path of the folder to which a path leads, perhaps by links, and which may not be there."""
+def _resolve(folder: Path) -> Path:
+    """The absolute path of a folder, links followed; it need not exist."""
     place = Path(os.path.realpath(folder))
     if place.is_symlink():
         raise CheckpointError(f'{folder}: a link that leads to itself; choose another place')
@@ -108,18 +105,18 @@ def _destination(folder: Path) -> Path:
 
 
 def _check_free(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> None:
-    """CheckpointError if there is something that must not be replaced."""
+    """Raises CheckpointError if something exists there that must not be replaced."""
     if folder.exists() and not _replaceable(folder, ours, overwrite):
-        told = 'exists, and is not a model that we wrote' if overwrite else 'exists'
-        raise CheckpointError(f'{folder}: {told}; choose another place')
+        reason = 'exists, and is not a model that we wrote' if overwrite else 'exists'
+        raise CheckpointError(f'{folder}: {reason}; choose another place')
 
 
 def _replaceable(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> bool:
     return folder.is_dir() and (not any(folder.iterdir()) or (overwrite and ours(folder)))
 
 
-def _trouble(error: OSError, partial: Path, size: int) -> str:
-    """What a failed write is about, and the file."""
+def _write_failure(error: OSError, partial: Path, size: int) -> str:
+    """Why writing failed, and on which file; for a full disk, how many bytes are missing."""
     file = f' ({error.filename})' if error.filename else ''
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return f'cannot be written: {error.strerror or error}{file}'
@@ -131,39 +128,42 @@ def _trouble(error: OSError, partial: Path, size: int) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, partial: Path) -> Iterator[None]:
-    """Makes the partial folder and holds it, unless another process has one for the same place."""
+def _locked_partial(folder: Path, partial: Path) -> Iterator[None]:
+    """Creates and locks the partial folder, unless another process is writing to the same destination."""
     with contextlib.ExitStack() as stack:
-        with _moment(folder.parent):
-            _check_alone(folder)
+        with _parent_locked(folder.parent):
+            _check_unused(folder)
             partial.mkdir()
             stack.enter_context(locked(partial))
         yield
 
 
-def _check_alone(folder: Path) -> None:
-    """CheckpointError if another process is writing what is to be a folder."""
-    if _sweep(folder):
+def _check_unused(folder: Path) -> None:
+    """Raises CheckpointError if another process is writing to the same destination."""
+    if _remove_leftovers(folder):
         raise CheckpointError(
             f'{folder}: another process is writing there: wait for it, or choose another place'
         )
 
 
 @contextlib.contextmanager
-def _moment(parent: Path) -> Iterator[None]:
-    """Lets no other process begin or end writing beside this one's folder, if the file system can do that."""
+def _parent_locked(parent: Path) -> Iterator[None]:
+    """Locks the parent folder for a moment, so that no other process starts or finishes a folder in it.
+
+    On a file system without locks it does nothing.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             stack.enter_context(locked(parent, wait=True))
         yield
 
 
-def _sweep(folder: Path) -> bool:
-    """Removes what was begun beside a folder and not finished; whether a living process still writes some.
+def _remove_leftovers(folder: Path) -> bool:
+    """Removes the partial folders that dead processes left; returns whether a live process has one.
 
-    A folder that was moved aside, and whose successor did not come, is put back.
+    A folder that was moved aside, and not replaced because its process died, is put back.
     """
-    living = False
+    alive = False
     for path in folder.parent.glob(f'.{glob.escape(folder.name)}.partial-*'):
         if not PARTIAL.search(path.name) or path.is_symlink() or not path.is_dir():
             continue
@@ -174,7 +174,7 @@ def _sweep(folder: Path) -> bool:
                 else:
                     shutil.rmtree(path)
         except BlockingIOError:
-            living = True
+            alive = True
         except OSError:
-            pass  # gone meanwhile, or not ours to remove
-    return living
+            pass  # already gone, or no permission
+    return alive

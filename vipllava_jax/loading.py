@@ -113,7 +113,7 @@ def leaves(
 
     All is checked but the bytes themselves, and what the adapter has.
     """
-    from vipllava_convert.adapted import made
+    from vipllava_convert.adapted import prepared
 
     stored = None if quantize or adapter else dtype
     shapes: Callable[..., dict[str, Any]]
@@ -128,7 +128,7 @@ def leaves(
         plan = to_flax.plan(folder)
         cfg = plan.cfg
         shapes, stream = partial(to_flax.shapes, plan, stored), partial(to_flax.stream, plan, stored)
-    asked = partial(made, cfg=cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
+    asked = partial(prepared, cfg=cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
     return Leaves(cfg, lambda: asked(shapes().items()), lambda **told: asked(stream(**told)))
 
 

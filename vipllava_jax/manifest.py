@@ -105,7 +105,7 @@ def _sizes(shape: Any) -> bool:
     )
 
 
-def apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def split_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Leaves with the two arrays of a quantised one instead of it, one after the other."""
     from vipllava_jax.model.quantized import Quantized
 
@@ -117,8 +117,8 @@ def apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             yield path, leaf
 
 
-def together(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The contrary of `apart`, in whatever order the two come."""
+def join_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The contrary of `split_quantized`, in whatever order the two come."""
     from vipllava_jax.model.quantized import stored
 
     waiting: dict[str, dict[str, Any]] = {}

@@ -86,6 +86,12 @@ def open_regular(path: Path) -> BinaryIO:
     return open(path, 'rb', buffering=0)
 
 
+def check_not_pointer(path: Path, start: bytes) -> None:
+    """Raises CheckpointError if a file, by its first bytes, is a Git LFS pointer."""
+    if start.startswith(b'version '):
+        raise CheckpointError(f'{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder')
+
+
 def read(tensor: Tensor, buffer: memoryview) -> np.ndarray:
     """The tensor as a view of the buffer's beginning, which its bytes have been read into."""
     buffer = buffer[: tensor.span]
