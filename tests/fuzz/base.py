@@ -114,12 +114,11 @@ def tensors(data: bytes) -> dict[str, np.ndarray]:
 
 
 def converted(folder: Path) -> None:
-    """The model as a folder of ours."""
+    """The model, and what it is converted to."""
     from vipllava_convert import to_flax
 
-    source = folder.with_name('source')
-    model(source)
-    to_flax.convert(source, folder)
+    model(folder / 'source')
+    to_flax.convert(folder / 'source', folder / 'converted')
 
 
 def adapter(folder: Path) -> None:
