@@ -89,7 +89,7 @@ def test_a_place_that_is_taken_meanwhile(tmp_path):
     slow.__enter__()
     (tmp_path / 'model').mkdir()
     (tmp_path / 'model' / 'x').touch()
-    with pytest.raises(CheckpointError, match='model: exists; choose another place'):
+    with pytest.raises(CheckpointError, match='model: cannot be written: Directory not empty'):
         slow.__exit__(None, None, None)
     assert [path.name for path in tmp_path.rglob('*')] == ['model', 'x']
 

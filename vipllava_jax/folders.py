@@ -225,7 +225,7 @@ def apart(source: Path, target: Path) -> None:
 def check_place(folder: Path, overwrite: bool) -> None:
     """CheckpointError for what `beside` would refuse before anything is known of what is to be written."""
     place = _destination(folder)
-    _replaceable(place, lambda _: True, overwrite)
+    _check_free(place, lambda _: True, overwrite)
     if place.parent.is_dir():
         _check_alone(place)
 
@@ -247,17 +247,16 @@ def beside(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: boo
 
     Where `folder` is a link, what it points to is written. Before the block, raises CheckpointError if the
     place is taken, cannot be written, has no room for `size` bytes, or if another process is writing there.
-    Only an empty folder, or with `overwrite` one that is `ours`, is ever replaced; `ours` may raise
-    CheckpointError to say why it is not.
+    Only an empty folder, or with `overwrite` one that is `ours`, is ever replaced.
     """
     folder = _destination(folder)
-    _replaceable(folder, ours, overwrite)
+    _check_free(folder, ours, overwrite)
     partial = folder.parent / f'.{folder.name}.partial-{os.getpid()}'
     missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder, partial):
-            _replaceable(folder, ours, overwrite)  # what a process that died had moved aside may be back
+            _check_free(folder, ours, overwrite)  # what a process that died had moved aside may be back
             free = shutil.disk_usage(folder.parent).free
             if free < size:
                 raise CheckpointError(
@@ -289,17 +288,15 @@ def _destination(folder: Path) -> Path:
     return place
 
 
+def _check_free(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> None:
+    """CheckpointError if there is something that must not be replaced."""
+    if folder.exists() and not _replaceable(folder, ours, overwrite):
+        told = 'exists, and is not a model that we wrote' if overwrite else 'exists'
+        raise CheckpointError(f'{folder}: {told}; choose another place')
+
+
 def _replaceable(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> bool:
-    """Whether there is a folder to be replaced; CheckpointError if there is something that must not be."""
-    if not folder.exists():
-        return False
-    if folder.is_dir() and not any(folder.iterdir()):
-        return True
-    if not overwrite:
-        raise CheckpointError(f'{folder}: exists; choose another place')
-    if not folder.is_dir() or not ours(folder):
-        raise CheckpointError(f'{folder}: exists, and is not a model that we wrote; choose another place')
-    return True
+    return folder.is_dir() and (not any(folder.iterdir()) or (overwrite and ours(folder)))
 
 
 def _trouble(error: OSError, partial: Path, size: int) -> str:

@@ -188,6 +188,11 @@ def test_outlines_without_an_area_are_left_out():
         ('v7w', {'bboxes': BOXES[2:3]}, '1 options: expected 2 to 26'),
         ('pointQA_twice', {'bboxes': []}, 'holds 0 boxes, expected one or more'),
         ('flickr30k', {'grounding': 'a <bbox7>'}, 'the caption says <bbox7>, but the row has 3'),
+        ('pointQA_twice', {'answer': {'a': 1}}, '"answer" is .*: expected a text'),
+        ('pointQA_twice', {'answer': True}, '"answer" is True: expected a text'),
+        ('flickr30k', {'bbox': '1239'}, '"bbox" is \'1239\': expected a list of lists of boxes'),
+        ('flickr30k', {'bbox': [BOXES[:1], '12', []]}, r'"bbox"\[1\] is \'12\': expected a list of boxes'),
+        ('flickr30k', {'bbox': [BOXES[:1], ['1239'], []]}, r'"bbox"\[1\]\[0\]: expected numbers'),
         ('flickr30k', {'grounding': ''}, '"grounding" is \'\': expected a text'),
     ],
 )

@@ -103,3 +103,25 @@ def test_training_asks_for_the_answer_and_then_why(folder):
 def test_what_does_not_fit_is_told_without_drawing_lots(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         compose({**ROW, **changes}, 1, folder, None)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'question': 'Why is he sad?'}, "expected a list of words .*, found 'Why is he sad"),
+        ({'question': ['Why', 3]}, 'expected a list of words'),
+        ({'question': ['Why', ['0']]}, 'expected a list of words'),
+        ({'question': ['Why', [True]]}, 'expected a list of words'),
+        ({'question': ['Why', None]}, 'expected a list of words'),
+        ({'answer_choices': 'abcd'}, '"answer_choices" is .*: expected a list of lists'),
+        ({'answer_choices': ['a', 'b', 'c', 'd']}, 'expected a list of words'),
+        ({'answer_label': True}, '"answer_label" is True, but there are 4'),
+        ({'answer_label': 10**400}, '"answer_label" is a whole number of 401 digits'),
+        ({'class_names': 'pds'}, '"class_names" is .*: expected a list of texts'),
+        ({'class_names': [1, 2, 3]}, '"class_names" is .*: expected a list of texts'),
+    ],
+)
+def test_letters_do_not_pass_for_words(folder, changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        compose({**ROW, **changes}, 1, folder, None)
+    assert len(str(caught.value)) < 500

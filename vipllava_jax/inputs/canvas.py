@@ -37,7 +37,8 @@ class Canvas:
     def line(self, points: Sequence[Point], colour: Colour, width: int, joint: str | None = None) -> None:
         """Segments from each point to the next."""
         width = min(width, self.widest)
-        self._touch(points, width)
+        # At a joint between two segments in one direction Pillow may draw far beyond the width.
+        self._touch(points, max(self.size) if joint else width)
         self._draw.line(points, colour, width, joint)
 
     def curve(self, points: np.ndarray, colour: Colour, width: int) -> None:

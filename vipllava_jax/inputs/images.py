@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import math
 import os
 import re
 import stat
@@ -25,6 +26,7 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF
 LONGEST = 65_535  # pixels of a side: what a JPEG can hold
 LARGEST_FILE = 1 << 30  # bytes
 MARKS = 'vipllava marks'  # in a picture's info: what `marks.draw` drew on it
+WIDE = 270_000_000  # numbers of a JPEG 2000 picture, of which its decoder makes 4 bytes each
 STRIP = 1 << 22  # pixels that are converted at a time
 TURNS = {  # EXIF orientations, but 1 that needs none, to what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -145,7 +147,7 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
         Image.init()
         known = [format for format in FORMATS if format in Image.OPEN]
         with _quiet():
-            return Image.open(without_metadata(file), formats=known)
+            picture = Image.open(without_metadata(file), formats=known)
     except UnidentifiedImageError:
         raise ValueError(f'{name} is not a picture in a known format ({", ".join(FORMATS)})') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -155,6 +157,12 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
         raise
     except Exception as error:  # a damaged header surfaces as almost any exception
         raise ValueError(f'{name} is damaged ({_told(error)}): get a whole copy of it') from error
+    if picture.format == 'JPEG2000' and math.prod(picture.size) * len(picture.getbands()) > WIDE:
+        width, height = picture.size
+        raise ValueError(
+            f'{name} is too large for JPEG 2000, {width}x{height} pixels of {picture.mode}: save it as PNG'
+        )
+    return picture
 
 
 def _told(error: Exception) -> str:
