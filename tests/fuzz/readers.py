@@ -1,6 +1,7 @@
 """What the package does with the files of a folder. Each may raise ValueError or OSError, nothing else."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -106,11 +107,23 @@ def chat(folder: Path) -> None:
 
 
 def converted(folder: Path) -> None:
+    """What can be read must be what was written."""
+    import jax
+
     from vipllava_jax import loading
 
-    loading.locate(folder)
-    loading.abstract(folder)
-    loading.weights(folder)
+    loading.locate(folder / 'converted')
+    loading.abstract(folder / 'converted')
+    params, _ = loading.weights(folder / 'converted')
+    same = jax.tree.map(lambda x, y: x.dtype == y.dtype and bool((x == y).all()), params, _source(folder))
+    assert jax.tree.all(same), 'the weights are not those that were converted'
+
+
+@functools.cache
+def _source(folder: Path) -> Any:
+    from vipllava_jax import loading
+
+    return loading.weights(folder / 'source')[0]
 
 
 def picture(folder: Path) -> None:

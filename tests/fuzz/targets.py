@@ -80,8 +80,11 @@ TARGETS = {
     'converted': Target(
         base.converted,
         one_of(
-            objects('vipllava.json', 'config.json', 'params/_METADATA', extra=(*SIZES, 'float64', 'int4')),
-            binaries('params/**/*'),
+            objects(
+                *('converted/vipllava.json', 'converted/config.json', 'converted/params/_METADATA'),
+                extra=(*SIZES, 'float64', 'bfloat16', 'int4'),
+            ),
+            binaries('converted/params/**/*'),
         ),
         readers.converted,
     ),
