@@ -13,7 +13,7 @@ import click
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.waiting import bytes_bar
-from vipllava_jax.folders import check_writable
+from vipllava_jax.files import check_writable
 from vipllava_jax.signals import raising_interrupts, temporary_folder
 
 if TYPE_CHECKING:

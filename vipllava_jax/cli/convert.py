@@ -9,6 +9,7 @@ import click
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.waiting import bytes_bar
+from vipllava_jax.messages import listed
 
 UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
 
@@ -81,8 +82,9 @@ def convert(
         for group, difference in differences.items():
             click.echo(f'{group:<24} largest difference {difference:g}')
         if odd := compared.not_finite:
-            named = ', '.join(odd[:3]) + (f' and {len(odd) - 3} more' if len(odd) > 3 else '')
             advice = 'try --dtype bfloat16' if dtype == 'float16' else 'get a whole copy of the source'
-            raise ValueError(f'{target} is not equal to {folder}: NaN or infinity in {named}; {advice}')
+            raise ValueError(
+                f'{target} is not equal to {folder}: NaN or infinity in {listed(odd, 3)}; {advice}'
+            )
         if dtype is None and not compared.equal:
             raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.folders import brief
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import Turn
+from vipllava_jax.messages import brief
 from vipllava_jax.training import rows, vcr
 from vipllava_jax.training.marking import Prompted
 from vipllava_jax.training.region_prompts import compose, data_set
