@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.makers import noise
+
 TEXTS = ('', 'What is within the red rectangle?', 'a' * 400, '<image>\n<s>é😀\x1b</s>', ' \t\n' * 50)
+PICTURE = noise(90, 60)
 
 
 def plan(folder: Path) -> None:
@@ -145,12 +148,3 @@ def mark(folder: Path) -> None:
     for fit in FITS:
         cut_off(picture, Settings(), fit)
         pixels(picture, Settings(), fit)
-
-
-def _picture() -> Any:
-    from tests.makers import noise
-
-    return noise(90, 60)
-
-
-PICTURE = _picture()
