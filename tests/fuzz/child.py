@@ -4,7 +4,6 @@ A verdict is '' if all is well, or else what is wrong. What ends or halts this p
 """
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -98,14 +97,22 @@ def clean(text: str) -> str:
 
 def grown() -> int:
     """The most memory, in bytes, of this process and of those it has started, since it was last asked."""
-    children = [(task / 'children').read_text().split() for task in Path('/proc/self/task').iterdir()]
     peak = 0
-    for process in ('self', *itertools.chain(*children)):
+    for process in processes():
         with contextlib.suppress(OSError):  # it may have ended
             found = re.search(r'VmHWM:\s+(\d+) kB', Path(f'/proc/{process}/status').read_text())
             peak += int(found[1]) << 10 if found else 0
             Path(f'/proc/{process}/clear_refs').write_text('5')
     return peak
+
+
+def processes() -> list[str]:
+    """This process and those that its threads have started."""
+    found = ['self']
+    for thread in Path('/proc/self/task').iterdir():
+        with contextlib.suppress(OSError):  # it may have ended
+            found += (thread / 'children').read_text().split()
+    return found
 
 
 def limit(more: int) -> None:
