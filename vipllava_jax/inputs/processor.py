@@ -128,8 +128,8 @@ class Processor:
         """Prompts, each a text or a list of Turns, and the images of each -> Batch.
 
         The images of one prompt are None, an image, or a list of images; those of a list of prompts are a
-        list with one of these for each. ValueError names the row whose images do not fit its text. Warns of a mark
-        that cropping would cut off; `fit='pad'` or 'squash' keeps the whole picture.
+        list with one of these for each. ValueError names the row whose images do not fit its text. Warns of
+        a mark that cropping would cut off; `fit='pad'` or 'squash' keeps the whole picture.
         """
         check(template, self.chat)
         check_fit(fit)
