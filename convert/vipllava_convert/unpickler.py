@@ -2,8 +2,9 @@
 
 A pickle is a program for a machine with a stack and a memo, and Python's own machine imports and calls
 whatever the program names. This one supports only the opcodes that dicts of tensors need, and builds plain
-records: nothing is imported or called, only strings and integers are hashed, and a container cannot change
-once it is part of another. Depth, memory and time are bounded by the size of the program.
+records: nothing is imported or called, and a container cannot change once it is part of another. Depth,
+memory and time are bounded by the size of the program. Only strings are hashed: the hashes of other values,
+even integers, can be made to collide, so that a dict of them takes hours to fill.
 """
 
 from collections.abc import Callable, Iterable
@@ -41,7 +42,7 @@ class _Machine:
         self.program = Program(data)
         self.stack: list[Any] = []
         self.marks: list[int] = []  # the height of the stack at each open MARK
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[str, Any] = {}  # by the index in decimal digits
 
     def run(self) -> Any:
         program, stack = self.program, self.stack
@@ -85,12 +86,12 @@ class _Machine:
     # The memo
 
     def put(self, index: int) -> None:
-        self.memo[index] = self.top()
+        self.memo[str(index)] = self.top()
 
     def get(self, index: int) -> None:
-        if index not in self.memo:
+        if (place := str(index)) not in self.memo:
             raise ValueError(f'nothing is stored in the memo at {index}')
-        self.stack.append(self.memo[index])
+        self.stack.append(self.memo[place])
 
     def index(self) -> int:
         """The argument of PUT and GET."""
@@ -130,8 +131,8 @@ class _Machine:
         target = _changeable(self.top(), 'dict', 'OrderedDict')
         _join(target, parts)
         for key, value in zip(parts[::2], parts[1::2], strict=True):
-            if type(key) not in (str, int):
-                raise Refused(f'refuses a dict whose keys are not strings or integers, but {kind_of(key)}')
+            if type(key) is not str:
+                raise Refused(f'refuses a dict whose keys are not strings, but {kind_of(key)}')
             if key in target.parts:
                 raise ValueError('a key occurs twice in a dict')
             target.parts[key] = value

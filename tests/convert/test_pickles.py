@@ -327,6 +327,7 @@ def test_types_that_are_not_weights_keep_their_names(path, dtype):
         (lambda torch: torch.Size([1]), 'refuses torch.Size'),
         (lambda torch: torch.float32, 'holds torch.float32 under'),
         (lambda torch: b'x', r'refuses _codecs.encode'),
+        (lambda torch: torch.ones(2, dtype=torch.complex64).conj().imag, 'negated or conjugated'),
     ],
 )
 def test_what_is_no_plain_tensor_is_named(path, make, told):

@@ -129,9 +129,9 @@ class Batches:
 
     Each epoch has every row once, in another order and with other marks; its last batch is filled up with
     its first rows. With `group_by_length` the rows of a batch have about the same length, so that T and I
-    take few values; T is a multiple of `bucket`. With seed None, for evaluation, rows are in the order of the file,
-    marks are not random, and the rows that fill up the last batch have no targets. `report` is called once
-    with each problem of a row that does not stop the run.
+    take few values; T is a multiple of `bucket`. With seed None, for evaluation, rows are in the order of
+    the file, marks are not random, and the rows that fill up the last batch have no targets. `report` is
+    called once with each problem of a row that does not stop the run.
     """
 
     rows: Rows
@@ -178,7 +178,7 @@ class Batches:
         Close it, or end the process, and its workers end. BrokenRow names a row of which no example can be
         made, unless broken rows are skipped.
         """
-        said: set[str] = set()
+        reported: set[str] = set()
         steps = itertools.count(start) if stop is None else range(start, stop)
         made = workers.ordered(self._maker, map(self._task, steps), self.workers)
         try:
