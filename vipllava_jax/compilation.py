@@ -60,10 +60,10 @@ def usual(environment: Mapping[str, str]) -> Path | None:
 
 
 def trouble(warning: str, folder: Path, ours: bool) -> str | None:
-    """A warning of jax's about its cache as a user should read it, or None if what caused it is mended.
+    """Rewrites a warning of jax about its cache for the user; None if its cause has been removed.
 
-    A program that was cut off, by a full disk or the end of the process, would be in the way for ever; only
-    where the folder is ours is it deleted.
+    An incomplete program, left by a full disk or a killed process, would never be replaced. It is deleted,
+    but only if the folder is ours.
     """
     found = TROUBLE.match(warning)
     if not found:
@@ -73,8 +73,8 @@ def trouble(warning: str, folder: Path, ours: bool) -> str | None:
     if not ours:
         return message
     programs = [*folder.glob(f'{program}-*-cache')]
-    # jax notes the time of a program's last use once the program is whole; some versions write none while
-    # there is one, of whatever name, without it
+    # jax writes the time of last use after the program; some versions write no programs at all while there
+    # is one without it
     untimed = UNTIMED.search(warning)
     blocking = [folder / f'{untimed[1]}-cache'] if untimed else []
     try:
@@ -90,7 +90,7 @@ def _cut_off(program: Path) -> bool:
 
 
 def background(work: Callable[[], T]) -> Callable[[], T]:
-    """Begins work on a thread that the end of the process does not wait for -> what waits for its result."""
+    """Starts work on a daemon thread; returns a function that waits for its result."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -104,7 +104,7 @@ def background(work: Callable[[], T]) -> Callable[[], T]:
 
 
 def size(folder: Path) -> int:
-    """The bytes of the programs in a folder, 0 if there is none."""
+    """The size in bytes of the programs in a folder; 0 if it does not exist."""
     try:
         return sum(file.stat().st_size for file in os.scandir(folder) if file.is_file())
     except OSError:
