@@ -28,11 +28,49 @@ def _length(value: Any) -> int:
 @no_type_check
 def environment() -> Any:
     """The Jinja environment of transformers' chat templates, without tracking of generated parts."""
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError, TemplateError
-    from jinja2.ext import Extension, loopcontrols
+    from jinja2.ext import loopcontrols
+
+    extensions = [_generation(), loopcontrols]
+    jinja = _sandbox()(trim_blocks=True, lstrip_blocks=True, extensions=extensions, cache_size=8)
+    jinja.filters['tojson'] = _tojson
+    jinja.globals |= {
+        'raise_exception': _raise_exception,
+        'strftime_now': _strftime_now,
+        'dict': _PlainDict(),
+        'namespace': _namespace(),
+    }
+    return jinja
+
+
+@no_type_check
+def _sandbox() -> Any:
+    """The class of the environment, which bounds the results of operators."""
+    from jinja2.exceptions import SecurityError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Refuses operations whose results would exceed the limits."""
+
+        intercepted_binops = frozenset({'*', '**'})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if isinstance(left, int) and isinstance(right, int):
+                size = left.bit_length() * right if operator == '**' else 0
+            else:
+                sides = [side if isinstance(side, int) else _length(side) for side in (left, right)]
+                size = sides[0] * sides[1] if operator == '*' else 0
+            if size > LARGEST:
+                raise SecurityError(f'{operator} makes something too large')
+            return super().call_binop(context, operator, left, right)
+
+    return Sandbox
+
+
+@no_type_check
+def _generation() -> Any:
+    """The extension for `{% generation %}`."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
 
     class Generation(Extension):
         """`{% generation %}` marks an answer for training; its content is rendered unchanged."""
@@ -47,14 +85,14 @@ def environment() -> Any:
         def _body(self, caller: Any) -> str:
             return caller()
 
-    class PlainDict:
-        """`dict` for templates, without the attributes of the type."""
+    return Generation
 
-        def __call__(self, *args: Any, **kwargs: Any) -> dict:
-            return dict(*args, **kwargs)
 
-        def fromkeys(self, *args: Any, **kwargs: Any) -> dict:
-            return dict.fromkeys(*args, **kwargs)
+@no_type_check
+def _namespace() -> Any:
+    """The class that templates call `namespace`."""
+    from jinja2.exceptions import SecurityError
+    from jinja2.utils import Namespace
 
     class PublicNamespace(Namespace):
         """A namespace that refuses names with a leading underscore."""
@@ -75,41 +113,32 @@ def environment() -> Any:
             if isinstance(name, str) and name.startswith('_'):
                 raise SecurityError(f'a namespace cannot store the underscore-prefixed name {name[:40]!r}')
 
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
+    return PublicNamespace
 
-    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(
-            x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
 
-    def strftime_now(format):  # `format` may be given by name
-        return datetime.now().strftime(format)
+class _PlainDict:
+    """`dict` for templates, without the attributes of the type."""
 
-    class Sandbox(ImmutableSandboxedEnvironment):
-        """Refuses operations whose results would exceed the limits."""
+    def __call__(self, *args: Any, **kwargs: Any) -> dict:
+        return dict(*args, **kwargs)
 
-        intercepted_binops = frozenset({'*', '**'})
+    def fromkeys(self, *args: Any, **kwargs: Any) -> dict:
+        return dict.fromkeys(*args, **kwargs)
 
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if isinstance(left, int) and isinstance(right, int):
-                size = left.bit_length() * right if operator == '**' else 0
-            else:
-                sides = [side if isinstance(side, int) else _length(side) for side in (left, right)]
-                size = sides[0] * sides[1] if operator == '*' else 0
-            if size > LARGEST:
-                raise SecurityError(f'{operator} makes something too large')
-            return super().call_binop(context, operator, left, right)
 
-    jinja = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], cache_size=8)
-    jinja.filters['tojson'] = tojson
-    jinja.globals |= {
-        'raise_exception': raise_exception,
-        'strftime_now': strftime_now,
-        'dict': PlainDict(),
-        'namespace': PublicNamespace,
-    }
-    return jinja
+def _raise_exception(message: str) -> None:
+    from jinja2.exceptions import TemplateError
+
+    raise TemplateError(message)
+
+
+@no_type_check
+def _tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _strftime_now(format: str) -> str:  # templates may pass `format` by name
+    return datetime.now().strftime(format)
 
 
 def restrict(memory: int) -> None:
