@@ -133,7 +133,7 @@ def test_a_decompression_bomb_is_refused_from_its_header(side):
 def test_a_jpeg_2000_of_many_numbers_is_refused_from_its_header(monkeypatch):
     data = saved(noise(30, 20).convert('RGBA'), 'JPEG2000')
     assert open_image(data).size == (30, 20)
-    monkeypatch.setattr('vipllava_jax.inputs.images.WIDE', 30 * 20 * 4 - 1)
+    monkeypatch.setattr('vipllava_jax.inputs.images.MOST_SAMPLES', 30 * 20 * 4 - 1)
     with pytest.raises(ValueError, match='too large for JPEG 2000, 30x20 pixels of RGBA: save it as PNG'):
         open_image(data)
 

@@ -131,4 +131,4 @@ def chat_template(processor: 'Processor') -> str:
     if processor.chat is None:
         return 'none'
     why = trouble(processor.chat)
-    return f'of no use: {why}' if why else 'yes: --template checkpoint'
+    return f'not usable: {why}' if why else 'yes: --template checkpoint'

@@ -78,7 +78,7 @@ class Mark:
             )
         if self.units is not None and not (isinstance(self.units, str) and self.units in UNITS):
             raise ValueError(f"{shape} has units {brief(self.units)}: choose 'pixel', 'relative' or None")
-        settled = {
+        checked = {
             'alpha': None if self.alpha is None else _alpha(shape, self.alpha),
             'width': None if self.width is None else _width(shape, self.width),
             'box': None if self.box is None else box(self.box),
@@ -86,7 +86,7 @@ class Mark:
             'polygon': None if self.polygon is None else polygons(self.polygon),
             'color': _color(self.color),
         }
-        for field, value in settled.items():
+        for field, value in checked.items():
             object.__setattr__(self, field, value)
 
     @property

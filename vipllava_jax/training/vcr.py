@@ -11,7 +11,7 @@ from vipllava_jax.files import read_json
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
-from vipllava_jax.training.marking import Object, Prompted, mention, sound, styles
+from vipllava_jax.training.marking import Object, Prompted, mention, polygons_of, styles
 
 FIELDS = (
     'meta_dir',
@@ -171,7 +171,9 @@ def _objects(fields: dict[str, Any], folder: Path) -> list[Object]:
     """From the file of boxes and outlines beside the picture; in the authors' rows it lies in ./dataset."""
     meta = read_json(folder / str(fields['meta_dir']).removeprefix('./dataset/'))
     outlines = meta.get('segms') or [None] * len(meta['boxes'])
-    return [Object(box[:4], sound(outline)) for box, outline in zip(meta['boxes'], outlines, strict=True)]
+    return [
+        Object(box[:4], polygons_of(outline)) for box, outline in zip(meta['boxes'], outlines, strict=True)
+    ]
 
 
 def _one(texts: Sequence[str], rng: np.random.Generator) -> str:
