@@ -34,15 +34,21 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
     vision = _vision(top.part('vision_config', {}))
     vip = data['model_type'] == 'vipllava' or top.number('mm_hidden_size', 0, most=WIDEST) > vision.width
     ids = (Fields(generation or {}, 'generation_config.json: '), top, text)
+    llama = _text(text, tied=top.flag('tie_word_embeddings'))
+    eos = _ids(ids, 'eos_token_id', 2)
+    if min(eos) >= llama.vocab:
+        raise ValueError(
+            f'eos_token_id: {brief(eos)} is beyond the vocabulary of {llama.vocab} (vocab_size): no answer would end'
+        )
     return Config(
         vision=vision,
-        text=_text(text, tied=top.flag('tie_word_embeddings')),
+        text=llama,
         feature_layers=_feature_layers(top, flat, vip),
         projector_norm=vip,
         projector_eps=top.real('projector_layernorm_eps', 1e-5),
         image_token=top.number('image_token_index', top.number('image_token_id', 32000)),
         bos=_ids(ids, 'bos_token_id', 1)[0],
-        eos=_ids(ids, 'eos_token_id', 2),
+        eos=eos,
         pad=_ids(ids, 'pad_token_id', 0)[0],
     )
 

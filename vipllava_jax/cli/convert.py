@@ -48,7 +48,7 @@ def convert(
     from vipllava_convert import verify as verifying
 
     from vipllava_jax import checkpoint
-    from vipllava_jax.folders import check_place
+    from vipllava_jax.folders import check_place, printable
     from vipllava_jax.loading import locate
 
     if verify and adapter:
@@ -67,13 +67,15 @@ def convert(
     with bytes_bar('converting') as progress:
         report = work(folder, target, dtype=dtype, adapter=adapter, overwrite=overwrite, progress=progress)
     size = report.size / 1e9
-    click.echo(f'{target}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s')
+    click.echo(
+        f'{printable(str(target), 4096)}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s'
+    )
     for name in report.unused[:UNUSED]:
         click.echo(f'unused: {name}')
     if len(report.unused) > UNUSED:
         click.echo(f'unused: {len(report.unused) - UNUSED} more tensors')
     for note in report.notes:
-        click.echo(note)
+        click.echo(printable(note))
     if verify:
         with bytes_bar('verifying') as progress:
             compared = verifying.verify(folder, target, progress=progress)

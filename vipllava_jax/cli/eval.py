@@ -20,7 +20,7 @@ from vipllava_jax.cli.models import (
 from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.rows import a_line_each
 from vipllava_jax.cli.waiting import counting
-from vipllava_jax.folders import check_writable, write_text
+from vipllava_jax.folders import check_writable, printable, write_text
 
 if TYPE_CHECKING:
     from vipllava_jax.evaluation.answering import Asked
@@ -148,7 +148,7 @@ def eval(
         write_text(Path(table_file), json.dumps(machines(result, settings), indent=2) + '\n')
     if of_vip_bench and vip_bench:
         run.write_vip_bench(vip_bench, result)
-        click.echo(f'{vip_bench}: for the evaluator of ViP-Bench')
+        click.echo(f'{printable(vip_bench, 4096)}: for the evaluator of ViP-Bench')
 
 
 def named(output: str, table_file: str | None, vip_bench: str | None) -> dict[str, Path]:
@@ -170,7 +170,7 @@ class Notes:
     def __call__(self, subject: str, told: str) -> None:
         if subject not in self.told:
             self.told.add(subject)
-            click.echo(f'vipllava: {told}', err=True)
+            click.echo(f'vipllava: {printable(told)}', err=True)
 
 
 def tell(result: 'Result') -> None:
@@ -178,7 +178,7 @@ def tell(result: 'Result') -> None:
     from vipllava_jax.evaluation.scores import table
 
     for line in result.broken:
-        click.echo(f'vipllava: left out: {line}', err=True)
+        click.echo(printable(f'vipllava: left out: {line}'), err=True)
     if result.left_out > len(result.broken):
         click.echo(f'vipllava: {result.left_out} are left out in all', err=True)
     if result.cut:
