@@ -250,7 +250,7 @@ def test_minus_one_is_no_id():
     assert from_hugging_face(published(pad_token_id=-1), {'pad_token_id': -1}).pad == 0
     with pytest.raises(ValueError, match='eos_token_id'):
         from_hugging_face(published(eos_token_id=[2, -7]))
-    with pytest.raises(ValueError, match='eos_token_id: .*40000.* is beyond the vocabulary of 32064'):
+    with pytest.raises(ValueError, match='eos_token_id: .*40000.* is beyond the vocab_size of 32064'):
         from_hugging_face(published(eos_token_id=[40000, 40001]))
 
 

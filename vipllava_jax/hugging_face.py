@@ -38,7 +38,7 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
     eos = _ids(ids, 'eos_token_id', 2)
     if min(eos) >= llama.vocab:
         raise ValueError(
-            f'eos_token_id: {brief(eos)} is beyond the vocabulary of {llama.vocab} (vocab_size): no answer would end'
+            f'eos_token_id: {brief(eos)} is beyond the vocab_size of {llama.vocab}: no answer would end'
         )
     return Config(
         vision=vision,

@@ -163,9 +163,10 @@ def test_a_full_disk_leaves_no_empty_file(path, monkeypatch):
     def full(file, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match='No space left'):
-        patch.setattr(os, 'write', full)
+    monkeypatch.setattr(os, 'write', full)
+    with pytest.raises(OSError, match='No space left'):
         write(path, 0)
+    monkeypatch.undo()
     assert not path.exists()
 
 

@@ -12,6 +12,7 @@ import click
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
+from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.evaluation import places
 from vipllava_jax.folders import check_writable
@@ -62,7 +63,7 @@ class Several(click.ParamType):
 @click.option(
     '--context', 'contexts', metavar='N,…', type=Several(), help='[default: 704,1500, on a CPU 704]'
 )
-@click.option('--repeats', metavar='N', type=click.IntRange(3, 10_000), default=10, show_default=True)
+@click.option('--repeats', metavar='N', type=Whole(3, 10_000), default=10, show_default=True)
 @click.option(
     '--dtype',
     type=click.Choice(FLOATS),
