@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from vipllava_jax.folders import CheckpointError, one_line
+from vipllava_jax.messages import CheckpointError, one_line
 from vipllava_jax.storage import Storage
 
 T = TypeVar('T')

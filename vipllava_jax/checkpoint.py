@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from vipllava_jax import __version__, arrays, manifest
 from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, beside, read_bytes, read_json, write_json
+from vipllava_jax.files import read_bytes, read_json, write_json
+from vipllava_jax.folders import new_folder
 from vipllava_jax.hugging_face import from_hugging_face, to_hugging_face
-from vipllava_jax.manifest import MARK, apart, together
+from vipllava_jax.manifest import MARK, join_quantized, split_quantized
+from vipllava_jax.messages import CheckpointError, listed
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -55,15 +57,15 @@ def save(
     if any(isinstance(leaf, LoRA) for _, leaf in flat(params)):
         raise CheckpointError(f'{folder}: the params have an adapter: merge it, or save it by itself')
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    stored = dict(apart(flat(shapes)))
+    stored = dict(split_quantized(flat(shapes)))
     if odd := sorted(dict(flat(shapes)).keys() ^ dict(flat(abstract(cfg))).keys()):
         names = f'{", ".join(odd[:3])}{", …" if len(odd) > 3 else ""}'
         raise CheckpointError(
             f'{folder}: not the params of the config ({names}); load with fuse=False to save'
         )
-    with beside(folder, size(stored), is_checkpoint, overwrite) as new:
+    with new_folder(folder, size(stored), is_checkpoint, overwrite) as new:
         brought = flat(params) if leaves is None else leaves
-        written = arrays.write(new / PARAMS, nested(stored.items()), apart(brought))
+        written = arrays.write(new / PARAMS, nested(stored.items()), split_quantized(brought))
         write_json(new / 'config.json', to_hugging_face(cfg))
         copy_files(files_from, new)
         checksums = {path: each.checksum for path, each in written.items()}
@@ -100,7 +102,7 @@ def stream(
     done, total = 0, size(stored)
     types = {path: wanted for path, leaf in stored.items() if wanted and not isinstance(leaf, Quantized)}
     found = arrays.read(folder / PARAMS, listed.arrays, types, sharding, listed.checksums)
-    for path, array in together(found):
+    for path, array in join_quantized(found):
         done += size(stored[path])
         if progress:
             progress(done, total, path)
@@ -119,8 +121,9 @@ def describe(folder: Path) -> tuple[Config, dict[str, Any]]:
         )
     wanted = {(path, leaf.shape) for path, leaf in flat(abstract(cfg))}
     if odd := sorted({path for path, _ in wanted ^ {(path, leaf.shape) for path, leaf in stored.items()}}):
-        named = ', '.join(odd[:5]) + (f' and {len(odd) - 5} more' if len(odd) > 5 else '')
-        raise CheckpointError(f'{folder}: {MARK} and config.json do not agree on {named}; convert it again')
+        raise CheckpointError(
+            f'{folder}: {MARK} and config.json do not agree on {listed(odd, 5)}; convert it again'
+        )
     return cfg, stored
 
 
@@ -145,7 +148,7 @@ def _whole(folder: Path, listed: dict[str, Any]) -> dict[str, Any]:
     from vipllava_jax.model.quantized import Quantized
 
     try:
-        stored = dict(together(listed.items()))
+        stored = dict(join_quantized(listed.items()))
         for path, leaf in stored.items():
             if isinstance(leaf, Quantized):
                 _check_quantized(path, leaf)

@@ -6,7 +6,8 @@ from pathlib import Path
 from vipllava_convert import torch_files
 
 from vipllava_jax import checkpoint
-from vipllava_jax.folders import CheckpointError, read_json
+from vipllava_jax.files import read_json
+from vipllava_jax.messages import CheckpointError
 
 HUB_PART = r'\w(?:[\w.-]{0,94}\w)?'  # of at most 96 characters, none of . and - at either end
 HUB_NAME = re.compile(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vipllava_jax.config import FIVE_TAPS, Config, TextConfig, VisionConfig
-from vipllava_jax.folders import brief
+from vipllava_jax.messages import brief
 
 # Far above every published model; larger numbers are a mistake or an attack.
 MOST_LAYERS, MOST_HEADS = 512, 1024

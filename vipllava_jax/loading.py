@@ -11,8 +11,9 @@ from vipllava_convert import torch_files
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, listing
+from vipllava_jax.folders import listing
 from vipllava_jax.hub import HUB_NAME, from_hub, has_weights
+from vipllava_jax.messages import CheckpointError
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -112,7 +113,7 @@ def leaves(
 
     All is checked but the bytes themselves, and what the adapter has.
     """
-    from vipllava_convert.adapted import made
+    from vipllava_convert.adapted import prepared
 
     stored = None if quantize or adapter else dtype
     shapes: Callable[..., dict[str, Any]]
@@ -127,7 +128,7 @@ def leaves(
         plan = to_flax.plan(folder)
         cfg = plan.cfg
         shapes, stream = partial(to_flax.shapes, plan, stored), partial(to_flax.stream, plan, stored)
-    asked = partial(made, cfg=cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
+    asked = partial(prepared, cfg=cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
     return Leaves(cfg, lambda: asked(shapes().items()), lambda **told: asked(stream(**told)))
 
 

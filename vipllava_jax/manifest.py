@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.folders import CheckpointError, brief, printable, read_bytes, read_json, write_json
+from vipllava_jax.files import read_bytes, read_json, write_json
+from vipllava_jax.messages import CheckpointError, brief, printable
 
 MARK = 'vipllava.json'
 FORMAT = 3  # the first knows no quantised weights, the second none in int4; written is the first that does
@@ -104,7 +105,7 @@ def _sizes(shape: Any) -> bool:
     )
 
 
-def apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def split_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Leaves with the two arrays of a quantised one instead of it, one after the other."""
     from vipllava_jax.model.quantized import Quantized
 
@@ -116,8 +117,8 @@ def apart(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             yield path, leaf
 
 
-def together(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The contrary of `apart`, in whatever order the two come."""
+def join_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The contrary of `split_quantized`, in whatever order the two come."""
     from vipllava_jax.model.quantized import stored
 
     waiting: dict[str, dict[str, Any]] = {}

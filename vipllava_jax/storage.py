@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.folders import CheckpointError, check_regular
+from vipllava_jax.files import check_regular
+from vipllava_jax.messages import CheckpointError
 
 MOST_FILES = 1_000_000
 

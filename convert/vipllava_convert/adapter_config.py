@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vipllava_convert.patterns import Pattern, PatternError
-from vipllava_jax.folders import CheckpointError, brief, printable, read_json
+from vipllava_jax.files import read_json
 from vipllava_jax.hugging_face import Fields
+from vipllava_jax.messages import CheckpointError, brief, printable
 
 CONFIG = 'adapter_config.json'
 MOST_RANK, LARGEST_ALPHA = 1 << 16, 1e6

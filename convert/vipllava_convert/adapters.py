@@ -29,7 +29,9 @@ from vipllava_convert.tensors import READABLE, Tensor, check_views
 from vipllava_convert.torch_files import read_file
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, beside, brief, listing, printable, write_json
+from vipllava_jax.files import write_json
+from vipllava_jax.folders import listing, new_folder
+from vipllava_jax.messages import CheckpointError, brief, printable
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 
@@ -226,7 +228,7 @@ def save(
         'modules_to_save': [BRIDGE.rstrip('.')] if projector else None,
     }
     tensors = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-    with beside(
+    with new_folder(
         Path(folder).expanduser(), sum(x.nbytes for x in tensors.values()), is_adapter, overwrite
     ) as new:
         save_file(tensors, new / PAIRS[0], metadata={'format': 'pt'})

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from vipllava_jax.folders import printable
+from vipllava_jax.messages import printable
 
 SHOWN = 5  # names of each kind
 LENGTH = 400  # characters of what is described

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.folders import CheckpointError, brief, printable, read_json
+from vipllava_jax.files import read_json
+from vipllava_jax.messages import CheckpointError, brief, printable
 
 ADVICE = 'take the original and --quantize int8'
 FIELDS = ('quantization_config', 'compression_config')

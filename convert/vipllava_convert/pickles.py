@@ -6,9 +6,9 @@ from typing import Any, BinaryIO
 
 from vipllava_convert.archives import ArchiveError, Entry, read, read_directory
 from vipllava_convert.records import ITEM_SIZES, Compound, Refused, View, kind_of
-from vipllava_convert.tensors import LONGEST_NAME, Tensor, extent, open_regular
+from vipllava_convert.tensors import LONGEST_NAME, Tensor, check_not_pointer, extent, open_regular
 from vipllava_convert.unpickler import unpickle
-from vipllava_jax.folders import CheckpointError, brief, one_line
+from vipllava_jax.messages import CheckpointError, brief, one_line
 
 LONGEST_PICKLE = 1 << 26  # a checkpoint of 760 tensors has 100 KB
 PICKLE = 'data.pkl'
@@ -18,10 +18,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     """Every tensor of a `.bin` file that torch.save wrote; whatever is not a dict of tensors is an error."""
     with open_regular(path) as file:
         start = file.read(8)
-        if start == b'version ':
-            raise CheckpointError(
-                f'{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder'
-            )
+        check_not_pointer(path, start)
         if not start:
             raise CheckpointError(f'{path}: an empty file; get a whole copy of it')
         if start[:4] != b'PK\3\4':

@@ -112,23 +112,43 @@ def _ordered_dict(*args: Any) -> Compound:
     return Compound('OrderedDict', {})
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, *_: Any) -> View:
-    """torch._utils._rebuild_tensor_v2; what it says of gradients, hooks and metadata is of no use here."""
+def _tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, metadata: Any = None
+) -> View:
+    """torch._utils._rebuild_tensor_v2; what it says of gradients and hooks is of no use here."""
+    _refuse_metadata(metadata)
     if not isinstance(storage, Storage):
         raise ValueError(f'a tensor of {kind_of(storage)}, where a storage should be')
     return _view(storage, storage.dtype, offset, shape, strides)
 
 
 def _tensor_of_type(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
 ) -> View:
     """torch._utils._rebuild_tensor_v3, for the types that have no storage class; the length is in bytes."""
+    _refuse_metadata(metadata)
     if not isinstance(storage, Storage) or storage.itemsize != 1:
         raise ValueError(f'a tensor of {kind_of(storage)}, where an untyped storage should be')
     name = dtype.name.removeprefix('torch.') if isinstance(dtype, Global) else ''
     if name not in ITEM_SIZES:
         raise ValueError(f'a tensor of the type {kind_of(dtype)}')
     return _view(storage, name, offset, shape, strides)
+
+
+def _refuse_metadata(metadata: Any) -> None:
+    """The metadata of a tensor says that its values are those of the storage negated or conjugated."""
+    if isinstance(metadata, Compound) and metadata.parts:
+        raise Refused(
+            'holds a tensor whose values are not those of its storage, but negated or conjugated; save what '
+            'its resolve_neg() or resolve_conj() returns'
+        )
 
 
 def _view(storage: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -> View:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vipllava_convert.tensors import LONGEST_NAME, READABLE, Tensor, dense, open_regular
-from vipllava_jax.folders import CheckpointError, brief, one_line, printable
+from vipllava_convert.tensors import LONGEST_NAME, READABLE, Tensor, check_not_pointer, dense, open_regular
+from vipllava_jax.messages import CheckpointError, brief, one_line, printable
 
 LONGEST_HEADER = 1 << 24  # bytes; the header of 760 tensors has 90 KB
 MOST_OBJECTS = 100_000  # in a header, an entry each
@@ -57,8 +57,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def _header(path: Path, file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]:
     """The length of a file's header, and its entries by the names of the tensors."""
     start = file.read(8)
-    if start == b'version ':
-        raise CheckpointError(f'{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder')
+    check_not_pointer(path, start)
     length = int.from_bytes(start, 'little')
     if len(start) < 8 or length > size - 8:
         raise CheckpointError(f'{path}: truncated or corrupt: a header of {length} bytes in a file of {size}')

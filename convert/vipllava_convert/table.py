@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from vipllava_convert.faults import described, ranges
 from vipllava_convert.tensors import LONGEST_NAME, READABLE, Tensor, check_views
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, brief, printable
+from vipllava_jax.messages import CheckpointError, brief, printable
 
 CLIP = (
     ('embeddings.class_embedding', 'class_token', 'D->D'),

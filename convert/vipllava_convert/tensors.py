@@ -10,7 +10,8 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
-from vipllava_jax.folders import CheckpointError, check_regular
+from vipllava_jax.files import check_regular
+from vipllava_jax.messages import CheckpointError
 
 READABLE = {'float32': np.dtype('f4'), 'float16': np.dtype('f2'), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
 AT_ONCE = 1 << 30  # one system call moves 2 GiB at most
@@ -83,6 +84,12 @@ def open_regular(path: Path) -> BinaryIO:
     """
     check_regular(path)
     return open(path, 'rb', buffering=0)
+
+
+def check_not_pointer(path: Path, start: bytes) -> None:
+    """Raises CheckpointError if a file, by its first bytes, is a Git LFS pointer."""
+    if start.startswith(b'version '):
+        raise CheckpointError(f'{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder')
 
 
 def read(tensor: Tensor, buffer: memoryview) -> np.ndarray:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from vipllava_convert.adapted import made
+from vipllava_convert.adapted import prepared
 from vipllava_convert.foreign_quantization import refuse_by_config, refuse_by_names
 from vipllava_convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_convert.tensors import READABLE, Tensor, read
@@ -29,7 +29,7 @@ from vipllava_jax.checkpoint import (
     save,
     weight_type,
 )
-from vipllava_jax.folders import apart, check_only
+from vipllava_jax.folders import check_apart, check_only
 from vipllava_jax.inputs.processor import FILES
 
 THREADS = 6
@@ -137,7 +137,7 @@ def convert(
     before any long work where that is possible, and leaves nothing behind then; the source is only read.
     """
     for read_from in (source, *([adapter] if adapter else [])):
-        apart(Path(read_from), target)
+        check_apart(Path(read_from), target)
     if overwrite and is_checkpoint(target):
         check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *FILES))
     dtype = weight_type(dtype)
@@ -146,8 +146,8 @@ def convert(
     cpu = jax.local_devices(backend='cpu')[0]
     read = None if quantize or adapter else dtype
     kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter)
-    wanted = made(shapes(what, read).items(), what.cfg, **kind)
-    leaves = made(stream(what, read, cpu, progress, AT_ONCE), what.cfg, **kind)
+    wanted = prepared(shapes(what, read).items(), what.cfg, **kind)
+    leaves = prepared(stream(what, read, cpu, progress, AT_ONCE), what.cfg, **kind)
     odd = save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     names = {leaf.path: f'{leaf.name} ({leaf.path})' for leaf, _ in what.pairs}

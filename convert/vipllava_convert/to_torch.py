@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from vipllava_convert.adapted import made
+from vipllava_convert.adapted import prepared
 from vipllava_convert.safetensors_files import TYPES
 from vipllava_convert.table import Leaf, leaves, reverse
 from vipllava_convert.to_flax import Report, not_finite, rearranged
@@ -22,10 +22,12 @@ from vipllava_convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax import checkpoint
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, apart, beside, check_only, write_json
+from vipllava_jax.files import naming, write_json
+from vipllava_jax.folders import check_apart, check_only, new_folder
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.processor import FILES
 from vipllava_jax.integrity import finite
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 
 WRITTEN = (
@@ -68,7 +70,7 @@ def export(
     Raises CheckpointError and leaves nothing behind then.
     """
     for read_from in (source, *([adapter] if adapter else [])):
-        apart(Path(read_from), target)
+        check_apart(Path(read_from), target)
     if overwrite and is_torch_folder(target):
         check_only(target, WRITTEN)
     dtype = checkpoint.weight_type(dtype)
@@ -85,7 +87,7 @@ def export(
         Entry(table[path].name, np.dtype(dtype or leaf.dtype), written[path]) for path, leaf in stored.items()
     ]
     size = sum(entry.size for entry in entries)
-    with beside(target, size, is_torch_folder, overwrite) as partial:
+    with new_folder(target, size, is_torch_folder, overwrite) as partial:
         arrays = _arrays(source, cfg, adapter, table, written, dtype, progress)
         odd = _write_shards(partial, _shards(entries, max_shard_bytes), arrays, size)
         common = max({entry.dtype for entry in entries}, key=[entry.dtype for entry in entries].count)
@@ -118,7 +120,7 @@ def _arrays(
     """The leaves of a folder of ours, one by one, as they are to lie in a file."""
     cpu = jax.local_devices(backend='cpu')[0]
     stored = ((path, jax.device_put(x, cpu)) for path, x in checkpoint.stream(source, progress=progress))
-    for path, array in made(stored, cfg, dtype=dtype, adapter=adapter):
+    for path, array in prepared(stored, cfg, dtype=dtype, adapter=adapter):
         leaf = table[path]
         x = rearranged(array, reverse(leaf.layout), leaf.sizes, np.dtype(dtype or array.dtype))
         if missing := written[path][0] - len(x):
@@ -146,10 +148,8 @@ def _write_shards(folder: Path, shards: list[list[Entry]], arrays: Iterator[Arra
     odd: list[str] = []
     for i, shard in enumerate(shards, 1):
         name = 'model.safetensors' if len(shards) == 1 else f'model-{i:05}-of-{len(shards):05}.safetensors'
-        try:
+        with naming(folder / name):
             odd += _write_shard(folder / name, shard, arrays)
-        except OSError as error:  # that of a full disk does not name the file
-            raise OSError(error.errno, error.strerror, error.filename or str(folder / name)) from None
         homes |= dict.fromkeys((entry.name for entry in shard), name)
     if len(shards) > 1:
         write_json(folder / INDEXED[0], {'metadata': {'total_size': size}, 'weight_map': homes})

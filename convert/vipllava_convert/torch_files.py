@@ -9,7 +9,9 @@ from vipllava_convert.faults import first
 from vipllava_convert.pickles import read_pickle
 from vipllava_convert.safetensors_files import read_safetensors
 from vipllava_convert.tensors import Tensor
-from vipllava_jax.folders import CheckpointError, brief, check_regular, listing, printable, read_json
+from vipllava_jax.files import check_regular, read_json
+from vipllava_jax.folders import listing
+from vipllava_jax.messages import CheckpointError, brief, printable
 
 SINGLE = ('model.safetensors', 'pytorch_model.bin')
 INDEXED = tuple(f'{name}.index.json' for name in SINGLE)

@@ -2,8 +2,9 @@
 
 A pickle is a program for a machine with a stack and a memo, and Python's own machine calls and changes
 whatever the program names. The machine here knows the opcodes that dicts of tensors need and no others. It
-builds plain records: nothing is imported, called, hashed (but strings and integers) or changed once it is
-part of something else, and depth, memory and time are bounded by the size of the program.
+builds plain records: nothing is imported, called or changed once it is part of something else, and depth,
+memory and time are bounded by the size of the program. Nothing but strings is hashed: the hashes of other
+values, integers among them, can be made to collide, so that a dict of them takes hours to fill.
 """
 
 from collections.abc import Callable, Iterable
@@ -41,7 +42,7 @@ class _Machine:
         self.program = Program(data)
         self.stack: list[Any] = []
         self.marks: list[int] = []  # the stack's heights at MARKs that are still open
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[str, Any] = {}  # by the decimal digits of the place
 
     def run(self) -> Any:
         program, stack = self.program, self.stack
@@ -85,12 +86,12 @@ class _Machine:
     # The memo
 
     def put(self, index: int) -> None:
-        self.memo[index] = self.top()
+        self.memo[str(index)] = self.top()
 
     def get(self, index: int) -> None:
-        if index not in self.memo:
+        if (place := str(index)) not in self.memo:
             raise ValueError(f'nothing is stored in the memo at {index}')
-        self.stack.append(self.memo[index])
+        self.stack.append(self.memo[place])
 
     def index(self) -> int:
         """The argument of PUT and GET."""
@@ -130,8 +131,8 @@ class _Machine:
         target = _changeable(self.top(), 'dict', 'OrderedDict')
         _join(target, parts)
         for key, value in zip(parts[::2], parts[1::2], strict=True):
-            if type(key) not in (str, int):
-                raise Refused(f'refuses a dict whose keys are not strings or integers, but {kind_of(key)}')
+            if type(key) is not str:
+                raise Refused(f'refuses a dict whose keys are not strings, but {kind_of(key)}')
             if key in target.parts:
                 raise ValueError('a key occurs twice in a dict')
             target.parts[key] = value

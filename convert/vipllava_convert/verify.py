@@ -16,8 +16,8 @@ from vipllava_jax import checkpoint
 from vipllava_jax.arrays import nested
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.integrity import finite
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params, forward
 

@@ -16,7 +16,7 @@ from vipllava_jax import loading
 from vipllava_jax.cli import ask as ask_module
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.world import Scene, Thing
-from vipllava_jax.folders import safe_answer
+from vipllava_jax.messages import safe_answer
 
 MARK = 'rectangle:20,10,60,50:red'
 DRAWN = ('--max-new-tokens', 40, '--temperature', 2, '--seed', 1)  # an answer that ends nowhere by itself

@@ -11,8 +11,8 @@ from vipllava_convert import adapters
 from tests.convert.files import Q, pair, write_adapter
 from tests.trees import same
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.loading import load
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training import lora
 

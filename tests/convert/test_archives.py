@@ -13,7 +13,7 @@ from vipllava_convert.pickles import read_pickle
 from vipllava_convert.tensors import read
 
 from tests.convert.files import pickled, storage, tensor, write_bin
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 PROGRAM = pickled({'x': tensor(storage('0', 'FloatStorage', 4), (4,), (1,))})
 DATA = np.arange(4, dtype=np.float32).tobytes()

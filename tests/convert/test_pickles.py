@@ -15,7 +15,7 @@ from vipllava_convert.pickles import read_pickle
 from vipllava_convert.tensors import read
 
 from tests.convert.files import integer, pickled, storage, string, tensor, tuple_of, write_archive, write_bin
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 FOUR = {'0': np.arange(4, dtype=np.float32).tobytes()}
 HELD = storage('0', 'FloatStorage', 4)
@@ -327,6 +327,7 @@ def test_types_that_are_not_weights_keep_their_names(path, dtype):
         (lambda torch: torch.Size([1]), 'refuses torch.Size'),
         (lambda torch: torch.float32, 'holds torch.float32 under'),
         (lambda torch: b'x', r'refuses _codecs.encode'),
+        (lambda torch: torch.ones(2, dtype=torch.complex64).conj().imag, 'negated or conjugated'),
     ],
 )
 def test_what_is_no_plain_tensor_is_named(path, make, told):

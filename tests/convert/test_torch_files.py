@@ -16,7 +16,7 @@ from vipllava_convert.tensors import Tensor, read
 from vipllava_convert.torch_files import INDEXED, is_torch_folder, open_checkpoint
 
 from tests.convert.files import write_bin, write_safetensors
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 X, Y = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.float16)
 NAMES = ('model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors')

@@ -38,7 +38,7 @@ def plain(value):
         *(string('é') + b'.', b'\x8d\2\0\0\0\0\0\0\0\xc3\xa9.', b'U\1a.', b'T\1\0\0\0a.'),
         *(b'C\1a.', b'B\1\0\0\0a.', b'\x8e\1\0\0\0\0\0\0\0a.', b').', b'].', b'}.'),
         *(b'(NNt.', b'N\x85.', b'NK\1\x86.', b'NK\1K\2\x87.', b'(NK\1l.', b']Na.', b'](NK\1e.'),
-        *(b'}K\1Ns.', b'}(K\1NK\2Nu.', b'(K\1Nd.', b'NK\x010.', b'N(K\1K\x021.', b'K\x012\x86.'),
+        *(b'}U\1aNs.', b'}(U\1aNU\1bNu.', b'(U\1aNd.', b'NK\x010.', b'N(K\1K\x021.', b'K\x012\x86.'),
         *(b'Np3\n0g3\n.', b'Nq\x030h\3.', b'Nr\3\0\0\x010j\3\0\0\1.', b'N\x94N\x940h\1.'),
         *(b'\x80\5N.', b'\x80\4\x95\2\0\0\0\0\0\0\0N.', b'K\1N0.'),
     ],
@@ -79,7 +79,17 @@ def test_every_opcode_is_known_or_refused():
             'x',
             'é\n€',
         ),
-        *((), [], {}, (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [1, [2, (3,)]], {'a': {'b': [1, 'x']}, 2: 'y'}),
+        *(
+            (),
+            [],
+            {},
+            (1,),
+            (1, 2),
+            (1, 2, 3),
+            (1, 2, 3, 4),
+            [1, [2, (3,)]],
+            {'a': {'b': [1, 'x']}, '2': 'y'},
+        ),
         *(['same'] * 300, [[i] for i in range(1200)], {str(i): i for i in range(1200)}),
     ],
     ids=lambda value: str(value)[:20],
@@ -157,12 +167,23 @@ def test_broken_programs(program):
         unpickle(program)
 
 
-@pytest.mark.parametrize('key', [b')', b']', b'}', b'N', b'\x88', b'G\0\0\0\0\0\0\0\0', b'C\1a', DICT, HELD])
-def test_keys_are_strings_or_integers(key):
-    with pytest.raises(Refused, match='keys are not strings or integers'):
+@pytest.mark.parametrize(
+    'key', [b'K\1', b')', b']', b'}', b'N', b'\x88', b'G\0\0\0\0\0\0\0\0', b'C\1a', DICT, HELD]
+)
+def test_keys_are_strings(key):
+    with pytest.raises(Refused, match='keys are not strings'):
         unpickle(b'}' + key + b'Ns.')
-    with pytest.raises(Refused, match='keys are not strings or integers'):
+    with pytest.raises(Refused, match='keys are not strings'):
         unpickle(b'(' + key + b'Nd.')
+
+
+def test_integers_whose_hashes_collide_cost_no_time():
+    prime = (1 << 61) - 1  # Python's hash of an integer is the remainder by this
+    keys = b''.join(b'\x8a\x10' + (prime * n).to_bytes(16, 'little') + b'N' for n in range(1, 30_000))
+    begin = time.process_time()
+    with pytest.raises(Refused, match='keys are not strings, but int'):
+        unpickle(b'}(' + keys + b'u.')
+    assert time.process_time() - begin < 2
 
 
 @pytest.mark.parametrize(
@@ -280,7 +301,7 @@ def test_what_names_no_storage(pid):
         (b')' + b'\x85' * 300_000 + b'.', f'more than {DEEPEST} deep'),
         (b']' * 300_000 + b'a' * 299_999 + b'.', f'more than {DEEPEST} deep'),
         (b'(' * 300_000 + b't' * 300_000 + b'.', f'more than {DEEPEST} deep'),
-        (b'}' + b'K\1}' * 300_000 + b's' * 300_000 + b'.', f'more than {DEEPEST} deep'),
+        (b'}' + b'U\1a}' * 300_000 + b's' * 300_000 + b'.', f'more than {DEEPEST} deep'),
         (b'}N' + b'q\0h\0\x86' * 60 + b'Ns.', f'more than {DEEPEST} deep'),  # doubled tuples as a key
         (b'}N' + b'q\0h\0\x86' * 30 + b'Ns.', 'keys are not strings'),
         (b'](' + b'q\0h\0e](h\0' * 60 + b'.', 'opcode takes more'),

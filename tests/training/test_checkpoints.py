@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.training.checkpoints import alone, check_alone, opened
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.step import State, start

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from vipllava_jax.benchmark.ceilings import Ceilings
 from vipllava_jax.benchmark.timing import OURS, Result, Side
-from vipllava_jax.folders import write_text
+from vipllava_jax.files import write_text
 
 HOW = """Medians after a warm-up; %: how much of that time the least bytes or operations take at these rates.
 prefill: words alone, on the device; first-token: with an image, on the device; generate: from host to host.

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from vipllava_jax import __version__, compilation, signals
-from vipllava_jax.folders import brief, printable
+from vipllava_jax.messages import brief, printable
 
 VERBS = {
     'demo': 'See a small bundled model answer, without a download.',

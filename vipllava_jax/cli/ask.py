@@ -22,7 +22,7 @@ from vipllava_jax.cli.models import (
 from vipllava_jax.cli.numbers import Real, Whole
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import spinner
-from vipllava_jax.folders import safe_answer, safe_json
+from vipllava_jax.messages import safe_answer, safe_json
 
 if TYPE_CHECKING:
     from pathlib import Path

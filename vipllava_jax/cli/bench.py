@@ -15,7 +15,7 @@ from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.evaluation import places
-from vipllava_jax.folders import check_writable
+from vipllava_jax.files import check_writable
 from vipllava_jax.signals import raising_interrupts, temporary_folder
 
 if TYPE_CHECKING:

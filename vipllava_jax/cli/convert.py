@@ -9,6 +9,7 @@ import click
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.waiting import bytes_bar
+from vipllava_jax.messages import listed
 
 UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
 
@@ -48,8 +49,9 @@ def convert(
     from vipllava_convert import verify as verifying
 
     from vipllava_jax import checkpoint
-    from vipllava_jax.folders import check_place, printable
+    from vipllava_jax.folders import check_place
     from vipllava_jax.loading import locate
+    from vipllava_jax.messages import printable
 
     if verify and adapter:
         raise ValueError(
@@ -83,8 +85,9 @@ def convert(
         for group, difference in differences.items():
             click.echo(f'{group:<24} largest difference {difference:g}')
         if odd := compared.not_finite:
-            named = ', '.join(odd[:3]) + (f' and {len(odd) - 3} more' if len(odd) > 3 else '')
             advice = 'try --dtype bfloat16' if dtype == 'float16' else 'get a whole copy of the source'
-            raise ValueError(f'{target} is not equal to {folder}: NaN or infinity in {named}; {advice}')
+            raise ValueError(
+                f'{target} is not equal to {folder}: NaN or infinity in {listed(odd, 3)}; {advice}'
+            )
         if dtype is None and not compared.equal:
             raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')

@@ -13,7 +13,8 @@ import click
 from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import spinner
-from vipllava_jax.folders import check_output, safe_answer
+from vipllava_jax.files import check_output
+from vipllava_jax.messages import safe_answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,7 +20,8 @@ from vipllava_jax.cli.models import (
 from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.rows import a_line_each
 from vipllava_jax.cli.waiting import counting
-from vipllava_jax.folders import check_writable, printable, write_text
+from vipllava_jax.files import check_writable, write_text
+from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
     from vipllava_jax.evaluation.answering import Asked
@@ -102,23 +103,24 @@ def eval(
     """
     output = output or f'{Path(data[0]).stem}.answers.jsonl'
     outputs = named(output, table_file, vip_bench)
-    from vipllava_jax.evaluation import cases, places
+    from vipllava_jax.evaluation import cases
+    from vipllava_jax.evaluation.outputs import check_outputs
 
-    places.check(outputs, map(Path, data))
+    check_outputs(outputs, map(Path, data))
     with a_line_each():
         found = cases.read(data, images, by=by, together=together, skip_broken=skip_broken)
     of_vip_bench = any(case.task is cases.VIP_BENCH for case in found.cases)
     if of_vip_bench and not vip_bench:
         vip_bench = str(Path(output).with_suffix('.vip-bench.json'))
         outputs = named(output, table_file, vip_bench)
-    places.check(outputs, (*map(Path, data), *(path for case in found.cases for path in case.images)))
+    check_outputs(outputs, (*map(Path, data), *(path for case in found.cases for path in case.images)))
     from vipllava_jax.evaluation import run
     from vipllava_jax.evaluation.answering import questions
     from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import abstract, locate
 
     folder = locate(source)
-    places.check(outputs, (), [folder, *([Path(adapter)] if adapter else [])])
+    check_outputs(outputs, (), [folder, *([Path(adapter)] if adapter else [])])
     processor = Processor.load(folder)
     kind: dict[str, Any] = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
     shapes, cfg = abstract(folder, **kind)

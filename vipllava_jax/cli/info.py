@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vipllava_jax import __version__, compilation
-from vipllava_jax.folders import printable
+from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Processor

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vipllava_jax.folders import brief, check_output, one_line, replacing
+from vipllava_jax.files import check_output, replacing
+from vipllava_jax.messages import brief, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

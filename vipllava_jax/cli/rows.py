@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import click
 
-from vipllava_jax.folders import printable
+from vipllava_jax.messages import printable
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vipllava_jax.folders import printable
+from vipllava_jax.messages import printable
 
 NARROW = 60  # columns of a terminal that has no room for a bar beside its numbers
 QUIET = 30  # seconds between two lines where there is no terminal

@@ -12,11 +12,11 @@ import numpy as np
 from vipllava_jax.arrays import ahead
 from vipllava_jax.config import Config
 from vipllava_jax.evaluation.cases import Case, Cases
-from vipllava_jax.folders import brief
 from vipllava_jax.generation.stopping import ends, until
 from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, pixels
 from vipllava_jax.inputs.processor import Batch, Processor
 from vipllava_jax.inputs.prompts import DEFAULT, check
+from vipllava_jax.messages import brief
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.marking import drawn
 from vipllava_jax.training.rows import BrokenRow, checked

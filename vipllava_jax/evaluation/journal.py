@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.folders import LARGEST, brief, check_regular, one_line
+from vipllava_jax.files import LARGEST, check_regular, naming, parse_record
+from vipllava_jax.messages import brief
 from vipllava_jax.training.identity import changes
 
 HEAD = 'settings'  # the key of the first line
@@ -119,12 +120,7 @@ def _settings(path: Path, file: Any, own: dict[str, Any]) -> dict[str, Any] | No
 def _record(where: str, line: bytes, count: int) -> dict[str, Any]:
     """An answer from its line; ValueError names the field that is not as `run` writes it."""
     advice = 'give another --output, or --restart to begin anew'
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{where} is damaged: not JSON ({one_line(error)}): {advice}') from None
-    if not isinstance(record, dict):
-        raise ValueError(f'{where} is damaged: found {brief(record)}, expected an object: {advice}')
+    record = parse_record(line, where, advice)
     for name, kind in FIELDS.items():
         value: Any = record.get(name)
         fits = type(value) is kind and (name != 'n' or 0 <= value < count)
@@ -140,13 +136,14 @@ def _line(record: dict[str, Any]) -> bytes:
 
 
 def _append(path: Path, file: int, records: Iterable[dict[str, Any]]) -> None:
-    """Adds lines to an open file, on the disk when it returns; or none of them, and an OSError names it."""
+    """Appends lines to an open file and syncs it; on an OSError, which names the file, none is appended."""
     data, size = memoryview(b''.join(map(_line, records))), os.fstat(file).st_size
-    try:
-        while data:  # not through a buffer, which would try once more when it is closed
-            data = data[os.write(file, data) :]
-        os.fsync(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # then the cut line is removed by whoever opens it next
-            os.ftruncate(file, size)
-        raise OSError(error.errno, error.strerror, str(path)) from None
+    with naming(path):
+        try:
+            while data:  # unbuffered: closing a buffered file would try to write again
+                data = data[os.write(file, data) :]
+            os.fsync(file)
+        except OSError:
+            with contextlib.suppress(OSError):  # if this fails too, the next run removes the incomplete line
+                os.ftruncate(file, size)
+            raise

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vipllava_jax.evaluation import places
 from vipllava_jax.evaluation.answering import Asked, Questions, Said, questions
 from vipllava_jax.evaluation.cases import VIP_BENCH, Case, Cases, read
 from vipllava_jax.evaluation.journal import opened
+from vipllava_jax.evaluation.outputs import check_outputs
 from vipllava_jax.evaluation.scores import Score, right, scores
-from vipllava_jax.folders import write_text
+from vipllava_jax.files import write_text
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import DEFAULT
 
@@ -60,7 +60,7 @@ def evaluate(
     files = [rows] if isinstance(rows, (str, os.PathLike)) else rows
     if answers is not None:
         inputs = [Path(file) for file in files if isinstance(file, (str, os.PathLike))]
-        places.check({'answers': Path(answers)}, inputs)
+        check_outputs({'answers': Path(answers)}, inputs)
     cases = read(rows, images, by=by, together=together, skip_broken=skip_broken)
     how: dict[str, Any] = dict(batch=batch, template=template, fit=fit, max_new_tokens=max_new_tokens)
     asked = questions(cases, model.processor, model.cfg, **how, skip_broken=skip_broken)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vipllava_jax.evaluation.cases import Cases
-from vipllava_jax.folders import printable
+from vipllava_jax.messages import printable
 
 LONGEST = 60  # characters of a group's name in the table, which may be a value of the data
 Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations

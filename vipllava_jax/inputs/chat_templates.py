@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.folders import CheckpointError, brief, read_bytes, read_json
+from vipllava_jax.files import read_bytes, read_json
 from vipllava_jax.inputs.rendering import RENDERER
+from vipllava_jax.messages import CheckpointError, brief
 
 SOURCES = (  # in the order in which transformers looks for a processor's template, the tokenizer's last
     'processor_config.json',

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vipllava_jax.folders import brief
+from vipllava_jax.messages import brief
 
 MOST_CORNERS = 100_000  # of one mark; an exact outline of an object in a large photo has a few thousand
 MOST_POLYGONS = 1000  # of one mark

@@ -16,8 +16,8 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from vipllava_jax.folders import brief, one_line, printable
 from vipllava_jax.inputs.metadata import without_metadata
+from vipllava_jax.messages import brief, one_line, printable
 
 Source = str | os.PathLike[str] | bytes | Image.Image
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels

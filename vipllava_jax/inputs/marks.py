@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from vipllava_jax.folders import brief, printable
 from vipllava_jax.inputs.canvas import Canvas
 from vipllava_jax.inputs.coordinates import box, is_number, numbers, polygons, sequence
 from vipllava_jax.inputs.images import MARKS, Drawn, Source, drawn, open_image
 from vipllava_jax.inputs.strokes import STROKES, Hand, Pen, Point, Region
+from vipllava_jax.messages import brief, printable
 
 PREPOSITIONS = {
     'rectangle': 'within',

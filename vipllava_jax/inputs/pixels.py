@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from vipllava_jax.folders import CheckpointError, brief
 from vipllava_jax.inputs.images import drawn
+from vipllava_jax.messages import CheckpointError, brief
 
 Fit = Literal['crop', 'pad', 'squash']
 FITS: tuple[Fit, ...] = get_args(Fit)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, printable, read_json
+from vipllava_jax.files import read_json
 from vipllava_jax.inputs import chat_templates, processor_files
 from vipllava_jax.inputs.chat_templates import ChatTemplate
 from vipllava_jax.inputs.images import Source, open_image
@@ -21,6 +21,7 @@ from vipllava_jax.inputs.pixels import Fit, Settings, check_fit, cut_off, pixels
 from vipllava_jax.inputs.processor_files import FILES
 from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, Turn, check, render, stops
 from vipllava_jax.inputs.tokenizer import Stream, Tokenizer
+from vipllava_jax.messages import CheckpointError, printable
 
 
 class Batch(NamedTuple):

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.folders import CheckpointError, brief, read_json
+from vipllava_jax.files import read_json
 from vipllava_jax.inputs.pixels import Settings
+from vipllava_jax.messages import CheckpointError, brief
 
 FILES = (  # all that a folder needs for Processor.load
     'tokenizer.json',

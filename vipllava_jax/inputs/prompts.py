@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vipllava_jax.folders import printable
 from vipllava_jax.inputs import chat_templates
 from vipllava_jax.inputs.chat_templates import ChatTemplate
 from vipllava_jax.inputs.rendering import RenderingError
+from vipllava_jax.messages import printable
 
 IMAGE = '<image>'
 DEFAULT = 'vipllava'

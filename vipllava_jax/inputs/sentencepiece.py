@@ -5,9 +5,10 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from vipllava_jax.folders import CheckpointError, printable, read_bytes
+from vipllava_jax.files import read_bytes
 from vipllava_jax.inputs.sentencepiece_model import CONTROL, LARGEST, UNKNOWN, Model, parse
 from vipllava_jax.inputs.tokenizer_fields import Added
+from vipllava_jax.messages import CheckpointError, printable
 
 
 def read(path: Path, added: Sequence[Added] = ()) -> Tokenizer:

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import tokenizers
 
-from vipllava_jax.folders import CheckpointError, brief, one_line, read_bytes
+from vipllava_jax.files import read_bytes
 from vipllava_jax.inputs import sentencepiece, tokenizer_json
 from vipllava_jax.inputs.tokenizer_fields import STANDARD, Added, Fields
+from vipllava_jax.messages import CheckpointError, brief, one_line
 
 PENDING = 64  # tokens held back at most for the rest of a character
 DEFAULTS = {'bos': '<s>', 'eos': '</s>', 'unk': '<unk>', 'pad': '<pad>'}  # where no file names them

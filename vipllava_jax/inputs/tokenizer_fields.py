@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.folders import CheckpointError, brief, read_json
+from vipllava_jax.files import read_json
 from vipllava_jax.inputs.tokenizer_json import LONGEST_ADDED, MOST_ADDED
+from vipllava_jax.messages import CheckpointError, brief
 
 STANDARD = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token')
 FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')

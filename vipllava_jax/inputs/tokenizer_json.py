@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vipllava_jax.folders import brief
 from vipllava_jax.inputs.token_patterns import PATTERNS
+from vipllava_jax.messages import brief
 
 LARGEST_ID = 1 << 24
 LARGEST = 40 << 20  # bytes of the file, several times what a vocabulary of 128,000 tokens takes

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vipllava_jax.folders import brief, one_line
 from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, levels
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT
+from vipllava_jax.messages import brief, one_line
 from vipllava_jax.training import conversations, workers
 from vipllava_jax.training.conversations import IGNORE, Example
 from vipllava_jax.training.marking import drawn

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vipllava_jax.arrays import orbax, writing
-from vipllava_jax.folders import CheckpointError, one_line
+from vipllava_jax.messages import CheckpointError, one_line
 
 DELETED = '.deleted-'
 LOCK = '.lock'

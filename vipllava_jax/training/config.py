@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
-from vipllava_jax.folders import brief, printable, read_bytes
+from vipllava_jax.files import read_bytes
 from vipllava_jax.inputs.prompts import NAMES
+from vipllava_jax.messages import brief, printable
 from vipllava_jax.training.files import check_encoding
 from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
 

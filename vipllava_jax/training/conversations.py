@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.folders import brief
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, TEMPLATES, Turn, render
+from vipllava_jax.messages import brief
 
 IGNORE = -100  # a target of which nothing is learnt
 ROLES = {'system': 'system', 'human': 'user', 'gpt': 'assistant'}

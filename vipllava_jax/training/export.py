@@ -8,7 +8,7 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.loading import Leaves
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.training import finite, lora, places
+from vipllava_jax.training import finite, lora, output_folder
 from vipllava_jax.training.config import Settings
 from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import Plan
@@ -16,7 +16,7 @@ from vipllava_jax.training.prepare import Plan
 
 def write(plan: Plan, trained: Params, frozen: Params) -> None:
     """Writes what has been trained, and from the model with which it began, in its types, all the rest."""
-    target = places.result(plan.settings)
+    target = output_folder.result(plan.settings)
     finite.check_result(target, trained)  # before all else: to write what does not train takes long
     if target.name == 'adapter':
         from vipllava_convert import adapters

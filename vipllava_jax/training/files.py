@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vipllava_jax.folders import brief, check_regular
+from vipllava_jax.files import check_regular
+from vipllava_jax.messages import brief
 
 WINDOW = 1 << 20  # bytes of a list decoded at a time
 ROW = 1 << 26  # bytes of the largest row that is read: a hundred times what segmentations of a picture need

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vipllava_jax import __version__
-from vipllava_jax.folders import brief, printable, read_json, write_json
+from vipllava_jax.files import read_json, write_json
+from vipllava_jax.messages import brief, printable
 from vipllava_jax.training.config import KEYS, Settings, table
 
 FILE = 'run.json'

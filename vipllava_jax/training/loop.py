@@ -14,13 +14,15 @@ import jax.numpy as jnp
 from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import ceilings
 from vipllava_jax.benchmark.cost import Costs
+from vipllava_jax.generation.finite import describe_not_finite
+from vipllava_jax.messages import listed
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training import config, export, finite, identity, places, prepare
+from vipllava_jax.signals import catch_signals
+from vipllava_jax.training import config, export, identity, output_folder, prepare
 from vipllava_jax.training.batches import Batch
 from vipllava_jax.training.checkpoints import Checkpoints, alone, check_alone, opened
 from vipllava_jax.training.evaluation import held_out
 from vipllava_jax.training.finite import NotFinite
-from vipllava_jax.training.interrupts import heard
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.metrics import Metrics
 from vipllava_jax.training.pace import Pace, Watched, rates
@@ -58,8 +60,8 @@ def train(
     rows or weights that do not fit, NotFinite with the step and its rows for a loss that is no number.
     """
     settings = config.settings(file, **keys)
-    folder, target = Path(settings.output), places.result(settings)
-    places.check_folder(folder)
+    folder, target = Path(settings.output), output_folder.result(settings)
+    output_folder.check_folder(folder)
     if target.exists() and identity.made(folder, target) is None:
         raise ValueError(f'{target} is there already, and not of this run: give another output')
     check_alone(folder)
@@ -71,7 +73,7 @@ def train(
 
 def _trained(plan: Plan, saved: Checkpoints, told: Silent) -> Trained:
     """What a run makes, or has made already, in its folder."""
-    folder, target = Path(plan.settings.output), places.result(plan.settings)
+    folder, target = Path(plan.settings.output), output_folder.result(plan.settings)
     done = max(saved.steps(), default=0)
     identity.confirm(folder, plan.settings, begun=done > 0)
     with contextlib.closing(Metrics(folder, done)) as metrics:
@@ -142,7 +144,12 @@ class Run:
             looked_at = contextlib.closing(plan.held_out.iterate())
         # the step that the device works at while the host looks for the next batch
         before: Under | None = None
-        with contextlib.closing(made), looked_at as held, contextlib.closing(self.pace), heard() as stop:
+        with (
+            contextlib.closing(made),
+            looked_at as held,
+            contextlib.closing(self.pace),
+            catch_signals() as caught,
+        ):
             try:
                 for step, batch in enumerate(made, done + 1):
                     state, numbers = take(state, frozen, _parts(batch, settings.accumulate), key)
@@ -151,8 +158,8 @@ class Run:
                         self._tell(*before)
                     before = Under(step, batch, numbers, watched)
                     looks = plan.held_out and (step % settings.eval_every == 0 or step == plan.steps)
-                    loss = self._look(state, frozen, held, stop) if looks else None
-                    number = stop()
+                    loss = self._look(state, frozen, held, caught) if looks else None
+                    number = caught()
                     saves = step % settings.save_every == 0 or step == plan.steps or number
                     if looks or saves:
                         self._tell(*before, loss)
@@ -173,7 +180,7 @@ class Run:
                     self.saved.wait()
                 raise
             except NotFinite as error:
-                if odd := finite.named(join(state.params, frozen)):
+                if odd := describe_not_finite(join(state.params, frozen)):
                     raise NotFinite(f'{error}; {odd}') from None
                 raise
         return state
@@ -205,10 +212,9 @@ class Run:
             kept = (
                 f'the last checkpoint is {self.saved.place(last)}' if last else 'there is no checkpoint yet'
             )
-            more = f' and {len(batch.ids) - NAMED} more' if len(batch.ids) > NAMED else ''
             raise NotFinite(
                 f'step {step}: the loss is {loss:g}, the norm of its gradient {norm:g}, on the rows '
-                f'{", ".join(batch.ids[:NAMED])}{more}; {kept}; look at the rows, or lower learning_rate'
+                f'{listed(batch.ids, NAMED)}; {kept}; look at the rows, or lower learning_rate'
             )
         lengths = (batch.tokens != self.plan.batches.processor.tokenizer.pad).sum(axis=1).tolist()
         record = {

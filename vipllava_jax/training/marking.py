@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from vipllava_jax.folders import brief
 from vipllava_jax.inputs.coordinates import box, encloses, numbers, sequence
 from vipllava_jax.inputs.images import open_image
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.prompts import Turn
+from vipllava_jax.messages import brief
 
 SLACK = 1.0  # pixels that a box may lie outside: the data sets round
 

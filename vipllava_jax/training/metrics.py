@@ -1,6 +1,5 @@
 """The numbers of a run: a JSON object a step in a file, and TensorBoard where it is installed."""
 
-import contextlib
 import importlib.util
 import io
 import itertools
@@ -8,11 +7,12 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.folders import brief, check_regular, one_line, write_text
+from vipllava_jax.files import check_regular, naming, parse_record, write_text
+from vipllava_jax.messages import brief
 
 NUMBERS = itertools.count()  # of the files that this process writes for TensorBoard
 
@@ -43,15 +43,6 @@ class Metrics:
         self._file.close()
         if self._board:
             self._board.close()
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An OSError in the block names the file or folder, as those of an open file do not."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def append(path: Path, file: Any, data: bytes) -> None:
@@ -86,12 +77,7 @@ def _until(path: Path, step: int) -> list[dict[str, Any]]:
 def _record(where: str, line: bytes) -> dict[str, Any]:
     """The numbers of a step from their line; ValueError if they are not as `Metrics.write` writes them."""
     advice = 'restore the file, or remove it to go on without what it holds'
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{where} is damaged: not JSON ({one_line(error)}): {advice}') from None
-    if not isinstance(record, dict):
-        raise ValueError(f'{where} is damaged: found {brief(record)}, expected an object: {advice}')
+    record = parse_record(line, where, advice)
     if type(record.get('step')) is not int or record['step'] < 1:
         found = f'"step" is {brief(record.get("step"))}, expected the number of a step'
         raise ValueError(f'{where} is damaged: {found}: {advice}')

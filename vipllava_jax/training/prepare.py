@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from vipllava_jax import loading
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
-from vipllava_jax.folders import printable
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import Leaves
+from vipllava_jax.messages import printable
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training import finite, lora, places, rows
+from vipllava_jax.training import finite, lora, output_folder, rows
 from vipllava_jax.training.batches import Batches
 from vipllava_jax.training.config import STEPS, Settings
 from vipllava_jax.training.conversations import Limit, check
@@ -54,7 +54,7 @@ def plan(settings: Settings, progress: Silent) -> Plan:
     """Settings -> a run whose model is there and whose rows are checked; ValueError for what is wrong."""
     check(settings.template)
     source = loading.locate(str(settings.model))
-    places.check_apart(settings, source)
+    output_folder.check_apart(settings, source)
     processor = Processor.load(source)
     leaves = loading.leaves(source, quantize=settings.quantize)
     processor = processor.for_model(leaves.cfg)

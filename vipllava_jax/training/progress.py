@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from vipllava_jax.folders import printable
+from vipllava_jax.messages import printable
 
 PAUSE = 0.1  # seconds between two changes of the line on a terminal
 LONGEST = 4096  # characters of a value, which may be a path

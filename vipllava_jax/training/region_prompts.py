@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from vipllava_jax.folders import brief
 from vipllava_jax.inputs.coordinates import is_number
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark, parse
 from vipllava_jax.inputs.prompts import Turn
+from vipllava_jax.messages import brief
 from vipllava_jax.training import conversations, vcr
 from vipllava_jax.training.marking import (
     Object,

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.folders import brief, check_regular, one_line, printable
+from vipllava_jax.files import check_regular
 from vipllava_jax.inputs.images import measure
 from vipllava_jax.inputs.prompts import Turn
+from vipllava_jax.messages import brief, one_line, printable
 from vipllava_jax.training import values
 from vipllava_jax.training.conversations import Limit
 from vipllava_jax.training.files import ROW, is_list, spans

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from vipllava_jax.folders import brief
+from vipllava_jax.messages import brief
 
 DEPTH = 64  # of lists and objects in one another; the data sets have four
 DIGITS = 4300  # of a whole number: more than Python would write as a text

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.folders import brief, read_json
+from vipllava_jax.files import read_json
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 from vipllava_jax.inputs.prompts import Turn
+from vipllava_jax.messages import brief
 from vipllava_jax.training.marking import Object, Prompted, mention, sound, styles
 
 FIELDS = (

@@ -1,0 +1,63 @@
+"""The output folder of a run: writable, and apart from everything that the run reads."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vipllava_jax.files import lies_in, same_file
+from vipllava_jax.training.config import Settings
+from vipllava_jax.training.identity import FILE
+
+WRITTEN = (FILE, 'metrics.jsonl', '.lock', 'checkpoints', 'tensorboard')  # besides the result
+
+
+def result(settings: Settings) -> Path:
+    """The folder of the finished model or adapter, in the output folder of the run."""
+    adapter_only = (
+        'lora' in settings.trains and not settings.merge and {*settings.trains} <= {'lora', 'projector'}
+    )
+    return Path(settings.output) / ('adapter' if adapter_only else 'model')
+
+
+def check_folder(output: Path) -> None:
+    """Raises ValueError if the output folder cannot be created or written to."""
+    existing = next(path for path in (output, *output.absolute().parents) if os.path.lexists(path))
+    if existing.is_symlink() and not existing.exists():
+        raise ValueError(f'{output}: {existing} is a link to what is not there: choose another output')
+    if not existing.is_dir():
+        raise ValueError(f'{output}: {existing} is a file, expected a folder: choose another output')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f'{output}: {existing} cannot be written to: choose another output')
+
+
+def check_apart(settings: Settings, source: Path) -> None:
+    """Raises ValueError if a run would write to, or overwrite, something that it reads.
+
+    `source` is the folder of the model that it starts from. Files and folders are compared by device and
+    inode, so that links and other spellings of a path are recognized.
+    """
+    output = Path(settings.output)
+    if lies_in(output, source):
+        raise ValueError(
+            f'output {output} is the model that the run begins with, or lies in it ({source}): choose '
+            'a folder of its own'
+        )
+    if settings.images is not None and same_file(output, Path(settings.images)):
+        raise ValueError(f'output {output} is the folder of the pictures: choose a folder of its own')
+    for key, path in _inputs(settings, source):
+        for written in (result(settings), *(output / name for name in WRITTEN)):
+            if lies_in(path, written):
+                raise ValueError(
+                    f'{key} {path} is, or lies in, {written}, which the run writes: choose another output'
+                )
+
+
+def _inputs(settings: Settings, source: Path) -> Iterator[tuple[str, Path]]:
+    """The files and folders that a run reads, each with the setting that names it."""
+    yield 'model', source
+    for file in settings.data:
+        yield 'data', Path(file)
+    if settings.eval_data is not None:
+        yield 'eval_data', Path(settings.eval_data)
+    if settings.images is not None:
+        yield 'images', Path(settings.images)
