@@ -14,7 +14,7 @@ from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.waiting import bytes_bar
-from vipllava_jax.evaluation import places
+from vipllava_jax.evaluation.outputs import check_outputs
 from vipllava_jax.files import check_writable
 from vipllava_jax.signals import raising_interrupts, temporary_folder
 
@@ -117,7 +117,7 @@ def bench(
         preset = preset or (None if source else usual('preset'))
         batches, contexts = batches or usual('batch'), contexts or usual('context')
         folder, cfg = located(source, preset)
-        places.check(outputs, (), [folder] if folder else [])
+        check_outputs(outputs, (), [folder] if folder else [])
         plan.check(cfg, contexts)
         subject = prepare(folder, preset, dtype, quantize, attention, fuse)
         sides = players(subject, peer)
@@ -154,7 +154,7 @@ def check(
         raise ValueError('--model and --preset: give one of them')
     for path in outputs.values():
         check_writable(path)
-    places.check(outputs, ())
+    check_outputs(outputs, ())
     plot = outputs.get('--plot')
     if plot and plot.suffix != '.png':
         raise ValueError(f'--plot {plot}: end the name in .png')
