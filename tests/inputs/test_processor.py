@@ -395,9 +395,8 @@ def test_odd_numbers_about_pictures_are_named(folder, name, field, value):
         ('processor_config.json', {'patch_size': 10**400}),
         ('processor_config.json', {'image_processor': [[]] * 1000}),
         ('processor_config.json', {'image_processor': 7}),
-        ('processor_config.json', {'vision_feature_select_strategy': 'full'}),
     ],
-    ids=range(7),
+    ids=range(6),
 )
 def test_odd_fields_of_processors_are_named(folder, name, fields):
     edit(folder / name, **fields)

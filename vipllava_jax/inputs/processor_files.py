@@ -22,12 +22,6 @@ FILES = (  # all that a folder needs for Processor.load
 
 def settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Settings:
     """From processor_config.json, preprocessor_config.json or, in the authors' checkpoints, config.json."""
-    strategy = own.get('vision_feature_select_strategy') or 'default'
-    if strategy != 'default':
-        raise CheckpointError(
-            f'{folder / "processor_config.json"}: vision_feature_select_strategy: {brief(strategy)} is not '
-            "supported, only 'default'"
-        )
     name, fields = 'processor_config.json', own.get('image_processor')
     if fields is None:
         name = 'preprocessor_config.json'
