@@ -17,6 +17,7 @@ from vipllava_jax.storage import Storage
 T = TypeVar('T')
 R = TypeVar('R')
 AT_ONCE = 1 << 27  # bytes of arrays that are written or read together
+READERS = min(8, os.cpu_count() or 1)  # threads that each read AT_ONCE bytes and copy them to the device
 CHECKERS = 4  # threads that verify checksums while others read
 
 
@@ -164,10 +165,10 @@ def read(
     Each has the dtype that `types` has for its path, or the stored one. Raises CheckpointError, naming the
     array, if one does not have the expected shape, dtype or checksum.
     """
-    with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
+    with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
         storage = Storage(folder, checksums or {}, checkers)
         some = partial(_read_some, storage, types, sharding)
-        for arrays in ahead(pool, some, _groups(stored, types), 1):
+        for arrays in ahead(pool, some, _groups(stored, types), READERS - 1):
             while arrays:
                 path = next(iter(arrays))
                 yield path, arrays.pop(path)

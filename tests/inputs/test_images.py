@@ -138,6 +138,25 @@ def test_a_jpeg_2000_of_many_numbers_is_refused_from_its_header(monkeypatch):
         open_image(data)
 
 
+def test_a_picture_without_its_palette_is_refused():
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', 8, 8, 8, 3, 0, 0, 0))
+    pixels = chunk(b'IDAT', zlib.compress(bytes(8 * 9)))
+    with pytest.raises(ValueError, match='cannot become RGB'):
+        open_image(b'\x89PNG\r\n\x1a\n' + header + pixels + chunk(b'IEND', b''))
+
+
+def test_a_box_of_many_bytes_takes_no_memory(tmp_path):
+    path = tmp_path / 'photo.jp2'
+    signature = b'\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 '
+    path.write_bytes(signature + struct.pack('>I4sQ', 1, b'jp2h', 1 << 62) + bytes(100))
+    for read in (open_image, measure):
+        with pytest.raises(ValueError, match=r'photo.jp2.* is damaged'):
+            read(path)
+
+
 @given(
     format=st.sampled_from(['PNG', 'JPEG', 'GIF', 'TIFF', 'BMP', 'WEBP']),
     changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),

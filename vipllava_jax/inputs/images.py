@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from vipllava_jax.inputs.limits import Bounded
 from vipllava_jax.inputs.metadata import without_metadata
 from vipllava_jax.messages import brief, one_line, printable
 
@@ -102,8 +103,8 @@ def _file(text: str) -> IO[bytes]:
     if not stat.S_ISREG(os.stat(text).st_mode):
         raise ValueError(f'{shown} is not a file: expected a picture such as photo.jpg')
     # Without O_NONBLOCK, opening would block if a FIFO has replaced the file meanwhile.
-    file = open(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), 'rb')  # noqa: SIM115
-    size = os.fstat(file.fileno()).st_size
+    file = Bounded(io.FileIO(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
+    size = file.size
     if 0 < size <= LARGEST_FILE:
         return file
     file.close()
@@ -207,7 +208,9 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
     orientation = 1 if upright else _orientation(picture)
     try:
         rgb = _rgb(picture)
-    except ValueError as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # ValueError, and AssertionError of a picture that lacks its palette
         raise ValueError(
             f'{name} cannot become RGB ({_reason(error)}): save it with 8 bits a colour'
         ) from error

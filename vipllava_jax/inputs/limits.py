@@ -1,5 +1,7 @@
 """Refuses picture files, by their headers, that would take Pillow too much time or memory."""
 
+import io
+import os
 import re
 import struct
 from collections.abc import Callable
@@ -10,6 +12,20 @@ TEXT = 1 << 20  # bytes of a text chunk, the most that Pillow reads
 PLAIN = 64 << 20  # bytes of a plain-text picture, which is slow to decode
 COMMENTS = 1000  # in a plain-text picture
 ENTRIES = 1 << 20  # numbers in one tag of a TIFF file, such as the offsets of its strips
+
+
+class Bounded(io.BufferedReader):
+    """A file from which no more is read at once than it has.
+
+    Python first makes room for all that is asked for, and Pillow asks for what a header says.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        self.size = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(-1 if size is None else min(size, self.size))
 
 
 def check(file: IO[bytes], size: int, head: bytes) -> None:
