@@ -90,7 +90,7 @@ class Mark:
 
     @property
     def phrase(self) -> str:
-        """How the mark is spoken of, 'within the red rectangle'; an unnamed colour is left out."""
+        """The phrase for the mark in a prompt, 'within the red rectangle'; an unnamed colour is left out."""
         color = f'{self.color} ' if isinstance(self.color, str) else ''
         return f'{PREPOSITIONS[self.shape]} the {color}{self.shape}'
 
@@ -104,7 +104,7 @@ class Mark:
         return ':'.join([self.shape.replace(' ', '-'), where, color, *options])
 
     def region(self, size: tuple[int, int]) -> Region:
-        """Where the mark is on a picture of width x height pixels; ValueError if outside or barely there."""
+        """The region on a picture of width x height pixels; ValueError if it is outside or too small."""
         pairs = [] if self.box is None else [tuple(self.box[:2]), tuple(self.box[2:])]
         spot = [] if self.point is None else [tuple(self.point)]
         parts = [np.array(part) for part in (pairs, spot, *(self.polygon or ())) if part]
@@ -132,7 +132,7 @@ class Mark:
         return Region(size, (x1, y1, x2, y2), placed, place(spot)[0] if spot else None)
 
     def quoted(self) -> str:
-        """Its text, shortened for a message."""
+        """The mark's text, shortened for a message."""
         return printable(str(self), QUOTED)
 
 
