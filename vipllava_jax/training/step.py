@@ -42,8 +42,8 @@ Step = Callable[[State, Params, Examples, Array], tuple[State, Metrics]]
 def start(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> State:
     """The state before the first step, with trainable weights in `dtype`: float32, or bfloat16 for less memory.
 
-    Weights that already have that dtype are not copied, and are deleted by the first step, to which the
-    state is donated. An update of a bfloat16 weight is often smaller than half its last bit; stochastic rounding
+    Weights that already have that dtype are not copied, and are deleted by the first step, to which the state
+    is donated. An update of a bfloat16 weight is often smaller than half its last bit; stochastic rounding
     makes the sum of many updates right.
     """
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), trainable)
@@ -64,9 +64,9 @@ def make_step(
     """The compiled step: (state, frozen params, stacked batches, key) -> (next state, metrics).
 
     Trainable weights are cast to `dtype`, frozen ones are not. `normalize` preprocesses the images of a
-    micro-batch for the tower; `vary` maps the params and a key to params with dropout. The key is folded with the step
-    number, so that one key is enough for a run. The state is donated. If the loss or gradient is not finite,
-    the state does not change.
+    micro-batch for the tower; `vary` maps the params and a key to params with dropout. The key is folded with
+    the step number, so that one key is enough for a run. The state is donated. If the loss or gradient is not
+    finite, the state does not change.
     """
     transform = optimizer.transform()
 
