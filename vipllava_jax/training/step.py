@@ -40,7 +40,7 @@ Step = Callable[[State, Params, Examples, Array], tuple[State, Metrics]]
 
 
 def start(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> State:
-    """The state before the first step, with trainable weights in `dtype`: float32, or bfloat16 for less memory.
+    """The state before the first step, with trainable weights in `dtype`: float32, or smaller, bfloat16.
 
     Weights that already have that dtype are not copied, and are deleted by the first step, to which the state
     is donated. An update of a bfloat16 weight is often smaller than half its last bit; stochastic rounding
