@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vipllava_jax.config import FIVE_TAPS, Config, TextConfig, VisionConfig
+from vipllava_jax.config import FIVE_TAPS, Config, TextConfig, VisionConfig, check_feature_layers
 from vipllava_jax.messages import brief
 
 # Far above every published model; larger numbers are a mistake or an attack.
@@ -34,15 +34,21 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
     vision = _vision(top.part('vision_config', {}))
     vip = data['model_type'] == 'vipllava' or top.number('mm_hidden_size', 0, most=WIDEST) > vision.width
     ids = (Fields(generation or {}, 'generation_config.json: '), top, text)
+    llama = _text(text, tied=top.flag('tie_word_embeddings'))
+    eos = _ids(ids, 'eos_token_id', 2)
+    if min(eos) >= llama.vocab:
+        raise ValueError(
+            f'eos_token_id: {brief(eos)} is beyond the vocab_size of {llama.vocab}: no answer would end'
+        )
     return Config(
         vision=vision,
-        text=_text(text, tied=top.flag('tie_word_embeddings')),
-        feature_layers=_feature_layers(top, flat, vip),
+        text=llama,
+        feature_layers=_feature_layers(top, vision.layers, flat, vip),
         projector_norm=vip,
         projector_eps=top.real('projector_layernorm_eps', 1e-5),
         image_token=top.number('image_token_index', top.number('image_token_id', 32000)),
         bos=_ids(ids, 'bos_token_id', 1)[0],
-        eos=_ids(ids, 'eos_token_id', 2),
+        eos=eos,
         pad=_ids(ids, 'pad_token_id', 0)[0],
     )
 
@@ -168,16 +174,19 @@ def _text(fields: Fields, tied: bool) -> TextConfig:
     )
 
 
-def _feature_layers(fields: Fields, flat: bool, vip: bool) -> tuple[int, ...]:
+def _feature_layers(fields: Fields, layers: int, flat: bool, vip: bool) -> tuple[int, ...]:
     """The layers whose features are used; in transformers the plural name takes precedence.
 
     The authors' LLaVA uses mm_vision_select_layer; their ViP-LLaVA has that field too, and ignores it.
     """
-    default: int | tuple[int, ...] = FIVE_TAPS if vip else -2
-    if flat and not vip and fields.get('vision_feature_layer') is None:
-        default = fields.numbers('mm_vision_select_layer', default)
-    name = 'vision_feature_layer' if fields.get('vision_feature_layers') is None else 'vision_feature_layers'
-    return fields.numbers(name, default)
+    names = ['vision_feature_layers', 'vision_feature_layer']
+    if flat and not vip:
+        names.append('mm_vision_select_layer')
+    name = next((name for name in names if fields.get(name) is not None), names[0])
+    taps = fields.numbers(name, FIVE_TAPS if vip else -2)
+    if fields.get(name) is not None:
+        check_feature_layers(taps, layers, name)
+    return taps
 
 
 def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]:

@@ -159,6 +159,17 @@ def test_a_link_to_where_answers_are_to_be_is_followed(path, tmp_path):
     assert numbers(path) == [0, 1]
 
 
+def test_a_full_disk_leaves_no_empty_file(path, monkeypatch):
+    def full(file, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'write', full)
+    with pytest.raises(OSError, match='No space left'):
+        write(path, 0)
+    monkeypatch.undo()
+    assert not path.exists()
+
+
 def test_a_full_disk_names_the_file_and_leaves_whole_lines(path, monkeypatch):
     write(path, 0)
     before, real = path.read_bytes(), os.write

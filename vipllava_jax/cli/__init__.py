@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,11 +41,22 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(VERBS)}')
-        return getattr(import_module(f'vipllava_jax.cli.{name}'), name)
+        command = getattr(import_module(f'vipllava_jax.cli.{name}'), name)
+        for option in command.params:
+            if isinstance(option, click.Option) and option.callback is None:
+                option.callback = not_empty
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section('Commands'):
             formatter.write_dl([*VERBS.items()])
+
+
+def not_empty(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+    """The value of an option; empty, as of a shell's variable that is not set, it is refused."""
+    if any(one in ('', Path()) for one in (value if isinstance(value, tuple) else (value,))):
+        raise click.BadParameter('empty: give a value, or leave the option out', ctx, option)
+    return value
 
 
 @click.group(cls=Verbs, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})

@@ -51,6 +51,7 @@ def convert(
     from vipllava_jax import checkpoint
     from vipllava_jax.folders import check_place
     from vipllava_jax.loading import locate
+    from vipllava_jax.messages import printable
 
     if verify and adapter:
         raise ValueError(
@@ -68,13 +69,15 @@ def convert(
     with bytes_bar('converting') as progress:
         report = work(folder, target, dtype=dtype, adapter=adapter, overwrite=overwrite, progress=progress)
     size = report.size / 1e9
-    click.echo(f'{target}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s')
+    click.echo(
+        f'{printable(str(target), 4096)}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s'
+    )
     for name in report.unused[:UNUSED]:
         click.echo(f'unused: {name}')
     if len(report.unused) > UNUSED:
         click.echo(f'unused: {len(report.unused) - UNUSED} more tensors')
     for note in report.notes:
-        click.echo(note)
+        click.echo(printable(note))
     if verify:
         with bytes_bar('verifying') as progress:
             compared = verifying.verify(folder, target, progress=progress)

@@ -21,6 +21,7 @@ from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.rows import a_line_each
 from vipllava_jax.cli.waiting import counting
 from vipllava_jax.files import check_writable, write_text
+from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
     from vipllava_jax.evaluation.answering import Asked
@@ -149,7 +150,7 @@ def eval(
         write_text(Path(table_file), json.dumps(as_json(result, settings), indent=2) + '\n')
     if of_vip_bench and vip_bench:
         run.write_vip_bench(vip_bench, result)
-        click.echo(f'{vip_bench}: for the evaluator of ViP-Bench')
+        click.echo(f'{printable(vip_bench, 4096)}: for the evaluator of ViP-Bench')
 
 
 def named(output: str, table_file: str | None, vip_bench: str | None) -> dict[str, Path]:
@@ -171,7 +172,7 @@ class Notes:
     def __call__(self, subject: str, message: str) -> None:
         if subject not in self.subjects:
             self.subjects.add(subject)
-            click.echo(f'vipllava: {message}', err=True)
+            click.echo(f'vipllava: {printable(message)}', err=True)
 
 
 def show(result: 'Result') -> None:
@@ -179,7 +180,7 @@ def show(result: 'Result') -> None:
     from vipllava_jax.evaluation.scores import table
 
     for line in result.broken:
-        click.echo(f'vipllava: left out: {line}', err=True)
+        click.echo(printable(f'vipllava: left out: {line}'), err=True)
     if result.left_out > len(result.broken):
         click.echo(f'vipllava: {result.left_out} are left out in all', err=True)
     if result.cut:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vipllava_jax import __version__, compilation
+from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Processor
@@ -19,6 +20,7 @@ PACKAGES = (
     *('jax', 'jaxlib', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'libtpu', 'flax', 'orbax-checkpoint'),
     *('tokenizers', 'pillow', 'numpy', 'torch', 'transformers'),
 )
+LONGEST = 4096  # characters of a value, which may be a path
 
 
 @click.command()
@@ -45,7 +47,8 @@ def info(source: str | None, as_json: bool) -> None:
     for title, part in told.items():
         click.echo(f'{title}')
         for name, value in part.items():
-            click.echo(f'  {name:<22} {", ".join(map(str, value)) if isinstance(value, list) else value}')
+            shown = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+            click.echo(f'  {name:<22} {printable(shown, LONGEST)}')
 
 
 def versions() -> dict[str, str]:

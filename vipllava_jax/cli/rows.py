@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import click
 
+from vipllava_jax.messages import printable
+
 
 @contextlib.contextmanager
 def a_line_each() -> Iterator[None]:
@@ -14,5 +16,5 @@ def a_line_each() -> Iterator[None]:
     except ValueError as error:
         *told, last = str(error).splitlines() or ['']
         for line in told:
-            click.echo(line, err=True)
+            click.echo(printable(line), err=True)
         raise ValueError(last) from None

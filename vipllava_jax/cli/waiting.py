@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from vipllava_jax.messages import printable
 
+NARROW = 60  # columns of a terminal that has no room for a bar beside its numbers
 QUIET = 30  # seconds between two lines without a terminal
 
 
@@ -17,22 +18,27 @@ def bytes_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
         BarColumn,
         DownloadColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
     from rich.table import Column
 
-    def fixed() -> Column:
-        return Column(no_wrap=True)
+    def fixed(widest: int | None = None) -> Column:
+        return Column(no_wrap=True, max_width=widest)
 
-    # The name takes the remaining width, and is shortened first.
-    columns = [
-        TextColumn('{task.description}', markup=False, table_column=fixed()),
-        BarColumn(bar_width=12),
+    console = Console(stderr=True)
+    numbers: list[ProgressColumn] = [
         DownloadColumn(table_column=fixed()),
         TransferSpeedColumn(table_column=fixed()),
         TimeRemainingColumn(table_column=fixed()),
+    ]
+    # The name has what the other columns leave, and gives way first; on a narrow terminal only numbers stay.
+    columns: list[ProgressColumn] = [
+        TextColumn('{task.description}', markup=False, table_column=fixed()),
+        BarColumn(bar_width=12),
+        *numbers,
         TextColumn(
             '{task.fields[name]}',
             style='dim',
@@ -40,7 +46,8 @@ def bytes_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
             table_column=Column(no_wrap=True, overflow='ellipsis', ratio=1),
         ),
     ]
-    console = Console(stderr=True)
+    if console.width < NARROW:
+        columns = [TextColumn('{task.description}', markup=False, table_column=fixed(9)), *numbers]
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal, expand=True
     ) as bar:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -192,10 +193,18 @@ def _accepted(row: Row, answer: str) -> tuple[str, ...]:
 
 def _answers(given: Any) -> tuple[str, ...]:
     answers = given if isinstance(given, list) else [given]
-    good = all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers)
-    if not good or not answers or not all(str(one).strip() for one in answers):
+    if not answers or not all(_is_answer(one) for one in answers):
         raise ValueError(f'"answer" is {brief(given)}: expected a text or a number, or a list of those')
     return tuple(map(str, answers))
+
+
+def _is_answer(value: Any) -> bool:
+    """Whether it is a text that says something, or a number; NaN and Infinity are none."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ def opened(
     path = Path(path)
     settings = json.loads(json.dumps(settings))
     _check_place(path)
+    new = not path.exists()
     with path.open('a+b') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,7 +63,12 @@ def opened(
         before = _settings(path, file, settings)
         if before is None or restart:
             file.truncate(0)
-            _append(path, file.fileno(), [{HEAD: settings}])
+            try:
+                _append(path, file.fileno(), [{HEAD: settings}])
+            except OSError:
+                if new:
+                    path.unlink()
+                raise
             yield Journal(file, {}, path)
             return
         if changed := changes(before, settings):

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vipllava_jax.evaluation.cases import Cases
+from vipllava_jax.messages import printable
 
+LONGEST = 60  # characters of a group's name in the table, which may be a value of the data
 Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
 
@@ -68,12 +70,13 @@ def scores(cases: Cases, said: Mapping[int, str]) -> list[Score]:
 
 def table(told: Sequence[Score]) -> str:
     """Scores as lines of text."""
-    width = max([len(score.group) for score in told], default=0)
+    names = [printable(score.group, LONGEST) for score in told]  # with values from the data
+    width = max(map(len, names), default=0)
     lines = [f'{"":<{width}}  {"n":>7}  {"correct":>7}  accuracy  95 % interval']
-    for score in told:
+    for name, score in zip(names, told, strict=True):
         low, high = score.interval
         lines.append(
-            f'{score.group:<{width}}  {score.n:>7}  {score.correct:>7}  {score.accuracy:>8.1%}  '
+            f'{name:<{width}}  {score.n:>7}  {score.correct:>7}  {score.accuracy:>8.1%}  '
             f'{low:.1%} to {high:.1%}'
         )
     return '\n'.join(lines)

@@ -16,6 +16,7 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import Leaves
+from vipllava_jax.messages import printable
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training import finite, lora, output_folder, rows
@@ -114,7 +115,7 @@ def _batches(
             f'{", ".join(files)}: give a larger one'
         )
     for line in found.broken:
-        progress.note(f'left out: {line}')
+        progress.note(printable(f'left out: {line}'))
     return Batches(
         found,
         processor,

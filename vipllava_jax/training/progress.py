@@ -7,7 +7,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from vipllava_jax.messages import printable
+
 PAUSE = 0.1  # seconds between two changes of the line on a terminal
+LONGEST = 4096  # characters of a value, which may be a path
 
 
 class Silent:
@@ -60,7 +63,8 @@ class Progress(Silent):
         self._clock = Clock()
         width = max(map(len, about))
         for name, value in about.items():
-            self.console.print(f'{name:<{width}}  {value}', markup=False, highlight=False, soft_wrap=True)
+            line = f'{name:<{width}}  {printable(value, LONGEST)}'
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._show(f'step {step + 1}/{steps}  compiling …')
 
     def step(self, record: Mapping[str, Any]) -> None:
