@@ -138,7 +138,8 @@ def picture(folder: Path) -> None:
 
 def mark(folder: Path) -> None:
     from vipllava_jax.inputs.images import Image
-    from vipllava_jax.inputs.marks import draw, parse
+    from vipllava_jax.inputs.mark_syntax import parse
+    from vipllava_jax.inputs.marks import draw
     from vipllava_jax.inputs.pixels import FITS, Settings, cut_off, pixels
 
     told = json.loads((folder / 'mark.json').read_text())

@@ -77,7 +77,7 @@ def test_every_recipe_is_one_of_settings(recipe):
         ({'x' * 9000: 1}, 'is not a setting of a run'),
         ({'\x1b[2J': 1}, 'is not a setting of a run'),
         ({'batch': [[[1]]]}, 'batch is a list of 1 entries, expected a whole number'),
-        ({'batch-': 1}, 'is no key'),
+        ({'batch-': 1}, 'is not a setting'),
         ({'learning_rate': 1e-4, 'learning-rate': 1e-4}, 'given twice'),
         ({'model': None}, 'model: must be given, in the file or as --model'),
         ({'steps': 1, 'epochs': 2}, 'give one of them'),

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from vipllava_jax.inputs.coordinates import is_number
-from vipllava_jax.inputs.marks import PREPOSITIONS, Mark, parse
+from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
 from vipllava_jax.training import conversations, vcr
