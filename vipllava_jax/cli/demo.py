@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.marks import Mark
     from vipllava_jax.loading import Model
 
+BLANK = ' \t\r\n\ufeff'  # around a line on stdin, whose first may begin with a byte order mark
 LONGEST = 64  # tokens of an answer
 ROWS = 5  # asked at once, filled up where they are fewer: one shape, which compiles once
 TYPES = ('kind', 'describe', 'position', 'neighbour', 'alike')  # what is asked unless the user asks
@@ -65,6 +66,8 @@ def demo(
       vipllava demo --seed 7 "What is left of the object {mark}?" --chat
       vipllava demo --image demo.png --mark arrow:120,80,180,140:blue --output marked.png "What is {mark}?"
     """
+    if not all(map(str.strip, questions)):
+        raise ValueError('a question is empty: leave it out, or ask something')
     if image is None and marks:
         raise ValueError('--mark needs an --image: without one the picture and its mark are made')
     check_output(Path(output), [Path(image)] if image is not None else [])
@@ -154,5 +157,5 @@ def _lines() -> Iterator[str]:
     """What the user asks, until an empty line or the end of the input."""
     click.echo('\nAsk on: it knows what is there, nothing else. {mark} is the mark. An empty line ends it.')
     with contextlib.suppress(EOFError):
-        while line := (input('> ') if sys.stdin.isatty() else sys.stdin.readline()).strip():
+        while line := (input('> ') if sys.stdin.isatty() else sys.stdin.readline()).strip(BLANK):
             yield line
