@@ -16,7 +16,7 @@ from tests.conftest import TINY
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.vipllava import abstract
 
 SMALL = dataclasses.replace(

@@ -11,8 +11,10 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     'vipllava_jax.config': 0,
     'vipllava_jax.signals': -1,  # what the first line of the command needs
-    'vipllava_jax.places': -1,
-    'vipllava_jax.folders': 0,
+    'vipllava_jax.atomic': -1,
+    'vipllava_jax.messages': -1,
+    'vipllava_jax.files': 0,
+    'vipllava_jax.folders': 1,
     'vipllava_jax.compilation': 0,
     'vipllava_jax.model.equations': 0,
     'vipllava_jax.integrity': 0,

@@ -159,7 +159,7 @@ def test_text_fields():
             r'vision_config\.patch_size: expected a whole number from 1',
         ),
         (published(vision_config={'image_size': 30}), r'vision_config\.patch_size: expected a divisor'),
-        (published(vision_feature_layer=25), 'vision_feature_layers: 25 is outside a tower of 24 layers'),
+        (published(vision_feature_layer=25), 'vision_feature_layer: 25 is outside a tower of 24 layers'),
         (published(vision_feature_layers='last'), "vision_feature_layers: expected .* found 'last'"),
         (
             with_text(vocab_size='many'),
@@ -177,7 +177,10 @@ def test_text_fields():
         (AUTHORS_13B | {'mm_projector_type': 'identity'}, "mm_projector_type: 'identity'"),
         (AUTHORS_13B | {'mm_patch_merge_type': 'spatial_unpad'}, 'mm_patch_merge_type'),
         (AUTHORS_13B | {'mm_hidden_size': 1024, 'mm_vision_select_layer': 'last'}, 'mm_vision_select_layer'),
-        (AUTHORS_13B | {'mm_hidden_size': 1024, 'mm_vision_select_layer': -99}, 'outside a tower'),
+        (
+            AUTHORS_13B | {'mm_hidden_size': 1024, 'mm_vision_select_layer': -99},
+            'mm_vision_select_layer: -99',
+        ),
         (published(multimodal_projector_bias=False), 'multimodal_projector_bias'),
         (published(tie_word_embeddings='false'), "tie_word_embeddings: .* true or false, found 'false'"),
     ],
@@ -250,6 +253,8 @@ def test_minus_one_is_no_id():
     assert from_hugging_face(published(pad_token_id=-1), {'pad_token_id': -1}).pad == 0
     with pytest.raises(ValueError, match='eos_token_id'):
         from_hugging_face(published(eos_token_id=[2, -7]))
+    with pytest.raises(ValueError, match='eos_token_id: .*40000.* is beyond the vocab_size of 32064'):
+        from_hugging_face(published(eos_token_id=[40000, 40001]))
 
 
 @pytest.mark.parametrize(

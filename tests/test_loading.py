@@ -16,11 +16,11 @@ from tests.worlds import of_all_types, rows
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import size
 from vipllava_jax.evaluation import evaluate
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.decoding import generate
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import abstract, load
+from vipllava_jax.messages import CheckpointError
 
 
 @pytest.mark.parametrize('dtype', [None, 'float16', 'bfloat16', jnp.float32])

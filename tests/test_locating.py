@@ -9,9 +9,9 @@ import pytest
 from vipllava_convert import to_flax
 
 from tests.trees import same
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.hub import HUB_NAME
 from vipllava_jax.loading import load, locate
+from vipllava_jax.messages import CheckpointError
 
 
 def message(source) -> str:

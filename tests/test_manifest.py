@@ -8,7 +8,7 @@ import pytest
 from tests.test_storage import message, saved
 from tests.trees import same
 from vipllava_jax import checkpoint
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 
 @pytest.fixture(scope='module')

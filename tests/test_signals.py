@@ -13,10 +13,11 @@ WRITES = """
 import os, sys, time
 from pathlib import Path
 from vipllava_jax import signals
-from vipllava_jax.folders import beside, replacing
+from vipllava_jax.files import replacing
+from vipllava_jax.folders import new_folder
 signals.end_cleanly()
 place = Path(sys.argv[1])
-with beside(place / 'model', 0, lambda _: True, True) as model, replacing(place / 'table.json') as table:
+with new_folder(place / 'model', 0, lambda _: True, True) as model, replacing(place / 'table.json') as table:
     (model / 'weights').write_text('x')
     table.write_text('x')
     print('writing', flush=True)

@@ -16,7 +16,7 @@ from tests.test_checkpoint import SMALL, random_params
 from tests.trees import same
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 
 KINDS = ('float32', 'bfloat16', 'int8', 'int4')

@@ -75,6 +75,17 @@ class TextConfig:
         )
 
 
+def check_feature_layers(taps: tuple[int, ...], layers: int, name: str = 'vision_feature_layers') -> None:
+    """ValueError, by the name of the field, for feature layers that a tower does not have."""
+    if not taps:
+        raise ValueError(f'{name}: empty, but at least one layer must be tapped')
+    for i in taps:
+        if not -layers - 1 <= i <= layers:
+            raise ValueError(
+                f'{name}: {i} is outside a tower of {layers} layers (0 to {layers}, or -{layers + 1} to -1)'
+            )
+
+
 @dataclass(frozen=True)
 class Config:
     """What a model is: two towers, the layers tapped between them, and the ids with a meaning."""
@@ -93,14 +104,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.attention not in (None, 'xla', 'cudnn'):
             raise ValueError(f"attention is {self.attention!r}, but must be 'xla', 'cudnn' or None")
-        if not self.feature_layers:
-            raise ValueError('vision_feature_layers: empty, but at least one layer must be tapped')
-        for i in self.feature_layers:
-            if not -self.vision.layers - 1 <= i <= self.vision.layers:
-                raise ValueError(
-                    f'vision_feature_layers: {i} is outside a tower of {self.vision.layers} layers '
-                    f'(0 to {self.vision.layers}, or -{self.vision.layers + 1} to -1)'
-                )
+        check_feature_layers(self.feature_layers, self.vision.layers)
 
     @property
     def taps(self) -> tuple[int, ...]:

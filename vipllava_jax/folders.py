@@ -1,234 +1,29 @@
-"""Folders that are whole or not there, and the JSON files in them.
+"""Folders that are written whole or not at all.
 
-A folder is written under another name beside its place and renamed last, so that whoever is killed or
-runs out of disk on the way leaves nothing that looks like a result.
+A folder is written under a temporary name in the same parent folder and renamed at the end, so that a process
+that is killed or runs out of disk space leaves nothing that looks like a result.
 """
 
 import contextlib
 import errno
 import glob
-import json
-import math
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
-from vipllava_jax.places import REPLACED, locked, put, sync
+from vipllava_jax.atomic import REPLACED, locked, put, sync
+from vipllava_jax.files import lies_in
+from vipllava_jax.messages import CheckpointError, amount, printable
 from vipllava_jax.signals import unfinished
 
-MESSAGE = 500  # characters of an error message, at most
-LARGEST = 16 << 20  # bytes of a JSON file, of which Python may make thirty times as many
-CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 PARTIAL = re.compile(rf'\.partial-\d+({REPLACED})?$')
-BOM = b'\xef\xbb\xbf'
-ENCODINGS = (  # of the first four bytes; those of two bytes per character come after those of four
-    ('UTF-32', re.compile(rb'\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0\0\0|\0\0\0[^\0]', re.DOTALL)),
-    ('UTF-16', re.compile(rb'\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]', re.DOTALL)),
-)
-SPECIAL = (
-    (stat.S_ISDIR, 'a folder'),
-    (stat.S_ISFIFO, 'a FIFO'),
-    (stat.S_ISCHR, 'a device'),
-    (stat.S_ISBLK, 'a device'),
-    (stat.S_ISSOCK, 'a socket'),
-)
-
-
-class CheckpointError(ValueError):
-    """What is wrong with a checkpoint, in one printable line that names the file and says what to do."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
-
-
-def printable(text: str, limit: int = MESSAGE) -> str:
-    """Text from anywhere as one line of at most `limit` characters that is safe to show on a terminal.
-
-    Runs of white space become one space. Characters that are not printable (control characters, changes of
-    the writing direction, lone surrogates) become their escapes. A longer text loses its middle, so that
-    the file's name at its start and the advice at its end stay.
-    """
-    words = ' '.join(_cut(text, 10 * limit).split())
-    return _cut(''.join(c if c.isprintable() else ascii(c)[1:-1] for c in words), limit)
-
-
-def _cut(text: str, limit: int) -> str:
-    """Text without its middle if it is longer than `limit` characters."""
-    if len(text) <= limit:
-        return text
-    head = limit * 3 // 5
-    return f'{text[:head]} … {text[len(text) - (limit - head - 3) :]}'
-
-
-def safe_answer(text: str) -> str:
-    """Generated text in which control characters other than newline and tab become their escapes.
-
-    A model's vocabulary comes with its checkpoint, and could otherwise send commands to the terminal.
-    """
-    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
-
-
-def safe_json(data: Any) -> str:
-    """A JSON text on one line, its letters as they are, its control characters as JSON's escapes."""
-    text = json.dumps(data, ensure_ascii=False)
-    return CONTROL.sub(lambda match: f'\\u{ord(match[0]):04x}', text)
-
-
-def brief(value: Any, limit: int = 80) -> str:
-    """A value of JSON as it is shown in a message: its repr if that is short, else its type and size."""
-    if isinstance(value, (str, bytes)):
-        return printable(repr(value[:limit]) + ('…' if len(value) > limit else ''), limit + 8)
-    if isinstance(value, int) and value.bit_length() > 200:
-        return f'a whole number of {int(math.log10(abs(value))) + 1} digits'
-    if isinstance(value, (list, tuple, dict, set)):
-        entries = len(value)
-        if entries > 16 or any(isinstance(part, (list, tuple, dict, set)) for part in value):
-            return f'{"an object" if isinstance(value, dict) else "a list"} of {entries} entries'
-        if isinstance(value, dict):
-            return '{' + ', '.join(f'{brief(k, 16)}: {brief(v, 16)}' for k, v in value.items()) + '}'
-        return '[' + ', '.join(brief(part, 16) for part in value) + ']'
-    return printable(repr(value), limit)
-
-
-def one_line(error: BaseException) -> str:
-    """An error of any library, its type and what it says, short enough to be part of one of ours."""
-    return printable(f'{type(error).__name__} {error}', 300)
-
-
-def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes.
-
-    Raises CheckpointError for anything else. Opening a FIFO would wait for a writer, and a device may never
-    end: both are refused without waiting.
-    """
-    try:
-        check_regular(path)
-        with open(path, 'rb') as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise CheckpointError(f'{path}: cannot be read: {error.strerror}') from None
-    if len(data) > limit:
-        raise CheckpointError(f'{path}: larger than {_amount(limit)}, which no file of this kind needs')
-    return data
-
-
-def other_encoding(start: bytes) -> str | None:
-    """UTF-16 or UTF-32 if that is what text, by its first bytes, is; None for UTF-8 and all else."""
-    return next((name for name, first in ENCODINGS if first.match(start)), None)
-
-
-def check_encoding(path: Path, start: bytes) -> None:
-    """CheckpointError if a file, by its first bytes, is UTF-16 or UTF-32 rather than UTF-8."""
-    if name := other_encoding(start):
-        raise CheckpointError(
-            f'{path}: is {name}, expected UTF-8: save it as UTF-8, or iconv -f {name} -t UTF-8 it'
-        )
-
-
-def check_regular(path: Path) -> None:
-    """CheckpointError unless a path leads, perhaps by links, to a regular file; OSError if to nothing."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        found = next((name for test, name in SPECIAL if test(mode)), 'a special file')
-        raise CheckpointError(f'{path}: expected a regular file, found {found}')
-
-
-def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; {} if it is optional and not there."""
-    if optional and not os.path.lexists(path):
-        return {}
-    try:
-        data = json.loads(read_bytes(path))
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f'{path}: not JSON ({one_line(error)}); get a whole copy of it') from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f'{path}: expected a JSON object, found {type(data).__name__}')
-    return data
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    write_text(path, json.dumps(data, indent=2) + '\n')
-
-
-def write_text(path: Path, text: str) -> None:
-    """Puts a text in a file, which keeps what it had until the text is whole."""
-    with replacing(path) as fresh:
-        fresh.write_text(text, encoding='utf-8')
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new file beside `path`, with the same suffix, which takes its place when the block ends well.
-
-    Otherwise the new file is removed and `path` keeps what it had. Where `path` is a link, what it points
-    to is replaced. Anything other than a regular file, such as /dev/stdout, is written in place. An OSError
-    names `path`.
-    """
-    target = path.resolve()
-    fresh = target.with_name(f'.{target.stem[:80]}.{os.getpid()}.new{target.suffix}')
-    try:
-        check_writable(path)
-        if (path.exists() and not path.is_file()) or path.is_relative_to('/dev'):
-            yield path
-            return
-        with unfinished(str(fresh)):
-            yield fresh
-            if target.exists():
-                shutil.copymode(target, fresh)
-            fresh.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def check_output(output: Path, inputs: Iterable[Path]) -> None:
-    """ValueError if writing `output` would overwrite one of the inputs, or if it could not be written.
-
-    Of an input that is a folder, every file in it is one. Files are compared by device and inode, so that
-    links and other spellings of a path are recognized.
-    """
-    check_writable(output)
-    for path in inputs:
-        if same_file(output, path) or (path.is_dir() and holds(path, output)):
-            raise ValueError(
-                f'{output}: is also read ({path}) and would be overwritten; choose another place for it'
-            )
-
-
-def check_writable(output: Path) -> None:
-    """OSError, naming the path and saying why, if no file can be written there."""
-    parent = output.resolve().parent
-    if output.is_dir():
-        raise IsADirectoryError(errno.EISDIR, 'is a folder; give the name of a file', str(output))
-    if not parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, f'there is no folder {str(parent)!r}', str(output))
-    if not os.access(output if output.exists() else parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(output))
-
-
-def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file or folder, or would if it were there."""
-    try:
-        return os.path.samefile(one, other)
-    except (OSError, ValueError):
-        return one.resolve() == other.resolve()
-
-
-def holds(folder: Path, file: Path) -> bool:
-    """Whether a file is one of those in a folder, by whatever path or link."""
-    return file.exists() and any(same_file(file, own) for own in folder.rglob('*'))
 
 
 def listing(folder: Path) -> str:
-    """What lies in a folder, in a few words, for an error."""
+    """The first names in a folder, for an error message."""
     try:
         found = sorted(os.listdir(folder))
     except OSError as error:
@@ -237,25 +32,22 @@ def listing(folder: Path) -> str:
     return ', '.join(names) + (', …' if len(found) > 12 else '') if found else 'nothing'
 
 
-def apart(source: Path, target: Path) -> None:
-    """Raises CheckpointError if one folder is, or lies in, the other, by whatever path or link."""
-    inner, outer = target.resolve(), source.resolve()
-    if any(same_file(outer, at) for at in (inner, *inner.parents)) or any(
-        same_file(inner, at) for at in outer.parents
-    ):
+def check_apart(source: Path, target: Path) -> None:
+    """Raises CheckpointError if one folder is, or lies in, the other, links followed."""
+    if lies_in(target, source) or lies_in(source, target):
         raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose a place beside it')
 
 
 def check_place(folder: Path, overwrite: bool) -> None:
-    """CheckpointError for what `beside` would refuse before anything is known of what is to be written."""
-    place = _destination(folder)
+    """Raises CheckpointError where `new_folder` would refuse to write, whatever its content and size."""
+    place = _resolve(folder)
     _check_free(place, lambda _: True, overwrite)
     if place.parent.is_dir():
-        _check_alone(place)
+        _check_unused(place)
 
 
 def check_only(folder: Path, patterns: Iterable[str]) -> None:
-    """CheckpointError if a folder that is to be replaced holds anything whose name matches no pattern."""
+    """Raises CheckpointError if a folder to be replaced holds a file that matches none of the patterns."""
     patterns = [*patterns]
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not any(fnmatch(path.name, pattern) for pattern in patterns):
@@ -266,25 +58,25 @@ def check_only(folder: Path, patterns: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def beside(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: bool) -> Iterator[Path]:
-    """A new folder beside `folder`, which takes its place, whole and on the disk, when the block ends well.
+def new_folder(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: bool) -> Iterator[Path]:
+    """Yields the path of a temporary folder, which is synced to disk and renamed to `folder` after the block.
 
-    Where `folder` is a link, what it points to is written. Before the block, raises CheckpointError if the
-    place is taken, cannot be written, has no room for `size` bytes, or if another process is writing there.
-    Only an empty folder, or with `overwrite` one that is `ours`, is ever replaced.
+    If the block raises, nothing is left. If `folder` is a link, its target is written. Before the block,
+    raises CheckpointError if `folder` exists, cannot be written, has no room for `size` bytes, or is being
+    written by another process. Only an empty folder, or with `overwrite` one that is `ours`, is replaced.
     """
-    folder = _destination(folder)
+    folder = _resolve(folder)
     _check_free(folder, ours, overwrite)
     partial = folder.parent / f'.{folder.name}.partial-{os.getpid()}'
     missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, partial):
-            _check_free(folder, ours, overwrite)  # what a process that died had moved aside may be back
+        with _locked_partial(folder, partial):
+            _check_free(folder, ours, overwrite)  # recovery may have put a folder back
             free = shutil.disk_usage(folder.parent).free
             if free < size:
                 raise CheckpointError(
-                    f'{folder}: takes {_amount(size)}, {_amount(size - free)} more than the disk has free'
+                    f'{folder}: takes {amount(size)}, {amount(size - free)} more than the disk has free'
                 )
             with unfinished(str(partial)):
                 yield partial
@@ -293,17 +85,17 @@ def beside(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: boo
                 put(partial, folder, _replaceable(folder, ours, overwrite))
         sync(folder.parent)
     except OSError as error:
-        raise CheckpointError(f'{folder}: {_trouble(error, partial, size)}') from None
+        raise CheckpointError(f'{folder}: {_write_failure(error, partial, size)}') from None
     finally:
-        with _moment(folder.parent):
-            _sweep(folder)
+        with _parent_locked(folder.parent):
+            _remove_leftovers(folder)
         for parent in missing:
             with contextlib.suppress(OSError):
-                parent.rmdir()  # which only an empty folder allows
+                parent.rmdir()  # fails unless it is empty
 
 
-def _destination(folder: Path) -> Path:
-    """The absolute path of the folder to which a path leads, perhaps by links, and which may not be there."""
+def _resolve(folder: Path) -> Path:
+    """The absolute path of a folder, links followed; it need not exist."""
     place = Path(os.path.realpath(folder))
     if place.is_symlink():
         raise CheckpointError(f'{folder}: a link that leads to itself; choose another place')
@@ -313,18 +105,18 @@ def _destination(folder: Path) -> Path:
 
 
 def _check_free(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> None:
-    """CheckpointError if there is something that must not be replaced."""
+    """Raises CheckpointError if something exists there that must not be replaced."""
     if folder.exists() and not _replaceable(folder, ours, overwrite):
-        told = 'exists, and is not a model that we wrote' if overwrite else 'exists'
-        raise CheckpointError(f'{folder}: {told}; choose another place')
+        reason = 'exists, and is not a model that we wrote' if overwrite else 'exists'
+        raise CheckpointError(f'{folder}: {reason}; choose another place')
 
 
 def _replaceable(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> bool:
     return folder.is_dir() and (not any(folder.iterdir()) or (overwrite and ours(folder)))
 
 
-def _trouble(error: OSError, partial: Path, size: int) -> str:
-    """What a failed write is about, and the file."""
+def _write_failure(error: OSError, partial: Path, size: int) -> str:
+    """Why writing failed, and on which file; for a full disk, how many bytes are missing."""
     file = f' ({error.filename})' if error.filename else ''
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return f'cannot be written: {error.strerror or error}{file}'
@@ -332,43 +124,46 @@ def _trouble(error: OSError, partial: Path, size: int) -> str:
     with contextlib.suppress(OSError):
         written = sum(path.stat().st_size for path in partial.rglob('*') if path.is_file())
         missing = size - written - shutil.disk_usage(partial.parent).free
-    return 'the disk is full' + (f', {_amount(missing)} are missing' if missing > 0 else '') + file
+    return 'the disk is full' + (f', {amount(missing)} are missing' if missing > 0 else '') + file
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, partial: Path) -> Iterator[None]:
-    """Makes the partial folder and holds it, unless another process has one for the same place."""
+def _locked_partial(folder: Path, partial: Path) -> Iterator[None]:
+    """Creates and locks the partial folder, unless another process is writing to the same destination."""
     with contextlib.ExitStack() as stack:
-        with _moment(folder.parent):
-            _check_alone(folder)
+        with _parent_locked(folder.parent):
+            _check_unused(folder)
             partial.mkdir()
             stack.enter_context(locked(partial))
         yield
 
 
-def _check_alone(folder: Path) -> None:
-    """CheckpointError if another process is writing what is to be a folder."""
-    if _sweep(folder):
+def _check_unused(folder: Path) -> None:
+    """Raises CheckpointError if another process is writing to the same destination."""
+    if _remove_leftovers(folder):
         raise CheckpointError(
             f'{folder}: another process is writing there: wait for it, or choose another place'
         )
 
 
 @contextlib.contextmanager
-def _moment(parent: Path) -> Iterator[None]:
-    """Lets no other process begin or end writing beside this one's folder, if the file system can do that."""
+def _parent_locked(parent: Path) -> Iterator[None]:
+    """Locks the parent folder for a moment, so that no other process starts or finishes a folder in it.
+
+    On a file system without locks it does nothing.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             stack.enter_context(locked(parent, wait=True))
         yield
 
 
-def _sweep(folder: Path) -> bool:
-    """Removes what was begun beside a folder and not finished; whether a living process still writes some.
+def _remove_leftovers(folder: Path) -> bool:
+    """Removes the partial folders that dead processes left; returns whether a live process has one.
 
-    A folder that was moved aside, and whose successor did not come, is put back.
+    A folder that was moved aside, and not replaced because its process died, is put back.
     """
-    living = False
+    alive = False
     for path in folder.parent.glob(f'.{glob.escape(folder.name)}.partial-*'):
         if not PARTIAL.search(path.name) or path.is_symlink() or not path.is_dir():
             continue
@@ -379,11 +174,7 @@ def _sweep(folder: Path) -> bool:
                 else:
                     shutil.rmtree(path)
         except BlockingIOError:
-            living = True
+            alive = True
         except OSError:
-            pass  # gone meanwhile, or not ours to remove
-    return living
-
-
-def _amount(size: int) -> str:
-    return f'{size / 1e9:.2f} GB' if size >= 1e8 else f'{size / 1e6:.2f} MB'
+            pass  # already gone, or no permission
+    return alive

@@ -1,10 +1,10 @@
-"""The config.json of a Hugging Face folder, of any era, and the Config it describes."""
+"""Converts between Config and the config.json of a Hugging Face folder, of any version."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from vipllava_jax.config import FIVE_TAPS, Config, TextConfig, VisionConfig
-from vipllava_jax.folders import brief
+from vipllava_jax.config import FIVE_TAPS, Config, TextConfig, VisionConfig, check_feature_layers
+from vipllava_jax.messages import brief
 
 # Far above every published model; larger numbers are a mistake or an attack.
 MOST_LAYERS, MOST_HEADS = 512, 1024
@@ -34,24 +34,30 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
     vision = _vision(top.part('vision_config', {}))
     vip = data['model_type'] == 'vipllava' or top.number('mm_hidden_size', 0, most=WIDEST) > vision.width
     ids = (Fields(generation or {}, 'generation_config.json: '), top, text)
+    llama = _text(text, tied=top.flag('tie_word_embeddings'))
+    eos = _ids(ids, 'eos_token_id', 2)
+    if min(eos) >= llama.vocab:
+        raise ValueError(
+            f'eos_token_id: {brief(eos)} is beyond the vocab_size of {llama.vocab}: no answer would end'
+        )
     return Config(
         vision=vision,
-        text=_text(text, tied=top.flag('tie_word_embeddings')),
-        feature_layers=_feature_layers(top, flat, vip),
+        text=llama,
+        feature_layers=_feature_layers(top, vision.layers, flat, vip),
         projector_norm=vip,
         projector_eps=top.real('projector_layernorm_eps', 1e-5),
         image_token=top.number('image_token_index', top.number('image_token_id', 32000)),
         bos=_ids(ids, 'bos_token_id', 1)[0],
-        eos=_ids(ids, 'eos_token_id', 2),
+        eos=eos,
         pad=_ids(ids, 'pad_token_id', 0)[0],
     )
 
 
 def _require_patch_features(fields: 'Fields') -> None:
-    """ValueError for fields that ask for other image features, or another place for them, than this model's.
+    """Raises ValueError for image features that this model does not support.
 
-    All of LLaVA's variants share a model_type; ours takes the patches of one square picture, without the
-    class token, through an MLP, and puts them where the prompt says `<image>`.
+    LLaVA's variants share a model_type. Supported is the original: the patches of one square picture, without
+    the class token, pass through an MLP and replace `<image>` in the prompt.
     """
     fields.require('vision_feature_select_strategy', 'default')
     fields.require('mm_vision_select_feature', 'patch')
@@ -63,7 +69,7 @@ def _require_patch_features(fields: 'Fields') -> None:
 
 
 class Fields:
-    """A JSON object that names the field that does not hold what is asked of it; null is absent."""
+    """Typed access to a JSON object's fields; a ValueError names an invalid one. null counts as missing."""
 
     def __init__(self, data: Mapping[str, Any], where: str = ''):
         self.data, self.where = data, where
@@ -137,7 +143,7 @@ def _vision(fields: Fields) -> VisionConfig:
 
 
 def _text(fields: Fields, tied: bool) -> TextConfig:
-    """Where the file is silent, transformers' defaults, which are not those of the published checkpoints."""
+    """Missing fields have transformers' defaults, which are not those of the published checkpoints."""
     fields.require('hidden_act', 'silu')
     fields.require('attention_bias', False)
     fields.require('mlp_bias', False)
@@ -168,20 +174,23 @@ def _text(fields: Fields, tied: bool) -> TextConfig:
     )
 
 
-def _feature_layers(fields: Fields, flat: bool, vip: bool) -> tuple[int, ...]:
-    """The tapped layers: transformers lets the plural name win; the authors' LLaVA has a name of its own.
+def _feature_layers(fields: Fields, layers: int, flat: bool, vip: bool) -> tuple[int, ...]:
+    """The layers whose features are used; in transformers the plural name takes precedence.
 
-    The authors' ViP-LLaVA has that name too, left over from LLaVA, and ignores it.
+    The authors' LLaVA uses mm_vision_select_layer; their ViP-LLaVA has that field too, and ignores it.
     """
-    default: int | tuple[int, ...] = FIVE_TAPS if vip else -2
-    if flat and not vip and fields.get('vision_feature_layer') is None:
-        default = fields.numbers('mm_vision_select_layer', default)
-    name = 'vision_feature_layer' if fields.get('vision_feature_layers') is None else 'vision_feature_layers'
-    return fields.numbers(name, default)
+    names = ['vision_feature_layers', 'vision_feature_layer']
+    if flat and not vip:
+        names.append('mm_vision_select_layer')
+    name = next((name for name in names if fields.get(name) is not None), names[0])
+    taps = fields.numbers(name, FIVE_TAPS if vip else -2)
+    if fields.get(name) is not None:
+        check_feature_layers(taps, layers, name)
+    return taps
 
 
 def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]:
-    """The ids of the first place that has any; some Llamas write -1 where they have none."""
+    """The ids in the first file that has any; some Llamas write -1 for none."""
     for fields in places:
         if fields.get(name, -1) not in (-1, [-1]):
             ids = fields.numbers(name, default)
@@ -192,7 +201,7 @@ def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]
 
 
 def to_hugging_face(cfg: Config) -> dict[str, Any]:
-    """The config.json that every transformers with this model reads."""
+    """The content of a config.json that every version of transformers with this model reads."""
     vision, text = cfg.vision, cfg.text
     vip = cfg.projector_norm
     taps: list[int] | int = (

@@ -1,13 +1,14 @@
-"""How the command ends when a signal asks it to: at once, in one way, with unfinished files removed.
+"""Signal handlers: how the command ends on Ctrl-C or SIGTERM, and how a training run saves first.
 
-Python's way, an exception in the main thread, is not safe while extension modules are imported: some swallow
-the exception, and some crash. A library must not change its user's handlers, so only the command calls this.
+By default the command removes its unfinished files and ends at once. Python's default, an exception in the
+main thread, is not safe while extension modules are being imported: some swallow the exception, and some
+crash. A library must not change its user's handlers, so only the command calls `end_cleanly`.
 """
 
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -17,7 +18,7 @@ _unfinished: set[str] = set()
 
 @contextlib.contextmanager
 def unfinished(path: str) -> Iterator[None]:
-    """Marks a file or folder as one to remove if a signal ends the command before the block has ended."""
+    """Removes a file or folder if a signal ends the command within the block."""
     _unfinished.add(path)
     try:
         yield
@@ -27,7 +28,7 @@ def unfinished(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str) -> Iterator[str]:
-    """A new folder for temporary files, removed at the end of the block, however that comes."""
+    """A new folder for temporary files, removed after the block, also if a signal ends the command."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix=prefix) as folder, unfinished(folder):
@@ -35,15 +36,15 @@ def temporary_folder(prefix: str) -> Iterator[str]:
 
 
 def end_cleanly() -> None:
-    """Lets SIGINT, SIGTERM and SIGHUP remove what is unfinished and then end the process.
+    """Makes SIGINT, SIGTERM and SIGHUP remove unfinished files and then end the process.
 
-    A signal that is ignored, as in a background job or under nohup, stays so.
+    A signal that is ignored, as in a background job or under nohup, stays ignored.
     """
     _handle(_end)
 
 
 def end_at_once() -> None:
-    """Lets these signals end the process without any work, once there is none to do."""
+    """Makes these signals end the process without any cleanup, once no unfinished files are left."""
     _handle(signal.SIG_DFL)
 
 
@@ -54,7 +55,7 @@ def _handle(handler: Any) -> None:
 
 
 def _end(number: int, _: object) -> None:
-    """Ends the process by the signal itself, so that a shell sees why; a second signal does so at once."""
+    """Ends the process with the same signal, so that a shell sees why; a second signal skips the cleanup."""
     for each in ENDING:
         signal.signal(each, signal.SIG_DFL)
     for path in list(_unfinished):
@@ -66,7 +67,7 @@ def _end(number: int, _: object) -> None:
 
 
 def _remove(path: str) -> None:
-    """Removes a file or a folder, in which other threads may still be writing."""
+    """Removes a file, or a folder to which other threads may still be writing."""
     import shutil
 
     for _ in range(3):
@@ -78,20 +79,52 @@ def _remove(path: str) -> None:
 
 
 def end_by_interrupt() -> None:
-    """Ends the process as Ctrl-C does; tearing down what jax has under way may crash instead."""
+    """Ends the process as Ctrl-C does by default; a normal exit may crash while jax is at work."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGINT)
 
 
 @contextlib.contextmanager
 def raising_interrupts() -> Iterator[None]:
-    """Within the block, Ctrl-C raises KeyboardInterrupt, for work that has something to say at its end."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
+    """Within the block, Ctrl-C raises KeyboardInterrupt, so that a command can report its partial results."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with _handling(signal.default_int_handler, signal.SIGINT):
+        yield
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[Callable[[], int]]:
+    """Within the block, SIGINT and SIGTERM are recorded, so that the program can end when it is ready.
+
+    Yields a function that returns the number of the signal that arrived, or 0. A second signal ends the
+    process at once. Outside the main thread, where Python handles no signals, none is caught.
+    """
+    import threading
+
+    caught = 0
+
+    def catch(number: int, _: object) -> None:
+        nonlocal caught
+        if caught:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        caught = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    with _handling(catch, signal.SIGINT, signal.SIGTERM):
+        yield lambda: caught
+
+
+@contextlib.contextmanager
+def _handling(handler: Any, *numbers: int) -> Iterator[None]:
+    """Within the block, signals have another handler."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,4 +1,4 @@
-"""Weights with an adapter of a file on them, leaf by leaf as they are read."""
+"""Applies an adapter, quantization and a dtype to weights, leaf by leaf as they are read."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from vipllava_jax.model.quantized import Quantized, quantize
 from vipllava_jax.model.weights import LoRA
 
 
-def made(
+def prepared(
     weights: Iterable[tuple[str, Any]],
     cfg: Config,
     *,
@@ -29,49 +29,49 @@ def made(
     adapter: str | os.PathLike[str] | None = None,
     merge: bool = True,
 ) -> Iterable[tuple[str, Any]]:
-    """Leaves as they are stored, or their shapes -> what a user asks for: adapted, then quantised or cast.
+    """Leaves as stored, or their shapes -> with the adapter, then quantised or cast to `dtype`.
 
-    Without an adapter or anything to quantise they pass as they are, read in `dtype` by whoever read them.
+    Without an adapter or `quantize` the leaves pass unchanged: the caller has read them in `dtype`.
     """
     if adapter:
-        weights = onto(weights, read(adapter, cfg), None if quantize else dtype, merge=merge)
+        weights = with_adapter(weights, read(adapter, cfg), None if quantize else dtype, merge=merge)
     return quantized(weights, quantize, dtype)
 
 
-def onto(
+def with_adapter(
     weights: Iterable[tuple[str, Any]],
     adapter: Adapter,
     dtype: DTypeLike | None = None,
     *,
     merge: bool = True,
 ) -> Iterator[tuple[str, Any]]:
-    """Leaves as they are stored, or their shapes -> with an adapter merged into them, all floats in `dtype`.
+    """Leaves as stored, or their shapes -> with an adapter merged into them, all floats in `dtype`.
 
-    Beside quantised weights, or with `merge` false beside any, the pairs are kept as they are, in float32.
+    Pairs for quantised weights, or with `merge` false all pairs, are kept separate, in float32.
     """
     for path, leaf in weights:
         abstract = isinstance(jax.tree.leaves(leaf)[0], jax.ShapeDtypeStruct)
         if path in adapter.whole and not abstract:
-            leaf = _instead(leaf, *adapter.whole[path])
+            leaf = _replacement(leaf, *adapter.whole[path])
         fixed = isinstance(leaf, Quantized)
         pair = adapter.pairs.get(path)
         if pair and merge and not fixed:
-            leaf = _beside(leaf, pair, abstract)
+            leaf = _with_pair(leaf, pair, abstract)
         if isinstance(leaf, LoRA) or not (fixed or dtype in (None, leaf.dtype)):
             leaf = jax.eval_shape(partial(_cast, dtype=dtype), leaf) if abstract else _cast(leaf, dtype=dtype)
         if pair and (fixed or not merge):
-            leaf = _beside(leaf, pair, abstract)
+            leaf = _with_pair(leaf, pair, abstract)
         yield path, leaf
 
 
 @partial(jax.jit, static_argnames='dtype')
 def _cast(w: Any, dtype: DTypeLike | None) -> jax.Array:
-    """A weight in a type, or in its own; one with an adapter becomes the one that it stands for."""
+    """A weight in `dtype`, or in its own type; an adapter is merged."""
     return w.astype(dtype or w.dtype)
 
 
-def _beside(base: Any, pair: Pair, abstract: bool) -> LoRA:
-    """A leaf, or its shape, with a pair of a file in our layout: [R, in] and [out, R] -> in R, R out."""
+def _with_pair(base: Any, pair: Pair, abstract: bool) -> LoRA:
+    """A leaf, or its shape, with a pair in our layout: [R, in] and [out, R] of the file -> in R, R out."""
     (rank, _), ours, n = pair.a.shape, pair.leaf.shapes[1], summed(pair.leaf)
     into, out = (*ours[:n], rank), (rank, *ours[n:])
     a: Any
@@ -87,8 +87,8 @@ def _beside(base: Any, pair: Pair, abstract: bool) -> LoRA:
     return LoRA(base, a, b, pair.scale)
 
 
-def _instead(leaf: Any, row: Leaf, tensor: Tensor) -> Any:
-    """A tensor of a file as the leaf that it takes the place of, of its type and on its device."""
+def _replacement(leaf: Any, row: Leaf, tensor: Tensor) -> Any:
+    """A tensor of a file in the layout and type, and on the device, of the leaf that it replaces."""
     first = jax.tree.leaves(leaf)[0]
     x = jax.device_put(arrange(_array(tensor), row.layout, dict(row.sizes)), first.sharding)
     return quantize(x, summed(row), leaf.dtype.name) if isinstance(leaf, Quantized) else x.astype(leaf.dtype)

@@ -1,4 +1,4 @@
-"""From a folder of our own to one that transformers loads: the Hub's names, safetensors, an index."""
+"""Converts our folders to ones that transformers loads: safetensors with the Hub's names, and an index."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from vipllava_convert.adapted import made
+from vipllava_convert.adapted import prepared
 from vipllava_convert.safetensors_files import TYPES
 from vipllava_convert.table import Leaf, leaves, reverse
 from vipllava_convert.to_flax import Report, not_finite, rearranged
@@ -22,10 +22,12 @@ from vipllava_convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax import checkpoint
 from vipllava_jax.checkpoint import Progress
 from vipllava_jax.config import Config
-from vipllava_jax.folders import CheckpointError, apart, beside, check_only, write_json
+from vipllava_jax.files import naming, write_json
+from vipllava_jax.folders import check_apart, check_only, new_folder
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.processor import FILES
 from vipllava_jax.integrity import finite
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 
 WRITTEN = (
@@ -61,14 +63,14 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """A folder of our own -> a new folder that transformers loads, tokenizer and processor files included.
+    """Converts our folder to a new folder that transformers loads, with tokenizer and processor files.
 
-    A vocabulary without room for the image token, as in the authors' own checkpoints, grows to a multiple
-    of 64 by rows that are the mean of the others. The adapter of another folder is merged into the weights.
-    Raises CheckpointError and leaves nothing behind then.
+    A vocabulary without a row for the image token, as in the authors' checkpoints, grows to a multiple of 64
+    with rows that are the mean of the others. The adapter in the folder `adapter` is merged into the weights.
+    Raises CheckpointError, and then leaves nothing behind.
     """
     for read_from in (source, *([adapter] if adapter else [])):
-        apart(Path(read_from), target)
+        check_apart(Path(read_from), target)
     if overwrite and is_torch_folder(target):
         check_only(target, WRITTEN)
     dtype = checkpoint.weight_type(dtype)
@@ -85,7 +87,7 @@ def export(
         Entry(table[path].name, np.dtype(dtype or leaf.dtype), written[path]) for path, leaf in stored.items()
     ]
     size = sum(entry.size for entry in entries)
-    with beside(target, size, is_torch_folder, overwrite) as partial:
+    with new_folder(target, size, is_torch_folder, overwrite) as partial:
         arrays = _arrays(source, cfg, adapter, table, written, dtype, progress)
         odd = _write_shards(partial, _shards(entries, max_shard_bytes), arrays, size)
         common = max({entry.dtype for entry in entries}, key=[entry.dtype for entry in entries].count)
@@ -96,7 +98,7 @@ def export(
 
 
 def _with_image_token(cfg: Config) -> tuple[Config, tuple[str, ...]]:
-    """A config whose vocabulary has a row for the image token, and what had to be done for it."""
+    """A config whose vocabulary has a row for the image token, and a note if it had to grow."""
     vocab = cfg.text.vocab
     if vocab > cfg.image_token:
         return cfg, ()
@@ -115,10 +117,10 @@ def _arrays(
     dtype: DTypeLike | None,
     progress: Progress | None,
 ) -> Iterator[Array]:
-    """The leaves of a folder of ours, one by one, as they are to lie in a file."""
+    """The leaves of our folder, one by one, in the layout of the file."""
     cpu = jax.local_devices(backend='cpu')[0]
     stored = ((path, jax.device_put(x, cpu)) for path, x in checkpoint.stream(source, progress=progress))
-    for path, array in made(stored, cfg, dtype=dtype, adapter=adapter):
+    for path, array in prepared(stored, cfg, dtype=dtype, adapter=adapter):
         leaf = table[path]
         x = rearranged(array, reverse(leaf.layout), leaf.sizes, np.dtype(dtype or array.dtype))
         if missing := written[path][0] - len(x):
@@ -128,7 +130,7 @@ def _arrays(
 
 
 def _shards(entries: Iterable[Entry], limit: int) -> list[list[Entry]]:
-    """Entries in order, as many to a shard as have `limit` bytes, or one that alone has more."""
+    """Entries in order, grouped into shards of at most `limit` bytes, or of one larger entry."""
     shards: list[list[Entry]] = [[]]
     for entry in entries:
         if shards[-1] and sum(other.size for other in shards[-1]) + entry.size > limit:
@@ -138,18 +140,16 @@ def _shards(entries: Iterable[Entry], limit: int) -> list[list[Entry]]:
 
 
 def _write_shards(folder: Path, shards: list[list[Entry]], arrays: Iterator[Array], size: int) -> list[str]:
-    """Writes the arrays, which come in the order of the shards' entries, and the index if it takes one.
+    """Writes arrays, given in the order of the shards' entries, and an index if there are several shards.
 
-    Returns the names of those that hold NaN or infinity.
+    Returns the names of the arrays that hold NaN or infinity.
     """
     homes: dict[str, str] = {}
     odd: list[str] = []
     for i, shard in enumerate(shards, 1):
         name = 'model.safetensors' if len(shards) == 1 else f'model-{i:05}-of-{len(shards):05}.safetensors'
-        try:
+        with naming(folder / name):
             odd += _write_shard(folder / name, shard, arrays)
-        except OSError as error:  # that of a full disk does not name the file
-            raise OSError(error.errno, error.strerror, error.filename or str(folder / name)) from None
         homes |= dict.fromkeys((entry.name for entry in shard), name)
     if len(shards) > 1:
         write_json(folder / INDEXED[0], {'metadata': {'total_size': size}, 'weight_map': homes})
@@ -170,7 +170,7 @@ def _write_shard(path: Path, shard: list[Entry], arrays: Iterator[Array]) -> lis
 
 
 def _header(shard: list[Entry]) -> bytes:
-    """The beginning of a safetensors file whose tensors lie one after another."""
+    """The header of a safetensors file with these tensors, in order."""
     header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
     end = 0
     for entry in shard:

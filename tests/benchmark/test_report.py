@@ -44,6 +44,15 @@ def test_the_table(shown):
     assert 'transformers: ms' in shown
 
 
+def test_no_figure_is_cut_on_80_columns():
+    out = io.StringIO()
+    results = [Result(result.line, {OURS: result.sides[OURS]}) for result in RESULTS]
+    Console(file=out, width=80).print(report.table(results, RATES, 'a title'))
+    assert '…' not in out.getvalue().replace('704…768', '')
+    for cell in ('5.00', '4.50–5.50', '1,600', 'tokens/s', '75', 'bandwidth', '7.05'):
+        assert cell in out.getvalue()
+
+
 def test_a_sentence_a_line():
     told = '5.00 ms, 4.50–5.50, 1,600 tokens/s, 75 % of bandwidth, transformers 25.0 5.00×'
     assert report.sentence(RESULTS[0], RATES) == told

@@ -92,15 +92,33 @@ def test_a_line_that_fails_is_told_and_the_rest_goes_on(vipllava, monkeypatch, m
         (['--plot', 'x.jpg'], 'end the name in .png'),
         (['--json', 'no/such/x.json'], 'there is no folder'),
         (['--model', 'x'], '--model and --preset'),
-        pytest.param(
-            ['--peer', 'transformers', '--quantize', 'int8'], 'has none such', marks=pytest.mark.parity
-        ),
+        (['--peer', 'transformers', '--quantize', 'int8'], 'has none such'),
+        (['--json', 'x.png', '--plot', './x.png'], 'one file'),
     ],
 )
 def test_mistakes_are_one_line(vipllava, args, message):
     code, out, err = vipllava('bench', '--preset', 'tiny', *args)
     assert (code, out) == (2, '')
-    assert message in err.splitlines()[-1]
+    assert message in err
+    assert err.count('\n') == 1  # before anything is made
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'message'),
+    [
+        ('--context', '9000', '--context 9000'),
+        ('--json', 'config.json', 'lies in'),
+        ('--plot', 'x.png', 'lies in'),
+    ],
+)
+def test_a_model_is_not_loaded_for_what_cannot_be_done(vipllava, folder, monkeypatch, option, value, message):
+    from vipllava_jax import loading
+
+    monkeypatch.setattr(loading, 'load', None)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
+    ran = vipllava('bench', '--model', folder, option, folder / value if 'lies' in message else value)
+    assert (ran.code, ran.err.count('\n')) == (2, 1)
+    assert message in ran.err
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,34 @@ def test_info_where_the_platform_is_not_there():
     done = subprocess.run(code, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 'devices\n  none' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ('verb', 'option'),
+    [
+        *(('ask', option) for option in ('--adapter', '--save-image', '--model', '--image', '--mark')),
+        *(
+            ('eval', option)
+            for option in ('--adapter', '--images', '--json', '--vip-bench', '--output', '--data')
+        ),
+        *(('train', option) for option in ('--images', '--eval-data', '--output', '--data', '--model')),
+        *(('bench', option) for option in ('--json', '--plot', '--model')),
+        *(('demo', option) for option in ('--output', '--image')),
+        *(('convert', '--adapter'), ('info', '--model'), ('draw', '--mark')),
+    ],
+)
+@pytest.mark.parametrize('joined', [True, False])
+def test_an_empty_option_is_not_as_if_it_were_left_out(vipllava, verb, option, joined):
+    ran = vipllava(verb, *([f'{option}='] if joined else [option, '']))
+    assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
+    assert option in ran.err
+
+
+def test_control_characters_do_not_reach_the_terminal(vipllava, tmp_path):
+    from vipllava_jax.loading import bundled
+
+    odd = tmp_path / 'a\x1b[31m\u202e'
+    odd.symlink_to(bundled())
+    ran = vipllava('info', '--model', odd)
+    assert ran.code == 0
+    assert '\\x1b[31m\\u202e' in ran.out

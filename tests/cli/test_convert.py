@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vipllava_jax import checkpoint
-from vipllava_jax.folders import beside
+from vipllava_jax.folders import new_folder
 
 
 def files(folder) -> dict:
@@ -66,7 +66,7 @@ def test_a_target_is_refused_before_its_source_is_looked_for(vipllava, tmp_path,
 
 
 def test_the_second_of_two_is_refused_before_its_source_is_looked_for(vipllava, tmp_path):
-    with beside(tmp_path / 'model', 0, lambda folder: False, False):
+    with new_folder(tmp_path / 'model', 0, lambda folder: False, False):
         (tmp_path / 'link').symlink_to('model')
         for target in ('model', 'link', f'../{tmp_path.name}/model'):
             for more in ((), ('--overwrite',)):

@@ -104,7 +104,7 @@ def test_a_picture_of_the_users_own(vipllava, photo, tmp_path, said):
 
 
 def test_it_goes_on_until_an_empty_line(vipllava, tmp_path, said):
-    lines = 'What colour is the object {mark}?\nAnd its size?\n\nnever asked\n'
+    lines = '\ufeffWhat colour is the object {mark}?\nAnd its size?\n\nnever asked\n'
     ran = vipllava('demo', '--seed', 3, '--chat', '--output', tmp_path / 'demo.png', stdin=lines)
     assert ran.code == 0, ran.err
     (mark,) = demo.made(3).marks
@@ -151,6 +151,7 @@ def test_a_picture_is_not_written_over(vipllava, photo, said):
         (('--mark', 'point:3,4'), '--mark needs an --image'),
         (('--output', 'demo.txt'), 'end the name in .png or .jpg'),
         (('What is {mark2}?',), 'there is 1 mark'),
+        (('What?', ' '), 'a question is empty'),
         (('--image', 'nowhere.png'), 'nowhere.png'),
     ],
 )

@@ -40,7 +40,7 @@ def test_on_a_terminal_there_is_a_bar(clock, capsys, monkeypatch):
     assert '2.0/s, 0:06 left' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('columns', [60, 80, 200])
+@pytest.mark.parametrize('columns', [40, 60, 80, 200])
 def test_a_long_name_does_not_squeeze_the_figures(columns, capsys, monkeypatch):
     monkeypatch.setenv('FORCE_COLOR', '1')
     monkeypatch.setenv('COLUMNS', str(columns))

@@ -12,8 +12,8 @@ from tests.rows import ragged
 from tests.trees import same
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.loading import abstract, load
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training import lora

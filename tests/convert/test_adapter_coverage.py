@@ -10,7 +10,7 @@ from vipllava_convert.adapter_config import CONFIG
 
 from tests.conftest import TINY
 from tests.convert.files import pair, write_adapter, write_bin
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 TEXT = 'base_model.model.model.language_model.layers.'
 AUTHORS = 'base_model.model.model.layers.'

@@ -12,7 +12,7 @@ from vipllava_convert.table import CLIP, LLAMA, PROJECTOR
 from vipllava_convert.to_flax import plan
 
 from tests.convert.files import write_safetensors
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 ADVICE = 'take the original and --quantize int8'
 

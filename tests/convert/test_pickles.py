@@ -15,7 +15,7 @@ from vipllava_convert.pickles import read_pickle
 from vipllava_convert.tensors import read
 
 from tests.convert.files import integer, pickled, storage, string, tensor, tuple_of, write_archive, write_bin
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 FOUR = {'0': np.arange(4, dtype=np.float32).tobytes()}
 HELD = storage('0', 'FloatStorage', 4)

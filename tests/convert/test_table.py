@@ -14,8 +14,8 @@ from vipllava_convert.tensors import Tensor, dense
 from tests.conftest import TINY
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.hugging_face import from_hugging_face
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.vipllava import abstract
 
 LLAVA = dataclasses.replace(TINY, feature_layers=(-2,), projector_norm=False)

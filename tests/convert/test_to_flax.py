@@ -16,7 +16,7 @@ from vipllava_convert.to_flax import convert, plan, stream
 
 from vipllava_jax import checkpoint, folders
 from vipllava_jax.arrays import nested
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 
 def contents(folder: Path) -> dict[str, str]:

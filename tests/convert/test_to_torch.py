@@ -16,7 +16,7 @@ from tests.convert.test_table import LLAVA, TIED
 from tests.convert.test_to_flax import same
 from tests.test_checkpoint import random_params
 from vipllava_jax import checkpoint
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 
 @pytest.mark.parity

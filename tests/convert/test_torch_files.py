@@ -16,7 +16,7 @@ from vipllava_convert.tensors import Tensor, read
 from vipllava_convert.torch_files import INDEXED, is_torch_folder, open_checkpoint
 
 from tests.convert.files import write_bin, write_safetensors
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 X, Y = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.float16)
 NAMES = ('model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors')
@@ -283,12 +283,12 @@ def test_hostile_headers(tmp_path, kind):
     text, told = HEADERS[kind]
     raw = text.encode()
     (tmp_path / 'model.safetensors').write_bytes(len(raw).to_bytes(8, 'little') + raw + bytes(8))
-    began = time.monotonic()
+    began = time.thread_time()
     found = message(open_checkpoint, tmp_path)
     assert told in found
     assert len(found) <= 500
     assert found.isprintable()
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_headers_of_millions_of_entries(tmp_path):

@@ -11,7 +11,7 @@ from vipllava_convert.to_torch import export
 from vipllava_convert.verify import difference, verify
 
 from vipllava_jax import checkpoint
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 
 
 @pytest.mark.parametrize('order', [1, -1])

@@ -98,6 +98,7 @@ BROKEN = [
     ({**ROW, 'question': 3}, 'expected .*"value": a text'),
     ({**ROW, 'answer': None}, 'nothing is asked'),
     ({**ROW, 'answer': []}, r'"answer" is \[\]'),
+    ({**ROW, 'answer': float('nan')}, '"answer" is nan'),
     ({**ROW, 'answer': ['a', '']}, '"answer" is'),
     ({**ROW, 'answer': {'a': 1}}, '"answer" is'),
     ({**ROW, 'marks': ['arrow:4,5,90,25']}, 'lies outside the picture'),

@@ -138,7 +138,7 @@ def test_a_file_of_other_settings_keeps_even_its_cut_line(path):
     write(path, 0)
     path.write_text(path.read_text() + '{"n": 3, "cu')
     before = path.read_text()
-    with pytest.raises(ValueError, match='came about otherwise'):
+    with pytest.raises(ValueError, match='holds answers with other settings'):
         write(path, settings={**SETTINGS, 'model': [{'deep': [1]}]})
     assert path.read_text() == before
 
@@ -157,6 +157,17 @@ def test_a_link_to_where_answers_are_to_be_is_followed(path, tmp_path):
     assert write(tmp_path / 'link', 0) == []
     assert write(path, 1) == [0]
     assert numbers(path) == [0, 1]
+
+
+def test_a_full_disk_leaves_no_empty_file(path, monkeypatch):
+    def full(file, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'write', full)
+    with pytest.raises(OSError, match='No space left'):
+        write(path, 0)
+    monkeypatch.undo()
+    assert not path.exists()
 
 
 def test_a_full_disk_names_the_file_and_leaves_whole_lines(path, monkeypatch):

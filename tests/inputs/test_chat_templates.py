@@ -8,12 +8,12 @@ import pytest
 from jinja2 import TemplateError
 
 from tests.makers import write_processor_files
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.inputs import chat_templates
 from vipllava_jax.inputs.chat_templates import ChatTemplate
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import Turn, render, trouble
 from vipllava_jax.inputs.rendering import RenderingError
+from vipllava_jax.messages import CheckpointError
 
 LLAVA = (  # as llava-hf/llava-1.5-7b-hf has it
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}"

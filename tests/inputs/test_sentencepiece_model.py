@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.inputs.sentencepiece_model import CONTROL, UNKNOWN, Piece, parse
 from vipllava_jax.inputs.tokenizer import Tokenizer
+from vipllava_jax.messages import CheckpointError
 
 
 def varint(n: int) -> bytes:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.makers import tiny_tokenizer, write_processor_files
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.tokenizer import Tokenizer
+from vipllava_jax.messages import CheckpointError
 
 TEXTS = ('a<image>b', 'a <image> b<pad>', '<one>x <two>', 'x<one> <two>y', ' <TWO>', 'a</s>b<s>')
 FLAGS = dict.fromkeys(('single_word', 'lstrip', 'rstrip', 'normalized'), False) | {'special': True}

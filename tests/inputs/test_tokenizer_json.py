@@ -7,12 +7,12 @@ import pytest
 import tokenizers
 
 from tests.makers import tiny_tokenizer, write_processor_files
-from vipllava_jax.folders import CheckpointError
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.token_patterns import GPT_2, PATTERNS
 from vipllava_jax.inputs.tokenizer import Tokenizer, guarded
 from vipllava_jax.inputs.tokenizer_json import parse
 from vipllava_jax.loading import bundled
+from vipllava_jax.messages import CheckpointError
 
 BASE = json.loads(tiny_tokenizer().to_str())
 BYTES = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}

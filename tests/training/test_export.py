@@ -2,7 +2,7 @@
 
 import pytest
 
-from vipllava_jax.folders import CheckpointError
+from vipllava_jax.messages import CheckpointError
 from vipllava_jax.training.export import check_replaced
 
 

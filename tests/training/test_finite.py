@@ -8,6 +8,7 @@ import vipllava_jax as vj
 from tests.training import runs
 from vipllava_jax import checkpoint, training
 from vipllava_jax.arrays import flat, nested
+from vipllava_jax.generation.finite import describe_not_finite
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.training import export, finite, loop
 from vipllava_jax.training.finite import NotFinite
@@ -89,11 +90,11 @@ def test_a_loss_that_is_no_number_names_the_weights_at_fault(keys, monkeypatch):
 
 def test_weights_of_every_kind_are_looked_at():
     w = Quantized(jnp.ones((8, 4), jnp.int8), jnp.ones(8))
-    assert finite.named({'a': {'w': w, 'b': jnp.arange(3)}}) == ''
+    assert describe_not_finite({'a': {'w': w, 'b': jnp.arange(3)}}) == ''
     odd = {'a': {'w': w.replace(scale=w.scale * jnp.nan)}, 'b': np.array([1, np.inf], np.float32)}
-    assert finite.named(odd) == 'a/w/scale, b hold NaN or infinity'
+    assert describe_not_finite(odd) == 'a/w/scale, b hold NaN or infinity'
     many = {str(n): jnp.full(2, jnp.nan) for n in range(5)}
-    assert finite.named(many) == '0, 1, 2 and 2 more hold NaN or infinity'
+    assert describe_not_finite(many) == '0, 1, 2 and 2 more hold NaN or infinity'
     taken = finite.checked('out', [('x', jnp.ones(2)), ('y', jnp.full(2, jnp.inf))])
     assert next(taken)[0] == 'x'
     with pytest.raises(NotFinite, match='out: not written, as y holds'):

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from vipllava_jax.benchmark.ceilings import Ceilings
 from vipllava_jax.benchmark.timing import OURS, Result, Side
-from vipllava_jax.folders import write_text
+from vipllava_jax.files import write_text
 
 HOW = """Medians after a warm-up; %: how much of that time the least bytes or operations take at these rates.
 prefill: words alone, on the device; first-token: with an image, on the device; generate: from host to host.
@@ -27,27 +27,31 @@ def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
     )
     peers = others(results)
     shown = Table(title=f'{title}\n{rates}', title_justify='left')
-    for name in ('what', 'batch', 'tokens'):
-        shown.add_column(name, no_wrap=True, justify='left' if name == 'what' else 'right')
-    for name in ('ms', 'quartiles', 'output', '% of', ''):
-        shown.add_column(name, no_wrap=True, justify='left' if name == '' else 'right')
-    for name in peers:
-        shown.add_column(f'{name}: ms', justify='right')
-        shown.add_column('ratio', no_wrap=True, justify='right')
-    for r in results:
-        line, side = r.line, r.sides[OURS]
-        shown.add_row(
-            line.what,
-            str(line.batch or ''),
-            line.size,
-            milliseconds(side),
-            spread(side),
-            output(r),
-            percent(r, ceilings),
-            line.bound(ceilings) or memory(side),
-            *(cell for name in peers for cell in against(r, name)),
-        )
+    headers = ['what', 'batch', 'tokens', 'ms', 'quartiles', 'output', '% of', '']
+    headers += [header for name in peers for header in (f'{name}: ms', 'ratio')]
+    rows = [_row(result, ceilings, peers) for result in results]
+    for header, *cells in zip(headers, *rows, strict=True):
+        # On a narrow terminal cells take several lines, and no figure is cut.
+        longest = max((len(word) for cell in cells for word in cell.split()), default=1)
+        shown.add_column(header, min_width=longest, justify='left' if header in ('what', '') else 'right')
+    for row in rows:
+        shown.add_row(*row)
     return shown
+
+
+def _row(result: Result, ceilings: Ceilings, peers: Sequence[str]) -> list[str]:
+    line, side = result.line, result.sides[OURS]
+    return [
+        line.what,
+        str(line.batch or ''),
+        line.size,
+        milliseconds(side),
+        spread(side),
+        output(result),
+        percent(result, ceilings),
+        line.bound(ceilings) or memory(side),
+        *(cell for name in peers for cell in against(result, name)),
+    ]
 
 
 def others(results: Sequence[Result]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from vipllava_jax.benchmark.ceilings import Ceilings
 from vipllava_jax.benchmark.timing import OURS, Result
-from vipllava_jax.folders import replacing
+from vipllava_jax.files import replacing
 
 COLOURS = {'vision': 'C2', 'prefill': 'C0', 'decode': 'C1'}
 SHAPES = 'osD^vP*X'

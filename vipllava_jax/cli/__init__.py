@@ -1,4 +1,4 @@
-"""The `vipllava` command: one file a verb, imported when it is called."""
+"""The `vipllava` command; the module of each subcommand is imported when it is called."""
 
 import contextlib
 import io
@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
 from vipllava_jax import __version__, compilation, signals
-from vipllava_jax.folders import brief, printable
+from vipllava_jax.messages import brief, printable
 
 VERBS = {
     'demo': 'See a small bundled model answer, without a download.',
@@ -32,7 +33,7 @@ NO_MEMORY = (
 
 
 class Verbs(click.Group):
-    """The verbs by name, none of them imported before it is needed: `vipllava --help` is instant."""
+    """The subcommands, imported when needed, so that `vipllava --help` is instant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*VERBS]
@@ -40,11 +41,22 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(VERBS)}')
-        return getattr(import_module(f'vipllava_jax.cli.{name}'), name)
+        command = getattr(import_module(f'vipllava_jax.cli.{name}'), name)
+        for option in command.params:
+            if isinstance(option, click.Option) and option.callback is None:
+                option.callback = not_empty
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section('Commands'):
             formatter.write_dl([*VERBS.items()])
+
+
+def not_empty(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+    """The value of an option; empty, as of a shell's variable that is not set, it is refused."""
+    if any(one in ('', Path()) for one in (value if isinstance(value, tuple) else (value,))):
+        raise click.BadParameter('empty: give a value, or leave the option out', ctx, option)
+    return value
 
 
 @click.group(cls=Verbs, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
@@ -73,7 +85,7 @@ def vipllava(compilation_cache: str | None) -> None:
 
 
 def main() -> None:
-    """The command on the console; no thread in the background keeps the user waiting for its end."""
+    """Runs the command, and exits without waiting for background threads after an error."""
     signals.end_cleanly()
     try:
         run()
@@ -83,14 +95,14 @@ def main() -> None:
         signals.end_at_once()
         if not code:
             raise
-        os._exit(code)  # tearing down a compiler at work may crash
+        os._exit(code)  # a normal exit may crash while a program is being compiled
 
 
 def flushed(code: int) -> int:
-    """Writes what is still buffered -> the exit code: 2, with a message, if stdout has no room for it."""
+    """Flushes stdout; returns the exit code, which is 2, with a message, if that fails."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has gone: it has what it wants
+    except BrokenPipeError:  # the reader has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         click.echo(f'vipllava: standard output: {error.strerror}', err=True)
@@ -102,13 +114,15 @@ def flushed(code: int) -> int:
 
 
 def run() -> None:
-    """Runs the command; what the user can mend is one line on stderr and exit code 2, a warning one line."""
+    """Runs the command; user errors are one line on stderr and exit code 2, warnings one line."""
     for name in ('stdin', 'stdout', 'stderr'):
-        if getattr(sys, name) is None:  # closed by whoever called us
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')  # an answer may hold what the terminal cannot show
+            stream.reconfigure(
+                errors='backslashreplace'
+            )  # an answer may contain characters that the terminal cannot show
     with warnings.catch_warnings():
         warnings.simplefilter('default', UserWarning)
         warnings.showwarning = shown(False)
@@ -120,17 +134,17 @@ def run() -> None:
         except (click.Abort, KeyboardInterrupt):
             signals.end_by_interrupt()
         except Exception as error:
-            if (message := mistake(error)) is None:
+            if (message := user_error(error)) is None:
                 raise
             fail(message)
 
 
-def mistake(error: Exception) -> str | None:
-    """What the user can mend, in words; None for an error that is a fault of this program."""
+def user_error(error: Exception) -> str | None:
+    """The message of a user error; None for an error that is a bug."""
     match error:
         case click.ClickException():
             return error.format_message()
-        case OSError() if error.strerror:  # whatever writes a file names it
+        case OSError() if error.strerror:  # without a file name it is from standard output
             named = isinstance(error.filename, (str, bytes))
             return f'{os.fsdecode(error.filename) if named else "standard output"}: {error.strerror}'
         case OSError() | ValueError() | ImportError():
@@ -145,19 +159,22 @@ def mistake(error: Exception) -> str | None:
 
 
 def shown(ours: bool) -> Callable[..., None]:
-    """What tells a warning on stderr, once; whether the folder of compiled programs is ours to mend."""
-    told = set()
+    """A handler that shows each warning once on stderr.
+
+    `ours` says whether the folder of compiled programs is ours, so that damaged files in it may be deleted.
+    """
+    seen = set()
 
     def show(message: Warning | str, *_: object) -> None:
         line = compilation.trouble(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
-        if line and line not in told:
-            told.add(line)
+        if line and line not in seen:
+            seen.add(line)
             click.echo(f'vipllava: {printable(line)}', err=True)
 
     return show
 
 
 def fail(message: str) -> None:
-    """Ends with one line on stderr."""
+    """Exits with one line on stderr and exit code 2."""
     click.echo(f'vipllava: {printable(message)}', err=True)
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""`vipllava ask`: a picture, marks, a question; the answer as it comes."""
+"""`vipllava ask`: answers a question about pictures with marks, and streams the answer."""
 
 import contextlib
 import secrets
@@ -21,7 +21,8 @@ from vipllava_jax.cli.models import (
 from vipllava_jax.cli.numbers import Real, Whole
 from vipllava_jax.cli.pictures import check_saving, drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import spinner
-from vipllava_jax.folders import other_encoding, safe_answer, safe_json
+from vipllava_jax.files import other_encoding
+from vipllava_jax.messages import safe_answer, safe_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from vipllava_jax.loading import Model
 
 
-LONGEST = 1 << 20  # bytes of a question on stdin, more than any context holds
+LONGEST = 1 << 20  # bytes of a question on stdin; more than any context
 
 
 @click.command()
@@ -197,7 +198,7 @@ class Reply:
 
 
 def read(question: str | None) -> str:
-    """The question, or stdin if there is none; ValueError if that is empty or no text."""
+    """The question, or the text on stdin if there is none; ValueError if it is empty or not UTF-8."""
     if question is None and sys.stdin.isatty():
         click.echo('Question, then Ctrl-D:', err=True)
     text = (stdin() if question is None else question).strip()
@@ -207,7 +208,7 @@ def read(question: str | None) -> str:
 
 
 def stdin() -> str:
-    """The text on stdin, without the byte order mark that some editors put in front."""
+    """The text on stdin, without a byte order mark."""
     source = getattr(sys.stdin, 'buffer', None)
     data = source.read(LONGEST + 1) if source else sys.stdin.read(LONGEST + 1).encode()
     if len(data) > LONGEST:
@@ -239,7 +240,7 @@ def planned(
 ) -> 'tuple[dict[str, Any], Config]':
     """The shapes of the weights and their config.
 
-    ValueError if the answer has no room, or the processor is not that of the weights.
+    Raises ValueError if there is no room for an answer, or the processor does not fit the weights.
     """
     from vipllava_jax.generation.decoding import room
     from vipllava_jax.loading import abstract

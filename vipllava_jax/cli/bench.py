@@ -1,4 +1,4 @@
-"""`vipllava bench`: how fast each part runs here, and how much of what the device can do that is."""
+"""`vipllava bench`: measures the speed of each part of the model, and compares it to the device's limits."""
 
 import importlib.util
 import os
@@ -12,16 +12,20 @@ import click
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
+from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.waiting import bytes_bar
-from vipllava_jax.folders import check_output, same_file
+from vipllava_jax.evaluation.outputs import check_outputs
+from vipllava_jax.files import check_writable
 from vipllava_jax.signals import raising_interrupts, temporary_folder
 
 if TYPE_CHECKING:
     from vipllava_jax.benchmark.ceilings import Ceilings
     from vipllava_jax.benchmark.subject import Subject
     from vipllava_jax.benchmark.timing import Line, Result
+    from vipllava_jax.config import Config
 
 WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'load', 'convert')
+SAME_WEIGHTS = '--peer: transformers would be given the same weights, and has none such'
 
 
 class Several(click.ParamType):
@@ -59,7 +63,7 @@ class Several(click.ParamType):
 @click.option(
     '--context', 'contexts', metavar='N,…', type=Several(), help='[default: 704,1500, on a CPU 704]'
 )
-@click.option('--repeats', metavar='N', type=click.IntRange(3, 10_000), default=10, show_default=True)
+@click.option('--repeats', metavar='N', type=Whole(3, 10_000), default=10, show_default=True)
 @click.option(
     '--dtype',
     type=click.Choice(FLOATS),
@@ -103,7 +107,8 @@ def bench(
       vipllava bench --model ./vip-llava-7b --what decode,prefill --batch 1,8 --json speed.json
       vipllava bench --preset 7b --peer transformers --batch 1 --context 704 --plot roofline.png
     """
-    check(source, preset, peer, json_file, plot)
+    outputs = {name: path for name, path in (('--json', json_file), ('--plot', plot)) if path}
+    check(source, preset, peer, quantize, outputs)
     reserve(shared=peer is not None)
     from vipllava_jax.benchmark import ceilings, plan, storage
     from vipllava_jax.benchmark.measure import compilation_cache
@@ -111,8 +116,10 @@ def bench(
     with compilation_cache(), temporary_folder('vipllava-bench-') as place:
         preset = preset or (None if source else usual('preset'))
         batches, contexts = batches or usual('batch'), contexts or usual('context')
-        subject, folder = prepare(source, preset, dtype, quantize, attention, fuse)
-        plan.check(subject.cfg, contexts)
+        folder, cfg = located(source, preset)
+        check_outputs(outputs, (), [folder] if folder else [])
+        plan.check(cfg, contexts)
+        subject = prepare(folder, preset, dtype, quantize, attention, fuse)
         sides = players(subject, peer)
         tell('the device: copies and matrix products')
         rates = ceilings.measure(subject.dtype)
@@ -136,56 +143,69 @@ def bench(
 
 
 def check(
-    source: str | None, preset: str | None, peer: str | None, json_file: Path | None, plot: Path | None
+    source: str | None,
+    preset: str | None,
+    peer: str | None,
+    quantize: str | None,
+    outputs: dict[str, Path],
 ) -> None:
     """Raises ValueError for what would fail only after the measuring."""
-    from vipllava_jax import loading
-
     if source and preset:
         raise ValueError('--model and --preset: give one of them')
-    read = [loading.locate(source)] if source else []
-    for path in filter(None, (json_file, plot)):
-        check_output(path, read)
-    if json_file and plot and same_file(json_file, plot):
-        raise ValueError(f'--json and --plot are one file, {plot}: give another place for one of them')
+    for path in outputs.values():
+        check_writable(path)
+    check_outputs(outputs, ())
+    plot = outputs.get('--plot')
     if plot and plot.suffix != '.png':
         raise ValueError(f'--plot {plot}: end the name in .png')
     if plot and not importlib.util.find_spec('matplotlib'):
         raise ValueError("--plot needs matplotlib: pip install 'vipllava-jax[bench]'")
     missing = [name for name in ('torch', 'transformers') if not importlib.util.find_spec(name)]
+    if peer and quantize:
+        raise ValueError(SAME_WEIGHTS)
     if peer and missing:
         raise ValueError(f'--peer transformers needs {" and ".join(missing)}: pip install torch transformers')
 
 
+def located(source: str | None, preset: str | None) -> 'tuple[Path | None, Config]':
+    """The folder of the model to measure, None if its weights are to be random, and its config."""
+    from vipllava_jax import loading
+    from vipllava_jax.benchmark.subject import PRESETS
+
+    if source is None:
+        return None, PRESETS[preset or 'tiny']
+    folder = loading.locate(source)
+    return folder, loading.leaves(folder).cfg
+
+
 def prepare(
-    source: str | None,
+    folder: 'Path | None',
     preset: str | None,
     dtype: str | None,
     quantize: str | None,
     attention: Any,
     fuse: bool | None,
-) -> 'tuple[Subject, Path | None]':
-    """The model to measure and, if its weights are not random, their folder."""
+) -> 'Subject':
+    """The model to measure, its weights those of a folder, or random."""
     import jax
 
     from vipllava_jax import loading
     from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 
-    if source is None:
+    if folder is None:
         tell(f'random weights for {preset}')
-        folder, cfg = None, PRESETS[preset or 'tiny']
+        cfg = PRESETS[preset or 'tiny']
         params = loading.arrange(random_params(cfg, dtype or usual('dtype'), quantize), cfg, fuse=fuse)
     else:
-        folder = loading.locate(source)
-        with bytes_bar(f'loading {source}') as progress:
+        with bytes_bar(f'loading {folder.name}') as progress:
             params, cfg, _ = loading.load(
                 folder, dtype=dtype, quantize=quantize, fuse=fuse, progress=progress
             )
-    return Subject(jax.block_until_ready(params), silent(cfg, attention)), folder
+    return Subject(jax.block_until_ready(params), silent(cfg, attention))
 
 
 def usual(option: str) -> Any:
-    """What an option is unless given: on a CPU, what takes no longer than a minute."""
+    """An option's default; on a CPU one that takes at most a minute."""
     import jax
 
     large: dict[str, Any] = dict(preset='7b', batch=(1, 8, 32, 128), context=(704, 1500), dtype='bfloat16')
@@ -194,14 +214,14 @@ def usual(option: str) -> Any:
 
 
 def players(subject: 'Subject', peer: str | None) -> dict[str, Any]:
-    """Who takes part, ours first."""
+    """The implementations that are measured, ours first."""
     from vipllava_jax.benchmark.measure import Ours
     from vipllava_jax.benchmark.timing import OURS
 
     sides: dict[str, Any] = {OURS: Ours(subject)}
     if peer:
         if subject.quantized:
-            raise ValueError('--peer: transformers would be given the same weights, and has none such')
+            raise ValueError(SAME_WEIGHTS)
         tell('the same weights for transformers')
         from vipllava_jax.benchmark import peer as transformers
 
@@ -210,7 +230,7 @@ def players(subject: 'Subject', peer: str | None) -> dict[str, Any]:
 
 
 def measured(planned: 'Sequence[Line]', repeats: int, rates: 'Ceilings') -> 'Iterator[Result]':
-    """Each line's result, told on stderr as it comes."""
+    """Measures each line; shows the result on stderr."""
     from vipllava_jax.benchmark import report, timing
 
     for i, line in enumerate(planned, 1):
@@ -221,7 +241,7 @@ def measured(planned: 'Sequence[Line]', repeats: int, rates: 'Ceilings') -> 'Ite
 
 
 def about(subject: 'Subject') -> dict[str, Any]:
-    """What the figures depend on."""
+    """The versions, device and settings on which the results depend."""
     import dataclasses
 
     from vipllava_jax.cli.info import devices, versions
@@ -239,7 +259,7 @@ def about(subject: 'Subject') -> dict[str, Any]:
 
 
 def keep(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], path: Path | None) -> None:
-    """After every line, so that whatever ends the run leaves what there is."""
+    """Writes the results after every line, so that an interrupted run keeps them."""
     from vipllava_jax.benchmark import report
 
     if path:
@@ -247,7 +267,7 @@ def keep(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], path
 
 
 def show(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], plot: Path | None) -> None:
-    """The table on stdout, in full width where that is no terminal, and the plot."""
+    """Prints the table on stdout, in full width if that is not a terminal, and writes the plot."""
     from rich.console import Console
 
     from vipllava_jax.benchmark import report, roofline

@@ -1,4 +1,4 @@
-"""`vipllava convert`: from a PyTorch checkpoint to a folder of our own, and back."""
+"""`vipllava convert`: converts a PyTorch checkpoint to our format, and back."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +9,7 @@ import click
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.waiting import bytes_bar
+from vipllava_jax.messages import listed
 
 UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
 
@@ -50,6 +51,7 @@ def convert(
     from vipllava_jax import checkpoint
     from vipllava_jax.folders import check_place
     from vipllava_jax.loading import locate
+    from vipllava_jax.messages import printable
 
     if verify and adapter:
         raise ValueError(
@@ -67,13 +69,15 @@ def convert(
     with bytes_bar('converting') as progress:
         report = work(folder, target, dtype=dtype, adapter=adapter, overwrite=overwrite, progress=progress)
     size = report.size / 1e9
-    click.echo(f'{target}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s')
+    click.echo(
+        f'{printable(str(target), 4096)}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s'
+    )
     for name in report.unused[:UNUSED]:
         click.echo(f'unused: {name}')
     if len(report.unused) > UNUSED:
         click.echo(f'unused: {len(report.unused) - UNUSED} more tensors')
     for note in report.notes:
-        click.echo(note)
+        click.echo(printable(note))
     if verify:
         with bytes_bar('verifying') as progress:
             compared = verifying.verify(folder, target, progress=progress)
@@ -81,8 +85,9 @@ def convert(
         for group, difference in differences.items():
             click.echo(f'{group:<24} largest difference {difference:g}')
         if odd := compared.not_finite:
-            named = ', '.join(odd[:3]) + (f' and {len(odd) - 3} more' if len(odd) > 3 else '')
             advice = 'try --dtype bfloat16' if dtype == 'float16' else 'get a whole copy of the source'
-            raise ValueError(f'{target} is not equal to {folder}: NaN or infinity in {named}; {advice}')
+            raise ValueError(
+                f'{target} is not equal to {folder}: NaN or infinity in {listed(odd, 3)}; {advice}'
+            )
         if dtype is None and not compared.equal:
             raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')

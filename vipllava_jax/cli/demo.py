@@ -12,7 +12,8 @@ import click
 from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.pictures import drawn, mark_option, phrased, save
 from vipllava_jax.cli.waiting import spinner
-from vipllava_jax.folders import check_output, safe_answer
+from vipllava_jax.files import check_output
+from vipllava_jax.messages import safe_answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.marks import Mark
     from vipllava_jax.loading import Model
 
-LONGEST = 64  # tokens of an answer
+BLANK = ' \t\r\n\ufeff'  # around a line on stdin, whose first may begin with a byte order mark
 LONGEST_LINE = 1 << 16  # characters of a question on stdin
+LONGEST = 64  # tokens of an answer
 ROWS = 5  # asked at once, filled up where they are fewer: one shape, which compiles once
 TYPES = ('kind', 'describe', 'position', 'neighbour', 'alike')  # what is asked unless the user asks
 # Wordings that the model knows, too, but in which nobody would ask.
@@ -64,6 +66,8 @@ def demo(
       vipllava demo --seed 7 "What is left of the object {mark}?" --chat
       vipllava demo --image demo.png --mark arrow:120,80,180,140:blue --output marked.png "What is {mark}?"
     """
+    if not all(map(str.strip, questions)):
+        raise ValueError('a question is empty: leave it out, or ask something')
     if image is None and marks:
         raise ValueError('--mark needs an --image: without one the picture and its mark are made')
     from vipllava_jax.loading import DEMO, load, locate
@@ -86,7 +90,7 @@ def demo(
 
 
 def made(seed: int) -> Shown:
-    """A picture of the world with one mark, drawn as `vipllava draw` does, and what can be asked about it."""
+    """A random picture with one mark, and questions about it."""
     from vipllava_jax.demo.drawing import picture
     from vipllava_jax.demo.marking import draw_marks, make_marks
     from vipllava_jax.demo.questions import View
@@ -105,7 +109,7 @@ def made(seed: int) -> Shown:
 
 
 def _plainly(rng: Random, view: 'View', type: str) -> 'Question | None':
-    """A question of a type as one would ask it, unless the view has none."""
+    """A question of a type in natural wording, if there is one for this view."""
     from vipllava_jax.demo.asking import ask
 
     tries = (question for _ in range(20) for question in ask(rng, view, 1, [type]))
@@ -113,7 +117,7 @@ def _plainly(rng: Random, view: 'View', type: str) -> 'Question | None':
 
 
 def _own(image: str, specs: tuple[str, ...]) -> Shown:
-    """The user's picture and marks, and what can be asked about any."""
+    """The user's picture and marks, and questions that fit any picture."""
     pictures, marks = drawn([image], specs)
     first = f'What is {marks[0].phrase}?' if marks else 'How many objects are there?'
     return Shown(pictures[0], marks, [(first, None)])
@@ -132,7 +136,7 @@ def answer(model: 'Model', picture: 'Image', questions: list[str]) -> list[str]:
 
 
 def _reply(model: 'Model', shown: Shown, question: str) -> str:
-    """The answer, or what is wrong with the question."""
+    """The answer, or the error of the question."""
     try:
         return answer(model, shown.picture, [phrased(question, shown.marks)])[0]
     except ValueError as error:
@@ -153,10 +157,7 @@ def _lines() -> Iterator[str]:
     """What the user asks, until an empty line or the end of the input."""
     click.echo('\nAsk on: it knows what is there, nothing else. {mark} is the mark. An empty line ends it.')
     try:
-        while True:
-            line = input('> ') if sys.stdin.isatty() else sys.stdin.readline(LONGEST_LINE)
-            if not (line := line.removeprefix('\ufeff').strip()):
-                return
+        while line := (input('> ') if sys.stdin.isatty() else sys.stdin.readline(LONGEST_LINE)).strip(BLANK):
             yield line
     except EOFError:
         return

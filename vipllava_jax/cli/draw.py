@@ -2,6 +2,7 @@
 
 import click
 
+from vipllava_jax.cli.numbers import Whole
 from vipllava_jax.cli.pictures import check_saving, drawn, mark_option, save
 
 
@@ -11,7 +12,7 @@ from vipllava_jax.cli.pictures import check_saving, drawn, mark_option, save
 @mark_option
 @click.option(
     '--seed',
-    type=click.IntRange(0),
+    type=Whole(0),
     help='Varies sizes, opacity and form as in training.  [default: fixed ones]',
 )
 def draw(image: str, output: str, marks: tuple[str, ...], seed: int | None) -> None:

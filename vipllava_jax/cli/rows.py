@@ -1,16 +1,18 @@
-"""Rows of data that are broken, as a user is told of them."""
+"""Reporting broken rows of data."""
 
 import contextlib
 from collections.abc import Iterator
 
 import click
 
+from vipllava_jax.messages import printable
+
 
 @contextlib.contextmanager
 def a_line_each() -> Iterator[None]:
-    """Tells on stderr all lines of a ValueError but the last, which is raised as one: each is of a row.
+    """Prints the lines of a ValueError, one for each broken row, on stderr; raises one with the last line.
 
-    What is wrong with one row is raised as one line.
+    If a single row is broken, all is one line.
     """
     try:
         yield
@@ -19,5 +21,5 @@ def a_line_each() -> Iterator[None]:
         if len(told) == 2:
             raise ValueError(f'{" ".join(told)}; {last}') from None
         for line in told:
-            click.echo(line, err=True)
+            click.echo(printable(line), err=True)
         raise ValueError(last) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from vipllava_jax.demo.examples import example
-from vipllava_jax.folders import write_json
+from vipllava_jax.files import write_json
 from vipllava_jax.inputs.prompts import CURIOUS, IMAGE, Turn, render
 
 SIZE = 768

@@ -1,11 +1,13 @@
-"""Answers to numbers: which are right, how many, and how sure that is."""
+"""Scores answers: accuracies with confidence intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vipllava_jax.evaluation.cases import Cases
+from vipllava_jax.messages import printable
 
+LONGEST = 60  # characters of a group's name in the table, which may be a value of the data
 Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
 
@@ -26,7 +28,7 @@ class Score(NamedTuple):
 
 
 def right(said: str, accepted: Sequence[str]) -> bool:
-    """Whether an answer is one of those, whatever its capitals and the white space around it."""
+    """Whether an answer is one of the accepted ones, ignoring case and surrounding white space."""
     return said.strip().casefold() in {answer.strip().casefold() for answer in accepted}
 
 
@@ -39,9 +41,9 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 
 
 def scores(cases: Cases, said: Mapping[int, str]) -> list[Score]:
-    """Cases and what was said to each, by its number -> a score a data set, a set, and a value of each field.
+    """Cases and their answers by number -> a score per data set, kind of set, and value of each field.
 
-    A set counts once, if all its cases were answered; what nobody here can judge is not counted.
+    A set counts once, if all its cases were answered; cases without accepted answers are not counted.
     """
     groups: dict[str, list[bool]] = {}
     fields: dict[tuple[int, str], list[bool]] = {}
@@ -68,12 +70,13 @@ def scores(cases: Cases, said: Mapping[int, str]) -> list[Score]:
 
 def table(told: Sequence[Score]) -> str:
     """Scores as lines of text."""
-    width = max([len(score.group) for score in told], default=0)
+    names = [printable(score.group, LONGEST) for score in told]  # with values from the data
+    width = max(map(len, names), default=0)
     lines = [f'{"":<{width}}  {"n":>7}  {"correct":>7}  accuracy  95 % interval']
-    for score in told:
+    for name, score in zip(names, told, strict=True):
         low, high = score.interval
         lines.append(
-            f'{score.group:<{width}}  {score.n:>7}  {score.correct:>7}  {score.accuracy:>8.1%}  '
+            f'{name:<{width}}  {score.n:>7}  {score.correct:>7}  {score.accuracy:>8.1%}  '
             f'{low:.1%} to {high:.1%}'
         )
     return '\n'.join(lines)

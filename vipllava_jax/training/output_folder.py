@@ -1,10 +1,10 @@
-"""Where a run writes: a folder of its own, in which nothing lies that it reads."""
+"""The output folder of a run: writable, and apart from everything that the run reads."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from vipllava_jax.folders import check_regular, same_file
+from vipllava_jax.files import check_regular, lies_in, same_file
 from vipllava_jax.training.config import Settings
 from vipllava_jax.training.identity import FILE
 
@@ -13,29 +13,32 @@ WRITTEN = (*FILES, 'checkpoints', 'tensorboard')  # besides the result
 
 
 def result(settings: Settings) -> Path:
-    """The folder, in that of the run, which holds the result when it is whole."""
-    alone = 'lora' in settings.trains and not settings.merge and {*settings.trains} <= {'lora', 'projector'}
-    return Path(settings.output) / ('adapter' if alone else 'model')
+    """The folder of the finished model or adapter, in the output folder of the run."""
+    adapter_only = (
+        'lora' in settings.trains and not settings.merge and {*settings.trains} <= {'lora', 'projector'}
+    )
+    return Path(settings.output) / ('adapter' if adapter_only else 'model')
 
 
 def check_folder(output: Path) -> None:
-    """ValueError if no folder can be made or written there."""
-    there = next(path for path in (output, *output.absolute().parents) if os.path.lexists(path))
-    if there.is_symlink() and not there.exists():
-        raise ValueError(f'{output}: {there} is a link to what is not there: choose another output')
-    if not there.is_dir():
-        raise ValueError(f'{output}: {there} is a file, expected a folder: choose another output')
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f'{output}: {there} cannot be written to: choose another output')
+    """Raises ValueError if the output folder cannot be created or written to."""
+    existing = next(path for path in (output, *output.absolute().parents) if os.path.lexists(path))
+    if existing.is_symlink() and not existing.exists():
+        raise ValueError(f'{output}: {existing} is a link to what is not there: choose another output')
+    if not existing.is_dir():
+        raise ValueError(f'{output}: {existing} is a file, expected a folder: choose another output')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f'{output}: {existing} cannot be written to: choose another output')
 
 
 def check_apart(settings: Settings, source: Path) -> None:
-    """ValueError if a run would write into, or over, what it reads; `source` is the folder of its model.
+    """Raises ValueError if a run would write to, or overwrite, something that it reads.
 
-    Files and folders are compared by device and inode, so links and other spellings do not hide them.
+    `source` is the folder of the model that it starts from. Files and folders are compared by device and
+    inode, so that links and other spellings of a path are recognized.
     """
     output = Path(settings.output)
-    if _within(output, source):
+    if lies_in(output, source):
         raise ValueError(
             f'output {output} is the model that the run begins with, or lies in it ({source}): choose '
             'a folder of its own'
@@ -50,17 +53,17 @@ def check_apart(settings: Settings, source: Path) -> None:
             )
         if file.exists():
             check_regular(file)  # a FIFO would wait for a reader
-    for key, path in _read(settings, source):
+    for key, path in _inputs(settings, source):
         for written in (result(settings), *(output / name for name in WRITTEN)):
-            if _within(path, written) or (key == 'model' and _within(written, path)):
+            if lies_in(path, written) or (key == 'model' and lies_in(written, path)):
                 raise ValueError(
                     f'{key} {path} is, or lies in, or holds {written}, which the run writes: choose another '
                     'output'
                 )
 
 
-def _read(settings: Settings, source: Path) -> Iterator[tuple[str, Path]]:
-    """What a run reads, each with the key that says so."""
+def _inputs(settings: Settings, source: Path) -> Iterator[tuple[str, Path]]:
+    """The files and folders that a run reads, each with the setting that names it."""
     yield 'model', source
     for file in settings.data:
         yield 'data', Path(file)
@@ -68,9 +71,3 @@ def _read(settings: Settings, source: Path) -> Iterator[tuple[str, Path]]:
         yield 'eval_data', Path(settings.eval_data)
     if settings.images is not None:
         yield 'images', Path(settings.images)
-
-
-def _within(path: Path, place: Path) -> bool:
-    """Whether a path is a place or lies in it, by whatever links."""
-    resolved = path.resolve()
-    return any(same_file(at, place) for at in (resolved, *resolved.parents))

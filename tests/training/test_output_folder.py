@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vipllava_jax.training.config import settings
-from vipllava_jax.training.places import check_apart, check_folder
+from vipllava_jax.training.output_folder import check_apart, check_folder
 
 
 @pytest.fixture

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from vipllava_jax import places
-from vipllava_jax.folders import CheckpointError, beside, check_only
+from vipllava_jax import atomic
+from vipllava_jax.folders import check_only, new_folder
+from vipllava_jax.messages import CheckpointError
 
 ROOT = Path(__file__).parents[1]
 CHILD = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
-from pathlib import Path; from vipllava_jax.folders import beside
+from pathlib import Path; from vipllava_jax.folders import new_folder
 from vipllava_jax.signals import end_cleanly
 end_cleanly()
-with beside(Path(sys.argv[1]), 0, lambda folder: True, True) as partial:
+with new_folder(Path(sys.argv[1]), 0, lambda folder: True, True) as partial:
     (partial / 'x').write_text('of the child'); print('begun', flush=True); sys.stdin.read()
 """
 
@@ -32,7 +33,7 @@ def child(place: Path) -> subprocess.Popen:
 
 
 def write(place: Path, text: str = 'new', overwrite: bool = False, ours: bool = True) -> None:
-    with beside(place, 0, lambda folder: ours, overwrite) as partial:
+    with new_folder(place, 0, lambda folder: ours, overwrite) as partial:
         (partial / 'x').write_text(text)
 
 
@@ -97,7 +98,7 @@ def test_the_second_of_two_is_refused_at_its_start(tmp_path):
     process = child(tmp_path / 'model')
     for place in ('model', 'link', f'../{tmp_path.name}/model', './model'):
         with pytest.raises(CheckpointError, match='model: another process is writing there'):
-            beside(tmp_path / place, 0, lambda folder: True, True).__enter__()
+            new_folder(tmp_path / place, 0, lambda folder: True, True).__enter__()
     process.communicate('')
     assert (tmp_path / 'model' / 'x').read_text() == 'of the child'
     write(tmp_path / 'model', overwrite=True)
@@ -109,7 +110,7 @@ def test_two_threads_are_two(tmp_path):
     begun, end = threading.Event(), threading.Event()
 
     def first() -> None:
-        with beside(tmp_path / 'model', 0, lambda folder: False, False):
+        with new_folder(tmp_path / 'model', 0, lambda folder: False, False):
             begun.set()
             end.wait(10)
 
@@ -149,7 +150,7 @@ def test_replacing_is_one_step(tmp_path, monkeypatch):
 
 def test_where_that_cannot_be_it_is_two_and_the_first_is_undone(tmp_path, monkeypatch):
     write(tmp_path / 'model', 'old')
-    monkeypatch.setattr(places, 'exchange', lambda one, other: False)
+    monkeypatch.setattr(atomic, 'exchange', lambda one, other: False)
     write(tmp_path / 'model', 'new', overwrite=True)
     assert (tmp_path / 'model' / 'x').read_text() == 'new'
     assert names(tmp_path) == {'model'}
@@ -192,7 +193,7 @@ def test_what_only_looks_like_ours_stays(tmp_path):
 
 
 def test_parents_that_were_made_go_with_a_failure(tmp_path):
-    begun = beside(tmp_path / 'a' / 'b' / 'model', 0, lambda folder: False, False)
+    begun = new_folder(tmp_path / 'a' / 'b' / 'model', 0, lambda folder: False, False)
     begun.__enter__()
     assert not begun.__exit__(ValueError, ValueError('no'), None)
     assert not names(tmp_path)

@@ -1,4 +1,4 @@
-"""Folders that change their places in one step, and are held by one process at a time."""
+"""Atomic replacement of folders, locks on them, and syncing to disk."""
 
 import contextlib
 import fcntl
@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-REPLACED = '-replaced'  # ends the name of a folder that was moved aside for its successor
+REPLACED = '-replaced'  # suffix of a folder that was moved aside to be replaced
 
 
 def put(partial: Path, folder: Path, replaces: bool) -> None:
-    """Moves a folder to its place, where another may be; if the system can, that place is never empty.
+    """Renames a finished folder to its destination, atomically if the system supports that.
 
-    What was there is then where the new one was, or beside it under a name that ends in REPLACED.
+    A folder that was there is left under the name of the partial one, or under that name plus REPLACED.
     """
     if not replaces or not any(folder.iterdir()):
         partial.rename(folder)
@@ -28,8 +28,8 @@ def put(partial: Path, folder: Path, replaces: bool) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchanges two folders in one step; False where the system or the file system cannot."""
-    import ctypes  # takes longer to import than most commands need for all else of this
+    """Exchanges two folders atomically; False if the system or the file system cannot."""
+    import ctypes  # slow to import
 
     renameat2 = getattr(ctypes.CDLL(None), 'renameat2', None)
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE
@@ -38,9 +38,9 @@ def exchange(one: Path, other: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Holds a folder for this process alone; the lock goes with the process, however that ends.
+    """Holds an exclusive lock on a folder, which the system releases when the process ends.
 
-    Raises BlockingIOError if another holds it, with `wait` only after a second.
+    Raises BlockingIOError if the lock is taken; with `wait`, if it is still taken after a second.
     """
     fd = os.open(folder, os.O_RDONLY)
     try:
@@ -55,13 +55,13 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # also for a child process, which has the descriptor
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child process may have inherited the descriptor
     finally:
         os.close(fd)
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the list of names in a folder, is on the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,0 +1,39 @@
+"""Text for a terminal is printable and bounded."""
+
+import pytest
+
+from vipllava_jax import messages
+from vipllava_jax.messages import CheckpointError, brief, printable, safe_answer
+
+
+def test_messages_are_one_printable_line_of_bounded_length():
+    text = printable('a\x1b[31mred\x07 b\n\tc \u202e d \udc80 \x9b ' + 'x' * 10**6 + ' the end: do this')
+    assert text.isprintable()
+    assert len(text) <= messages.MESSAGE
+    assert text.startswith(r'a\x1b[31mred\x07 b c \u202e d \udc80 \x9b x')
+    assert text.endswith('the end: do this')
+    assert printable('naïve 猫.png') == 'naïve 猫.png'
+    assert str(CheckpointError('one\ntwo\x1b')) == r'one two\x1b'
+
+
+def test_answers_keep_their_lines_and_letters_but_no_commands_to_the_terminal():
+    assert safe_answer('a\n\tb 猫 👩‍🚀\x1b[2J\x9b\x00\u202e') == 'a\n\tb 猫 👩‍🚀\\x1b[2J\\x9b\\x00\\u202e'
+
+
+@pytest.mark.parametrize(
+    ('value', 'expected'),
+    [
+        (10**5000, 'a whole number of 5001 digits'),
+        ('x\x1b' * 10**6, "'x"),
+        ([[[1]]], 'a list of 1 entries'),
+        ({str(i): i for i in range(10**5)}, 'an object of 100000 entries'),
+        ([1, 'a', None], "[1, 'a', None]"),
+        ({'a': 1}, "{'a': 1}"),
+        (float('nan'), 'nan'),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_are_described_briefly(value, expected):
+    assert brief(value).startswith(expected)
+    assert len(brief(value)) < 100
+    assert brief(value).isprintable()

@@ -1,0 +1,85 @@
+"""Error messages and other text for a terminal: printable, on one line, of bounded length.
+
+Messages quote names and values from checkpoints and data files, which may hold anything.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+MESSAGE = 500  # characters of an error message, at most
+CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+
+
+class CheckpointError(ValueError):
+    """An unusable checkpoint: one printable line that names the file, says what is wrong and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str, limit: int = MESSAGE) -> str:
+    """Untrusted text as one line of at most `limit` characters that is safe to show on a terminal.
+
+    Runs of white space become one space. Characters that are not printable (control characters, changes of
+    the writing direction, lone surrogates) are escaped. A longer text is shortened in the middle, which keeps
+    the file's name at its start and the advice at its end.
+    """
+    words = ' '.join(_cut(text, 10 * limit).split())
+    return _cut(''.join(c if c.isprintable() else ascii(c)[1:-1] for c in words), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    """Text with an ellipsis in place of its middle if it is longer than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    head = limit * 3 // 5
+    return f'{text[:head]} … {text[len(text) - (limit - head - 3) :]}'
+
+
+def safe_answer(text: str) -> str:
+    """Generated text in which control characters other than newline and tab are escaped.
+
+    The vocabulary is part of an untrusted checkpoint and could otherwise send commands to the terminal.
+    """
+    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def safe_json(data: Any) -> str:
+    """Data as JSON on one line, with non-ASCII letters as they are and control characters escaped."""
+    text = json.dumps(data, ensure_ascii=False)
+    return CONTROL.sub(lambda match: f'\\u{ord(match[0]):04x}', text)
+
+
+def brief(value: Any, limit: int = 80) -> str:
+    """A JSON value for a message: its repr if that is short, else its type and size."""
+    if isinstance(value, (str, bytes)):
+        return printable(repr(value[:limit]) + ('…' if len(value) > limit else ''), limit + 8)
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f'a whole number of {int(math.log10(abs(value))) + 1} digits'
+    if isinstance(value, (list, tuple, dict, set)):
+        entries = len(value)
+        if entries > 16 or any(isinstance(part, (list, tuple, dict, set)) for part in value):
+            return f'{"an object" if isinstance(value, dict) else "a list"} of {entries} entries'
+        if isinstance(value, dict):
+            return '{' + ', '.join(f'{brief(k, 16)}: {brief(v, 16)}' for k, v in value.items()) + '}'
+        return '[' + ', '.join(brief(part, 16) for part in value) + ']'
+    return printable(repr(value), limit)
+
+
+def one_line(error: BaseException) -> str:
+    """The type and message of another library's error, short enough to be part of one of ours."""
+    return printable(f'{type(error).__name__} {error}', 300)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """'a, b and 7 more': the first `most` names, and how many there are besides."""
+    more = len(names) - most
+    return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')
+
+
+def amount(size: int) -> str:
+    """A number of bytes in GB or MB, for a message."""
+    return f'{size / 1e9:.2f} GB' if size >= 1e8 else f'{size / 1e6:.2f} MB'
