@@ -1,6 +1,6 @@
 """ViP-LLaVA in JAX. This file is the list of the public API; a name is imported when it is first used."""
 
-TYPE_CHECKING = False  # as typing's, whose import would double what `import vipllava_jax` takes
+TYPE_CHECKING = False  # importing typing would double the time of `import vipllava_jax`
 
 if TYPE_CHECKING:
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig

@@ -1,6 +1,6 @@
-"""Where the command begins: Ctrl-C is one clean end from the first import on."""
+"""The entry point of the command; Ctrl-C ends it cleanly from the first import on."""
 
-import _signal  # the module in C: the one in Python takes its time, in which Ctrl-C would be a traceback
+import _signal  # the C module: while Python's `signal` is imported, Ctrl-C would print a traceback
 
 if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

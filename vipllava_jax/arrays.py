@@ -1,4 +1,4 @@
-"""A tree of arrays in a folder, as Orbax writes it, written and read a few arrays at a time."""
+"""Writes and reads a tree of arrays in Orbax's format, a few arrays at a time."""
 
 import contextlib
 import errno
@@ -17,11 +17,12 @@ from vipllava_jax.storage import Storage
 T = TypeVar('T')
 R = TypeVar('R')
 AT_ONCE = 1 << 27  # bytes of arrays that are written or read together
-CHECKERS = 4  # threads that compare checksums while others read
+READERS = min(8, os.cpu_count() or 1)  # threads that each read AT_ONCE bytes and copy them to the device
+CHECKERS = 4  # threads that verify checksums while others read
 
 
 class Written(NamedTuple):
-    """What is known of an array's bytes once they are written."""
+    """The checksum of a written array, and whether its values are finite."""
 
     checksum: str
     finite: bool
@@ -49,14 +50,14 @@ def flat(tree: dict[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def size(leaf: Any) -> int:
-    """The bytes of an array, a shape, or what is made of some."""
+    """The size in bytes of an array, a shape, or a tree of them."""
     import jax
 
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(leaf))
 
 
 def ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """The call of each item, in order; `count` more are under way while the caller looks at one."""
+    """Like `map`, in a pool; up to `count` calls run ahead of the result that the caller uses."""
     waiting: deque[Future[R]] = deque()
     for item in items:
         waiting.append(pool.submit(call, item))
@@ -67,11 +68,11 @@ def ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int
 
 
 def write(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[str, Any]]) -> dict[str, Written]:
-    """Writes the arrays of a tree of shapes as they come, (path, array), in any order.
+    """Writes the arrays of a tree of shapes, given as (path, array) in any order.
 
-    Each is stored uncompressed and in one piece: then it is written from where it is. Pieces would be copied
-    first, into memory that the allocator does not give back, the less the more cores there are.
-    What is returned, by path, comes from the bytes that were handed to the storage.
+    Each is stored uncompressed and as a single chunk, so that it is written without a copy: copies of several
+    chunks would stay in the allocator's memory, more of it with more cores. Returns by path what is known of
+    the bytes that were given to the storage.
     """
     import jax
 
@@ -95,26 +96,26 @@ def _inspected(array: Any) -> Written:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Orbax's and its storage's errors as OSError, where they are one of those, or CheckpointError."""
+    """Turns errors of Orbax and its storage into OSError, if they have its code, or CheckpointError."""
     try:
         yield
     except (CheckpointError, OSError):
         raise
-    except Exception as error:  # they have types of their own
+    except Exception as error:  # of many types
         if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
             raise OSError(code, os.strerror(code), str(folder)) from None
         if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
-            raise  # what was to be written did not fit the memory
+            raise  # out of memory
         raise CheckpointError(f'{folder}: cannot be written: {one_line(error)}') from None
 
 
 def _writer(leaves: Iterable[tuple[str, Any]], pool: Executor, written: dict[str, Future[Written]]) -> Any:
-    """Orbax's handler of shapes: writes the arrays that come for them, and has the pool inspect them."""
+    """An Orbax handler for shapes, which writes the arrays given for them; the pool inspects each."""
     import numpy as np
     from orbax.checkpoint.type_handlers import NumpyHandler
 
     class Unchanging(np.ndarray):
-        def __deepcopy__(self, memo: Any) -> Any:  # Orbax would copy an array that may change meanwhile
+        def __deepcopy__(self, memo: Any) -> Any:  # avoids Orbax's copy, which protects from changes
             return self
 
     class Writer(NumpyHandler):
@@ -128,12 +129,12 @@ def _writer(leaves: Iterable[tuple[str, Any]], pool: Executor, written: dict[str
                         _finish(writes.popleft()[1])
                     i, held = places[path], held + size(array)
                     value = np.asarray(array).view(Unchanging)
-                    del array  # or it would be held until the next has come
+                    del array  # otherwise it is kept in memory until the next one arrives
                     written[path] = pool.submit(_inspected, value)
                     futures = await super().serialize([value], [infos[i]], [args[i]])
                     writes.append((size(value), [*futures, written[path]]))
                     del value
-            finally:  # all of them, even if one fails: what outlives its event loop complains on stderr
+            finally:  # wait for all, even if one fails: a write that outlives its event loop prints errors
                 _finish([future for _, futures in writes for future in futures])
             return []
 
@@ -141,7 +142,7 @@ def _writer(leaves: Iterable[tuple[str, Any]], pool: Executor, written: dict[str
 
 
 def _finish(writes: Iterable[Any]) -> None:
-    """Waits for all of some writes, then raises what went wrong with the first that failed."""
+    """Waits for all writes, then raises the error of the first that failed."""
     errors = []
     for write in writes:
         try:
@@ -159,22 +160,22 @@ def read(
     sharding: Any,
     checksums: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """Arrays of known shapes and types as (path, array), in order: numpy's, or jax's if a sharding is given.
+    """Reads arrays of known shapes as (path, array), in order: jax's if a sharding is given, else numpy's.
 
-    Each comes in the type that `types` has for its path, or as it is stored. Raises CheckpointError, naming
-    the array, for what is damaged: what has another shape, type or checksum than it should.
+    Each has the dtype that `types` has for its path, or the stored one. Raises CheckpointError, naming the
+    array, if one does not have the expected shape, dtype or checksum.
     """
-    with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
+    with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
         storage = Storage(folder, checksums or {}, checkers)
         some = partial(_read_some, storage, types, sharding)
-        for arrays in ahead(pool, some, _groups(stored, types), 1):
+        for arrays in ahead(pool, some, _groups(stored, types), READERS - 1):
             while arrays:
                 path = next(iter(arrays))
                 yield path, arrays.pop(path)
 
 
 def _groups(leaves: dict[str, Any], types: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Leaves in order, of at most AT_ONCE bytes together, as stored or as read, or one that has more."""
+    """Leaves in order, grouped by at most AT_ONCE bytes as stored or as read; a larger leaf is a group."""
     group: dict[str, Any] = {}
     held = 0
     for path, leaf in leaves.items():
@@ -190,7 +191,7 @@ def _groups(leaves: dict[str, Any], types: Mapping[str, Any]) -> Iterator[dict[s
 def _read_some(
     storage: Storage, types: Mapping[str, Any], sharding: Any, wanted: dict[str, Any]
 ) -> dict[str, Any]:
-    """Reads some arrays, given and returned by path, all at once."""
+    """Reads some arrays in parallel; they are given and returned by path."""
     import jax
 
     found: dict[str, Any] = {}
@@ -205,18 +206,18 @@ def _read_some(
             checks.append(storage.check(path, array))
             array = array.astype(types.get(path) or array.dtype, copy=False)
             found[path] = array if sharding is None else jax.device_put(array, sharding)
-    finally:  # every read that was begun ends before its memory and files are let go
+    finally:  # wait for every read that has started before its memory and files are released
         for future in (*opened.values(), *reads.values()):
             future.exception()
     for check in checks:
         check.result()
-    jax.block_until_ready(found)  # what is on its way to a device is still held here
+    jax.block_until_ready(found)  # keeps the host arrays until they are on the device
     return found
 
 
 @contextlib.contextmanager
 def orbax() -> Iterator[Any]:
-    """Orbax, imported now because that takes seconds, and silent."""
+    """Imports Orbax, which takes seconds, and silences its log."""
     import orbax.checkpoint as ocp
 
     logger = logging.getLogger('absl')

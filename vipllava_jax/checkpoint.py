@@ -1,6 +1,6 @@
-"""Our own folder of a model: its params as Orbax writes them, its config, and the files of its processor.
+"""Saves and loads converted folders: params in Orbax's format, config.json, and the processor's files.
 
-The arrays have checksums. config.json has none, as users edit it, but it must describe the arrays.
+The arrays have checksums. config.json has none, because users may edit it, but it must describe the arrays.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ FLOATS = ('float32', 'float16', 'bfloat16')
 QUANTIZED = ('int8', 'int4')
 PARAMS = 'params'
 
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name of what was just done
+Progress = Callable[[int, int, str], None]  # bytes done, total bytes, the name of the last array
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is one of ours."""
+    """Whether a folder was written by `save`."""
     return (folder / MARK).exists()
 
 
@@ -43,11 +43,11 @@ def save(
     files_from: Path | None = None,
     overwrite: bool = False,
 ) -> tuple[str, ...]:
-    """Params and their config -> a new folder, with the processor's files of another.
+    """Writes params, their config, and the processor's files of `files_from` to a new folder.
 
-    Params too large to be held are given as shapes, and `leaves` brings their arrays as (path, array),
-    in any order; a few are held at a time. Returns the sorted paths of arrays that hold infinity or NaN.
-    Raises CheckpointError for params that are not the config's.
+    Params that do not fit in memory are given as shapes, and `leaves` yields their arrays as (path, array),
+    in any order; a few are in memory at a time. Returns the sorted paths of arrays that hold infinity or NaN.
+    Raises CheckpointError if the params do not match the config.
     """
     import jax
 
@@ -64,8 +64,8 @@ def save(
             f'{folder}: not the params of the config ({names}); load with fuse=False to save'
         )
     with new_folder(folder, size(stored), is_checkpoint, overwrite) as new:
-        brought = flat(params) if leaves is None else leaves
-        written = arrays.write(new / PARAMS, nested(stored.items()), split_quantized(brought))
+        source = flat(params) if leaves is None else leaves
+        written = arrays.write(new / PARAMS, nested(stored.items()), split_quantized(source))
         write_json(new / 'config.json', to_hugging_face(cfg))
         copy_files(files_from, new)
         checksums = {path: each.checksum for path, each in written.items()}
@@ -79,7 +79,7 @@ def restore(
     dtype: 'DTypeLike | None' = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Config]:
-    """A folder of ours -> its params on the device, in `dtype` or as they were saved, and its config."""
+    """Loads a converted folder: its params on the device, in `dtype` or as saved, and its config."""
     import jax
 
     cfg, _ = describe(folder)
@@ -90,14 +90,14 @@ def restore(
 def stream(
     folder: Path, dtype: 'DTypeLike | None' = None, *, sharding: Any = None, progress: Progress | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """Every leaf of a folder as (path, array), a few read at once: numpy's, or jax's with a sharding.
+    """Every leaf of a folder as (path, array), a few read at once: jax's with a sharding, else numpy's.
 
-    What is quantised stays so, whatever the dtype.
+    Quantised leaves stay quantised, whatever the dtype.
     """
     from vipllava_jax.model.quantized import Quantized
 
     listed, wanted = manifest.read(folder, __version__), weight_type(dtype)
-    stored = _whole(folder, listed.arrays)
+    stored = _joined(folder, listed.arrays)
     manifest.check_complete(folder, listed)
     done, total = 0, size(stored)
     types = {path: wanted for path, leaf in stored.items() if wanted and not isinstance(leaf, Quantized)}
@@ -110,11 +110,11 @@ def stream(
 
 
 def describe(folder: Path) -> tuple[Config, dict[str, Any]]:
-    """The config of a folder of ours, and the shape and type of each leaf by its path, nothing else read."""
+    """The config of a converted folder, and the shape and dtype of each leaf, without reading arrays."""
     from vipllava_jax.model.vipllava import abstract
 
     cfg, stored = read_config(folder), shapes(folder)
-    if cfg.text.layers + cfg.vision.layers > len(stored):  # before anything is made for each layer
+    if cfg.text.layers + cfg.vision.layers > len(stored):  # before allocating anything per layer
         raise CheckpointError(
             f'{folder}: config.json has {cfg.text.layers} and {cfg.vision.layers} layers, but {MARK} lists '
             f'{len(stored)} weights; get a whole copy of both'
@@ -128,23 +128,23 @@ def describe(folder: Path) -> tuple[Config, dict[str, Any]]:
 
 
 def shapes(folder: Path, dtype: 'DTypeLike | None' = None) -> dict[str, Any]:
-    """The shape and type of every leaf of a folder of ours, by its path; its params are not opened.
+    """The shape and dtype of every leaf of a converted folder, by its path, without reading arrays.
 
-    The type is `dtype`, if one is given and the leaf not quantised, or as stored.
+    The dtype is `dtype`, if one is given and the leaf is not quantised, or else the stored one.
     """
     import jax
 
     from vipllava_jax.model.quantized import Quantized
 
-    wanted, stored = weight_type(dtype), _whole(folder, manifest.read(folder, __version__).arrays)
+    wanted, stored = weight_type(dtype), _joined(folder, manifest.read(folder, __version__).arrays)
     if wanted is None:
         return stored
     changed = {path: leaf for path, leaf in stored.items() if not isinstance(leaf, Quantized)}
     return stored | {path: jax.ShapeDtypeStruct(leaf.shape, wanted) for path, leaf in changed.items()}
 
 
-def _whole(folder: Path, listed: dict[str, Any]) -> dict[str, Any]:
-    """The shapes of stored arrays -> those of the leaves that they make, by path."""
+def _joined(folder: Path, listed: dict[str, Any]) -> dict[str, Any]:
+    """The shapes of stored arrays -> the shapes of the leaves that consist of them, by path."""
     from vipllava_jax.model.quantized import Quantized
 
     try:
@@ -160,13 +160,13 @@ def _whole(folder: Path, listed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_quantized(path: str, leaf: Any) -> None:
-    """ValueError for values and a scale whose shapes and types are not those of one weight."""
+    """Raises ValueError if the values and scale do not have the shapes and dtypes of one weight."""
     from vipllava_jax.model.llama import summed
 
     found = (*((x.shape, x.dtype.name) for x in (leaf.values, leaf.scale)),)
     try:
         whole = found == _quantized_shapes(leaf.shape, summed(path), leaf.dtype.name)
-    except (ValueError, TypeError, IndexError, ArithmeticError):  # whatever their shapes make of arithmetic
+    except (ValueError, TypeError, IndexError, ArithmeticError):  # from impossible shapes
         whole = False
     if not whole:
         raise ValueError(f'{path}: its values and scale are not of one weight')
@@ -174,7 +174,7 @@ def _check_quantized(path: str, leaf: Any) -> None:
 
 @lru_cache
 def _quantized_shapes(shape: tuple[int, ...], axes: int, how: str) -> tuple[tuple[Any, str], ...]:
-    """The shapes and types of the values and the scale of a weight that is summed over its first axes."""
+    """The shapes and dtypes of the values and scale of a weight that is summed over its first axes."""
     import jax
 
     from vipllava_jax.model.quantized import quantize
@@ -185,7 +185,7 @@ def _quantized_shapes(shape: tuple[int, ...], axes: int, how: str) -> tuple[tupl
 
 
 def read_config(folder: Path) -> Config:
-    """The config of a folder with a config.json, ours or a PyTorch checkpoint's."""
+    """The config in a folder's config.json, converted or of a PyTorch checkpoint."""
     generation = folder / 'generation_config.json'
     data = read_json(folder / 'config.json')
     try:
@@ -197,7 +197,7 @@ def read_config(folder: Path) -> Config:
 
 
 def copy_files(source: Path | None, target: Path) -> None:
-    """What travels with the weights, the processor in files that need no others, as far as it is there."""
+    """Copies generation_config.json and the processor, if they exist."""
     from vipllava_jax.inputs.processor import FILES, Processor
 
     if source is None:
@@ -205,7 +205,7 @@ def copy_files(source: Path | None, target: Path) -> None:
     names = ['generation_config.json']
     try:
         Processor.load(source).save(target)
-    except (ValueError, OSError, ImportError):  # not whole: what there is of it may still be of use
+    except (ValueError, OSError, ImportError):  # incomplete: copy the files that exist
         names += FILES
     for name in names:
         if (source / name).exists():
@@ -213,7 +213,7 @@ def copy_files(source: Path | None, target: Path) -> None:
 
 
 def weight_type(dtype: 'DTypeLike | None') -> Any:
-    """The numpy type that a user asks weights to be in, or None for their own."""
+    """The numpy dtype that a user chose for the weights, or None to keep the stored one."""
     import jax.numpy as jnp
 
     if dtype is None:
@@ -227,9 +227,9 @@ def weight_type(dtype: 'DTypeLike | None') -> Any:
 def quantized(
     leaves: Iterable[tuple[str, Any]], how: str | None, dtype: 'DTypeLike | None' = None
 ) -> Iterable[tuple[str, Any]]:
-    """Leaves as they are stored, or shapes -> the decoder's large ones quantised, the others in `dtype`.
+    """Leaves as stored, or shapes -> the decoder's large ones quantised, the others in `dtype`.
 
-    Without a `how` they pass as they are.
+    If `how` is None they pass unchanged.
     """
     if how not in (None, *QUANTIZED):
         raise CheckpointError(f'{how}: weights can be quantized to {", ".join(QUANTIZED)}')

@@ -1,6 +1,7 @@
-"""Where compiled programs are kept from one start to the next: jax's cache, in a folder of ours.
+"""Sets up jax's persistent cache of compiled programs.
 
-All is said in the variables that jax reads when it is imported, so that what the user has set there wins.
+The settings are environment variables that jax reads when it is imported, so that the user's own take
+precedence.
 """
 
 import os
@@ -16,21 +17,21 @@ T = TypeVar('T')
 
 OFF, FOLDER = 'off', 'JAX_COMPILATION_CACHE_DIR'
 SETTINGS: dict[str, Any] = {
-    # small programs too: a GPU takes a tenth of a second for each, and a start needs dozens
+    # also small programs: on a GPU each takes a tenth of a second to compile, and a start needs dozens
     'jax_persistent_cache_min_compile_time_secs': 0.0,
     'jax_persistent_cache_min_entry_size_bytes': -1,
-    # XLA's own would put the folder's path into every key, grow without bound and need room on the disk
+    # XLA's own caches would add the folder's path to every key, and grow without bound
     'jax_persistent_cache_enable_xla_caches': 'none',
-    'jax_compilation_cache_max_size': 1 << 30,  # bytes; what was used least recently goes first
+    'jax_compilation_cache_max_size': 1 << 30,  # bytes; the least recently used programs are deleted first
 }
 TROUBLE = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(.*?)': ([^'\"]*)")
 UNTIMED = re.compile(r"No such file .*/([^/']+)-atime'")
 
 
 def keep(wanted: str | None, environment: MutableMapping[str, str]) -> bool:
-    """Has jax, not yet imported, keep programs in the folder that is wanted, the user's own, or ours.
+    """Makes jax, which must not be imported yet, cache programs in `wanted`, the user's folder, or ours.
 
-    Returns whether the folder was set up here, not by the user for jax.
+    Returns whether the folder was set here, rather than by the user's environment.
     """
     if wanted == '':
         raise ValueError(f'--compilation-cache is empty: give a folder, or {OFF}')
@@ -48,7 +49,7 @@ def keep(wanted: str | None, environment: MutableMapping[str, str]) -> bool:
 
 
 def usual(environment: Mapping[str, str]) -> Path | None:
-    """Our place among the user's caches, if there is one."""
+    """Our folder in the user's cache folder, if there is one."""
     given = Path(environment.get('XDG_CACHE_HOME', ''))
     try:
         home = Path.home() / ('Library/Caches' if sys.platform == 'darwin' else '.cache')
@@ -59,29 +60,29 @@ def usual(environment: Mapping[str, str]) -> Path | None:
 
 
 def trouble(warning: str, folder: Path, ours: bool) -> str | None:
-    """A warning of jax's about its cache as a user should read it, or None if what caused it is mended.
+    """Rewrites a warning of jax about its cache for the user; None if its cause has been removed.
 
-    A program that was cut off, by a full disk or the end of the process, would be in the way for ever; only
-    where the folder is ours is it deleted.
+    An incomplete program, left by a full disk or a killed process, would never be replaced. It is deleted,
+    but only if the folder is ours.
     """
     found = TROUBLE.match(warning)
     if not found:
         return warning
     what, program, why = found.groups()
-    told = f'{folder}: compiled programs cannot be kept there: {why.strip(" :")}'
+    message = f'{folder}: compiled programs cannot be kept there: {why.strip(" :")}'
     if not ours:
-        return told
+        return message
     programs = [*folder.glob(f'{program}-*-cache')]
-    # jax notes the time of a program's last use once the program is whole; some versions write none while
-    # there is one, of whatever name, without it
+    # jax writes the time of last use after the program; some versions write no programs at all while there
+    # is one without it
     untimed = UNTIMED.search(warning)
     blocking = [folder / f'{untimed[1]}-cache'] if untimed else []
     try:
         for path in blocking + (programs if what == 'reading' else [p for p in programs if _cut_off(p)]):
             path.unlink(missing_ok=True)
     except OSError:
-        return told
-    return None if blocking or (what == 'reading' and programs) else told
+        return message
+    return None if blocking or (what == 'reading' and programs) else message
 
 
 def _cut_off(program: Path) -> bool:
@@ -89,7 +90,7 @@ def _cut_off(program: Path) -> bool:
 
 
 def background(work: Callable[[], T]) -> Callable[[], T]:
-    """Begins work on a thread that the end of the process does not wait for -> what waits for its result."""
+    """Starts work on a daemon thread; returns a function that waits for its result."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -103,7 +104,7 @@ def background(work: Callable[[], T]) -> Callable[[], T]:
 
 
 def size(folder: Path) -> int:
-    """The bytes of the programs in a folder, 0 if there is none."""
+    """The size in bytes of the programs in a folder; 0 if it does not exist."""
     try:
         return sum(file.stat().st_size for file in os.scandir(folder) if file.is_file())
     except OSError:

@@ -1,4 +1,4 @@
-"""The config.json of a Hugging Face folder, of any era, and the Config it describes."""
+"""Converts between Config and the config.json of a Hugging Face folder, of any version."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -54,10 +54,10 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
 
 
 def _require_patch_features(fields: 'Fields') -> None:
-    """ValueError for fields that ask for other image features, or another place for them, than this model's.
+    """Raises ValueError for image features that this model does not support.
 
-    All of LLaVA's variants share a model_type; ours takes the patches of one square picture, without the
-    class token, through an MLP, and puts them where the prompt says `<image>`.
+    LLaVA's variants share a model_type. Supported is the original: the patches of one square picture, without
+    the class token, pass through an MLP and replace `<image>` in the prompt.
     """
     fields.require('vision_feature_select_strategy', 'default')
     fields.require('mm_vision_select_feature', 'patch')
@@ -69,7 +69,7 @@ def _require_patch_features(fields: 'Fields') -> None:
 
 
 class Fields:
-    """A JSON object that names the field that does not hold what is asked of it; null is absent."""
+    """Typed access to a JSON object's fields; a ValueError names an invalid one. null counts as missing."""
 
     def __init__(self, data: Mapping[str, Any], where: str = ''):
         self.data, self.where = data, where
@@ -143,7 +143,7 @@ def _vision(fields: Fields) -> VisionConfig:
 
 
 def _text(fields: Fields, tied: bool) -> TextConfig:
-    """Where the file is silent, transformers' defaults, which are not those of the published checkpoints."""
+    """Missing fields have transformers' defaults, which are not those of the published checkpoints."""
     fields.require('hidden_act', 'silu')
     fields.require('attention_bias', False)
     fields.require('mlp_bias', False)
@@ -175,9 +175,9 @@ def _text(fields: Fields, tied: bool) -> TextConfig:
 
 
 def _feature_layers(fields: Fields, layers: int, flat: bool, vip: bool) -> tuple[int, ...]:
-    """The tapped layers: transformers lets the plural name win; the authors' LLaVA has a name of its own.
+    """The layers whose features are used; in transformers the plural name takes precedence.
 
-    The authors' ViP-LLaVA has that name too, left over from LLaVA, and ignores it.
+    The authors' LLaVA uses mm_vision_select_layer; their ViP-LLaVA has that field too, and ignores it.
     """
     names = ['vision_feature_layers', 'vision_feature_layer']
     if flat and not vip:
@@ -190,7 +190,7 @@ def _feature_layers(fields: Fields, layers: int, flat: bool, vip: bool) -> tuple
 
 
 def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]:
-    """The ids of the first place that has any; some Llamas write -1 where they have none."""
+    """The ids in the first file that has any; some Llamas write -1 for none."""
     for fields in places:
         if fields.get(name, -1) not in (-1, [-1]):
             ids = fields.numbers(name, default)
@@ -201,7 +201,7 @@ def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]
 
 
 def to_hugging_face(cfg: Config) -> dict[str, Any]:
-    """The config.json that every transformers with this model reads."""
+    """The content of a config.json that every version of transformers with this model reads."""
     vision, text = cfg.vision, cfg.text
     vip = cfg.projector_norm
     taps: list[int] | int = (

@@ -1,12 +1,12 @@
-"""Whether an array's bytes are those that were written, and whether its values are numbers."""
+"""Checksums of arrays, and a fast check for NaN and infinity."""
 
 import hashlib
 from typing import Any
 
 import numpy as np
 
-WORDS = 512  # 64-bit words in a row: 4 KiB
-ROWS = 128  # rows that are summed together: they stay in a processor's cache
+WORDS = 512  # 64-bit words per row: 4 KiB
+ROWS = 128  # rows summed at a time, so that they fit in a processor's cache
 EXPONENTS: dict[str, tuple[type, Any]] = {
     'float32': (np.uint32, np.uint32(0x7F800000)),
     'float16': (np.uint16, np.uint16(0x7C00)),
@@ -17,10 +17,10 @@ EXPONENTS: dict[str, tuple[type, Any]] = {
 def checksum(array: Any) -> str:
     """The checksum of an array's bytes, in C order, as 16 hexadecimal digits.
 
-    The bytes are little-endian 64-bit words in rows of 512, the last one filled with zeros. Hashed with
-    BLAKE2b are the sums of every row and of every column, modulo 2**64, and the number of bytes. A change of
-    up to three words always changes a sum. Summing takes a fraction of the time that reading does, where
-    CRC-32 or a hash of all bytes would take longer than reading.
+    The bytes are read as little-endian 64-bit words in rows of 512, padded with zeros. The checksum is the
+    BLAKE2b hash of the number of bytes and the sums of all rows and columns modulo 2**64. A change of up to
+    three words always changes a sum. Summing takes a fraction of the time of reading; CRC-32 or a hash of all
+    bytes would take longer than reading.
     """
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     whole = data.size // (8 * WORDS) * (8 * WORDS)

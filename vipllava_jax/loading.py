@@ -1,4 +1,4 @@
-"""From a folder, or a name on the Hugging Face Hub, to a model on the device."""
+"""Loads a model onto the device, from a folder or from the Hugging Face Hub."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ DEMO = 'demo'  # the name of the model that comes with the package
 
 
 class Model(NamedTuple):
-    """Weights, what they are, and what turns words and pictures into their input and back."""
+    """A model's weights, config and processor."""
 
     params: dict[str, Any]
     cfg: Config
@@ -94,7 +94,7 @@ def abstract(folder: Path, *, fuse: bool | None = None, **kind: Any) -> tuple[di
 
 
 class Leaves(NamedTuple):
-    """The weights of a folder, each with its path: their shapes, or read one after the other."""
+    """The weights of a folder by path: their shapes, or the arrays, read one after the other."""
 
     cfg: Config
     shapes: Callable[[], Iterable[tuple[str, Any]]]
@@ -109,9 +109,9 @@ def leaves(
     adapter: str | os.PathLike[str] | None = None,
     merge: bool = True,
 ) -> Leaves:
-    """The weights of a folder as `load` has them before they are arranged for the device.
+    """The weights of a folder as in `load`, before they are arranged for the device.
 
-    All is checked but the bytes themselves, and what the adapter has.
+    Everything is checked except the arrays' values and the adapter.
     """
     from vipllava_convert.adapted import prepared
 
@@ -128,8 +128,8 @@ def leaves(
         plan = to_flax.plan(folder)
         cfg = plan.cfg
         shapes, stream = partial(to_flax.shapes, plan, stored), partial(to_flax.stream, plan, stored)
-    asked = partial(prepared, cfg=cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
-    return Leaves(cfg, lambda: asked(shapes().items()), lambda **told: asked(stream(**told)))
+    prepare = partial(prepared, cfg=cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
+    return Leaves(cfg, lambda: prepare(shapes().items()), lambda **options: prepare(stream(**options)))
 
 
 def arrange(params: dict[str, Any], cfg: Config, *, fuse: bool | None = None) -> dict[str, Any]:
@@ -190,9 +190,9 @@ def _on(backend: str) -> bool:
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The folder here that holds a source's weights, after a download if it is a name on the Hub.
+    """The local folder of a source's weights, downloaded if the source is a name on the Hub.
 
-    'demo' is the model that comes with the package; a folder of that name is './demo'.
+    'demo' is the model that comes with the package; a folder of that name is written './demo'.
     """
     if str(source) == DEMO:
         return bundled()
@@ -203,7 +203,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
                 f'{folder}: a file; give the folder that holds the weights and their config.json'
             )
         found = folder.is_dir()
-    except (OSError, RuntimeError) as error:  # a name that is too long, no permission, no such user
+    except (OSError, RuntimeError) as error:  # the name is too long, no permission, unknown user in ~user
         raise CheckpointError(f'{source}: {getattr(error, "strerror", None) or error}') from None
     if not found:
         if not HUB_NAME.fullmatch(str(source)):

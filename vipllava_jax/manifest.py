@@ -1,4 +1,4 @@
-"""vipllava.json: what the params of a folder of ours are, each array's type, shape and checksum."""
+"""Reads and writes vipllava.json, which lists the dtype, shape and checksum of each array of a folder."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +9,7 @@ from vipllava_jax.files import read_bytes, read_json, write_json
 from vipllava_jax.messages import CheckpointError, brief, printable
 
 MARK = 'vipllava.json'
-FORMAT = 3  # the first knows no quantised weights, the second none in int4; written is the first that does
+FORMAT = 3  # 2 added quantised weights, 3 int4; each folder gets the lowest format that it needs
 TYPES = ('float32', 'float16', 'bfloat16', 'int8', 'int32')  # the last two hold quantised weights
 PATH = re.compile(r'[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,7}')
 MOST_ARRAYS = 10_000  # several times what the largest model has
@@ -19,10 +19,10 @@ CHECKSUM = re.compile(r'[0-9a-f]{16}')
 
 
 class Manifest(NamedTuple):
-    """What a vipllava.json says, checked."""
+    """The checked content of a vipllava.json."""
 
-    arrays: dict[str, Any]  # the shape and type of every stored array, by its path
-    checksums: dict[str, str]  # by the same paths; empty if the folder was written without
+    arrays: dict[str, Any]  # the shape and dtype of every stored array, by its path
+    checksums: dict[str, str]  # by the same paths; empty in folders of older versions
 
 
 def write(
@@ -32,7 +32,7 @@ def write(
     arrays: Mapping[str, Any],
     checksums: dict[str, str],
 ) -> None:
-    """Writes the vipllava.json of a folder with these leaves, stored as these arrays."""
+    """Writes the vipllava.json of a folder with these leaves and stored arrays."""
     from vipllava_jax.model.quantized import Grouped, Quantized
 
     kinds = {type(leaf) for leaf in shapes.values()}
@@ -46,9 +46,9 @@ def write(
 
 
 def read(folder: Path, version: str) -> Manifest:
-    """The vipllava.json of a folder; CheckpointError, naming file and entry, if it is wrong."""
+    """Reads the vipllava.json of a folder; CheckpointError names an invalid entry."""
     file = folder / MARK
-    read_bytes(file, LARGEST)  # which says if there are more
+    read_bytes(file, LARGEST)  # raises if it is larger
     content = read_json(file)
     if content.get('format') not in range(1, FORMAT + 1):
         writer = printable(str(content.get('version'))[:200], 20)
@@ -74,7 +74,7 @@ def read(folder: Path, version: str) -> Manifest:
 
 
 def check_complete(folder: Path, manifest: Manifest) -> None:
-    """CheckpointError unless the checksums, if there are any, are of all arrays and no others."""
+    """Raises CheckpointError unless there are no checksums, or one for each array."""
     if manifest.checksums and (odd := sorted(manifest.checksums.keys() ^ manifest.arrays.keys())):
         raise CheckpointError(
             f'{folder / MARK}: checksums do not agree with params on {brief(odd[0])}; copy it again'
@@ -82,7 +82,7 @@ def check_complete(folder: Path, manifest: Manifest) -> None:
 
 
 def _shape(file: Path, path: str, entry: Any) -> Any:
-    """The shape and type in an entry of the params."""
+    """The shape and dtype in an entry of `params`."""
     import jax
     import jax.numpy as jnp
 
@@ -97,7 +97,7 @@ def _shape(file: Path, path: str, entry: Any) -> Any:
 
 
 def _sizes(shape: Any) -> bool:
-    """Whether something is a shape that a weight can have."""
+    """Whether a value is a valid shape of a weight."""
     return (
         isinstance(shape, list)
         and len(shape) <= 8
@@ -106,7 +106,7 @@ def _sizes(shape: Any) -> bool:
 
 
 def split_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Leaves with the two arrays of a quantised one instead of it, one after the other."""
+    """Leaves, with each quantised one replaced by its two arrays, `values` and `scale`."""
     from vipllava_jax.model.quantized import Quantized
 
     for path, leaf in leaves:
@@ -118,7 +118,7 @@ def split_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, An
 
 
 def join_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The contrary of `split_quantized`, in whatever order the two come."""
+    """The inverse of `split_quantized`, for arrays in any order."""
     from vipllava_jax.model.quantized import stored
 
     waiting: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""The files in which Orbax stores arrays, opened without trust in what they say of themselves."""
+"""Opens the arrays that Orbax stores, without trusting their files."""
 
 import os
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ MOST_FILES = 1_000_000
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder of arrays, the checksums of those of which they are known, and who compares them."""
+    """A folder of arrays, the known checksums, and the threads that verify them."""
 
     folder: Path
     checksums: Mapping[str, str]
     checkers: Executor
 
     def open(self, path: str) -> Any:
-        """Begins to open an array; of the folder's metadata only the index and the array's own are read."""
+        """Starts to open an array; reads only the folder's index and the array's own metadata."""
         import tensorstore
 
         spec = {
@@ -36,15 +36,14 @@ class Storage:
             },
             'recheck_cached_data': False,
             'recheck_cached_metadata': False,
-            'fill_missing_data_reads': False,  # an array whose data is gone is an error, not zeros
+            'fill_missing_data_reads': False,  # missing data is an error, not zeros
         }
         return tensorstore.open(spec, open=True, read=True, context=self._context)
 
     def checked(self, path: str, leaf: Any, opened: Any) -> Any:
-        """An array that is being opened, once it has the shape and type that it should have, uncompressed.
+        """Waits for an array to open, and checks that it has the expected shape and dtype, uncompressed.
 
-        Its chunks are no larger than itself, so that reading it takes no more memory than was planned,
-        whatever its metadata says.
+        Its chunks must not be larger than the array, so that reading takes no more memory than expected.
         """
         expected = f'{path} is not the array {list(leaf.shape)} that is expected'
         store = self.result(path, opened, expected)
@@ -57,7 +56,7 @@ class Storage:
         return store
 
     def check(self, path: str, array: Any) -> Future[None]:
-        """Begins to check that an array's bytes have the checksum of those that were written."""
+        """Starts to verify the checksum of an array's bytes."""
         return self.checkers.submit(self._check, path, array)
 
     def _check(self, path: str, array: Any) -> None:
@@ -67,7 +66,7 @@ class Storage:
             raise self.damaged(f'{path} does not have the checksum of what was written')
 
     def result(self, path: str, future: Any, expected: str = '') -> Any:
-        """What tensorstore was asked for; CheckpointError for its errors, which are of several types."""
+        """The result of a future of tensorstore; its errors, of several types, become CheckpointError."""
         try:
             return future.result()
         except MemoryError:
@@ -86,7 +85,7 @@ class Storage:
 
     @cached_property
     def _context(self) -> Any:
-        """How tensorstore reads these files: many at a time, and the nodes of the index only once."""
+        """Tensorstore's settings: many files are read in parallel, and the index is cached."""
         import tensorstore
 
         self._check_files()
@@ -95,10 +94,10 @@ class Storage:
         )
 
     def _check_files(self) -> None:
-        """CheckpointError unless all that is there is folders and regular files that belong to the model.
+        """Raises CheckpointError unless the folder holds only folders and regular files of the model.
 
-        Opening a FIFO would wait for ever, and a link that leads elsewhere would bring another file's bytes
-        into the weights. Links into the blobs of the Hub's cache are how that stores files.
+        Opening a FIFO would block forever, and a link out of the folder would read another file's bytes into
+        the weights. Links into the `blobs` folder of the Hub's cache are allowed: it stores files that way.
         """
         home = self.folder.parent.resolve()
         homes = [home, self.folder.resolve()]
@@ -122,12 +121,12 @@ class Storage:
 
 
 def without_details(error: Exception) -> str:
-    """What an error of tensorstore's says, but for the specification and source lines that it appends."""
+    """The message of an error of tensorstore, without the specification and source lines it appends."""
     return str(error).partition(' [tensorstore_spec=')[0].partition(' [source locations=')[0]
 
 
 def _check_file(path: Path, homes: list[Path]) -> None:
-    """CheckpointError unless a path is a regular file, or a link to one in some folders."""
+    """Raises CheckpointError unless a path is a regular file, or a link to one in the given folders."""
     target = path.resolve()
     if path.is_symlink() and not any(target.is_relative_to(home) for home in homes):
         raise CheckpointError(f'{path}: a link out of the model, to {target}; put the file itself there')

@@ -1,4 +1,4 @@
-"""What an adapter_config.json says: the rank and scale of each layer, and what the adapter is to hold."""
+"""Reads adapter_config.json: the rank and scale of each layer, and which weights the adapter contains."""
 
 import re
 from collections.abc import Callable
@@ -14,8 +14,8 @@ CONFIG = 'adapter_config.json'
 MOST_RANK, LARGEST_ALPHA = 1 << 16, 1e6
 MOST_NAMES = 4000  # in a list of modules or a table of patterns
 MOST_PATTERNS = 32  # that are more than a name
-NAME = re.compile(r'[\w.-]*')  # where a pattern has no more, a dot stands for any character
-# With one of these a pair means something else than scale * B A beside the weight as the base has it,
+NAME = re.compile(r'[\w.-]*')  # a pattern that is just a name; its dots match any character
+# Variants of LoRA in which a layer is not the base weight plus scale * B A.
 VARIANTS = (
     'use_dora',
     'use_qalora',
@@ -24,14 +24,14 @@ VARIANTS = (
     'layer_replication',
     'alora_invocation_tokens',
 )
-# and with any way to begin but these that base is changed.
+# The initializations that leave the base weight unchanged.
 INITS = (None, True, False, 'gaussian', 'orthogonal', 'eva')
 
 Matches = Callable[[str], bool]
 
 
 class AdapterConfig:
-    """The fields of an adapter_config.json; an optional one that is not there says nothing."""
+    """The fields of an adapter_config.json; the defaults if the file is optional and missing."""
 
     def __init__(self, path: Path, *, optional: bool = False):
         data = read_json(path, optional=optional)
@@ -55,11 +55,11 @@ class AdapterConfig:
             base = fields.get('base_model_name_or_path')
         except ValueError as error:
             raise CheckpointError(f'{path}: {error}') from None
-        made = f', {printable(base, 100)} says {CONFIG},' if isinstance(base, str) and base else ''
-        self.advice = f'. Give the model that it was made for{made} or train it anew'
+        model = f' ({printable(base, 100)} according to {CONFIG})' if isinstance(base, str) and base else ''
+        self.advice = f'. Use the model that it was trained for{model}, or train it again'
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
-        """The rank of a layer's pair, and what its product is multiplied by."""
+        """The rank of a layer's pair, and the factor of its product."""
         rank, alpha = (
             next((value for matches, value in patterns if matches(module)), default)
             for patterns, default in ((self.ranks, self.rank), (self.alphas, self.alpha))
@@ -67,7 +67,7 @@ class AdapterConfig:
         return int(rank), alpha / rank**self.root
 
     def adapts(self, module: str) -> bool:
-        """Whether a linear layer of that name is to have a pair, as far as the config says which have."""
+        """Whether the config says that the linear layer of this name has a pair."""
         if self.targets is None or not self.targets(module) or (self.excluded and self.excluded(module)):
             return False
         layer = re.search(r'\.([0-9]{1,9})\.', module)
@@ -75,7 +75,7 @@ class AdapterConfig:
 
 
 def _patterns(fields: Fields, value: Callable[[str], float]) -> list[tuple[Matches, float]]:
-    """An object of numbers by patterns of a module's name, or of the end of it."""
+    """A table from patterns, which match the end of a module's name, to numbers."""
     if len(fields.data) > MOST_NAMES:
         raise fields.error('', fields.data, f'at most {MOST_NAMES} patterns')
     found: list[tuple[Matches, float]] = []
@@ -97,7 +97,7 @@ def _patterns(fields: Fields, value: Callable[[str], float]) -> list[tuple[Match
 
 
 def _ending(pattern: str) -> Matches:
-    """Whether a module's name is a name, or ends with it after a dot; its dots stand for any character."""
+    """Matches modules with this name, or whose name ends with it after a dot; dots match any character."""
     name = re.compile(pattern)
 
     def matches(module: str) -> bool:
@@ -108,9 +108,9 @@ def _ending(pattern: str) -> Matches:
 
 
 def _modules(fields: Fields, name: str) -> Matches | None:
-    """What target_modules and exclude_modules are: a list of the ends of names, or one pattern.
+    """The modules of target_modules or exclude_modules: a list of endings of names, or one pattern.
 
-    None for a pattern that cannot be matched: then nothing is known of which modules there are.
+    None for a pattern that is not supported: then it is unknown which modules have a pair.
     """
     value = fields.get(name)
     if value == 'all-linear':
@@ -138,7 +138,7 @@ def _names(fields: Fields, name: str) -> list[str]:
 
 
 def _layers(fields: Fields) -> frozenset[int] | None:
-    """The numbers of the layers that are adapted; None for all of them."""
+    """The numbers of the adapted layers; None for all."""
     value = fields.get('layers_to_transform', [])
     if value == []:
         return None

@@ -1,11 +1,11 @@
-"""What an adapter's config promises and its files lack: tensors that training made and a copy lost."""
+"""Finds tensors that an adapter's config lists and its files lack, as after an incomplete copy."""
 
 from collections.abc import Iterable, Mapping
 
 from vipllava_convert.adapter_config import AdapterConfig, endings
 from vipllava_convert.table import BRIDGE, LAYERS, TEXT, VISION_LAYERS, Leaf
 
-# What the names of a stack's layers begin with in the models of transformers 4 and 5, and of the authors.
+# The prefixes of each stack's layers in the models of transformers 4 and 5, and of the authors.
 TREES = {
     LAYERS: (LAYERS, 'model.language_model.layers.', 'model.layers.'),
     VISION_LAYERS: (
@@ -20,20 +20,20 @@ TREES = {
 
 
 def missing_pairs(linear: Iterable[Leaf], held: Mapping[str, str], config: AdapterConfig) -> list[str]:
-    """The modules that are to have a pair, and have none.
+    """The modules that should have a pair according to the config, and have none.
 
-    `linear` are the linear layers of the model, and `held` those with a pair: the names in the files by the
-    names of the leaves. A pattern, or a name that the decoder has too, may well match modules of the vision
-    tower though they were not trained, as the authors add the tower later: a tower without any pair is right.
+    `linear` are the linear layers of the model; `held` maps the names of those with a pair to their names in
+    the files. A vision tower without any pair is accepted: the config's patterns may match its modules
+    although they were not trained, because the authors add the tower after the adapter.
     """
     stacks: dict[str, str] = {}
     for name, module in held.items():
-        stack, rest = _parted(name.removesuffix('.weight'))
+        stack, rest = _split_stack(name.removesuffix('.weight'))
         if module.endswith(rest):
             stacks.setdefault(stack, module.removesuffix(rest))
     missing, elsewhere = {}, set()
     for leaf in linear:
-        stack, rest = _parted(leaf.name.removesuffix('.weight'))
+        stack, rest = _split_stack(leaf.name.removesuffix('.weight'))
         trees = (stacks[stack],) if stack in stacks else TREES.get(stack, ('',))
         adapted = next((tree + rest for tree in trees if config.adapts(tree + rest)), None)
         if adapted and leaf.name in held:
@@ -50,22 +50,22 @@ def missing_pairs(linear: Iterable[Leaf], held: Mapping[str, str], config: Adapt
 
 
 def missing_weights(table: Mapping[str, Leaf], held: Iterable[str], config: AdapterConfig) -> list[str]:
-    """The weights that are to be in the files as a whole, and are not.
+    """The weights that should be in the files, replacing the model's own, and are not.
 
-    These are all of the modules in modules_to_save, and the whole projector if there is anything of it that
-    modules_to_save does not name: the authors' training saves all of it.
+    These are the weights of all modules in modules_to_save, and the whole projector if the files have any of
+    its weights: the authors' training saves all of them.
     """
-    have = set(held)
+    present = set(held)
     saved = set(config.saved)
-    promised = {name for name in table if any(end in saved for end in _modules_of(name))}
+    expected = {name for name in table if any(end in saved for end in _modules_of(name))}
     projector = {name for name in table if name.startswith(BRIDGE)}
-    if (have & projector) - promised:
-        promised |= projector
-    return sorted(promised - have)
+    if (present & projector) - expected:
+        expected |= projector
+    return sorted(expected - present)
 
 
 def _modules_of(name: str) -> Iterable[str]:
-    """By which names modules_to_save may mean the modules that a weight is part of."""
+    """The names by which modules_to_save may list the modules that contain a weight."""
     parts = name.split('.')
     for i in range(1, len(parts)):
         yield from endings('.'.join(parts[:i]))
@@ -73,7 +73,7 @@ def _modules_of(name: str) -> Iterable[str]:
         yield 'mm_projector'
 
 
-def _parted(module: str) -> tuple[str, str]:
-    """A module's name on the Hub -> which stack it is of, and what follows in its name."""
+def _split_stack(module: str) -> tuple[str, str]:
+    """A module's name on the Hub -> the prefix of its stack, and the rest."""
     stack = next((prefix for prefix in TREES if module.startswith(prefix)), '')
     return stack, module.removeprefix(stack)

@@ -1,12 +1,12 @@
-"""Adapters in files: peft's format, read and written, and the authors' own beside it."""
+"""Reads and writes adapters in peft's format, and reads the authors' additional files."""
 
 import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -36,15 +36,15 @@ from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 
 PAIRS = ('adapter_model.safetensors', 'adapter_model.bin')
-WHOLE = ('non_lora_trainables.bin', 'mm_projector.bin')  # the authors', of what trained without an adapter
+WHOLE = ('non_lora_trainables.bin', 'mm_projector.bin')  # the authors' files of fully trained weights
 PREFIX = 'base_model.model.'
 HALF = re.compile(r'(?P<module>.+)\.lora_(?P<half>[AB])(\.\w+)?\.weight')
 
-Halves = dict[str, tuple[str, Tensor]]  # the name and the tensor of 'A' and 'B', or of '', a weight by itself
+Halves = dict[str, tuple[str, Tensor]]  # name and tensor by 'A' and 'B', or by '' for a whole weight
 
 
 class Pair(NamedTuple):
-    """What a linear layer has beside its weight."""
+    """The low-rank pair of a linear layer."""
 
     leaf: Leaf
     a: Tensor  # [R, in]
@@ -53,10 +53,10 @@ class Pair(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """Where everything lies that an adapter has for a model, by the paths of its params."""
+    """Where the tensors of an adapter are in its files, by the paths of the params."""
 
     pairs: Mapping[str, Pair]
-    whole: Mapping[str, tuple[Leaf, Tensor]]  # weights to be had instead of the model's own
+    whole: Mapping[str, tuple[Leaf, Tensor]]  # weights that replace the model's own
 
 
 def is_adapter(folder: Path) -> bool:
@@ -65,9 +65,9 @@ def is_adapter(folder: Path) -> bool:
 
 
 def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
-    """An adapter's folder -> what it has for a model of that config, checked but for the bytes themselves.
+    """An adapter's folder -> its tensors for a model of that config, with all but their values checked.
 
-    Raises CheckpointError with everything that does not fit, by name.
+    Raises CheckpointError that names everything that does not fit.
     """
     folder = Path(source).expanduser()
     if not is_adapter(folder):
@@ -82,8 +82,8 @@ def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
     for leaf, halves in parts.items():
         _check(leaf, halves, config, faults)
     _check_coverage(parts, table, config, faults)
-    if told := described({kind: ranges(names) for kind, names in faults.items()}):
-        raise CheckpointError(f'{folder}: not an adapter of this model. {told}{config.advice}')
+    if problems := described({kind: ranges(names) for kind, names in faults.items()}):
+        raise CheckpointError(f'{folder}: not an adapter of this model. {problems}{config.advice}')
     if not parts:
         raise CheckpointError(
             f'{folder}: {" and ".join(files)} hold no tensors for this model; train it again'
@@ -106,7 +106,7 @@ def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
 def _parts(
     folder: Path, files: list[str], table: Mapping[str, Leaf], faults: dict[str, list[str]]
 ) -> dict[Leaf, Halves]:
-    """What the files have for each leaf; adds what they have twice or for nothing in the model."""
+    """The tensors for each leaf; adds to the faults tensors that occur twice or that fit no leaf."""
     parts: dict[Leaf, Halves] = defaultdict(dict)
     for file in files:
         for name, tensor in read_file(folder / file).items():
@@ -117,7 +117,7 @@ def _parts(
                     faults['stored twice'].append(name)
                 parts[leaf][half] = name, tensor
             elif not UNUSED.fullmatch(module):
-                faults['of nothing that the model has'].append(name)
+                faults['not in the model'].append(name)
     return parts
 
 
@@ -127,7 +127,7 @@ def _check_coverage(
     config: AdapterConfig,
     faults: dict[str, list[str]],
 ) -> None:
-    """Adds what the config promises and the files lack."""
+    """Adds to the faults what the config lists and the files lack."""
     pairs = {leaf.name: halves.get('A') or halves.get('B') for leaf, halves in parts.items()}
     held = {name: _module(found[0])[0] for name, found in pairs.items() if found}
     linear = [leaf for leaf in table.values() if summed(leaf)]
@@ -137,7 +137,7 @@ def _check_coverage(
 
 
 def _warn_of_projector(folder: Path, parts: Mapping[Leaf, Halves]) -> None:
-    """Tells of an adapter as the authors' training leaves it halfway: without the projector that it tuned."""
+    """Warns of an adapter of the authors' training without the projector that was tuned with it."""
     names = [name for halves in parts.values() for name, _ in halves.values()]
     of_authors = any(name.startswith(f'{PREFIX}model.layers.') for name in names)
     if of_authors and not any(leaf.name.startswith(BRIDGE) for leaf in parts):
@@ -168,19 +168,19 @@ def _warn_of_unnamed(folder: Path, parts: Mapping[Leaf, Halves], config: Adapter
 
 def _module(name: str) -> tuple[str, str]:
     """'base_model.model.….q_proj.lora_A.weight' -> '….q_proj', 'A'; another name without the prefix, ''."""
-    inner = name.removeprefix(PREFIX).replace('.base_layer.', '.')  # a weight that is whole below its pair
+    inner = name.removeprefix(PREFIX).replace('.base_layer.', '.')  # peft's name of a weight that has a pair
     match = HALF.fullmatch(inner)
     return (match['module'], match['half']) if match else (inner, '')
 
 
 def summed(leaf: Leaf) -> int:
-    """The axes of ours that a linear layer's weight sums over; 0 for what is no such weight."""
+    """How many leading axes of ours a linear layer sums over; 0 for a leaf that is not such a weight."""
     theirs, ours = (axes(side) for side in leaf.layout.split('->'))
     return len(theirs[1]) if len(theirs) == 2 and ''.join(ours) == theirs[1] + theirs[0] else 0
 
 
 def _check(leaf: Leaf, halves: Halves, config: AdapterConfig, faults: dict[str, list[str]]) -> None:
-    """Adds what is wrong with what a file has for a leaf."""
+    """Adds to the faults what is wrong with the tensors for a leaf."""
     if ('A' in halves) != ('B' in halves):
         faults['without its other half'] += [name for half, (name, _) in halves.items() if half]
     for half, (name, tensor) in halves.items():
@@ -206,9 +206,18 @@ def save(
 ) -> None:
     """The decoder's adapters -> a new folder, for `read`, and for peft on transformers 4.52 or later.
 
-    With `projector` that is saved beside them, whole; `base` is the name of the model they are for. Raises
-    ValueError for adapters that one config cannot describe.
+    With `projector` its weights are saved too; `base` is the name of the model that the adapters are for.
+    Raises ValueError for adapters that one config cannot describe.
     """
+    tensors, config = _exported(params, cfg, projector)
+    size = sum(x.nbytes for x in tensors.values())
+    with new_folder(Path(folder).expanduser(), size, is_adapter, overwrite) as new:
+        save_file(tensors, new / PAIRS[0], metadata={'format': 'pt'})
+        write_json(new / CONFIG, {**config, 'base_model_name_or_path': base})
+
+
+def _exported(params: Params, cfg: Config, projector: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of an adapter's file by peft's names, and the fields of its config."""
     table, tensors = {leaf.path: leaf for leaf in leaves(cfg)}, {}
     kinds, modules = set(), set()
     for path, w in flat(params):
@@ -218,40 +227,38 @@ def save(
                 raise ValueError(f"{path}: only adapters of the decoder's layers can be saved")
             module = row.name.removesuffix('.weight')
             rank = w.a.shape[-1]
-            tensors[_named(module + '.lora_A.weight')] = np.asarray(w.a, np.float32).reshape(-1, rank).T
-            tensors[_named(module + '.lora_B.weight')] = np.asarray(w.b, np.float32).reshape(rank, -1).T
+            tensors[_peft_name(module + '.lora_A.weight')] = np.asarray(w.a, np.float32).reshape(-1, rank).T
+            tensors[_peft_name(module + '.lora_B.weight')] = np.asarray(w.b, np.float32).reshape(rank, -1).T
             kinds.add((rank, w.scale, w.rate))
             modules.add('.'.join(module.split('.')[-2:]))
         elif projector and row and row.name.startswith(BRIDGE):
             x = np.asarray(w, np.float32)
-            tensors[_named(row.name)] = arrange(x, reverse(row.layout), dict(row.sizes))
+            tensors[_peft_name(row.name)] = arrange(x, reverse(row.layout), dict(row.sizes))
     if len(kinds) != 1:
-        told = ', '.join(f'rank {rank} scale {scale:g}' for rank, scale, _ in sorted(kinds)) or 'none'
-        raise ValueError(f'adapters of one rank, scale and dropout expected, found {told}')
-    [(rank, scale, rate)] = kinds
+        found = ', '.join(f'rank {rank} scale {scale:g}' for rank, scale, _ in sorted(kinds)) or 'none'
+        raise ValueError(f'adapters of one rank, scale and dropout expected, found {found}')
+    config = _config(*kinds.pop(), modules, projector)
+    return {name: np.ascontiguousarray(x) for name, x in tensors.items()}, config
+
+
+def _config(rank: int, scale: float, rate: float, modules: Iterable[str], projector: bool) -> dict[str, Any]:
+    """The fields of an adapter_config.json but the name of the base model."""
     alpha = round(scale * rank, 6)
     layers = '|'.join(sorted(modules)).replace('.', r'\.')
-    config = {
+    return {
         'peft_type': 'LORA',
         'task_type': 'CAUSAL_LM',
-        'base_model_name_or_path': base,
         'r': rank,
         'lora_alpha': int(alpha) if alpha == int(alpha) else alpha,
         'lora_dropout': rate,
         'bias': 'none',
         'inference_mode': True,
-        # a list of names would be the vision tower's, too; before transformers 4.52 `model` stood behind
+        # a list of names would match the vision tower too; transformers before 4.52 lacks the inner `model`
         'target_modules': rf'.*language_model\.(model\.)?layers\.\d+\.({layers})',
         'modules_to_save': [BRIDGE.rstrip('.')] if projector else None,
     }
-    tensors = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-    with new_folder(
-        Path(folder).expanduser(), sum(x.nbytes for x in tensors.values()), is_adapter, overwrite
-    ) as new:
-        save_file(tensors, new / PAIRS[0], metadata={'format': 'pt'})
-        write_json(new / CONFIG, config)
 
 
-def _named(name: str) -> str:
+def _peft_name(name: str) -> str:
     """The Hub's name of a tensor -> peft's."""
     return f'{PREFIX}model.{name.replace(TEXT + "model.", TEXT, 1)}'

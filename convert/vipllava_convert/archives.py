@@ -1,7 +1,7 @@
-"""The directory of a ZIP archive as torch.save writes it: stored entries, each at a place of its own.
+"""Reads the directory of a ZIP archive as torch.save writes it: uncompressed entries that do not overlap.
 
-Python's zipfile reads more than that, and believes more: here an entry that is compressed, that occurs
-twice, or whose bytes overlap another's is an error, and so is a directory too large for a checkpoint.
+Python's zipfile accepts more: here an entry that is compressed, that occurs twice, or whose bytes overlap
+another's is an error, and so is a directory too large for a checkpoint.
 """
 
 import os
@@ -27,11 +27,11 @@ class Entry(NamedTuple):
 
 
 class ArchiveError(ValueError):
-    """What is wrong with an archive."""
+    """An archive that is damaged, or not as torch.save writes it."""
 
 
 def read_directory(file: BinaryIO) -> dict[str, Entry]:
-    """The entries of an archive, every one checked to lie within the file and apart from the others."""
+    """The entries of an archive, checked to lie within the file and not to overlap."""
     size = os.fstat(file.fileno()).st_size
     count, length, start = _end(file, size)
     if length > LARGEST_DIRECTORY:
@@ -47,7 +47,7 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
             raise ArchiveError(f'the entry {entry.name} overlaps another')
         if header > start:
             raise ArchiveError(f'the entry {entry.name} lies beyond the entries')
-        begin = _data(file, header, entry.name)
+        begin = _data_offset(file, header, entry.name)
         reached = begin + entry.size
         if reached > start:
             raise ArchiveError(f'the entry {entry.name} ends beyond the entries')
@@ -58,7 +58,7 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
 
 
 def read(file: BinaryIO, entry: Entry) -> bytes:
-    """The bytes of an entry, which the directory's checksum confirms."""
+    """The bytes of an entry, checked against the directory's checksum."""
     data = _at(file, entry.offset, entry.size)
     if zlib.crc32(data) != entry.crc:
         raise ArchiveError(f'the checksum of {entry.name} does not match')
@@ -74,7 +74,7 @@ def _at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def _end(file: BinaryIO, size: int) -> tuple[int, int, int]:
-    """The directory's entries, its bytes and its place, as the record at the end of the file says."""
+    """The number of entries, the size and the offset of the directory, from the end record."""
     tail = _at(file, max(0, size - END.size - COMMENT), min(size, END.size + COMMENT))
     place = tail.rfind(b'PK\5\6')
     if place < 0 or place + END.size > len(tail):
@@ -96,7 +96,7 @@ def _end(file: BinaryIO, size: int) -> tuple[int, int, int]:
 
 
 def _entries(directory: bytes) -> Iterator[tuple[Entry, int]]:
-    """The entries of a directory, each with the place of the header in front of its bytes."""
+    """The entries of a directory, each with the offset of its local header."""
     at = 0
     while at < len(directory):
         if at + ENTRY.size > len(directory) or directory[at : at + 4] != b'PK\1\2':
@@ -109,7 +109,7 @@ def _entries(directory: bytes) -> Iterator[tuple[Entry, int]]:
         at += n + m + k
         name = raw.decode('utf-8', 'backslashreplace')
         if 0xFFFFFFFF in (size, stored, header):
-            size, stored, header = _large(extra, size, stored, header)
+            size, stored, header = _zip64(extra, size, stored, header)
         if method or flags & ENCRYPTED or size != stored:
             raise ArchiveError('compressed or encrypted, as torch.save does not write it')
         if '..' in name.split('/') or name.startswith('/') or '\\' in name:
@@ -117,8 +117,8 @@ def _entries(directory: bytes) -> Iterator[tuple[Entry, int]]:
         yield Entry(name, 0, size, crc), header
 
 
-def _large(extra: bytes, *sizes: int) -> list[int]:
-    """The values of ZIP64 instead of those that have no room in 32 bits."""
+def _zip64(extra: bytes, *sizes: int) -> list[int]:
+    """Replaces sizes and offsets that do not fit in 32 bits by their ZIP64 values."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from('<HH', extra, at)
@@ -135,8 +135,8 @@ def _large(extra: bytes, *sizes: int) -> list[int]:
     raise ArchiveError('the ZIP64 sizes of an entry are missing')
 
 
-def _data(file: BinaryIO, header: int, name: str) -> int:
-    """Where the bytes of an entry begin, which only the header in front of them says."""
+def _data_offset(file: BinaryIO, header: int, name: str) -> int:
+    """Where the bytes of an entry begin, according to its local header."""
     signature, _, _, _, _, _, _, _, _, n, extra = LOCAL.unpack(_at(file, header, LOCAL.size))
     if signature != b'PK\3\4':
         raise ArchiveError(f'the entry {name} has no header')

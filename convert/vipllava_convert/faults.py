@@ -1,4 +1,4 @@
-"""What is wrong with many tensors, in one message of a bounded length."""
+"""Lists faults of many tensors in one message of bounded length."""
 
 import re
 from collections import defaultdict
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from vipllava_jax.messages import printable
 
 SHOWN = 5  # names of each kind
-LENGTH = 400  # characters of what is described
-NAME = 120  # and of one of the names
+LENGTH = 400  # characters of a description
+NAME = 120  # characters of a name
 
 
 def described(faults: Mapping[str, Iterable[str]]) -> str:
-    """Names by what is wrong with them -> the first few of each kind, and how many more there are.
+    """Names grouped by fault -> 'missing: a, b and 7 more; unknown: c'.
 
-    'missing: a, b and 7 more; unknown: c'. Kinds without names are left out; without any it is empty.
+    Faults without names are left out; without any names the result is ''.
     """
     kinds = {what: sorted(names) for what, names in faults.items()}
     kinds = {what: names for what, names in kinds.items() if names}
@@ -32,7 +32,7 @@ def described(faults: Mapping[str, Iterable[str]]) -> str:
 
 
 def first(names: Iterable[str]) -> str:
-    """The first few of some names, and how many more there are."""
+    """The first few names, and how many more there are."""
     return described({'': names}).removeprefix(': ')
 
 

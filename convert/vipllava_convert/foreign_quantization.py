@@ -1,4 +1,4 @@
-"""Checkpoints that other tools have quantized: named as such, since their weights are none that we read."""
+"""Recognizes checkpoints that other tools have quantized, which are not supported."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -23,12 +23,12 @@ SIGNS = (
     ('torchao', r'(weight[.:]+)?_?(weight_)?(qdata|tensor_impl)[\w.]*|_weight_(scale|zero_point)'),
     ('AQLM, VPTQ or SpQR', r'codes|codebooks|centroids|indices|dense_weights'),
 )
-PARTS = 5  # of a name, at its end, that are looked at
+PARTS = 5  # the last parts of a name that are searched
 PATTERN = re.compile('|'.join(rf'(?P<k{i}>.*\.({sign}))' for i, (_, sign) in enumerate(SIGNS)))
 
 
 def refuse_by_config(folder: Path) -> None:
-    """CheckpointError if the config.json of a folder says that its weights are quantized."""
+    """Raises CheckpointError if the config.json of a folder says that its weights are quantized."""
     data = read_json(folder / 'config.json', optional=True)
     parts = [
         data,
@@ -41,7 +41,7 @@ def refuse_by_config(folder: Path) -> None:
 
 
 def _tool(found: Any) -> str | None:
-    """What quantized the weights, as a quantization_config says; None if it says that nothing did."""
+    """The tool that quantized the weights, from a quantization_config; None if they are not quantized."""
     if not found:
         return None
     if not isinstance(found, Mapping):
@@ -56,7 +56,7 @@ def _tool(found: Any) -> str | None:
 
 
 def refuse_by_names(names: Iterable[str], where: str) -> None:
-    """CheckpointError if the tensors of a checkpoint are named as tools name quantized ones."""
+    """Raises CheckpointError if tensors have names that a quantization tool uses."""
     for name in names:
         if match := PATTERN.fullmatch('.'.join(name.split('.')[-PARTS:])):
             tool = next(SIGNS[i][0] for i in range(len(SIGNS)) if match[f'k{i}'])

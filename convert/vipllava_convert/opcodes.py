@@ -1,4 +1,4 @@
-"""The bytes of a pickle: opcodes, their arguments, all of bounded size, and the constants among them."""
+"""Decodes a pickle's opcodes and their arguments, all of bounded size."""
 
 import pickletools
 import struct
@@ -10,7 +10,7 @@ LONGEST_INTEGER = 16  # bytes; PyTorch's sizes have 8
 
 
 class Program:
-    """The bytes of a pickle, read from the first to the last; ValueError beyond the last."""
+    """A cursor over the bytes of a pickle; reading beyond the end is a ValueError."""
 
     def __init__(self, data: bytes):
         self.data, self.at = data, 0
@@ -44,7 +44,7 @@ def _decimal(line: bytes) -> int:
 
 
 def _integer(program: Program) -> int | bool:
-    """INT, which says 01 and 00 for True and False."""
+    """The argument of INT, in which 01 and 00 mean True and False."""
     line = program.line()
     return line == b'01' if line in (b'00', b'01') else _decimal(line)
 
@@ -78,12 +78,12 @@ CONSTANTS: dict[int, Callable[[Program], Any]] = {
     **{ord('F'): lambda program: float(program.line()[:64])},
     **{ord('G'): lambda program: struct.unpack('>d', program.take(8))[0]},
     **{ord('V'): _unicode, 0x8C: _text(1), ord('X'): _text(4), 0x8D: _text(8)},
-    **{ord('U'): _text(1), ord('T'): _text(4)},  # of Python 2, where all the names of tensors are ASCII
+    **{ord('U'): _text(1), ord('T'): _text(4)},  # from Python 2
     **{ord('C'): _bytes(1), ord('B'): _bytes(4), 0x8E: _bytes(8)},
 }
 
 
 def name_of(opcode: int) -> str:
-    """'BUILD', or the number of what no pickle has."""
+    """The name of an opcode, such as 'BUILD', or its number if it is unknown."""
     known = next((each.name for each in pickletools.opcodes if each.code == chr(opcode)), None)
     return known or f'0x{opcode:02x}'

@@ -1,8 +1,8 @@
-"""Regular expressions from strangers, matched in a time that their length and the text's bound.
+"""Matches untrusted regular expressions in time linear in the length of the text.
 
-Python's own matcher tries one way after another, and a pattern such as (a+)+b takes it years. This one
-follows all ways at once. It knows what patterns of module names use: characters, classes, groups,
-alternatives and repetition; it does not know lookaround, references to groups, or flags.
+Python's `re` backtracks: a pattern such as (a+)+b can take it years. This matcher simulates a
+nondeterministic automaton, which follows all alternatives at once. It supports what patterns of module names
+use: characters, classes, groups, alternatives and repetition; not lookaround, backreferences, or flags.
 """
 
 import re
@@ -18,12 +18,12 @@ REPETITION = re.compile(r'([*+?])\??|\{(?!\})(\d{0,4})(,?)(\d{0,4})\}\??', re.AS
 
 
 class PatternError(ValueError):
-    """Why a pattern cannot be matched."""
+    """A pattern that is malformed, too large or not supported."""
 
 
 @dataclass(slots=True)
 class _State:
-    """A place in a pattern: which character, or which condition, leads to which places next."""
+    """A state of the automaton: the character, or the condition, that leads to the next states."""
 
     what: Any  # a compiled pattern of one character, or one of the words above
     next: list[int] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Pattern:
         return self._reached({place for state in matched for place in state.next}, start=False, end=end)
 
     def _reached(self, places: set[int], *, start: bool, end: bool) -> frozenset[int]:
-        """The places that can be reached without a character."""
+        """The states that can be reached without consuming a character."""
         reached, todo = set(places), list(places)
         while todo:
             state = self.states[todo.pop()]
@@ -75,7 +75,7 @@ class Pattern:
         return len(self.states) - 1
 
     def _compile(self, node: Any, after: int) -> int:
-        """The first place of a parsed pattern whose last leads to `after`."""
+        """Adds the states of a parsed pattern, the last of which lead to `after`; returns the first."""
         match node:
             case ('alternatives', ways):
                 return self._add(SPLIT, *[self._compile(way, after) for way in ways])

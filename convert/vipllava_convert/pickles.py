@@ -1,4 +1,4 @@
-"""The tensors of a `.bin` file: a zip archive of one pickle and of the bytes of every storage."""
+"""Locates the tensors of a `.bin` file: a ZIP archive of one pickle and the bytes of each storage."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ PICKLE = 'data.pkl'
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a `.bin` file that torch.save wrote; whatever is not a dict of tensors is an error."""
+    """Every tensor of a `.bin` file that torch.save wrote; anything but a dict of tensors is an error."""
     with open_regular(path) as file:
         start = file.read(8)
         check_not_pointer(path, start)
@@ -57,12 +57,12 @@ def _read_archive(path: Path, file: BinaryIO) -> dict[str, Tensor]:
 
 
 def _is_program(name: str) -> bool:
-    """Whether an entry is the pickle of an archive, whose entries lie in one folder or in none."""
+    """Whether an entry is the archive's pickle, at the top level or one folder down."""
     return name == PICKLE or (name.endswith('/' + PICKLE) and name.count('/') == 1)
 
 
 def _tensors(path: Path, found: Any, root: str, entries: dict[str, Entry]) -> dict[str, Tensor]:
-    """The tensors of what a pickle stands for, when nothing can change it any more."""
+    """The tensors in the result of a pickle."""
     if not isinstance(found, Compound) or not isinstance(found.parts, dict) or not found.parts:
         what = f'an empty {found.kind}' if isinstance(found, Compound) and not found.parts else kind_of(found)
         raise CheckpointError(f'{path}: holds {what}, not a dict of tensors')
@@ -81,7 +81,7 @@ def _tensors(path: Path, found: Any, root: str, entries: dict[str, Entry]) -> di
 
 
 def _tensor(path: Path, name: str, view: View, entry: Entry | None, size: int) -> Tensor:
-    """A tensor of which all the bytes are known to be in its storage, and the storage's in the file."""
+    """A tensor, checked to lie within its storage, and its storage within the file."""
     storage = view.storage
     if entry is None:
         raise ValueError(f'{brief(name)}: no storage {brief(storage.key)}')

@@ -1,11 +1,11 @@
-"""What a pickle of tensors may name and call, as plain records; nothing of PyTorch is imported or run."""
+"""The names that a pickle of tensors may use, and plain records of what they build, without PyTorch."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-# The types of PyTorch's tensors and the bytes of an element, those without a storage class last.
+# PyTorch's dtypes and the bytes of an element; those without a storage class come last.
 STORAGES = {
     **{'FloatStorage': ('float32', 4), 'HalfStorage': ('float16', 2), 'BFloat16Storage': ('bfloat16', 2)},
     **{'DoubleStorage': ('float64', 8), 'LongStorage': ('int64', 8), 'IntStorage': ('int32', 4)},
@@ -30,12 +30,12 @@ UNSUPPORTED = (
 
 
 class Refused(ValueError):
-    """Why a pickle that may well be intact is not read."""
+    """A pickle that may be intact, but contains something that is not supported or not safe."""
 
 
 @dataclass(slots=True, eq=False)
 class Compound:
-    """A tuple, list, dict or OrderedDict of a pickle; it does not change once it is part of another."""
+    """A tuple, list, dict or OrderedDict of a pickle; `fixed` once it is part of another."""
 
     kind: str
     parts: Any = field(repr=False)
@@ -45,14 +45,14 @@ class Compound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Global:
-    """A name outside the pickle, one of those that are admitted; it is never looked up."""
+    """An allowed global name in a pickle; it is never imported."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """What a pickle says of a storage."""
+    """A storage as described in a pickle."""
 
     key: str
     dtype: str
@@ -62,7 +62,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What a pickle says of a tensor; whether its storage reaches that far is not known yet."""
+    """A tensor as described in a pickle, not yet checked to lie within its storage."""
 
     storage: Storage
     dtype: str
@@ -72,7 +72,7 @@ class View:
 
 
 def kind_of(value: Any) -> str:
-    """The type of a value of a pickle, in a few words, whatever its size."""
+    """A short description of the type of a pickle's value, for messages."""
     if isinstance(value, Compound):
         return value.kind
     if isinstance(value, Global):
@@ -85,8 +85,8 @@ def is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
-def admitted(name: str) -> Global:
-    """A name that a pickle of tensors may have; Refused for any other."""
+def allowed(name: str) -> Global:
+    """A global name that a pickle of tensors may use; raises Refused for any other."""
     parent, _, last = name.rpartition('.')
     if (
         name in CONSTRUCTORS
@@ -108,14 +108,14 @@ def admitted(name: str) -> Global:
 
 def _ordered_dict(*args: Any) -> Compound:
     if args:
-        raise ValueError('an OrderedDict that is made with arguments')
+        raise ValueError('an OrderedDict with arguments')
     return Compound('OrderedDict', {})
 
 
 def _tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, metadata: Any = None
 ) -> View:
-    """torch._utils._rebuild_tensor_v2; what it says of gradients and hooks is of no use here."""
+    """torch._utils._rebuild_tensor_v2; its arguments for gradients and hooks are ignored."""
     _refuse_metadata(metadata)
     if not isinstance(storage, Storage):
         raise ValueError(f'a tensor of {kind_of(storage)}, where a storage should be')

@@ -1,7 +1,7 @@
-"""Where each tensor lies in a safetensors file.
+"""Locates the tensors of a safetensors file.
 
-A header is believed only as far as its file reaches: every tensor's bytes are known to be there before
-one of them is read. Its size and entries are bounded, so that no header takes long or much memory.
+The header is not trusted: every tensor is checked to lie within the file before any is read. The header's
+size and number of entries are bounded, so that reading it takes little time and memory.
 """
 
 import json
@@ -14,9 +14,9 @@ from vipllava_convert.tensors import LONGEST_NAME, READABLE, Tensor, check_not_p
 from vipllava_jax.messages import CheckpointError, brief, one_line, printable
 
 LONGEST_HEADER = 1 << 24  # bytes; the header of 760 tensors has 90 KB
-MOST_OBJECTS = 100_000  # in a header, an entry each
+MOST_OBJECTS = 100_000  # JSON objects in a header: one for each tensor
 MOST_AXES = 64
-LARGEST = (1 << 63) - 1  # of sizes and offsets
+LARGEST = (1 << 63) - 1  # the largest size or offset
 TYPES = {  # numpy's names, and the bits of an element
     **{'F64': ('float64', 64), 'F32': ('float32', 32), 'F16': ('float16', 16), 'BF16': ('bfloat16', 16)},
     **{'I64': ('int64', 64), 'I32': ('int32', 32), 'I16': ('int16', 16), 'I8': ('int8', 8)},
@@ -29,7 +29,7 @@ TYPES = {  # numpy's names, and the bits of an element
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, which must be filled by them without a gap."""
+    """Every tensor of a safetensors file, which they must fill without gaps."""
     size = path.stat().st_size
     with open_regular(path) as file:
         length, entries = _header(path, file, size)
@@ -40,17 +40,17 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         except CheckpointError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            told = f'{path}: the header is corrupt: {brief(name)}: {one_line(error)}'
-            raise CheckpointError(told) from None
+            message = f'{path}: the header is corrupt: {brief(name)}: {one_line(error)}'
+            raise CheckpointError(message) from None
     tensors, reached = {}, 0
     for begin, end, dtype, shape, name in sorted(ends):
         if begin != reached:
-            told = f'{printable(name, 99)} begins at byte {begin}, the tensor before it ends at {reached}'
-            raise CheckpointError(f'{path}: {told}')
+            problem = f'{printable(name, 99)} begins at byte {begin}, the tensor before it ends at {reached}'
+            raise CheckpointError(f'{path}: {problem}')
         tensors[name], reached = Tensor(path, 8 + length + begin, dtype, shape, dense(shape)), end
     if 8 + length + reached != size:
-        told = 'truncated' if 8 + length + reached > size else 'longer than its header says'
-        raise CheckpointError(f'{path}: {told}: {8 + length + reached} bytes expected, {size} found')
+        problem = 'truncated' if 8 + length + reached > size else 'longer than its header says'
+        raise CheckpointError(f'{path}: {problem}: {8 + length + reached} bytes expected, {size} found')
     return tensors
 
 
@@ -66,18 +66,18 @@ def _header(path: Path, file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]
             f'{path}: a header of {length} bytes; those of more than {LONGEST_HEADER} are not read'
         )
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_object())
+        header = json.loads(file.read(length), object_pairs_hook=_object_hook())
         header.pop('__metadata__', None)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f'{path}: the header is corrupt: {one_line(error)}') from None
     return length, header
 
 
-def _object() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """What makes the objects of one header, as many as are read."""
+def _object_hook() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """A hook for JSON objects that limits their number and refuses repeated names."""
     left = MOST_OBJECTS
 
-    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal left
         left -= 1
         if left < 0:
@@ -86,11 +86,11 @@ def _object() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
             raise ValueError('a name occurs twice')
         return found
 
-    return make
+    return build
 
 
 def _checked(path: Path, name: str, entry: dict[str, Any]) -> tuple[int, int, str, tuple[int, ...]]:
-    """An entry of a header -> where its bytes begin and end, its type and shape."""
+    """An entry of a header -> the offsets of its first byte and its end, its dtype and shape."""
     code, shape, (begin, end) = entry['dtype'], entry['shape'], entry['data_offsets']
     if not isinstance(code, str) or not isinstance(shape, list):
         raise ValueError('a type that is not a string, or a shape that is not a list')

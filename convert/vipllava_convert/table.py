@@ -1,8 +1,8 @@
-"""What a PyTorch checkpoint calls each tensor, what we call it, and how one becomes the other.
+"""The table of tensors: each one's name in PyTorch checkpoints, its path in our params, and its layouts.
 
-A layout names the axes of both sides in the letters of `vipllava_jax.config`, '(NH)D->DNH': the file's
-axes left of the arrow, ours right of it, axes that are one in memory in parentheses. The names are those
-of the Hub's checkpoints; what other saves call the same tensor is turned into them first.
+A layout such as '(NH)D->DNH' names axes in the letters of `vipllava_jax.config`: the file's axes left of the
+arrow, ours right of it, with merged axes in parentheses. The names are those of the Hub's checkpoints; names
+from other checkpoints are translated to them first (`canonical`).
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ Sizes = tuple[tuple[str, int], ...]  # (letter, size), …: a dict that can be h
 
 
 class Leaf(NamedTuple):
-    """One tensor on both sides."""
+    """A tensor's name and layout in a file and in our params."""
 
     path: str  # ours, 'llama/layers_0/q/w'
     name: str  # the Hub's
@@ -122,11 +122,11 @@ class Leaf(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What will be read: the config that fits the weights, a tensor for each leaf, and what is left over."""
+    """What will be read: a config that fits the weights, a tensor for each leaf, and the unused tensors."""
 
     cfg: Config
     pairs: tuple[tuple[Leaf, Tensor], ...]  # in the order in which the bytes lie in the files
-    unused: tuple[str, ...]  # names in the file, of tensors that a forward pass has no use for
+    unused: tuple[str, ...]  # the file's names of tensors that a forward pass does not use
 
 
 def leaves(cfg: Config) -> Iterator[Leaf]:
@@ -146,7 +146,7 @@ def leaves(cfg: Config) -> Iterator[Leaf]:
 
 
 def arrange(x: Any, layout: str, sizes: Mapping[str, int]) -> Any:
-    """An array (numpy's or jax's) as left of the arrow -> the same values as right of it."""
+    """Rearranges an array of numpy or jax from the layout left of the arrow to that on the right."""
     source, target = map(axes, layout.split('->'))
     letters = ''.join(source)
     x = x.reshape([sizes[a] for a in letters]).transpose([letters.index(a) for a in ''.join(target)])
@@ -159,7 +159,7 @@ def reverse(layout: str) -> str:
 
 
 def canonical(name: str) -> str:
-    """A tensor's name in any known save -> its name on the Hub."""
+    """A tensor's name in any known kind of checkpoint -> its name on the Hub."""
     for pattern, replacement in SAME:
         name = pattern.sub(replacement, name, count=1) if pattern.match(name) else name
     return name
@@ -168,15 +168,15 @@ def canonical(name: str) -> str:
 def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
     """The tensors of a checkpoint, by the names in its files, and its config -> what will be read.
 
-    Raises CheckpointError with everything that is missing, surplus, double, misshapen or of a type that
-    cannot be read, by name.
+    Raises CheckpointError that names all tensors that are missing, unknown, stored twice, of a wrong shape or
+    of an unsupported type.
     """
     unused = [name for name in tensors if UNUSED.fullmatch(name)]
     found: dict[str, list[str]] = defaultdict(list)
     for name in tensors.keys() - set(unused):
         found[canonical(name)].append(name)
     first = {name: tensors[origins[0]] for name, origins in found.items()}
-    cfg = _as_weighed(first, cfg, where)
+    cfg = _corrected(first, cfg, where)
     layers = _layer_faults(found, cfg)
     wanted = {leaf.name: leaf for leaf in leaves(cfg)}
     if cfg.text.tied:
@@ -196,16 +196,16 @@ def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
             f'{found[name][0]} ({first[name].dtype})' for name in common if first[name].dtype not in READABLE
         ],
     }
-    if told := described(faults):
+    if problems := described(faults):
         advice = _advice(found, (first[name].dtype for name in common))
-        raise CheckpointError(f'{where}: its tensors and its config do not fit. {told}{advice}')
+        raise CheckpointError(f'{where}: its tensors and its config do not fit. {problems}{advice}')
     pairs = sorted(((wanted[name], first[name]) for name in common), key=lambda pair: pair[1].place)
     check_views((tensor for _, tensor in pairs), where)
     return Plan(cfg, tuple(pairs), tuple(sorted(printable(name, LONGEST_NAME) for name in unused)))
 
 
 def _layer_faults(names: Iterable[str], cfg: Config) -> dict[str, list[str]]:
-    """Where config.json and the names of tensors differ on how many layers there are."""
+    """Faults where config.json and the names of tensors disagree on the number of layers."""
     found: dict[str, set[str]] = {LAYERS: set(), VISION_LAYERS: set()}
     for name in names:
         for prefix, numbers in found.items():
@@ -222,8 +222,8 @@ def _layer_faults(names: Iterable[str], cfg: Config) -> dict[str, list[str]]:
     return faults
 
 
-def _as_weighed(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Config:
-    """The config, set right where the weights know better: the taps, the projector's norm, a tied head."""
+def _corrected(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Config:
+    """The config, corrected by the weights: the feature layers, the projector's norm, a tied head."""
     weight = tensors.get(BRIDGE + 'linear_1.weight')
     if weight is not None and len(weight.shape) == 2:
         norm = cfg.projector_norm or BRIDGE + 'projector_layernorm.weight' in tensors
@@ -232,13 +232,13 @@ def _as_weighed(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Confi
         except ValueError as error:
             raise CheckpointError(f'{where}: {error}') from None
     if cfg.text.tied and HEAD in tensors and tensors[HEAD] != tensors.get(EMBED):
-        # a head with bytes of its own is a head, whatever the config says; transformers reads it so too
+        # a head that is stored separately is not tied, whatever the config says; as in transformers
         cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, tied=False))
     return cfg
 
 
 def _advice(found: Mapping[str, list[str]], types: Iterable[str]) -> str:
-    """What to do about whole parts that are not there, or are in types of a few bits."""
+    """What to do about whole parts that are missing or quantized."""
     advice = ''
     if any(re.fullmatch(r'u?int8|float[468]_\w+', dtype) for dtype in types):
         advice += '. Weights in so few bits were quantized: take the original and --quantize int8'

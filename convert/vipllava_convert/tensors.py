@@ -1,4 +1,4 @@
-"""A tensor that lies in a file, and how its bytes get into memory."""
+"""Tensors in files, and reading them into memory."""
 
 import math
 import os
@@ -20,7 +20,7 @@ LONGEST_NAME = 1000  # characters of a tensor's name
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies; whoever makes one has checked that the file reaches that far."""
+    """The location of a tensor in a file, already checked to lie within the file."""
 
     file: Path
     offset: int  # of the first element, in bytes
@@ -34,7 +34,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Its size in memory, every element once."""
+        """Its size in memory without strides."""
         return math.prod(self.shape) * READABLE[self.dtype].itemsize
 
     @property
@@ -44,20 +44,20 @@ class Tensor:
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """The elements from the first to the last, both included, that a strided tensor reaches over."""
+    """How many elements of its storage a strided tensor spans, from its first to its last."""
     return 0 if 0 in shape else 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
 
 
 def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a tensor without gaps, the last axis the closest."""
+    """The strides of a contiguous tensor, in elements."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 def check_views(tensors: Iterable[Tensor], where: str) -> None:
-    """CheckpointError for tensors that take far more memory than the bytes they are views of.
+    """Raises CheckpointError for tensors that take far more memory than the bytes they are views of.
 
-    A tensor of a `.bin` file may repeat its elements, and several may share them, as a head tied to the
-    embeddings does: a file of a few bytes could fill any memory.
+    A tensor of a `.bin` file may repeat its elements, and tensors may share them, as a head tied to the
+    embeddings does: a file of a few bytes could exhaust the memory.
     """
     found = sorted(tensors, key=lambda tensor: tensor.place)
     covered, reached = 0, (Path(), 0)
@@ -78,9 +78,9 @@ def check_views(tensors: Iterable[Tensor], where: str) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A regular file, perhaps behind links, opened to be read without a buffer.
+    """Opens a regular file, links followed, for unbuffered reading.
 
-    Raises CheckpointError, at once, for a FIFO, a device, a folder or whatever else it is.
+    Raises CheckpointError, without waiting, for a FIFO, a device or a folder.
     """
     check_regular(path)
     return open(path, 'rb', buffering=0)
@@ -93,7 +93,7 @@ def check_not_pointer(path: Path, start: bytes) -> None:
 
 
 def read(tensor: Tensor, buffer: memoryview) -> np.ndarray:
-    """The tensor as a view of the buffer's beginning, which its bytes have been read into."""
+    """Reads a tensor into the beginning of a buffer; returns a view of it."""
     buffer = buffer[: tensor.span]
     done = 0
     try:

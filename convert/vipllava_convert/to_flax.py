@@ -1,4 +1,4 @@
-"""From a PyTorch checkpoint to Flax params: leaf by leaf onto a device, or into a folder of our own."""
+"""Converts PyTorch checkpoints to Flax params, leaf by leaf: on a device, or in a folder."""
 
 import functools
 import mmap
@@ -34,7 +34,7 @@ from vipllava_jax.inputs.processor import FILES
 
 THREADS = 6
 AT_ONCE = 1 << 28  # bytes of buffers for converting, where the leaves are in the same memory
-Kind = tuple[str, str, Sizes]  # what is compiled for: a tensor's type in the file, its layout and its sizes
+Kind = tuple[str, str, Sizes]  # the dtype in the file, the layout and its sizes: one program for each
 
 
 class Report(NamedTuple):
@@ -43,12 +43,12 @@ class Report(NamedTuple):
     tensors: int
     size: int  # bytes read
     seconds: float
-    unused: tuple[str, ...]  # tensors of the source that a forward pass has no use for
-    notes: tuple[str, ...] = ()  # what is different from the source, in sentences
+    unused: tuple[str, ...]  # tensors of the source that a forward pass does not use
+    notes: tuple[str, ...] = ()  # differences from the source, and warnings, in sentences
 
 
 def plan(source: Path) -> Plan:
-    """What there is to read in a PyTorch checkpoint's folder, all of it checked but the bytes themselves."""
+    """What to read from a PyTorch checkpoint's folder, with all but the tensors' values checked."""
     refuse_by_config(source)
     cfg = read_config(source)
     tensors = open_checkpoint(source)
@@ -57,7 +57,7 @@ def plan(source: Path) -> Plan:
 
 
 def shapes(plan: Plan, dtype: DTypeLike | None = None) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shape and type of what `stream` brings, by its path, nothing read."""
+    """The shape and dtype of each leaf of `stream`, by its path, without reading tensors."""
     return {
         leaf.path: jax.ShapeDtypeStruct(leaf.shapes[1], jnp.dtype(dtype or READABLE[tensor.dtype]))
         for leaf, tensor in plan.pairs
@@ -73,32 +73,32 @@ def stream(
 ) -> Iterator[tuple[str, Array]]:
     """Every leaf as (path, array on the device), in the target dtype and layout, in the order of the files.
 
-    A tensor is read into one of a few buffers, of `at_once` bytes together, and uploaded as it lies in the
-    file; the device transposes and casts it. The copy to the device is what takes time, so that several
-    threads are at it.
+    A tensor is read into one of a few buffers, of `at_once` bytes in total, and copied to the device as it is
+    in the file; the device transposes and casts it. Copying to the device is the slowest part, so that
+    several threads do it.
     """
     device = device or jax.local_devices()[0]
     total, done = sum(tensor.nbytes for _, tensor in plan.pairs), 0
     largest = max(tensor.span for _, tensor in plan.pairs)
     threads = max(1, min(THREADS, at_once // largest))
     buffers: SimpleQueue[memoryview] = SimpleQueue()
-    for _ in range(threads):  # aligned to pages, so that a CPU takes them as they are
+    for _ in range(threads):  # page-aligned, so that a CPU device uses them without a copy
         buffers.put(memoryview(mmap.mmap(-1, largest, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
 
-    def bring(pair: tuple[Leaf, Tensor]) -> Array:
+    def load(pair: tuple[Leaf, Tensor]) -> Array:
         tensor = pair[1]
         buffer = buffers.get()
         try:
             uploaded = jax.device_put(read(tensor, buffer), device)
-            # until it is ready a transfer may be under way, and on a CPU `uploaded` is the buffer itself
+            # the buffer is in use until then: for the transfer, or on a CPU as `uploaded` itself
             return programs[_kind(*pair)].result()(uploaded).block_until_ready()
         finally:
             buffers.put(buffer)
 
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(THREADS) as compilers:
-        kinds = dict.fromkeys(_kind(*pair) for pair in plan.pairs)  # the first needed is compiled first
+        kinds = dict.fromkeys(_kind(*pair) for pair in plan.pairs)  # in the order in which they are needed
         programs = {kind: compilers.submit(_program, *kind, dtype, device) for kind in kinds}
-        arrays = ahead(pool, bring, plan.pairs, threads)
+        arrays = ahead(pool, load, plan.pairs, threads)
         for (leaf, tensor), array in zip(plan.pairs, arrays, strict=True):
             done += tensor.nbytes
             if progress:
@@ -115,7 +115,7 @@ def _program(stored: str, layout: str, sizes: Sizes, dtype: DTypeLike | None, de
     here = jax.sharding.SingleDeviceSharding(device)
     shape = Leaf('', '', layout, sizes).shapes[0]
     x = jax.ShapeDtypeStruct(shape, READABLE[stored], sharding=here)
-    # tuning takes longer than all that it could save
+    # autotuning takes longer than it could save
     options: Any = {'xla_gpu_autotune_level': '0'} if device.platform == 'gpu' else None
     return rearranged.lower(x, layout, sizes, jnp.dtype(dtype or stored)).compile(options)
 
@@ -130,11 +130,11 @@ def convert(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """A PyTorch checkpoint's folder -> a new folder of our own, its tokenizer and processor files included.
+    """Converts a PyTorch checkpoint's folder to a new folder, with its tokenizer and processor files.
 
-    The params are in `dtype`, or in the file's types; with `quantize` the decoder's large weights are in
-    'int8' or 'int4' instead. The adapter of another folder is merged into them. Raises CheckpointError,
-    before any long work where that is possible, and leaves nothing behind then; the source is only read.
+    The params are in `dtype`, or in the file's types; with `quantize` the decoder's large weights are 'int8'
+    or 'int4' instead. The adapter in the folder `adapter` is merged into them. The source is not changed.
+    Raises CheckpointError, before any long work where possible, and then leaves nothing behind.
     """
     for read_from in (source, *([adapter] if adapter else [])):
         check_apart(Path(read_from), target)
@@ -157,7 +157,7 @@ def convert(
 
 
 def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]:
-    """What to say of each weight that was written in a type with values that are not finite."""
+    """A warning for each written weight that holds NaN or infinity."""
     reason = '; numbers above 65504 are infinite in float16' if dtype == jnp.float16 else ''
     return (*(f'warning: {name} holds NaN or infinity{reason}' for name in names),)
 

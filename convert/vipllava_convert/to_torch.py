@@ -1,4 +1,4 @@
-"""From a folder of our own to one that transformers loads: the Hub's names, safetensors, an index."""
+"""Converts our folders to ones that transformers loads: safetensors with the Hub's names, and an index."""
 
 import dataclasses
 import json
@@ -63,11 +63,11 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """A folder of our own -> a new folder that transformers loads, tokenizer and processor files included.
+    """Converts our folder to a new folder that transformers loads, with tokenizer and processor files.
 
-    A vocabulary without room for the image token, as in the authors' own checkpoints, grows to a multiple
-    of 64 by rows that are the mean of the others. The adapter of another folder is merged into the weights.
-    Raises CheckpointError and leaves nothing behind then.
+    A vocabulary without a row for the image token, as in the authors' checkpoints, grows to a multiple of 64
+    with rows that are the mean of the others. The adapter in the folder `adapter` is merged into the weights.
+    Raises CheckpointError, and then leaves nothing behind.
     """
     for read_from in (source, *([adapter] if adapter else [])):
         check_apart(Path(read_from), target)
@@ -98,7 +98,7 @@ def export(
 
 
 def _with_image_token(cfg: Config) -> tuple[Config, tuple[str, ...]]:
-    """A config whose vocabulary has a row for the image token, and what had to be done for it."""
+    """A config whose vocabulary has a row for the image token, and a note if it had to grow."""
     vocab = cfg.text.vocab
     if vocab > cfg.image_token:
         return cfg, ()
@@ -117,7 +117,7 @@ def _arrays(
     dtype: DTypeLike | None,
     progress: Progress | None,
 ) -> Iterator[Array]:
-    """The leaves of a folder of ours, one by one, as they are to lie in a file."""
+    """The leaves of our folder, one by one, in the layout of the file."""
     cpu = jax.local_devices(backend='cpu')[0]
     stored = ((path, jax.device_put(x, cpu)) for path, x in checkpoint.stream(source, progress=progress))
     for path, array in prepared(stored, cfg, dtype=dtype, adapter=adapter):
@@ -130,7 +130,7 @@ def _arrays(
 
 
 def _shards(entries: Iterable[Entry], limit: int) -> list[list[Entry]]:
-    """Entries in order, as many to a shard as have `limit` bytes, or one that alone has more."""
+    """Entries in order, grouped into shards of at most `limit` bytes, or of one larger entry."""
     shards: list[list[Entry]] = [[]]
     for entry in entries:
         if shards[-1] and sum(other.size for other in shards[-1]) + entry.size > limit:
@@ -140,9 +140,9 @@ def _shards(entries: Iterable[Entry], limit: int) -> list[list[Entry]]:
 
 
 def _write_shards(folder: Path, shards: list[list[Entry]], arrays: Iterator[Array], size: int) -> list[str]:
-    """Writes the arrays, which come in the order of the shards' entries, and the index if it takes one.
+    """Writes arrays, given in the order of the shards' entries, and an index if there are several shards.
 
-    Returns the names of those that hold NaN or infinity.
+    Returns the names of the arrays that hold NaN or infinity.
     """
     homes: dict[str, str] = {}
     odd: list[str] = []
@@ -170,7 +170,7 @@ def _write_shard(path: Path, shard: list[Entry], arrays: Iterator[Array]) -> lis
 
 
 def _header(shard: list[Entry]) -> bytes:
-    """The beginning of a safetensors file whose tensors lie one after another."""
+    """The header of a safetensors file with these tensors, in order."""
     header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
     end = 0
     for entry in shard:

@@ -1,4 +1,4 @@
-"""Where each tensor of a PyTorch checkpoint folder lies in its files; PyTorch itself is not needed."""
+"""Locates the tensors of a PyTorch checkpoint folder in its files, without PyTorch."""
 
 import os
 import warnings
@@ -18,23 +18,22 @@ INDEXED = tuple(f'{name}.index.json' for name in SINGLE)
 
 
 def is_torch_folder(folder: Path) -> bool:
-    """Whether there are weights in PyTorch's files in a folder."""
+    """Whether a folder holds weights in PyTorch's formats."""
     return any((folder / name).exists() for name in SINGLE + INDEXED) or _shard(folder) is not None
 
 
 def open_checkpoint(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a PyTorch checkpoint by its name in the files; safetensors if both formats are there.
+    """Every tensor of a PyTorch checkpoint by its name in the files; safetensors files are preferred.
 
-    A file of all the weights comes before an index of shards, as in transformers, which leaves the index
-    in place when it saves in shards first and in one file later; a warning says which is read. Raises
-    CheckpointError, naming the file, if one is missing, truncated, corrupt, harmful or at odds with the
-    index.
+    A single file is preferred to an index of shards, as in transformers, which leaves an old index in place
+    when it saves to a single file later; a warning says which is read. Raises CheckpointError, naming the
+    file, if one is missing, truncated, corrupt, unsafe or does not agree with the index.
     """
     for single, index in zip(SINGLE, INDEXED, strict=True):
         if (folder / single).exists():
             if (folder / index).exists():
-                told = f'{folder}: {single} is read, and {index} beside it is not, as in transformers'
-                warnings.warn(printable(f'{told}; remove the one that is out of date'), stacklevel=2)
+                choice = f'{folder}: {single} is read, and {index} beside it is not, as in transformers'
+                warnings.warn(printable(f'{choice}; remove the one that is out of date'), stacklevel=2)
             return read_file(folder / single)
         if (folder / index).exists():
             return _read_shards(folder / index)
@@ -62,7 +61,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all the files an index names, the index and the files agreeing on every one."""
+    """The tensors of all files that an index lists; the index and the files must agree on each."""
     where = read_json(index).get('weight_map')
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise CheckpointError(f'{index}: no weight_map from tensor names to file names')
@@ -79,11 +78,11 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file, wanted in sorted(files.items()):
         found = read_file(index.parent / file)
-        for names, told in (
+        for names, problem in (
             (wanted - found.keys(), f'lacks tensors that {index.name} says it has'),
             (found.keys() - wanted, f'has tensors that {index.name} does not know or puts elsewhere'),
         ):
             if names:
-                raise CheckpointError(f'{index.parent / file}: {told}: {first(names)}')
+                raise CheckpointError(f'{index.parent / file}: {problem}: {first(names)}')
         tensors |= found
     return tensors

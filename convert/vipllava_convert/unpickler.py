@@ -1,10 +1,10 @@
-"""What a pickle says, read without running it.
+"""A restricted unpickler, which runs no code.
 
-A pickle is a program for a machine with a stack and a memo, and Python's own machine calls and changes
-whatever the program names. The machine here knows the opcodes that dicts of tensors need and no others. It
-builds plain records: nothing is imported, called or changed once it is part of something else, and depth,
-memory and time are bounded by the size of the program. Nothing but strings is hashed: the hashes of other
-values, integers among them, can be made to collide, so that a dict of them takes hours to fill.
+A pickle is a program for a machine with a stack and a memo, and Python's own machine imports and calls
+whatever the program names. This one supports only the opcodes that dicts of tensors need, and builds plain
+records: nothing is imported or called, and a container cannot change once it is part of another. Depth,
+memory and time are bounded by the size of the program. Only strings are hashed: the hashes of other values,
+even integers, can be made to collide, so that a dict of them takes hours to fill.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from vipllava_convert.records import (
     Global,
     Refused,
     Storage,
-    admitted,
+    allowed,
     is_size,
     kind_of,
 )
@@ -30,9 +30,9 @@ STOP = ord('.')
 
 
 def unpickle(data: bytes) -> Any:
-    """What a pickle stands for: a Compound, a View, a Storage, a Global or a plain value.
+    """The result of a pickle: a Compound, a View, a Storage, a Global or a plain value.
 
-    Raises ValueError for a pickle that is broken, and Refused for one that asks for anything else.
+    Raises ValueError for a broken pickle, and Refused for one that needs anything else.
     """
     return _Machine(data).run()
 
@@ -41,8 +41,8 @@ class _Machine:
     def __init__(self, data: bytes):
         self.program = Program(data)
         self.stack: list[Any] = []
-        self.marks: list[int] = []  # the stack's heights at MARKs that are still open
-        self.memo: dict[str, Any] = {}  # by the decimal digits of the place
+        self.marks: list[int] = []  # the height of the stack at each open MARK
+        self.memo: dict[str, Any] = {}  # by the index in decimal digits
 
     def run(self) -> Any:
         program, stack = self.program, self.stack
@@ -137,12 +137,12 @@ class _Machine:
                 raise ValueError('a key occurs twice in a dict')
             target.parts[key] = value
 
-    # What Python would import, call and change
+    # Opcodes with which Python would import, call or change something
 
     def find(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError('a name that is not a string')
-        self.stack.append(admitted(f'{module}.{name}'))
+        self.stack.append(allowed(f'{module}.{name}'))
 
     def find_line(self) -> None:
         module, name = (self.program.line().decode('utf-8') for _ in range(2))
@@ -165,7 +165,7 @@ class _Machine:
             raise ValueError(f'{called.name} is called with {len(args.parts)} arguments') from None
 
     def build(self) -> None:
-        """The attributes that a state dict has besides its items are dropped."""
+        """Drops the attributes of a state dict."""
         self.pop()
         target = self.top()
         if not isinstance(target, Compound) or target.kind != 'OrderedDict':
@@ -180,7 +180,7 @@ class _Machine:
                     return
         raise ValueError('a persistent id that does not name a storage')
 
-    # What only speaks of the pickle itself
+    # Opcodes about the pickle itself
 
     def protocol(self) -> None:
         if (version := self.program.number(1)) > NEWEST_PROTOCOL:
@@ -200,14 +200,14 @@ def _changeable(value: Any, *kinds: str) -> Compound:
 
 
 def _join(target: Compound, parts: list[Any]) -> None:
-    """Notes what becomes part of a container, which cannot lie in itself: parts are fixed."""
+    """Fixes parts that are added to a container, which cannot become part of itself."""
     target.depth = max(target.depth, _depth(parts))
     if target.fixed:
         raise ValueError(f'a {target.kind} is to become part of itself')
 
 
 def _depth(parts: Iterable[Any]) -> int:
-    """How deep a container of these parts is; the parts are fixed from now on."""
+    """The depth of a container of these parts, which are fixed from now on."""
     depth = 1
     for part in parts:
         if isinstance(part, Compound):

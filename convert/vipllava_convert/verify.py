@@ -1,4 +1,4 @@
-"""Both sides of a conversion read again and compared: every weight, and the logits of a forward pass."""
+"""Compares both sides of a conversion: every weight, and the logits of a forward pass."""
 
 import math
 import mmap
@@ -31,17 +31,17 @@ _forward: Any = jax.jit(forward, static_argnames='cfg')
 
 
 class Comparison(NamedTuple):
-    """The largest absolute differences between two checkpoints; infinity where only one is a number."""
+    """The largest absolute differences between two checkpoints; infinity where only one is finite."""
 
-    groups: dict[str, float]  # of the weights, by group of tensors; 'llama mlp (int8)' where quantised
-    logits: float  # of a forward pass over a fixed picture and prompt
-    not_finite: tuple[str, ...] = ()  # what holds NaN or infinity on either side: weights, or 'logits'
+    groups: dict[str, float]  # of the weights, by group; 'llama mlp (int8)' for quantised ones
+    logits: float  # of a forward pass on a fixed picture and prompt
+    not_finite: tuple[str, ...] = ()  # weights, or 'logits', that hold NaN or infinity on either side
 
     @property
     def equal(self) -> bool:
-        """Whether all is the same, but for what was quantised and, if anything was, the logits.
+        """Whether all weights that are not quantised are equal and, if none is quantised, the logits too.
 
-        What is not finite is equal to nothing, as it is in arithmetic.
+        NaN and infinity count as different.
         """
         if self.not_finite:
             return False
@@ -50,11 +50,10 @@ class Comparison(NamedTuple):
 
 
 def verify(source: Path, converted: Path, *, progress: Progress | None = None) -> Comparison:
-    """A PyTorch folder and one of ours, in either order -> how far they are from one another.
+    """Compares a PyTorch folder and a converted one, given in either order.
 
-    A vocabulary that is larger on one side is compared as far as both reach. The forward pass is each
-    side's own, in its own type, one after the other. Raises CheckpointError if the tensors differ in
-    name or shape.
+    If one vocabulary is larger, only the rows that both have are compared. The forward pass runs on one side
+    after the other, each in its own dtype. Raises CheckpointError if the tensors differ in name or shape.
     """
     if checkpoint.is_checkpoint(source) == checkpoint.is_checkpoint(converted):
         raise CheckpointError(f'{source} and {converted}: one must be converted, and the other PyTorch')
@@ -72,10 +71,7 @@ def verify(source: Path, converted: Path, *, progress: Progress | None = None) -
 
 
 def _weights(ours: Path, what: Plan, progress: Progress | None) -> tuple[dict[str, float], list[str]]:
-    """The largest difference in each group of tensors, ours read in its order and theirs as it comes.
-
-    And the paths of those that hold NaN or infinity on either side.
-    """
+    """The largest difference in each group of tensors, and the paths of those with NaN or infinity."""
     pairs = {leaf.path: (leaf, tensor) for leaf, tensor in what.pairs}
     if odd := pairs.keys() ^ checkpoint.shapes(ours).keys():
         raise CheckpointError(f'{ours}: one side alone has {first(odd)}')
@@ -111,9 +107,9 @@ def _group(path: str) -> str:
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest absolute difference of two arrays of one shape; 0 if they are equal bit by bit.
+    """The largest absolute difference of two arrays of the same shape; 0 if they are equal bit by bit.
 
-    Infinity if a number stands beside what is none.
+    Infinity if there is NaN or infinity in only one of them.
     """
     a, b = a.reshape(-1), b.reshape(-1)
     largest = 0.0
@@ -128,7 +124,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _logits(params: Params, cfg: Config) -> np.ndarray:
-    """The logits of a picture of noise and a few words, always the same ones."""
+    """The logits of a fixed random picture and prompt."""
     rng = np.random.default_rng(0)
     size = cfg.vision.image_size
     words = rng.integers(3, min(cfg.text.vocab, cfg.image_token), 12)

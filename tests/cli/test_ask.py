@@ -260,7 +260,7 @@ def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
         (['--image', 'PHOTO', '--mark', 'blob:1,2,3,4', 'q'], "unknown shape 'blob'"),
         (['--image', 'PHOTO', '--mark', 'rectangle:1,2,300,4', 'q'], 'outside the picture'),
         (['--image', 'PHOTO', '--mark', '3/' + MARK, 'q'], 'there is no image 3'),
-        (['--mark', MARK, 'q'], 'there is no image 1'),
+        (['--mark', MARK, 'q'], 'add --image FILE'),
         (['--image', 'PHOTO', 'What is {mark}?'], 'there are 0 marks'),
         (['--image', 'PHOTO', '--mark', MARK, 'What is {mark2}?'], 'there is 1 mark'),
         (['--image', 'PHOTO', '--save-image', 'x.nope', 'q'], 'end the name in .png'),

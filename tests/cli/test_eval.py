@@ -207,7 +207,7 @@ def test_broken_rows_are_told_a_line_each_the_first_of_them(vipllava, folder, da
     first, *told, last = ran.err.splitlines()
     assert first == '25 of 45 rows are broken, the first 20 of them:'
     assert [line.split(': ')[0] for line in told] == [f'{data}, line {n}' for n in range(21, 41)]
-    assert last.startswith('vipllava: mend them')
+    assert last.startswith('vipllava: fix them')
 
 
 def files(data, folder):

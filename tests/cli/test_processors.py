@@ -122,9 +122,9 @@ def test_a_token_without_a_row_is_refused_by_name(model, commands):
             "else '<image>' }}{% endfor %}",
             'yes: --template checkpoint',
         ),
-        ('{{ 1 / 0 }}', "of no use: the checkpoint's chat template fails (division by zero)"),
-        ('{% nonsense %}', "of no use: the checkpoint's chat template fails (Encountered unknown tag"),
-        ('hello', 'of no use: template checkpoint wrote 0 <image> for 1 image(s)'),
+        ('{{ 1 / 0 }}', "not usable: the checkpoint's chat template fails (division by zero)"),
+        ('{% nonsense %}', "not usable: the checkpoint's chat template fails (Encountered unknown tag"),
+        ('hello', 'not usable: template checkpoint wrote 0 <image> for 1 image(s)'),
         (None, 'none'),
     ],
 )

@@ -127,10 +127,10 @@ def test_all_that_does_not_fit_is_told_at_once(folder, tmp_path, rng):
     told = message(folder, tmp_path / 'a')
     for part in (
         f'{tmp_path / "a"}: not an adapter of this model. ',
-        'of nothing that the model has: base_model.',
+        'not in the model: base_model.',
         'lora_A.weight and 4 more; without its other half: base_model.',
         '[4, 48] instead of [2, 48] and 2 more. ',
-        'Give the model that it was made for, somebody/13b says adapter_config.json, or train it anew',
+        'Use the model that it was trained for (somebody/13b according to adapter_config.json), or train it',
     ):
         assert part in told, part
     assert len(told) <= 500

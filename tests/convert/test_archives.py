@@ -212,9 +212,9 @@ def test_a_directory_too_large(path):
         file.truncate(length)
         file.seek(0, 2)
         file.write(struct.pack('<4s4H2LH', b'PK\5\6', 0, 0, 9, 9, length - 4, 4, 0))
-    began = time.monotonic()
+    began = time.thread_time()
     assert f'a directory of {length - 4} bytes' in message(path)
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_many_entries(path):
@@ -231,9 +231,9 @@ def test_many_entries(path):
     path.write_bytes(
         b''.join(parts) + whole + struct.pack('<4s4H2LH', b'PK\5\6', 0, 0, 0, 0, len(whole), start, 0)
     )
-    began = time.monotonic()
+    began = time.thread_time()
     message(path)
-    assert time.monotonic() - began < 10
+    assert time.thread_time() - began < 10
 
 
 @pytest.mark.parametrize('at', range(0, 400, 7))

@@ -98,16 +98,16 @@ def test_any_of_them(pattern, text):
     ],
 )
 def test_what_is_refused(pattern, told):
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(PatternError, match=told):
         Pattern(pattern)
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
 
 
 @pytest.mark.parametrize(
     'pattern', ['(a+)+b', '(a|a)*b', '(a*)*b', '(.*)*b', '.*.*.*.*.*.*.*.*b', '(a?){90}a{90}b', '(a|aa)+b']
 )
 def test_patterns_that_take_python_years(pattern):
-    began = time.monotonic()
+    began = time.thread_time()
     assert not Pattern(pattern).fullmatch('a' * 1000)
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2

@@ -317,10 +317,10 @@ def test_what_names_no_storage(pid):
     ids=range(15),
 )
 def test_bounds_in_depth_memory_and_time(program, told):
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(ValueError, match=told):
         unpickle(program)
-    assert time.monotonic() - began < 10
+    assert time.thread_time() - began < 10
 
 
 @pytest.mark.parametrize(

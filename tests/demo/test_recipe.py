@@ -17,7 +17,7 @@ from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.examples import example
 from vipllava_jax.demo.questions import View
-from vipllava_jax.inputs.marks import parse
+from vipllava_jax.inputs.mark_syntax import parse
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import render
 from vipllava_jax.model.vipllava import abstract

@@ -11,7 +11,7 @@ from tests.makers import noise
 from vipllava_jax.evaluation import evaluate
 from vipllava_jax.evaluation.answering import THREADS, questions
 from vipllava_jax.evaluation.cases import read
-from vipllava_jax.inputs.marks import parse
+from vipllava_jax.inputs.mark_syntax import parse
 from vipllava_jax.inputs.processor import Processor
 
 

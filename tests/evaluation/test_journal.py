@@ -138,7 +138,7 @@ def test_a_file_of_other_settings_keeps_even_its_cut_line(path):
     write(path, 0)
     path.write_text(path.read_text() + '{"n": 3, "cu')
     before = path.read_text()
-    with pytest.raises(ValueError, match='came about otherwise'):
+    with pytest.raises(ValueError, match='holds answers with other settings'):
         write(path, settings={**SETTINGS, 'model': [{'deep': [1]}]})
     assert path.read_text() == before
 

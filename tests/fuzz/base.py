@@ -15,7 +15,8 @@ from tests.makers import WORDS, noise, write_processor_files
 from vipllava_jax.config import Config, TextConfig, VisionConfig
 
 SIZE = (90, 60)
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'ICO')
+MODES = ('RGB', 'L', 'P', '1', 'LA', 'RGBA', 'CMYK', 'I;16')
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'ICO')
 CFG = Config(
     vision=VisionConfig(image_size=28, patch_size=14, width=16, layers=3, heads=2, mlp=20),
     text=TextConfig(vocab=400, width=24, layers=2, heads=6, kv_heads=2, head_size=4, mlp=28, context=1024),
@@ -114,12 +115,11 @@ def tensors(data: bytes) -> dict[str, np.ndarray]:
 
 
 def converted(folder: Path) -> None:
-    """The model as a folder of ours."""
+    """The model, and what it is converted to."""
     from vipllava_convert import to_flax
 
-    source = folder.with_name('source')
-    model(source)
-    to_flax.convert(source, folder)
+    model(folder / 'source')
+    to_flax.convert(folder / 'source', folder / 'converted')
 
 
 def adapter(folder: Path) -> None:
@@ -157,15 +157,23 @@ def sentencepiece(folder: Path) -> None:
 
 
 def pictures(folder: Path) -> None:
-    """One picture in each format, of which the first is what is read."""
+    """Pictures of every format and of the modes that it has; one of them is what is read."""
     (folder / 'formats').mkdir(parents=True)
     picture = noise(*SIZE)
     exif = picture.getexif()
     exif[0x0112] = 6  # the orientation: it lies on its side
     for form in FORMATS:
-        kind = {'exif': exif} if form in ('PNG', 'JPEG', 'TIFF', 'WEBP') else {}
-        picture.save(folder / 'formats' / form, form, **kind)
-    shutil.copyfile(folder / 'formats' / FORMATS[0], folder / 'picture')
+        for mode in MODES:
+            path = folder / 'formats' / f'{form} {mode}'
+            try:
+                picture.convert(mode).save(path, form, exif=exif)
+            except (
+                KeyError,
+                OSError,
+                ValueError,
+            ):  # the format has no such mode, or Pillow here no such format
+                path.unlink(missing_ok=True)
+    shutil.copyfile(folder / 'formats' / 'PNG RGB', folder / 'picture')
 
 
 def data(folder: Path) -> None:

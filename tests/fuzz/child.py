@@ -3,6 +3,7 @@
 A verdict is '' if all is well, or else what is wrong. What ends or halts this process is seen by its parent.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 
 LONGEST = {'stderr': 600, 'message': 10_000, 'warning': 10_000}  # characters of a line; the command cuts
 MOST = 2 << 30  # bytes of memory
+MEMORY = f'more than {MOST >> 30} GiB of memory'
 NO_MEMORY = 'not enough memory'  # of a command's message: to run out of memory is a fault
 
 
@@ -94,11 +96,23 @@ def clean(text: str) -> str:
 
 
 def grown() -> int:
-    """The most memory that this process had since it was last asked, in bytes."""
-    status = Path('/proc/self/status').read_text()
-    Path('/proc/self/clear_refs').write_text('5')
-    found = re.search(r'VmHWM:\s+(\d+) kB', status)
-    return int(found[1]) << 10 if found else 0
+    """The most memory, in bytes, of this process and of those it has started, since it was last asked."""
+    peak = 0
+    for process in processes():
+        with contextlib.suppress(OSError):  # it may have ended
+            found = re.search(r'VmHWM:\s+(\d+) kB', Path(f'/proc/{process}/status').read_text())
+            peak += int(found[1]) << 10 if found else 0
+            Path(f'/proc/{process}/clear_refs').write_text('5')
+    return peak
+
+
+def processes() -> list[str]:
+    """This process and those that its threads have started."""
+    found = ['self']
+    for thread in Path('/proc/self/task').iterdir():
+        with contextlib.suppress(OSError):  # it may have ended
+            found += (thread / 'children').read_text().split()
+    return found
 
 
 def limit(more: int) -> None:
@@ -116,7 +130,7 @@ def main(module: str, name: str) -> None:
     for number, line in enumerate(folders):
         told = verdict(read, Path(line.rstrip('\n')), output)
         if grown() > MOST and not told:
-            told = f'more than {MOST >> 30} GiB of memory'
+            told = MEMORY
         output.take()
         answers.write(json.dumps(told) + '\n')
         answers.flush()

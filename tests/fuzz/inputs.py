@@ -147,7 +147,7 @@ def chats() -> Inputs:
 
 def pictures(folder: Path) -> Inputs:
     """A picture of any format whose bytes are damaged, or a PNG file of odd chunks."""
-    contents = [damaged((folder / 'formats' / form).read_bytes()) for form in base.FORMATS]
+    contents = [damaged(path.read_bytes()) for path in sorted((folder / 'formats').iterdir())]
     return named('picture', st.one_of(pngs(), *contents))
 
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import pickle
 import pickletools
 import struct
 import zipfile
@@ -80,6 +81,10 @@ def programs(draw: Draw) -> bytes:
         return b''.join(draw(st.lists(PIECES, min_size=1, max_size=30))) + b'.'
     starts = [at for *_, at in pickletools.genops(VALID)] + [len(VALID)]
     parts = [VALID[a:b] for a, b in itertools.pairwise(starts)]
+    if draw(st.booleans()):  # a field of what a call has made
+        calls = [at for at, part in enumerate(parts, 1) if part == pickle.REDUCE]
+        parts.insert(draw(st.sampled_from(calls)), draw(st.sampled_from(INTO)))
+        return b''.join(parts)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(parts) - 1))
         size = draw(st.integers(0, 4))

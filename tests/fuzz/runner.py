@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.fuzz.child import MEMORY
 from tests.fuzz.inputs import Files
 from tests.fuzz.targets import Target
 
@@ -59,7 +60,10 @@ class Runner:
             if self.child is None:
                 self._start()
             with self.folder(files) as folder:
-                return self._ask(folder, limit)
+                told = self._ask(folder, limit)
+            if told == MEMORY:  # which it may not give back
+                self.stop()
+            return told
         except Failed as failed:
             self.stop()
             return str(failed)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.fuzz import base, readers
+from tests.fuzz import base, data_readers, readers
 from tests.fuzz.commands import commands
 from tests.fuzz.inputs import (
     PARTS,
@@ -80,21 +80,24 @@ TARGETS = {
     'converted': Target(
         base.converted,
         one_of(
-            objects('vipllava.json', 'config.json', 'params/_METADATA', extra=(*SIZES, 'float64', 'int4')),
-            binaries('params/**/*'),
+            objects(
+                *('converted/vipllava.json', 'converted/config.json', 'converted/params/_METADATA'),
+                extra=(*SIZES, 'float64', 'bfloat16', 'int4'),
+            ),
+            binaries('converted/params/**/*'),
         ),
         readers.converted,
     ),
     'pictures': Target(base.pictures, pictures, readers.picture),
     'marks': Target(base.mark, always(named('mark.json', marks())), readers.mark),
-    'rows': Target(base.data, always(rows()), readers.rows),
+    'rows': Target(base.data, always(rows()), data_readers.rows),
     'journals': Target(
         base.journals,
         one_of(journal('answers.jsonl'), journal('run/metrics.jsonl'), objects('run/run.json')),
-        readers.journals,
+        data_readers.journals,
     ),
-    'toml': Target(base.data, always(named('run.toml', toml_files(base.RUN))), readers.run),
-    'commands': Target(base.data, always(commands()), readers.command),
+    'toml': Target(base.data, always(named('run.toml', toml_files(base.RUN))), data_readers.run),
+    'commands': Target(base.data, always(commands()), data_readers.command),
     'files': Target(
         base.data,
         commanded(
@@ -106,6 +109,6 @@ TARGETS = {
                 binaries('model/*.json*'),
             )
         ),
-        readers.command,
+        data_readers.command,
     ),
 }

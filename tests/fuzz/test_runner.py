@@ -1,6 +1,7 @@
 """The harness sees what it is there to see."""
 
 import os
+import subprocess
 import sys
 import time
 import warnings
@@ -13,6 +14,12 @@ from tests.fuzz.explore import explore
 from tests.fuzz.runner import Runner, saved
 from tests.fuzz.targets import Target
 
+OTHER = """
+code = 'x = b"x" * (3 << 30); print(); input()'
+other = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+other.stdout.readline()
+"""
+
 
 def valid(folder: Path) -> None:
     folder.mkdir()
@@ -22,7 +29,8 @@ def valid(folder: Path) -> None:
 def read(folder: Path) -> None:
     """Runs the program that is the input: it does what the package must never do."""
     program = (folder / 'program').read_text()
-    exec(program, {'os': os, 'sys': sys, 'time': time, 'warnings': warnings})
+    modules = {module.__name__: module for module in (os, subprocess, sys, time, warnings)}
+    exec(program, modules)
 
 
 @pytest.fixture(scope='module')
@@ -51,6 +59,7 @@ def runner(tmp_path_factory):
         ('sys.exit(2)', 'exit code 2 without a message'),
         ('x = bytearray(5 << 30)', 'MemoryError'),
         ('x = b"x" * (3 << 30)', 'more than 2 GiB of memory'),
+        (OTHER, 'more than 2 GiB of memory'),
         ('os.abort()', 'ended by SIGABRT'),
         ('os.kill(os.getpid(), 11)', 'ended by SIGSEGV'),
         ('os._exit(3)', 'ended with exit code 3'),

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.makers import noise
 from vipllava_jax.inputs.coordinates import MOST_CORNERS
-from vipllava_jax.inputs.marks import Mark, draw, parse
+from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.marks import Mark, draw
 
 BOX = (1, 2, 30, 40)
 GIANT = pytest.param(10**400, id='400 digits')

@@ -133,9 +133,28 @@ def test_a_decompression_bomb_is_refused_from_its_header(side):
 def test_a_jpeg_2000_of_many_numbers_is_refused_from_its_header(monkeypatch):
     data = saved(noise(30, 20).convert('RGBA'), 'JPEG2000')
     assert open_image(data).size == (30, 20)
-    monkeypatch.setattr('vipllava_jax.inputs.images.WIDE', 30 * 20 * 4 - 1)
+    monkeypatch.setattr('vipllava_jax.inputs.images.MOST_SAMPLES', 30 * 20 * 4 - 1)
     with pytest.raises(ValueError, match='too large for JPEG 2000, 30x20 pixels of RGBA: save it as PNG'):
         open_image(data)
+
+
+def test_a_picture_without_its_palette_is_refused():
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+    header = chunk(b'IHDR', struct.pack('>IIBBBBB', 8, 8, 8, 3, 0, 0, 0))
+    pixels = chunk(b'IDAT', zlib.compress(bytes(8 * 9)))
+    with pytest.raises(ValueError, match='cannot become RGB'):
+        open_image(b'\x89PNG\r\n\x1a\n' + header + pixels + chunk(b'IEND', b''))
+
+
+def test_a_box_of_many_bytes_takes_no_memory(tmp_path):
+    path = tmp_path / 'photo.jp2'
+    signature = b'\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 '
+    path.write_bytes(signature + struct.pack('>I4sQ', 1, b'jp2h', 1 << 62) + bytes(100))
+    for read in (open_image, measure):
+        with pytest.raises(ValueError, match=r'photo.jp2.* is damaged'):
+            read(path)
 
 
 @given(

@@ -121,12 +121,12 @@ def test_settings_of_every_era():
         ({'size': {'height': 28, 'width': 30}, 'crop_size': 28}, 'expected size to be'),
         ({'size': 28, 'crop_size': 'large'}, 'expected crop_size to be'),
         ({'size': {}, 'crop_size': 28}, 'expected size to be'),
-        ({'size': 28, 'crop_size': 30}, 'p.json: crop_size 30 cannot be'),
-        ({'size': 28, 'crop_size': 28, 'do_resize': False}, 'do_resize False cannot be'),
-        ({'size': 28, 'do_center_crop': False}, 'do_center_crop False cannot be'),
-        ({'size': 28, 'crop_size': 28, 'resample': 77}, 'resample 77 cannot be'),
-        ({'size': 28, 'crop_size': 28, 'image_mean': [0.5]}, r'image_mean \[0.5\] cannot be'),
-        ({'size': 28, 'crop_size': 28, 'image_std': [1, 0, 1]}, r'image_std \[1, 0, 1\] cannot be'),
+        ({'size': 28, 'crop_size': 30}, 'p.json: crop_size 30 is not valid'),
+        ({'size': 28, 'crop_size': 28, 'do_resize': False}, 'do_resize False is not valid'),
+        ({'size': 28, 'do_center_crop': False}, 'do_center_crop False is not valid'),
+        ({'size': 28, 'crop_size': 28, 'resample': 77}, 'resample 77 is not valid'),
+        ({'size': 28, 'crop_size': 28, 'image_mean': [0.5]}, r'image_mean \[0.5\] is not valid'),
+        ({'size': 28, 'crop_size': 28, 'image_std': [1, 0, 1]}, r'image_std \[1, 0, 1\] is not valid'),
     ],
 )
 def test_settings_that_cannot_be(fields, message):

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from vipllava_jax.messages import CheckpointError
-from vipllava_jax.training.checkpoints import alone, check_alone, opened
+from vipllava_jax.training.checkpoints import check_unlocked, locked, opened
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.step import State, start
 
@@ -122,17 +122,17 @@ def test_a_state_that_does_not_fit_leaves_nothing_and_is_told_once(tmp_path, cap
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path):
-    imported = 'import pathlib; from vipllava_jax.training.checkpoints import alone, check_alone'
+    imported = 'import pathlib; from vipllava_jax.training.checkpoints import check_unlocked, locked'
     folder = f'pathlib.Path({str(tmp_path)!r})'
-    for code in (f'with alone({folder}): pass', f'check_alone({folder})'):
+    for code in (f'with locked({folder}): pass', f'check_unlocked({folder})'):
         command = [sys.executable, '-c', f'{imported}\n{code}']
-        with alone(tmp_path):
+        with locked(tmp_path):
             done = subprocess.run(command, capture_output=True, text=True)
         assert 'another process trains there' in done.stderr
         assert subprocess.run(command).returncode == 0
 
 
 def test_to_look_whether_a_run_is_there_writes_nothing(tmp_path):
-    check_alone(tmp_path)
-    check_alone(tmp_path / 'run')
+    check_unlocked(tmp_path)
+    check_unlocked(tmp_path / 'run')
     assert not any(tmp_path.iterdir())

@@ -34,7 +34,7 @@ def test_every_recipe_is_one_of_settings(recipe):
 @pytest.mark.parametrize(
     ('keys', 'message'),
     [
-        ({'learning_rte': 1e-4}, 'learning_rte is no key of a run; the nearest is learning_rate'),
+        ({'learning_rte': 1e-4}, 'learning_rte is not a setting of a run; the nearest is learning_rate'),
         ({'batch': 0}, 'batch is 0, expected 1 to 65,536'),
         ({'batch': 2.5}, 'batch is 2.5, expected a whole number'),
         ({'batch': True}, 'batch is True, expected a whole number'),
@@ -74,10 +74,10 @@ def test_every_recipe_is_one_of_settings(recipe):
             if 10**digits > (key.most or 0)
         ),
         ({'seed': -1}, 'seed is -1, expected 0 to 4,294,967,295'),
-        ({'x' * 9000: 1}, 'is no key of a run'),
-        ({'\x1b[2J': 1}, 'is no key of a run'),
+        ({'x' * 9000: 1}, 'is not a setting of a run'),
+        ({'\x1b[2J': 1}, 'is not a setting of a run'),
         ({'batch': [[[1]]]}, 'batch is a list of 1 entries, expected a whole number'),
-        ({'batch-': 1}, 'is no key'),
+        ({'batch-': 1}, 'is not a setting'),
         ({'learning_rate': 1e-4, 'learning-rate': 1e-4}, 'given twice'),
         ({'model': None}, 'model: must be given, in the file or as --model'),
         ({'steps': 1, 'epochs': 2}, 'give one of them'),
@@ -137,7 +137,7 @@ def test_a_special_file_is_refused_at_once(tmp_path):
         ('trains = []', 'trains is a list of 0'),
         ('seed = 1\nseed = 2', 'not TOML'),
         ('seed = 2020-01-01', 'seed is datetime.date.* expected a whole number'),
-        ('"\\u001b[2J" = 2', 'is no key of a run'),
+        ('"\\u001b[2J" = 2', 'is not a setting of a run'),
     ],
 )
 def test_a_file_that_is_wrong_is_named(tmp_path, text, message):

@@ -67,7 +67,7 @@ def test_checkpoints_of_which_nothing_is_known_are_not_gone_on_with(run):
         path.unlink()
         if text:
             path.write_text(text)
-        with pytest.raises(ValueError, match='run.json does not say of which run'):
+        with pytest.raises(ValueError, match='run.json does not say which run'):
             identity.confirm(folder, made, begun=True)
         identity.confirm(folder, settings(**{**given(made), 'resume_anyway': True}), begun=True)
 
@@ -82,7 +82,7 @@ def test_settings_of_any_kind_are_told_in_a_line(run):
     told = json.loads(path.read_text())
     told['identity'] |= {'seed': [[1]] * 3, 'template': 'x' * 9000, 'batch': '\x1b[2J'}
     path.write_text(json.dumps(told))
-    with pytest.raises(ValueError, match='holds a run that differs .*seed was a list') as error:
+    with pytest.raises(ValueError, match='holds a run with other settings .*seed was a list') as error:
         identity.confirm(folder, made, begun=True)
     assert '\x1b' not in str(error.value)
     told['identity'] = {'model': 'other'}

@@ -187,8 +187,8 @@ def test_a_mistake_leaves_nothing_behind(world, keys, tmp_path):
 
 def test_a_folder_where_another_trains_is_refused_before_the_rows_are_read(world, keys):
     keys['output'].mkdir()
-    code = 'import pathlib, sys; from vipllava_jax.training.checkpoints import alone\n'
-    code += f'with alone(pathlib.Path({str(keys["output"])!r})): print(flush=True); sys.stdin.read()'
+    code = 'import pathlib, sys; from vipllava_jax.training.checkpoints import locked\n'
+    code += f'with locked(pathlib.Path({str(keys["output"])!r})): print(flush=True); sys.stdin.read()'
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with subprocess.Popen([sys.executable, '-c', code], **pipes) as other:
         other.stdout.readline()
@@ -200,7 +200,7 @@ def test_a_folder_where_another_trains_is_refused_before_the_rows_are_read(world
 def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):
     _, folder = world
     training.train(**keys)
-    with pytest.raises(ValueError, match=r'run holds a run that differs \(seed was 0 and is 7\)'):
+    with pytest.raises(ValueError, match=r'run holds a run with other settings \(seed was 0 and is 7\)'):
         training.train(**keys, seed=7)
     other = tmp_path / 'other.jsonl'
     line = json.loads((folder / 'rows.jsonl').read_text().splitlines()[0])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vipllava_jax.inputs.marks import COLORS, Mark, draw
-from vipllava_jax.training.marking import Object, inserted, mention, objects, settled, styles, text_of
+from vipllava_jax.training.marking import Object, inserted, inside_picture, mention, objects, styles, text_of
 
 
 @given(st.integers(0, 12), st.integers(0, 1000))
@@ -38,7 +38,7 @@ def test_rounding_is_forgiven(off):
     box = [c + d for c, d in zip((0, 0, 40, 30), off, strict=True)]
     outline = [box[0], box[1], box[2], box[1], box[2], box[3]]
     for place in (Object(box), Object(box, (outline,))):
-        mark = settled(place.mark('rectangle', 'red'), (40, 30))
+        mark = inside_picture(place.mark('rectangle', 'red'), (40, 30))
         assert all(0 <= c <= limit for c, limit in zip(mark.box, (40, 30) * 2, strict=True))
         assert all(abs(c - d) <= 1 for c, d in zip(mark.box, box, strict=True))
         draw(Image.new('RGB', (40, 30)), mark)
@@ -47,15 +47,15 @@ def test_rounding_is_forgiven(off):
 @pytest.mark.parametrize('box', [[-1.5, 0, 9, 9], [0, 0, 41.5, 9], [0, 0, 9, 31.5], [39.9, 0, 40.5, 9]])
 def test_what_lies_further_outside_is_not(box):
     with pytest.raises(ValueError, match='outside the picture|less than a pixel'):
-        settled(Object(box).mark('rectangle', 'red'), (40, 30))
+        inside_picture(Object(box).mark('rectangle', 'red'), (40, 30))
 
 
 def test_an_exact_mark_is_not_moved():
     mark = Mark('rectangle', box=(0, 0, 40.5, 30), units=None)
     with pytest.raises(ValueError, match='outside the picture'):
-        settled(mark, (40, 30))
+        inside_picture(mark, (40, 30))
     fractions = Mark('arrow', point=(0.5, 1))
-    assert settled(fractions, (40, 30)) is fractions
+    assert inside_picture(fractions, (40, 30)) is fractions
 
 
 def test_tags_become_phrases():

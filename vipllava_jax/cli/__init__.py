@@ -1,4 +1,4 @@
-"""The `vipllava` command: one file a verb, imported when it is called."""
+"""The `vipllava` command; the module of each subcommand is imported when it is called."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ NO_MEMORY = (
 
 
 class Verbs(click.Group):
-    """The verbs by name, none of them imported before it is needed: `vipllava --help` is instant."""
+    """The subcommands, imported when needed, so that `vipllava --help` is instant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*VERBS]
@@ -85,7 +85,7 @@ def vipllava(compilation_cache: str | None) -> None:
 
 
 def main() -> None:
-    """The command on the console; no thread in the background keeps the user waiting for its end."""
+    """Runs the command, and exits without waiting for background threads after an error."""
     signals.end_cleanly()
     try:
         run()
@@ -95,14 +95,14 @@ def main() -> None:
         signals.end_at_once()
         if not code:
             raise
-        os._exit(code)  # tearing down a compiler at work may crash
+        os._exit(code)  # a normal exit may crash while a program is being compiled
 
 
 def flushed(code: int) -> int:
-    """Writes what is still buffered -> the exit code: 2, with a message, if stdout has no room for it."""
+    """Flushes stdout; returns the exit code, which is 2, with a message, if that fails."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has gone: it has what it wants
+    except BrokenPipeError:  # the reader has ended, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         click.echo(f'vipllava: standard output: {error.strerror}', err=True)
@@ -114,13 +114,15 @@ def flushed(code: int) -> int:
 
 
 def run() -> None:
-    """Runs the command; what the user can mend is one line on stderr and exit code 2, a warning one line."""
+    """Runs the command; user errors are one line on stderr and exit code 2, warnings one line."""
     for name in ('stdin', 'stdout', 'stderr'):
-        if getattr(sys, name) is None:  # closed by whoever called us
+        if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')  # an answer may hold what the terminal cannot show
+            stream.reconfigure(
+                errors='backslashreplace'
+            )  # an answer may contain characters that the terminal cannot show
     with warnings.catch_warnings():
         warnings.simplefilter('default', UserWarning)
         warnings.showwarning = shown(False)
@@ -132,17 +134,17 @@ def run() -> None:
         except (click.Abort, KeyboardInterrupt):
             signals.end_by_interrupt()
         except Exception as error:
-            if (message := mistake(error)) is None:
+            if (message := user_error(error)) is None:
                 raise
             fail(message)
 
 
-def mistake(error: Exception) -> str | None:
-    """What the user can mend, in words; None for an error that is a fault of this program."""
+def user_error(error: Exception) -> str | None:
+    """The message of a user error; None for an error that is a bug."""
     match error:
         case click.ClickException():
             return error.format_message()
-        case OSError() if error.strerror:  # whatever writes a file names it
+        case OSError() if error.strerror:  # without a file name it is from standard output
             named = isinstance(error.filename, (str, bytes))
             return f'{os.fsdecode(error.filename) if named else "standard output"}: {error.strerror}'
         case OSError() | ValueError() | ImportError():
@@ -157,19 +159,22 @@ def mistake(error: Exception) -> str | None:
 
 
 def shown(ours: bool) -> Callable[..., None]:
-    """What tells a warning on stderr, once; whether the folder of compiled programs is ours to mend."""
-    told = set()
+    """A handler that shows each warning once on stderr.
+
+    `ours` says whether the folder of compiled programs is ours, so that damaged files in it may be deleted.
+    """
+    seen = set()
 
     def show(message: Warning | str, *_: object) -> None:
         line = compilation.trouble(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
-        if line and line not in told:
-            told.add(line)
+        if line and line not in seen:
+            seen.add(line)
             click.echo(f'vipllava: {printable(line)}', err=True)
 
     return show
 
 
 def fail(message: str) -> None:
-    """Ends with one line on stderr."""
+    """Exits with one line on stderr and exit code 2."""
     click.echo(f'vipllava: {printable(message)}', err=True)
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""`vipllava ask`: a picture, marks, a question; the answer as it comes."""
+"""`vipllava ask`: answers a question about pictures with marks, and streams the answer."""
 
 import codecs
 import contextlib
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vipllava_jax.loading import Model
 
 
-LONGEST = 1 << 20  # bytes of a question on stdin, more than any context holds
+LONGEST = 1 << 20  # bytes of a question on stdin; more than any context
 
 
 @click.command()
@@ -196,7 +196,7 @@ class Reply:
 
 
 def read(question: str | None) -> str:
-    """The question, or stdin if there is none; ValueError if that is empty or no text."""
+    """The question, or the text on stdin if there is none; ValueError if it is empty or not UTF-8."""
     if question is None and sys.stdin.isatty():
         click.echo('Question, then Ctrl-D:', err=True)
     text = (stdin() if question is None else question).strip()
@@ -206,7 +206,7 @@ def read(question: str | None) -> str:
 
 
 def stdin() -> str:
-    """The text on stdin, without the byte order mark that some editors put in front."""
+    """The text on stdin, without a byte order mark."""
     source = getattr(sys.stdin, 'buffer', None)
     data = source.read(LONGEST + 1) if source else sys.stdin.read(LONGEST + 1).encode()
     if len(data) > LONGEST:
@@ -236,7 +236,7 @@ def planned(
 ) -> 'tuple[dict[str, Any], Config]':
     """The shapes of the weights and their config.
 
-    ValueError if the answer has no room, or the processor is not that of the weights.
+    Raises ValueError if there is no room for an answer, or the processor does not fit the weights.
     """
     from vipllava_jax.generation.decoding import room
     from vipllava_jax.loading import abstract

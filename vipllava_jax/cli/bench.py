@@ -1,4 +1,4 @@
-"""`vipllava bench`: how fast each part runs here, and how much of what the device can do that is."""
+"""`vipllava bench`: measures the speed of each part of the model, and compares it to the device's limits."""
 
 import importlib.util
 import os
@@ -205,7 +205,7 @@ def prepare(
 
 
 def usual(option: str) -> Any:
-    """What an option is unless given: on a CPU, what takes no longer than a minute."""
+    """An option's default; on a CPU one that takes at most a minute."""
     import jax
 
     large: dict[str, Any] = dict(preset='7b', batch=(1, 8, 32, 128), context=(704, 1500), dtype='bfloat16')
@@ -214,7 +214,7 @@ def usual(option: str) -> Any:
 
 
 def players(subject: 'Subject', peer: str | None) -> dict[str, Any]:
-    """Who takes part, ours first."""
+    """The implementations that are measured, ours first."""
     from vipllava_jax.benchmark.measure import Ours
     from vipllava_jax.benchmark.timing import OURS
 
@@ -230,7 +230,7 @@ def players(subject: 'Subject', peer: str | None) -> dict[str, Any]:
 
 
 def measured(planned: 'Sequence[Line]', repeats: int, rates: 'Ceilings') -> 'Iterator[Result]':
-    """Each line's result, told on stderr as it comes."""
+    """Measures each line; shows the result on stderr."""
     from vipllava_jax.benchmark import report, timing
 
     for i, line in enumerate(planned, 1):
@@ -241,7 +241,7 @@ def measured(planned: 'Sequence[Line]', repeats: int, rates: 'Ceilings') -> 'Ite
 
 
 def about(subject: 'Subject') -> dict[str, Any]:
-    """What the figures depend on."""
+    """The versions, device and settings on which the results depend."""
     import dataclasses
 
     from vipllava_jax.cli.info import devices, versions
@@ -259,7 +259,7 @@ def about(subject: 'Subject') -> dict[str, Any]:
 
 
 def keep(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], path: Path | None) -> None:
-    """After every line, so that whatever ends the run leaves what there is."""
+    """Writes the results after every line, so that an interrupted run keeps them."""
     from vipllava_jax.benchmark import report
 
     if path:
@@ -267,7 +267,7 @@ def keep(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], path
 
 
 def show(results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], plot: Path | None) -> None:
-    """The table on stdout, in full width where that is no terminal, and the plot."""
+    """Prints the table on stdout, in full width if that is not a terminal, and writes the plot."""
     from rich.console import Console
 
     from vipllava_jax.benchmark import report, roofline

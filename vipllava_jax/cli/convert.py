@@ -1,4 +1,4 @@
-"""`vipllava convert`: from a PyTorch checkpoint to a folder of our own, and back."""
+"""`vipllava convert`: converts a PyTorch checkpoint to our format, and back."""
 
 from collections.abc import Callable
 from functools import partial

@@ -90,7 +90,7 @@ def demo(
 
 
 def made(seed: int) -> Shown:
-    """A picture of the world with one mark, drawn as `vipllava draw` does, and what can be asked about it."""
+    """A random picture with one mark, and questions about it."""
     from vipllava_jax.demo.drawing import picture
     from vipllava_jax.demo.marking import draw_marks, make_marks
     from vipllava_jax.demo.questions import View
@@ -109,7 +109,7 @@ def made(seed: int) -> Shown:
 
 
 def _plainly(rng: Random, view: 'View', type: str) -> 'Question | None':
-    """A question of a type as one would ask it, unless the view has none."""
+    """A question of a type in natural wording, if there is one for this view."""
     from vipllava_jax.demo.asking import ask
 
     tries = (question for _ in range(20) for question in ask(rng, view, 1, [type]))
@@ -117,7 +117,7 @@ def _plainly(rng: Random, view: 'View', type: str) -> 'Question | None':
 
 
 def _own(image: str, specs: tuple[str, ...]) -> Shown:
-    """The user's picture and marks, and what can be asked about any."""
+    """The user's picture and marks, and questions that fit any picture."""
     pictures, marks = drawn([image], specs)
     first = f'What is {marks[0].phrase}?' if marks else 'How many objects are there?'
     return Shown(pictures[0], marks, [(first, None)])
@@ -136,7 +136,7 @@ def answer(model: 'Model', picture: 'Image', questions: list[str]) -> list[str]:
 
 
 def _reply(model: 'Model', shown: Shown, question: str) -> str:
-    """The answer, or what is wrong with the question."""
+    """The answer, or the error of the question."""
     try:
         return answer(model, shown.picture, [phrased(question, shown.marks)])[0]
     except ValueError as error:

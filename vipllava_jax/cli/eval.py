@@ -1,4 +1,4 @@
-"""`vipllava eval`: questions with known answers, asked in batches; how many a model gets right."""
+"""`vipllava eval`: asks questions with known answers in batches, and counts the right ones."""
 
 import contextlib
 import hashlib
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     metavar='FILE',
     help='Where answers are added as they come.  [default: NAME.answers.jsonl here, of the first --data]',
 )
-@click.option('--restart', is_flag=True, help='Ask all anew, whatever --output holds.')
+@click.option('--restart', is_flag=True, help='Ask all questions again, and empty --output first.')
 @click.option('--json', 'table_file', metavar='FILE', help='The table, for machines.')
 @click.option(
     '--vip-bench',
@@ -139,24 +139,24 @@ def eval(
         batch = asked.make(first).batch
         waited = compiling(shapes, batch, cfg, asked.settings(first.longest)) if batch else lambda: None
         model, _ = load(folder, processor, **kind)
-        with contextlib.suppress(Exception):  # the same error comes again where it belongs
+        with contextlib.suppress(Exception):  # the error will be raised again where it matters
             waited()
         return model.params
 
     with counting('answers') as progress:
         result = run.run(asked, loaded, output, settings, restart=restart, progress=progress)
-    tell(result)
+    show(result)
     if table_file:
-        write_text(Path(table_file), json.dumps(machines(result, settings), indent=2) + '\n')
+        write_text(Path(table_file), json.dumps(as_json(result, settings), indent=2) + '\n')
     if of_vip_bench and vip_bench:
         run.write_vip_bench(vip_bench, result)
         click.echo(f'{printable(vip_bench, 4096)}: for the evaluator of ViP-Bench')
 
 
 def named(output: str, table_file: str | None, vip_bench: str | None) -> dict[str, Path]:
-    """Where is written to, by the options that say so; an OSError names a place where nothing can be."""
+    """The output files by their options; an OSError names one that cannot be written."""
     for place in (table_file, vip_bench):
-        # the folder of --output is made if it is not there
+        # the folder of --output is created if it does not exist
         if place and (Path(place).exists() or Path(place).parent != Path(output).parent):
             check_writable(Path(place))
     given = {'--output': output, '--json': table_file, '--vip-bench': vip_bench}
@@ -164,19 +164,19 @@ def named(output: str, table_file: str | None, vip_bench: str | None) -> dict[st
 
 
 class Notes:
-    """Tells on stderr, once of each subject."""
+    """Shows messages on stderr, one for each subject."""
 
     def __init__(self) -> None:
-        self.told: set[str] = set()
+        self.subjects: set[str] = set()
 
-    def __call__(self, subject: str, told: str) -> None:
-        if subject not in self.told:
-            self.told.add(subject)
-            click.echo(f'vipllava: {printable(told)}', err=True)
+    def __call__(self, subject: str, message: str) -> None:
+        if subject not in self.subjects:
+            self.subjects.add(subject)
+            click.echo(f'vipllava: {printable(message)}', err=True)
 
 
-def tell(result: 'Result') -> None:
-    """The table on stdout, and on stderr what is missing in it."""
+def show(result: 'Result') -> None:
+    """Prints the table on stdout, and on stderr what was left out or cut off."""
     from vipllava_jax.evaluation.scores import table
 
     for line in result.broken:
@@ -189,8 +189,8 @@ def tell(result: 'Result') -> None:
         click.echo(table(result.scores))
 
 
-def machines(result: 'Result', settings: dict[str, Any]) -> dict[str, Any]:
-    """The table with the settings, as an object."""
+def as_json(result: 'Result', settings: dict[str, Any]) -> dict[str, Any]:
+    """The table and the settings as a JSON object."""
     scores = []
     for score in result.scores:
         low, high = score.interval
@@ -200,11 +200,11 @@ def machines(result: 'Result', settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(*folders: str | Path) -> str:
-    """What changes whenever a file in one of the folders is written."""
-    told = hashlib.blake2b(digest_size=16)
+    """A hash that changes whenever a file in one of the folders is written."""
+    digest = hashlib.blake2b(digest_size=16)
     for folder in folders:
         for path in sorted(Path(folder).rglob('*')):
             if path.is_file():
                 found = path.stat()
-                told.update(f'{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n'.encode())
-    return told.hexdigest()
+                digest.update(f'{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n'.encode())
+    return digest.hexdigest()

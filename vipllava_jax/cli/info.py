@@ -52,7 +52,7 @@ def info(source: str | None, as_json: bool) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of all that may matter, as far as it is installed."""
+    """The versions of the relevant packages that are installed."""
     found = {'vipllava-jax': __version__, 'python': platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -61,7 +61,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, str]:
-    """Each device's kind and, where it tells, its memory."""
+    """Each device's kind and, if it reports it, its memory."""
     import jax
 
     try:
@@ -76,7 +76,7 @@ def devices() -> dict[str, str]:
 
 
 def programs() -> dict[str, str]:
-    """Where compiled programs are kept, and what they take there."""
+    """The folder of compiled programs, and its size."""
     import jax
 
     settings = jax.config.values
@@ -87,7 +87,7 @@ def programs() -> dict[str, str]:
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    """A folder's kind, its sizes in words, its prompts, all read from headers."""
+    """A checkpoint folder's format, sizes and templates, read from headers only."""
     from vipllava_convert import to_flax
 
     from vipllava_jax import checkpoint as ours
@@ -134,4 +134,4 @@ def chat_template(processor: 'Processor') -> str:
     if processor.chat is None:
         return 'none'
     why = trouble(processor.chat)
-    return f'of no use: {why}' if why else 'yes: --template checkpoint'
+    return f'not usable: {why}' if why else 'yes: --template checkpoint'

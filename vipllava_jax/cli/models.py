@@ -1,4 +1,4 @@
-"""The options that say which model answers and how, and that model from its folder to the device."""
+"""The options for the model and its weights, and loading it."""
 
 import time
 from collections.abc import Callable
@@ -40,13 +40,13 @@ template_option = click.option(
 
 
 def fit_option(usual: str) -> Callable[[F], F]:
-    """How pictures become what the model sees, unless it is the usual way."""
+    """The option for how pictures are fitted to the square that the model sees."""
     kinds = click.Choice(('crop', 'pad', 'squash'))
     return click.option('--fit', type=kinds, help=f'How a picture becomes square.  [default: {usual}]')
 
 
 def weight_options(command: F) -> F:
-    """What becomes of the weights as they are loaded, by the names that `loading` has: `**kind`."""
+    """The options for loading weights, with the names of the arguments of `loading`: `**kind`."""
     command = click.option(
         '--adapter', metavar='FOLDER', help="An adapter for the model, of ours, peft's or the authors'."
     )(command)
@@ -59,7 +59,7 @@ def weight_options(command: F) -> F:
 
 
 def types(shapes: dict[str, Any]) -> dict[str, str | None]:
-    """The types of a model's weights, as the options of the same names say them."""
+    """The dtype and quantization of a model's weights, named as the options."""
     dtypes = {leaf.dtype.name for _, leaf in flat(shapes)}
     quantize = [name for name in QUANTIZED if name in dtypes]
     return {'dtype': shapes['llama']['norm']['w'].dtype.name, 'quantize': quantize[-1] if quantize else None}
@@ -68,14 +68,14 @@ def types(shapes: dict[str, Any]) -> dict[str, str | None]:
 def compiling(
     shapes: dict[str, Any], batch: 'Batch', cfg: 'Config', settings: dict[str, Any]
 ) -> Callable[[], None]:
-    """Begins to compile, in the background, for weights that are yet to be loaded -> what waits for it."""
+    """Starts to compile in the background, before the weights are loaded; returns a function that waits."""
     from vipllava_jax.generation.decoding import compile_for
 
     return background(partial(compile_for, shapes, batch, cfg=cfg, **settings))
 
 
 def load(folder: 'Path', processor: 'Processor', **kind: Any) -> 'tuple[Model, float]':
-    """The model, loaded under a bar, and how many seconds that took."""
+    """Loads the model with a progress bar; returns it and the seconds taken."""
     from vipllava_jax import loading
 
     begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Numbers as options: finite, and of a size that their place can hold."""
+"""Types of numeric options: finite and bounded."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ LARGEST = 2**31 - 1
 
 
 class Real(click.FloatRange):
-    """A finite number in a range: click lets NaN pass every range."""
+    """A finite number in a range; click's own type lets NaN pass."""
 
     name = 'number'
 
@@ -21,7 +21,7 @@ class Real(click.FloatRange):
 
 
 class Whole(click.IntRange):
-    """A whole number in a range, which ends where 32 bits do unless it says otherwise."""
+    """A whole number in a range, by default up to the largest 32-bit integer."""
 
     name = 'whole number'
 
@@ -29,6 +29,8 @@ class Whole(click.IntRange):
         super().__init__(least, most)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, str) and len(value) > 20:  # int() of thousands of digits is an error of its own
+        if (
+            isinstance(value, str) and len(value) > 20
+        ):  # int() raises a different error for thousands of digits
             self.fail(f'{value[:20]}… has too many digits: {self.min} to {self.max} is expected', param, ctx)
         return super().convert(value, param, ctx)

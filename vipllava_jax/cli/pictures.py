@@ -1,4 +1,4 @@
-"""The options that pictures and marks share, and marks from the line to the picture."""
+"""The options for pictures and marks, drawing marks, and saving pictures."""
 
 import io
 import re
@@ -40,8 +40,9 @@ def drawn(
     """The pictures at the paths with the marks of the specs drawn on them, and those marks in order."""
     from vipllava_jax.inputs import marks as marks_
     from vipllava_jax.inputs.images import open_image
+    from vipllava_jax.inputs.mark_syntax import parse
 
-    parsed = [marks_.parse(spec) for spec in specs]
+    parsed = [parse(spec) for spec in specs]
     if specs and not paths:
         raise ValueError('there is no picture for the --mark: add --image FILE')
     for spec, (i, _) in zip(specs, parsed, strict=True):
@@ -68,22 +69,22 @@ def phrased(question: str, marks: 'Sequence[Mark]') -> str:
 
 
 def check_saving(path: str, sources: Sequence[str]) -> None:
-    """ValueError or OSError if a picture cannot be saved there, or is one of those that are read."""
+    """Raises ValueError or OSError if a picture cannot be saved there, or is one of the inputs."""
     if Path(path).suffix.lower() not in ENDINGS:
         raise ValueError(f'{path}: end the name in .png or .jpg')
     check_output(Path(path), [Path(source) for source in sources])
 
 
 def save(picture: 'Image', path: str, sources: Sequence[str] = ()) -> None:
-    """Writes a picture, made from those at `sources`, in the format that its name ends in.
+    """Writes a picture in the format of the path's suffix; `sources` are the pictures it was made from.
 
-    The file has what it had until the picture is whole. Raises as `check_saving`, before anything is written.
+    The file is replaced atomically. Raises the errors of `check_saving` before anything is written.
     """
     check_saving(path, sources)
     format = ENDINGS[Path(path).suffix.lower()]
     content = io.BytesIO()
     try:
-        picture.save(content, format, quality=95)  # of a JPEG; other formats do not look at it
+        picture.save(content, format, quality=95)  # for JPEG; other formats ignore it
     except (ValueError, OSError) as error:
         size = f'{picture.width}x{picture.height}'
         raise ValueError(

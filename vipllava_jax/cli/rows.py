@@ -1,4 +1,4 @@
-"""Rows of data that are broken, as a user is told of them."""
+"""Reporting broken rows of data."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from vipllava_jax.messages import printable
 
 @contextlib.contextmanager
 def a_line_each() -> Iterator[None]:
-    """Tells on stderr all lines of a ValueError but the last, which is raised as one: each is of a row."""
+    """Prints the lines of a ValueError, one for each broken row, on stderr; raises one with the last line."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What is seen while waiting: a bar on stderr, gone when the work is done."""
+"""Progress bars and spinners on stderr, which disappear when the work is done."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from vipllava_jax.messages import printable
 
 NARROW = 60  # columns of a terminal that has no room for a bar beside its numbers
-QUIET = 30  # seconds between two lines where there is no terminal
+QUIET = 30  # seconds between two lines without a terminal
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def bytes_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
 @contextmanager
 def spinner(what: str) -> Iterator[Callable[[], None]]:
-    """Turns beside `what` until the function it yields is called, or the end; silent without a terminal."""
+    """A spinner with a text, until the yielded function is called or the block ends; only on a terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -73,7 +73,7 @@ def spinner(what: str) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields `progress(done, total)`, which tells both, the rate and the time left from its first call on."""
+    """Yields `progress(done, total)`, which shows both, the rate and the time left from its first call on."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -81,20 +81,20 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[pace]}')]
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task(what, total=None, pace='')
-    first = told = (0.0, 0)  # when, and how many were done
+    first = shown = (0.0, 0)  # (time, number done) of the first call, and of the last line
 
     def progress(done: int, total: int) -> None:
-        nonlocal first, told
+        nonlocal first, shown
         now = time.perf_counter()
         begins = not first[0]
         if begins:
-            first = told = (now, done)
+            first = shown = (now, done)
         pace = paced(done - first[1], total - done, now - first[0])
         bar.update(task, completed=done, total=total, pace=pace)
         if begins and console.is_terminal:
             bar.start()
-        if not console.is_terminal and (now - told[0] > QUIET or done == total > told[1]):
-            told = (now, done)
+        if not console.is_terminal and (now - shown[0] > QUIET or done == total > shown[1]):
+            shown = (now, done)
             console.print(f'{what} {done}/{total}  {pace}', markup=False, highlight=False, soft_wrap=True)
 
     try:
@@ -105,7 +105,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def paced(done: int, left: int, seconds: float) -> str:
-    """'4.0/s, 1:15 left', or nothing as long as nothing is done."""
+    """'4.0/s, 1:15 left'; '' before anything is done."""
     from vipllava_jax.training.progress import duration
 
     return f'{done / seconds:.1f}/s, {duration(left * seconds / done)} left' if done else ''

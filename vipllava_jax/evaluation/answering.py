@@ -1,4 +1,4 @@
-"""Cases to answers: in batches of few shapes, their pictures loaded ahead in threads."""
+"""Answers cases in batches of few shapes; threads load the pictures ahead."""
 
 import itertools
 import os
@@ -25,12 +25,12 @@ THREADS = min(8, os.cpu_count() or 1)
 
 
 class Asked(NamedTuple):
-    """Cases, by their numbers, that are asked at once, each answer of at most so many tokens."""
+    """A batch of cases, by number."""
 
     numbers: tuple[int, ...]
-    size: int  # rows of the batch, which repeats some if they are fewer
+    size: int  # rows of the batch; if there are fewer cases, some are repeated
     fit: Fit | None
-    longest: int
+    longest: int  # tokens of an answer
 
 
 class Said(NamedTuple):
@@ -38,21 +38,21 @@ class Said(NamedTuple):
 
     number: int
     text: str
-    finished: bool  # by itself, rather than by its length
+    finished: bool  # whether it ended before the limit of tokens
 
 
 class Ready(NamedTuple):
-    """What the model reads of a batch, and what was wrong with cases that are not in it."""
+    """The input arrays of a batch, and the errors of cases that are not in it."""
 
     numbers: tuple[int, ...]
-    batch: Batch | None  # None: there is no good one
+    batch: Batch | None  # None: all cases are broken
     longest: int
     broken: list[str]
 
 
 @dataclass(frozen=True)
 class Questions:
-    """All cases in batches, those of like shape together, the same ones whichever have an answer already."""
+    """All cases, grouped into batches of similar shape, which do not depend on existing answers."""
 
     cases: Cases
     processor: Processor
@@ -60,9 +60,9 @@ class Questions:
     template: str
     batches: tuple[Asked, ...]
     skip_broken: bool
-    note: Callable[[str, str], None]  # told (a subject, what is to be said of it)
-    broken: tuple[str, ...] = ()  # what is wrong with the first of the cases that are in no batch
-    left_out: int = 0  # cases that are in no batch
+    note: Callable[[str, str], None]  # called with a subject and a message about it
+    broken: tuple[str, ...] = ()  # the errors of the first cases that were left out
+    left_out: int = 0  # cases that were left out
 
     @property
     def total(self) -> int:
@@ -70,15 +70,15 @@ class Questions:
         return sum(len(batch.numbers) for batch in self.batches)
 
     def pending(self, answered: Any) -> list[Asked]:
-        """The batches in which an answer is missing."""
+        """The batches with missing answers."""
         return [batch for batch in self.batches if not all(number in answered for number in batch.numbers)]
 
     def settings(self, longest: int) -> dict[str, Any]:
-        """Those of `decoding.stream`."""
+        """The arguments of `decoding.stream`."""
         return {'max_new_tokens': longest, 'eos': ends(self.processor, self.template, self.cfg)[1]}
 
     def make(self, asked: Asked) -> Ready:
-        """What the model reads of a batch; BrokenRow names a picture that is damaged."""
+        """Loads the pictures of a batch; BrokenRow names a damaged one."""
         ids, pictures, numbers, broken = [], [], [], []
         for number in asked.numbers:
             case = self.cases.cases[number]
@@ -110,7 +110,7 @@ class Questions:
         return made
 
     def answer(self, params: Params, pending: Sequence[Asked]) -> Iterator[tuple[list[Said], list[str]]]:
-        """The answers to each batch, and what is wrong with its cases that have none."""
+        """The answers of each batch, and the errors of its broken cases."""
         pool = ThreadPoolExecutor(THREADS)
         try:
             for ready in ahead(pool, self.make, pending, THREADS):
@@ -128,13 +128,13 @@ class Questions:
         for chunk in stream(params, ready.batch, cfg=self.cfg, **self.settings(ready.longest)):
             chunks.append(chunk)
             if stops and all(one.finished for one in self._read(ready.numbers, chunks, stops, eos)):
-                break  # by texts, of which the decoder does not know
+                break  # the decoder itself does not check for stop texts
         return self._read(ready.numbers, chunks, stops, eos)
 
     def _read(
         self, numbers: Sequence[int], chunks: Sequence[np.ndarray], stops: Sequence[str], eos: Sequence[int]
     ) -> list[Said]:
-        """The answers as far as they have come."""
+        """The answers so far."""
         said = []
         rows = np.concatenate(chunks, axis=1)[: len(numbers)]
         for number, ids in zip(numbers, rows, strict=True):
@@ -155,13 +155,12 @@ def questions(
     fit: Fit | None = None,
     max_new_tokens: int | None = None,
     skip_broken: bool = False,
-    note: Callable[[str, str], None] = lambda subject, told: None,
+    note: Callable[[str, str], None] = lambda subject, message: None,
 ) -> Questions:
-    """Cases in batches of so many.
+    """Groups cases into batches of at most `batch`.
 
-    ValueError names the cases that leave the model no room to answer, unless broken ones may be skipped: then
-    those are in no batch, and the numbers of the others stay as they are. Fit and max_new_tokens are those of
-    each case's task unless they are given.
+    Cases whose prompts leave no room for an answer are a ValueError or, with `skip_broken`, are left out; the
+    numbers of the others do not change. `fit` and `max_new_tokens` default to those of each case's task.
     """
     check_fit(fit)
     check(template, processor.chat)
@@ -183,7 +182,7 @@ def questions(
             continue
         longest = max_new_tokens or case.task.longest
         shapes.append((fit or case.task.fit or '', longest, len(case.images), length, number))
-    told = checked(broken, len(cases.cases), skip_broken, 'questions')
+    shown = checked(broken, len(cases.cases), skip_broken, 'questions')
     batches: list[Asked] = []
     for (how, longest), group in itertools.groupby(sorted(shapes), key=lambda shape: shape[:2]):
         *_, lengths, numbers = zip(*group, strict=True)
@@ -191,11 +190,11 @@ def questions(
         for start in range(0, len(numbers), batch):
             size = min(batch, len(numbers))
             batches.append(Asked(numbers[start : start + batch], size, how or None, longest))
-    return Questions(cases, processor, cfg, template, tuple(batches), skip_broken, note, told, len(broken))
+    return Questions(cases, processor, cfg, template, tuple(batches), skip_broken, note, shown, len(broken))
 
 
 def _length(case: Case, processor: Processor, template: str, context: int, new: int) -> int:
-    """The tokens of a prompt; ValueError if so many new ones after it exceed the context."""
+    """The tokens of a prompt; ValueError if it and `new` more exceed the context."""
     length = len(processor.ids(case.turns, len(case.images), template))
     if length + new > context:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Rows of files to cases: what is asked, what is drawn, which answers are right, all checked beforehand."""
+"""Turns rows into cases: the question, the marks and the accepted answers, checked in advance."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ from vipllava_jax.training.rows import BrokenRow, Row
 
 
 class Task(NamedTuple):
-    """How the questions of a data set are asked unless the user says otherwise."""
+    """How the questions of a data set are asked by default."""
 
     name: str
-    fit: Fit | None = None  # None: as the checkpoint has it
+    fit: Fit | None = None  # None: the checkpoint's
     longest: int = 128  # tokens of an answer
 
 
@@ -31,43 +31,43 @@ GENERIC = Task('rows')
 VIP_BENCH = Task('ViP-Bench', 'pad', 1024)
 ANSWERING = Task('VCR Q->A', 'squash')
 REASONING = Task('VCR QA->R', 'squash')
-BOTH = 'VCR Q->AR'  # a row of which both are right
+BOTH = 'VCR Q->AR'  # whether both are right
 TASKS = {'v7w': Task('Visual7W', 'pad'), 'pointQA_twice': Task('PointQA-LookTwice', 'pad'), 'vcr': ANSWERING}
-NONE = '-'  # the group of a row that lacks the field
+NONE = '-'  # the group of rows without the field
 
 
 class Case(NamedTuple):
     """A question, or a conversation that ends with one."""
 
-    name: str  # the row's id, or where it is
+    name: str  # the row's id, or its location
     where: str
     task: Task
     turns: tuple[Turn, ...]
     images: tuple[Path, ...]
-    marks: tuple[tuple[Mark, ...], ...]  # one tuple an image
-    accepted: tuple[str, ...] = ()  # none where nobody here knows what is right
-    groups: tuple[tuple[str, ...], ...] = ()  # of each field by which is counted, the row's values
-    sets: tuple[tuple[str, str], ...] = ()  # (what is counted, which of it), right if all of its cases are
+    marks: tuple[tuple[Mark, ...], ...]  # one tuple per image
+    accepted: tuple[str, ...] = ()  # empty if the right answers are not known here
+    groups: tuple[tuple[str, ...], ...] = ()  # the row's values of each field in `by`
+    sets: tuple[tuple[str, str], ...] = ()  # (field, value); a set is right if all of its cases are
 
 
 @dataclass(frozen=True)
 class Cases:
-    """The cases of some rows, in their order."""
+    """The cases of some rows, in order."""
 
     cases: tuple[Case, ...]
     by: tuple[str, ...] = ()
-    broken: tuple[str, ...] = ()  # what is wrong with the first of the rows left out
+    broken: tuple[str, ...] = ()  # the errors of the first rows that were left out
     left_out: int = 0
 
     @property
     def digest(self) -> str:
-        """What tells these questions from others; which answers are right has no part in it."""
-        told = hashlib.blake2b(digest_size=16)
+        """A hash of the questions, without the right answers."""
+        digest = hashlib.blake2b(digest_size=16)
         for case in self.cases:
             images = [path.name for path in case.images]
             marks = [[*map(str, own)] for own in case.marks]
-            told.update(json.dumps([case.name, case.task.name, case.turns, images, marks]).encode())
-        return told.hexdigest()
+            digest.update(json.dumps([case.name, case.task.name, case.turns, images, marks]).encode())
+        return digest.hexdigest()
 
 
 def read(
@@ -78,10 +78,10 @@ def read(
     together: Sequence[str] = (),
     skip_broken: bool = False,
 ) -> Cases:
-    """Files, each a JSON list or JSONL, or rows as dicts, and the folder of their pictures -> their cases.
+    """The cases of files, each a JSON list or JSONL, or of rows as dicts; `folder` is that of the pictures.
 
-    Every broken row is told, with file and line, in one ValueError, or left out. So are fields of `by` and
-    `together` that no row has.
+    Broken rows, with file and line, are a ValueError or, with `skip_broken`, are left out. A field of `by` or
+    `together` that no row has is a ValueError.
     """
     cases: list[Case] = []
     broken: list[str] = []
@@ -100,14 +100,14 @@ def read(
         seen.add(own[0].name)
         fields.update(row.fields)
         cases += own
-    told = rows.checked(broken, count, skip_broken)
+    shown = rows.checked(broken, count, skip_broken)
     if missing := [name for name in (*by, *together) if name not in fields]:
         raise ValueError(f'no row has the field {missing[0]!r}: there are {", ".join(sorted(fields))}')
-    return Cases(tuple(cases), tuple(by), told, len(broken))
+    return Cases(tuple(cases), tuple(by), shown, len(broken))
 
 
 def _rows(files: Any, folder: str | os.PathLike[str] | None) -> Iterator[Callable[[], Row]]:
-    """What makes each row of files, or of dicts."""
+    """A function for each row that reads it from its file or dict."""
     given = [files] if isinstance(files, (str, os.PathLike)) else list(files)
     place = None if folder is None else Path(folder)
     if given and all(isinstance(one, dict) for one in given):
@@ -127,7 +127,7 @@ def _given(fields: dict[str, Any], where: str, folder: Path) -> Row:
 
 
 def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Case]:
-    """The cases of a row, two if it is of VCR; BrokenRow if none can be made."""
+    """The cases of a row, two for one of VCR; BrokenRow if the row is invalid."""
     name = data_set(row.fields)
     forms: list[tuple[Task, Callable[[Row], Prompted]]] = [(TASKS.get(name or '', GENERIC), _composed)]
     if name == 'vcr':
@@ -162,12 +162,12 @@ def _question_id(row: Row) -> str:
 
 
 def _is_vip_bench(fields: dict[str, Any]) -> bool:
-    """A question of which a judge elsewhere knows the answer."""
+    """Whether a row is a question of ViP-Bench, whose answers are judged elsewhere."""
     return {'question_id', 'text'} <= fields.keys() and not {'question', 'conversations'} & fields.keys()
 
 
 def _composed(row: Row) -> Prompted:
-    """What is said, the right answer last, and drawn, the fixed way; ValueError if nothing is asked."""
+    """The conversation, ending with the right answer, and the marks; ValueError without a question."""
     fields = row.fields
     if not data_set(fields) and not fields.get('conversations'):
         if _is_vip_bench(fields):
@@ -185,7 +185,7 @@ def _composed(row: Row) -> Prompted:
 
 
 def _accepted(row: Row, answer: str) -> tuple[str, ...]:
-    """Every answer that is right."""
+    """The right answers."""
     if data_set(row.fields) or row.fields.get('conversations'):
         return (answer,)
     return _answers(row.fields['answer'])
@@ -208,6 +208,6 @@ def _is_answer(value: Any) -> bool:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """The values of a field, each as a text."""
+    """The values of a field, as texts."""
     values = value if isinstance(value, list) else [] if value is None else [value]
     return tuple(dict.fromkeys(map(str, values))) or (NONE,)

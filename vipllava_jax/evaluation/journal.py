@@ -1,4 +1,4 @@
-"""Answers on the disk as they come: JSONL whose first line says how they came about."""
+"""A file of answers, written as they come: JSONL whose first line holds the settings."""
 
 import contextlib
 import fcntl
@@ -20,18 +20,18 @@ FIELDS: dict[str, Any] = {
     'question': str,
     'said': str,
     'finished': bool,
-}  # of the others
+}  # of the other lines
 WORDS = {str: 'a text', bool: 'true or false'}
 
 
 class Journal:
-    """A file of answers, or none; `records` are those that it has, by their number."""
+    """A file of answers, if any; `records` are its answers by number."""
 
     def __init__(self, file: Any, records: dict[int, dict[str, Any]], path: Path = Path()):
         self._file, self.records, self.path = file, records, path
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
-        """Adds records, each with its number `n`; on the disk when it returns."""
+        """Appends records, each with its number `n`, and syncs the file."""
         new = [record for record in records if record['n'] not in self.records]
         self.records |= {record['n']: record for record in new}
         if self._file:
@@ -42,11 +42,11 @@ class Journal:
 def opened(
     path: str | os.PathLike[str] | None, settings: dict[str, Any], restart: bool, count: int = 2**31
 ) -> Iterator[Journal]:
-    """The file of answers to `count` questions that came about with these settings, begun if it is not there.
+    """Opens, or creates, the file of answers to `count` questions with these settings.
 
-    Raises ValueError if it is damaged, of other settings, or written by another process; with `restart` it is
-    begun again instead. A file that is no file of answers is refused in any case, and stays as it is. A line
-    that was cut off when the process before ended is removed.
+    With `restart` an existing file is emptied. Otherwise raises ValueError if it is damaged or has other
+    settings. A file that another process is writing, or that is not one of answers, is always refused and
+    left unchanged. An incomplete last line, of a process that was killed, is removed.
     """
     if path is None:
         yield Journal(None, {})
@@ -71,10 +71,10 @@ def opened(
                 raise
             yield Journal(file, {}, path)
             return
-        if told := changes(before, settings):
+        if changed := changes(before, settings):
             raise ValueError(
-                f'{path} holds answers that came about otherwise ({told}): give the same as then to go on, '
-                'another --output, or --restart to begin anew'
+                f'{path} holds answers with other settings ({changed}): give the same settings to continue, '
+                'another --output, or --restart to start again'
             )
         records = {}
         size = file.tell()
@@ -89,16 +89,16 @@ def opened(
 
 
 def _check_place(path: Path) -> None:
-    """Makes the folder of a file of answers; ValueError or OSError if no such file can be there."""
+    """Creates the folder of a file of answers; ValueError or OSError if the file cannot be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         check_regular(path)
 
 
 def _settings(path: Path, file: Any, own: dict[str, Any]) -> dict[str, Any] | None:
-    """Those in the first line of a file, which is then behind; None if that line was never finished.
+    """Reads the settings in the first line of a file; None if that line is incomplete.
 
-    ValueError if the file is not one of answers: it may be anything, and is not to be changed.
+    Raises ValueError if the file is not one of answers, and must not be changed.
     """
     file.seek(0)
     first = file.readline(LARGEST)
@@ -118,8 +118,8 @@ def _settings(path: Path, file: Any, own: dict[str, Any]) -> dict[str, Any] | No
 
 
 def _record(where: str, line: bytes, count: int) -> dict[str, Any]:
-    """An answer from its line; ValueError names the field that is not as `run` writes it."""
-    advice = 'give another --output, or --restart to begin anew'
+    """The answer in a line; ValueError names an invalid field."""
+    advice = 'give another --output, or --restart to start again'
     record = parse_record(line, where, advice)
     for name, kind in FIELDS.items():
         value: Any = record.get(name)

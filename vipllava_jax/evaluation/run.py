@@ -1,4 +1,4 @@
-"""The whole of an evaluation: rows are read, asked, written down, gone on with, counted."""
+"""Runs an evaluation: reads the rows, gets the missing answers, and counts the right ones."""
 
 import json
 import os
@@ -23,13 +23,13 @@ Progress = Callable[[int, int], None]
 
 
 class Result(NamedTuple):
-    """What came of an evaluation."""
+    """The result of an evaluation."""
 
     scores: list[Score]
     answers: list[dict[str, Any]]  # as in the file, in the order of the cases
-    broken: list[str]  # what is wrong with the first of the rows left out, and with pictures
+    broken: list[str]  # the errors of the first rows that were left out, and of pictures
     left_out: int
-    cut: int  # answers that did not end by themselves
+    cut: int  # answers that reached the limit of tokens
 
 
 def evaluate(
@@ -49,13 +49,13 @@ def evaluate(
     skip_broken: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Asks a model all questions of some files, or of rows as dicts, and counts what it gets right.
+    """Asks a model all questions of some files, or of rows as dicts, and counts the right answers.
 
-    `images` is the folder of the pictures, by default that of each file. Counted is also `by` the values of
-    these fields, and rows that have a field of `together` in common as one, which is right if all of them
-    are. Answers are appended to the file `answers`, and those that are there are not asked for again; it is
-    refused if its settings were others, among them what `about` says of the model. `progress` is told the
-    answers there are and those in all. Raises ValueError with file and line for rows that are broken.
+    `images` is the folder of the pictures, by default that of each file. Answers are also counted separately
+    for the values of each field in `by`; rows with the same value of a field in `together` count as one,
+    which is right if all of them are. Answers are appended to the file `answers`; existing ones are not asked
+    for again. `progress` is called with the number of answers and the total. Raises ValueError for broken
+    rows and for a file of answers with other settings; `about`, a description of the model, is one of them.
     """
     files = [rows] if isinstance(rows, (str, os.PathLike)) else rows
     if answers is not None:
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def identity(cases: Cases, template: str, fit: str | None, max_new_tokens: int | None) -> dict[str, Any]:
-    """The settings on which answers depend, and what is asked."""
+    """The settings on which answers depend, and a digest of the questions."""
     return {'template': template, 'fit': fit, 'max_new_tokens': max_new_tokens, 'data': cases.digest}
 
 
@@ -82,7 +82,7 @@ def run(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Answers what has no answer yet, for which alone `load` is called, with the first batch; and counts."""
+    """Answers the questions without an answer, and counts; `load` is only called if there are any."""
     cases = asked.cases.cases
     broken = [*asked.cases.broken, *asked.broken]
     left_out = asked.cases.left_out + asked.left_out
@@ -98,12 +98,12 @@ def run(
                 if progress:
                     progress(len(journal.records), asked.total)
         records = [journal.records[n] for n in sorted(journal.records)]
-    told = scores(asked.cases, {record['n']: record['said'] for record in records})
-    return Result(told, records, broken, left_out, sum(not record['finished'] for record in records))
+    found = scores(asked.cases, {record['n']: record['said'] for record in records})
+    return Result(found, records, broken, left_out, sum(not record['finished'] for record in records))
 
 
 def _record(case: Case, said: Said) -> dict[str, Any]:
-    """A line of the file of answers."""
+    """A record of the file of answers."""
     judged = {'accepted': [*case.accepted], 'right': right(said.text, case.accepted)} if case.accepted else {}
     return {
         'n': said.number,
@@ -117,7 +117,7 @@ def _record(case: Case, said: Said) -> dict[str, Any]:
 
 
 def write_vip_bench(path: str | os.PathLike[str], result: Result) -> None:
-    """Writes what ViP-Bench's evaluator reads: an object of the answers by their questions' numbers."""
+    """Writes the file for ViP-Bench's evaluator: an object from question ids to answers."""
     own = [record for record in result.answers if record['task'] == VIP_BENCH.name]
     text = json.dumps({f'v1_{record["id"]}': record['said'] for record in own}, indent=2, ensure_ascii=False)
     write_text(Path(path), text + '\n')

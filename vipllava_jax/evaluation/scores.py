@@ -1,4 +1,4 @@
-"""Answers to numbers: which are right, how many, and how sure that is."""
+"""Scores answers: accuracies with confidence intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Score(NamedTuple):
 
 
 def right(said: str, accepted: Sequence[str]) -> bool:
-    """Whether an answer is one of those, whatever its capitals and the white space around it."""
+    """Whether an answer is one of the accepted ones, ignoring case and surrounding white space."""
     return said.strip().casefold() in {answer.strip().casefold() for answer in accepted}
 
 
@@ -41,9 +41,9 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 
 
 def scores(cases: Cases, said: Mapping[int, str]) -> list[Score]:
-    """Cases and what was said to each, by its number -> a score a data set, a set, and a value of each field.
+    """Cases and their answers by number -> a score per data set, kind of set, and value of each field.
 
-    A set counts once, if all its cases were answered; what nobody here can judge is not counted.
+    A set counts once, if all its cases were answered; cases without accepted answers are not counted.
     """
     groups: dict[str, list[bool]] = {}
     fields: dict[tuple[int, str], list[bool]] = {}

@@ -22,7 +22,7 @@ from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache
 from vipllava_jax.model.vipllava import Params
 
-NOT_FINITE = -1  # stands for a token where logits are NaN or infinite
+NOT_FINITE = -1  # the token of a row whose logits are NaN or infinite
 CHUNK = 8  # steps between two looks at what came out: 30 ms on a fast card, and the host runs ahead
 
 
@@ -49,7 +49,7 @@ class State:
 def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Config, slots: int) -> State:
     """The prompts of a batch -> the state that holds their caches and each row's first token.
 
-    That is NOT_FINITE for a row whose logits are not all numbers.
+    The token is NOT_FINITE for a row whose logits hold NaN or infinity.
     """
     logits, cache = vipllava.prefill(
         params,
@@ -62,7 +62,7 @@ def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Confi
     )
     positions = jnp.asarray(batch.lengths)
     tokens = pick(logits, sampling, positions)
-    # the host reads the tokens anyway, so that looking whether logits are numbers costs it nothing
+    # reported through the tokens, which the host reads anyway, so that the check costs nothing
     tokens = jnp.where(jnp.isfinite(logits).all(axis=-1), tokens, NOT_FINITE)
     return State(cache, tokens, positions, ended(tokens, cfg), sampling)
 

@@ -1,8 +1,8 @@
-"""A transparent canvas on which work is bounded by the picture, whatever sizes a mark asks for.
+"""A transparent canvas on which the cost of drawing is bounded by the size of the picture.
 
-Pillow draws lines of any width pixel by pixel, also far outside the picture. Here what cannot be seen is not
-drawn, and what can be seen is drawn exactly as by Pillow, except that outlines with more corners than could
-be told apart are thinned.
+Pillow draws lines of any width pixel by pixel, also far outside the picture. Here only visible parts are
+drawn, with the same pixels as Pillow's, except that outlines with more corners than can be distinguished are
+thinned.
 """
 
 import math
@@ -16,12 +16,12 @@ Colour = tuple[int, ...]  # red, green, blue, alpha
 Bounds = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are outside
 
 STEPS = 10_000_000  # pixels of outline, or rows crossed by edges, that take Pillow a second at most
-CHECKS = 1_000_000_000  # rows times edges, likewise
-TILE = 1024  # pixels a side that are composited at a time
+CHECKS = 1_000_000_000  # rows times edges that take Pillow a second at most
+TILE = 1024  # pixels per side of the tiles that are composited
 
 
 class Canvas:
-    """An RGBA image as large as a picture, and which part of it may have been drawn on."""
+    """An RGBA image of the size of a picture, and the bounds of what was drawn on it."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -31,7 +31,7 @@ class Canvas:
 
     @property
     def widest(self) -> int:
-        """A line of this width covers all that a wider one would."""
+        """The width above which a line covers no more of the picture."""
         return 4 * max(self.size)
 
     def line(self, points: Sequence[Point], colour: Colour, width: int, joint: str | None = None) -> None:
@@ -42,7 +42,7 @@ class Canvas:
         self._draw.line(points, colour, width, joint)
 
     def curve(self, points: np.ndarray, colour: Colour, width: int) -> None:
-        """A line through many close points N2: of those in one pixel only the first needs a segment."""
+        """A line through many close points N2; of the points within a pixel only the first is used."""
         pixels = points.astype(np.int64)  # as Pillow does
         moved = np.ones(len(pixels), bool)
         moved[1:] = (pixels[1:] != pixels[:-1]).any(axis=1)
@@ -51,10 +51,10 @@ class Canvas:
         if step > 1:
             path = np.concatenate([path[:-1:step], path[-1:]])
         self.line(list(map(tuple, path.tolist())), colour, width)
-        self._draw.point(dots.ravel().tolist(), colour)  # what Pillow makes of a segment without length
+        self._draw.point(dots.ravel().tolist(), colour)  # as Pillow draws a segment of length 0
 
     def rectangle(self, box: tuple[float, float, float, float], colour: Colour, width: int) -> None:
-        """The outline of a box, which grows inwards; one wider than the box reaches out, as in Pillow."""
+        """The outline of a box, drawn inwards; if wider than the box, it extends beyond it, as in Pillow."""
         x1, y1, x2, y2 = map(int, box)
         width = min(width, self.widest)
         if 2 * width <= min(x2 - x1, y2 - y1):
@@ -72,7 +72,7 @@ class Canvas:
             self._fill(part, colour)
 
     def _fill(self, box: Bounds, colour: Colour) -> None:
-        """The part of a box, its right and bottom included, that is on the picture."""
+        """Fills the part of a box, right and bottom included, that is on the picture."""
         x1, y1 = max(box[0], 0), max(box[1], 0)
         x2, y2 = min(box[2], self.size[0] - 1), min(box[3], self.size[1] - 1)
         if x1 <= x2 and y1 <= y2:
@@ -114,8 +114,10 @@ class Canvas:
     def _dilated_contour(
         self, polygons: Sequence[Sequence[Point]], window: Bounds, colour: Colour, reach: int
     ) -> None:
-        """The same, drawn once and grown; where Pillow rounds toward zero, at the left and the upper edge of
-        the picture, by up to a pixel wider."""
+        """The same, drawn once and dilated.
+
+        At the left and upper edges, where Pillow rounds towards zero, it may be a pixel wider.
+        """
         lines = Image.new('1', self.size)
         pencil = ImageDraw.Draw(lines)
         for polygon in polygons:
@@ -124,7 +126,7 @@ class Canvas:
         self.image.paste(colour, window, Image.fromarray(grown))
 
     def move_to(self, picture: Image.Image) -> Bounds | None:
-        """Composites what was drawn over an RGB picture, clears the canvas; which pixels were touched."""
+        """Composites the drawing onto an RGB picture and clears the canvas; returns the changed bounds."""
         if self._touched is None:
             return None
         left, top, right, bottom = self._touched
@@ -142,13 +144,13 @@ class Canvas:
         return touched
 
     def _touch(self, points: Sequence[Point], margin: float) -> None:
-        """Notes that pixels may be drawn at most so far from the points."""
+        """Records that pixels within a margin of the points may be drawn."""
         bounds = self._clipped(points, margin)
         if bounds[0] < bounds[2] and bounds[1] < bounds[3]:
             self._touched = _union(self._touched, bounds)
 
     def _clipped(self, points: Sequence[Point], margin: float) -> Bounds:
-        """The part of the picture that is so near to the box around the points; 2 pixels are for rounding."""
+        """The bounding box of the points with a margin, and 2 pixels for rounding, clipped to the picture."""
         x, y = np.asarray(points).T
         return (
             max(math.floor(x.min() - margin) - 2, 0),
@@ -158,7 +160,7 @@ class Canvas:
         )
 
     def _thinned(self, corners: Sequence[Point]) -> Sequence[Point]:
-        """Every n-th corner, where n is 1 unless the polygon crosses the picture many thousand times."""
+        """Every n-th corner; n is 1 unless the polygon crosses the picture many thousand times."""
         if len(corners) < STEPS // max(self.size):
             return corners
         height = np.ptp([y for _, y in corners]) + 1
@@ -167,19 +169,19 @@ class Canvas:
 
 
 def _length(corners: Sequence[Point]) -> float:
-    """How many pixels the outline of a polygon has."""
+    """The number of pixels of a polygon's outline."""
     ring = np.asarray([*corners, corners[0]])
     return float(np.abs(np.diff(ring, axis=0)).max(axis=1).sum())
 
 
 def _dilated(mask: np.ndarray, reach: int) -> np.ndarray:
-    """A mask -> where it is true at most so many columns to the left or to the right."""
+    """A mask -> where it is true within `reach` columns to the left or right."""
     grown = np.empty(mask.shape, bool)
     rows = max((1 << 20) // mask.shape[1], 1)  # what a processor's cache holds
     for top in range(0, len(mask), rows):
         part, done = np.ascontiguousarray(mask[top : top + rows]), 0
         while step := min(done + 1, reach - done, mask.shape[1] - 1):
-            # What is true within `done` columns becomes true within up to twice as many.
+            # Each pass up to doubles the distance covered.
             wider = part.copy()
             wider[:, step:] |= part[:, :-step]
             wider[:, :-step] |= part[:, step:]

@@ -1,4 +1,4 @@
-"""A checkpoint's own chat template: where its folder keeps it, and what it makes of messages."""
+"""Finds and renders a checkpoint's own chat template."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,14 +17,14 @@ SOURCES = (  # in the order in which transformers looks for a processor's templa
 
 
 class ChatTemplate(NamedTuple):
-    """A checkpoint folder's own template, in Jinja, and the special tokens it may name, such as bos_token."""
+    """A checkpoint's own template, in Jinja, and the special tokens it may use, such as bos_token."""
 
     source: str
     tokens: Mapping[str, str] = {}
 
 
 def find(folder: Path, tokens: Mapping[str, str]) -> ChatTemplate | None:
-    """The chat template of a folder, or None; CheckpointError names a file that holds no such thing."""
+    """The chat template of a folder, or None; CheckpointError names a file with an invalid one."""
     for name in SOURCES:
         path = folder / name
         if not path.exists():
@@ -43,7 +43,7 @@ def _text(path: Path) -> dict[str, str]:
 
 
 def _default(path: Path, fields: Mapping[str, Any]) -> str | None:
-    """The template that a file holds: one text, or several by name, of which transformers takes 'default'."""
+    """The template in a file: one text, or several by name, of which transformers uses 'default'."""
     given = fields.get('chat_template')
     if isinstance(given, list):
         if not all(isinstance(entry, dict) and isinstance(entry.get('name'), str) for entry in given):
@@ -57,9 +57,9 @@ def _default(path: Path, fields: Mapping[str, Any]) -> str | None:
 
 
 def write(chat: ChatTemplate, messages: Sequence[Mapping[str, Any]], cue: bool) -> str:
-    """Messages as transformers takes them -> the text that the template makes of them.
+    """Renders messages in the format of transformers; with `cue` the text ends with the start of an answer.
 
-    With `cue` it ends with what opens an answer. RenderingError says why there is none.
+    Raises RenderingError if the template fails.
     """
     variables = {
         **chat.tokens,

@@ -1,4 +1,4 @@
-"""Points, boxes and polygons as callers, lines of text and rows of data give them, checked."""
+"""Checks points, boxes and polygons from callers, mark specifications and rows of data."""
 
 import math
 import os
@@ -9,17 +9,17 @@ import numpy as np
 
 from vipllava_jax.messages import brief
 
-MOST_CORNERS = 100_000  # of one mark; an exact outline of an object in a large photo has a few thousand
-MOST_POLYGONS = 1000  # of one mark
+MOST_CORNERS = 100_000  # per mark; the exact outline of an object in a large photo has a few thousand
+MOST_POLYGONS = 1000  # per mark
 FARTHEST = 1e9  # no picture is nearly as large; the bound keeps arithmetic on coordinates finite
 
 Pair = tuple[float, float]
 
 
 def sequence(values: Any) -> Any | None:
-    """Values that can be counted and are in order: a list, a tuple, an array. None for anything else.
+    """Returns values that are a sequence (a list, a tuple or an array), or None for anything else.
 
-    A text is not one: its characters would be read as numbers.
+    A text does not count as a sequence: its characters would be read as numbers.
     """
     if isinstance(values, (list, tuple)):
         return values
@@ -33,7 +33,7 @@ def sequence(values: Any) -> Any | None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one number: neither a bool nor a text, even one that could be read as a number."""
+    """Whether a value is a single number; a bool or a text that looks like a number is not."""
     if isinstance(value, (int, float)):
         return not isinstance(value, bool)
     if isinstance(value, (str, bytes, np.bool_)) or not hasattr(value, '__float__'):
@@ -42,7 +42,7 @@ def is_number(value: Any) -> bool:
 
 
 def number(value: Any) -> float:
-    """A finite number that no picture is too small for; ValueError for anything else."""
+    """A finite number that can be a coordinate; ValueError for anything else."""
     if not is_number(value):
         raise ValueError(f'expected numbers, found {brief(value)}')
     try:
@@ -57,7 +57,7 @@ def number(value: Any) -> float:
 
 
 def numbers(values: Any, count: int | None, rule: str) -> tuple[float, ...]:
-    """A sequence of `count` numbers, or of any count if that is None; ValueError quotes the rule."""
+    """A sequence of `count` numbers, or of any number of them if it is None; ValueError quotes the rule."""
     found = sequence(values)
     if found is None:
         raise ValueError(f'expected numbers, found {brief(values)}: {rule}')
@@ -82,7 +82,7 @@ def box(values: Any) -> tuple[float, ...]:
 
 
 def polygons(values: Any) -> tuple[tuple[Pair, ...], ...]:
-    """One polygon or several, each flat or in pairs -> several, in pairs."""
+    """One polygon or several, each flat or as pairs -> a tuple of polygons as pairs."""
     parts = _parts(values)
     nested = [part for value in parts if (part := sequence(value)) is not None]
     one = not nested or (len(nested) == len(parts) and all(map(_is_pair, nested)))

@@ -1,4 +1,4 @@
-"""Any picture that a user may hold to RGB, or to an error that says what is wrong with it."""
+"""Opens pictures of many formats as RGB; a ValueError says what is wrong with one that cannot be."""
 
 import contextlib
 import io
@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from vipllava_jax.inputs.limits import Bounded
 from vipllava_jax.inputs.metadata import without_metadata
 from vipllava_jax.messages import brief, one_line, printable
 
@@ -23,12 +24,12 @@ Source = str | os.PathLike[str] | bytes | Image.Image
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'ICO')
-LONGEST = 65_535  # pixels of a side: what a JPEG can hold
+LONGEST = 65_535  # pixels per side: the limit of JPEG
 LARGEST_FILE = 1 << 30  # bytes
 MARKS = 'vipllava marks'  # in a picture's info: what `marks.draw` drew on it
-WIDE = 270_000_000  # numbers of a JPEG 2000 picture, of which its decoder makes 4 bytes each
-STRIP = 1 << 22  # pixels that are converted at a time
-TURNS = {  # EXIF orientations, but 1 that needs none, to what makes the picture upright
+MOST_SAMPLES = 270_000_000  # of a JPEG 2000 picture, whose decoder takes 4 bytes for each
+STRIP = 1 << 22  # pixels converted at a time
+TURNS = {  # by EXIF orientation, what makes the picture upright; 1 needs nothing
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,13 +39,13 @@ TURNS = {  # EXIF orientations, but 1 that needs none, to what makes the picture
     8: Image.Transpose.ROTATE_90,
 }
 
-_warning = threading.Lock()  # warnings.catch_warnings changes a global
-logging.getLogger('PIL').addHandler(logging.NullHandler())  # else errors that it logs go to stderr
+_warning = threading.Lock()  # warnings.catch_warnings changes global state
+logging.getLogger('PIL').addHandler(logging.NullHandler())  # otherwise its log messages go to stderr
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The marks drawn on a picture of this size, each with the pixels it touches."""
+    """The marks drawn on a picture of this size, each with the bounds of its pixels."""
 
     size: tuple[int, int]
     extents: tuple[tuple[str, Box], ...] = ()
@@ -57,11 +58,11 @@ def drawn(image: Image.Image) -> Drawn:
 
 
 def open_image(source: Source, name: str = 'the picture') -> Image.Image:
-    """A path, the bytes of a file or a PIL picture -> a new RGB picture, upright, transparency over white.
+    """A path, the bytes of a file or a PIL picture -> a new RGB picture, upright, on white where transparent.
 
     Takes the first frame of an animation and scales 16-bit grey to 8. Raises FileNotFoundError or ValueError,
-    in one line that names the file (or `name`), for anything that is not a whole picture of bounded size.
-    The bound is Pillow's own, `PIL.Image.MAX_IMAGE_PIXELS`: 89 million pixels unless the caller changes it.
+    in one line that names the file (or `name`), for anything that is not an intact picture of bounded size.
+    The bound is Pillow's, `PIL.Image.MAX_IMAGE_PIXELS`: 89 million pixels unless the caller changes it.
     """
     if isinstance(source, Image.Image):
         return _decode(source, name)
@@ -78,14 +79,14 @@ def open_image(source: Source, name: str = 'the picture') -> Image.Image:
 
 
 def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """The width and height of the RGB picture that `open_image` makes of a file, by its header alone.
+    """The width and height of the picture that `open_image` returns for a file, from its header alone.
 
-    Raises as `open_image` for a file whose header is wrong.
+    Raises the errors of `open_image` that the header shows.
     """
     text = os.fsdecode(path)
     with _file(text) as file, _open(file, repr(text)) as picture:
         width, height = picture.size
-        if isinstance(picture, TiffImagePlugin.TiffImageFile):  # whose size may be that of the turned picture
+        if isinstance(picture, TiffImagePlugin.TiffImageFile):  # its size may already be rotated
             tags = picture.tag_v2
             width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
         _check_size((width, height), repr(text))
@@ -93,7 +94,7 @@ def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _file(text: str) -> IO[bytes]:
-    """An existing regular file with something in it. A FIFO or device is refused without waiting for it."""
+    """Opens a regular file that is not empty; a FIFO or device is refused without waiting for it."""
     shown = brief(text, 200)
     if re.match(r'[a-z][a-z0-9+.-]+://|data:', text, re.IGNORECASE):
         raise ValueError(f'{brief(text)} is a URL: download the picture and give the path of the file')
@@ -101,9 +102,9 @@ def _file(text: str) -> IO[bytes]:
         raise FileNotFoundError(f'no picture at {shown}: check the path')
     if not stat.S_ISREG(os.stat(text).st_mode):
         raise ValueError(f'{shown} is not a file: expected a picture such as photo.jpg')
-    # Without O_NONBLOCK a FIFO that has taken the file's place meanwhile would wait for a writer.
-    file = open(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), 'rb')  # noqa: SIM115
-    size = os.fstat(file.fileno()).st_size
+    # Without O_NONBLOCK, opening would block if a FIFO has replaced the file meanwhile.
+    file = Bounded(io.FileIO(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
+    size = file.size
     if 0 < size <= LARGEST_FILE:
         return file
     file.close()
@@ -115,7 +116,7 @@ def _file(text: str) -> IO[bytes]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings about damaged metadata, which change no pixel."""
+    """Suppresses Pillow's warnings about damaged metadata, which does not affect pixels."""
     with _warning, warnings.catch_warnings():
         warnings.simplefilter('ignore')
         warnings.simplefilter('error', Image.DecompressionBombWarning)
@@ -124,7 +125,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without what libtiff, a library in C, prints on stderr."""
+    """Suppresses what libtiff, a C library, prints on stderr."""
     try:
         kept = os.dup(2)
     except OSError:  # there is no stderr
@@ -141,7 +142,7 @@ def _silent() -> Iterator[None]:
 
 
 def _open(file: IO[bytes], name: str) -> Image.Image:
-    """Reads the header only, so that a decompression bomb is refused before it is decoded."""
+    """Reads the header only, so that a decompression bomb is refused before it is decompressed."""
     name = printable(name, 200)
     try:
         Image.init()
@@ -155,9 +156,9 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
         raise ValueError(f'{name} has more than {limit} million pixels: make it smaller first') from None
     except MemoryError:
         raise
-    except Exception as error:  # a damaged header surfaces as almost any exception
-        raise ValueError(f'{name} is damaged ({_told(error)}): get a whole copy of it') from error
-    if picture.format == 'JPEG2000' and math.prod(picture.size) * len(picture.getbands()) > WIDE:
+    except Exception as error:  # a damaged header can cause almost any exception
+        raise ValueError(f'{name} is damaged ({_reason(error)}): get a whole copy of it') from error
+    if picture.format == 'JPEG2000' and math.prod(picture.size) * len(picture.getbands()) > MOST_SAMPLES:
         width, height = picture.size
         raise ValueError(
             f'{name} is too large for JPEG 2000, {width}x{height} pixels of {picture.mode}: save it as PNG'
@@ -165,8 +166,8 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
     return picture
 
 
-def _told(error: Exception) -> str:
-    """What an exception says, short enough to be part of a message."""
+def _reason(error: Exception) -> str:
+    """The message of an exception, shortened, or its type if it has none."""
     return printable(str(error), 200) or one_line(error)
 
 
@@ -179,21 +180,21 @@ def _check_size(size: tuple[int, int], name: str) -> None:
 
 
 def _orientation(picture: Image.Image) -> object:
-    """The EXIF orientation, perhaps from XMP data; 1 if the block is damaged. It may be any value."""
+    """The orientation in EXIF or XMP data, which may be any value; 1 if that is damaged."""
     with contextlib.suppress(Exception), _quiet():
-        # Not the method of PNG pictures, which decodes them: `without_metadata` puts EXIF first.
+        # PNG's own method would decode the picture; `without_metadata` has moved EXIF to the front.
         return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
     return 1
 
 
 def _decode(picture: Image.Image, name: str) -> Image.Image:
-    """An opened picture of any mode -> RGB, with nothing kept of its metadata but the marks on it."""
+    """An opened picture of any mode -> RGB, without metadata except the marks drawn on it."""
     name = printable(name, 200)
     _check_size(picture.size, name)
     marks = drawn(picture)
-    turned = isinstance(picture, TiffImagePlugin.TiffImageFile)  # by Pillow, when it is loaded
+    upright = isinstance(picture, TiffImagePlugin.TiffImageFile)  # Pillow does so when it loads TIFF
     try:
-        if turned:
+        if upright:
             with _quiet(), _silent():
                 picture.load()
         else:
@@ -202,14 +203,16 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise ValueError(
-            f'{name} is damaged or cut short ({_told(error)}): get a whole copy of it'
+            f'{name} is damaged or cut short ({_reason(error)}): get a whole copy of it'
         ) from error
-    orientation = 1 if turned else _orientation(picture)
+    orientation = 1 if upright else _orientation(picture)
     try:
         rgb = _rgb(picture)
-    except ValueError as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # ValueError, and AssertionError of a picture that lacks its palette
         raise ValueError(
-            f'{name} cannot become RGB ({_told(error)}): save it with 8 bits a colour'
+            f'{name} cannot become RGB ({_reason(error)}): save it with 8 bits a colour'
         ) from error
     if orientation in tuple(TURNS):
         rgb = rgb.transpose(TURNS[orientation])

@@ -1,19 +1,35 @@
-"""Picture files that would keep Pillow busy for long, or fill the memory, are refused by their headers."""
+"""Refuses picture files, by their headers, that would take Pillow too much time or memory."""
 
+import io
+import os
 import re
 import struct
 from collections.abc import Callable
 from typing import IO
 
 WHOLE = 256 << 20  # bytes of a file that Pillow reads into memory at once
-TEXT = 1 << 20  # bytes of a text that Pillow still reads
-PLAIN = 64 << 20  # bytes of a picture written in digits, which is decoded slowly
-COMMENTS = 1000  # in a picture written in digits
+TEXT = 1 << 20  # bytes of a text chunk, the most that Pillow reads
+PLAIN = 64 << 20  # bytes of a plain-text picture, which is slow to decode
+COMMENTS = 1000  # in a plain-text picture
 ENTRIES = 1 << 20  # numbers in one tag of a TIFF file, such as the offsets of its strips
 
 
+class Bounded(io.BufferedReader):
+    """A file from which no more is read at once than it has.
+
+    Python first makes room for all that is asked for, and Pillow asks for what a header says.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        self.size = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(-1 if size is None else min(size, self.size))
+
+
 def check(file: IO[bytes], size: int, head: bytes) -> None:
-    """ValueError if a file of this size, which begins with `head`, makes reading it take long."""
+    """Raises ValueError if a file of this size, which begins with `head`, would take too long to read."""
     for starts, limit in _CHECKS:
         if re.match(starts, head, re.DOTALL):
             limit(file, size)
@@ -30,12 +46,10 @@ def _check_whole(file: IO[bytes], size: int) -> None:
 
 
 def _check_plain(file: IO[bytes], size: int) -> None:
-    """The header of a PPM file is short, and one written in digits is small."""
+    """Limits the header of a PPM file, and the size of a plain-text one."""
     if re.match(rb'P[123]\s', read(file, 0, 3)):
         if size > PLAIN:
-            raise ValueError(
-                f'it is written in digits, and has {size >> 20} MiB, expected at most {PLAIN >> 20}'
-            )
+            raise ValueError(f'it is plain text, and has {size >> 20} MiB, expected at most {PLAIN >> 20}')
         if read(file, 0, size).count(b'#') > COMMENTS:
             raise ValueError(f'it has more than {COMMENTS} comments')
     token = rb'(?:\s|#[^\r\n]*[\r\n])+[^\s#]+'
@@ -44,13 +58,13 @@ def _check_plain(file: IO[bytes], size: int) -> None:
 
 
 def _check_packed(file: IO[bytes], size: int) -> None:
-    """A BMP file that is compressed is small: it is decoded slowly."""
+    """Limits the size of a compressed BMP file, which is slow to decode."""
     if size > PLAIN // 4 and read(file, 30, 4) in (b'\1\0\0\0', b'\2\0\0\0'):
         raise ValueError(f'it is compressed, and has {size >> 20} MiB, expected at most {PLAIN >> 22}')
 
 
 def _check_tags(file: IO[bytes], size: int) -> None:
-    """The tags of a TIFF file's first picture hold few numbers, and not the same bytes again and again."""
+    """Limits the numbers in a TIFF file's tags; tags that overlap could reuse the same bytes many times."""
     head = read(file, 0, 16)
     order = '<' if head.startswith(b'II') else '>'
     big = head[2:4] in (b'+\0', b'\0+')

@@ -1,4 +1,4 @@
-"""Visual prompts: what a mark is, how it is written in a line of text, and marks on a picture."""
+"""Visual prompts: marks, and drawing them on pictures."""
 
 import contextlib
 import itertools
@@ -38,8 +38,7 @@ COLORS = {
     'purple': (128, 0, 128),
     'gold': (255, 215, 0),
 }
-OPTIONS = {'alpha': int, 'width': float, 'units': str}  # that may follow the colour in a line of text
-SYNTAX = 'write SHAPE:X1,Y1,X2,Y2[:COLOR][:alpha=N][:width=N], such as rectangle:40,60,180,220:red'
+OPTIONS = {'alpha': int, 'width': float, 'units': str}  # that may follow the colour in a mark's text
 QUOTED = 160  # characters of a mark's text in a message
 POINTED = ('point', 'arrow')  # the shapes for which a point is enough
 LINELESS = ('point', 'mask')
@@ -78,7 +77,7 @@ class Mark:
             )
         if self.units is not None and not (isinstance(self.units, str) and self.units in UNITS):
             raise ValueError(f"{shape} has units {brief(self.units)}: choose 'pixel', 'relative' or None")
-        settled = {
+        checked = {
             'alpha': None if self.alpha is None else _alpha(shape, self.alpha),
             'width': None if self.width is None else _width(shape, self.width),
             'box': None if self.box is None else box(self.box),
@@ -86,12 +85,12 @@ class Mark:
             'polygon': None if self.polygon is None else polygons(self.polygon),
             'color': _color(self.color),
         }
-        for field, value in settled.items():
+        for field, value in checked.items():
             object.__setattr__(self, field, value)
 
     @property
     def phrase(self) -> str:
-        """How the mark is spoken of, 'within the red rectangle'; an unnamed colour is left out."""
+        """The phrase for the mark in a prompt, 'within the red rectangle'; an unnamed colour is left out."""
         color = f'{self.color} ' if isinstance(self.color, str) else ''
         return f'{PREPOSITIONS[self.shape]} the {color}{self.shape}'
 
@@ -105,7 +104,7 @@ class Mark:
         return ':'.join([self.shape.replace(' ', '-'), where, color, *options])
 
     def region(self, size: tuple[int, int]) -> Region:
-        """Where the mark is on a picture of width x height pixels; ValueError if outside or barely there."""
+        """The region on a picture of width x height pixels; ValueError if it is outside or too small."""
         pairs = [] if self.box is None else [tuple(self.box[:2]), tuple(self.box[2:])]
         spot = [] if self.point is None else [tuple(self.point)]
         parts = [np.array(part) for part in (pairs, spot, *(self.polygon or ())) if part]
@@ -133,7 +132,7 @@ class Mark:
         return Region(size, (x1, y1, x2, y2), placed, place(spot)[0] if spot else None)
 
     def quoted(self) -> str:
-        """Its text, shortened for a message."""
+        """The mark's text, shortened for a message."""
         return printable(str(self), QUOTED)
 
 
@@ -170,74 +169,6 @@ def _color(color: Any) -> str | tuple[int, ...]:
 
 def _is_level(part: Any) -> bool:
     return is_number(part) and 0 <= part <= 255 and int(part) == part
-
-
-def parse(text: str) -> tuple[int, Mark]:
-    """'2/rectangle:40,60,180,220:red:alpha=200' -> (1, the mark), where 1 is the index of the second image.
-
-    Two numbers are a point, four a box, six or more a polygon; several places are joined by '+'.
-    ValueError, in one line that holds the text, for anything else.
-    """
-    if not isinstance(text, str):
-        raise ValueError(f'expected a mark as a text, found {brief(text)}: {SYNTAX}')
-    number, slash, rest = text.partition('/')
-    try:
-        if slash and not re.fullmatch('0*[1-9][0-9]{0,5}', number[:20]):
-            raise ValueError(f'the image before "/" is a number from 1, found {brief(number)}')
-        shape, *fields = (rest if slash else text).split(':')
-        if not fields:
-            raise ValueError(SYNTAX)
-        shape = ' '.join(shape.replace('-', ' ').replace('_', ' ').split())
-        return int(number) - 1 if slash else 0, Mark(shape, **_places(fields[0]), **_trailing(fields[1:]))
-    except ValueError as error:
-        raise ValueError(printable(f'mark {brief(text, QUOTED)}: {error}')) from None
-
-
-def _places(text: str) -> dict[str, Any]:
-    """'40,60,180,220+90,90' -> the box and the point."""
-    places: dict[str, Any] = {}
-    for part in text.split('+'):
-        found = [_read_number(value) for value in part.split(',')]
-        if len(found) % 2:
-            raise ValueError(
-                f'{brief(part)} has {len(found)} numbers: a point has two, a box four, a polygon six or more'
-            )
-        if len(found) in (2, 4):
-            name = 'point' if len(found) == 2 else 'box'
-            if name in places:
-                raise ValueError(f'found two of {name}: give each mark a --mark of its own')
-            places[name] = found
-        else:
-            places.setdefault('polygon', []).append(found)
-    return places
-
-
-def _read_number(text: str) -> float:
-    """A number written with ASCII digits, without separators."""
-    try:
-        if text.isascii() and '_' not in text:
-            return float(text)
-    except ValueError:
-        pass
-    raise ValueError(f'expected numbers, found {brief(text)}: {SYNTAX}')
-
-
-def _trailing(fields: list[str]) -> dict[str, Any]:
-    """['red', 'alpha=200'] -> the arguments of Mark."""
-    found: dict[str, Any] = {}
-    for field in fields:
-        key, equals, value = field.partition('=')
-        if not equals:
-            key, value = 'color', field
-        if key in found or key not in ('color', *OPTIONS):
-            raise ValueError(
-                f'found {brief(field)} where only a color, {", ".join(OPTIONS)} may stand, each once'
-            )
-        try:
-            found[key] = OPTIONS.get(key, str)(value)
-        except ValueError:
-            raise ValueError(f'{key} must be a number, found {brief(value)}') from None
-    return found
 
 
 def draw(image: Source, marks: Mark | Iterable[Mark], seed: int | None = None) -> Image.Image:

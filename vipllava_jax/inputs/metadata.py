@@ -1,8 +1,7 @@
-"""Picture files without what is not needed for their pixels.
+"""Hides the metadata of picture files from Pillow.
 
-Pillow reads all texts, colour profiles and comments of a file into memory, and refuses a whole PNG if one of
-them is larger than a megabyte. Here they are skipped instead: Pillow is given a view of the file that
-consists of the parts that matter.
+Pillow reads all texts, colour profiles and comments of a file into memory, and refuses a PNG if one of them
+is larger than a megabyte. Here Pillow gets a view of the file without them.
 """
 
 import bisect
@@ -17,18 +16,18 @@ from vipllava_jax.inputs.limits import TEXT, check, read
 
 Range = tuple[int, int]  # the first byte of a part of a file, and the first after it
 
-PARTS = 100_000  # blocks of metadata, and a thousand times what cameras and editors write
-SCANS = 100  # of a progressive JPEG: encoders make about ten, and each takes time for the whole picture
+PARTS = 100_000  # blocks of metadata; cameras and editors write at most about a hundred
+SCANS = 100  # of a progressive JPEG: encoders write about ten, and each is decoded over the whole picture
 ALONE = b'\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8'  # markers of JPEG without a length
 
 
 class Parts(io.RawIOBase):
-    """Some ranges of a file, one after the other, as if they were a file."""
+    """A file that consists of some ranges of another, one after the other."""
 
     def __init__(self, file: IO[bytes], ranges: Iterable[Range]) -> None:
         self._file = file
         self._ranges = [(start, stop) for start, stop in ranges if start < stop]
-        self._starts = [0]  # of each range, and the end, in what is read
+        self._starts = [0]  # the offset of each range in this file, and the end
         for start, stop in self._ranges:
             self._starts.append(self._starts[-1] + stop - start)
         self._position = 0
@@ -60,9 +59,10 @@ class Parts(io.RawIOBase):
 
 
 def without_metadata(file: IO[bytes]) -> IO[bytes]:
-    """A picture file -> the same picture for Pillow; ValueError if its structure makes it unreadable in time.
+    """A picture file -> a file of the same picture without metadata.
 
-    What decides how the pixels are shown stays: transparency, and the orientation in Exif or XMP data.
+    Transparency, and the orientation in Exif or XMP data, are kept. Raises ValueError if the structure of the
+    file would take too long to read.
     """
     size = file.seek(0, io.SEEK_END)
     head = read(file, 0, 32)
@@ -81,9 +81,9 @@ def _crowded() -> ValueError:
 
 
 def _png(file: IO[bytes], size: int) -> list[Range]:
-    """The header, the palette, transparency and orientation, wherever they stand; the pixels; the end.
+    """The header, the palette, transparency and orientation, wherever they are; the pixels; the end.
 
-    The frames of an animation go too: the picture that stands for all of it is the first.
+    Of an animation only the first frame is kept.
     """
     first, pixels, seen = [(0, 8)], list[Range](), set[bytes]()
     at, parts = 8, 0
@@ -106,7 +106,7 @@ def _png(file: IO[bytes], size: int) -> list[Range]:
 
 
 def _orients(file: IO[bytes], at: int, length: int, name: bytes, seen: set[bytes]) -> bool:
-    """Whether a text chunk of PNG is the first of a kind that may hold the orientation, and short enough."""
+    """Whether a PNG text chunk is the first of a kind that may hold the orientation, and short enough."""
     if name not in (b'tEXt', b'zTXt', b'iTXt') or length > TEXT:
         return False
     keyword, _, text = read(file, at + 8, length).partition(b'\0')
@@ -122,7 +122,7 @@ def _orients(file: IO[bytes], at: int, length: int, name: bytes, seen: set[bytes
 
 
 def _jpeg(file: IO[bytes], size: int) -> list[Range]:
-    """All but comments and application data, of which JFIF, Adobe's and the first Exif and XMP stay."""
+    """All but comments and application data; JFIF, Adobe's and the first Exif and XMP data are kept."""
     kept, seen = [(0, 2)], set[bytes]()
     layers, progressive = 0, False
     at = 2
@@ -149,7 +149,7 @@ def _jpeg(file: IO[bytes], size: int) -> list[Range]:
 
 
 def _matters(marker: bytes, content: bytes, seen: set[bytes]) -> bool:
-    """Whether application data of a JPEG tells about its colours, or is the first with its orientation."""
+    """Whether application data of a JPEG describes its colours, or is the first with an orientation."""
     if marker == b'\xe0' and content.startswith(b'JFIF'):
         return True
     if marker == b'\xee' and content.startswith(b'Adobe'):
@@ -162,7 +162,7 @@ def _matters(marker: bytes, content: bytes, seen: set[bytes]) -> bool:
 
 
 def _count_scans(file: IO[bytes], at: int, size: int) -> None:
-    """ValueError if a JPEG has so many scans that decoding it takes long."""
+    """Raises ValueError if a JPEG has so many scans that decoding it takes too long."""
     scans = 0
     while at < size:
         head = read(file, at, 4)
@@ -175,7 +175,7 @@ def _count_scans(file: IO[bytes], at: int, size: int) -> None:
 
 
 def _next(file: IO[bytes], pattern: bytes, at: int, size: int) -> int:
-    """Where two bytes that match the pattern come next; the size if nowhere."""
+    """The offset of the next two bytes that match the pattern; the size if there are none."""
     if re.match(pattern, read(file, at, 2), re.DOTALL):
         return at
     while at < size - 1:
@@ -187,7 +187,7 @@ def _next(file: IO[bytes], pattern: bytes, at: int, size: int) -> int:
 
 
 def _gif(file: IO[bytes], size: int) -> list[Range]:
-    """All but comments and application data in front of the first frame."""
+    """All but comments and application data before the first frame."""
     head = read(file, 0, 13)
     palette = 3 << ((head[10] & 7) + 1) if len(head) == 13 and head[10] & 0x80 else 0
     at = 13 + palette
@@ -204,7 +204,7 @@ def _gif(file: IO[bytes], size: int) -> list[Range]:
 
 
 def _after_blocks(file: IO[bytes], at: int) -> int:
-    """Where a sequence of blocks ends, each of which begins with its length."""
+    """The end of a sequence of blocks, each of which begins with its length."""
     file.seek(at)
     for _ in range(40 * PARTS):
         length = file.read(1)

@@ -1,4 +1,4 @@
-"""An RGB picture to the numbers that the vision tower was trained on."""
+"""Preprocesses RGB pictures for the vision tower."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from vipllava_jax.messages import CheckpointError, brief
 
 Fit = Literal['crop', 'pad', 'squash']
 FITS: tuple[Fit, ...] = get_args(Fit)
-LONGEST_SIDE = 4096  # pixels of what a tower sees; those of published models have up to 1024
+LONGEST_SIDE = 4096  # pixels of the tower's input; published models have up to 1024
 LARGEST = 1e6  # of means, deviations and factors
 FLAGS = ('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize', 'do_pad')
-GIANT = 1 << 24  # pixels; no picture made on the way shall have many more
+GIANT = 1 << 24  # pixels; intermediate pictures are kept below about this size
 TALL = 16 * GIANT  # pixels of a padded picture above which resizing it row by row takes seconds
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a checkpoint wants its pictures: the fields of its preprocessor_config.json that matter."""
+    """How a checkpoint's pictures are preprocessed, from its preprocessor_config.json."""
 
-    side: int = 336  # of the square that the vision tower sees
+    side: int = 336  # of the square input of the vision tower
     edge: int = 336  # what a picture's shorter edge becomes, before the centre is cut out
     fit: Fit = 'crop'
     resample: int = Image.Resampling.BICUBIC
@@ -33,7 +33,7 @@ class Settings:
 
     @classmethod
     def read(cls, fields: Mapping[str, Any], name: str = 'preprocessor_config.json') -> 'Settings':
-        """The fields of a CLIP or LLaVA image processor -> Settings; ValueError names one that cannot be."""
+        """The fields of a CLIP or LLaVA image processor -> Settings; ValueError names an invalid one."""
         given = {
             'resample': cls.resample,
             'rescale_factor': cls.scale,
@@ -78,7 +78,7 @@ class Settings:
         return (levels.astype(np.float32) * np.float32(self.scale) - mean) / std
 
     def fields(self) -> dict[str, Any]:
-        """What `read` reads, complete enough for transformers."""
+        """The fields that `read` takes, complete enough for transformers."""
         square = {'height': self.edge, 'width': self.edge}
         return {
             'image_processor_type': 'LlavaImageProcessor' if self.fit == 'pad' else 'CLIPImageProcessor',
@@ -98,7 +98,7 @@ class Settings:
 def _refuse(given: Mapping[str, Any], wrong: Mapping[str, bool], name: str) -> None:
     for key in filter(wrong.get, wrong):
         raise CheckpointError(
-            f"{name}: {key} {brief(given[key])} cannot be; compare it with that of the checkpoint's original"
+            f"{name}: {key} {brief(given[key])} is not valid; compare it with the original checkpoint's"
         )
 
 
@@ -107,7 +107,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
-    """Whether it is a number of a size that levels of colours may be divided by or multiplied with."""
+    """Whether a value is a number of a size that colour levels may be multiplied or divided by."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
@@ -124,13 +124,13 @@ def _length(fields: Mapping[str, Any], key: str, name: str) -> int:
     ):
         raise CheckpointError(
             f'{name}: expected {key} to be the sides of one square in pixels, found {brief(value)} '
-            f'(1 to {LONGEST_SIDE} can be)'
+            f'(1 to {LONGEST_SIDE} are allowed)'
         )
     return int(lengths[0])
 
 
 def check_fit(fit: str | None) -> None:
-    """ValueError lists the fits if it is none of them."""
+    """Raises ValueError for an unknown fit."""
     if fit is not None and fit not in FITS:
         raise ValueError(f'unknown fit {fit!r}: choose {", ".join(FITS)}')
 
@@ -141,10 +141,10 @@ def pixels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np
 
 
 def levels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np.ndarray:
-    """An RGB picture -> hw3 uint8; `fit` None is as the checkpoint's processor files say.
+    """An RGB picture -> hw3 uint8; if `fit` is None, the checkpoint's processor files decide.
 
-    'crop' resizes the shorter edge and keeps the centre; 'pad' first pastes on a square of the mean colour,
-    as the authors trained; 'squash' gives up the proportions.
+    'crop' resizes the shorter edge and keeps the centre; 'pad' first pads to a square with the mean colour,
+    as in the authors' training; 'squash' changes the proportions.
     """
     check_fit(fit)
     fit = fit or settings.fit
@@ -159,10 +159,10 @@ def levels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np
 
 
 def _window(size: tuple[int, int], settings: Settings) -> tuple[int, int, int, int]:
-    """A picture's width and height once resized, and the left and the top of its central square."""
+    """A picture's width and height after resizing, and the left and top of its central square."""
     width, height = size
     short = min(size)
-    # Not rounded but cut, as transformers does.
+    # Rounded down, as in transformers.
     width, height = width * settings.edge // short, height * settings.edge // short
     return width, height, (width - settings.side) // 2, (height - settings.side) // 2
 
@@ -172,20 +172,20 @@ def _cropped(image: Image.Image, settings: Settings) -> Image.Image:
     side, (width, height, left, top) = settings.side, _window(image.size, settings)
     if width * height <= GIANT:
         return image.resize((width, height), settings.resample).crop((left, top, left + side, top + side))
-    # 1x1000 pixels would become 336x336000, so only the centre is made. Widths first, as Pillow does: both
-    # passes round, so that their order shows.
+    # 1x1000 pixels would become 336x336000, so only the centre is computed. Width first, as in Pillow: both
+    # passes round, so the order makes a difference.
     image = image.resize((width, image.height), settings.resample).crop((left, 0, left + side, image.height))
     first, last = (min(row * image.height / height, image.height) for row in (top, top + side))
     return image.resize((side, side), settings.resample, box=(0, first, side, last))
 
 
 def _padded(image: Image.Image, settings: Settings) -> Image.Image:
-    """The picture in the middle of a square of the mean colour, resized in strips, as that may be giant."""
+    """The picture, padded to a square with the mean colour and resized; in strips, to save memory."""
     edge, longest = settings.edge, max(image.size)
     left, top = ((longest - length) // 2 for length in image.size)
     colour = tuple(int(mean * 255) for mean in settings.mean)
     if image.height > image.width and longest**2 > TALL:
-        # The height first, in which nothing is padded: by both orders the same, but for rounding.
+        # Height first, because only the width is padded; the order only affects rounding.
         flat = Image.new('RGB', (longest, edge), colour)
         flat.paste(image.resize((image.width, edge), settings.resample), (left, 0))
         return flat.resize((edge, edge), settings.resample)
@@ -200,7 +200,7 @@ def _padded(image: Image.Image, settings: Settings) -> Image.Image:
 
 
 def cut_off(image: Image.Image, settings: Settings, fit: Fit | None = None) -> list[str]:
-    """The marks drawn on the picture of which cropping loses more than half a pixel, as lines of text."""
+    """The marks drawn on the picture that cropping would cut off by more than half a pixel, as text."""
     if (fit or settings.fit) != 'crop':
         return []
     width, height, left, top = _window(image.size, settings)

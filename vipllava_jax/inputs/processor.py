@@ -1,4 +1,4 @@
-"""The processor: prompts and images to the arrays that a model reads, and its ids back to text."""
+"""The processor: converts prompts and images to a model's input arrays, and its ids back to text."""
 
 import dataclasses
 import json
@@ -21,11 +21,11 @@ from vipllava_jax.inputs.pixels import Fit, Settings, check_fit, cut_off, pixels
 from vipllava_jax.inputs.processor_files import FILES
 from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, Turn, check, render, stops
 from vipllava_jax.inputs.tokenizer import Stream, Tokenizer
-from vipllava_jax.messages import CheckpointError, printable
+from vipllava_jax.messages import CheckpointError, brief, printable
 
 
 class Batch(NamedTuple):
-    """What a model reads, in arrays: each row's tokens and, in the order of its placeholders, its images."""
+    """A model's input arrays: each row's tokens and, in the order of its placeholders, its images."""
 
     tokens: np.ndarray  # BT int32, padded on the right
     lengths: np.ndarray  # B int32
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
 
 def bucket(length: int) -> int:
-    """The smallest positive multiple of 128 that holds so many tokens: few shapes, few compilations."""
+    """The smallest positive multiple of 128 that is at least `length`: few shapes need few compilations."""
     return max(-(-length // 128), 1) * 128
 
 
@@ -52,12 +52,12 @@ class Processor:
 
     @property
     def patches(self) -> int:
-        """The placeholders of an image, one for each feature that the model makes of it."""
+        """The number of placeholders of an image, one for each of its features."""
         return (self.settings.side // self.patch) ** 2
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> 'Processor':
-        """From the files of a folder, as transformers 4 or 5 or the model's authors write them."""
+        """Loads a processor from the files of a folder, as transformers 4 or 5 or the authors write them."""
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f'no folder {str(folder)!r}: expected that of a checkpoint')
@@ -75,10 +75,10 @@ class Processor:
         return cls(folder, tokenizer, settings, image_id, patch, chat)
 
     def for_model(self, cfg: Config) -> 'Processor':
-        """This processor, which refuses tokens that the model does not have; ValueError if it is another's.
+        """This processor for a model: it will refuse tokens without a row in the model's embedding.
 
-        Pictures of another size, another id of `<image>`, or special tokens without a row in the embedding
-        would give wrong answers, or errors much later.
+        Raises CheckpointError if the processor does not belong to the model: pictures of another size,
+        another id of `<image>`, or special tokens without a row would give wrong answers or late errors.
         """
         vision = cfg.vision
         if (self.settings.side, self.patch) != (vision.image_size, vision.patch_size):
@@ -94,8 +94,8 @@ class Processor:
             )
         tokenizer, rows = self.tokenizer, cfg.text.vocab
         if rows == cfg.image_token:
-            # The authors' own checkpoints have no row for <image>, whose embedding is never read, nor for
-            # the padding that follows it.
+            # The authors' checkpoints have no rows for <image>, whose embedding is never used, and for the
+            # padding token after it.
             tokenizer = tokenizer.padded_with(cfg.pad if tokenizer.pad >= rows else tokenizer.pad)
         fitted = dataclasses.replace(self, tokenizer=tokenizer, vocab=rows)
         own = [id for id in (tokenizer.bos, tokenizer.eos, tokenizer.pad) if id is not None]
@@ -105,7 +105,7 @@ class Processor:
         return fitted
 
     def check(self, ids: Sequence[int]) -> None:
-        """ValueError for an id without a row in the model's embedding, which names its token."""
+        """Raises ValueError, naming the token, for an id without a row in the model's embedding."""
         for id in ids:
             if self.vocab is not None and id >= self.vocab and id != self.image_id:
                 raise ValueError(self._missing(id))
@@ -127,9 +127,9 @@ class Processor:
     ) -> Batch:
         """Prompts, each a text or a list of Turns, and the images of each -> Batch.
 
-        One prompt takes no image, one, or a list of them; a list of prompts takes a list with one of these
-        for each. ValueError names the row whose images do not fit its text. A mark that cropping would cut
-        off is a warning; `fit='pad'` or 'squash' keeps the whole picture.
+        The images of one prompt are None, an image, or a list of images; those of a list of prompts are a
+        list with one of these for each. ValueError names the row whose images do not fit its text. Warns of
+        a mark that cropping would cut off; `fit='pad'` or 'squash' keeps the whole picture.
         """
         check(template, self.chat)
         check_fit(fit)
@@ -144,12 +144,12 @@ class Processor:
             except ValueError as error:
                 raise ValueError(f'row {row}: {error}') from None
             pictures.append([])
-            for i, source in enumerate(own):  # no comprehension: a warning names the caller's line
+            for i, source in enumerate(own):  # not a comprehension, so that a warning names the caller's line
                 pictures[row].append(self._pixels(source, f'image {i} of row {row}', fit))
         return self.batch(ids, pictures)
 
     def batch(self, ids: Sequence[Sequence[int]], pictures: Sequence[Sequence[np.ndarray]]) -> Batch:
-        """The ids of each row, and its pictures hw3 as `pixels` makes them -> Batch."""
+        """The ids of each row, and its pictures hw3 as returned by `pixels` -> Batch."""
         lengths = np.array([len(row) for row in ids], np.int32)
         counts = np.array([len(row) for row in pictures], np.int32)
         tokens = np.full((len(ids), bucket(lengths.max())), self.tokenizer.pad, np.int32)
@@ -162,7 +162,7 @@ class Processor:
         return Batch(tokens, lengths, images, counts)
 
     def ids(self, turns: Sequence[Turn], images: int, template: str = DEFAULT) -> list[int]:
-        """A conversation and the number of its images -> the ids that a model reads."""
+        """A conversation and the number of its images -> ids, with a placeholder for each image feature."""
         ids = self.tokenizer.encode(render(template, turns, images, self.chat))
         self.check(ids)
         return [copy for id in ids for copy in [id] * (self.patches if id == self.image_id else 1)]
@@ -177,7 +177,7 @@ class Processor:
         return pixels(image, self.settings, fit)
 
     def decode(self, output: Any) -> Any:
-        """Ids T -> a text; ids BT, or what has `tokens` BT and `lengths` B -> a list of texts."""
+        """Ids T -> a text; ids BT, or an object with `tokens` BT and `lengths` B -> a list of texts."""
         if hasattr(output, 'tokens'):
             rows = zip(np.asarray(output.tokens), np.asarray(output.lengths), strict=True)
             return [self.tokenizer.decode(ids[:length]) for ids, length in rows]
@@ -185,7 +185,7 @@ class Processor:
         return [self.tokenizer.decode(row) for row in ids] if ids.ndim == 2 else self.tokenizer.decode(ids)
 
     def stream(self) -> Stream:
-        """Decodes one row's ids as they come: `push(ids)` gives text as it is complete, `end()` the rest."""
+        """A decoder of one row's ids as they arrive: `push(ids)` returns complete text, `end()` the rest."""
         return Stream(self.tokenizer)
 
     def stops(self, template: str = DEFAULT) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ class Processor:
         return stops(template, self.chat)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the files from which it loads again, without config.json, to a folder."""
+        """Writes the files that `load` needs, except config.json, to a folder."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for name in FILES:
@@ -211,7 +211,7 @@ class Processor:
 
 
 def _is_prompt(value: Any) -> bool:
-    """Whether it is one prompt: a text, or Turns."""
+    """Whether a value is one prompt: a text, or a list of Turns."""
     return isinstance(value, str) or (
         isinstance(value, (list, tuple)) and bool(value) and all(isinstance(turn, Turn) for turn in value)
     )
@@ -219,13 +219,13 @@ def _is_prompt(value: Any) -> bool:
 
 def _turns(prompt: Any) -> Sequence[Turn]:
     if not _is_prompt(prompt):
-        raise ValueError(f'a prompt is a text or a list of Turns, found {prompt!r}')
+        raise ValueError(f'a prompt is a text or a list of Turns, found {brief(prompt)}')
     return [Turn('user', prompt)] if isinstance(prompt, str) else prompt
 
 
 def _list(prompts: Any) -> Sequence[Any]:
     if not isinstance(prompts, (list, tuple)) or isinstance(prompts, Turn) or not prompts:
-        raise ValueError(f'expected a prompt or a list of prompts, found {prompts!r}')
+        raise ValueError(f'expected a prompt or a list of prompts, found {brief(prompts)}')
     return prompts
 
 

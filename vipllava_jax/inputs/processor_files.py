@@ -1,4 +1,4 @@
-"""The files of a processor, and what those about pictures say."""
+"""The files of a processor, and the settings for pictures in them."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ FILES = (  # all that a folder needs for Processor.load
 
 
 def settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Settings:
-    """From processor_config.json, preprocessor_config.json or, in the authors' checkpoints, config.json."""
+    """Reads processor_config.json, preprocessor_config.json or, in the authors' checkpoints, config.json."""
     name, fields = 'processor_config.json', own.get('image_processor')
     if fields is None:
         name = 'preprocessor_config.json'
@@ -36,7 +36,7 @@ def settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Setti
 
 
 def patch_size(folder: Path, own: dict[str, Any], config: dict[str, Any], side: int) -> int:
-    """From processor_config.json, or else from config.json, or else that of most vision towers."""
+    """The patch size in processor_config.json, or else in config.json, or else 14, the most common one."""
     vision = config.get('vision_config')
     of_tower = vision.get('patch_size') if isinstance(vision, dict) else None
     patch = own.get('patch_size') or of_tower or 14

@@ -1,4 +1,4 @@
-"""The templates that the models were trained with, as data, and a conversation written out in one of them."""
+"""The prompt templates that the models were trained with, and rendering conversations in them."""
 
 import re
 from collections.abc import Sequence
@@ -7,23 +7,23 @@ from typing import NamedTuple
 from vipllava_jax.inputs import chat_templates
 from vipllava_jax.inputs.chat_templates import ChatTemplate
 from vipllava_jax.inputs.rendering import RenderingError
-from vipllava_jax.messages import printable
+from vipllava_jax.messages import brief, printable
 
 IMAGE = '<image>'
 DEFAULT = 'vipllava'
 
 
 class Turn(NamedTuple):
-    """What one side says: role 'system', 'user' or 'assistant', and the text."""
+    """One message: role 'system', 'user' or 'assistant', and the text."""
 
     role: str
     text: str
 
 
 class Template(NamedTuple):
-    """How each role's text is framed; `cue` opens the answer, and each of `stops` ends it as an eos does."""
+    """The format of each role's text; `cue` starts an answer, and each of `stops` ends it, as eos does."""
 
-    preamble: str  # the system text of a conversation that brings none
+    preamble: str  # the system text of a conversation without one
     system: str
     user: str
     assistant: str
@@ -66,9 +66,9 @@ NAMES = (*TEMPLATES, 'checkpoint')
 
 
 def check(name: str, chat: ChatTemplate | None = None) -> None:
-    """ValueError for a template that does not exist, or not in this checkpoint."""
+    """Raises ValueError for a template that does not exist, or that this checkpoint does not have."""
     if name not in NAMES:
-        raise ValueError(f'unknown template {name!r}: choose {", ".join(NAMES)}')
+        raise ValueError(f'unknown template {brief(name)}: choose {", ".join(NAMES)}')
     if name == 'checkpoint' and chat is None:
         raise ValueError(f'this checkpoint has no chat template of its own: choose {", ".join(TEMPLATES)}')
 
@@ -82,10 +82,11 @@ def stops(name: str, chat: ChatTemplate | None = None) -> tuple[str, ...]:
 
 
 def render(name: str, turns: Sequence[Turn], image_count: int, chat: ChatTemplate | None = None) -> str:
-    """A conversation -> the text that the model reads, an `<image>` for each image, and the cue to answer.
+    """A conversation -> the text for the model, with an `<image>` for each image, and the start of an answer.
 
-    The images come first in the first user's turn, unless the text already says `<image>`. ValueError if it
-    says so another number of times, for an unknown template or role, or if the checkpoint's template fails.
+    The images come first in the user's first turn, unless the text already contains `<image>`. Raises
+    ValueError if it does so another number of times, for an unknown template or role, or if the checkpoint's
+    template fails.
     """
     check(name, chat)
     _check_turns(turns)
@@ -108,7 +109,7 @@ def _check_turns(turns: Sequence[Turn]) -> None:
     roles = [turn.role for turn in turns]
     for role in roles:
         if role not in ('system', 'user', 'assistant'):
-            raise ValueError(f'unknown role {role!r}: choose system, user or assistant')
+            raise ValueError(f'unknown role {brief(role)}: choose system, user or assistant')
     if 'user' not in roles or 'system' in roles[1:]:
         found = ', '.join(roles) or 'no turns'
         raise ValueError(
@@ -129,7 +130,7 @@ def _framed(turns: Sequence[Turn], missing: int, name: str) -> str:
 
 
 def _rendered(turns: Sequence[Turn], missing: int, chat: ChatTemplate) -> str:
-    typed = re.search(r"""['".]type\b""", chat.source)  # else it takes each content as one text
+    typed = re.search(r"""['".]type\b""", chat.source)  # otherwise each content is one text
     messages = []
     for role, text in turns:
         images, missing = (missing, 0) if role == 'user' else (0, missing)
@@ -143,7 +144,7 @@ def _rendered(turns: Sequence[Turn], missing: int, chat: ChatTemplate) -> str:
 
 
 def trouble(chat: ChatTemplate) -> str | None:
-    """Why a checkpoint's template does not ask a question about one picture, or None if it does."""
+    """Why a checkpoint's template cannot render a question about one picture; None if it can."""
     try:
         render('checkpoint', [Turn('user', 'What is this?')], 1, chat)
     except ValueError as error:

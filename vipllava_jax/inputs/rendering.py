@@ -1,4 +1,4 @@
-"""Renders chat templates in a child process, which is ended if one takes too long or too much memory."""
+"""Renders chat templates in a child process, which is killed if one takes too much time or memory."""
 
 import atexit
 import contextlib
@@ -17,27 +17,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-LONGEST = 1_000_000  # characters of a template, and of what it writes
-SECONDS = 2  # of computing that one rendering may take, published templates need a thousandth
-PATIENCE = 8.0  # seconds on the clock, for a machine that is busy with other things
-MEMORY = 256 << 20  # bytes of the child's address space, of which Python and jinja2 need 50 MB
-START = 60.0  # seconds until the child is there
-STRIKES = 3  # times that a template may end the child before it is refused without a trial
+LONGEST = 1_000_000  # characters of a template, and of its output
+SECONDS = 2  # of processor time per rendering; published templates take milliseconds
+PATIENCE = 8.0  # seconds of wall time per rendering, for a busy machine
+MEMORY = 256 << 20  # bytes of the child's address space; Python and jinja2 need 50 MB
+START = 60.0  # seconds for the child to start
+STRIKES = 3  # a template that has ended the child this often is refused
 MOST = 16 << 20  # bytes of a request or a reply: LONGEST characters, each written as \\ud83d\\ude00
 HEADER = struct.Struct('>Q')
 KEPT = ('LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH', 'DYLD_FALLBACK_LIBRARY_PATH', 'TZ', 'TZDIR')
 
 
 class RenderingError(Exception):
-    """Why a template could not be rendered."""
+    """A template that could not be rendered."""
 
 
 class TooMuch(RenderingError):
-    """It ended the child, or would have."""
+    """A template that exceeded a limit, so that the child was killed."""
 
 
 class Renderer:
-    """One child process, started when it is first needed and again after it was ended; threads take turns."""
+    """One child process, started when needed and restarted after it was killed; threads take turns."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -45,7 +45,7 @@ class Renderer:
         self.strikes: Counter[str] = Counter()  # of templates, by their source
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
-        """What a template writes with these variables; RenderingError says why it cannot."""
+        """The output of a template with these variables; RenderingError if it fails."""
         if len(source) > LONGEST:
             raise RenderingError(f'it is longer than {LONGEST} characters')
         request = {'source': source, 'variables': variables, 'longest': LONGEST, 'seconds': SECONDS}
@@ -61,7 +61,7 @@ class Renderer:
                     raise TooMuch(f'it needs more than {MEMORY >> 20} MB of memory')
             except TooMuch:
                 self.strikes[source] += 1
-                self.end()  # also after a MemoryError: what memory is left may be in pieces
+                self.end()  # also after a MemoryError, as the child's memory may be fragmented
                 raise
             except BaseException:  # also Ctrl-C: the next request must not get the reply to this one
                 self.end()
@@ -71,7 +71,7 @@ class Renderer:
         return str(reply['text'])
 
     def end(self) -> None:
-        """Ends the child, if there is one."""
+        """Kills the child, if there is one."""
         process, self.process = self.process, None
         if process:
             process.kill()
@@ -79,14 +79,14 @@ class Renderer:
             process.wait()
 
     def forget(self) -> None:
-        """In a fork of this process: leaves the child to the process that started it."""
+        """After a fork, in the new process: drops the child, which belongs to the parent process."""
         process, self.process, self.lock = self.process, None, threading.Lock()
         if process:
             _close(process)
-            process.returncode = 0  # or it would be waited for, in vain, as this object goes
+            process.returncode = 0  # so that Popen does not wait for a process that is not its child
 
     def _ask(self, body: bytes) -> dict[str, Any]:
-        """The reply to a request; it is sent to a second child if the first was ended, by whomever."""
+        """The reply to a request, which is sent once more, to a new child, if the first child has ended."""
         for fresh in (False, True):
             process = self._started()
             assert process.stdin
@@ -120,7 +120,7 @@ class Renderer:
 
 
 def _start() -> 'subprocess.Popen[bytes]':
-    # -I and -S: neither the user's settings nor this package's folder, whose modules' names are not unique
+    # -I and -S: ignore the user's settings, and keep this package's folder off the module search path
     worker = Path(__file__).absolute().with_name('template_worker.py')
     command = [sys.executable, '-I', '-S', str(worker), str(MEMORY), *_homes('jinja2', 'markupsafe')]
     try:
@@ -131,14 +131,14 @@ def _start() -> 'subprocess.Popen[bytes]':
             stderr=subprocess.DEVNULL,
             cwd='/',
             env={name: os.environ[name] for name in KEPT if name in os.environ},
-            start_new_session=True,  # out of reach of the terminal's Ctrl-C
+            start_new_session=True,  # so that Ctrl-C in the terminal does not reach it
         )
     except OSError as error:
         raise RenderingError(f'the process that renders it does not start: {error.strerror}') from None
 
 
 def _homes(*packages: str) -> list[str]:
-    """The folders from which packages are imported, without importing them."""
+    """The folders that contain some packages, found without importing them."""
     found = [importlib.util.find_spec(name) for name in packages]
     return [str(Path(spec.origin).absolute().parent.parent) for spec in found if spec and spec.origin]
 
@@ -182,6 +182,6 @@ def _close(process: 'subprocess.Popen[bytes]') -> None:
                 pipe.close()
 
 
-RENDERER = Renderer()  # of this process
+RENDERER = Renderer()  # one for the process
 atexit.register(RENDERER.end)
 os.register_at_fork(after_in_child=RENDERER.forget)

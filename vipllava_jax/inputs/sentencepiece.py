@@ -1,4 +1,4 @@
-"""The tokenizer.model of a checkpoint without tokenizer.json, as the tokenizer that it would hold."""
+"""Builds a tokenizer from tokenizer.model, for checkpoints without tokenizer.json."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ from vipllava_jax.messages import CheckpointError, printable
 
 
 def read(path: Path, added: Sequence[Added] = ()) -> Tokenizer:
-    """A sentencepiece BPE model with byte fallback, and added tokens -> a tokenizer of equal ids.
+    """A sentencepiece BPE model with byte fallback, and added tokens -> a tokenizer with the same ids.
 
-    If nothing is added, as in the authors' own files, the image and padding tokens follow the model's own,
-    as in the checkpoints on the Hub.
+    If no tokens are added, as in the authors' files, the image and padding tokens are appended, as in the
+    checkpoints on the Hub.
     """
     data = read_bytes(path, LARGEST)
     try:
@@ -52,7 +52,7 @@ def read(path: Path, added: Sequence[Added] = ()) -> Tokenizer:
 
 
 def _merges(model: Model, vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to join two pieces into a third: the best third first, and of its ways the one last cut."""
+    """All pairs of pieces that join into a piece, by its score; for one piece, the latest split first."""
     pairs = [
         (piece[:cut], piece[cut:])
         for piece in vocab

@@ -1,7 +1,6 @@
-"""Reads the pieces of a sentencepiece model: the few fields of its protocol buffer that a tokenizer needs.
+"""Parses a sentencepiece model: the few fields of its protocol buffer that a tokenizer needs.
 
-sentencepiece itself is not used: it is a large C++ program for what is a list of texts, and it trusts
-its files.
+The sentencepiece library is not used: it is a large C++ dependency, and it trusts its input.
 """
 
 import math
@@ -13,7 +12,7 @@ NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # the kinds of pieces that matter here
 BPE = 2  # the type of a model whose pieces are merged in the order of their scores
 LARGEST = 16 << 20  # bytes of a file, thirty times those of Llama's
 MOST_PIECES = 1 << 18
-MOST_FIELDS = 1 << 10  # of a message, beside the pieces
+MOST_FIELDS = 1 << 10  # of a message, besides the pieces
 LONGEST = 256  # characters of a piece
 MOST_CHARACTERS = 1 << 20  # of all pieces, six times those of Llama's
 # the fields' numbers, from sentencepiece_model.proto
@@ -30,7 +29,7 @@ class Piece(NamedTuple):
 
 
 class Model(NamedTuple):
-    """The pieces, each of which has its place as its id, and the one that begins a text."""
+    """The pieces, in the order of their ids, and the text of the beginning-of-sequence piece."""
 
     pieces: list[Piece]
     bos: str
@@ -78,7 +77,7 @@ def _piece(data: Field) -> Piece:
 
 
 def _fields(data: Field, most: int = MOST_FIELDS) -> Iterator[tuple[int, Field]]:
-    """The numbers and values of a message: integers, 32-bit floats, and the bytes of all else."""
+    """The numbers and values of a message's fields: integers, floats, and bytes for everything else."""
     if not isinstance(data, bytes):
         raise ValueError('a number where a message is expected')
     at = 0
@@ -104,7 +103,7 @@ def _fields(data: Field, most: int = MOST_FIELDS) -> Iterator[tuple[int, Field]]
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, the lowest first, and where it ends."""
+    """A variable-length integer, 7 bits per byte and the lowest first, and the offset after it."""
     value = 0
     for n in range(10):
         byte = _cut(data, at + n, 1)[0]

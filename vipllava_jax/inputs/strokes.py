@@ -1,4 +1,4 @@
-"""How each shape is drawn on a transparent canvas: by a fixed hand, or by one that varies as in training."""
+"""Draws each shape on a transparent canvas, with fixed choices or with random ones as in training."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from vipllava_jax.inputs.canvas import Canvas, Colour, Point
 
 
 class Hand(NamedTuple):
-    """Settles what a mark leaves open: without a generator always the same way."""
+    """Makes the choices that a mark leaves open: fixed ones without a generator, random ones with one."""
 
     rng: np.random.Generator | None = None
 
@@ -31,7 +31,7 @@ class Hand(NamedTuple):
 
 @dataclass(frozen=True)
 class Region:
-    """What a mark points out, in pixels of a picture of this size."""
+    """The region of a mark, in pixels of a picture of this size."""
 
     size: tuple[int, int]
     box: tuple[float, float, float, float]
@@ -60,7 +60,7 @@ class Region:
         return bool(self._hold(np.array([point[0]]), point[1]).any())
 
     def anywhere(self, hand: Hand) -> Point:
-        """A point of the areas: of 50 in the bounds the first that falls inside, or else the last."""
+        """A random point: the first of 50 in the bounds that falls inside the areas, or else the last."""
         x1, y1, x2, y2 = self.bounds
         flat = x1 == x2 or y1 == y2  # nothing falls inside
         for _ in range(50):
@@ -70,7 +70,7 @@ class Region:
         return point
 
     def middle(self) -> Point:
-        """The centre, or if the areas leave it out, the nearest of some points that they do not."""
+        """The centre or, if it is outside the areas, the nearest of some points that are inside."""
         x1, y1, x2, y2 = self.bounds
         columns = [x1 + (x2 - x1) * i / 20 for i in range(1, 20)]
         rows = [y1 + (y2 - y1) * j / 20 for j in range(1, 20)]
@@ -80,8 +80,10 @@ class Region:
         return min(inside, key=lambda p: math.dist(p, centre), default=centre)
 
     def _hold(self, x: np.ndarray, y: float) -> np.ndarray:
-        """Which of the points of a row lie in an area: a ray to the right crosses its outline an odd
-        number of times."""
+        """Which of the points (x, y) lie in an area.
+
+        A ray to the right of such a point crosses the outline an odd number of times.
+        """
         held = np.zeros(len(x), bool)
         for ax, ay, bx, by in self._edges:
             met = (ay > y) != (by > y)
@@ -92,7 +94,7 @@ class Region:
 
     @cached_property
     def _edges(self) -> list[tuple[np.ndarray, ...]]:
-        """Where each edge of each area starts and ends: x and y, x and y."""
+        """The coordinates x1, y1, x2, y2 of the edges of each area."""
         rings = [np.array(area, float) for area in self.areas]
         return [(*ring.T, *np.roll(ring, -1, axis=0).T) for ring in rings]
 
@@ -111,7 +113,7 @@ class Pen(NamedTuple):
         return hand.whole(low * s, high * s, 3 * s) if self.width is None else self.pixels(self.width)
 
     def pixels(self, width: float) -> int:
-        """A width in units of s -> in pixels, at least 1 and at most what can be told apart."""
+        """A width in units of s -> in pixels, at least 1 and at most the widest visible one."""
         return max(int(min(width * self.s, self.canvas.widest)), 1)
 
 

@@ -1,9 +1,9 @@
 """The child process that renders chat templates: `python -I -S template_worker.py BYTES FOLDER…`.
 
-A checkpoint's template is a program by a stranger, so it runs here, with little memory, few seconds and no
-rights to files. BYTES is the address space that the process may use, and the folders hold jinja2 and
-markupsafe; nothing of this package is imported. Requests come on stdin and replies go to stdout, each as its
-length in eight bytes followed by JSON. The process ends with its input.
+A checkpoint's template is an untrusted program, so it runs in this process, with limits on memory, time and
+file sizes. BYTES is the limit of the address space, and the folders contain jinja2 and markupsafe; nothing of
+this package is imported. Requests arrive on stdin and replies go to stdout, each as its length in eight bytes
+followed by JSON. The process ends when stdin is closed.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, no_type_check
 
 HEADER = struct.Struct('>Q')
-LARGEST = 1_000_000  # entries or characters that repeating a list or text makes, or bits of a power
+LARGEST = 1_000_000  # entries or characters of a repeated list or text, or bits of a power
 
 
 def _length(value: Any) -> int:
@@ -27,15 +27,53 @@ def _length(value: Any) -> int:
 
 @no_type_check
 def environment() -> Any:
-    """The environment in which transformers renders chat templates, without its tracker of answers."""
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError, TemplateError
-    from jinja2.ext import Extension, loopcontrols
+    """The Jinja environment of transformers' chat templates, without tracking of generated parts."""
+    from jinja2.ext import loopcontrols
+
+    extensions = [_generation(), loopcontrols]
+    jinja = _sandbox()(trim_blocks=True, lstrip_blocks=True, extensions=extensions, cache_size=8)
+    jinja.filters['tojson'] = _tojson
+    jinja.globals |= {
+        'raise_exception': _raise_exception,
+        'strftime_now': _strftime_now,
+        'dict': _PlainDict(),
+        'namespace': _namespace(),
+    }
+    return jinja
+
+
+@no_type_check
+def _sandbox() -> Any:
+    """The class of the environment, which bounds the results of operators."""
+    from jinja2.exceptions import SecurityError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Refuses operations whose results would exceed the limits."""
+
+        intercepted_binops = frozenset({'*', '**'})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if isinstance(left, int) and isinstance(right, int):
+                size = left.bit_length() * right if operator == '**' else 0
+            else:
+                sides = [side if isinstance(side, int) else _length(side) for side in (left, right)]
+                size = sides[0] * sides[1] if operator == '*' else 0
+            if size > LARGEST:
+                raise SecurityError(f'{operator} makes something too large')
+            return super().call_binop(context, operator, left, right)
+
+    return Sandbox
+
+
+@no_type_check
+def _generation() -> Any:
+    """The extension for `{% generation %}`."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
 
     class Generation(Extension):
-        """`{% generation %}` marks an answer for training; what is in it is rendered as it stands."""
+        """`{% generation %}` marks an answer for training; its content is rendered unchanged."""
 
         tags = {'generation'}
 
@@ -47,17 +85,17 @@ def environment() -> Any:
         def _body(self, caller: Any) -> str:
             return caller()
 
-    class PlainDict:
-        """What templates call `dict`, without the attributes of the type."""
+    return Generation
 
-        def __call__(self, *args: Any, **kwargs: Any) -> dict:
-            return dict(*args, **kwargs)
 
-        def fromkeys(self, *args: Any, **kwargs: Any) -> dict:
-            return dict.fromkeys(*args, **kwargs)
+@no_type_check
+def _namespace() -> Any:
+    """The class that templates call `namespace`."""
+    from jinja2.exceptions import SecurityError
+    from jinja2.utils import Namespace
 
     class PublicNamespace(Namespace):
-        """A namespace that stores no names with a leading underscore."""
+        """A namespace that refuses names with a leading underscore."""
 
         def __init__(*args: Any, **kwargs: Any) -> None:
             self, args = args[0], args[1:]
@@ -75,46 +113,37 @@ def environment() -> Any:
             if isinstance(name, str) and name.startswith('_'):
                 raise SecurityError(f'a namespace cannot store the underscore-prefixed name {name[:40]!r}')
 
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
+    return PublicNamespace
 
-    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(
-            x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
 
-    def strftime_now(format):  # `format` may be given by name
-        return datetime.now().strftime(format)
+class _PlainDict:
+    """`dict` for templates, without the attributes of the type."""
 
-    class Sandbox(ImmutableSandboxedEnvironment):
-        """Refuses at once what would end this process in the middle of an operation."""
+    def __call__(self, *args: Any, **kwargs: Any) -> dict:
+        return dict(*args, **kwargs)
 
-        intercepted_binops = frozenset({'*', '**'})
+    def fromkeys(self, *args: Any, **kwargs: Any) -> dict:
+        return dict.fromkeys(*args, **kwargs)
 
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if isinstance(left, int) and isinstance(right, int):
-                size = left.bit_length() * right if operator == '**' else 0
-            else:
-                sides = [side if isinstance(side, int) else _length(side) for side in (left, right)]
-                size = sides[0] * sides[1] if operator == '*' else 0
-            if size > LARGEST:
-                raise SecurityError(f'{operator} makes something too large')
-            return super().call_binop(context, operator, left, right)
 
-    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], cache_size=8)
-    made.filters['tojson'] = tojson
-    made.globals |= {
-        'raise_exception': raise_exception,
-        'strftime_now': strftime_now,
-        'dict': PlainDict(),
-        'namespace': PublicNamespace,
-    }
-    return made
+def _raise_exception(message: str) -> None:
+    from jinja2.exceptions import TemplateError
+
+    raise TemplateError(message)
+
+
+@no_type_check
+def _tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _strftime_now(format: str) -> str:  # templates may pass `format` by name
+    return datetime.now().strftime(format)
 
 
 def restrict(memory: int) -> None:
-    """Limits what the process can do from now on, as far as the system has such limits."""
-    import jinja2.debug  # noqa: F401  jinja2 imports it when a template fails, which may be too late
+    """Limits memory, files and processes from now on, as far as the system supports it."""
+    import jinja2.debug  # noqa: F401  otherwise imported when a template fails, perhaps without memory left
 
     none = [resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, getattr(resource, 'RLIMIT_NPROC', None)]
     for kind, most in [*((kind, 0) for kind in none if kind is not None), (resource.RLIMIT_AS, memory)]:
@@ -125,7 +154,7 @@ def restrict(memory: int) -> None:
 
 
 def allow(seconds: int) -> None:
-    """Lets the system end this process when it has computed for so many seconds more."""
+    """Makes the system end this process after so many more seconds of processor time."""
     with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         until = int(time.process_time()) + seconds + 1
@@ -134,11 +163,11 @@ def allow(seconds: int) -> None:
         )
 
 
-def reply(made: Any, request: dict[str, Any]) -> dict[str, Any]:
-    """What a request's template writes, or why it writes nothing."""
+def reply(jinja: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """The output of a request's template, or its error."""
     pieces, length = [], 0
     try:
-        for piece in made.from_string(request['source']).generate(request['variables']):
+        for piece in jinja.from_string(request['source']).generate(request['variables']):
             pieces.append(piece)
             length += len(piece)
             if length > request['longest']:
@@ -151,7 +180,7 @@ def reply(made: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     requests, replies = os.fdopen(0, 'rb'), os.fdopen(1, 'wb')
 
     def send(message: dict[str, Any]) -> None:
@@ -161,7 +190,7 @@ def main() -> None:
 
     try:
         sys.path.extend(sys.argv[2:])
-        made = environment()
+        jinja = environment()
         restrict(int(sys.argv[1]))
     except Exception as error:
         return send({'error': f'{type(error).__name__} {error}'})
@@ -169,9 +198,9 @@ def main() -> None:
     while len(header := requests.read(HEADER.size)) == HEADER.size:
         request = json.loads(requests.read(*HEADER.unpack(header)))
         allow(request['seconds'])
-        send(reply(made, request))
+        send(reply(jinja, request))
 
 
 if __name__ == '__main__':
-    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
+    with contextlib.suppress(BrokenPipeError):  # the parent process has ended
         main()

@@ -1,4 +1,4 @@
-"""The regular expressions by which published tokenizers split text; others may take for ever on some text."""
+"""The regular expressions with which published tokenizers split text; others could take forever."""
 
 SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 LETTERS = r'\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}'

@@ -1,4 +1,4 @@
-"""Text to ids and back, whole or as it is generated, from the tokenizer files of a checkpoint folder."""
+"""The tokenizer of a checkpoint folder, and a streaming decoder."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -12,13 +12,13 @@ from vipllava_jax.inputs import sentencepiece, tokenizer_json
 from vipllava_jax.inputs.tokenizer_fields import STANDARD, Added, Fields
 from vipllava_jax.messages import CheckpointError, brief, one_line
 
-PENDING = 64  # tokens held back at most for the rest of a character
+PENDING = 64  # most tokens held back while a character is incomplete
 DEFAULTS = {'bos': '<s>', 'eos': '</s>', 'unk': '<unk>', 'pad': '<pad>'}  # where no file names them
 T = TypeVar('T')
 
 
 class Tokenizer:
-    """Ids as the checkpoint's tokenizer.json gives them, the token that begins a sequence just once."""
+    """Encodes as the checkpoint's tokenizer.json does, with just one beginning-of-sequence token."""
 
     def __init__(self, core: tokenizers.Tokenizer, fields: Mapping[str, Any]) -> None:
         core.no_padding()
@@ -26,7 +26,7 @@ class Tokenizer:
         self.core = core
         named = {name: fields.get(f'{name}_token') or token for name, token in DEFAULTS.items()}
         self.tokens = {name: token for name, token in named.items() if core.token_to_id(token) is not None}
-        # what a chat template may name: bos_token and whatever else the files call so
+        # the variables of chat templates: bos_token, eos_token and other named tokens
         own = {name: token for name, token in fields.items() if isinstance(token, str)}
         ends = {f'{name}_token': self.tokens[name] for name in ('bos', 'eos') if name in self.tokens}
         self.variables = ends | own
@@ -38,7 +38,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> 'Tokenizer':
-        """From tokenizer.json, or else from tokenizer.model, to the same ids."""
+        """Loads tokenizer.json or, with the same ids, tokenizer.model."""
         folder = Path(folder)
         fields = Fields.read(folder)
         if (path := folder / 'tokenizer.json').exists():
@@ -57,7 +57,7 @@ class Tokenizer:
         return cls(core, fields.values)
 
     def padded_with(self, id: int) -> 'Tokenizer':
-        """This tokenizer with another id for padding, which no model reads."""
+        """This tokenizer with another padding id, which models ignore."""
         other = copy.copy(self)
         other.pad = id
         return other
@@ -66,11 +66,11 @@ class Tokenizer:
         return None if token is None else self.core.token_to_id(token)
 
     def encode(self, text: str) -> list[int]:
-        """A text -> ids; special tokens written out in it become their ids."""
+        """A text -> ids; special tokens in the text become their ids."""
         return self.spans(text)[0]
 
     def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """As `encode`, with the characters of the text, from and to, that each id stands for."""
+        """The ids of `encode`, and the start and end of each in the text."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -86,44 +86,44 @@ class Tokenizer:
         return ids, spans
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text, without special tokens, ids beyond the vocabulary and white space at either end."""
+        """Ids -> text; drops special tokens, ids beyond the vocabulary, and white space at both ends."""
         return self.spell([int(id) for id in ids]).strip()
 
     def spell(self, ids: list[int]) -> str:
-        """As `decode`, but with the white space."""
+        """Like `decode`, but keeps white space."""
         if ids and min(ids) < 0:
             raise ValueError(f'ids start at 0, found {min(ids)}: leave out what is not a token')
         return guarded(self.core.decode, ids, skip_special_tokens=True)
 
 
 class Stream:
-    """Text of ids that arrive bit by bit: all the pieces together are `Tokenizer.decode` of all the ids.
+    """Decodes ids as they arrive; the pieces of text joined equal `Tokenizer.decode` of all ids.
 
-    A piece ends where a character ends, and before white space. It costs as much as its new ids.
+    A piece ends at the end of a character, and before white space. Its cost depends only on its new ids.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.context: list[int] = []  # what was spelled last: without it a leading space would be lost
+        self.context: list[int] = []  # the last decoded ids: without them a leading space would be lost
         self.pending: list[int] = []
-        self.ready = 0  # so many of the pending can be spelled
-        self.blank = ''  # white space that is not at the end if more follows
+        self.ready = 0  # how many of the pending ids can be decoded
+        self.blank = ''  # trailing white space, held back until more text follows
         self.started = False
 
     def push(self, ids: Iterable[int]) -> str:
-        """New ids -> the text that they complete, perhaps none."""
+        """New ids -> the text that they complete, which may be empty."""
         tokenizer = self.tokenizer
         for id in map(int, ids):
             if id in tokenizer.special or tokenizer.core.id_to_token(id) is None:
                 continue
             self.pending.append(id)
-            # Bytes in a row are spelled together: one that is wrong turns all of them into replacements.
+            # Consecutive bytes are decoded together: an invalid one turns all of them into replacements.
             if id not in tokenizer.bytes:
                 self.ready = len(self.pending)
         return self._spell(patient=not tokenizer.bytes and len(self.pending) < PENDING)
 
     def end(self) -> str:
-        """The rest, after the last id."""
+        """The rest of the text, after the last id."""
         self.ready = len(self.pending)
         return self._spell(patient=False)
 
@@ -142,9 +142,9 @@ class Stream:
 
 
 def guarded(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """What a function of the tokenizers library gives; ValueError where it fails.
+    """Calls a function of the tokenizers library; any failure is a ValueError.
 
-    The library raises nothing more precise than Exception, and where it is at fault itself a BaseException.
+    The library raises a plain Exception, or a BaseException if its Rust code panics.
     """
     try:
         return call(*args, **kwargs)
@@ -161,12 +161,12 @@ def _core(path: Path) -> tokenizers.Tokenizer:
         core = guarded(tokenizers.Tokenizer.from_buffer, data)
     except ValueError as error:
         raise CheckpointError(f'{path} is not a tokenizer that can be used: {error}') from None
-    _agree(core, ((token['content'], token['id']) for token in listed), path)
+    _check_ids(core, ((token['content'], token['id']) for token in listed), path)
     return core
 
 
 def _add(core: tokenizers.Tokenizer, added: Iterable[Added], path: Path) -> None:
-    """Adds the tokens that other files name, as transformers does."""
+    """Adds the tokens that other files list, as transformers does."""
     known = {repr(token) for token in core.get_added_tokens_decoder().values()}
     contents = {token.content for token in core.get_added_tokens_decoder().values()}
     missing = []
@@ -175,11 +175,11 @@ def _add(core: tokenizers.Tokenizer, added: Iterable[Added], path: Path) -> None
         if content and repr(token) not in known and (replaces or content not in contents):
             missing.append(token)
     guarded(core.add_tokens, missing)
-    _agree(core, ((token.content, token.id) for token in added if token.id is not None), path)
+    _check_ids(core, ((token.content, token.id) for token in added if token.id is not None), path)
 
 
-def _agree(core: tokenizers.Tokenizer, ids: Iterable[tuple[str, int]], path: Path) -> None:
-    """CheckpointError for a token that has another id than a file says: the library counts by itself."""
+def _check_ids(core: tokenizers.Tokenizer, ids: Iterable[tuple[str, int]], path: Path) -> None:
+    """Raises CheckpointError if a token's id differs from a file's: the library assigns ids in order."""
     for content, id in ids:
         if content and (found := core.token_to_id(content)) != id:
             raise CheckpointError(

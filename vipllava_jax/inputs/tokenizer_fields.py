@@ -1,4 +1,4 @@
-"""What the small files beside a tokenizer say of its tokens, each field checked."""
+"""Reads the special and added tokens in the small JSON files beside a tokenizer."""
 
 import re
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ ID = re.compile('[0-9]{1,8}', re.ASCII)
 
 
 class Added(NamedTuple):
-    """A token that is added to those of the tokenizer's own file."""
+    """A token that is added to those of tokenizer.json or tokenizer.model."""
 
     content: str
-    id: int | None  # None: the next that is free
+    id: int | None  # None: the next free one
     flags: Mapping[str, bool] = {}  # as of tokenizers.AddedToken
-    replaces: bool = False  # the flags of the same token in the tokenizer's own file
+    replaces: bool = False  # whether its flags replace those of the same token in tokenizer.json
 
 
 class Fields(NamedTuple):
@@ -31,7 +31,7 @@ class Fields(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> 'Fields':
-        """Those of a folder; CheckpointError names the file and the field that cannot be."""
+        """The fields of a folder; CheckpointError names the file and the invalid field."""
         small, config = folder / 'special_tokens_map.json', folder / 'tokenizer_config.json'
         found = {path: read_json(path, optional=True) for path in (small, config)}
         named: dict[str, str] = {}
@@ -60,7 +60,7 @@ class Fields(NamedTuple):
 
 
 def _named(path: Path, fields: Mapping[str, Any]) -> dict[str, str]:
-    """bos_token, and whatever else is called so and is a token, as image_token is for some models."""
+    """bos_token and other fields whose names end in _token, such as image_token in some models."""
     found = {}
     for field, value in fields.items():
         if value is not None and (field in STANDARD or (field.endswith('_token') and _may_be_token(value))):
@@ -87,7 +87,7 @@ def _extra(path: Path, fields: Mapping[str, Any]) -> list[str]:
 
 
 def _listed(path: Path, tokens: Any) -> list[Added]:
-    """The `added_tokens_decoder`: tokens with their flags, by their ids written as texts."""
+    """The tokens of `added_tokens_decoder`, an object from ids to tokens with flags."""
     if tokens is not None and not isinstance(tokens, dict):
         raise CheckpointError(f'{path}: added_tokens_decoder: expected an object, found {brief(tokens)}')
     found = []
@@ -109,7 +109,7 @@ def _listed(path: Path, tokens: Any) -> list[Added]:
 
 
 def _legacy(path: Path, special: set[str]) -> list[Added]:
-    """The added_tokens.json, ids by their tokens, that older versions of transformers write."""
+    """The tokens of added_tokens.json, an object from tokens to ids, from older versions of transformers."""
     found = []
     for content, id in read_json(path, optional=True).items():
         token_text(path, 'a token', content)
@@ -121,7 +121,7 @@ def _legacy(path: Path, special: set[str]) -> list[Added]:
 
 
 def token_text(path: Path, field: str, token: Any) -> str:
-    """A token is its text, or an object that holds the text."""
+    """The text of a token, which is given as a text or as an object with `content`."""
     text = token.get('content') if isinstance(token, dict) else token
     if not isinstance(text, str):
         raise CheckpointError(f'{path}: {field}: expected the text of a token, found {brief(token)}')

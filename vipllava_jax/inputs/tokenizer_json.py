@@ -1,8 +1,7 @@
 """Checks a tokenizer.json before the tokenizers library reads it.
 
-The library trusts its input: it aborts the process, or fills the memory, on files that nobody who trains a
-tokenizer would write. What passes here is what the tokenizers of Llama, Vicuna, Llama 3, Phi 3, Mistral and
-Qwen are made of.
+The library trusts its input: a malicious file can abort the process or exhaust the memory. Only components
+that the tokenizers of Llama, Vicuna, Llama 3, Phi 3, Mistral and Qwen use are allowed.
 """
 
 import json
@@ -15,15 +14,15 @@ from vipllava_jax.messages import brief
 LARGEST_ID = 1 << 24
 LARGEST = 40 << 20  # bytes of the file, several times what a vocabulary of 128,000 tokens takes
 MOST = 1 << 19  # tokens, and pairs to merge; the largest vocabularies have half as many
-MOST_ADDED = 1 << 16  # tokens beside the vocabulary
+MOST_ADDED = 1 << 16  # tokens besides the vocabulary
 LONGEST_ADDED = 1 << 20  # characters of all of them
 MOST_PARTS = 32  # normalizers, pre-tokenizers, decoders or post-processors
 DEEPEST = 4  # sequences within each other
-GROWTH = 16  # times as many bytes as the text has, at most; Llama's has 3
+GROWTH = 16  # the largest factor by which a text may grow in bytes; Llama's is 3
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The object in a tokenizer.json, checked; ValueError names the field that cannot be."""
+    """The checked content of a tokenizer.json; ValueError names an invalid field."""
     try:
         found = json.loads(data, object_pairs_hook=_once)
     except RecursionError:
@@ -43,7 +42,7 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without repeated names, of which readers of JSON take now the first, now the last."""
+    """An object without repeated names, which JSON parsers treat differently."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
@@ -70,7 +69,10 @@ def _model(model: Any) -> None:
         raise ValueError('model.vocab: two tokens have the same id')
     if not isinstance(merges, list) or len(merges) > MOST:
         raise _fail('model.merges', merges, f'a list of at most {MOST} pairs')
-    for field in ('continuing_subword_prefix', 'end_of_word_suffix'):  # the library cuts within characters
+    for field in (
+        'continuing_subword_prefix',
+        'end_of_word_suffix',
+    ):  # the library may cut inside a character
         if model.get(field):
             raise _fail(f'model.{field}', model[field], 'none')
     if model.get('dropout'):
@@ -95,11 +97,11 @@ def _added(tokens: Any) -> None:
         raise ValueError(f'added_tokens: more than {LONGEST_ADDED} characters in all')
 
 
-Check = Callable[[str, Mapping[str, Any]], float]  # (field, part) -> how many times longer it makes a text
+Check = Callable[[str, Mapping[str, Any]], float]  # (field, part) -> the factor by which a text may grow
 
 
 def _parts(field: str, part: Any, kinds: Mapping[str, Check]) -> float:
-    """How many times longer a part of the tokenizer, or a sequence of parts, can make a text."""
+    """The factor by which a part of the tokenizer, or a sequence of parts, may make a text longer."""
     budget = [MOST_PARTS]
 
     def visit(part: Any, depth: int) -> float:
@@ -176,7 +178,7 @@ def _strip(field: str, part: Mapping[str, Any]) -> float:
 
 
 def _template(field: str, part: Mapping[str, Any]) -> float:
-    """The library looks special tokens up without a check, when it encodes."""
+    """Checks that special tokens exist, as the library does not when it encodes."""
     pieces, special = part.get('single'), part.get('special_tokens')
     if not isinstance(special, Mapping):
         raise _fail(f'{field}.special_tokens', special, 'an object')

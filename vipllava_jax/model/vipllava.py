@@ -263,7 +263,7 @@ def check(
 
 
 def check_ids(ids: np.ndarray, cfg: Config, read: np.ndarray | None = None) -> None:
-    """ValueError names the first id of BT without a row in the embedding, where `read` BT is true."""
+    """Raises ValueError for the first of ids BT without a row in the embedding, where `read` BT is true."""
     beyond = (ids < 0) | (ids >= cfg.text.vocab)
     if read is not None:
         beyond &= read

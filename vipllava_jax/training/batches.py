@@ -1,4 +1,4 @@
-"""Rows to batches in an order that a seed and the step decide, prepared ahead by processes of their own."""
+"""Batches of rows, in an order given by the seed and the step, prepared ahead by worker processes."""
 
 import functools
 import itertools
@@ -20,19 +20,19 @@ from vipllava_jax.training.order import sample_seed, shuffled
 from vipllava_jax.training.region_prompts import compose
 from vipllava_jax.training.rows import FORM, BrokenRow, Row, Rows
 
-SIZES = (  # of numbers that are given: the least and the most
+SIZES = (  # settings with their smallest and largest values
     ('batch_size', 1, 2**16),
     ('max_length', 1, 2**31 - 1),
     ('bucket', 1, 2**31 - 1),
     ('seed', 0, 2**63 - 1),
 )
-TRIES = 100  # rows after a broken one that may take its place
+TRIES = 100  # rows that are tried in place of a broken one
 
-Note = tuple[str, str]  # something to say, behind what it is said but once of
+Note = tuple[str, str]  # (subject, message); only one message per subject is reported
 
 
 class Batch(NamedTuple):
-    """What a step learns from."""
+    """The arrays of a training step."""
 
     tokens: np.ndarray  # BT int32, padded on the right
     targets: np.ndarray  # BT int32, the id that should follow each token, IGNORE where nothing is learnt
@@ -42,12 +42,12 @@ class Batch(NamedTuple):
 
 
 class CutRow(BrokenRow):
-    """A row of which nothing is left to learn; that it is too long is no fault of its own."""
+    """A row without any answer left within max_length; it is not broken otherwise."""
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Rows of an epoch -> a Batch, and what was wrong on the way; it can be sent to another process."""
+    """Rows of an epoch -> a Batch and notes about skipped rows; can be sent to another process."""
 
     rows: Rows
     processor: Processor
@@ -80,7 +80,7 @@ class Maker:
         return Batch(tokens, targets, images, counts, names), notes
 
     def _good(self, i: int, epoch: int, notes: list[Note]) -> tuple[str, Example, list[np.ndarray]]:
-        """The example of a row, or if it is cut, or broken and may be skipped, that of the next good one."""
+        """The example of a row or, if that has no answer left or is broken, of the next good one."""
         for n in range(TRIES):
             try:
                 row = self.rows[(i + n) % len(self.rows)]
@@ -107,10 +107,10 @@ class Maker:
                 seed = int(rng.integers(1 << 32)) if marks and rng is not None else None
                 image = drawn(path, marks, seed)
                 for mark in cut_off(image, self.processor.settings, self.fit):
-                    told = (
-                        f"{row.where}: the crop cuts off the mark {mark}; fit 'pad' keeps every picture whole"
+                    message = (
+                        f"{row.where}: the crop cuts off the mark {mark}; fit 'pad' keeps whole pictures"
                     )
-                    notes.append(('crop', told))
+                    notes.append(('crop', message))
                 pictures.append(levels(image, self.processor.settings, self.fit))
         except CutRow:
             raise
@@ -125,13 +125,13 @@ class Maker:
 
 @dataclass(frozen=True)
 class Batches:
-    """`at(step)` is the batch of a step, always the same; `iterate` prepares the next ones meanwhile.
+    """`at(step)` is the batch of a step, always the same; `iterate` prepares the next ones in parallel.
 
-    Each epoch has every row once, in another order, and other marks; its last batch is filled up with its
-    first rows. With `group_by_length` the rows of a batch are of about one length, so that T and I take few
-    values; `bucket` is what T is a multiple of. With seed None, for evaluation, rows come as in the file,
-    marks are drawn the fixed way, and nothing is learnt from what fills up the last batch. `report` is told
-    each thing once that is wrong with a row and does not stop the run.
+    Each epoch has every row once, in another order and with other marks; its last batch is filled up with
+    its first rows. With `group_by_length` the rows of a batch have about the same length, so that T and I
+    take few values; T is a multiple of `bucket`. With seed None, for evaluation, rows are in the order of
+    the file, marks are not random, and the rows that fill up the last batch have no targets. `report` is
+    called once with each problem of a row that does not stop the run.
     """
 
     rows: Rows
@@ -170,7 +170,7 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         """The batch of a step, counted from 0 through all epochs, made here and now."""
-        return self._told(self._maker(self._task(step)), set())
+        return self._reported(self._maker(self._task(step)), set())
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Generator[Batch]:
         """The batches of the steps from `start` on, without end if there is no `stop`.
@@ -178,12 +178,12 @@ class Batches:
         Close it, or end the process, and its workers end. BrokenRow names a row of which no example can be
         made, unless broken rows are skipped.
         """
-        said: set[str] = set()
+        reported: set[str] = set()
         steps = itertools.count(start) if stop is None else range(start, stop)
         made = workers.ordered(self._maker, map(self._task, steps), self.workers)
         try:
             for result in made:
-                yield self._told(result, said)
+                yield self._reported(result, reported)
         finally:
             made.close()
 
@@ -204,11 +204,11 @@ class Batches:
             self.skip_broken,
         )
 
-    def _told(self, made: tuple[Batch, list[Note]], said: set[str]) -> Batch:
-        batch, notes = made
+    def _reported(self, result: tuple[Batch, list[Note]], reported: set[str]) -> Batch:
+        batch, notes = result
         for subject, note in notes:
-            if subject not in said:
-                said.add(subject)
+            if subject not in reported:
+                reported.add(subject)
                 self.report(note)
         return batch
 

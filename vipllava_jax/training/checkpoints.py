@@ -1,4 +1,4 @@
-"""The states of a run on the disk, a folder a step, whole or not there; the last and the best are kept."""
+"""The checkpoints of a run: a folder per step, written atomically; the last and the best are kept."""
 
 import asyncio
 import contextlib
@@ -17,24 +17,24 @@ LOCK = '.lock'
 
 
 class Checkpoints:
-    """Folders named by their steps; `saver` is Orbax's and writes them while the run goes on."""
+    """Folders named by their steps; `saver` is an Orbax checkpointer that writes in the background."""
 
     def __init__(self, folder: Path, keep: int, saver: Any):
         self.folder, self.keep, self._saver = folder, keep, saver
-        self.best: int | None = None  # the one to be kept, however old
-        self._begun = folder  # the one that is written, or was last
+        self.best: int | None = None  # the step to keep, however old
+        self._begun = folder  # the folder that is being written, or was last
 
     def steps(self) -> list[int]:
-        """Those whose states are whole, in order."""
+        """The steps with complete checkpoints, in order."""
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
     def place(self, step: int) -> Path:
         return self.folder / str(step)
 
     def save(self, step: int, state: Any, best: int | None) -> None:
-        """Begins to write a state, once the one before is written; returns when the given one may change.
+        """Starts to write a state after the previous one is written; returns once `state` may be changed.
 
-        Before it is whole it takes no other's place, neither among those that are kept nor as the best.
+        No older checkpoint is deleted before the new one is complete.
         """
         from orbax.checkpoint import args
 
@@ -44,23 +44,23 @@ class Checkpoints:
             self._saver.save(self._begun, args=args.PyTreeSave(state))
 
     def wait(self) -> None:
-        """Returns when all is written and only what is kept is there; raises what went wrong."""
+        """Waits until everything is written, then deletes old checkpoints; raises an error of writing."""
         with writing(self._begun):
             self._saver.wait_until_finished()
         for step in self.steps()[: -self.keep]:
             if step != self.best:
-                doomed = self.folder / f'{DELETED}{step}'  # half a folder must not look like a whole one
-                self.place(step).rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                deleted = self.folder / f'{DELETED}{step}'  # a partly deleted folder must not look complete
+                self.place(step).rename(deleted)
+                shutil.rmtree(deleted, ignore_errors=True)
 
     def restore(self, step: int, shapes: Any) -> Any:
-        """A step's state, as a tree of shapes, types and places says."""
+        """Reads a step's state, with the shapes, dtypes and shardings of a tree."""
         from orbax.checkpoint import args, checkpoint_utils
 
         how = checkpoint_utils.construct_restore_args(shapes)
         try:
             return self._saver.restore(self.place(step), args=args.PyTreeRestore(shapes, restore_args=how))
-        except Exception as error:  # of many types, whatever is the matter
+        except Exception as error:  # of many types
             raise CheckpointError(
                 f'{self.place(step)}: not a state of this run, or damaged; delete it to go on from the one '
                 f'before: {one_line(error)}'
@@ -69,32 +69,32 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def opened(folder: Path, keep: int) -> Iterator[Checkpoints]:
-    """The checkpoints in a folder, without what a killed process left half written or half deleted."""
+    """Opens the checkpoints in a folder, and deletes what a killed process left incomplete."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    _remove_incomplete(folder)
     with orbax() as ocp, _patient():
         saver = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
             yield Checkpoints(folder, keep, saver)
         finally:
-            with contextlib.suppress(Exception):  # told already by whoever waited
+            with contextlib.suppress(Exception):  # already raised by `wait`
                 saver.close()
-            _sweep(folder)
+            _remove_incomplete(folder)
 
 
-def _sweep(folder: Path) -> None:
-    """Removes states that are half written or half deleted, of which none is under way."""
-    for half in (*folder.glob('*.orbax-checkpoint-tmp*'), *folder.glob(f'{DELETED}*')):
-        shutil.rmtree(half, ignore_errors=True)
+def _remove_incomplete(folder: Path) -> None:
+    """Removes checkpoints that were partly written or partly deleted."""
+    for path in (*folder.glob('*.orbax-checkpoint-tmp*'), *folder.glob(f'{DELETED}*')):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _patient() -> Iterator[None]:
-    """Lets Orbax wait for all arrays that it writes, even if one of them fails.
+    """Makes Orbax wait for all arrays that it writes, even if one of them fails.
 
-    It closes their event loop as soon as one has failed. Each of the others then complains on stderr, in a
-    traceback of its own, that the loop is closed.
+    Otherwise it closes their event loop as soon as one has failed, and each of the others prints a traceback
+    because the loop is closed.
     """
     from orbax.checkpoint._src.serialization import jax_array_handlers, serialization
 
@@ -109,7 +109,7 @@ def _patient() -> Iterator[None]:
 
 
 class _Asyncio:
-    """asyncio with a `gather` that raises the first error only when all are done."""
+    """asyncio with a `gather` that raises the first error only after all tasks are done."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -123,8 +123,8 @@ class _Asyncio:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Holds a run's folder for this process; the lock goes with the process, however that ends."""
+def locked(folder: Path) -> Iterator[None]:
+    """Locks a run's folder for this process; the system releases the lock when the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
     try:
@@ -140,8 +140,8 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def check_alone(folder: Path) -> None:
-    """Raises as `alone` does if another process holds a run's folder; writes nothing there."""
+def check_unlocked(folder: Path) -> None:
+    """Raises CheckpointError if another process has locked a run's folder; writes nothing."""
     if (folder / LOCK).exists():
-        with alone(folder):
+        with locked(folder):
             pass

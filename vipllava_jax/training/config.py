@@ -1,4 +1,4 @@
-"""What a run is asked to do: one list of keys, each a line of its file and a flag of its command."""
+"""The settings of a run: one list of keys, used for its TOML file and for the command's options."""
 
 import dataclasses
 import difflib
@@ -22,15 +22,15 @@ DATA, LENGTH, TRAINS, NUMBERS, KEPT = (
 )
 
 
-STEPS = 2**31 - 1  # the most that a step's number, an int32, can count
-ROWS = 2**16  # the most rows of a step
-LARGEST = 3e38  # the largest of float32's numbers, nearly: what is larger would be infinite in a step
-ENTRIES = 1000  # of a list, at most
-TOML = 1 << 20  # bytes of a run's file, at most
+STEPS = 2**31 - 1  # the largest step number, an int32
+ROWS = 2**16  # the most rows per step
+LARGEST = 3e38  # about the largest float32: larger numbers would become infinite
+ENTRIES = 1000  # the most entries of a list
+TOML = 1 << 20  # the most bytes of a settings file
 
 
 class Key(NamedTuple):
-    """What the values of a key may be, and the words that explain it."""
+    """The allowed values of a setting, and its help text."""
 
     group: str
     kind: type
@@ -38,19 +38,19 @@ class Key(NamedTuple):
     many: bool = False
     among: Sequence[str] = ()
     least: float | None = None
-    above: float | None = None  # what a value must be more than
+    above: float | None = None  # an exclusive lower bound
     most: float | None = None
-    same: bool = True  # whether a run that goes on must have it as it began
+    same: bool = True  # whether a resumed run must have the same value
 
 
 def _key(group: str, kind: type, help: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
-    """A field of the settings; without a default it is the recipe's, or must be given."""
+    """A field of Settings; without a default, the recipe's value is used, or the user must give one."""
     return dataclasses.field(default=default, metadata={'key': Key(group, kind, help, **limits)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A run's settings; None where the model or the device decides."""
+    """The settings of a run; None where the model or the device decides."""
 
     recipe: str = _key(DATA, str, 'What decides where you do not.', 'lora', among=[*RECIPES], same=False)
     model: str = _key(DATA, str, 'A folder, PyTorch or converted, or a name on the Hub.')
@@ -148,9 +148,9 @@ NEEDED = ('model', 'data', 'output')
 
 
 def settings(file: str | os.PathLike[str] | None = None, **given: Any) -> Settings:
-    """A TOML file's keys, over them those given, under them those of the recipe -> the settings of a run.
+    """The settings of a run: keyword arguments override the TOML file, which overrides the recipe.
 
-    Raises ValueError in one line for a key that is none, a value that is none of its, or one that is missing.
+    Raises ValueError, in one line, for an unknown key, an invalid value, or a missing key.
     """
     named = _checked(given, '')
     if file is not None:
@@ -160,24 +160,26 @@ def settings(file: str | os.PathLike[str] | None = None, **given: Any) -> Settin
     if {'steps', 'epochs'} <= named.keys():
         raise ValueError('steps and epochs: give one of them')
     recipe = vars(RECIPES[named.get('recipe', 'lora')])
-    made = Settings(**{**recipe, **({'epochs': None} if 'steps' in named else {}), **named})
-    if made.batch % made.accumulate:
+    result = Settings(**{**recipe, **({'epochs': None} if 'steps' in named else {}), **named})
+    if result.batch % result.accumulate:
         raise ValueError(
-            f'batch {made.batch} cannot be computed in {made.accumulate} equal parts: see accumulate'
+            f'batch {result.batch} cannot be computed in {result.accumulate} equal parts: see accumulate'
         )
-    if 'llama' in made.trains and 'lora' in made.trains:
-        raise ValueError('trains llama and lora: of a whole decoder no adapter is made; give one of them')
-    if 'llama' in made.trains and made.quantize:
+    if 'llama' in result.trains and 'lora' in result.trains:
         raise ValueError(
-            f'quantize {made.quantize}: such weights cannot be trained; let lora train, not llama'
+            'trains llama and lora: a decoder that trains as a whole has no adapter; give one of them'
         )
-    if made.export == 'best' and made.eval_data is None:
-        raise ValueError('export best: needs eval_data, by which to tell')
-    return made
+    if 'llama' in result.trains and result.quantize:
+        raise ValueError(
+            f'quantize {result.quantize}: such weights cannot be trained; let lora train, not llama'
+        )
+    if result.export == 'best' and result.eval_data is None:
+        raise ValueError('export best: needs eval_data, to find the best checkpoint')
+    return result
 
 
 def table(settings: Settings) -> dict[str, Any]:
-    """Settings by their keys."""
+    """The settings as a dict."""
     return {name: getattr(settings, name) for name in KEYS}
 
 
@@ -193,13 +195,15 @@ def _table(file: Path) -> dict[str, Any]:
 
 
 def _checked(table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Keys that exist, with values of their kinds; None is as if a key were not there."""
+    """Checks that keys exist and values are valid; None is treated as missing."""
     checked = {}
     for written, value in table.items():
         name = written.replace('-', '_')
         if name not in KEYS:
             near = difflib.get_close_matches(name[:80], KEYS, 1, 0)
-            raise ValueError(f'{where}{printable(written, 80)} is no key of a run; the nearest is {near[0]}')
+            raise ValueError(
+                f'{where}{printable(written, 80)} is not a setting of a run; the nearest is {near[0]}'
+            )
         if name in checked:
             raise ValueError(f'{where}{written} is given twice, with - and with _')
         if value is not None:
@@ -224,7 +228,7 @@ def _one(name: str, value: Any, key: Key) -> Any:
         value = os.fspath(value)
     if key.kind is float and type(value) is int and abs(value) <= LARGEST:
         value = float(value)
-    # an int that no float holds is told of as one that is too large
+    # an int that is too large for a float is reported as out of range
     kind = float if key.kind is float and type(value) is int else type(value)
     if kind is not key.kind:
         raise ValueError(f'{name} is {brief(value)}, expected {kinds[key.kind]}')
@@ -238,14 +242,14 @@ def _one(name: str, value: Any, key: Key) -> Any:
 
 
 def _within(value: float, key: Key) -> bool:
-    """Whether a number is in the range of its key; NaN is in none."""
+    """Whether a number is in the range of its key; NaN never is."""
     least = -LARGEST if key.least is None else key.least
     most = LARGEST if key.most is None else key.most
     return least <= value <= most and (key.above is None or value > key.above)
 
 
 def _range(key: Key) -> str:
-    """The range of a key's values, in words."""
+    """The range of a key's values, for messages."""
     number = ',d' if key.kind is int else 'g'
     if key.above is not None:
         return f'more than {key.above:g}, and finite'

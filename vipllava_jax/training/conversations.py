@@ -1,4 +1,4 @@
-"""A conversation to the ids that the model reads and, for each, the id that should follow."""
+"""Tokenizes conversations into input ids and target ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, TEMPLATES, Turn, render
 from vipllava_jax.messages import brief
 
-IGNORE = -100  # a target of which nothing is learnt
+IGNORE = -100  # the target of a token without a loss
 ROLES = {'system': 'system', 'human': 'user', 'gpt': 'assistant'}
-# What closes an answer in each template, and is learnt with it: in the others nothing says where to stop.
+# The text after an answer in each template, learnt with it; templates without one cannot teach where to stop.
 ENDINGS = {
     name: end for name, template in TEMPLATES.items() if (end := template.assistant.partition('{}')[2])
 }
 
 
 class Example(NamedTuple):
-    """Tokens T int32, and targets T int32: the id that follows each if it is of an answer, else IGNORE."""
+    """Tokens T int32, and targets T int32: the next id if it is part of an answer, else IGNORE."""
 
     tokens: np.ndarray
     targets: np.ndarray
 
 
 def read(conversation: Any, images: int) -> list[Turn]:
-    """The `conversations` of a row -> turns without `<image>`; ValueError if it is no conversation.
+    """The `conversations` of a row -> turns without `<image>`; ValueError if they are not valid.
 
-    A row's images come first in the human's first turn, wherever the text says `<image>`.
+    A row's images come first in the human's first turn, wherever the text has `<image>`.
     """
     if not isinstance(conversation, list) or not conversation:
         raise ValueError('it has no conversation: expected a list of {"from", "value"} in "conversations"')
@@ -57,7 +57,7 @@ def _turn(number: int, turn: Any, images: int) -> Turn:
 
 
 def check(template: str) -> None:
-    """ValueError for a template in which no answer could be learnt."""
+    """Raises ValueError for a template that cannot be used for training."""
     if template not in ENDINGS:
         raise ValueError(f'no training in template {template!r}: choose {", ".join(ENDINGS)}')
 
@@ -65,19 +65,19 @@ def check(template: str) -> None:
 def encode(
     turns: Sequence[Turn], images: int, processor: Processor, template: str = DEFAULT, max_length: int = 2048
 ) -> Example:
-    """Turns and the number of their images -> the ids of the whole, of which the answers are learnt.
+    """Turns and the number of their images -> the ids of the conversation, with the answers as targets.
 
-    The ids are the processor's for the same text, cut at max_length; the human's words are left out of the
-    template 'plain', a caption after its picture. ValueError if placeholders of images would be cut.
+    The ids are the processor's for the same text, cut at max_length. The template 'plain', a picture and its
+    caption, leaves out the human's text. Raises ValueError if placeholders of images would be cut.
     """
     return _cut(_whole(turns, images, processor, template), images, processor, max_length)
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Turns and the number of their images -> whether max_length cuts them, and leaves nothing to be learnt.
+    """Turns and the number of their images -> whether max_length cuts them, and leaves no answer.
 
-    Only what may be too long is tokenized, for that takes longer than all else that is checked of a row.
+    Only texts that may be too long are tokenized, because that takes longer than all other checks of a row.
     """
 
     processor: Processor
@@ -94,7 +94,7 @@ class Limit:
         return True, bool((_cut(whole, images, self.processor, self.max_length).targets == IGNORE).all())
 
     def _bound(self, turns: Sequence[Turn], images: int) -> int:
-        """No fewer than the tokens: each stands for one byte or more, but for one that begins the text."""
+        """An upper bound of the number of tokens: each, except the first, stands for at least a byte."""
         frame = TEMPLATES[self.template]
         framed = sum(len(getattr(frame, turn.role)) + len(turn.text.encode()) for turn in turns)
         pictures = images * (self.processor.patches + len(frame.image))
@@ -102,7 +102,7 @@ class Limit:
 
 
 def _cut(whole: Example, images: int, processor: Processor, max_length: int) -> Example:
-    """The beginning of an example; ValueError if placeholders of its images would be lost."""
+    """The first max_length tokens of an example; ValueError if placeholders of images would be cut."""
     if (whole.tokens[max_length:] == processor.image_id).any():
         needed = int(np.flatnonzero(whole.tokens == processor.image_id)[-1]) + 1
         raise ValueError(
@@ -112,7 +112,7 @@ def _cut(whole: Example, images: int, processor: Processor, max_length: int) -> 
 
 
 def _whole(turns: Sequence[Turn], images: int, processor: Processor, template: str) -> Example:
-    """As `encode`, of any length."""
+    """Like `encode`, without a limit of length."""
     check(template)
     if template == 'plain':
         turns = [turn._replace(text='') if turn.role == 'user' else turn for turn in turns]
@@ -138,7 +138,7 @@ def _whole(turns: Sequence[Turn], images: int, processor: Processor, template: s
 
 
 def _answers(turns: Sequence[Turn], images: int, template: str) -> tuple[str, list[tuple[int, int]]]:
-    """The whole text, and from where to where in it each answer goes, what closes it included."""
+    """The whole text, and the start and end of each answer in it, with the text that ends it."""
     ending = ENDINGS[template]
     unlearnt = len(ending) - len(ending.rstrip('\n')) if ending.strip() else 0
     answers, text = [], ''

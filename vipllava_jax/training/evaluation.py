@@ -1,4 +1,4 @@
-"""How well a model does on rows that it does not learn from."""
+"""The loss on held-out rows."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -25,7 +25,7 @@ def held_out(
     dtype: DTypeLike,
     stopped: Callable[[], object] = lambda: None,
 ) -> float | None:
-    """The mean loss of the batches' learnt tokens, what trains read in the dtype; None if it was stopped."""
+    """The mean loss over the batches' target tokens, computed in `dtype`; None if it was stopped."""
     total, count = 0.0, 0
     for batch in batches:
         if stopped():

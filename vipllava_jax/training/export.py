@@ -1,4 +1,4 @@
-"""What a run leaves behind: the whole model in a folder of ours, or the adapter alone in peft's format."""
+"""Exports the result of a run: the whole model in our format, or only the adapter in peft's."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +15,9 @@ from vipllava_jax.training.prepare import Plan
 
 
 def write(plan: Plan, trained: Params, frozen: Params) -> None:
-    """Writes what has been trained, and from the model with which it began, in its types, all the rest."""
+    """Writes the trained weights; the others are copied from the initial model, in its dtypes."""
     target = output_folder.result(plan.settings)
-    finite.check_result(target, trained)  # before all else: to write what does not train takes long
+    finite.check_result(target, trained)  # first, because writing takes long
     if target.name == 'adapter':
         from vipllava_convert import adapters
 
@@ -30,14 +30,14 @@ def write(plan: Plan, trained: Params, frozen: Params) -> None:
             overwrite=True,
         )
     else:
-        begun_with = loading.leaves(plan.source)  # in its own types, whatever the run computed in
+        begun_with = loading.leaves(plan.source)  # in its own dtypes, not the run's
         shapes, leaves = nested(begun_with.shapes()), _become(begun_with, plan.settings, trained)
-        leaves = finite.checked(target, leaves)  # in their own types, of which some hold only small numbers
+        leaves = finite.checked(target, leaves)  # again, because casting to float16 may overflow
         checkpoint.save(target, shapes, plan.cfg, leaves=leaves, files_from=plan.source, overwrite=True)
 
 
 def _become(begun_with: Leaves, settings: Settings, trained: Params) -> Iterator[tuple[str, Any]]:
-    """The leaves of the model with which a run began, each with what it has become."""
+    """The leaves of the initial model, replaced by or merged with the trained ones."""
     own = dict(flat(trained))
     for path, leaf in begun_with.stream():
         if path in own:

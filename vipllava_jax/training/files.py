@@ -1,4 +1,4 @@
-"""Where the rows of a JSON list or a JSONL file begin and end, however large it is."""
+"""Locates the rows of a JSON list or a JSONL file of any size."""
 
 import json
 import mmap
@@ -10,19 +10,19 @@ from vipllava_jax.files import check_regular
 from vipllava_jax.messages import brief
 
 WINDOW = 1 << 20  # bytes of a list decoded at a time
-ROW = 1 << 26  # bytes of the largest row that is read: a hundred times what segmentations of a picture need
+ROW = 1 << 26  # bytes of the largest row that is read; segmentations of a picture need a hundredth
 BOM = b'\xef\xbb\xbf'
 BLANK = re.compile(rb'[ \t\r\n]*')
-# A string, whole or cut off by the file's end, or a bracket. No part of it can fail and be tried again.
+# A string, complete or cut off by the end of the file, or a bracket; it never backtracks.
 STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
-ENCODINGS = (  # of the first four bytes; those of two bytes per character come after those of four
+ENCODINGS = (  # recognized by the first four bytes; UTF-32 must come before UTF-16
     ('UTF-32', re.compile(rb'\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0\0\0|\0\0\0[^\0]', re.DOTALL)),
     ('UTF-16', re.compile(rb'\xff\xfe|\xfe\xff|[^\0]\0|\0[^\0]', re.DOTALL)),
 )
 
 
 def check_encoding(path: Path, start: bytes) -> None:
-    """ValueError if a file, by its first bytes, is UTF-16 or UTF-32 rather than UTF-8."""
+    """Raises ValueError if a file, by its first bytes, is UTF-16 or UTF-32 rather than UTF-8."""
     for name, first in ENCODINGS:
         if first.match(start):
             raise ValueError(
@@ -40,10 +40,10 @@ def is_list(path: Path) -> bool:
 
 
 def spans(path: Path) -> Iterator[tuple[int, int, int]]:
-    """The first byte, the size and the line, from 1, of each row of a file.
+    """The offset, the size and the line number, from 1, of each row of a file.
 
-    ValueError says where a list is not one of JSON objects, or where something follows it; what a line of
-    JSONL holds is not looked at.
+    Raises ValueError where a list holds something other than JSON objects, or where something follows it. The
+    content of a JSONL line is not checked.
     """
     check_regular(path)
     with path.open('rb') as file:
@@ -98,13 +98,13 @@ def _listed(path: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def _next(data: mmap.mmap, at: int) -> int:
-    """Past white space."""
+    """The offset of the next character that is not white space."""
     match = BLANK.match(data, at)
     return match.end() if match else at
 
 
 def _newlines(data: mmap.mmap, start: int, end: int) -> int:
-    """How many lines end in a part of a file, which is counted piece by piece."""
+    """The number of newlines in a part of a file, counted in pieces to save memory."""
     pieces = range(start, end, WINDOW)
     return sum(data[at : min(at + WINDOW, end)].count(b'\n') for at in pieces)
 
@@ -114,17 +114,17 @@ def _found(data: mmap.mmap, at: int) -> str:
 
 
 class _Window:
-    """A part of a file as text. In Latin-1 each byte is one letter, and JSON's own are what they are."""
+    """A part of a file, decoded as Latin-1: each byte is one character, and JSON's syntax is ASCII."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.start, self.text = data, 0, ''
         self.decoder = json.JSONDecoder()
 
     def end(self, at: int) -> int:
-        """Where the JSON object that begins at a byte ends; ValueError if it does not.
+        """The end of the JSON object that starts at a byte; ValueError if it has none.
 
-        Of what the decoder cannot hold (nested too deeply, numbers too long, larger than a row may be) only
-        the brackets are looked at: whoever reads that row finds what is wrong with it.
+        An object that the decoder cannot read (too deeply nested, numbers too long, larger than a row may be)
+        is skipped by its brackets: the error is reported when that row is read.
         """
         size = WINDOW
         while True:
@@ -134,7 +134,7 @@ class _Window:
                 cut = error.msg.startswith('Unterminated string') or error.pos > len(self.text) - 16
                 if self.start <= at and (not cut or self.start + len(self.text) == len(self.data)):
                     raise ValueError(f'{error.msg} at byte {self.start + error.pos}') from None
-            except IndexError:  # it begins after this part
+            except IndexError:  # the object starts after this part
                 pass
             except (ValueError, RecursionError):
                 return self._closed(at)
@@ -145,7 +145,7 @@ class _Window:
             size *= 2
 
     def _closed(self, at: int) -> int:
-        """Where the bracket that opens at a byte is closed."""
+        """The end of the bracket that opens at a byte."""
         depth = 0
         for match in STRUCTURE.finditer(self.data, at):
             depth += {b'{': 1, b'[': 1, b'}': -1, b']': -1}.get(match[0][:1], 0)

@@ -1,4 +1,4 @@
-"""Which run a folder holds, so that it is gone on with and not mixed with another."""
+"""Records which run an output folder belongs to, so that another run does not resume it."""
 
 import hashlib
 import json
@@ -11,52 +11,55 @@ from vipllava_jax.messages import brief, printable
 from vipllava_jax.training.config import KEYS, Settings, table
 
 FILE = 'run.json'
-TOLD = 6  # differences that a message tells of
-CONTENTS = {'data': 'other rows in the data', 'weights': 'other weights in the model'}  # told of, not shown
+SHOWN = 6  # differences that a message lists
+CONTENTS = {
+    'data': 'other rows in the data',
+    'weights': 'other weights in the model',
+}  # instead of their values
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """The settings on which every number of a run depends, and the contents of its data."""
-    told: dict[str, Any] = {name: value for name, value in table(settings).items() if KEYS[name].same}
-    told['data'] = [_digest(Path(file)) for file in settings.data]
-    return json.loads(json.dumps(told))
+    """The settings on which the results of a run depend, and digests of its data."""
+    found: dict[str, Any] = {name: value for name, value in table(settings).items() if KEYS[name].same}
+    found['data'] = [_digest(Path(file)) for file in settings.data]
+    return json.loads(json.dumps(found))
 
 
 def confirm(folder: Path, settings: Settings, begun: bool) -> None:
-    """Notes in a run's folder what it is; if it has begun, raises ValueError should it have been another."""
-    own, told = identity(settings), _read(folder)
-    if begun and not told.get('identity') and not settings.resume_anyway:
+    """Writes a run's identity to its folder; ValueError if the folder has checkpoints of another run."""
+    own, recorded = identity(settings), _read(folder)
+    if begun and not recorded.get('identity') and not settings.resume_anyway:
         raise ValueError(
-            f'{folder / FILE} does not say of which run the checkpoints beside it are: restore it, give '
-            'another --output, or go on all the same with --resume-anyway'
+            f'{folder / FILE} does not say which run the checkpoints beside it belong to: restore it, give '
+            'another --output, or resume all the same with --resume-anyway'
         )
-    changed = changes(told.get('identity') or own, own)
+    changed = changes(recorded.get('identity') or own, own)
     if begun and changed and not settings.resume_anyway:
         raise ValueError(
-            f'{folder} holds a run that differs ({changed}): to go on give the same as then, to begin anew '
-            'another --output, to go on with what changed --resume-anyway'
+            f'{folder} holds a run with other settings ({changed}): give the same settings to resume it, '
+            'another --output for a new run, or --resume-anyway to resume with the changes'
         )
     run = {'version': __version__, 'identity': own, 'settings': table(settings)}
-    write_json(folder / FILE, {**run, 'made': told.get('made', {})})
+    write_json(folder / FILE, {**run, 'made': recorded.get('made', {})})
 
 
 def made(folder: Path, target: Path) -> int | None:
-    """The step whose weights a result of the run has, 0 if it is not yet whole, None if it has no such."""
-    told = _read(folder).get('made', {}).get(target.name)
-    return 0 if told and not target.exists() else told
+    """The step whose weights a result of the run has; 0 if it is incomplete, None if it was never written."""
+    step = _read(folder).get('made', {}).get(target.name)
+    return 0 if step and not target.exists() else step
 
 
 def note(folder: Path, target: Path, step: int) -> None:
-    """Notes in a run's folder which step's weights a result has, or 0: that it is to have one."""
-    told = _read(folder)
-    write_json(folder / FILE, {**told, 'made': {**told.get('made', {}), target.name: step}})
+    """Records in a run's folder which step's weights a result has, or 0 before it is written."""
+    recorded = _read(folder)
+    write_json(folder / FILE, {**recorded, 'made': {**recorded.get('made', {}), target.name: step}})
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What a run's folder says of it; ValueError names the field that does not hold what `confirm` writes."""
+    """The content of a run's record; ValueError names an invalid field."""
     path = folder / FILE
-    told = read_json(path, optional=True)
-    parts = {name: told.get(name, {}) for name in ('identity', 'made')}
+    recorded = read_json(path, optional=True)
+    parts = {name: recorded.get(name, {}) for name in ('identity', 'made')}
     wrong = {name: value for name, value in parts.items() if not isinstance(value, dict)}
     made = parts['made'] if 'made' not in wrong else {}
     wrong |= {f'made.{name}': step for name, step in made.items() if type(step) is not int or step < 0}
@@ -65,14 +68,14 @@ def _read(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f'{path}: "{name}" is {brief(value)}, expected {expected}: restore it, or give another --output'
         )
-    return told
+    return recorded
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What settings were and are, where they differ; '' if they do not."""
+    """Lists the settings that differ, with their values before and now; '' if none does."""
     names = [name for name in now if now[name] != before.get(name)]
-    told = [_change(name, before.get(name), now[name]) for name in names[:TOLD]]
-    return ', '.join(told) + (f', and {len(names) - TOLD} more' if len(names) > TOLD else '')
+    shown = [_change(name, before.get(name), now[name]) for name in names[:SHOWN]]
+    return ', '.join(shown) + (f', and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
 
 
 def _change(name: str, before: Any, now: Any) -> str:

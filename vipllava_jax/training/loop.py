@@ -1,4 +1,4 @@
-"""The run itself: step after step, watched, saved, and gone on with where it was left."""
+"""The training loop: steps, metrics, checkpoints, and resuming."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ from vipllava_jax.model.vipllava import Params
 from vipllava_jax.signals import catch_signals
 from vipllava_jax.training import config, export, identity, output_folder, prepare
 from vipllava_jax.training.batches import Batch
-from vipllava_jax.training.checkpoints import Checkpoints, alone, check_alone, opened
+from vipllava_jax.training.checkpoints import Checkpoints, check_unlocked, locked, opened
 from vipllava_jax.training.evaluation import held_out
 from vipllava_jax.training.finite import NotFinite
 from vipllava_jax.training.loss import Examples
@@ -36,60 +36,60 @@ NAMED = 4  # rows that a message names
 
 
 class Trained(NamedTuple):
-    """What a run has made."""
+    """The result of a run."""
 
     folder: Path  # of the model, or of the adapter
-    step: int  # the one whose weights it has
+    step: int  # the step whose weights it has
 
 
 class Stopped(Exception):
-    """A run that a signal asked to end, and that can be gone on with."""
+    """A run that was stopped by a signal and can be resumed."""
 
-    def __init__(self, signal: int, told: str):
-        super().__init__(told)
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
         self.signal = signal
 
 
 def train(
     file: str | os.PathLike[str] | None = None, *, progress: Silent | None = None, **keys: Any
 ) -> Trained:
-    """Trains a model as a TOML file says, or keys of the same names -> where the new one is.
+    """Trains a model with the settings of a TOML file, or keyword arguments of the same names.
 
-    A run that ended before its end, in whatever way, goes on from its last checkpoint when it is asked for
-    again with the same output. SIGINT and SIGTERM save and raise Stopped. Raises ValueError for settings,
-    rows or weights that do not fit, NotFinite with the step and its rows for a loss that is no number.
+    A run that was interrupted is resumed from its last checkpoint when `train` is called again with the same
+    output. On SIGINT and SIGTERM it saves and raises Stopped. Raises ValueError for invalid settings, rows or
+    weights, and NotFinite, with the step and its rows, for a loss that is NaN or infinite.
     """
     settings = config.settings(file, **keys)
     folder, target = Path(settings.output), output_folder.result(settings)
     output_folder.check_folder(folder)
     if target.exists() and identity.made(folder, target) is None:
         raise ValueError(f'{target} is there already, and not of this run: give another output')
-    check_alone(folder)
-    with progress or Silent() as told:
-        plan = prepare.plan(settings, told)  # before anything is written
-        with alone(folder), opened(folder / 'checkpoints', settings.keep) as saved:
-            return _trained(plan, saved, told)
+    check_unlocked(folder)
+    with progress or Silent() as shown:
+        plan = prepare.plan(settings, shown)  # before anything is written
+        with locked(folder), opened(folder / 'checkpoints', settings.keep) as saved:
+            return _trained(plan, saved, shown)
 
 
-def _trained(plan: Plan, saved: Checkpoints, told: Silent) -> Trained:
-    """What a run makes, or has made already, in its folder."""
+def _trained(plan: Plan, saved: Checkpoints, progress: Silent) -> Trained:
+    """Trains, unless the run's folder already has the result."""
     folder, target = Path(plan.settings.output), output_folder.result(plan.settings)
     done = max(saved.steps(), default=0)
     identity.confirm(folder, plan.settings, begun=done > 0)
     with contextlib.closing(Metrics(folder, done)) as metrics:
         if done > plan.steps:
             raise ValueError(f'{folder} has {done} steps behind it already: give more than {plan.steps}')
-        run = Run(plan, saved, metrics, told)
+        run = Run(plan, saved, metrics, progress)
         if done < plan.steps or identity.made(folder, target) != run.chosen:
             identity.note(folder, target, 0)
             run.go(done)
             identity.note(folder, target, run.chosen)
-        told.note(f'{target}: {plan.settings.model}, trained to step {run.chosen}')
+        progress.note(f'{target}: {plan.settings.model}, trained to step {run.chosen}')
         return Trained(target, run.chosen)
 
 
-class Under(NamedTuple):
-    """A step that is under way, and what it learns from."""
+class Running(NamedTuple):
+    """A step that the device is computing, and its batch."""
 
     step: int
     batch: Batch
@@ -98,10 +98,10 @@ class Under(NamedTuple):
 
 
 class Run:
-    """A run with its folder open; `best` is the step whose checkpoint did best on held-out rows."""
+    """A run with its folder open; `best` is the step with the lowest loss on held-out rows."""
 
-    def __init__(self, plan: Plan, saved: Checkpoints, metrics: Metrics, told: Silent):
-        self.plan, self.saved, self.metrics, self.told = plan, saved, metrics, told
+    def __init__(self, plan: Plan, saved: Checkpoints, metrics: Metrics, progress: Silent):
+        self.plan, self.saved, self.metrics, self.progress = plan, saved, metrics, progress
         looks = {r['step']: r['eval_loss'] for r in metrics.records if 'eval_loss' in r}
         there = [step for step in saved.steps() if math.isfinite(looks.get(step, math.nan))]
         self.best = min(there, key=lambda step: looks[step], default=None)
@@ -110,22 +110,24 @@ class Run:
 
     @property
     def chosen(self) -> int:
-        """The step whose weights the result has."""
+        """The step whose weights are exported."""
         return self.best if self.plan.settings.export == 'best' and self.best else self.plan.steps
 
     def go(self, done: int) -> None:
-        """Takes the steps after those that are done, and writes what came of them."""
-        plan, told = self.plan, self.told
+        """Trains the remaining steps and exports the result."""
+        plan, progress = self.plan, self.progress
         self.peak = (
             None if jax.default_backend() == 'cpu' else ceilings.matmul(jnp.dtype(plan.settings.dtype))
         )
-        state, frozen = prepare.weights(plan, told.loading)
+        state, frozen = prepare.weights(plan, progress.loading)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         if done:
             del state
             state = self.saved.restore(done, shapes)
         self.adapters = _adapters(state.params)
-        told.begin(prepare.about(plan, state.params, frozen, done), done, plan.steps, plan.settings.log_every)
+        progress.begin(
+            prepare.about(plan, state.params, frozen, done), done, plan.steps, plan.settings.log_every
+        )
         state = self._steps(state, frozen, done)
         self.saved.wait()
         if self.chosen != plan.steps:
@@ -138,12 +140,12 @@ class Run:
         take, key = prepare.step(plan), jax.random.key(settings.seed)
         self.pace = Pace()
         made = plan.batches.iterate(done, plan.steps)
-        # An epoch a look, one after the other, all the same: its processes begin once, and prepare the next.
+        # One epoch per evaluation, from one iterator, whose processes start once and prepare the next.
         looked_at: contextlib.AbstractContextManager[Iterator[Batch]] = contextlib.nullcontext(iter(()))
         if plan.held_out:
             looked_at = contextlib.closing(plan.held_out.iterate())
-        # the step that the device works at while the host looks for the next batch
-        before: Under | None = None
+        # the step that the device computes while the host gets the next batch
+        before: Running | None = None
         with (
             contextlib.closing(made),
             looked_at as held,
@@ -156,7 +158,7 @@ class Run:
                     watched = self.pace.watch(numbers, (batch.tokens.shape, batch.images.shape))
                     if before:
                         self._tell(*before)
-                    before = Under(step, batch, numbers, watched)
+                    before = Running(step, batch, numbers, watched)
                     looks = plan.held_out and (step % settings.eval_every == 0 or step == plan.steps)
                     loss = self._look(state, frozen, held, caught) if looks else None
                     number = caught()
@@ -173,7 +175,7 @@ class Run:
                         raise Stopped(
                             number, f'stopped after step {step}, saved as {place}; the same command goes on'
                         )
-            except BrokenRow:  # of a later step: those before it are not lost
+            except BrokenRow:  # of a later step: save the steps before it
                 if before:
                     self._tell(*before)
                     self._save(before[0], state)
@@ -192,7 +194,7 @@ class Run:
     def _look(
         self, state: State, frozen: Params, held: Iterator[Batch], stop: Callable[[], int]
     ) -> float | None:
-        """The loss of the next epoch of held-out rows, unless a signal comes meanwhile."""
+        """The loss on the held-out rows; None if a signal arrives meanwhile."""
         batches = self.plan.held_out
         assert batches
         epoch, dtype = itertools.islice(held, batches.steps), jnp.dtype(self.plan.settings.dtype)
@@ -202,7 +204,7 @@ class Run:
     def _tell(
         self, step: int, batch: Batch, numbers: Any, watched: Watched, eval_loss: float | None = None
     ) -> None:
-        """Waits for a step, and tells its record wherever it is wanted."""
+        """Waits for a step, and writes its record to the metrics and the progress."""
         seconds = self.pace.seconds(watched)
         numbers = jax.device_get(numbers)  # all at once
         loss, norm = float(numbers.loss), float(numbers.grad_norm)
@@ -233,19 +235,21 @@ class Run:
         if eval_loss is not None:
             record['eval_loss'] = eval_loss
             if not math.isfinite(eval_loss):
-                self.told.note(f'step {step}: the loss on held-out rows is {eval_loss:g}, and never the best')
+                self.progress.note(
+                    f'step {step}: the loss on held-out rows is {eval_loss:g}, and never the best'
+                )
             if eval_loss < self.lowest:
                 self.best, self.lowest = step, eval_loss
         self.metrics.write(record)
-        self.told.step(record)
+        self.progress.step(record)
 
 
 def _parts(batch: Batch, count: int) -> Examples:
-    """A batch in parts, on a leading axis."""
-    # No -1: an array of no images has no size from which NumPy could tell that axis.
+    """A batch split into parts along a new leading axis."""
+    # Not -1, which NumPy cannot infer for an array of no images.
     return Examples(*(x.reshape(count, len(x) // count, *x.shape[1:]) for x in batch[:4]))
 
 
 def _adapters(trained: Params) -> int:
-    """How many numbers the pairs of LoRA have."""
+    """The number of parameters in LoRA pairs."""
     return sum(leaf.size for path, leaf in flat(trained) if path.endswith(('/w/a', '/w/b')))

@@ -1,4 +1,4 @@
-"""Adapters on the decoder's weights: put there, dropping for a step, merged away."""
+"""LoRA adapters on the decoder's weights: adding, dropout, and merging."""
 
 import dataclasses
 import math
@@ -28,11 +28,11 @@ def add(
     targets: Collection[str] = TARGETS,
     dropout: float = 0.0,
 ) -> Params:
-    """The params with a new adapter, which does nothing yet, on the named products of every decoder layer.
+    """Adds new adapters, which change nothing yet, to the named products of every decoder layer.
 
-    `targets` are some of TARGETS, or peft's names of them ('q_proj'). a is drawn from the key as peft draws
-    it, b is zero, both float32; what is to be dropped is for `dropping` to say. Raises ValueError for what no
-    adapter fits: an unknown target, weights that are fused or have one.
+    `targets` are some of TARGETS, or peft's names of them ('q_proj'). a is initialized as in peft and b is
+    zero, both float32; `dropping` applies dropout. Raises ValueError for an unknown target, and for weights
+    that are fused or already have an adapter.
     """
     names = {name.removesuffix('_proj') for name in targets}
     if odd := [name for name in targets if name.removesuffix('_proj') not in TARGETS]:
@@ -60,9 +60,9 @@ def add(
 
 
 def dropping(params: Params, key: Array) -> Params:
-    """The params for one step of training, in which each adapter drops, at its rate, some of what it reads.
+    """The params for one training step, in which each adapter has dropout, at its rate, on its input.
 
-    Those of a layer that read the same, q, k and v as well as gate and up, drop the same of it.
+    Adapters of a layer with the same input (q, k and v; gate and up) drop the same elements.
     """
     inputs = sorted({reads(path) for path, leaf in flat(params) if isinstance(leaf, LoRA)})
     keys = dict(zip(inputs, jax.random.split(key, len(inputs)), strict=True))
@@ -70,9 +70,9 @@ def dropping(params: Params, key: Array) -> Params:
 
 
 def merge(params: Params) -> Params:
-    """The params with every adapter in the weight beside which it stands, of that weight's type.
+    """Merges every adapter into its weight, in the weight's dtype.
 
-    Raises ValueError for quantised weights: rounded once more, they would not be what was trained.
+    Raises ValueError for quantised weights: quantising again would not give the trained weights.
     """
     return _each(params, _merged)
 

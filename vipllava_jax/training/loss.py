@@ -1,4 +1,4 @@
-"""What is minimised: the cross entropy of the tokens that are to be learnt, over params and a batch."""
+"""The training loss: the cross entropy of the target tokens."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -70,7 +70,7 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
 
 
 def cross_entropy(params: Params, x: Array, targets: Array, cfg: Config) -> Array:
-    """The sum over the learnt tokens of hidden states x BTD, AT_ONCE logits at a time."""
+    """The sum over the target tokens for hidden states x BTD, computed AT_ONCE logits at a time."""
     name = 'embed' if cfg.text.tied else 'head'
     head = params['llama'][name]
 
@@ -91,7 +91,7 @@ def cross_entropy(params: Params, x: Array, targets: Array, cfg: Config) -> Arra
 
 
 def _wide(params: Params) -> Params:
-    """Weights that many tokens share, in float32, so that their gradient is summed in it."""
+    """Casts weights that many tokens share to float32, so that their gradient is summed in float32."""
     half = (jnp.bfloat16, jnp.float16)
     return jax.tree.map(lambda w: w.astype(jnp.float32) if w.dtype in half else w, params)
 

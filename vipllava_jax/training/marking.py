@@ -1,4 +1,4 @@
-"""What a row points out, and the marks that do so: their shapes, colours and words."""
+"""The regions of a row, and the marks that refer to them: their shapes, colours and wording."""
 
 import contextlib
 import dataclasses
@@ -16,18 +16,18 @@ from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
 
-SLACK = 1.0  # pixels that a box may lie outside: the data sets round
+SLACK = 1.0  # pixels by which a box may lie outside the picture, because the data sets round
 
 
 class Prompted(NamedTuple):
     """A conversation, and the marks on each of its pictures."""
 
     turns: list[Turn]
-    marks: tuple[tuple[Mark, ...], ...]  # one tuple a picture
+    marks: tuple[tuple[Mark, ...], ...]  # one tuple per picture
 
 
 def text_of(fields: dict[str, Any], name: str) -> str:
-    """A field that must be a text."""
+    """The value of a field that must be a text."""
     value = fields[name]
     if not isinstance(value, str) or not value:
         raise ValueError(f'"{name}" is {brief(value)}: expected a text')
@@ -35,7 +35,7 @@ def text_of(fields: dict[str, Any], name: str) -> str:
 
 
 class Object(NamedTuple):
-    """Where something is on a picture, in its pixels: the box, and polygons if its outline is known."""
+    """An object's box on a picture, in pixels, and polygons if its outline is known."""
 
     box: Sequence[float]
     polygons: tuple[Any, ...] = ()
@@ -58,12 +58,12 @@ def objects(fields: dict[str, Any]) -> list[Object]:
         )
     for n, outline in enumerate(outlines):
         with _named(f'"segmentations"[{n}]'):
-            found[n] = found[n]._replace(polygons=sound(outline))
+            found[n] = found[n]._replace(polygons=polygons_of(outline))
     return found
 
 
 def places(boxes: Any, name: str) -> list[Object]:
-    """A list of boxes, and the field that it is from -> where they are; ValueError names one that is none."""
+    """The objects of a list of boxes; ValueError names the field and the index of an invalid box."""
     if not isinstance(boxes, list):
         raise ValueError(f'{name} is {brief(boxes)}: expected a list of boxes')
     found = []
@@ -75,15 +75,15 @@ def places(boxes: Any, name: str) -> list[Object]:
 
 @contextlib.contextmanager
 def _named(field: str) -> Iterator[None]:
-    """Puts the name of a field in front of what is wrong with it."""
+    """Prefixes a ValueError with the name of a field."""
     try:
         yield
     except ValueError as error:
         raise ValueError(f'{field}: {error}') from None
 
 
-def sound(outline: Any) -> tuple[Any, ...]:
-    """The polygons that have an area: data sets hold lines and lone points too, that could not be drawn."""
+def polygons_of(outline: Any) -> tuple[Any, ...]:
+    """The polygons with an area; lines and single points, which data sets also contain, cannot be drawn."""
     if isinstance(outline, dict):
         raise ValueError('a segmentation is run-length encoded: expected a list of polygons')
     if outline is None:
@@ -100,7 +100,7 @@ def sound(outline: Any) -> tuple[Any, ...]:
 
 
 def _corners(polygon: Any) -> np.ndarray:
-    """A polygon, flat or in pairs -> its corners N2, without half a corner at its end."""
+    """A polygon, flat or in pairs -> its corners N2, without an incomplete one at the end."""
     parts = sequence(polygon)
     if parts is None:
         raise ValueError(f'expected a polygon x1, y1, x2, y2, x3, y3, ..., found {brief(polygon)}')
@@ -113,9 +113,9 @@ def _corners(polygon: Any) -> np.ndarray:
 def styles(
     count: int, rng: np.random.Generator | None, shapes: Sequence[str] = tuple(PREPOSITIONS)
 ) -> list[tuple[str, Any]]:
-    """A shape and a colour for each of so many marks: those of one shape get names, and different ones.
+    """A shape and a colour for each of `count` marks; marks of the same shape get different named colours.
 
-    A shape that comes once has a colour without a name in half of the cases.
+    A shape that occurs once has an unnamed colour in half of the cases.
     """
     names = [*COLORS]
     if rng is None:
@@ -131,12 +131,12 @@ def styles(
 
 
 def mention(mark: Mark, rng: np.random.Generator | None) -> str:
-    """The phrase of a mark, in half of the cases without its 'the': 'within red rectangle'."""
+    """The phrase of a mark, in half of the cases without 'the': 'within red rectangle'."""
     return mark.phrase if rng is None or rng.random() < 0.5 else mark.phrase.replace(' the ', ' ', 1)
 
 
 def inserted(text: str, phrases: Sequence[str], what: str) -> str:
-    """A text with `<bboxN>`, counted from 0, and `<bbox>`, the first, replaced by the phrases."""
+    """A text with `<bboxN>`, N from 0, and `<bbox>`, the first one, replaced by the phrases."""
 
     def phrase(match: re.Match[str]) -> str:
         number = match[1].lstrip('0') or '0'
@@ -149,24 +149,24 @@ def inserted(text: str, phrases: Sequence[str], what: str) -> str:
 
 
 def drawn(path: Path, marks: Sequence[Mark], seed: int | None = None) -> Image.Image:
-    """A file's picture and its marks, each settled -> the picture with them on it."""
+    """The picture of a file with its marks drawn on it."""
     image = open_image(path)
-    return draw(image, [settled(mark, image.size) for mark in marks], seed) if marks else image
+    return draw(image, [inside_picture(mark, image.size) for mark in marks], seed) if marks else image
 
 
-def settled(mark: Mark, size: tuple[int, int]) -> Mark:
-    """The mark on a picture of width x height pixels, brought inside if it is out by rounding.
+def inside_picture(mark: Mark, size: tuple[int, int]) -> Mark:
+    """The mark on a picture of width x height pixels, moved inside if it lies outside by rounding.
 
     ValueError if it lies outside by more, or is too small to be drawn.
     """
     if mark.units == 'pixel':
 
-        def inside(value: float, limit: int) -> float:
+        def clamped(value: float, limit: int) -> float:
             nearest = min(max(value, 0.0), float(limit))
             return nearest if abs(value - nearest) <= SLACK else value
 
         def pairs(values: Any) -> Any:
-            return tuple((inside(x, size[0]), inside(y, size[1])) for x, y in values)
+            return tuple((clamped(x, size[0]), clamped(y, size[1])) for x, y in values)
 
         box = None if mark.box is None else sum(pairs([mark.box[:2], mark.box[2:]]), ())
         mark = dataclasses.replace(

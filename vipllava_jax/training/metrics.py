@@ -1,4 +1,4 @@
-"""The numbers of a run: a JSON object a step in a file, and TensorBoard where it is installed."""
+"""The metrics of a run: a JSON object per step in a file, and TensorBoard if it is installed."""
 
 import importlib.util
 import io
@@ -14,11 +14,11 @@ from typing import Any
 from vipllava_jax.files import check_regular, naming, parse_record, write_text
 from vipllava_jax.messages import brief
 
-NUMBERS = itertools.count()  # of the files that this process writes for TensorBoard
+NUMBERS = itertools.count()  # number the files that this process writes for TensorBoard
 
 
 class Metrics:
-    """`metrics.jsonl` in a folder, cut back to the steps that a run has behind it when it goes on."""
+    """`metrics.jsonl` in a folder; a resumed run drops the records after its checkpoint."""
 
     def __init__(self, folder: Path, step: int):
         self.path = folder / 'metrics.jsonl'
@@ -29,13 +29,13 @@ class Metrics:
         self._board = board(folder / 'tensorboard', step)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """One step's record: numbers, with its `step`; TensorBoard is told too."""
+        """Writes one step's numbers, among them `step`, to the file and to TensorBoard."""
         append(self.path, self._file, (json.dumps(record) + '\n').encode())
         if self._board:
             self._board.write(record)
 
     def sync(self) -> None:
-        """Returns when all that was written is on the disk."""
+        """Waits until everything written is on the disk."""
         with naming(self.path):
             os.fsync(self._file.fileno())
 
@@ -46,7 +46,7 @@ class Metrics:
 
 
 def append(path: Path, file: Any, data: bytes) -> None:
-    """Adds bytes to an unbuffered file: what a buffer holds would be tried once more when it is closed."""
+    """Appends to an unbuffered file: closing a buffered one after an error would write again."""
     left = memoryview(data)
     with naming(path):
         while left:
@@ -56,8 +56,8 @@ def append(path: Path, file: Any, data: bytes) -> None:
 def _until(path: Path, step: int) -> list[dict[str, Any]]:
     """The records of a file up to a step.
 
-    What comes after that step's record may have been cut off when the process ended, and is not looked at.
-    ValueError names a line before it that is damaged.
+    Later lines are ignored, because the last one may be incomplete if the process was killed. ValueError
+    names an earlier line that is damaged.
     """
     records: list[dict[str, Any]] = []
     if not step or not path.exists():
@@ -75,7 +75,7 @@ def _until(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def _record(where: str, line: bytes) -> dict[str, Any]:
-    """The numbers of a step from their line; ValueError if they are not as `Metrics.write` writes them."""
+    """The record in a line; ValueError if it is not as `Metrics.write` writes it."""
     advice = 'restore the file, or remove it to go on without what it holds'
     record = parse_record(line, where, advice)
     if type(record.get('step')) is not int or record['step'] < 1:
@@ -88,9 +88,9 @@ def _record(where: str, line: bytes) -> dict[str, Any]:
 
 
 class Board:
-    """A file of events for TensorBoard, which forgets what it was told of the steps that are told anew.
+    """A file of events for TensorBoard, which drops earlier events of the steps that are written again.
 
-    TensorBoard's own writer is a thread, which shows a traceback when the disk is full.
+    TensorBoard's own writer is a thread, which prints a traceback when the disk is full.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -126,5 +126,5 @@ class Board:
 
 
 def board(folder: Path, step: int) -> Board | None:
-    """What tells TensorBoard of the steps after one; None where it is not installed."""
+    """A writer for TensorBoard of the steps after `step`; None if TensorBoard is not installed."""
     return Board(folder, step) if importlib.util.find_spec('tensorboard') else None

@@ -1,4 +1,4 @@
-"""How far a step moves which weight: an optimizer of optax, its rate over time, a rate for the projector."""
+"""The optimizer, its learning rate schedule, and a separate rate for the projector."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from vipllava_jax.training.recipes import OPTIMIZERS, SCHEDULES
 
 @dataclass(frozen=True)
 class Optimizer:
-    """A kind of optimizer and its rate over `steps` steps; the defaults are those of the recipe.
+    """An optimizer and its learning rate over `steps` steps; the defaults are those of the recipe.
 
     Raises ValueError for a name or schedule that is not one, or a number out of range.
     """
@@ -60,7 +60,7 @@ class Optimizer:
         return jnp.where(step < rising, step / max(1, rising), falling)
 
     def transform(self) -> optax.GradientTransformation:
-        """The optimizer as optax has it, over a tree of what trains."""
+        """The optax transformation for a tree of trainable weights."""
 
         def rates(params: Params) -> Params:
             own = self.rate if self.projector_rate is None else self.projector_rate
@@ -93,7 +93,7 @@ KINDS: dict[str, Callable[[Optimizer], optax.GradientTransformation]] = {  # at 
 
 
 def decays(params: Params) -> Params:
-    """True where weight decay acts: on all but norms and biases. An adapter's pair lies below its weight."""
+    """True for weights with weight decay: all but norms and biases."""
 
     def decay(path: tuple[str, ...]) -> bool:
         *_, module, name = path

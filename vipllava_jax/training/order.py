@@ -1,4 +1,4 @@
-"""The order in which an epoch takes its rows."""
+"""The order of the rows in an epoch."""
 
 import hashlib
 
@@ -10,9 +10,9 @@ POOL = 50  # batches whose rows are drawn together and then sorted by length
 
 
 def shuffled(rows: Rows, batch_size: int, by_length: bool, seed: int, epoch: int) -> np.ndarray:
-    """Indices of all rows, batch after batch, in an order of the epoch's own; what fills no batch is last.
+    """Indices of all rows, batch after batch, in the order of an epoch; an incomplete batch is last.
 
-    By length, the rows of a batch have as many pictures each and about as much text.
+    With `by_length`, the rows of a batch have the same number of pictures and similar lengths of text.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(rows))
@@ -28,6 +28,6 @@ def shuffled(rows: Rows, batch_size: int, by_length: bool, seed: int, epoch: int
 
 
 def sample_seed(seed: int, epoch: int, name: str) -> int:
-    """The seed of what varies in a row: another one in each epoch, and for each name."""
+    """The seed of the random choices for a row, different for each epoch and name."""
     text = f'{seed} {epoch} {name}'.encode('utf-8', 'surrogatepass')
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), 'little')

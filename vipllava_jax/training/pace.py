@@ -1,4 +1,4 @@
-"""How long each step takes, although the device works at one while the host prepares the next."""
+"""Measures how long each step takes, while the host prepares the next one in parallel."""
 
 import time
 from collections.abc import Callable, Hashable
@@ -9,17 +9,17 @@ import jax
 
 
 class Watched(NamedTuple):
-    """A step under way."""
+    """A step that the device is computing."""
 
     completed: Future[float]  # when, on the clock
     compiled: bool  # whether its program had to be compiled first
 
 
 class Pace:
-    """Measures steps from one completion to the next.
+    """Measures the time from one step's completion to the next.
 
-    A thread waits for each step: the host may be busy when a step completes, and if it noted the time only
-    when it looks, one step would seem too slow and the next one faster than the device is.
+    A thread waits for each step. The host may be busy when a step completes: if it recorded the time, one
+    step would seem too slow and the next one too fast.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Pace:
         self._last = clock()
 
     def watch(self, numbers: Any, shape: Hashable) -> Watched:
-        """Begins to wait for what a step has been asked to compute from a batch of a shape."""
+        """Starts to wait for the results of a step on a batch of a given shape."""
         compiled = shape not in self._known
         self._known.add(shape)
         return Watched(self._thread.submit(self._completion, numbers), compiled)
@@ -43,13 +43,13 @@ class Pace:
         return self._clock()
 
     def seconds(self, step: Watched) -> float:
-        """The time from the completion of the step before to that of this one; waits for it."""
+        """Waits for a step; returns the time since the completion of the previous one."""
         completed = step.completed.result()
         seconds, self._last = completed - self._last, completed
         return seconds
 
     def resume(self) -> None:
-        """Leaves out of the next step's time what has been done since the last one completed."""
+        """Excludes the time since the last completion from the next step's time."""
         self._last = self._clock()
 
     def close(self) -> None:
@@ -57,13 +57,13 @@ class Pace:
 
 
 def rates(seconds: float, tokens: int, flop: float, peak: float | None) -> dict[str, float]:
-    """Tokens and operations per second, for a step's record; `peak` is what the device can do at most.
+    """Tokens and operations per second, for a step's record; `peak` is the device's maximum.
 
-    What would be more than that is left out: then the clock or the peak is wrong, and the number with it.
+    A rate above the peak is left out, because then the time or the peak is wrong.
     """
     if seconds <= 0:
         return {}
-    told = {'tokens_per_second': round(tokens / seconds, 1)}
+    found = {'tokens_per_second': round(tokens / seconds, 1)}
     if peak and flop / seconds <= peak:
-        told |= {'tflops': round(flop / seconds / 1e12, 2), 'mfu': round(flop / seconds / peak, 4)}
-    return told
+        found |= {'tflops': round(flop / seconds / 1e12, 2), 'mfu': round(flop / seconds / peak, 4)}
+    return found

@@ -1,4 +1,4 @@
-"""What trains and what does not: params as two trees, and as one again."""
+"""Splits params into trainable and frozen ones, and joins them."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,7 @@ PAIR = ('a', 'b')
 
 
 def split(params: Params, trains: Collection[str]) -> tuple[Params, Params]:
-    """Params -> a tree of what trains and one of the rest, of an adapter its pair and all but its pair.
+    """Splits params into trainable ones and the rest; of a weight with an adapter, only the pair trains.
 
     `trains` are some of 'vision', 'projector', 'llama' (embeddings and head included), and 'lora', every
     adapter wherever it is. Raises ValueError if they are not, or cannot train.
@@ -39,12 +39,12 @@ def split(params: Params, trains: Collection[str]) -> tuple[Params, Params]:
 
 
 def wholly(path: str, trains: Collection[str]) -> bool:
-    """Whether a weight lies in a part that trains, all of it."""
+    """Whether a weight belongs to a part that trains as a whole."""
     return path.split('/')[0] in {PARTS[name] for name in trains if name != LORA}
 
 
 def join(trainable: Params, frozen: Params) -> Params:
-    """The params that `split` took apart."""
+    """The inverse of `split`."""
     joined = dict(frozen)
     for name, node in trainable.items():
         rest = frozen.get(name, {})

@@ -1,4 +1,4 @@
-"""From settings to all that a run needs, the cheap first: rows are checked before weights are read."""
+"""Prepares a run from its settings, cheap steps first: rows are checked before weights are read."""
 
 import dataclasses
 import math
@@ -32,10 +32,10 @@ from vipllava_jax.training.step import State, Step, make_step, start
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before its weights are there; its settings have what data and device decide in them."""
+    """A prepared run without its weights; values that data or device decide are filled into its settings."""
 
     settings: Settings
-    source: Path  # the folder of the model that it begins with
+    source: Path  # the folder of the initial model
     leaves: Leaves  # of that model
     batches: Batches
     held_out: Batches | None
@@ -51,7 +51,7 @@ class Plan:
 
 
 def plan(settings: Settings, progress: Silent) -> Plan:
-    """Settings -> a run whose model is there and whose rows are checked; ValueError for what is wrong."""
+    """Locates the model and checks the rows of a run; ValueError if something is wrong."""
     check(settings.template)
     source = loading.locate(str(settings.model))
     output_folder.check_apart(settings, source)
@@ -63,10 +63,10 @@ def plan(settings: Settings, progress: Silent) -> Plan:
         dtype=settings.dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'),
         workers=min(8, (os.cpu_count() or 2) // 2) if settings.workers is None else settings.workers,
     )
-    stored_so = settings.quantize is None and any(isinstance(w, Quantized) for _, w in leaves.shapes())
-    if settings.merge and stored_so:
+    stored_quantized = settings.quantize is None and any(isinstance(w, Quantized) for _, w in leaves.shapes())
+    if settings.merge and stored_quantized:
         raise ValueError(
-            f'{source}: quantised, into which no adapter is merged: leave --merge out, or begin with another'
+            f'{source}: quantised, so that no adapter can be merged: leave out --merge, or use another model'
         )
     batches = _batches(settings, processor, settings.data, progress)
     if settings.steps is None:
@@ -99,7 +99,7 @@ def plan(settings: Settings, progress: Silent) -> Plan:
 def _batches(
     settings: Settings, processor: Processor, files: tuple[str, ...], progress: Silent, held_out: bool = False
 ) -> Batches:
-    """What a step learns from of some files' rows, or what the model is looked at with."""
+    """The batches of some files' rows, for training or for evaluation on held-out rows."""
     workers = settings.workers or 0
     found = rows.read(
         files,
@@ -132,7 +132,7 @@ def _batches(
 
 
 def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None) -> tuple[State, Params]:
-    """The state before the first step, and the params that stay as they are, in the type computed in."""
+    """The state before the first step, and the frozen params in the compute dtype."""
     settings, cfg = plan.settings, plan.cfg
 
     def cast(path: str, leaf: Any) -> Any:
@@ -154,7 +154,7 @@ def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None)
         )
     trainable, frozen = split(params, settings.trains)
     state = start(trainable, plan.optimizer, jnp.dtype(settings.param_dtype))
-    # told where it is, as what a step returns: or the second step would be compiled once more
+    # with the sharding of a step's result, or the second step would be compiled again
     return jax.device_put(state, jax.tree.leaves(params)[0].sharding), frozen
 
 
@@ -173,12 +173,12 @@ def step(plan: Plan) -> Step:
 
 
 def about(plan: Plan, trained: Params, frozen: Params, done: int) -> dict[str, str]:
-    """What a run is, in a few lines for whoever starts it."""
+    """A description of a run, shown when it starts."""
     settings, batches = plan.settings, plan.batches
     moved, fixed = (sum(w.size for _, w in flat(tree)) for tree in (trained, frozen))
     parts = f' in {settings.accumulate} parts' if settings.accumulate > 1 else ''
     left_out = f', {batches.rows.left_out:,} broken left out' if batches.rows.left_out else ', none broken'
-    told = {
+    lines = {
         'model': f'{settings.model}, {moved + fixed:,} parameters',
         'trains': f'{" and ".join(settings.trains)}: {moved:,} parameters',
         'data': f'{len(batches.rows):,} rows{left_out}{_cut(batches)}',
@@ -189,12 +189,12 @@ def about(plan: Plan, trained: Params, frozen: Params, done: int) -> dict[str, s
     }
     if plan.held_out:
         rows = f'{len(plan.held_out.rows):,} rows{_cut(plan.held_out)}'
-        told['held out'] = f'{rows}, every {settings.eval_every:,} steps'
-    return told
+        lines['held out'] = f'{rows}, every {settings.eval_every:,} steps'
+    return lines
 
 
 def _cut(batches: Batches) -> str:
-    """How many rows are cut, '' for none."""
+    """How many rows are cut, for the description; '' if none."""
     rows = batches.rows
     if not rows.cut:
         return ''

@@ -1,4 +1,4 @@
-"""What is seen of a run: a table at its start, a line that changes on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: a table at its start, then a live line on a terminal, or plain lines."""
 
 import resource
 import sys
@@ -14,7 +14,7 @@ LONGEST = 4096  # characters of a value, which may be a path
 
 
 class Silent:
-    """Sees a run and tells nothing: what `train` takes as its progress, to be made into something else."""
+    """Progress that shows nothing: the interface of `train`'s `progress`, to be subclassed."""
 
     def __enter__(self) -> 'Silent':
         return self
@@ -23,23 +23,23 @@ class Silent:
         pass
 
     def checking(self, done: int, total: int) -> None:
-        """Told the rows of the data that are checked, and those in all."""
+        """Called with the number of rows checked, and the total."""
 
     def loading(self, done: int, total: int, name: str) -> None:
-        """Told the bytes of weights that are loaded, those in all, and the last one's name."""
+        """Called with the bytes of weights loaded, the total, and the name of the last weight."""
 
     def begin(self, about: Mapping[str, str], step: int, steps: int, every: int) -> None:
-        """Told before the first step what the run is, the steps done, those in all, and from line to line."""
+        """Called before the first step: a description, the steps done, the total, and the steps per line."""
 
     def step(self, record: Mapping[str, Any]) -> None:
-        """Told each step's record, as the metrics have it."""
+        """Called with each step's record, as in the metrics."""
 
     def note(self, text: str) -> None:
-        """Told what happens now and then, in a line."""
+        """Called with a line about an occasional event."""
 
 
 class Progress(Silent):
-    """Tells on stderr."""
+    """Shows progress on stderr."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -82,7 +82,7 @@ class Progress(Silent):
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, line: str) -> None:
-        """The line that changes, on a terminal."""
+        """Updates the live line on a terminal."""
         from rich.live import Live
         from rich.text import Text
 
@@ -95,15 +95,15 @@ class Progress(Silent):
 
 
 class Clock:
-    """Tells how long the steps that are left take, by the median time of the last ones."""
+    """Estimates the remaining time from the median of the last steps."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=51)
 
     def left(self, steps: int, record: Mapping[str, Any]) -> float | None:
-        """The seconds of so many more steps, after one with this record; None while none is known.
+        """The seconds that `steps` more steps take, after one with this record; None if unknown.
 
-        A step that had to be compiled, whose record has no rates, says nothing of the others.
+        A step that had to be compiled, whose record has no rates, is ignored.
         """
         if 'tokens_per_second' in record:
             self._seconds.append(record['seconds'])
@@ -135,11 +135,11 @@ def duration(seconds: float) -> str:
 
 
 def memory() -> int:
-    """The most bytes that were in use at once, of the device where it tells, or of this process."""
+    """The peak memory in bytes, of the device if it reports it, or else of this process."""
     import jax
 
-    told = jax.local_devices()[0].memory_stats()
-    if told and 'peak_bytes_in_use' in told:
-        return told['peak_bytes_in_use']
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and 'peak_bytes_in_use' in stats:
+        return stats['peak_bytes_in_use']
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == 'darwin' else most * 1024

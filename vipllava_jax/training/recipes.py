@@ -1,4 +1,4 @@
-"""The ways in which ViP-LLaVA was trained, and those in which it is trained further, by name.
+"""Recipes: the settings of the stages in which ViP-LLaVA was trained, and of fine-tuning.
 
 This is read before a command has set jax up, and so must not import it.
 """
@@ -19,7 +19,7 @@ REMATS = ('none', 'products', 'layers')
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run does unless it is told otherwise; the defaults are what all of the authors' stages share."""
+    """The default settings of a run; the defaults here are common to all of the authors' stages."""
 
     trains: tuple[str, ...] = ('projector', 'llama')
     learning_rate: float = 2e-5

@@ -1,7 +1,8 @@
-"""Rows to what is said and drawn: a form for any data, and those of the authors' data sets.
+"""Turns rows into conversations and marks: a general format, and those of the authors' data sets.
 
-As the authors' code has it, but for what is noted as mended. Also mended, for all of them: marks and words
-are settled anew each epoch (there, the first epoch's words stay in the row), and a row that fails is told.
+The results are those of the authors' code, except where a comment says "Fixed". Also fixed, for all data
+sets: marks and wording are chosen again in each epoch (in the authors' code, those of the first epoch stay in
+the row), and a row that fails is reported.
 """
 
 import re
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from vipllava_jax.inputs.coordinates import is_number
-from vipllava_jax.inputs.marks import PREPOSITIONS, Mark, parse
+from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
 from vipllava_jax.training import conversations, vcr
@@ -29,14 +31,14 @@ from vipllava_jax.training.marking import (
 
 SHAPES = tuple(PREPOSITIONS)
 PLAIN = ('rectangle', 'ellipse')
-CONSTANT = 3.0  # the width of a line that does not vary
+CONSTANT = 3.0  # the width of a line where it is not random
 
 
 def compose(fields: dict[str, Any], images: int, folder: Path, rng: np.random.Generator | None) -> Prompted:
-    """A row, its number of pictures and their folder -> what is said and drawn; ValueError if it cannot be.
+    """A row, its number of pictures and their folder -> its conversation and marks; ValueError if invalid.
 
-    The part of its id before the first '-' names its data set; any other row, and one that lacks what rows
-    of that data set have, is of the form for all. Without a generator everything is as in evaluation.
+    The part of its id before the first '-' names its data set. Any other row, and one that lacks fields of
+    that data set, has the general format. Without a generator, marks and wording are those of evaluation.
     """
     if name := data_set(fields):
         if images != 1:
@@ -50,7 +52,7 @@ def compose(fields: dict[str, Any], images: int, folder: Path, rng: np.random.Ge
 
 
 def data_set(fields: dict[str, Any]) -> str | None:
-    """The authors' data set whose form a row has, by the key in FORMS; None if it is of the form for all."""
+    """The authors' data set that a row belongs to, a key of FORMS; None if it has the general format."""
     key, _, kind = str(fields.get('id') or '').partition('-')
     needed, form = FORMS.get(key, ((), None))
     whole = form and not kind.startswith('gpt4v') and all(fields.get(name) is not None for name in needed)
@@ -85,7 +87,7 @@ def _boxed(
     marked = objects(fields)
     if marked and not images:
         raise ValueError('it has "bboxes", but no image')
-    # Mended: in vg_rel's rows the second of two different shapes had the colour of the first.
+    # Fixed: in vg_rel's rows the second of two different shapes had the colour of the first.
     looks = styles(len(marked), rng, shapes)
     return [(0, place.mark(*look)) for place, look in zip(marked, looks, strict=True)]
 
@@ -103,15 +105,15 @@ def _places(fields: dict[str, Any], count: int | None = None) -> list[Object]:
 
 def _refcocog(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None) -> Prompted:
     """What a marked object is, in a short phrase."""
-    # Mended: a point no longer needs a segmentation.
+    # Fixed: a point no longer needs a segmentation.
     (place,), (look,) = _places(fields, 1), styles(1, rng)
     mark = place.mark(*look)
     if rng is not None and rng.random() < 0.25:
         wordings = 'Describe the object with the visual prompt.', 'Describe the pointed region.'
         asked = wordings[rng.integers(2)]
     else:
-        asked = f'Describe the object {mark.phrase}.'  # Mended: the phrase was made, and not put in.
-    # Mended, here and in vg_rel: the picture had no place in the prompt. Now every row's pictures come first.
+        asked = f'Describe the object {mark.phrase}.'  # Fixed: the phrase was made, and not put in.
+    # Fixed, here and in vg_rel: the picture had no place in the prompt. Now every row's pictures come first.
     return _asked(f'{asked} Please provide a short phrase.', text_of(fields, 'answer'), [mark])
 
 
@@ -130,13 +132,13 @@ def _vg_rel(fields: dict[str, Any], folder: Path, rng: np.random.Generator | Non
 
 def visual7w(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None = None) -> Prompted:
     """Which of some marked objects answers a question, by its letter."""
-    # Mended: with more or fewer than four boxes an error message became the question.
+    # Fixed: with more or fewer than four boxes an error message became the question.
     places, answer = _places(fields), fields['answer']
     if answer not in fields['bboxes']:
         raise ValueError(f'"answer" is {brief(answer)}, which is none of the "bboxes"')
     looks = styles(len(places), rng, ('rectangle',))
     marks = [place.mark(*look, CONSTANT) for place, look in zip(places, looks, strict=True)]
-    # Mended: in evaluation 'the' came and went at random.
+    # Fixed: in evaluation 'the' came and went at random.
     options = [f'The object {mention(mark, rng)}' for mark in marks]
     question = vcr.lettered(text_of(fields, 'question'), options)
     return _asked(question, vcr.LETTERS[fields['bboxes'].index(answer)], marks)
@@ -179,7 +181,7 @@ def _flickr30k(fields: dict[str, Any], folder: Path, rng: np.random.Generator | 
         spoken = [group[0].phrase.partition(' the ')[2] for group in marks if group]
         *others, last = spoken
         question += f' The visual prompts are: {", ".join(others)}{" and " * bool(others)}{last}.'
-    # Mended: a mark of an unnamed colour was left out of the caption, one that is not drawn was not.
+    # Fixed: a mark of an unnamed colour was left out of the caption, one that is not drawn was not.
     phrases = [f' {group[0].phrase}' if named and group else '' for group in marks]
     caption = inserted(text_of(fields, 'grounding').replace(' <bbox', '<bbox'), phrases, 'the caption')
     return _asked(question, _sentence(caption), [mark for group in marks for mark in group])

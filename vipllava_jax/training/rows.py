@@ -15,43 +15,43 @@ from vipllava_jax.messages import brief, one_line, printable
 from vipllava_jax.training import values
 from vipllava_jax.training.conversations import Limit
 from vipllava_jax.training.files import ROW, is_list, spans
-from vipllava_jax.training.marking import Prompted, settled
+from vipllava_jax.training.marking import Prompted, inside_picture
 from vipllava_jax.training.region_prompts import compose
 from vipllava_jax.training.workers import ordered
 
-FILES = 255  # at most
-PICTURES = 255  # of a row, at most
-# what goes wrong in fields of another form than expected
+MOST_FILES = 255
+MOST_PICTURES = 255  # per row
+# the errors of code that reads fields of an unexpected form
 FORM = (TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError)
-SHOWN = 20  # broken rows that an error tells of
+SHOWN = 20  # broken rows that an error lists
 PART = 512  # rows checked at a time
 
 
 class BrokenRow(ValueError):
-    """A row of which no example can be made; one printable line says where it is and what is wrong."""
+    """A row that cannot be used; one printable line says where it is and what is wrong."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
 
 
 class Row(NamedTuple):
-    """What a file says of one example."""
+    """One example in a file, as read."""
 
-    name: str  # its id, or where it is
+    name: str  # its id, or its location
     where: str  # 'mix.json, row 12 (line 340)'
     fields: dict[str, Any]
     images: tuple[Path, ...]
-    folder: Path  # of the pictures, and of what else the row names
+    folder: Path  # of the pictures and of other files that the row names
 
 
 def row(fields: dict[str, Any], where: str, folder: Path) -> Row:
-    """What a file says of an example -> the row; BrokenRow if its id or pictures are not named by texts."""
+    """The fields of an example -> the row; BrokenRow if its id or the paths of its pictures are invalid."""
     named = fields.get('image')
     names = named if isinstance(named, list) else [] if named is None else [named]
     if not all(isinstance(name, str) and name for name in names):
         raise BrokenRow(f'{where}: "image" is {brief(named)}, expected a path, or a list of paths')
-    if len(names) > PICTURES:
-        raise BrokenRow(f'{where}: "image" holds {len(names)} pictures, expected at most {PICTURES}')
+    if len(names) > MOST_PICTURES:
+        raise BrokenRow(f'{where}: "image" holds {len(names)} pictures, expected at most {MOST_PICTURES}')
     if not isinstance(fields.get('id'), str | int | float | None):
         raise BrokenRow(f'{where}: "id" is {brief(fields["id"])}, expected a text or a number')
     name = where if fields.get('id') is None else str(fields['id'])
@@ -59,7 +59,7 @@ def row(fields: dict[str, Any], where: str, folder: Path) -> Row:
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
-    """The object that a row's bytes say; BrokenRow if they say none, or one that holds what no row may."""
+    """Parses the JSON object of a row; BrokenRow if it is not one, or holds an invalid value."""
     try:
         fields = json.loads(text.decode())
     except RecursionError:
@@ -74,7 +74,7 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
 
 
 def check_values(fields: dict[str, Any], where: str) -> None:
-    """BrokenRow for a row that holds a value that no row may; see `values`."""
+    """Raises BrokenRow for an invalid value; see `values.check`."""
     try:
         values.check(fields)
     except ValueError as error:
@@ -83,28 +83,28 @@ def check_values(fields: dict[str, Any], where: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of several files, which stay there: `rows[i]` reads one; 26 bytes of memory each."""
+    """An index of the rows of several files, 26 bytes per row; `rows[i]` reads one from its file."""
 
     files: tuple[Path, ...]
     lists: tuple[bool, ...]  # which of the files are one JSON list
-    folder: Path | None  # of the pictures; that of the row's own file by default
+    folder: Path | None  # of the pictures; None: the folder of the row's file
     file: np.ndarray  # N uint8, the number of its file
     start: np.ndarray  # N int64, its first byte
     size: np.ndarray  # N int32, in bytes
     line: np.ndarray  # N int32, of its first byte, from 1
     number: np.ndarray  # N int32, in its file, from 0
     images: np.ndarray  # N uint8, how many pictures it has
-    letters: np.ndarray  # N int32, of its conversation, as a measure of its length
-    broken: tuple[str, ...] = ()  # what is wrong with the first of those left out
+    letters: np.ndarray  # N int32, characters of its conversation, a measure of its length
+    broken: tuple[str, ...] = ()  # the errors of the first rows that were left out
     left_out: int = 0
-    cut: int = 0  # rows longer than may be
-    unlearnt: int = 0  # of those, rows of which no answer is left
+    cut: int = 0  # rows longer than max_length
+    unlearnt: int = 0  # of those, rows without any answer left
 
     def __len__(self) -> int:
         return len(self.start)
 
     def __getitem__(self, i: int) -> Row:
-        """BrokenRow if it is no object, or its pictures are not named by texts."""
+        """Reads a row; raises BrokenRow if it is invalid."""
         path, where = self.files[self.file[i]], self.where(i)
         if self.size[i] > ROW:
             raise BrokenRow(f'{where}: {self.size[i]:,} bytes or more, expected at most {ROW:,}')
@@ -115,13 +115,13 @@ class Rows:
         return row(fields, where, path.parent if self.folder is None else self.folder)
 
     def where(self, i: int) -> str:
-        """Where a row is, for a message: a file and a line."""
+        """The file and line of a row, for messages."""
         file, line = self.file[i], self.line[i]
         row = f'row {self.number[i]} (line {line})' if self.lists[file] else f'line {line}'
         return f'{self.files[file]}, {row}'
 
     def take(self, kept: np.ndarray, **changes: Any) -> 'Rows':
-        """Some of the rows, by a mask or indices N."""
+        """A subset of the rows, by a mask or indices N."""
         per_row = ('file', 'start', 'size', 'line', 'number', 'images', 'letters')
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Rows(**{**own, **{name: own[name][kept] for name in per_row}, **changes})
@@ -136,12 +136,12 @@ def read(
     progress: Callable[[int, int], None] | None = None,
     limit: Limit | None = None,
 ) -> Rows:
-    """Files, each a JSON list or JSONL, and the folder of their pictures -> their rows, each checked.
+    """Indexes and checks the rows of files, each a JSON list or JSONL; `folder` is that of the pictures.
 
-    Every broken row is counted and the first are told, in one ValueError, or with `skip_broken` in the Rows,
-    which then do without them. Checked is all but that each picture can be decoded; `progress` is told the
-    rows done and those in all. With `limit`, rows that are cut are counted: as they are in evaluation, from
-    which marks and words that vary may differ by a few tokens.
+    All broken rows are counted and the first are listed, in a ValueError, or with `skip_broken` in the
+    result, which then leaves them out. Everything is checked except that each picture can be decoded.
+    `progress` is called with the number of rows done and the total. With `limit`, rows that will be cut are
+    counted, with the marks and wording of evaluation, whose length may differ slightly from training.
     """
     rows = found([Path(file) for file in files], None if folder is None else Path(folder))
     parts = [range(start, min(start + PART, len(rows))) for start in range(0, len(rows), PART)]
@@ -154,29 +154,26 @@ def read(
         broken |= problems
         if progress:
             progress(part.stop, len(rows))
-    told = checked([*broken.values()], len(rows), skip_broken)
+    shown = checked([*broken.values()], len(rows), skip_broken)
     kept = np.delete(np.arange(len(rows)), [*broken])
-    return rows.take(kept, broken=told, left_out=len(broken), cut=cut, unlearnt=unlearnt)
+    return rows.take(kept, broken=shown, left_out=len(broken), cut=cut, unlearnt=unlearnt)
 
 
 def checked(broken: Sequence[str], count: int, skip: bool, what: str = 'rows') -> tuple[str, ...]:
-    """What is wrong with the first of the broken ones of `count` rows; ValueError unless they may be skipped.
-
-    It also raises if all of them are broken: then nothing is left to work with.
-    """
-    told = tuple(broken[:SHOWN])
+    """The errors of the first broken rows; ValueError if they may not be skipped, or all are broken."""
+    shown = tuple(broken[:SHOWN])
     if broken and (not skip or len(broken) == count):
-        more = '' if len(told) == len(broken) else f', the first {len(told)} of them'
+        more = '' if len(shown) == len(broken) else f', the first {len(shown)} of them'
         raise ValueError(
-            '\n'.join([f'{len(broken)} of {count} {what} are broken{more}:', *told])
-            + '\nmend them, or let broken rows be skipped'
+            '\n'.join([f'{len(broken)} of {count} {what} are broken{more}:', *shown])
+            + '\nfix them, or let broken rows be skipped'
         )
-    return told
+    return shown
 
 
 @dataclass(frozen=True)
 class _Check:
-    """A range of rows -> each one's pictures and letters, how many are cut, what is wrong with which."""
+    """A range of rows -> the pictures and letters of each, how many are cut, and the errors by index."""
 
     rows: Rows
     limit: Limit | None
@@ -199,7 +196,7 @@ class _Check:
 
 
 def _fits(limit: Limit | None, row: Row, turns: Sequence[Turn]) -> tuple[bool, bool]:
-    """Whether a row is cut, and has nothing left to be learnt; BrokenRow if its pictures do not fit."""
+    """Whether a row will be cut, and whether no answer is left; BrokenRow if its pictures do not fit."""
     try:
         return limit(turns, len(row.images)) if limit else (False, False)
     except ValueError as error:
@@ -207,7 +204,7 @@ def _fits(limit: Limit | None, row: Row, turns: Sequence[Turn]) -> tuple[bool, b
 
 
 def composed(row: Row, make: Callable[[Row], Prompted]) -> Prompted:
-    """What `make` makes of a row; BrokenRow if it cannot, or a picture is not there, or a mark not on it."""
+    """The result of `make` for a row; BrokenRow if it fails, or a picture or a mark is invalid."""
     try:
         for path in row.images:
             if not path.exists():
@@ -217,7 +214,7 @@ def composed(row: Row, make: Callable[[Row], Prompted]) -> Prompted:
         for path, marks in zip(row.images, prompted.marks, strict=True):
             size = measure(path) if marks else (0, 0)
             for mark in marks:
-                settled(mark, size)
+                inside_picture(mark, size)
     except (ValueError, OSError) as error:
         raise BrokenRow(f'{row.where}: {error}') from None
     except FORM as error:
@@ -230,9 +227,9 @@ def _evaluated(row: Row) -> Prompted:
 
 
 def found(files: list[Path], folder: Path | None) -> Rows:
-    """Where each row begins and ends, not yet checked."""
-    if not files or len(files) > FILES:
-        raise ValueError(f'{len(files)} data files: give from 1 to {FILES}')
+    """Indexes the rows of files without checking them."""
+    if not files or len(files) > MOST_FILES:
+        raise ValueError(f'{len(files)} data files: give from 1 to {MOST_FILES}')
     for path in files:
         if not path.exists():
             raise FileNotFoundError(f'no data file {str(path)!r}')

@@ -1,4 +1,4 @@
-"""One step of training: micro-batches to a gradient, a gradient to better weights."""
+"""The training step: accumulates gradients over micro-batches and updates the weights."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from vipllava_jax.training.parts import join
 
 @struct.dataclass
 class State:
-    """All that a step changes."""
+    """The state that a step updates."""
 
     step: Array  # int32, the number of steps taken
     params: Params  # what trains, in float32 or narrower
@@ -27,7 +27,7 @@ class State:
 
 
 class Metrics(NamedTuple):
-    """What a step tells of itself, before its update."""
+    """The metrics of a step, from before its update."""
 
     loss: Array  # float32, the mean over the tokens
     grad_norm: Array  # float32, of all that trains, before clipping
@@ -40,11 +40,11 @@ Step = Callable[[State, Params, Examples, Array], tuple[State, Metrics]]
 
 
 def start(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> State:
-    """The state before the first step: what trains in `dtype`, float32, or bfloat16 for less.
+    """The state before the first step, with trainable weights in `dtype`: float32, or smaller, bfloat16.
 
-    What has that dtype already is not copied, and is deleted by the first step, to which the state is given
-    away. What is added to a bfloat16 weight is often smaller than half its last bit; so it is rounded up or
-    down at random, and the sum of many steps is right.
+    Weights that already have that dtype are not copied, and are deleted by the first step, to which the state
+    is donated. An update of a bfloat16 weight is often smaller than half its last bit; stochastic rounding
+    makes the sum of many updates right.
     """
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), trainable)
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params)
@@ -63,10 +63,10 @@ def make_step(
 ) -> Step:
     """The compiled step: (state, frozen params, stacked batches, key) -> (next state, metrics).
 
-    What trains is used in `dtype`, what is frozen as it is. `normalize` makes of a micro-batch's images what
-    the tower takes; `vary` makes of the whole params and a key its params, for dropout; the key is turned by
-    the step, so that one key serves a run. The state is donated. If the loss or gradient is not finite, the
-    state stays as it was.
+    Trainable weights are cast to `dtype`, frozen ones are not. `normalize` preprocesses the images of a
+    micro-batch for the tower; `vary` maps the params and a key to params with dropout. The key is folded with
+    the step number, so that one key is enough for a run. The state is donated. If the loss or gradient is not
+    finite, the state does not change.
     """
     transform = optimizer.transform()
 
@@ -114,7 +114,7 @@ def make_step(
 
 
 def rounded(new: Params, old: Params, key: Array) -> Params:
-    """The new weights in the types of the old; in bfloat16 at random, so that on average nothing is lost."""
+    """Casts new weights to the dtypes of the old ones, with stochastic rounding for bfloat16."""
     leaves, tree = jax.tree.flatten(new)
     keys = jax.random.split(key, len(leaves))
     return jax.tree.map(_rounded, new, old, jax.tree.unflatten(tree, list(keys)))

@@ -1,25 +1,25 @@
-"""The values that a row of data may hold: what JSON can say, in valid Unicode, not nested too deeply."""
+"""Checks the values in a row of data: valid Unicode, bounded integers, limited nesting."""
 
 import re
 from typing import Any
 
 from vipllava_jax.messages import brief
 
-DEPTH = 64  # of lists and objects in one another; the data sets have four
-DIGITS = 4300  # of a whole number: more than Python would write as a text
-SURROGATE = re.compile(rb'\\u[dD][89a-fA-F]')  # escaped in JSON: one of a pair, or a lone one
+DEPTH = 64  # of nested lists and objects; the data sets have four
+DIGITS = 4300  # of an integer: the most that Python converts to text
+SURROGATE = re.compile(rb'\\u[dD][89a-fA-F]')  # an escaped surrogate, paired or lone
 
 
 def parsed_is_safe(text: bytes) -> bool:
-    """Whether what JSON in UTF-8 says needs no `check`, which costs more than reading it."""
+    """Whether a row's JSON in UTF-8 needs no `check`, which takes longer than parsing."""
     return not SURROGATE.search(text) and text.count(b'[') + text.count(b'{') <= DEPTH
 
 
 def check(fields: dict[str, Any]) -> None:
-    """ValueError names a value of a row that would fail later, and where in the row it is.
+    """Raises ValueError, naming the field, for a value of a row that would cause an error later.
 
-    Those are a text with half of a surrogate pair, which no tokenizer takes, a whole number of thousands of
-    digits, and lists or objects nested so deeply that to write them down fails.
+    These are a text with half of a surrogate pair, which tokenizers reject, an integer of thousands of
+    digits, and lists or objects that are nested too deeply to be serialized.
     """
     waiting: list[tuple[Any, str, int]] = [(fields, '', 0)]
     while waiting:

@@ -1,4 +1,4 @@
-"""Rows of Visual Commonsense Reasoning: a question about marked people and things, an answer, and why."""
+"""Rows of Visual Commonsense Reasoning: a question about marked objects, an answer and a rationale."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from vipllava_jax.files import read_json
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
-from vipllava_jax.training.marking import Object, Prompted, mention, sound, styles
+from vipllava_jax.training.marking import Object, Prompted, mention, polygons_of, styles
 
 FIELDS = (
     'meta_dir',
@@ -45,7 +45,7 @@ CHOSEN = (
 
 
 class _Words(NamedTuple):
-    """What the token lists of a row become, as they mention objects 0, 1, 2, … of the picture."""
+    """Turns a row's token lists, which mention objects by number, into text with the objects' marks."""
 
     nouns: Sequence[str]
     marks: dict[int, Mark]
@@ -71,9 +71,9 @@ class _Words(NamedTuple):
 
 
 def talk(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None) -> Prompted:
-    """The question, and why, each with its choices in half of the cases; without a generator, `answering`."""
+    """The question and its rationale, each with choices in half of the cases; without `rng`, `answering`."""
     if rng is None:
-        reasoning(fields, folder)  # whoever checks a row without one learns of all that is wrong with it
+        reasoning(fields, folder)  # so that checking a row, which is done without `rng`, finds all errors
         return answering(fields, folder)
     choices = [_choices(fields, kind) for kind in ('answer', 'rationale')]
     offered = rng.integers(2, size=2)
@@ -96,7 +96,7 @@ def talk(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None) 
 
 
 def answering(fields: dict[str, Any], folder: Path) -> Prompted:
-    """The question with its choices, marked and worded the fixed way of evaluation, and the right letter."""
+    """The question with its choices, marks and wording as in evaluation; the answer is a letter."""
     texts, label = _choices(fields, 'answer')
     words = _words(fields, folder, None, ('point',), [fields['question'], *texts])
     question = lettered(words.text(fields['question']), [words.text(tokens) for tokens in texts])
@@ -105,7 +105,7 @@ def answering(fields: dict[str, Any], folder: Path) -> Prompted:
 
 
 def reasoning(fields: dict[str, Any], folder: Path) -> Prompted:
-    """The question and its right answer, and the choices of why, in the fixed way; and the right letter."""
+    """The question, its answer and the rationales to choose from, as in evaluation."""
     (answers, right), (texts, label) = _choices(fields, 'answer'), _choices(fields, 'rationale')
     words = _words(fields, folder, None, ('point',), [fields['question'], answers[right], *texts])
     question = lettered(
@@ -119,7 +119,7 @@ def reasoning(fields: dict[str, Any], folder: Path) -> Prompted:
 
 
 def lettered(question: str, options: Sequence[str]) -> str:
-    """A question, its options by letter, and how to answer."""
+    """A question, its options with letters, and the instruction to answer with a letter."""
     if not 2 <= len(options) <= len(LETTERS):
         raise ValueError(f'{len(options)} options: expected 2 to {len(LETTERS)}')
     lines = [f'{letter}. {option}' for letter, option in zip(LETTERS, options, strict=False)]
@@ -142,7 +142,7 @@ def _words(
     shapes: Sequence[str],
     texts: Sequence[Any],
 ) -> _Words:
-    """The objects that the texts mention, as marks, in the order of their numbers."""
+    """The texts' objects as marks, in the order of their numbers."""
     for tokens in texts:
         _check_tokens(tokens)
     known = _objects(fields, folder)
@@ -157,7 +157,7 @@ def _words(
 
 
 def _check_tokens(tokens: Any) -> None:
-    """Words, and lists of the numbers of objects. The letters of a text would pass for words."""
+    """Checks a list of words and lists of object numbers; a text would count as a list of its letters."""
     for token in tokens if isinstance(tokens, list) else [None]:
         numbers = token if isinstance(token, list) else []
         whole = all(isinstance(i, int) and not isinstance(i, bool) for i in numbers)
@@ -168,10 +168,12 @@ def _check_tokens(tokens: Any) -> None:
 
 
 def _objects(fields: dict[str, Any], folder: Path) -> list[Object]:
-    """From the file of boxes and outlines beside the picture; in the authors' rows it lies in ./dataset."""
+    """Reads the file of boxes and outlines; its path in the authors' rows starts with ./dataset."""
     meta = read_json(folder / str(fields['meta_dir']).removeprefix('./dataset/'))
     outlines = meta.get('segms') or [None] * len(meta['boxes'])
-    return [Object(box[:4], sound(outline)) for box, outline in zip(meta['boxes'], outlines, strict=True)]
+    return [
+        Object(box[:4], polygons_of(outline)) for box, outline in zip(meta['boxes'], outlines, strict=True)
+    ]
 
 
 def _one(texts: Sequence[str], rng: np.random.Generator) -> str:

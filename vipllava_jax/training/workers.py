@@ -1,4 +1,4 @@
-"""Work in processes of its own, the results in the order of the tasks."""
+"""Runs tasks in worker processes; the results are in the order of the tasks."""
 
 import atexit
 import contextlib
@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-# Not multiprocessing: its processes run the caller's script again, which may import jax, or train.
+# Not multiprocessing, whose processes run the caller's script again, which may import jax, or train.
 START = (
     'import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); '
     'from vipllava_jax.training.workers import serve; serve()'
@@ -29,10 +29,10 @@ PIPE = 1 << 20  # bytes; through the usual 65,536 a large batch costs its reader
 
 
 def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, ready: int = 2) -> Generator[Any]:
-    """work(task) for each task, in their order, `ready` of them at most waiting to be taken.
+    """Yields work(task) for each task, in order; at most `ready` results are computed ahead.
 
-    Without workers they are done here. Work and tasks are pickled; an error in a worker is raised here. The
-    processes end when the iterator does or is closed, and when this process ends in whatever way.
+    Without workers the tasks run in this process. Work and tasks are pickled; an error in a worker is raised
+    here. The processes end when the iterator ends or is closed, and when this process ends for any reason.
     """
     if not workers:
         yield from map(work, tasks)
@@ -51,7 +51,7 @@ def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, read
         for process in processes:
             process.close()
 
-    atexit.register(end)  # of an iterator that nobody closed: later the thread would be held in its pipe
+    atexit.register(end)  # for an iterator that was not closed: later the thread would block on its pipe
     try:
         for _ in range(workers):
             processes.append(_Process())
@@ -72,7 +72,7 @@ def _collect(
     done: 'queue.Queue[Any]',
     closed: threading.Event,
 ) -> None:
-    """Hands out tasks in turn, and puts the results, each in a tuple, and at the end None or an error."""
+    """Distributes tasks in turn; queues the results, each in a tuple, and at the end None or an error."""
 
     def put(result: Any) -> None:
         while not closed.is_set():
@@ -99,10 +99,10 @@ def _collect(
 
 
 class _Process:
-    """A process that does one kind of work, spoken to by its standard input and output."""
+    """A worker process, which communicates by its standard input and output."""
 
     def __init__(self) -> None:
-        # In a group of its own, a Ctrl-C in the terminal does not reach it.
+        # In a separate process group, so that Ctrl-C in the terminal does not reach it.
         self.process = subprocess.Popen(
             [sys.executable, '-c', START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
         )
@@ -135,18 +135,18 @@ class _Process:
 
     def close(self) -> None:
         for pipe in (self.input, self.output):
-            with contextlib.suppress(BrokenPipeError):  # what it was not told is lost with it
+            with contextlib.suppress(BrokenPipeError):  # the worker has ended, so the message does not matter
                 pipe.close()
 
 
 def serve() -> None:
-    """Does in a process what its parent asks for, until that closes the pipe or is gone."""
+    """The main loop of a worker process, until its parent closes the pipe or ends."""
     source, target, sys.stdout = sys.stdin.buffer, sys.stdout.buffer, sys.stderr
 
     def answer(task: Any) -> None:
         try:
             _write(target, (True, work(task)))
-        except BaseException as error:  # else the parent would wait for ever
+        except BaseException as error:  # otherwise the parent would wait forever
             _write(target, (False, _portable(error)))
 
     # Tasks are read meanwhile: a parent that waited to give one would not take the result that waits for it.
@@ -157,7 +157,7 @@ def serve() -> None:
 
 
 def _portable(error: BaseException) -> Exception:
-    """An error as it is if it is one of those meant for the user, or else a text of where it arose."""
+    """An error meant for the user as it is, or else one with the traceback as its text."""
     if isinstance(error, (ValueError, OSError)):
         with contextlib.suppress(Exception):
             return pickle.loads(pickle.dumps(error))
@@ -165,7 +165,7 @@ def _portable(error: BaseException) -> Exception:
 
 
 def _write(target: IO[bytes], result: Any) -> None:
-    """A pickle, its large arrays beside it and not in it."""
+    """Writes a pickle, with large arrays in separate buffers."""
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]

@@ -1,0 +1,110 @@
+"""What the package does with data, journals, settings and command lines; each as in `readers`."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ANY: Any = None  # where a value is only passed on
+
+
+class Reached(Exception):
+    """All checks are done; what would come next is long work."""
+
+
+def rows(folder: Path) -> None:
+    """Each data file, strictly and with broken rows skipped, up to what the model reads."""
+    errors = []
+    for file in (folder / 'rows.json', folder / 'rows.jsonl'):
+        for skip_broken in (False, True):
+            for read in (_trained_on, _evaluated_with):
+                try:
+                    read(folder, file, skip_broken)
+                except (ValueError, OSError) as error:
+                    errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _trained_on(folder: Path, file: Path, skip_broken: bool) -> None:
+    from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.training import rows
+    from vipllava_jax.training.batches import Batches
+
+    found = rows.read([file], skip_broken=skip_broken)
+    batches = Batches(
+        found,
+        Processor.load(folder / 'model'),
+        batch_size=2,
+        skip_broken=skip_broken,
+        report=lambda told: None,
+    )
+    for step in range(batches.steps + 1):
+        batches.at(step)
+
+
+def _evaluated_with(folder: Path, file: Path, skip_broken: bool) -> None:
+    from tests.fuzz.base import CFG
+    from vipllava_jax.evaluation import cases
+    from vipllava_jax.evaluation.answering import questions
+    from vipllava_jax.inputs.processor import Processor
+
+    found = cases.read(file, skip_broken=skip_broken)
+    asked = questions(found, Processor.load(folder / 'model'), CFG, batch=2, skip_broken=skip_broken)
+    for batch in asked.batches:
+        asked.make(batch)
+
+
+def journals(folder: Path) -> None:
+    """Goes on with answers and with a run, up to the point where weights are needed."""
+    from tests.fuzz.base import ABOUT, CFG
+    from vipllava_jax.evaluation import cases, run
+    from vipllava_jax.evaluation.answering import questions
+    from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.training import checkpoints, config, identity, loop
+    from vipllava_jax.training.metrics import Metrics
+    from vipllava_jax.training.progress import Silent
+
+    def reached(_: Any) -> Any:
+        raise Reached
+
+    asked = questions(
+        cases.read(folder / 'rows.jsonl'), Processor.load(folder / 'model'), CFG, max_new_tokens=2
+    )
+    with contextlib.suppress(Reached):
+        run.run(asked, reached, folder / 'answers.jsonl', ABOUT)
+    with (
+        contextlib.closing(Metrics(folder / 'run', 2)) as metrics,
+        checkpoints.opened(folder / 'run' / 'checkpoints', keep=2) as saved,
+    ):
+        loop.Run(ANY, saved, metrics, Silent())
+    with contextlib.chdir(folder):
+        settings = config.settings('run.toml')
+        identity.made(folder / 'run', folder / 'run' / 'adapter')
+        identity.confirm(folder / 'run', settings, begun=True)
+
+
+def run(folder: Path) -> None:
+    """A run's settings, and all that is checked before it begins."""
+    from vipllava_jax.training import config, prepare
+    from vipllava_jax.training.progress import Silent
+
+    with contextlib.chdir(folder):
+        prepare.plan(config.settings('run.toml'), Silent())
+
+
+def command(folder: Path) -> None:
+    """A command line, in this process, with the folder as the working directory."""
+    from vipllava_jax import cli
+
+    fifo = folder / 'fifo'
+    os.mkfifo(fifo)
+    (folder / 'link.png').symlink_to('photo.png')
+    arguments = folder / 'arguments.json'
+    sys.argv = ['vipllava', *json.loads(arguments.read_text())]
+    sys.stdin = io.TextIOWrapper(io.BytesIO((folder / 'stdin').read_bytes()))
+    with contextlib.chdir(folder):
+        cli.run()
