@@ -6,6 +6,7 @@ from typing import Any
 
 from vipllava_jax.benchmark.ceilings import Ceilings
 from vipllava_jax.benchmark.timing import OURS, Result
+from vipllava_jax.files import replacing
 
 COLOURS = {'vision': 'C2', 'prefill': 'C0', 'decode': 'C1'}
 SHAPES = 'osD^vP*X'
@@ -38,7 +39,8 @@ def plot(path: Path, results: Sequence[Result], ceilings: Ceilings, title: str) 
     axes.set(xscale='log', yscale='log', xlabel='operations a byte', ylabel='TFLOP/s', title=title)
     axes.grid(True, which='both', lw=0.3)
     _legend(axes, points)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as fresh:
+        figure.savefig(fresh, dpi=150)
 
 
 def _points(results: Sequence[Result]) -> Iterator[tuple[float, float, Result, str]]:
