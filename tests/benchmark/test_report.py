@@ -82,12 +82,12 @@ def test_the_plot(results, tmp_path):
         assert len(set(picture.convert('L').resize((90, 60)).get_flattened_data())) > 5
 
 
-def test_a_plot_on_a_full_disk_names_the_file_and_leaves_nothing(results, tmp_path, monkeypatch):
+def test_a_plot_on_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
     def full(self, path, **_):
         path.write_bytes(b'half')
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr('matplotlib.figure.Figure.savefig', full)
     with pytest.raises(OSError, match='roofline.png'):
-        roofline.plot(tmp_path / 'roofline.png', results, RATES, 'a device')
+        roofline.plot(tmp_path / 'roofline.png', RESULTS, RATES, 'a device')
     assert not [*tmp_path.iterdir()]
