@@ -46,7 +46,7 @@ class AdapterConfig:
             ranks, alphas = fields.part('rank_pattern', {}), fields.part('alpha_pattern', {})
             self.ranks = _patterns(ranks, lambda p: ranks.number(p, 1, least=1, most=MOST_RANK))
             self.alphas = _patterns(alphas, lambda p: alphas.real(p, 1, most=LARGEST_ALPHA))
-            self.root = 0.5 if fields.get('use_rslora') else 1
+            self.root = 0.5 if fields.flag('use_rslora') else 1
             self.targets = _modules(fields, 'target_modules')
             self.named = isinstance(fields.get('target_modules'), list)
             self.excluded = _modules(fields, 'exclude_modules')

@@ -90,6 +90,7 @@ def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
         )
     check_views((tensor for halves in parts.values() for _, tensor in halves.values()), str(folder))
     _warn_of_projector(folder, parts)
+    _warn_of_unnamed(folder, parts, config)
     return Adapter(
         {
             leaf.path: Pair(
@@ -144,6 +145,22 @@ def _warn_of_projector(folder: Path, parts: Mapping[Leaf, Halves]) -> None:
             printable(
                 f"{folder}: no {WHOLE[0]}, where the authors' training leaves the projector that it tunes; "
                 "the model's own is used"
+            ),
+            stacklevel=3,
+        )
+
+
+def _warn_of_unnamed(folder: Path, parts: Mapping[Leaf, Halves], config: AdapterConfig) -> None:
+    """Tells of pairs of modules that the config leaves out, and peft with it."""
+    modules = [_module(halves['A'][0])[0] for halves in parts.values() if 'A' in halves]
+    unnamed = [module for module in modules if config.targets and not config.adapts(module)]
+    if unnamed:
+        names = ranges(unnamed)
+        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+        warnings.warn(
+            printable(
+                f'{folder}: holds pairs for modules that {CONFIG} does not name (target_modules, '
+                f'layers_to_transform): {", ".join(names[:3])}{more}; they are used, which peft would not do'
             ),
             stacklevel=3,
         )

@@ -1,7 +1,9 @@
 """The table, the JSON and the plot of results made up."""
 
+import errno
 import io
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -78,3 +80,14 @@ def test_the_plot(results, tmp_path):
     roofline.plot(tmp_path / 'roofline.png', results, RATES, 'a device')
     with Image.open(tmp_path / 'roofline.png') as picture:
         assert len(set(picture.convert('L').resize((90, 60)).get_flattened_data())) > 5
+
+
+def test_a_plot_on_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, path, **_):
+        path.write_bytes(b'half')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', full)
+    with pytest.raises(OSError, match='roofline.png'):
+        roofline.plot(tmp_path / 'roofline.png', RESULTS, RATES, 'a device')
+    assert not [*tmp_path.iterdir()]

@@ -323,3 +323,30 @@ def test_what_is_no_regular_file(place, name, kind):
         (place / name).symlink_to('/dev/zero')
     with pytest.raises(CheckpointError, match=f'{name}: expected a regular file, found {kind}'):
         adapters.read(place, TINY)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'named'),
+    [
+        ({'target_modules': ['q_proj']}, 'layers.{0-2}.self_attn.v_proj'),
+        ({'target_modules': r'.*\.q_proj'}, 'layers.{0-2}.self_attn.v_proj'),
+        (
+            {'target_modules': ['q_proj', 'v_proj'], 'exclude_modules': ['v_proj']},
+            'layers.{0-2}.self_attn.v_proj',
+        ),
+        (
+            {'target_modules': ['q_proj', 'v_proj'], 'layers_to_transform': [0, 1]},
+            'layers.2.self_attn.q_proj',
+        ),
+    ],
+)
+def test_pairs_that_the_config_does_not_name_are_told(place, fields, named):
+    with pytest.warns(UserWarning, match='which peft would not do') as told:
+        assert len(read(place, pairs('q_proj', 'v_proj'), **fields).pairs) == 6
+    assert len(told) == 1
+    assert named in str(told[0].message)
+
+
+@pytest.mark.parametrize('value', ['yes', 'false', 1])
+def test_a_flag_is_true_or_false(place, value):
+    assert 'use_rslora: expected true or false' in message(place, pairs('q_proj'), use_rslora=value)
