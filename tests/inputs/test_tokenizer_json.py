@@ -59,6 +59,7 @@ def test_the_tokenizers_of_known_models_pass():
         tokenizers.Tokenizer.from_str(json.dumps(fields))
 
 
+@pytest.mark.parity
 def test_known_patterns_are_those_of_published_tokenizers():
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
