@@ -158,7 +158,7 @@ def moments(name: str, count: int) -> list[float]:
 @pytest.mark.parametrize('end', [interrupt, kill])
 @pytest.mark.parametrize('name', CASES)
 def test_at_a_few_moments(place, name, end: Callable[..., None]):
-    for after in moments(name, 3 if end is interrupt else 2):
+    for after in moments(name, 3):
         end(place, name, after)
 
 
