@@ -192,7 +192,8 @@ def is_gone(pid: int) -> bool:
 
 
 START = (  # a shell lets a job in the background ignore SIGINT
-    'import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom vipllava_jax.inputs.rendering import RENDERER\nRENDERER.render("", {})\n'
+    'import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
+    'from vipllava_jax.inputs.rendering import RENDERER\nRENDERER.render("", {})\n'
     'print(RENDERER.process.pid, flush=True)\n'
 )
 
