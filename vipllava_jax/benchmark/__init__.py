@@ -1,1 +1,1 @@
-"""How fast the model runs here, and how much of what the device can do that is."""
+"""Measures the speed of the model on this device, and compares it to the device's limits."""

@@ -1,4 +1,4 @@
-"""What the device can do at best: how fast memory is copied, how fast matrices are multiplied."""
+"""Measures the device's limits: the memory bandwidth of a copy and the rate of a matrix product."""
 
 import time
 from collections.abc import Callable
@@ -12,27 +12,27 @@ from jax import Array
 from vipllava_jax.benchmark.cost import Work
 from vipllava_jax.model.weights import einsum
 
-AT_ONCE = 8  # calls between two looks at the clock, so that their launch does not count
+AT_ONCE = 8  # calls per time measurement, which hides the launch overhead
 
 
 class Ceilings(NamedTuple):
-    """Rates measured on this device."""
+    """The rates measured on this device."""
 
-    bandwidth: float  # bytes a second, those read and those written
-    matmul: float  # operations a second
-    dtype: str  # of the matrices
+    bandwidth: float  # bytes read and written per second
+    matmul: float  # operations per second
+    dtype: str  # of the matrices in the product
 
     def floor(self, work: Work) -> float:
-        """The seconds that the work takes at least."""
+        """The minimum time for the work, in seconds, at these rates."""
         return max(work.bytes / self.bandwidth, work.flop / self.matmul)
 
     def bound(self, work: Work) -> str:
-        """Which of the two rates that is."""
+        """Which rate determines the minimum time: 'bandwidth' or 'matmul'."""
         return 'bandwidth' if work.bytes / self.bandwidth > work.flop / self.matmul else 'matmul'
 
 
 def measure(dtype: Any, repeats: int = 10) -> Ceilings:
-    """Both rates, medians, on random numbers, over buffers several times any cache."""
+    """Measures both rates, as medians, on random numbers in buffers several times larger than any cache."""
     size = 1 << 28 if jax.default_backend() == 'cpu' else 1 << 30
     x = jax.random.bits(jax.random.key(0), (size // 4,), jnp.uint32)
     copy = _seconds(jax.jit(jnp.copy), (x,), repeats)
@@ -41,7 +41,7 @@ def measure(dtype: Any, repeats: int = 10) -> Ceilings:
 
 
 def matmul(dtype: Any, repeats: int = 10) -> float:
-    """Operations a second in a product of large matrices."""
+    """Measures a product of two large matrices; returns operations per second."""
     side = 1024 if jax.default_backend() == 'cpu' else 8192
     a, b = (jax.random.normal(jax.random.key(i), (side, side), dtype) for i in (1, 2))
     product = _seconds(jax.jit(lambda a, b: einsum('ij,jk->ik', a, b)), (a, b), repeats)
@@ -49,7 +49,7 @@ def matmul(dtype: Any, repeats: int = 10) -> float:
 
 
 def _seconds(f: Callable[..., Array], args: tuple[Array, ...], repeats: int) -> float:
-    """The median time of a call, each fed with the result of the one before."""
+    """The median time per call in seconds; each call takes the result of the previous one."""
     y, *rest = args
     samples = []
     for _ in range(repeats + 1):

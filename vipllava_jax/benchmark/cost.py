@@ -1,7 +1,7 @@
-"""What a piece of work costs at least: the bytes that must move and the operations that must be done.
+"""Computes the minimum cost of each part of the model: the bytes moved and the operations performed.
 
-Weights are read once; keys and values are written once and read by each step that sees them. Activations
-are left out: an ideal program keeps them on the chip. A multiplication with its addition is two operations.
+Weights are read once; keys and values are written once and read by each step that attends to them.
+Activations are not counted: an ideal program keeps them on the chip. A multiply-add is two operations.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,7 +12,7 @@ from vipllava_jax.config import Config
 
 
 class Work(NamedTuple):
-    """Bytes moved and operations done, the fewest possible."""
+    """The minimum number of bytes moved and of operations performed."""
 
     bytes: float
     flop: float
@@ -20,7 +20,7 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """The work of one model, by the bytes of a number: of the decoder's weights, its cache, the tower's."""
+    """The work of a model, given the bytes per element of decoder weights, cache, and tower weights."""
 
     cfg: Config
     weight: float = 2
@@ -28,7 +28,7 @@ class Costs:
     tower: float = 2
 
     def vision(self, images: int) -> Work:
-        """Images through the tower, as deep as the deepest tap, and the projector."""
+        """The work of the vision tower, up to its deepest tap, and the projector for `images` images."""
         s, vision = self.cfg.vision.sizes, self.cfg.vision
         P, D = s['P'], s['D']
         depth = max(self.cfg.taps)
@@ -39,10 +39,11 @@ class Costs:
     def training(
         self, lengths: Iterable[int], images: int, trains: Collection[str], adapters: int = 0
     ) -> float:
-        """The operations of a step over rows of so many tokens: forward, and backward as far as it must go.
+        """The operations of a training step over rows of these lengths: forward and backward.
 
-        A product costs once for its result, once for the gradient of what it read, and once for that of its
-        weight if it trains. `adapters` counts the weights of LoRA's pairs. Nothing is computed twice.
+        Each product is counted once for its result, once for the gradient of its input where that is needed,
+        and once for the gradient of its weight if the weight trains. `trains` names the trainable parts of
+        the model; `adapters` is the number of LoRA weights. Recomputation is not counted.
         """
         lengths = [*lengths]
         tokens, pairs = sum(lengths), sum(length * (length + 1) / 2 for length in lengths)
@@ -55,7 +56,7 @@ class Costs:
         return decoder + tower + (3 if 'projector' in trains else 1) * bridge
 
     def prefill(self, rows: int, tokens: int) -> Work:
-        """Prompts of so many tokens through the decoder, logits of the last one only."""
+        """The work of prefilling `rows` prompts of `tokens` tokens, with logits of the last token only."""
         products = 2 * (tokens * self._layers + self._head)
         return Work(
             (self._layers + self._head) * self.weight + rows * tokens * self.cached_token,
@@ -63,7 +64,7 @@ class Costs:
         )
 
     def decode(self, rows: int, context: float) -> Work:
-        """One more token for each row, with so many in the cache."""
+        """The work of decoding one token per row, with `context` tokens per row in the cache."""
         weights = self._layers + self._head
         return Work(
             weights * self.weight + rows * (context + 1) * self.cached_token,
@@ -72,20 +73,20 @@ class Costs:
 
     @property
     def cached_token(self) -> float:
-        """The bytes of one token's keys and values."""
+        """The bytes of the keys and values of one token."""
         text = self.cfg.text
         return 2 * text.layers * text.kv_heads * text.head_size * self.cached
 
     @property
     def _layers(self) -> int:
-        """The weights that each token of a prompt is multiplied with."""
+        """The number of weights in the products of all decoder layers."""
         s = self.cfg.text.sizes
         attention = 2 * s['D'] * s['H'] * (s['N'] + s['K'])
         return self.cfg.text.layers * (attention + 3 * s['D'] * s['F'])
 
     @property
     def _bridge(self) -> int:
-        """The weights of the projector."""
+        """The number of weights in the projector."""
         return self.cfg.sizes['M'] * self.cfg.text.width + self.cfg.text.width**2
 
     @property
@@ -94,6 +95,6 @@ class Costs:
 
     @property
     def _attention(self) -> int:
-        """The operations between one query token and one that it sees."""
+        """The operations of attention per pair of a query token and a token that it attends to."""
         text = self.cfg.text
         return 4 * text.layers * text.heads * text.head_size

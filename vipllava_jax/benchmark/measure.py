@@ -1,4 +1,4 @@
-"""What is timed of ours: each method prepares a piece of work and returns what does it once."""
+"""The measurements of this library: each method prepares a task and returns a function that times it once."""
 
 import dataclasses
 import time
@@ -22,42 +22,42 @@ from vipllava_jax.inputs.processor import bucket
 from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.signals import temporary_folder
 
-STEPS = 64  # tokens of an answer
+STEPS = 64  # tokens per answer
 
 
 class Ours(NamedTuple):
-    """Our side of each line, by the line's name."""
+    """This library's measurements: one method per line of the table, with the line's name."""
 
     subject: Subject
 
     def vision(self, batch: int) -> Run:
-        """Images that are on the device -> their features."""
+        """Times images on the device -> their features."""
         params, cfg = self.subject
         images = jnp.asarray(self.subject.prompt(batch, cfg.vision.patches + 2).images)
         return timed(lambda: _features(params, images, cfg=cfg))
 
     def prefill(self, batch: int, tokens: int) -> Run:
-        """Prompts of words alone that are on the device -> their cache and the tokens that follow."""
+        """Times text-only prompts on the device -> their cache and their first tokens."""
         params, cfg = self.subject
         prompt = jax.device_put(self.subject.prompt(batch, tokens, images=0))
         slots = bucket(tokens + STEPS)
         return timed(lambda: start(params, prompt, None, cfg=cfg, slots=slots))
 
     def first_token(self, batch: int, tokens: int) -> Run:
-        """Prompts with an image each, on the device -> their first tokens, on the host."""
+        """Times prompts with one image each, on the device -> their first tokens, on the host."""
         params, cfg = self.subject
         prompt = jax.device_put(self.subject.prompt(batch, tokens))
         slots = bucket(tokens + STEPS)
         return timed(lambda: np.asarray(start(params, prompt, None, cfg=cfg, slots=slots).tokens))
 
     def generate(self, batch: int, tokens: int) -> Run:
-        """Prompts with an image each, on the host -> answers of STEPS tokens, on the host."""
+        """Times prompts with one image each, on the host -> answers of STEPS tokens, on the host."""
         params, cfg = self.subject
         prompt = self.subject.prompt(batch, tokens)
         return timed(lambda: generate(params, prompt, cfg=cfg, max_new_tokens=STEPS))
 
     def decode(self, batch: int, context: int) -> Run:
-        """The state after `context` tokens -> STEPS tokens later, always the same; the seconds of one."""
+        """Times the same STEPS decoding steps after `context` tokens; returns the seconds per step."""
         params, cfg = self.subject
         state = self._state(batch, context)
 
@@ -74,17 +74,17 @@ class Ours(NamedTuple):
         return run
 
     def _state(self, batch: int, context: int) -> State:
-        """One prompt with an image, prefilled once and copied to every row."""
+        """The state of `batch` rows: one prompt with an image, prefilled once and copied to every row."""
         params, cfg = self.subject
         prompt = jax.device_put(self.subject.prompt(1, context))
         one = start(params, prompt, None, cfg=cfg, slots=bucket(context + STEPS))
         return jax.jit(lambda state: jax.tree.map(lambda x: jnp.repeat(x, batch, axis=0), state))(one)
 
     def release(self) -> None:
-        """Every buffer has gone with the line that it was made for."""
+        """Does nothing: the buffers of a line are freed with it."""
 
     def compilation(self, batch: int, tokens: int) -> Run:
-        """The two programs of an answer, from Python to what the device runs, nothing kept in memory."""
+        """Times tracing and compiling the two programs of an answer, with jax's in-memory caches cleared."""
         cfg = self.subject.cfg
         params, prompt = jax.tree.map(_shape, (self.subject.params, self.subject.prompt(batch, tokens)))
         slots = bucket(tokens + STEPS)
@@ -105,7 +105,7 @@ class Ours(NamedTuple):
 
 @contextmanager
 def compilation_cache() -> Iterator[None]:
-    """An empty folder that keeps every program compiled within, as a second start of the process finds it."""
+    """Uses an empty temporary folder as the persistent compilation cache within the context."""
     with temporary_folder('vipllava-bench-') as folder:
         wanted = {**SETTINGS, 'jax_enable_compilation_cache': True, 'jax_compilation_cache_dir': folder}
         before = {name: getattr(jax.config, name) for name in wanted}
@@ -130,7 +130,7 @@ def _shape(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def timed(f: Callable[[], Any]) -> Run:
-    """What does f once, to the end, and returns the seconds that took."""
+    """Returns a function that calls f, waits for its result, and returns the seconds taken."""
 
     def run() -> float:
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How much memory of its own a piece of work takes; mapped files and the page cache do not count."""
+"""Measures the anonymous memory that a task takes; mapped files and the page cache do not count."""
 
 import threading
 from pathlib import Path
@@ -7,7 +7,7 @@ STATUS = Path('/proc/self/status')
 
 
 class Anonymous:
-    """Watches this process: `peak` is its largest anonymous memory in bytes over what it began with."""
+    """Samples this process's anonymous memory; `peak` is the largest increase over the start, in bytes."""
 
     def __enter__(self) -> 'Anonymous':
         self.peak, self._first, self._done = 0.0, anonymous(), threading.Event()
@@ -25,7 +25,7 @@ class Anonymous:
 
 
 def anonymous() -> float:
-    """The bytes of this process's anonymous memory, 0 where the system does not tell."""
+    """The bytes of this process's anonymous memory; 0 where the system does not report it."""
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""transformers on the same weights and prompts: its default way, and a static cache with torch.compile.
+"""Measures transformers on the same weights: by default, and with a static cache and torch.compile.
 
-Every weight goes over as the converter's table says, from our device through the host, so both sides hold the
-same numbers, each in its own layout.
+Every weight is copied through the host, rearranged according to the converter's table, so that both sides
+hold the same values, each in its layout.
 """
 
 import dataclasses
@@ -26,23 +26,23 @@ from vipllava_jax.benchmark.timing import Run
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.processor import Batch, bucket
 
-CACHE = 'cache' if parse(transformers.__version__) >= parse('5.24') else 'past_key_values'  # its argument
+CACHE = 'cache' if parse(transformers.__version__) >= parse('5.24') else 'past_key_values'  # of `generate`
 
 
 class Answers:
-    """What both ways have: answers of a fixed length, by `generate`."""
+    """The common part of both configurations: answers of a fixed length, by `generate`."""
 
     def __init__(self, subject: Subject, model: Any):
         self.subject, self.model = subject, model
 
     def generate(self, batch: int, tokens: int) -> Run:
-        """As ours, from the host to the host."""
+        """Times prompts on the host -> answers of STEPS tokens on the host, like `Ours.generate`."""
         prompt = self.subject.prompt(batch, tokens)
-        slots = bucket(tokens + 2 * STEPS)  # those of the decode line of this context
+        slots = bucket(tokens + 2 * STEPS)  # the same cache size as in the decode line of this context
         return self.timed(lambda: self.answer(self.inputs(prompt), STEPS, slots).cpu())
 
     def decode(self, batch: int, context: int) -> Run:
-        """Prompts of `context` tokens and STEPS more -> the seconds of one of these."""
+        """Times the STEPS tokens after a prompt of `context` tokens; returns the seconds per token."""
         inputs = self.inputs(self.subject.prompt(batch, context))
 
         def run() -> float:
@@ -53,19 +53,19 @@ class Answers:
         return run
 
     def release(self) -> None:
-        """Hands memory that is free back to the device, where the other side may need it."""
+        """Returns unused memory to the device, because the other side may need it."""
         gc.collect()
         torch.cuda.empty_cache()
 
     def answer(self, inputs: dict[str, Tensor], new: int, slots: int, **settings: Any) -> Tensor:
-        """The prompts, and as many new tokens each as asked for; what has slots has so many."""
+        """Prompts -> the prompts followed by `new` tokens per row; a static cache has `slots` slots."""
         with torch.no_grad():
             out = self.model.generate(**inputs, **settings, max_new_tokens=new, do_sample=False)
         assert out.shape[1] == inputs['input_ids'].shape[1] + new
         return out
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The same rows on the model's device, without the padding of our shapes."""
+        """The rows of a batch on the model's device, without the padding of the batch."""
         device, dtype = self.model.device, self.model.dtype
         tokens = torch.tensor(batch.tokens[:, : batch.lengths[0]], dtype=torch.long, device=device)
         inputs = {'input_ids': tokens, 'attention_mask': torch.ones_like(tokens)}
@@ -75,7 +75,7 @@ class Answers:
         return inputs
 
     def timed(self, f: Callable[[], Any]) -> Run:
-        """What does f once, to the end, and returns the seconds that took."""
+        """Returns a function that calls f, waits for the device, and returns the seconds taken."""
 
         def run() -> float:
             self.synchronize()
@@ -93,7 +93,7 @@ class Answers:
 
 
 class Default(Answers):
-    """A cache that grows, the attention that transformers chooses, nothing compiled."""
+    """transformers by default: a growing cache, its default attention, nothing compiled."""
 
     def vision(self, batch: int) -> Run:
         images = self.inputs(self.subject.prompt(batch, self.subject.cfg.vision.patches + 2))['pixel_values']
@@ -113,12 +113,12 @@ class Default(Answers):
 
 
 class Compiled(Answers):
-    """A static cache, kept from answer to answer, and the step compiled as `generate` does on a GPU."""
+    """A static cache, reused between answers, and the decoding step compiled as `generate` does on a GPU."""
 
     def __init__(self, subject: Subject, model: Any, backend: str = 'inductor'):
         super().__init__(subject, model)
         compiling: Any = CompileConfig(backend=backend)
-        compiling._compile_all_devices = True  # on a CPU it would not compile by itself
+        compiling._compile_all_devices = True  # by default it compiles only on accelerators
         self.compiling = compiling
         self.shape: tuple[int, int] = 0, 0
         self.cache: Any = None
@@ -129,10 +129,10 @@ class Compiled(Answers):
         return super().answer(inputs, new, slots, **settings)
 
     def release(self) -> None:
-        """Not yet: the next line may be of the same shape."""
+        """Keeps the memory: the next line may have the same shape."""
 
     def _cache(self, rows: int, slots: int) -> Any:
-        """The cache of that shape, empty; a new shape forgets the old one and what was compiled for it."""
+        """An empty cache of a shape; a new shape discards the old cache and the programs compiled for it."""
         if self.shape != (rows, slots):
             self.cache = None
             torch.compiler.reset()
@@ -144,7 +144,7 @@ class Compiled(Answers):
 
 
 class Clock(LogitsProcessor):
-    """Reads the time when the first token's logits are there, and those of the token so many steps later."""
+    """Records the time when the first token's logits are computed, and again `steps` tokens later."""
 
     def __init__(self, synchronize: Callable[[], None], steps: int):
         self.synchronize, self.steps, self.calls = synchronize, steps, 0
@@ -159,13 +159,13 @@ class Clock(LogitsProcessor):
 
 
 def sides(subject: Subject) -> dict[str, Answers]:
-    """Both ways, by name, over one copy of our weights."""
+    """Both configurations, by name, sharing one copy of the weights."""
     model = copied(subject)
     return {'transformers': Default(subject, model), 'transformers, compiled': Compiled(subject, model)}
 
 
 def copied(subject: Subject) -> Any:
-    """transformers' model of our config and weights, on the same kind of device."""
+    """transformers' model with this config and these weights, on the same type of device."""
     cfg = subject.cfg
     on_gpu = jax.default_backend() == 'gpu'
     if on_gpu and not torch.cuda.is_available():

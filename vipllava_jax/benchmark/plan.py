@@ -1,4 +1,4 @@
-"""Which lines are measured: those chosen, at each batch size and context."""
+"""Selects the lines to measure: the chosen ones, for each batch size and context length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -9,13 +9,13 @@ from vipllava_jax.benchmark.measure import STEPS
 from vipllava_jax.benchmark.timing import OURS, Line
 from vipllava_jax.config import Config
 
-Sides = Mapping[str, Any]  # by name, what has a method for each line that it takes part in
+Sides = Mapping[str, Any]  # by name; an object with a method for each line that it supports
 
 
 def lines(
     sides: Sides, costs: Costs, what: Sequence[str], batches: Sequence[int], contexts: Sequence[int]
 ) -> Iterator[Line]:
-    """The lines in the order in which they are measured, those of a batch size and context together."""
+    """The lines in the order of measurement, grouped by batch size and context length."""
     if 'compile' in what:
         yield from compiling(sides[OURS], batches[0], contexts[0] - STEPS)
     for batch in batches:
@@ -33,7 +33,7 @@ def of_images(sides: Sides, costs: Costs, batch: int) -> Line:
 
 
 def of_text(sides: Sides, costs: Costs, name: str, batch: int, context: int) -> Line:
-    """A line about tokens: a prompt and its answer fill the context; decoding goes on from there."""
+    """A line about tokens: a prompt and its answer fill the context; 'decode' starts after the context."""
     prompt = context - STEPS
     prefill, vision = costs.prefill(batch, prompt), costs.vision(batch)
     steps = costs.decode(batch, prompt + STEPS / 2)
@@ -48,14 +48,14 @@ def of_text(sides: Sides, costs: Costs, name: str, batch: int, context: int) -> 
 
 
 def compiling(ours: Any, batch: int, tokens: int) -> Iterator[Line]:
-    """Cold is the first compilation in this process, into an empty folder; warm finds it there."""
+    """The lines about compiling: cold with an empty persistent cache, warm with the programs in it."""
     for name, most in (('compile, cold', 1), ('compile, warm', 3)):
         runs = {OURS: partial(ours.compilation, batch, tokens)}
         yield Line(name, f'{tokens} + {STEPS}', batch, runs, most=most, warm_up=False)
 
 
 def check(cfg: Config, contexts: Sequence[int]) -> None:
-    """Raises ValueError for a context that holds no picture, or is longer than the model's."""
+    """Raises ValueError for a context that is too short for a picture, or too long for the model."""
     least, most = cfg.vision.patches + 2 + STEPS, cfg.text.context - STEPS
     for context in contexts:
         if not least <= context <= most:
@@ -63,7 +63,7 @@ def check(cfg: Config, contexts: Sequence[int]) -> None:
 
 
 def playing(sides: Sides, name: str, *args: int) -> dict[str, Any]:
-    """What prepares the line of that name, for each side that takes part."""
+    """The functions that prepare the line of this name, for each side that supports it."""
     method = name.replace('-', '_')
     return {
         side: partial(getattr(player, method), *args)

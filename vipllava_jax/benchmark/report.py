@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON and as a roofline plot."""
+"""Shows results as a table, and writes them as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ are timed within `generate`. Sides take turns. ratio: its time to ours."""
 
 
 def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
-    """A row a line: ours with its rate and its percentage of the ceiling, then the others with the ratios."""
+    """One row per line: our time, rate and percentage of the ceiling; the other sides' times and ratios."""
     rates = (
         f'measured in this run: copy {ceilings.bandwidth / 1e9:,.0f} GB/s, '
         f'{ceilings.dtype} matmul {ceilings.matmul / 1e12:.3g} TFLOP/s'
@@ -31,7 +31,7 @@ def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
     headers += [header for name in peers for header in (f'{name}: ms', 'ratio')]
     rows = [_row(result, ceilings, peers) for result in results]
     for header, *cells in zip(headers, *rows, strict=True):
-        # On a narrow terminal cells take several lines, and no figure is cut.
+        # On a narrow terminal, cells wrap at spaces, so that no number is cut.
         longest = max((len(word) for cell in cells for word in cell.split()), default=1)
         shown.add_column(header, min_width=longest, justify='left' if header in ('what', '') else 'right')
     for row in rows:
@@ -55,12 +55,12 @@ def _row(result: Result, ceilings: Ceilings, peers: Sequence[str]) -> list[str]:
 
 
 def others(results: Sequence[Result]) -> list[str]:
-    """The sides besides ours, in the order in which they came."""
+    """The names of the sides other than ours, in order of first appearance."""
     return [*dict.fromkeys(name for r in results for name in r.sides if name != OURS)]
 
 
 def sentence(result: Result, ceilings: Ceilings) -> str:
-    """A line's result in one line."""
+    """The result of one line as a line of text."""
     side = result.sides[OURS]
     parts = [f'{milliseconds(side)} ms' if side.samples else side.fault, spread(side), output(result)]
     if share := percent(result, ceilings):
@@ -74,7 +74,7 @@ def sentence(result: Result, ceilings: Ceilings) -> str:
 
 
 def milliseconds(side: Side) -> str:
-    """The median, or what went wrong."""
+    """The median, or the error."""
     return side.fault if side.median is None else _three(side.median * 1e3)
 
 
@@ -89,7 +89,7 @@ def output(result: Result) -> str:
 
 
 def percent(result: Result, ceilings: Ceilings) -> str:
-    """How much of the time the device needs at least for the work."""
+    """The minimum time for the work at the device's rates, as a percentage of the measured time."""
     seconds = result.sides[OURS].median
     return f'{result.line.floor(ceilings) / seconds:.0%}'[:-1] if result.line.work and seconds else ''
 
@@ -99,7 +99,7 @@ def memory(side: Side) -> str:
 
 
 def against(result: Result, name: str) -> tuple[str, str]:
-    """Another side's milliseconds, and how many times ours they are."""
+    """Another side's median in milliseconds, and its ratio to ours."""
     side, ours = result.sides.get(name), result.sides[OURS].median
     if side is None:
         return '', ''
@@ -107,7 +107,7 @@ def against(result: Result, name: str) -> tuple[str, str]:
 
 
 def record(results: Sequence[Result], ceilings: Ceilings, about: dict[str, Any]) -> dict[str, Any]:
-    """All of it for a JSON file: every sample, in milliseconds, and what they were taken of."""
+    """The content of the JSON file: every sample in milliseconds, and a description of what was measured."""
     return {**about, 'ceilings': ceilings._asdict(), 'lines': [_line(r, ceilings) for r in results]}
 
 
@@ -132,10 +132,10 @@ def _side(side: Side) -> dict[str, Any]:
 
 
 def write(path: Path, data: dict[str, Any]) -> None:
-    """The JSON file, whole at every moment."""
+    """Writes the JSON file atomically."""
     write_text(path, json.dumps(data, indent=1) + '\n')
 
 
 def _three(x: float) -> str:
-    """A number with three digits that count, or all before the point."""
+    """A number with three significant digits, or with all digits before the decimal point."""
     return f'{x:,.0f}' if x >= 100 else f'{x:.3g}' if x < 1 else f'{x:.{1 if x >= 10 else 2}f}'

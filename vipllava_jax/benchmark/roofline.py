@@ -1,4 +1,4 @@
-"""The roofline plot: how many operations a byte each line does, and how fast it does them."""
+"""The roofline plot: operations per second against operations per byte, for each line."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ SHAPES = 'osD^vP*X'
 
 
 def plot(path: Path, results: Sequence[Result], ceilings: Ceilings, title: str) -> None:
-    """The lines of one phase under the roof of the device; what is not ours is hollow."""
+    """Plots the lines with one phase below the device's roofline; hollow markers are other libraries."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), layout='constrained')
@@ -44,7 +44,7 @@ def plot(path: Path, results: Sequence[Result], ceilings: Ceilings, title: str) 
 
 
 def _points(results: Sequence[Result]) -> Iterator[tuple[float, float, Result, str]]:
-    """Operations a byte and a second of every side; several phases have no one place."""
+    """Operations per byte and per second of every side; lines with several phases are left out."""
     for result in results:
         if len(result.line.work) == 1:
             nbytes, flop = result.line.work[0]
@@ -54,7 +54,7 @@ def _points(results: Sequence[Result]) -> Iterator[tuple[float, float, Result, s
 
 
 def _legend(axes: Any, points: Sequence[Any]) -> None:
-    """Colours for the work, shapes for the batch sizes, hollow for the others."""
+    """The legend: colours for the lines, shapes for the batch sizes, hollow markers for other libraries."""
     from matplotlib.lines import Line2D
 
     def entry(label: str, marker: str, colour: str, filled: bool = True) -> Any:

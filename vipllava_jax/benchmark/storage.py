@@ -1,4 +1,4 @@
-"""What is timed between disk and device: loading and converting."""
+"""Measures loading and converting of checkpoints."""
 
 import dataclasses
 import shutil
@@ -18,9 +18,10 @@ from vipllava_jax.model.vipllava import abstract
 
 
 class Folders:
-    """The same weights in a folder of ours and in one of PyTorch's, written when first asked for.
+    """The same weights in a folder of our format and in one of PyTorch's, each written at its first use.
 
-    They are read into the subject's type, and quantised if it is; in the folders they never are.
+    The folders are never quantised. Weights are loaded in the subject's dtype, and quantised if `quantize`
+    is given.
     """
 
     def __init__(self, subject: Subject, source: Path | None, place: Path, quantize: str | None = None):
@@ -37,7 +38,7 @@ class Folders:
         else:
             cfg, dtype = self.subject.cfg, self.subject.dtype
             leaves = random_leaves(cfg, dtype)
-            cfg = dataclasses.replace(cfg, eos=(cfg.pad,))  # a folder has one
+            cfg = dataclasses.replace(cfg, eos=(cfg.pad,))  # a config in a folder must have one
             checkpoint.save(target, abstract(cfg, dtype), cfg, leaves=leaves)
         return target
 
@@ -50,12 +51,12 @@ class Folders:
         return target
 
     def load(self, kind: str) -> Run:
-        """A folder in the page cache -> its params on the device, beside those that are there already."""
+        """Times a folder in the page cache -> its params on the device, in addition to the subject's."""
         folder = getattr(self, kind.lower())
         return timed(lambda: loading.load(folder, **self.kind).params)
 
     def convert(self) -> Run:
-        """A folder of PyTorch's in the page cache -> a new one of ours, on the disk."""
+        """Times a PyTorch folder in the page cache -> a new folder in our format on the disk."""
         source, target = self.pytorch, self.place / 'again'
         run = timed(lambda: to_flax.convert(source, target, **self.kind) and None)
 
@@ -67,9 +68,9 @@ class Folders:
 
 
 def lines(folders: Folders, what: Sequence[str]) -> Iterator[Line]:
-    """The lines of loading and converting, each three times at most."""
+    """The lines about loading and converting, each repeated at most three times."""
     subject = folders.subject
-    output = size(abstract(subject.cfg, subject.dtype)) / 1e9, 'GB/s'  # before they are quantised
+    output = size(abstract(subject.cfg, subject.dtype)) / 1e9, 'GB/s'  # before quantising
     if 'load' in what:
         for kind in ('converted', 'PyTorch'):
             run = {OURS: partial(folders.load, kind)}

@@ -1,4 +1,4 @@
-"""What is measured: a config, its weights, and the prompts they are given."""
+"""The model to be measured: a config, its weights, and random prompts."""
 
 import dataclasses
 import math
@@ -32,25 +32,25 @@ PRESETS = {
 
 
 class Subject(NamedTuple):
-    """A model to be measured; its config has no end token, so that every answer has the length asked for."""
+    """A model to be measured; its config has no end token, so that every answer has the requested length."""
 
     params: Params
     cfg: Config
 
     @property
     def size(self) -> int:
-        """The bytes of all weights."""
+        """The size of all weights in bytes."""
         return size(self.params)
 
     @property
     def weight(self) -> float:
-        """The bytes of a number of the decoder's weights, on average."""
+        """The average bytes per element of the decoder's weights, without the embeddings."""
         decoder = {**self.params['llama'], 'embed': {}}
         return size(decoder) / sum(w.size for _, w in flat(decoder))
 
     @property
     def quantized(self) -> str | None:
-        """How the decoder's large weights are."""
+        """The quantised dtype of the decoder's large weights; None if they are not quantised."""
         w = self.params['llama']['layers_0']['o']['w']
         return w.dtype.name if isinstance(w, Quantized) else None
 
@@ -60,11 +60,11 @@ class Subject(NamedTuple):
 
     @property
     def dtype(self) -> Any:
-        """The type of what passes between the layers, and so that of the cache."""
+        """The dtype of activations, and so of the cache."""
         return jnp.dtype(self.params['llama']['norm']['w'].dtype)
 
     def leaves(self) -> Iterator[tuple[str, Array]]:
-        """Every weight with its path as checkpoints know it: what is fused taken apart again."""
+        """Every weight with its path in a checkpoint: fused weights are split."""
         for path, w in flat(self.params):
             stem = path.rpartition('/')[0].rpartition('/')[0]
             if path.endswith('/qkv/w'):
@@ -79,7 +79,7 @@ class Subject(NamedTuple):
                 yield path, w
 
     def prompt(self, rows: int, tokens: int, images: int = 1) -> Batch:
-        """Rows of random words, as many tokens each, with random pictures after the first."""
+        """Rows of `tokens` random tokens each, with `images` random images after the first token."""
         cfg, rng = self.cfg, np.random.default_rng(0)
         pictures = images * cfg.vision.patches
         if tokens < pictures + 2:
@@ -97,18 +97,18 @@ class Subject(NamedTuple):
 
 
 def silent(cfg: Config, attention: Attention | None = None) -> Config:
-    """The config without an end token."""
+    """The config without an end token, and with the given attention."""
     return dataclasses.replace(cfg, eos=(), attention=attention)
 
 
 def random_params(cfg: Config, dtype: Any, quantize: str | None = None) -> Params:
-    """Params of which none is zero: products that keep a variance of about 1, gains near 1, small shifts."""
+    """Random params without zeros: products keep the variance near 1, gains are near 1, biases are small."""
     return nested(quantized(random_leaves(cfg, dtype), quantize))
 
 
 def random_leaves(cfg: Config, dtype: Any) -> Iterator[tuple[str, Array]]:
-    """The leaves of `random_params`, one after another, none quantised."""
-    key = jax.random.key(0, impl='rbg')  # compiles, and draws billions, in a quarter of the default's time
+    """The leaves of `random_params`, one at a time, before quantising."""
+    key = jax.random.key(0, impl='rbg')  # four times faster than the default for billions of numbers
     for i, (path, leaf) in enumerate(flat(abstract(cfg, dtype))):
         mean, std = (float(path.endswith('/w')), 0.02) if len(leaf.shape) == 1 else (0, _std(leaf.shape))
         yield path, _normal(jax.random.fold_in(key, i), mean, std, leaf.shape, leaf.dtype)

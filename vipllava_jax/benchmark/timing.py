@@ -1,4 +1,4 @@
-"""How a line of the table is timed: every side is prepared and warmed up, then they take turns."""
+"""Times one line of the table: every side is prepared and warmed up, then the sides alternate."""
 
 import gc
 import time
@@ -13,22 +13,22 @@ from vipllava_jax.benchmark.memory import Anonymous
 
 OURS = 'vipllava-jax'
 NO_ROOM = 'does not fit the memory'
-Run = Callable[[], float]  # does the work once -> its seconds
+Run = Callable[[], float]  # runs the task once, returns the seconds taken
 
 
 @dataclass(frozen=True)
 class Line:
-    """One piece of work, and what prepares each side's way to do it."""
+    """A task to be measured, and the function that prepares it for each side."""
 
     what: str
-    size: str  # in words
+    size: str  # a description
     batch: int
     sides: Mapping[str, Callable[[], Run]]
-    work: tuple[Work, ...] = ()  # what it costs, phase by phase
-    output: tuple[float, str] = (0, '')  # how much of what comes out of it
-    most: int | None = None  # repeats, where more would take too long
+    work: tuple[Work, ...] = ()  # the minimum cost of each phase
+    output: tuple[float, str] = (0, '')  # the amount of output, and the unit of its rate
+    most: int | None = None  # the most repeats, for slow tasks
     warm_up: bool = True
-    memory: bool = False  # whether to watch that of the host
+    memory: bool = False  # whether to measure host memory
 
     def __str__(self) -> str:
         return f'{self.what}, ' + (f'batch {self.batch}, ' if self.batch else '') + self.size
@@ -37,17 +37,17 @@ class Line:
         return sum(map(ceilings.floor, self.work))
 
     def bound(self, ceilings: Ceilings) -> str:
-        """The rate that bounds the longest phase."""
+        """The rate that bounds the longest phase: 'bandwidth' or 'matmul'."""
         return ceilings.bound(max(self.work, key=ceilings.floor)) if self.work else ''
 
 
 @dataclass
 class Side:
-    """What was measured of one side of a line."""
+    """The measurements of one side of a line."""
 
     samples: list[float] = field(default_factory=list)  # seconds
-    warm_up: float = 0  # seconds before the first sample, compilation included
-    memory: float = 0  # bytes of the host, at most
+    warm_up: float = 0  # seconds before the first sample, including compilation
+    memory: float = 0  # peak of host memory in bytes
     fault: str = ''
 
     @property
@@ -60,7 +60,7 @@ class Side:
 
     @property
     def quartiles(self) -> tuple[float, float] | None:
-        """A quarter of the samples lie below the first, a quarter above the second."""
+        """The first and third quartiles of the samples; None if there are fewer than three."""
         if len(self.samples) < 3:
             return None
         low, _, high = quantiles(self.samples, n=4, method='inclusive')
@@ -74,7 +74,7 @@ class Result:
 
 
 def measure(line: Line, repeats: int) -> Result:
-    """A line's result; a side that fails says why, and the others go on without it."""
+    """Measures a line; the error of a side that fails is recorded, and the other sides continue."""
     result = Result(line, {name: Side() for name in line.sides})
     runs: dict[str, Run] = {}
     for name, prepare in line.sides.items():
@@ -82,7 +82,7 @@ def measure(line: Line, repeats: int) -> Result:
         with _noted(side):
             begin = time.perf_counter()
             run = prepare()
-            for _ in range(2 * line.warm_up):  # twice: some compilers record only what they have seen before
+            for _ in range(2 * line.warm_up):  # twice: some compilers optimize only the second run
                 run()
             side.warm_up = time.perf_counter() - begin
             runs[name] = run
@@ -98,12 +98,12 @@ def measure(line: Line, repeats: int) -> Result:
 
 @contextmanager
 def _noted(side: Side) -> Iterator[None]:
-    """Makes what goes wrong within a side's fault."""
+    """Records an exception in the context as the side's fault."""
     try:
         yield
-    except Exception as error:  # whatever it is, the other lines are worth having
+    except Exception as error:  # an error must not lose the results of the other lines
         told = ' '.join(f'{type(error).__name__}: {error}'.split())
         full = 'RESOURCE_EXHAUSTED' in told or 'OutOfMemory' in told or isinstance(error, MemoryError)
         side.fault = NO_ROOM if full else told[:200]
     if side.fault:
-        gc.collect()  # the buffers of what was under way
+        gc.collect()  # frees the buffers of the failed run
