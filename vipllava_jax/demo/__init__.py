@@ -1,1 +1,1 @@
-"""A small world of our own, and the model that was trained on it and comes with the package."""
+"""The demo: a synthetic world of simple shapes, and the bundled model that was trained on it."""

@@ -1,4 +1,4 @@
-"""Which questions are asked about a view, how often each, and in which form they are to be answered."""
+"""Chooses questions about a view, with a weight per type, and the form of their answers."""
 
 from collections.abc import Sequence
 from random import Random
@@ -8,7 +8,7 @@ from vipllava_jax.demo.of_scene import OF_SCENE, OF_TWO
 from vipllava_jax.demo.questions import Fact, Question, View
 
 TYPES = (*OF_MARK, *OF_TWO, *OF_SCENE, 'words')
-WEIGHTS = {  # others: 1; what is hardest to learn most often
+WEIGHTS = {  # of the other types: 1; types that are harder to learn occur more often
     'relation': 5.0,
     'compare': 3.0,
     'describe': 2.5,
@@ -24,7 +24,7 @@ SHORT = (' Answer with a word or a short phrase.', ' Answer in a few words.', ' 
 
 
 def ask(rng: Random, view: View, count: int, types: Sequence[str] = TYPES) -> list[Question]:
-    """So many questions, or fewer, of which none tells what another asks."""
+    """At most `count` random questions about a view; no answer reveals the answer to another question."""
     makers = {**OF_SCENE, **(OF_MARK if view.marks else {}), **(OF_TWO if len(view.marks) == 2 else {})}
     names = [name for name in makers if name in types]
     weights = [WEIGHTS.get(name, 1.0) for name in names]
@@ -41,7 +41,7 @@ def ask(rng: Random, view: View, count: int, types: Sequence[str] = TYPES) -> li
 
 
 def styled(rng: Random, question: Question) -> tuple[str, str]:
-    """The question's text, sometimes with a wish for a form, and the answer in that form."""
+    """The question's text, sometimes with an instruction on the form, and the answer in that form."""
     wish = rng.random()
     if wish < 0.15:
         return question.text + rng.choice(SENTENCE), question.sentence

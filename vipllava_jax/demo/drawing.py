@@ -1,4 +1,4 @@
-"""How a scene looks: the outline of each kind of thing, its colours and patterns, the backgrounds."""
+"""Draws a scene: the outlines of the things, their colours and patterns, and the background."""
 
 import math
 from functools import cache
@@ -10,12 +10,12 @@ from vipllava_jax.demo.world import COLORS, SIDE, Scene, Thing
 
 Pairs = list[tuple[float, float]]
 Colour = tuple[int, int, int]
-ROUND = 48  # corners of a whole circle
-FINER = 2  # outlines are drawn so much larger and then reduced, which smooths them
+ROUND = 48  # corners of a full circle
+FINER = 2  # the factor by which outlines are drawn larger, then reduced for antialiasing
 
 
 def picture(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture of SIDE x SIDE pixels."""
+    """A scene -> an RGB picture of SIDE x SIDE pixels, the same for the same scene."""
     rng = np.random.default_rng(scene.seed)
     image = _background(scene.background, rng)
     for thing in scene.things:
@@ -24,7 +24,7 @@ def picture(scene: Scene) -> Image.Image:
 
 
 def outline(thing: Thing) -> Pairs:
-    """The thing's polygon, in pixels of the picture."""
+    """The polygon of a thing, in pixels."""
     corners = _unit(thing.kind) @ _turn(thing.angle) * thing.radius + (thing.x, thing.y)
     return [(x, y) for x, y in corners.tolist()]
 
@@ -36,13 +36,13 @@ def _turn(angle: float) -> np.ndarray:
 
 @cache
 def _unit(kind: str) -> np.ndarray:
-    """A kind's polygon, y downwards, as large as fits a circle of radius 1 or nearly."""
+    """The polygon of a kind of thing, with y downwards, scaled to fit a circle of radius 1."""
     corners = np.array(_OUTLINES[kind]())
     return corners / max(np.hypot(*corners.T).max(), 1e-9)
 
 
 def _arc(radius: float, first: float, last: float, x: float = 0, y: float = 0, n: int = 24) -> Pairs:
-    """Points of a circle from one angle to another, in degrees, clockwise from the right."""
+    """Points on a circle from one angle to another, in degrees, clockwise from the positive x axis."""
     angles = np.radians(np.linspace(first, last, n))
     return [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
 
@@ -97,7 +97,7 @@ _OUTLINES = {
     'star': _star,
     'heart': _heart,
     'cross': _cross,
-    # One line that goes around, in, and back around leaves the hole open.
+    # A single polygon: the outer circle clockwise, then the inner circle back, which leaves a hole.
     'ring': lambda: _arc(1, 0, 360, n=ROUND) + _arc(0.52, 360, 0, n=36),
     'moon': lambda: _arc(1, 45, 315, n=36) + _arc(0.72, 284, 76, x=0.53, n=28),
     'diamond': lambda: [(0, -1), (0.66, 0), (0, 1), (-0.66, 0)],
@@ -128,7 +128,7 @@ def _paint(image: Image.Image, thing: Thing, rng: np.random.Generator) -> None:
 
 
 def _cloth(texture: str, size: tuple[int, int], base: Colour, rng: np.random.Generator) -> Image.Image:
-    """A piece of the pattern, the base colour and a lighter or darker shade of it."""
+    """A rectangle filled with a pattern of the base colour and a lighter or darker shade of it."""
     cloth = Image.new('RGB', size, base)
     if texture == 'plain':
         return cloth
@@ -150,11 +150,11 @@ def _cloth(texture: str, size: tuple[int, int], base: Colour, rng: np.random.Gen
 
 
 def _background(name: str, rng: np.random.Generator) -> Image.Image:
-    """Light and of little colour, so that everything stands out."""
+    """A light background with little colour, so that things and marks stand out."""
     first, second = (rng.integers(165, 236, 3) for _ in range(2))
     if name == 'flat':
         return Image.new('RGB', (SIDE, SIDE), tuple(first.tolist()))
-    coarse = 24  # points a side, which are enough for anything smooth
+    coarse = 24  # samples per side, enough for smooth backgrounds
     y, x = np.mgrid[0:coarse, 0:coarse] / (coarse - 1)
     if name == 'slope':
         angle = rng.uniform(0, 2 * math.pi)

@@ -1,4 +1,4 @@
-"""Examples of the world: a picture with its marks and a conversation about it, each from its number."""
+"""Generates examples from their numbers: a scene, its marks and a conversation about it."""
 
 from collections.abc import Sequence
 from random import Random
@@ -16,16 +16,16 @@ from vipllava_jax.inputs.prompts import Turn
 
 
 class Example(NamedTuple):
-    """A scene, its marks, the seed that varies them (None: a fixed hand), and what is asked about it."""
+    """A scene, its marks, the seed of their random variation (None: fixed), and questions about it."""
 
-    scene: Scene | None  # None: words alone
+    scene: Scene | None  # None: a conversation without a picture
     marks: tuple[Marked, ...]
     seed: int | None
     questions: tuple[Question, ...]
     turns: tuple[Turn, ...]
 
     def picture(self) -> Image.Image | None:
-        """The scene with its marks."""
+        """The scene with its marks drawn; None without a scene."""
         return None if self.scene is None else draw_marks(picture(self.scene), self.marks, self.seed)
 
 
@@ -37,7 +37,7 @@ def example(
     types: Sequence[str] = TYPES,
     kinds: tuple[str, ...] = KINDS,
 ) -> Example:
-    """The example of this number, always the same; a held-out one has marks, of held-out combinations."""
+    """The example with this number, always the same; held-out ones have marks of held-out combinations."""
     rng = Random(f'{split} {number}')
     if split == 'training' and rng.random() < 0.02:
         return about(None, rng, questions=questions)
@@ -55,7 +55,7 @@ def about(
     questions: int = 8,
     types: Sequence[str] = TYPES,
 ) -> Example:
-    """Marks on a scene and a conversation about them, or without a scene about the world in words alone."""
+    """Random marks on a scene and a conversation about it; without a scene, a conversation in words only."""
     if scene is None:
         asked, marks, seed = [of_world(rng) for _ in range(questions)], [], None
     else:

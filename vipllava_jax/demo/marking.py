@@ -1,4 +1,4 @@
-"""Marks on the things of a scene, as training varies them and as a user draws them."""
+"""Puts random marks on the things of a scene, with the variation of training or the fixed style."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,30 +12,30 @@ from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 
 Split = Literal['training', 'held out']
 SHAPES = tuple(PREPOSITIONS)
-# Two marks of one shape are told apart by colours, which must not be alike even when they shine through.
+# Sets of mark colours that are too similar, when translucent, to distinguish two marks of the same shape.
 ALIKE = ({'orange', 'gold', 'yellow'}, {'red', 'orange'}, {'fuchsia', 'purple'}, {'blue', 'purple'},
          {'lime', 'aqua'}, {'fuchsia', 'red'})  # fmt: skip
-SKETCHED = {'triangle', 'scribble', 'arrow'}  # a few lines each: on small things one looks like another
-# Of 128, the most that a varied mask covers: a faint blue on navy and a strong one on black are one colour.
+SKETCHED = {'triangle', 'scribble', 'arrow'}  # shapes that look similar on small things
+# The range of alpha of a mask. A wider one is ambiguous: faint blue on navy looks like strong blue on black.
 MASK = (96, 128)
 
 
 class Marked(NamedTuple):
-    """A mark and which of the scene's things it is on."""
+    """A mark, and the index of the thing in the scene that it is on."""
 
     mark: Mark
     thing: int
 
 
 def make_marks(rng: Random, scene: Scene, count: int, split: Split = 'training') -> list[Marked]:
-    """So many marks on different things, or fewer where none fits: each of a combination of its split."""
+    """At most `count` marks on different things; kind, colour and shape are combinations of the split."""
     marks: list[Marked] = []
     for _ in range(40 * count):
         if len(marks) == count:
             break
         index, shape = rng.randrange(len(scene.things)), rng.choice(SHAPES)
         if marks and split == 'training' and rng.random() < 0.25:
-            shape = marks[0].mark.shape  # a fifth of the held-out pairs are of one shape, by chance a tenth
+            shape = marks[0].mark.shape  # a fifth of the held-out pairs share a shape
         color = rng.choice(tuple(COLORS))
         thing = scene.things[index]
         wanted = held_out(thing.kind, thing.color, shape) == (split == 'held out')
@@ -53,12 +53,12 @@ def _confusable(shape: str, color: str, marks: Sequence[Marked]) -> bool:
 
 
 def look_alike(shape: str, other: str) -> bool:
-    """Whether two marks of these shapes may have to be told apart by their colours."""
+    """Whether two marks of these shapes can be confused unless their colours differ."""
     return shape == other or {shape, other} <= SKETCHED
 
 
 def make_mark(rng: Random, thing: Thing, shape: str, color: str) -> Mark:
-    """A mark on a thing: its outline is known, or no more than a box that someone drew around it."""
+    """A mark on a thing, with the thing's polygon, or only with a loose box around it."""
     polygon = outline(thing)
     x, y = zip(*polygon, strict=True)
     slack = [rng.uniform(-1, 5) for _ in range(4)]
@@ -73,5 +73,5 @@ def make_mark(rng: Random, thing: Thing, shape: str, color: str) -> Mark:
 
 
 def draw_marks(image: Image.Image, marks: Sequence[Marked], seed: int | None) -> Image.Image:
-    """The picture with the marks; a seed varies them as in training."""
+    """A picture with the marks drawn on it; with a seed they vary as in training."""
     return draw(image, [marked.mark for marked in marks], seed)

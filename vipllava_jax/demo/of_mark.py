@@ -1,4 +1,4 @@
-"""Questions about one marked thing: what it is, how it looks, where it is, what is around it."""
+"""Generates questions about one marked thing: its kind, appearance, position and neighbours."""
 
 import math
 from random import Random
@@ -12,11 +12,11 @@ PLACES = (
     ('on the left', 'in the centre', 'on the right'),
     ('at the bottom left', 'at the bottom', 'at the bottom right'),
 )
-CLEAR = ('red', 'lime', 'blue', 'fuchsia', 'aqua', 'purple')  # told apart even where they shine through
+CLEAR = ('red', 'lime', 'blue', 'fuchsia', 'aqua', 'purple')  # distinguishable even when translucent
 
 
 def _pick(rng: Random, view: View) -> tuple[int, Thing, str]:
-    """One of the marks, its thing's place in the scene, the thing, and how it is spoken of."""
+    """The thing under a random mark: its index in the scene, the thing, and a phrase for it."""
     i = rng.randrange(len(view.marks))
     return view.marks[i].thing, view.thing(i), spoken(rng, view, i)
 
@@ -61,7 +61,7 @@ def describe(rng: Random, view: View) -> Question:
 
 
 def check(rng: Random, view: View) -> Question:
-    """Yes or no about what a thing is; a wrong word is often true of its neighbours."""
+    """A yes-or-no question about an attribute; wrong values are often those of other things in the scene."""
     at, thing, it = _pick(rng, view)
     around = view.scene.things
     what, right, near, all = rng.choice(
@@ -79,7 +79,7 @@ def check(rng: Random, view: View) -> Question:
 
 
 def _third(at: float) -> int | None:
-    """Which third of the picture a coordinate is in, or None at their borders."""
+    """The third of the picture, 0 to 2, that holds a coordinate; None near the borders between thirds."""
     part = 3 * at / SIDE
     return None if min(abs(part - 1), abs(part - 2)) < 0.12 else int(part)
 
@@ -96,7 +96,7 @@ def position(rng: Random, view: View) -> Question | None:
 
 
 def nearest(scene: Scene, index: int, side: str) -> int | None:
-    """The nearest thing on a side of another, -1 if there is none, None if one could argue."""
+    """The index of the nearest thing on a side of another; -1 if there is none, None if it is ambiguous."""
     dx, dy = SIDES[side]
     thing, found = scene.things[index], []
     for j, other in enumerate(scene.things):
@@ -114,7 +114,7 @@ def neighbour(rng: Random, view: View) -> Question | None:
     at, _, it = _pick(rng, view)
     side = rng.choice(tuple(SIDES))
     j = nearest(view.scene, at, side)
-    if j is None or (j == -1 and rng.random() < 0.75):  # else half of the answers were 'nothing'
+    if j is None or (j == -1 and rng.random() < 0.75):  # otherwise half of the answers would be 'nothing'
         return None
     place = rng.choice((f'{side} of', f'to the {side} of')) if side in ('left', 'right') else side
     words = ('What is {} {}?', 'What is next {} {}?', 'Which object is {} {}?')
@@ -140,7 +140,7 @@ def alike(rng: Random, view: View) -> Question:
 
 
 def _tells_its_shape(shape: str, thing: Thing) -> bool:
-    """Whether one sees what a mark is: not where it is crammed, or the outline of a like shape."""
+    """Whether a mark's shape can be recognized: not if it is too small, or follows a similar outline."""
     crammed = shape in ('triangle', 'scribble') and thing.size == 'small'
     return not crammed and not (shape == 'mask contour' and thing.kind in ('square', 'ball'))
 

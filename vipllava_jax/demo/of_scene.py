@@ -1,4 +1,4 @@
-"""Questions about two marked things, about a whole scene, and about the world, which need no picture."""
+"""Generates questions about two marked things, about a whole scene, and about the world without a picture."""
 
 import itertools
 from random import Random
@@ -44,7 +44,7 @@ def compare(rng: Random, view: View) -> Question:
 
 
 def exists(rng: Random, view: View) -> Question:
-    """Whether there is such a thing; one that is not there is often of a kind and a colour that are."""
+    """Whether the scene has such a thing; if not, it often combines a kind and a colour that do occur."""
     things = view.scene.things
     yes, whole = rng.random() < 0.5, rng.random() < 0.5
     if yes:
@@ -76,7 +76,7 @@ def count(rng: Random, view: View) -> Question:
 
 
 def list_all(rng: Random, view: View) -> Question | None:
-    """Everything in one order, unless two things are too close in it."""
+    """A question for all things in order of x or y; None if in both orders two things are too close."""
     orders = []
     for axis, words in (('x', 'from left to right'), ('y', 'from top to bottom')):
         things = sorted(view.scene.things, key=lambda o: getattr(o, axis))
@@ -92,7 +92,7 @@ def list_all(rng: Random, view: View) -> Question | None:
 
 
 def of_world(rng: Random) -> Question:
-    """About the world itself, or numbers and words."""
+    """A question about the world in general, or about numbers and words, without a picture."""
     make = rng.choice((_listed, _added, _sorted))
     return make(rng)
 

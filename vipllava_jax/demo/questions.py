@@ -1,4 +1,4 @@
-"""What a question about a scene is, and the words that its things are spoken of with."""
+"""Defines questions about a scene, and the phrases that refer to its things."""
 
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
@@ -12,7 +12,7 @@ Fact = tuple[object, ...]
 
 
 class Question(NamedTuple):
-    """What is asked, the one right answer, in few words and in a sentence, and the facts that it tells."""
+    """A question, its only right answer, in few words and as a sentence, and the facts in the answer."""
 
     type: str
     text: str
@@ -22,21 +22,21 @@ class Question(NamedTuple):
 
 
 class View(NamedTuple):
-    """A scene with its marks, as it is asked about."""
+    """A scene and its marks, the subject of questions."""
 
     scene: Scene
     marks: Sequence[Marked] = ()
 
     def thing(self, i: int) -> Thing:
-        """The thing that the mark of this number is on."""
+        """The thing that mark `i` is on."""
         return self.scene.things[self.marks[i].thing]
 
 
-Make = Callable[[Random, View], Question | None]  # None where the view has no such question, or no one answer
+Make = Callable[[Random, View], Question | None]  # None if there is no such question, or no unique answer
 
 
 def spoken(rng: Random, view: View, i: int) -> str:
-    """The thing that a mark is on, in words: 'the object within the red rectangle'."""
+    """A phrase for the thing that mark `i` is on: 'the object within the red rectangle'."""
     mark, noun = view.marks[i].mark, rng.choice(('object', 'thing'))
     if len(view.marks) == 1 and rng.random() < 0.4:
         words = ('the marked {}', 'the {} that is marked', 'the {} with the mark', 'the highlighted {}')

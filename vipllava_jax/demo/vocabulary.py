@@ -1,4 +1,4 @@
-"""The tokenizer of the demo model, trained on the words of its world, and the files that go with it."""
+"""Trains the demo model's tokenizer on the text of its world, and writes its processor files."""
 
 import json
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ from vipllava_jax.inputs.prompts import CURIOUS, IMAGE, Turn, render
 SIZE = 768
 SPECIAL = ('<unk>', '<s>', '</s>')
 BYTES = tuple(f'<0x{byte:02X}>' for byte in range(256))
-ADDED = (IMAGE, '<pad>', CURIOUS)  # the sentence that opens every prompt is one token
-# What `prompts.TEMPLATES['vipllava']` writes, in Jinja, for contents that are texts or lists of parts.
+ADDED = (IMAGE, '<pad>', CURIOUS)  # CURIOUS, the system prompt, is a single token
+# The Jinja form of `prompts.TEMPLATES['vipllava']`; a message's content is a text or a list of parts.
 CHAT = (
     '{% macro text(content) %}{% if content is string %}{{ content }}{% else %}'
     "{% for part in content if part['type'] == 'image' %}<image>\n{% endfor %}"
@@ -30,7 +30,7 @@ CHAT = (
 
 
 def world_text(count: int = 4000) -> Iterable[str]:
-    """Conversations as the model reads them."""
+    """The rendered conversations of `count` examples, without special tokens."""
     for number in range(count):
         made = example(number)
         text = render('vipllava', [*made.turns, Turn('user', 'What?')], int(made.scene is not None))
@@ -38,7 +38,7 @@ def world_text(count: int = 4000) -> Iterable[str]:
 
 
 def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
-    """A byte-pair tokenizer as Llama's: it begins with <s>, and what it never saw becomes bytes."""
+    """A byte-pair tokenizer like Llama's: ids begin with <s>, and unknown characters become bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -71,7 +71,7 @@ def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
 
 
 def write_processor(folder: Path, side: int, patch: int) -> None:
-    """The tokenizer's and the processor's files, as a Hugging Face folder has them."""
+    """Writes the tokenizer's and processor's files in Hugging Face's format to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer().save(str(folder / 'tokenizer.json'))
     write_json(

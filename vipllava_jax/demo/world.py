@@ -1,15 +1,15 @@
-"""The world that the demo model knows: scenes of coloured things, made from a seed."""
+"""Generates the scenes of the demo model's world: coloured things at random positions."""
 
 import math
 import zlib
 from dataclasses import dataclass
 from random import Random
 
-SIDE = 336  # pixels of a picture
+SIDE = 336  # pixels per side of a picture
 KINDS = (
     'ball', 'square', 'star', 'heart', 'cross', 'ring', 'moon', 'diamond', 'drop', 'bolt', 'tree', 'house',
 )  # fmt: skip
-NEW_KIND = 'fish'  # in no scene unless it is asked for: something left to teach
+NEW_KIND = 'fish'  # not in scenes by default: a kind to teach the model
 COLORS = {
     'white': (242, 242, 240),
     'black': (28, 28, 30),
@@ -19,16 +19,16 @@ COLORS = {
     'green': (42, 116, 52),
     'navy': (30, 44, 112),
     'teal': (62, 150, 150),
-}  # none of them a mark's
-SIZES = {'small': (32, 36), 'medium': (45, 51), 'large': (64, 72)}  # radius in pixels, from and to
+}  # RGB; different from the colours of marks
+SIZES = {'small': (32, 36), 'medium': (45, 51), 'large': (64, 72)}  # the range of the radius in pixels
 TEXTURES = ('plain', 'striped', 'dotted', 'checked')
 BACKGROUNDS = ('flat', 'slope', 'glow', 'clouds', 'grain')
-FEWEST, MOST = 3, 7  # things of a scene
+FEWEST, MOST = 3, 7  # things per scene
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A thing of the world: what it is, and where in the picture, in pixels."""
+    """A thing in a scene: its attributes, and its position in pixels."""
 
     kind: str
     color: str
@@ -51,18 +51,18 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in the order in which they are painted, before a background."""
+    """A background, and things in the order in which they are painted."""
 
     things: tuple[Thing, ...]
     background: str
-    seed: int  # of what painting leaves open
+    seed: int  # of the random details of drawing
 
 
 def make_scene(rng: Random, kinds: tuple[str, ...] = KINDS) -> Scene:
-    """A random scene; its things overlap a little at most."""
+    """A random scene, in which things overlap slightly at most."""
     wanted = rng.randint(FEWEST, MOST)
     things: list[Thing] = []
-    few = rng.sample(kinds, min(len(kinds), rng.randint(2, 6)))  # so that some things are alike
+    few = rng.sample(kinds, min(len(kinds), rng.randint(2, 6)))  # so that some things share a kind
     colors = rng.sample(tuple(COLORS), rng.randint(2, 6))
     for _ in range(80):
         if thing := _placed(rng, things, few, colors):
@@ -73,7 +73,7 @@ def make_scene(rng: Random, kinds: tuple[str, ...] = KINDS) -> Scene:
 
 
 def _placed(rng: Random, things: list[Thing], kinds: list[str], colors: list[str]) -> Thing | None:
-    """A thing where there is room for it, or None."""
+    """A random thing at a random position; None if it would overlap others too much."""
     large = sum(thing.size == 'large' for thing in things)
     size = rng.choice(('small', 'medium', 'large') if large < 2 else ('small', 'medium'))
     radius = rng.uniform(*SIZES[size])
@@ -85,5 +85,5 @@ def _placed(rng: Random, things: list[Thing], kinds: list[str], colors: list[str
 
 
 def held_out(kind: str, color: str, shape: str) -> bool:
-    """Whether a thing of this kind and colour is never marked by this shape in training."""
+    """Whether training never marks things of this kind and colour with this shape."""
     return zlib.crc32(f'{kind} {color} {shape}'.encode()) % 10 == 0
