@@ -1,9 +1,10 @@
-"""At the 7B's full size, random weights: our logits against transformers', and loading and converting timed.
+"""Compares logits with transformers at 7B size with random weights, and times loading and converting.
 
     python benchmarks/parity_7b.py --photo photo.jpg --processor FOLDER --work /tmp/7b --out parity.json
 
-FOLDER holds a tokenizer and the Hub's processor files. Every step runs in a process of its own, on one GPU;
-`--work` needs 45 GB of disk. Nothing is downloaded. `--small` tries all of it on a model of a few megabytes.
+FOLDER holds a tokenizer and the processor files in the Hub's format. Every step runs in a separate process,
+on one GPU; `--work` needs 45 GB of disk space. Nothing is downloaded. `--small` runs all steps on a model of
+a few megabytes.
 """
 
 import argparse
@@ -21,7 +22,7 @@ STEPS = ('make', 'peer16', 'peer32', 'load_pytorch', 'convert', 'load_converted'
 
 
 class Memory:
-    """The largest anonymous memory of this process while it is watched, in GiB over what it began with."""
+    """Samples this process's anonymous memory; `gib` is the largest increase over the start, in GiB."""
 
     def __enter__(self) -> 'Memory':
         self.first = self.peak = anonymous()
@@ -59,7 +60,7 @@ def folder_gb(folder: Path) -> float:
 
 
 def make(args: argparse.Namespace) -> dict:
-    """A PyTorch folder of random bfloat16 weights, by way of a converted one and the export."""
+    """Writes a PyTorch folder of random bfloat16 weights by exporting a converted folder."""
     import jax
     import jax.numpy as jnp
     from vipllava_convert.to_torch import export
@@ -91,7 +92,7 @@ def inputs(args: argparse.Namespace):
 
 
 def peer(args: argparse.Namespace, bits: int) -> dict:
-    """transformers' logits over the prompt and its greedy continuation, kept for `ours`."""
+    """Saves transformers' logits for a prompt and its greedy continuation, for `ours` to compare."""
     import numpy as np
     import torch
     from transformers import VipLlavaForConditionalGeneration
@@ -132,7 +133,7 @@ def _load(folder: Path) -> dict:
 
     import vipllava_jax as vj
 
-    jax.block_until_ready(jax.numpy.zeros(8) + 1)  # the device is up before the clock starts
+    jax.block_until_ready(jax.numpy.zeros(8) + 1)  # initializes the device before the measurement
     size = folder_gb(folder)
     return timed(lambda: jax.block_until_ready(vj.load(folder).params), size)
 
@@ -147,7 +148,7 @@ def convert(args: argparse.Namespace) -> dict:
 
 
 def ours(args: argparse.Namespace) -> dict:
-    """Our logits over the same tokens against transformers' in bfloat16 and float32."""
+    """Compares our logits for the same tokens with transformers' in bfloat16 and float32."""
     import jax
     import numpy as np
 

@@ -1,13 +1,13 @@
-r"""Training at the 7B's full size, random weights and made-up rows: tokens a second and MFU.
+r"""Measures training at 7B size, on random weights and synthetic rows: tokens per second and MFU.
 
     python benchmarks/train_7b.py --work /tmp/train-7b -- \
         --recipe lora --batch 16 --accumulate 2 --remat products
     python benchmarks/train_7b.py --work /tmp/train-7b -- \
         --recipe finetune --batch 16 --param-dtype bfloat16 --moment-dtype bfloat16
 
-What follows `--` goes to `vipllava train`. The first call writes the model, 14 GB, which later ones find.
-Rows are of 1,024 tokens, cut there, with a picture each. A run is ended when its steps are counted, and saves
-nothing: its state can be larger than the disk. `--small` tries all of it on a model of a few megabytes.
+Arguments after `--` are passed to `vipllava train`. The first call writes the model, 14 GB, which later calls
+reuse. Each row has a picture, and is cut to 1,024 tokens. A run is killed after the measured steps and saves
+nothing, because its state can be larger than the disk. `--small` uses a model of a few megabytes.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-BEGUN = 3  # steps in which programs are compiled and tuned
+BEGUN = 3  # the first steps, not measured, in which programs are compiled and tuned
 
 
 def make(folder: Path, small: bool) -> None:
-    """A model whose processor is the tests', and rows."""
+    """Writes a model with random weights and the tests' processor, and rows."""
     import jax.numpy as jnp
     import numpy as np
     from PIL import Image
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def records(command: list[str], metrics: Path, count: int) -> Iterator[dict[str, Any]]:
-    """The metrics of a run's first steps; then it is killed."""
+    """Runs a command; yields the metrics of its first `count` steps, then kills it."""
     run = subprocess.Popen(command)
     try:
         lines: list[str] = []

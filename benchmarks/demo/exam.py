@@ -1,4 +1,4 @@
-"""The questions that tell how well a model knows the world, as rows for `vipllava eval`.
+"""Writes the exam of the demo world: questions with known answers, as rows for `vipllava eval`.
 
     python benchmarks/demo/exam.py /tmp/exam
     vipllava eval --model demo --data /tmp/exam/types.jsonl --by type --by hand
@@ -6,8 +6,9 @@
     vipllava eval --model demo --data /tmp/exam/moved.jsonl --together pair
 
 All pictures are held out, and so are all combinations of a thing's kind, its colour and the mark's shape. The
-marks are on the pictures already: of four, three vary as in training, and one is as `vipllava draw` has it. A
-question stands alone. With `--taught` there is taught.jsonl instead: what is marked beside a new kind.
+marks are already drawn on the pictures: three in four vary as in training, the others look as drawn by
+`vipllava draw`. Each row has one question. With `--taught` it writes taught.jsonl instead: questions about
+marked things on pictures with a new kind of thing.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from vipllava_jax.inputs.prompts import Turn
 
 
 class Case(NamedTuple):
-    """An example of one question, and the fields of its row by which answers are counted."""
+    """An example with one question, and the fields of its row by which answers are grouped."""
 
     fields: dict[str, Any]
     example: Example
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def write(folder: Path, name: str, cases: Iterable[Case]) -> Path:
-    """NAME.jsonl and its pictures, on all cores -> the file."""
+    """Writes NAME.jsonl and its pictures, using all cores; returns the path of the file."""
     (folder / name).mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context('spawn').Pool(os.cpu_count()) as pool:
         rows = list(pool.imap(partial(row, folder=folder, name=name), enumerate(cases), chunksize=50))
@@ -61,7 +62,7 @@ def write(folder: Path, name: str, cases: Iterable[Case]) -> Path:
 
 
 def row(numbered: tuple[int, Case], folder: Path, name: str) -> dict[str, Any]:
-    """The row of a case, its picture written as it is: PNG loses nothing."""
+    """The row of a case; writes its picture as PNG, which is lossless."""
     number, (fields, made) = numbered
     asked, said = made.turns
     found = {'id': f'{name}-{number:05}', 'question': asked.text, 'answer': said.text, **fields}
@@ -72,7 +73,7 @@ def row(numbered: tuple[int, Case], folder: Path, name: str) -> dict[str, Any]:
 
 
 def of_type(type: str, each: int) -> Iterator[Case]:
-    """So many questions of a type."""
+    """Cases with `each` questions of a type."""
     for number in range(each):
         if type == 'words':
             made = about(None, Random(f'held out words {number}'), questions=1)
@@ -83,14 +84,14 @@ def of_type(type: str, each: int) -> Iterator[Case]:
 
 
 def of_mark(shape: str, each: int) -> Iterator[Case]:
-    """What a thing with one mark of this shape is, so many times."""
+    """Cases with `each` questions about the kind of a thing with a single mark of this shape."""
     made = (example(number, 'held out', questions=1, types=['kind']) for number in itertools.count())
     fit = (one for one in made if [mark.shape for mark, _ in one.marks] == [shape])
     return (Case({'shape': shape}, one) for one in itertools.islice(fit, each))
 
 
 def moved(pairs: int) -> Iterator[Case]:
-    """Twice the same picture, its mark on two things of different kinds."""
+    """Pairs of cases on the same picture, with the same mark on things of two different kinds."""
     for number in range(pairs):
         rng = Random(f'moved {number}')
         places: list[int] = []
@@ -107,7 +108,7 @@ def moved(pairs: int) -> Iterator[Case]:
 
 
 def taught(kind: str, each: int) -> Iterator[Case]:
-    """What is marked, on pictures with a kind of thing that the world lacks."""
+    """Cases about marked things on pictures with a new kind of thing and one known kind."""
     for number in range(each):
         pair = (kind, KINDS[number % len(KINDS)])
         made = example(number, 'held out', questions=1, types=['kind'], kinds=pair)

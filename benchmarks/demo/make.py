@@ -1,11 +1,11 @@
-"""All that the demo model is trained from: pictures of its world, rows about them, a model of random weights.
+"""Writes the demo model's training data: pictures of its world, rows about them, and initial weights.
 
     python benchmarks/demo/make.py /tmp/world
     python benchmarks/demo/make.py /tmp/fish --pictures 400 --teach fish
 
-The rows are as `vipllava train` reads them: unmarked pictures, marks that training draws, conversations. The
-same numbers give the same files, and what is there already is not made again. With `--teach`, for a model
-that knows the world, a kind of thing that is not in it is on nearly every picture.
+The rows are in the format of `vipllava train`: unmarked pictures, marks that training draws, conversations.
+The same arguments give the same files, and existing files are not written again. With `--teach`, for a model
+that has been trained on the world, nearly every picture has things of a new kind.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.examples import Example, about, example
 from vipllava_jax.demo.world import KINDS, NEW_KIND, make_scene
 
-PART = 250  # pictures that a process makes at a time
-HELD_OUT = 2000  # rows of one question each, for the loss that is watched
+PART = 250  # pictures per task of a worker process
+HELD_OUT = 2000  # rows of one question each, for the held-out loss
 VISION = VisionConfig(image_size=182, patch_size=14, width=160, layers=7, heads=5, mlp=480)
 TEXT = TextConfig(
     vocab=vocabulary.SIZE, width=192, layers=4, heads=6, kv_heads=2, head_size=32, mlp=512, context=1024
 )
 TAPS = (7, 6, 5, 4, 2)
-Make = Callable[[int], Iterator[Example]]  # the examples about the scene of a number
+Make = Callable[[int], Iterator[Example]]  # a number -> the examples about its scene
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def write_rows(folder: Path, name: str, pictures: int, make: Make) -> None:
-    """NAME.jsonl and its pictures, a thousand to a folder, made in parts on all cores."""
+    """Writes NAME.jsonl and its pictures, a thousand per folder, in parts on all cores."""
     parts = [range(n, min(n + PART, pictures)) for n in range(0, pictures, PART)]
     for thousand in range(-(-pictures // 1000)):
         (folder / 'pictures' / name / f'{thousand:04}').mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def write_rows(folder: Path, name: str, pictures: int, make: Make) -> None:
 
 
 def write_part(numbers: range, folder: Path, name: str, make: Make) -> Path:
-    """Some pictures and the file of their rows, which is there when all of them are."""
+    """Writes some pictures and then the file of their rows, which marks the part as complete."""
     file = folder / 'parts' / name / f'{numbers.start:07}-{numbers.stop:07}.jsonl'
     if not file.is_file():
         lines = [json.dumps(row) + '\n' for n in numbers for row in written(n, folder, name, make(n))]
@@ -78,7 +78,7 @@ def write_part(numbers: range, folder: Path, name: str, make: Make) -> Path:
 
 
 def written(number: int, folder: Path, name: str, made: Iterator[Example]) -> Iterator[dict[str, Any]]:
-    """Examples about one scene as rows, its picture written without the marks."""
+    """The rows of the examples about one scene; writes its picture without marks."""
     at = f'{name}/{number // 1000:04}/{number:07}.jpg'
     for n, one in enumerate(made):
         if one.scene and not n:
@@ -93,7 +93,7 @@ def written(number: int, folder: Path, name: str, made: Iterator[Example]) -> It
 
 
 def rows(number: int, rows_each: int, teach: str | None) -> Iterator[Example]:
-    """A scene's examples, each with marks and a conversation of its own."""
+    """The examples about one scene, each with different marks and a different conversation."""
     first = example(number) if teach is None else taught(number, teach)
     yield first
     for n in range(1, rows_each):
@@ -101,23 +101,23 @@ def rows(number: int, rows_each: int, teach: str | None) -> Iterator[Example]:
 
 
 def held_out(number: int) -> Iterator[Example]:
-    """One question of each type in turn, but for those that need no picture."""
+    """A held-out example with one question; the types take turns, except the one without a picture."""
     yield example(number, 'held out', questions=1, types=[TYPES[number % (len(TYPES) - 1)]])
 
 
 def taught(number: int, kind: str) -> Example:
-    """An example with things of this kind beside one other."""
+    """An example whose scene has things of this kind and of one known kind."""
     rng = Random(f'{kind} {number}')
     return about(make_scene(rng, (kind, rng.choice(KINDS))), rng)
 
 
 def config(image: int) -> Config:
-    """The architecture, 4.0 million parameters; `image` is the id of <image>, that of <pad> follows."""
+    """The config, 4.0 million parameters; `image` is the id of <image>, and <pad> has the next one."""
     return Config(vision=VISION, text=TEXT, feature_layers=TAPS, image_token=image, pad=image + 1)
 
 
 def write_start(folder: Path, seed: int) -> None:
-    """The model that training begins with."""
+    """Writes the initial model, with scaled random weights, and its processor files."""
     import jax
 
     from vipllava_jax import checkpoint
@@ -136,7 +136,7 @@ def write_start(folder: Path, seed: int) -> None:
 
 
 def gain(path: str) -> float:
-    """What makes the embeddings as large as the rest, and keeps the sum over the layers from growing."""
+    """The factor of a weight at init: larger embeddings, and smaller outputs of residual branches."""
     if path.endswith('embed/w'):
         return 20.0
     if path.endswith(('o/w', 'down/w')):

@@ -1,8 +1,8 @@
-"""Whether transformers says what we say about the world: the same folder, its own processor, in float32.
+"""Compares answers about the demo world with those of transformers and its processor, in float32.
 
     python benchmarks/demo/parity.py /tmp/exam --count 200
 
-Asked are so many of the questions that exam.py has written there, some of each type and mark.
+It asks `--count` of the questions that exam.py has written to the folder, evenly spaced over all files.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from vipllava_jax.evaluation import evaluate
 from vipllava_jax.inputs.prompts import Turn, render
 from vipllava_jax.loading import load, locate
 
-LONGEST = 96  # tokens of an answer
+LONGEST = 96  # tokens per answer
 Row = dict[str, Any]
 
 
@@ -37,13 +37,13 @@ def main() -> None:
 
 
 def ours(source: str, rows: Sequence[Row], images: Path) -> list[str]:
-    """What `vipllava eval` hears."""
+    """The answers of `vipllava eval`."""
     result = evaluate(load(source, dtype='float32'), rows, images=images, max_new_tokens=LONGEST)
     return [answer['said'] for answer in result.answers]
 
 
 def theirs(source: str, rows: Sequence[Row], images: Path) -> Iterator[str]:
-    """What transformers says."""
+    """The answers of transformers."""
     import torch
     from transformers import AutoProcessor, VipLlavaForConditionalGeneration
 
