@@ -1,1 +1,1 @@
-"""Files and words to arrays, and back; nothing here imports jax."""
+"""Converts prompts and pictures to a model's input arrays, and ids to text; nothing here imports jax."""

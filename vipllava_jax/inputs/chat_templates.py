@@ -1,4 +1,4 @@
-"""Finds and renders a checkpoint's own chat template."""
+"""Finds and renders the chat template in a checkpoint's files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ SOURCES = (  # in the order in which transformers looks for a processor's templa
 
 
 class ChatTemplate(NamedTuple):
-    """A checkpoint's own template, in Jinja, and the special tokens it may use, such as bos_token."""
+    """A checkpoint's chat template, in Jinja, and the special tokens it may use, such as bos_token."""
 
     source: str
     tokens: Mapping[str, str] = {}

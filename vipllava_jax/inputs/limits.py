@@ -15,9 +15,9 @@ ENTRIES = 1 << 20  # numbers in one tag of a TIFF file, such as the offsets of i
 
 
 class Bounded(io.BufferedReader):
-    """A file from which no more is read at once than it has.
+    """A file whose `read` never requests more bytes than the file has.
 
-    Python first makes room for all that is asked for, and Pillow asks for what a header says.
+    Python allocates the requested size before it reads, and Pillow requests whatever size a header states.
     """
 
     def __init__(self, raw: io.FileIO) -> None:
