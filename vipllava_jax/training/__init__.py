@@ -1,4 +1,4 @@
-"""Training: rows of conversations to a better model. `train` is the whole of it, its parts are the files."""
+"""Trains a model on rows of conversations; `train` is the entry point."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

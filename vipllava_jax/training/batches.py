@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     """The arrays of a training step."""
 
     tokens: np.ndarray  # BT int32, padded on the right
-    targets: np.ndarray  # BT int32, the id that should follow each token, IGNORE where nothing is learnt
+    targets: np.ndarray  # BT int32, the id that should follow each token, or IGNORE: no loss there
     images: np.ndarray  # BIhw3 uint8, I the most images of a row; zeros where a row has fewer
     image_counts: np.ndarray  # B int32
     ids: tuple[str, ...]  # the rows' names, for messages
@@ -169,11 +169,11 @@ class Batches:
         return -(-len(self.rows) // self.batch_size)
 
     def at(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 through all epochs, made here and now."""
+        """The batch of a step, counted from 0 over all epochs, prepared in this process."""
         return self._reported(self._maker(self._task(step)), set())
 
     def iterate(self, start: int = 0, stop: int | None = None) -> Generator[Batch]:
-        """The batches of the steps from `start` on, without end if there is no `stop`.
+        """Yields the batches of the steps from `start` up to `stop`; without `stop` the iterator is infinite.
 
         Close it, or end the process, and its workers end. BrokenRow names a row of which no example can be
         made, unless broken rows are skipped.

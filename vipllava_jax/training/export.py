@@ -18,7 +18,7 @@ from vipllava_jax.training.prepare import Plan
 
 
 def check_replaced(target: Path) -> None:
-    """CheckpointError if a result that a longer run replaces holds what is not of it, and would be lost."""
+    """Raises CheckpointError if replacing an earlier result would delete files that are not part of it."""
     from vipllava_convert.adapters import CONFIG, PAIRS
 
     of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *FILES)

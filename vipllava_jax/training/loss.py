@@ -15,7 +15,7 @@ from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.training.conversations import IGNORE
 from vipllava_jax.training.recipes import REMATS
 
-AT_ONCE = 2**25  # logits that exist at the same time: 134 MB of them
+AT_ONCE = 2**25  # logits in memory at the same time, 134 MB in float32
 KEPT = {
     'none': jax.checkpoint_policies.everything_saveable,
     'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -24,19 +24,20 @@ KEPT = {
 
 
 class Examples(NamedTuple):
-    """The arrays of a batch that the loss reads; stacked for a step, each has a leading axis A more."""
+    """The arrays of a batch that the loss reads; a step stacks micro-batches along a leading axis A."""
 
     tokens: Array | np.ndarray  # BT int32, padded on the right
-    targets: Array | np.ndarray  # BT int32, what should follow each token, IGNORE where nothing is learnt
-    images: Array | np.ndarray  # BIhw3, normalised; a step normalises those that it is given
+    targets: Array | np.ndarray  # BT int32, the id that should follow each token, or IGNORE: no loss there
+    images: Array | np.ndarray  # BIhw3, normalised; a training step takes uint8 and normalises them
     image_counts: Array | np.ndarray  # B int32
 
 
 def loss(params: Params, batch: Examples, cfg: Config, remat: str = 'none') -> tuple[Array, Array]:
-    """The sum of the cross entropies of a batch's learnt tokens, float32, and their number, int32.
+    """The sum of the cross entropies of a batch's target tokens, float32, and their number, int32.
 
-    What the backward pass needs of a decoder layer is kept from the forward pass with `remat` 'none'; with
-    'products' only the matrix products are, with 'layers' only its input, and the rest is computed again.
+    `remat` selects what the forward pass saves of a decoder layer for the backward pass: 'none' saves
+    everything, 'products' only the results of matrix products, 'layers' only the layer's input; the rest is
+    recomputed.
     """
     x = hidden(params, batch, cfg, remat)
     with jax.named_scope('cross_entropy'):
@@ -44,7 +45,7 @@ def loss(params: Params, batch: Examples, cfg: Config, remat: str = 'none') -> t
 
 
 def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
-    """The decoder's last hidden states BTD, normed: as `VipLlava.forward`, each layer a function."""
+    """The decoder's last hidden states BTD, normalised; each layer is rematerialized as `remat` says."""
     if remat not in REMATS:
         raise ValueError(f'remat is {remat!r}, but must be one of {", ".join(REMATS)}')
     model, variables = VipLlava(cfg), {'params': params}
@@ -56,7 +57,8 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
     see = See(jnp.arange(x.shape[1])[None], 0)
 
     def layer(params: Params) -> Callable[[Array], Array]:
-        # As an argument of the checkpoint a key that adapters share would be kept, and hashed, for each.
+        # Params are closed over: if they were an argument of `jax.checkpoint`, a dropout key that adapters
+        # share would be saved, and hashed, once for each of them.
         def run(x: Array) -> Any:
             return Layer(cfg).apply({'params': params}, x, see, None)[0]
 

@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate schedule, and a separate rate for the projector."""
+"""The optimizer, its learning rate schedule, and a separate learning rate for the projector."""
 
 import math
 from collections.abc import Callable
@@ -17,21 +17,21 @@ from vipllava_jax.training.recipes import OPTIMIZERS, SCHEDULES
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer and its learning rate over `steps` steps; the defaults are those of the recipe.
+    """An optimizer and its learning rate schedule over `steps` steps; defaults are those of the recipes.
 
-    Raises ValueError for a name or schedule that is not one, or a number out of range.
+    Raises ValueError for an unknown name or schedule, or a number out of range.
     """
 
-    rate: float  # the highest
+    rate: float  # the peak learning rate
     steps: int  # of the whole run
     name: str = 'adamw'
-    projector_rate: float | None = None  # the projector's highest, where it is another
+    projector_rate: float | None = None  # the projector's peak, if it differs
     schedule: str = 'cosine'
-    warmup: float = 0.03  # the part of the steps in which the rate rises to the highest
-    weight_decay: float = 0.0  # of all but norms and biases
-    clip: float | None = None  # the largest norm of the gradient of all weights together
-    beta2: float = 0.999  # of AdamW: how much of the mean of squares is left after a step
-    moment_dtype: str = 'float32'  # of the first moment; 'bfloat16' halves it
+    warmup: float = 0.03  # the fraction of the steps in which the rate rises to its peak
+    weight_decay: float = 0.0  # not applied to norms and biases
+    clip: float | None = None  # the largest global norm of the gradient
+    beta2: float = 0.999  # of AdamW: the decay rate of the second moment
+    moment_dtype: str = 'float32'  # of the first moment; 'bfloat16' halves its memory
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
@@ -46,9 +46,10 @@ class Optimizer:
             raise ValueError(f'clip {self.clip}: must be more than 0, or nothing')
 
     def at(self, step: ArrayLike) -> Array:
-        """The rate of step 0, 1, …: from 0 up in a straight line, then down to 0 along half a cosine.
+        """The learning rate of a step, counted from 0: a linear warm-up from 0, then a cosine decay to 0.
 
-        As transformers' get_cosine_schedule_with_warmup, whose first step moves nothing.
+        With the schedule 'constant' it stays at its peak after the warm-up. Like transformers'
+        get_cosine_schedule_with_warmup, the first step has rate 0 if there is a warm-up.
         """
         return self.rate * self._share(step)
 
@@ -77,7 +78,7 @@ class Optimizer:
         )
 
 
-KINDS: dict[str, Callable[[Optimizer], optax.GradientTransformation]] = {  # at rate 1
+KINDS: dict[str, Callable[[Optimizer], optax.GradientTransformation]] = {  # with learning rate 1
     'adamw': lambda o: optax.adamw(
         1.0, b2=o.beta2, mu_dtype=o.moment_dtype, weight_decay=o.weight_decay, mask=decays
     ),
@@ -103,5 +104,5 @@ def decays(params: Params) -> Params:
 
 
 def by_path(f: Callable[[tuple[str, ...]], Any], params: Params) -> Params:
-    """The tree of f of each leaf's path, ('llama', 'norm', 'w')."""
+    """Maps f over the paths of a tree's leaves, such as ('llama', 'norm', 'w')."""
     return jax.tree_util.tree_map_with_path(lambda keys, _: f(tuple(key.key for key in keys)), params)

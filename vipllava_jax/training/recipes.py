@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vipllava_jax.inputs.pixels import Fit
 
-PARTS = {'vision': 'clip', 'projector': 'projector', 'llama': 'llama'}  # what their params are called
-LORA = 'lora'  # may train like a part: every adapter, wherever it is
-TARGETS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')  # of the decoder's products, what may have an adapter
+PARTS = {'vision': 'clip', 'projector': 'projector', 'llama': 'llama'}  # names in params
+LORA = 'lora'  # can be trained like a part of the model: all adapters
+TARGETS = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')  # the decoder's products that can have an adapter
 OPTIMIZERS = ('adamw', 'lion', 'sgd', 'adafactor')
 SCHEDULES = ('cosine', 'constant')
 REMATS = ('none', 'products', 'layers')
@@ -23,12 +23,12 @@ class Recipe:
 
     trains: tuple[str, ...] = ('projector', 'llama')
     learning_rate: float = 2e-5
-    projector_rate: float | None = None  # where it is another
+    projector_rate: float | None = None  # if it differs
     schedule: str = 'cosine'
     warmup: float = 0.03
     weight_decay: float = 0.0
     epochs: float = 1.0
-    batch: int = 128  # rows a step, on all devices and in all its parts together
+    batch: int = 128  # rows per step, over all devices and micro-batches
     template: str = 'vipllava'  # `llava_v1` in the authors' code
     fit: 'Fit' = 'pad'
     max_length: int = 2048
@@ -39,11 +39,11 @@ class Recipe:
 
 
 RECIPES = {
-    # the authors' stages: image captions, the mixture with regions, what GPT-4V wrote about regions
+    # the authors' stages: image captions; the mixture with region data; region data written by GPT-4V
     'stage-1': Recipe(trains=('projector',), learning_rate=1e-3, batch=256, template='plain', fit='crop'),
     'stage-2': Recipe(),
     'stage-3': Recipe(learning_rate=2e-7),
-    # of a trained model, to a task; for little data the authors advise a rate of 2e-6 to 2e-7
+    # fine-tuning on a task; for little data the authors recommend a rate of 2e-6 to 2e-7
     'finetune': Recipe(),
     'lora': Recipe(trains=('projector', 'lora'), learning_rate=2e-4, projector_rate=2e-5),
     'projector': Recipe(trains=('projector',)),

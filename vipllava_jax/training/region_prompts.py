@@ -62,7 +62,7 @@ def data_set(fields: dict[str, Any]) -> str | None:
 def _tagged(
     fields: dict[str, Any], images: int, rng: np.random.Generator | None, shapes: Sequence[str], varied: bool
 ) -> Prompted:
-    """`bboxes` and `segmentations`, or exact `marks`, which `<bboxN>` in the conversation speaks of."""
+    """A row in the general format, with `bboxes` or exact `marks`, to which `<bboxN>` in its texts refers."""
     turns = conversations.read(fields.get('conversations'), images)
     marked = _written(fields, images) if fields.get('marks') else _boxed(fields, images, rng, shapes)
     phrases = [mention(mark, rng if varied else None) for _, mark in marked]
@@ -104,7 +104,7 @@ def _places(fields: dict[str, Any], count: int | None = None) -> list[Object]:
 
 
 def _refcocog(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None) -> Prompted:
-    """What a marked object is, in a short phrase."""
+    """A RefCOCOg row: describes a marked object in a short phrase."""
     # Fixed: a point no longer needs a segmentation.
     (place,), (look,) = _places(fields, 1), styles(1, rng)
     mark = place.mark(*look)
@@ -112,13 +112,13 @@ def _refcocog(fields: dict[str, Any], folder: Path, rng: np.random.Generator | N
         wordings = 'Describe the object with the visual prompt.', 'Describe the pointed region.'
         asked = wordings[rng.integers(2)]
     else:
-        asked = f'Describe the object {mark.phrase}.'  # Fixed: the phrase was made, and not put in.
-    # Fixed, here and in vg_rel: the picture had no place in the prompt. Now every row's pictures come first.
+        asked = f'Describe the object {mark.phrase}.'  # Fixed: the phrase was not inserted.
+    # Fixed, here and in vg_rel: the prompt had no image placeholder. Now every row's pictures come first.
     return _asked(f'{asked} Please provide a short phrase.', text_of(fields, 'answer'), [mark])
 
 
 def _vg_rel(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None) -> Prompted:
-    """How two marked objects relate."""
+    """A Visual Genome row: the relation between two marked objects."""
     places = _places(fields, 2)
     looks = styles(2, rng, PLAIN)
     marks = [place.mark(*look) for place, look in zip(places, looks, strict=True)]
@@ -131,27 +131,27 @@ def _vg_rel(fields: dict[str, Any], folder: Path, rng: np.random.Generator | Non
 
 
 def visual7w(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None = None) -> Prompted:
-    """Which of some marked objects answers a question, by its letter."""
-    # Fixed: with more or fewer than four boxes an error message became the question.
+    """A Visual7W row: which marked object answers a question, by its letter."""
+    # Fixed: without exactly four boxes, an error message became the question.
     places, answer = _places(fields), fields['answer']
     if answer not in fields['bboxes']:
         raise ValueError(f'"answer" is {brief(answer)}, which is none of the "bboxes"')
     looks = styles(len(places), rng, ('rectangle',))
     marks = [place.mark(*look, CONSTANT) for place, look in zip(places, looks, strict=True)]
-    # Fixed: in evaluation 'the' came and went at random.
+    # Fixed: in evaluation 'the' was left out at random.
     options = [f'The object {mention(mark, rng)}' for mark in marks]
     question = vcr.lettered(text_of(fields, 'question'), options)
     return _asked(question, vcr.LETTERS[fields['bboxes'].index(answer)], marks)
 
 
 def point_qa(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None = None) -> Prompted:
-    """A question about everything that is like a marked object."""
+    """A PointQA-LookTwice row: a question about all objects of the same kind as a marked one."""
     mark = _places(fields)[0].mark('rectangle', 'red', CONSTANT)
     question = (
         f'{text_of(fields, "general_question")} The exemplary object is within the rectangle.\n'
         'Answer the question using a single word or phrase.'
     )
-    answer = fields['answer']  # which may be a count
+    answer = fields['answer']  # a text, or a number if it is a count
     if is_number(answer):
         answer = str(answer)
     return _asked(question, text_of({'answer': answer}, 'answer'), [mark])
@@ -169,7 +169,7 @@ NAMED = (
 
 
 def _flickr30k(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None) -> Prompted:
-    """A caption, in half of the cases with the marks on what it names."""
+    """A Flickr30k row: a caption, in half of the cases with marks on the objects that it mentions."""
     if not isinstance(fields['bbox'], list):
         raise ValueError(f'"bbox" is {brief(fields["bbox"])}: expected a list of lists of boxes')
     groups = [places(boxes, f'"bbox"[{n}]') for n, boxes in enumerate(fields['bbox'])]
@@ -181,7 +181,7 @@ def _flickr30k(fields: dict[str, Any], folder: Path, rng: np.random.Generator | 
         spoken = [group[0].phrase.partition(' the ')[2] for group in marks if group]
         *others, last = spoken
         question += f' The visual prompts are: {", ".join(others)}{" and " * bool(others)}{last}.'
-    # Fixed: a mark of an unnamed colour was left out of the caption, one that is not drawn was not.
+    # Fixed: the caption left out marks of unnamed colours, and mentioned marks that are not drawn.
     phrases = [f' {group[0].phrase}' if named and group else '' for group in marks]
     caption = inserted(text_of(fields, 'grounding').replace(' <bbox', '<bbox'), phrases, 'the caption')
     return _asked(question, _sentence(caption), [mark for group in marks for mark in group])

@@ -22,18 +22,18 @@ class State:
     """The state that a step updates."""
 
     step: Array  # int32, the number of steps taken
-    params: Params  # what trains, in float32 or narrower
-    optimizer: Any  # optax's state, float32 but for the first moment if that is asked
+    params: Params  # the trainable weights, in float32 or narrower
+    optimizer: Any  # optax's state in float32; the first moment may be narrower
 
 
 class Metrics(NamedTuple):
-    """The metrics of a step, from before its update."""
+    """The metrics of a step, computed before its update."""
 
-    loss: Array  # float32, the mean over the tokens
-    grad_norm: Array  # float32, of all that trains, before clipping
-    tokens: Array  # int32, those learnt
-    rate: Array  # float32
-    finite: Array  # bool: whether loss and gradient were, and the update was made
+    loss: Array  # float32, the mean over the target tokens
+    grad_norm: Array  # float32, over all trainable weights, before clipping
+    tokens: Array  # int32, the number of target tokens
+    rate: Array  # float32, the learning rate
+    finite: Array  # bool: whether loss and gradient are finite; if not, nothing is updated
 
 
 Step = Callable[[State, Params, Examples, Array], tuple[State, Metrics]]
@@ -71,7 +71,7 @@ def make_step(
     transform = optimizer.transform()
 
     def gradient(params: Params, frozen: Params, batch: Examples, key: Array) -> tuple[Any, Params]:
-        """((the sum of the loss, its tokens), the gradient of the sum)."""
+        """((the sum of the loss, the number of target tokens), the gradient of the sum)."""
 
         def total(params: Params) -> tuple[Array, Array]:
             whole = join(params, frozen)
@@ -97,7 +97,7 @@ def make_step(
         dropping, rounding = jax.random.split(jax.random.fold_in(key, state.step))
         params = jax.tree.map(lambda w: w.astype(dtype), state.params)
         (total, tokens), gradients = sums(params, frozen, batches, dropping)
-        gradients = jax.lax.optimization_barrier(gradients)  # or XLA would keep some in float32 until then
+        gradients = jax.lax.optimization_barrier(gradients)  # or XLA would keep some in float32 up to here
         count = jnp.maximum(tokens, 1)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / count, gradients)
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients)))
@@ -123,7 +123,7 @@ def rounded(new: Params, old: Params, key: Array) -> Params:
 def _rounded(new: Array, old: Array, key: Array) -> Array:
     if old.dtype != jnp.bfloat16:
         return new.astype(old.dtype)
-    # A bfloat16 is the upper half of a float32: what the lower half stands for is the chance to carry over.
+    # A bfloat16 is the upper half of a float32; the lower half determines the probability of rounding up.
     chance = jax.random.bits(key, new.shape, jnp.uint16).astype(jnp.uint32)
     bits = jax.lax.bitcast_convert_type(new, jnp.uint32) + chance
     return jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)

@@ -24,7 +24,7 @@ START = (
     'import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); '
     'from vipllava_jax.training.workers import serve; serve()'
 )
-AHEAD = 2  # tasks that a process is given at a time, so that it never waits for the next
+AHEAD = 2  # tasks sent to a process in advance, so that it never waits for the next one
 PIPE = 1 << 20  # bytes; through the usual 65,536 a large batch costs its reader three times the CPU time
 
 
@@ -109,11 +109,11 @@ class _Process:
         assert self.process.stdin
         assert isinstance(self.process.stdout, io.BufferedReader)
         self.input, self.output = self.process.stdin, self.process.stdout
-        with contextlib.suppress(AttributeError, OSError):  # not Linux, or the user has many such already
+        with contextlib.suppress(AttributeError, OSError):  # not Linux, or the user's limit is reached
             fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, PIPE)
 
     def give(self, task: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # `take` tells why
+        with contextlib.suppress(BrokenPipeError):  # `take` reports the reason
             pickle.dump(task, self.input, protocol=5)
             self.input.flush()
 
@@ -149,7 +149,7 @@ def serve() -> None:
         except BaseException as error:  # otherwise the parent would wait forever
             _write(target, (False, _portable(error)))
 
-    # Tasks are read meanwhile: a parent that waited to give one would not take the result that waits for it.
+    # Tasks are read while a thread writes results: otherwise both processes could block on full pipes.
     with contextlib.suppress(EOFError, pickle.UnpicklingError), ThreadPoolExecutor(1) as thread:
         work = pickle.load(source)
         while True:
@@ -157,7 +157,7 @@ def serve() -> None:
 
 
 def _portable(error: BaseException) -> Exception:
-    """An error meant for the user as it is, or else one with the traceback as its text."""
+    """An error for the user unchanged; any other error as one with the traceback as its message."""
     if isinstance(error, (ValueError, OSError)):
         with contextlib.suppress(Exception):
             return pickle.loads(pickle.dumps(error))
