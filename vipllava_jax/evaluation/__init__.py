@@ -1,4 +1,4 @@
-"""Evaluation: questions with known answers to how often a model is right. `evaluate` is the whole of it."""
+"""Measures a model's accuracy on questions with known answers; `evaluate` is the entry point."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -128,7 +128,7 @@ class Questions:
         for chunk in stream(params, ready.batch, cfg=self.cfg, **self.settings(ready.longest)):
             chunks.append(chunk)
             if stops and all(one.finished for one in self._read(ready.numbers, chunks, stops, eos)):
-                break  # the decoder itself does not check for stop texts
+                break  # the decoder does not check for stop texts
         return self._read(ready.numbers, chunks, stops, eos)
 
     def _read(

@@ -162,7 +162,7 @@ def _question_id(row: Row) -> str:
 
 
 def _is_vip_bench(fields: dict[str, Any]) -> bool:
-    """Whether a row is a question of ViP-Bench, whose answers are judged elsewhere."""
+    """Whether a row is a question of ViP-Bench, whose answers are scored by its evaluator."""
     return {'question_id', 'text'} <= fields.keys() and not {'question', 'conversations'} & fields.keys()
 
 
@@ -199,7 +199,7 @@ def _answers(given: Any) -> tuple[str, ...]:
 
 
 def _is_answer(value: Any) -> bool:
-    """Whether it is a text that says something, or a number; NaN and Infinity are none."""
+    """Whether a value is a text that is not blank, or a finite number."""
     if isinstance(value, str):
         return bool(value.strip())
     if isinstance(value, float):
