@@ -53,7 +53,7 @@ class Verbs(click.Group):
 
 
 def not_empty(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
-    """The value of an option; empty, as of a shell's variable that is not set, it is refused."""
+    """The value of an option; refuses an empty one, as from a shell variable that is not set."""
     if any(one in ('', Path()) for one in (value if isinstance(value, tuple) else (value,))):
         raise click.BadParameter('empty: give a value, or leave the option out', ctx, option)
     return value

@@ -95,8 +95,8 @@ def ask(
 ) -> None:
     """Ask QUESTION about pictures with marks drawn on them; without QUESTION it is read from stdin.
 
-    QUESTION may say {mark} (or {mark1}, {mark2}, …) for a mark's phrase, "within the red rectangle".
-    The answer goes to stdout as it comes, and nothing else does.
+    {mark} (or {mark1}, {mark2}, …) in QUESTION is replaced by a mark's phrase, "within the red rectangle".
+    The answer is streamed to stdout; nothing else is written there.
 
     \b
     Examples:
@@ -140,10 +140,10 @@ def ask(
 
 
 def said(reply: 'Reply', compiled: Callable[[], None], quiet: bool) -> str:
-    """The whole answer, told on stdout as it comes unless it is to be quiet, once its programs are there."""
+    """The whole answer; unless `quiet`, it is streamed to stdout. Waits for the compilation first."""
     answer = ''
     with spinner('looking at the picture; the first time, compiling …') as stop:
-        with contextlib.suppress(Exception):  # the same error comes again where it belongs
+        with contextlib.suppress(Exception):  # decoding raises the same error again
             compiled()
         for piece in reply:
             if piece:
@@ -156,7 +156,7 @@ def said(reply: 'Reply', compiled: Callable[[], None], quiet: bool) -> str:
 
 
 class Reply:
-    """The answer to one prompt, as pieces of text; once they are read, a report of how it came."""
+    """The answer to one prompt, iterated as pieces of text, and afterwards a report with its timings."""
 
     def __init__(self, model: 'Model', batch: 'Batch', stops: tuple[str, ...], settings: dict[str, Any]):
         from vipllava_jax.generation.decoding import stream
@@ -208,7 +208,7 @@ def read(question: str | None) -> str:
 
 
 def stdin() -> str:
-    """The text on stdin, without a byte order mark."""
+    """The text on stdin without a byte order mark; ValueError if it is too long or not UTF-8."""
     source = getattr(sys.stdin, 'buffer', None)
     data = source.read(LONGEST + 1) if source else sys.stdin.read(LONGEST + 1).encode()
     if len(data) > LONGEST:
@@ -226,7 +226,7 @@ def stdin() -> str:
 def prepare(
     source: str, prompt: str, pictures: list, template: str, fit: Any
 ) -> 'tuple[Path, Processor, Batch]':
-    """The checkpoint's folder, its processor, what the model will read."""
+    """Locates the checkpoint and processes the prompt; returns its folder, its processor and the batch."""
     from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import locate
 

@@ -29,7 +29,7 @@ SAME_WEIGHTS = '--peer: transformers would be given the same weights, and has no
 
 
 class Several(click.ParamType):
-    """Numbers or names with commas between them."""
+    """An option's value of several numbers or names, separated by commas."""
 
     name = 'several'
 
@@ -96,10 +96,10 @@ def bench(
 ) -> None:
     """Measure how fast each part of the model runs on this device.
 
-    Every line is timed after a warm-up and told as the median of its repeats, with the quartiles and the
+    Every line is timed after a warm-up and reported as the median of its repeats, with the quartiles and the
     percentage of the floor: the time that the fewest bytes and operations would take at the rates of a
-    copy and a matrix product measured in the same run. Loading, converting and compiling repeat three times
-    at most, compiling without a cache is done once. Ctrl-C prints what there is until then.
+    copy and a matrix product measured in the same run. Loading, converting and compiling are repeated at
+    most three times; compiling without a cache runs once. Ctrl-C prints the results so far.
 
     \b
     Examples:
@@ -136,7 +136,7 @@ def bench(
                     for side in sides.values():
                         side.release()
                     keep(results, rates, notes, json_file)
-        finally:  # also when interrupted: what there is until then
+        finally:  # also when interrupted: the results so far
             show(results, rates, notes, plot)
     if any(side.fault and not side.full for result in results for side in result.sides.values()):
         sys.exit(1)
@@ -149,7 +149,7 @@ def check(
     quantize: str | None,
     outputs: dict[str, Path],
 ) -> None:
-    """Raises ValueError for what would fail only after the measuring."""
+    """Raises ValueError for options that would otherwise fail only after the measurements."""
     if source and preset:
         raise ValueError('--model and --preset: give one of them')
     for path in outputs.values():
@@ -168,7 +168,7 @@ def check(
 
 
 def located(source: str | None, preset: str | None) -> 'tuple[Path | None, Config]':
-    """The folder of the model to measure, None if its weights are to be random, and its config."""
+    """The folder of the model to measure, or None for random weights, and its config."""
     from vipllava_jax import loading
     from vipllava_jax.benchmark.subject import PRESETS
 
@@ -186,7 +186,7 @@ def prepare(
     attention: Any,
     fuse: bool | None,
 ) -> 'Subject':
-    """The model to measure, its weights those of a folder, or random."""
+    """The model to measure, with the weights of a folder or random ones."""
     import jax
 
     from vipllava_jax import loading
@@ -205,7 +205,7 @@ def prepare(
 
 
 def usual(option: str) -> Any:
-    """An option's default; on a CPU one that takes at most a minute."""
+    """The default of an option; on a CPU, one with which the measurement takes at most a minute."""
     import jax
 
     large: dict[str, Any] = dict(preset='7b', batch=(1, 8, 32, 128), context=(704, 1500), dtype='bfloat16')

@@ -35,8 +35,8 @@ def convert(
 ) -> None:
     """Convert SOURCE to the new folder TARGET: a PyTorch checkpoint to Flax, or a converted one back.
 
-    SOURCE is a folder, or the name of a PyTorch checkpoint on the Hugging Face Hub; it is only read.
-    TARGET appears when it is whole, with the config, tokenizer and processor files it needs.
+    SOURCE is a folder, or the name of a PyTorch checkpoint on the Hugging Face Hub; it is not changed.
+    TARGET appears once it is complete, with the config, tokenizer and processor files it needs.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`vipllava demo`: a picture of a small world, a mark on it, and what the bundled model says to questions."""
+"""`vipllava demo`: asks the bundled model questions about a marked picture of its small world."""
 
 import secrets
 import sys
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.marks import Mark
     from vipllava_jax.loading import Model
 
-BLANK = ' \t\r\n\ufeff'  # around a line on stdin, whose first may begin with a byte order mark
+BLANK = ' \t\r\n\ufeff'  # stripped from lines on stdin, of which the first may begin with a byte order mark
 LONGEST_LINE = 1 << 16  # characters of a question on stdin
-LONGEST = 64  # tokens of an answer
-ROWS = 5  # asked at once, filled up where they are fewer: one shape, which compiles once
-TYPES = ('kind', 'describe', 'position', 'neighbour', 'alike')  # what is asked unless the user asks
-# Wordings that the model knows, too, but in which nobody would ask.
+LONGEST = 64  # tokens per answer
+ROWS = 5  # questions per batch; fewer are padded, so that only one shape is compiled
+TYPES = ('kind', 'describe', 'position', 'neighbour', 'alike')  # of the default questions
+# Wordings that the model knows, but that are not natural English.
 CLUMSY = ('What is next ', 'What is with ', 'What do you see as ', 'kind of thing is the thing ', 'are like ')
 
 
 class Shown(NamedTuple):
-    """A picture with marks, and questions about it with their right answers, where they are known."""
+    """A picture with marks, and questions about it with their right answers if they are known."""
 
     picture: 'Image'
     marks: 'list[Mark]'
@@ -56,9 +56,9 @@ def demo(
 ) -> None:
     """Watch a small bundled model look at marked pictures of the world that it was trained on.
 
-    It makes a picture of coloured shapes, marks one of them, asks, and prints what the model answers beside
-    what is right. Nothing is downloaded. Ask QUESTIONS of your own; {mark} stands for the mark's phrase. The
-    same model is `--model demo` everywhere.
+    It draws a picture of coloured shapes, marks one of them, asks questions, and prints the model's answers
+    next to the right ones. Nothing is downloaded. QUESTIONS are asked instead, if there are any; {mark} in
+    them is replaced by the mark's phrase. Other commands use the same model with `--model demo`.
 
     \b
     Examples:
@@ -78,7 +78,7 @@ def demo(
         shown = shown._replace(asked=[(phrased(question, shown.marks), None) for question in questions])
     save(shown.picture, output)
     with spinner('loading; the first time, compiling …'):
-        model = load(DEMO, dtype='float32')  # which every CPU multiplies
+        model = load(DEMO, dtype='float32')  # every CPU multiplies float32 natively
         answers = answer(model, shown.picture, [question for question, _ in shown.asked])
     click.echo(f'{output}: a picture with {_told(shown.marks)}')
     for (question, right), said in zip(shown.asked, answers, strict=True):
@@ -124,7 +124,7 @@ def _own(image: str, specs: tuple[str, ...]) -> Shown:
 
 
 def answer(model: 'Model', picture: 'Image', questions: list[str]) -> list[str]:
-    """The model's answer to each question about the picture, on its own."""
+    """The model's answers to questions about the picture; each question is a separate conversation."""
     from vipllava_jax.generation.decoding import generate
 
     said: list[str] = []
@@ -154,7 +154,7 @@ def _verdict(said: str, right: str) -> str:
 
 
 def _lines() -> Iterator[str]:
-    """What the user asks, until an empty line or the end of the input."""
+    """Yields the user's questions from stdin, until an empty line or the end of the input."""
     click.echo('\nAsk on: it knows what is there, nothing else. {mark} is the mark. An empty line ends it.')
     try:
         while line := (input('> ') if sys.stdin.isatty() else sys.stdin.readline(LONGEST_LINE)).strip(BLANK):

@@ -92,8 +92,8 @@ def eval(
 ) -> None:
     """Ask a model questions whose answers are known, and count how many it gets right.
 
-    An answer is right if it is, but for capitals, one of those accepted. It prints accuracies with 95 %
-    intervals. Ended in whatever way, the same command goes on where it stopped.
+    An answer is right if it equals one of the accepted answers, ignoring case. It prints accuracies with
+    95 % intervals. After an interruption of any kind, the same command resumes where it stopped.
 
     \b
     Examples:
@@ -139,7 +139,7 @@ def eval(
         batch = asked.make(first).batch
         waited = compiling(shapes, batch, cfg, asked.settings(first.longest)) if batch else lambda: None
         model, _ = load(folder, processor, **kind)
-        with contextlib.suppress(Exception):  # the error will be raised again where it matters
+        with contextlib.suppress(Exception):  # decoding raises the same error again
             waited()
         return model.params
 

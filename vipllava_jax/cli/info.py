@@ -1,4 +1,4 @@
-"""`vipllava info`: versions, devices, and what a checkpoint folder holds."""
+"""`vipllava info`: shows versions, devices, and the contents of a checkpoint folder."""
 
 import contextlib
 import json
@@ -66,7 +66,7 @@ def devices() -> dict[str, str]:
 
     try:
         found = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # of a platform that was asked for and is not there
+    except (RuntimeError, AssertionError) as error:  # the requested platform is not available
         return {'none': ' '.join(str(error).split()) or 'jax found no device: see JAX_PLATFORMS'}
     told = {}
     for device in found:

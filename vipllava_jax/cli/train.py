@@ -1,4 +1,4 @@
-"""`vipllava train`: a model, rows of data, a recipe; a better model."""
+"""`vipllava train`: trains a model on rows of data."""
 
 import dataclasses
 import sys
@@ -16,7 +16,7 @@ FIELDS = Settings.__dataclass_fields__
 
 
 class Grouped(click.Command):
-    """Its options are listed under the groups of the keys."""
+    """A command whose help lists the options in the groups of the settings' keys."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -31,7 +31,7 @@ class Grouped(click.Command):
 
 
 def option(name: str, key: Key) -> click.Option:
-    """The flag of a key, which says nothing unless it is given."""
+    """The flag of a key; without the flag, the setting is not passed."""
     flag = '--' + name.replace('_', '-')
     default = FIELDS[name].default
     told = '' if default in (None, False) or 'default' in key.help else f'  [default: {_word(default)}]'
@@ -55,8 +55,8 @@ def _word(default: Any) -> str:
 def train(file: Path | None, **given: Any) -> None:
     """Train a model on rows of data: FILE, in TOML, has the settings, and flags of the same names win.
 
-    A run that was ended, even by SIGKILL, goes on from its last checkpoint when the same command is given
-    again. Ctrl-C saves first. The result is in the folder `model` or `adapter` of the output.
+    An interrupted run, even one ended by SIGKILL, resumes from its last checkpoint when the same command is
+    given again. Ctrl-C saves a checkpoint first. The result is in `model` or `adapter` in the output folder.
 
     \b
     Examples:

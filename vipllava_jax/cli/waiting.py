@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from vipllava_jax.messages import printable
 
-NARROW = 60  # columns of a terminal that has no room for a bar beside its numbers
-QUIET = 30  # seconds between two lines without a terminal
+NARROW = 60  # columns; a narrower terminal shows numbers without a bar
+QUIET = 30  # seconds between two lines if stderr is not a terminal
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def bytes_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
         TransferSpeedColumn(table_column=fixed()),
         TimeRemainingColumn(table_column=fixed()),
     ]
-    # The name has what the other columns leave, and gives way first; on a narrow terminal only numbers stay.
+    # The name takes the remaining width and is shortened first; a narrow terminal shows only numbers.
     columns: list[ProgressColumn] = [
         TextColumn('{task.description}', markup=False, table_column=fixed()),
         BarColumn(bar_width=12),
