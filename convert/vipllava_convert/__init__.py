@@ -1,1 +1,1 @@
-"""Between PyTorch checkpoints and our own folders: the only place that knows PyTorch, and without it."""
+"""Converts between PyTorch's checkpoints and our format, without PyTorch."""

@@ -151,7 +151,7 @@ def _warn_of_projector(folder: Path, parts: Mapping[Leaf, Halves]) -> None:
 
 
 def _warn_of_unnamed(folder: Path, parts: Mapping[Leaf, Halves], config: AdapterConfig) -> None:
-    """Tells of pairs of modules that the config leaves out, and peft with it."""
+    """Warns of pairs for modules that the config does not list, which peft would not load."""
     modules = [_module(halves['A'][0])[0] for halves in parts.values() if 'A' in halves]
     unnamed = [module for module in modules if config.targets and not config.adapts(module)]
     if unnamed:
@@ -174,7 +174,7 @@ def _module(name: str) -> tuple[str, str]:
 
 
 def summed(leaf: Leaf) -> int:
-    """How many leading axes of ours a linear layer sums over; 0 for a leaf that is not such a weight."""
+    """The number of leading axes that a linear layer contracts; 0 for a leaf that is not a linear weight."""
     theirs, ours = (axes(side) for side in leaf.layout.split('->'))
     return len(theirs[1]) if len(theirs) == 2 and ''.join(ours) == theirs[1] + theirs[0] else 0
 
@@ -242,7 +242,7 @@ def _exported(params: Params, cfg: Config, projector: bool) -> tuple[dict[str, n
 
 
 def _config(rank: int, scale: float, rate: float, modules: Iterable[str], projector: bool) -> dict[str, Any]:
-    """The fields of an adapter_config.json but the name of the base model."""
+    """The fields of an adapter_config.json, except for the name of the base model."""
     alpha = round(scale * rank, 6)
     layers = '|'.join(sorted(modules)).replace('.', r'\.')
     return {

@@ -80,10 +80,10 @@ SAME = tuple(
         (r'model\.mm_projector\.(final_linear\.)?2\.', BRIDGE + 'linear_2.'),
         # a model in memory: everything but the head below one more `model`
         (r'model\.(vision_tower|multi_modal_projector|language_model)\.', r'\1.'),
-        # the tower as transformers 5 names it, and CLIP by itself
+        # the tower as transformers 5 names it, and a standalone CLIP
         (r'vision_tower\.(embeddings|pre_layrnorm|encoder|post_layernorm)\b', VISION + r'\1'),
         (r'vision_model\.', VISION),
-        # the text, with one `model` too few or too many, or a Llama by itself
+        # the text, with one `model` too few or too many, or a standalone Llama
         (r'language_model\.(embed_tokens|layers|norm)\.', TEXT + r'model.\1.'),
         (r'language_model\.model\.model\.', TEXT + 'model.'),
         (r'(model|lm_head)\.', TEXT + r'\1.'),

@@ -165,5 +165,5 @@ def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def rearranged(x: Array, layout: str, sizes: Sizes, dtype: DTypeLike) -> Array:
     """`arrange` on the device, and a cast; the result never shares memory with x."""
-    # without the copy jax might hand back its argument where nothing changes, and with it the buffer
+    # without the copy, jax could return x if nothing changes, and the result would share the buffer's memory
     return jnp.copy(arrange(x, layout, dict(sizes)).astype(dtype))
