@@ -1,4 +1,4 @@
-"""Tiny models that several files test with: odd sizes, grouped queries, several taps."""
+"""Fixtures of tiny models for several test files: odd sizes, grouped queries, several taps."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ TINY = Config(
     image_token=126,
     pad=127,
 )
-# Where the depth of neither tower matters, this one takes less time to compile.
+# A shallower config, which takes less time to compile, for tests in which depth does not matter.
 SMALL = dataclasses.replace(
     TINY,
     vision=dataclasses.replace(TINY.vision, layers=3),
@@ -28,16 +28,16 @@ SMALL = dataclasses.replace(
 
 
 HASTY = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
-# also in the processes that tests start
+# in the environment, so that processes that tests start inherit both
 os.environ['VIPLLAVA_COMPILATION_CACHE'] = 'off'
 os.environ.setdefault(HASTY, '1')
 
 
 @pytest.fixture(scope='session', autouse=True)
 def programs(request, tmp_path_factory) -> None:
-    """Tiny models take longer to compile than to run: it is done in haste, and once for all the tests."""
+    """Compiles with few optimizations and a cache, because tiny models take longer to compile than to run."""
     if any(item.get_closest_marker('gates') for item in request.session.items):
-        settings: dict[str, Any] = {HASTY.lower(): False}  # they look at what the compiler makes
+        settings: dict[str, Any] = {HASTY.lower(): False}  # these tests examine the compiler's output
     else:
         place = tmp_path_factory.getbasetemp()
         if 'PYTEST_XDIST_WORKER' in os.environ:
@@ -46,7 +46,7 @@ def programs(request, tmp_path_factory) -> None:
             **SETTINGS,
             HASTY.lower(): os.environ[HASTY] == '1',
             'jax_compilation_cache_dir': str(place / 'programs'),
-            'jax_persistent_cache_min_compile_time_secs': 0.1,  # to keep one takes longer the more there are
+            'jax_persistent_cache_min_compile_time_secs': 0.1,  # storing one slows down as the cache grows
         }
     for name, value in settings.items():
         jax.config.update(name, value)
@@ -71,7 +71,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope='session')
 def folder(tmp_path_factory) -> Path:
-    """A converted checkpoint with a tokenizer: all that `load` and the command need."""
+    """A converted checkpoint with a tokenizer: everything that `load` and the command need."""
     from tests.makers import write_processor_files
     from vipllava_jax import checkpoint
     from vipllava_jax.model.vipllava import init
@@ -87,7 +87,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def source(folder, tmp_path_factory) -> Path:
-    """A PyTorch folder in several shards, with a tokenizer, made without PyTorch."""
+    """A PyTorch folder in several shards, with a tokenizer, written without PyTorch."""
     from vipllava_convert.to_torch import export
 
     target = tmp_path_factory.mktemp('torch') / 'source'
@@ -97,7 +97,7 @@ def source(folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def demo_model():
-    """The model that comes with the package: for what is about what answers mean."""
+    """The bundled model, for tests that need meaningful answers."""
     from vipllava_jax.loading import load
 
     return load('demo', dtype='float32')

@@ -1,4 +1,4 @@
-"""What is measured and how does not depend on the depth of the model."""
+"""A shallow config for the benchmark tests, whose results do not depend on the depth of the model."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The figures that can be worked out by hand, of the 7B in bfloat16."""
+"""Costs of the 7B in bfloat16, compared with figures computed by hand."""
 
 import dataclasses
 
@@ -73,7 +73,7 @@ def test_the_greater_of_two_times_is_the_floor():
 def test_a_step_of_training_costs_three_times_what_trains_and_twice_what_does_not():
     forward = COSTS.prefill(1, 1024).flop
     head = 2 * VIP_LLAVA_7B.text.width * VIP_LLAVA_7B.text.vocab
-    whole = forward + 1023 * head  # the loss is of every token
+    whole = forward + 1023 * head  # the loss needs logits of every token
     assert COSTS.training([1024], 0, {'llama', 'projector'}) == pytest.approx(3 * whole)
     attention = COSTS.training([1024], 0, {'llama'}) - 3 * 2 * 1024 * (COSTS.prefill(1, 1).bytes - 2**19) / 2
     assert COSTS.training([1024], 0, {'projector'}) == pytest.approx(2 * whole + attention / 3)

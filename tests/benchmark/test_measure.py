@@ -1,4 +1,4 @@
-"""What is timed is the library's own work, on weights of which none is zero."""
+"""The benchmark times the library's functions, on random weights without zeros."""
 
 import dataclasses
 

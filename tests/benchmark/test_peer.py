@@ -1,4 +1,4 @@
-"""Both sides hold the same weights and are asked the same."""
+"""Both sides of the comparison have the same weights and prompts."""
 
 import jax
 import numpy as np
@@ -50,7 +50,7 @@ def test_the_same_answers_both_ways(pair):
     expected = vj.generate(subject.params, batch, cfg=subject.cfg, max_new_tokens=NEW).tokens
     for side in (Default(subject, model), Compiled(subject, model, backend='eager')):
         inputs = side.inputs(batch)
-        for _ in range(2):  # a kept cache starts anew
+        for _ in range(2):  # a reused cache is reset
             out = side.answer(inputs, NEW, 256)
             np.testing.assert_array_equal(out[:, 100:], expected)
 

@@ -1,4 +1,4 @@
-"""The table, the JSON and the plot of results made up."""
+"""The table, the JSON file and the plot of synthetic results."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Loading and converting: the same weights in both kinds of folder, whatever is given."""
+"""Loading and converting: both folders have the same weights, whichever one is given."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Sides take turns, warm-ups do not count, and what fails does not stop the rest."""
+"""Sides alternate, warm-ups are not counted, and a failing side does not stop the others."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from vipllava_jax.benchmark.timing import NO_ROOM, OURS, Line, measure
 
 
 def side(calls, name, fails_at=None, error=None):
-    """A side that notes its calls and takes as many seconds as it has had calls."""
+    """A side that records its calls; its n-th call reports n seconds."""
 
     def run():
         calls.append(name)

@@ -17,7 +17,7 @@ class Ran(NamedTuple):
 
 @pytest.fixture
 def vipllava(monkeypatch, capsys):
-    """Runs the command in this process, as if from a shell, on an empty or given stdin."""
+    """Runs the command in this process as from a shell, with an empty or a given stdin."""
 
     def run(*args: object, stdin: str = '') -> Ran:
         monkeypatch.setattr(sys, 'argv', ['vipllava', *map(str, args)])
@@ -38,7 +38,7 @@ def photo(tmp_path):
 
 @pytest.fixture(scope='session')
 def adapter(folder, tmp_path_factory) -> Path:
-    """An adapter of the tiny model, not zero."""
+    """A nonzero adapter of the tiny model."""
     from vipllava_convert import adapters
 
     from tests.training.test_lora import trained

@@ -1,4 +1,4 @@
-"""The answer on stdout and nothing else; mistakes in one line before a model is loaded."""
+"""`vipllava ask` writes only the answer to stdout; errors are one line, before a model is loaded."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from vipllava_jax.demo.world import Scene, Thing
 from vipllava_jax.messages import safe_answer
 
 MARK = 'rectangle:20,10,60,50:red'
-DRAWN = ('--max-new-tokens', 40, '--temperature', 2, '--seed', 1)  # an answer that ends nowhere by itself
+DRAWN = ('--max-new-tokens', 40, '--temperature', 2, '--seed', 1)  # an answer without an end token
 
 
 def test_the_answer_is_the_librarys(vipllava, folder, photo):
@@ -42,7 +42,7 @@ def test_the_answer_is_the_librarys(vipllava, folder, photo):
     ],
 )
 def test_it_says_what_is_marked(vipllava, tmp_path, mark, answer):
-    """Three things apart, plain and clearly marked: a model that knows its world has no doubt about these."""
+    """Three things far apart, plain and clearly marked, which a trained model answers with certainty."""
     things = (
         Thing('star', 'navy', 'medium', 'plain', 80, 100, 50, 0.1),
         Thing('house', 'brown', 'medium', 'plain', 250, 240, 50, 0.0),
@@ -200,8 +200,8 @@ main()
 def test_an_interrupt_ends_it_as_interrupts_do(folder):
     asked = [sys.executable, '-c', SLOWLY, 'ask', '--model', folder, '--max-new-tokens', '900', 'hi']
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-        running.stdout.read(1)  # it has begun to answer
-        while running.poll() is None:  # one that comes while jax collects garbage is lost
+        running.stdout.read(1)  # the answer has started
+        while running.poll() is None:  # a signal that arrives while jax collects garbage is lost
             running.send_signal(signal.SIGINT)
             time.sleep(1)
         assert running.returncode == -signal.SIGINT
@@ -233,7 +233,7 @@ def test_a_damaged_folder_is_told_without_waiting_for_the_compiler(folder, tmp_p
     begin = time.perf_counter()
     asked = [sys.executable, '-c', SLOW_TO_COMPILE, 'ask', '--model', damaged, 'hi']
     done = subprocess.run(asked, capture_output=True, text=True)
-    assert time.perf_counter() - begin < 25  # nearly all of it is importing, on a busy machine
+    assert time.perf_counter() - begin < 25  # most of it is imports, on a busy machine
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr.startswith('vipllava: ')
     assert done.stderr.count('\n') == 1, done.stderr

@@ -1,4 +1,4 @@
-"""bench as a user types it."""
+"""`vipllava bench` as a user runs it."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ SMALL = ('bench', '--preset', 'tiny', '--batch', '1', '--context', '192', '--rep
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """The device's rates, which take seconds, made up; its environment left as it was."""
+    """Replaces the measured rates, which take seconds, by constants, and restores the environment."""
     from vipllava_jax.benchmark import ceilings
 
     rates = ceilings.Ceilings(5e10, 5e11, 'float32')
@@ -100,7 +100,7 @@ def test_mistakes_are_one_line(vipllava, args, message):
     code, out, err = vipllava('bench', '--preset', 'tiny', *args)
     assert (code, out) == (2, '')
     assert message in err
-    assert err.count('\n') == 1  # before anything is made
+    assert err.count('\n') == 1  # before weights are created
 
 
 @pytest.mark.parametrize(

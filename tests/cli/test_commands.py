@@ -1,4 +1,4 @@
-"""draw, convert and info as a user types them, and the command's frame."""
+"""`vipllava draw`, `convert` and `info` as a user runs them, and what all commands share."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_help_is_instant():
         assert 'Examples:' in done.stdout, done.stderr
         return time.perf_counter() - begin
 
-    assert min(seconds() for _ in range(5)) < 0.3  # what it takes when nothing else runs
+    assert min(seconds() for _ in range(5)) < 0.3  # the minimum, because the machine may be busy
 
 
 @pytest.mark.parametrize('verb', VERBS)
@@ -138,7 +138,7 @@ def test_there_and_back(vipllava, folder, tmp_path):
 
 @pytest.mark.slow
 def test_quantised(vipllava, folder, tmp_path):
-    """Smaller on disk or where it is loaded: the same answer. And never where it would be lost."""
+    """Quantizing on disk or at loading gives the same answer; it is refused for PyTorch."""
     assert vipllava('convert', folder, tmp_path / 'pytorch').code == 0
     ran = vipllava('convert', tmp_path / 'pytorch', tmp_path / 'int8', '--quantize', 'int8', '--verify')
     assert ran.code == 0, ran.err

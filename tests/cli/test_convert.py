@@ -1,4 +1,4 @@
-"""`vipllava convert` as a user types it: nothing is lost, and what is wrong is one line before any work."""
+"""`vipllava convert` as a user runs it: files are kept, and errors are one line, before any long work."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def test_no_input_is_written_by_whatever_path(vipllava, folder, source, adapter,
 
 
 def test_a_target_is_refused_before_its_source_is_looked_for(vipllava, tmp_path, monkeypatch):
-    """It may be 14 GB to download."""
+    """The source may be a download of 14 GB."""
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', None)
@@ -87,7 +87,7 @@ def test_overwriting_keeps_what_is_not_a_models(vipllava, source, folder, tmp_pa
 
 
 def test_weights_that_are_not_numbers(vipllava, folder, tmp_path):
-    """Converting says so, comparing fails, and so does asking."""
+    """NaN and infinity are a warning when converting, and an error when comparing or asking."""
     params, cfg = checkpoint.restore(folder)
     norm = params['llama']['layers_1']['attn_norm']
     norm['w'] = norm['w'].at[3].set(jnp.nan)
@@ -133,6 +133,6 @@ def test_interrupted_in_the_middle_the_target_is_as_it_was(source, folder, tmp_p
     process.send_signal(2)
     _, err = process.communicate(timeout=60)
     assert 'Traceback' not in err
-    if process.returncode:  # it may have been quicker
+    if process.returncode:  # it may have finished before the signal
         assert files(target) == before
     assert os.listdir(tmp_path) == ['model']

@@ -1,4 +1,4 @@
-"""`vipllava demo`: a picture, its mark and what is right beside what the model says, without a download."""
+"""`vipllava demo` shows the model's answers next to the right ones, without a download."""
 
 import io
 import re
@@ -14,7 +14,7 @@ from vipllava_jax.generation import decoding
 
 @pytest.fixture
 def said(monkeypatch):
-    """The model's replies, and what it was asked."""
+    """Replaces the model's answers by 'a star'; returns the list of pictures and questions asked."""
     asked = []
 
     def answer(model, picture, questions):
@@ -76,7 +76,7 @@ def test_however_many_are_asked_no_shape_is_new(demo_model, monkeypatch):
 
 
 def test_it_is_mostly_right(vipllava, tmp_path):
-    """If nine times of ten, of 13 less than 8 times for one choice of pictures in a thousand."""
+    """At 90 % accuracy, fewer than 8 right answers of 13 have a probability of about 0.001."""
     verdicts = []
     for seed in range(3):
         ran = vipllava('demo', '--seed', seed, '--output', tmp_path / 'demo.png')

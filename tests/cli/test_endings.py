@@ -1,4 +1,4 @@
-"""Every command, ended at any moment by Ctrl-C or SIGKILL: nothing is lost, nothing is half-written."""
+"""Every command, ended at a random time by Ctrl-C or SIGKILL, loses nothing and leaves no partial files."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 MARK = '--mark rectangle:20,10,60,50:red'
-# In a job in the background a shell lets SIGINT be ignored, and the command keeps it so.
+# A shell starts background jobs with SIGINT ignored, and the command does not change that.
 START = (
     'import signal, os, sys; signal.signal(signal.SIGINT, signal.default_int_handler); '
     'os.execv(sys.executable, [sys.executable, "-m", "vipllava_jax", *sys.argv[1:]])'
@@ -23,7 +23,7 @@ START = (
 
 
 class Case(NamedTuple):
-    """A command line, the files that it writes, and about how many seconds it runs undisturbed."""
+    """A command line, the files that it writes, and about how many seconds it takes without a signal."""
 
     line: str
     writes: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.fixture
 def place(folder, source, tmp_path, monkeypatch) -> Path:
-    """A folder with all that the commands read, and with results of before."""
+    """A folder with everything that the commands read, and with earlier results."""
     for name, target in (('model', folder), ('pytorch', source)):
         (tmp_path / name).symlink_to(target)
     subprocess.run(['cp', '-r', folder, tmp_path / 'old'], check=True)
@@ -77,7 +77,7 @@ def place(folder, source, tmp_path, monkeypatch) -> Path:
 
 
 def ended(place: Path, case: Case, number: int, after: float) -> subprocess.CompletedProcess[bytes]:
-    """The command, ended by a signal after so many seconds unless it has ended before."""
+    """Runs the command, and sends a signal after some seconds unless it has ended before."""
     process = subprocess.Popen(
         [sys.executable, '-c', START, *case.line.split()],
         cwd=place,
@@ -92,7 +92,7 @@ def ended(place: Path, case: Case, number: int, after: float) -> subprocess.Comp
 
 
 def contents(place: Path, but: tuple[str, ...]) -> dict[str, bytes]:
-    """What lies in a folder, by path, except for what a command writes."""
+    """The contents of a folder by path, without the files that a command writes."""
     return {
         str(path.relative_to(place)): path.read_bytes()
         for path in sorted(place.rglob('*'))
@@ -101,7 +101,7 @@ def contents(place: Path, but: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def check_whole(place: Path) -> None:
-    """Results are those of before or new ones, never a part of one."""
+    """Checks that results are either the earlier ones or complete new ones."""
     from vipllava_jax.arrays import flat
     from vipllava_jax.loading import weights
 
@@ -116,7 +116,7 @@ def check_whole(place: Path) -> None:
 
 
 def leftovers(place: Path) -> list[str]:
-    """Hidden files beside the results, and all that lies in the folder for temporary files."""
+    """Hidden files next to the results, and everything in the folder for temporary files."""
     return [str(path.relative_to(place)) for path in place.rglob('.*') if path.name not in ('.lock',)] + [
         *os.listdir(place / 'tmp')
     ]
@@ -126,7 +126,7 @@ def interrupt(place: Path, name: str, after: float) -> None:
     case, before = CASES[name], contents(place, CASES[name].writes)
     ran = ended(place, case, signal.SIGINT, after)
     if b'vipllava' not in ran.stderr and b'<frozen runpy>' in ran.stderr:
-        return  # Python was still starting, before any of our code
+        return  # Python was still starting and had run none of the command's code
     codes = {-signal.SIGINT, 0, 130} if name == 'train' else {-signal.SIGINT, 0}
     assert ran.returncode in codes, (after, ran)
     assert b'Traceback' not in ran.stderr, (after, ran.stderr.decode())
@@ -149,7 +149,7 @@ def kill(place: Path, name: str, after: float) -> None:
 
 
 def moments(name: str, count: int) -> list[float]:
-    """Random seconds after the start of a command, spread over the time that it runs."""
+    """Random times in seconds after the start of a command, spread over its run time."""
     rng = random.Random(name)
     return [0.05 + (n + rng.random()) / count * CASES[name].seconds for n in range(count)]
 

@@ -1,4 +1,4 @@
-"""eval as a user types it: a table, files, going on after SIGKILL, refusals before anything is loaded."""
+"""`vipllava eval` as a user runs it: table, files, resuming after SIGKILL, errors before loading."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from vipllava_jax.evaluation import evaluate
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Twenty questions about pictures, in the folder where the command runs."""
+    """Twenty questions about pictures, in the working directory of the command."""
     monkeypatch.chdir(tmp_path)
     rows = []
     for n in range(20):
@@ -66,7 +66,7 @@ def test_it_prints_a_table_and_keeps_the_answers(vipllava, folder, data, tmp_pat
 
 
 def test_a_model_that_knows_is_right(vipllava, tmp_path):
-    """If nine times of ten, of 16 less than 10 times for one choice of questions in a thousand."""
+    """At 90 % accuracy, fewer than 10 right answers of 16 have a probability of about 0.001."""
     with (tmp_path / 'types.jsonl').open('w') as file:
         file.writelines(json.dumps(row) + '\n' for row in rows(tmp_path, of_all_types(1)))
     ran = vipllava(
@@ -222,10 +222,10 @@ def test_a_question_longer_than_the_context_is_named_first_or_left_out(vipllava,
         patch.setattr(loading, 'weights', None)
         ran = vipllava(*asked)
     assert (ran.code, ran.out) == (2, '')
-    (told,) = ran.err.splitlines()  # of one row, one line
+    (told,) = ran.err.splitlines()  # one line for one broken row
     place = f'vipllava: 1 of 21 questions are broken: {data}, line 21: '
     assert re.match(rf'{place}a prompt of \d+ tokens and 3 new exceed the 1024 of the model', told)
-    for _ in range(2):  # and again where all the others are answered already
+    for _ in range(2):  # the second time, all other rows have answers
         ran = vipllava(*asked, '--skip-broken', '--json', 'table.json')
         assert ran.code == 0, ran.err
         assert 'left out: ' in ran.err

@@ -1,4 +1,4 @@
-"""What the command writes as a picture is whole, and never over a picture that is read."""
+"""Commands write complete pictures, and never overwrite one of their inputs."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def content(photo) -> bytes:
 
 
 def spellings(photo: Path) -> dict[str, Path]:
-    """Other names of the same file."""
+    """Other paths to the same file."""
     folder = photo.parent
     (folder / 'link.png').symlink_to(photo.name)
     (folder / 'far.png').symlink_to('link.png')

@@ -1,4 +1,4 @@
-"""Every command refuses a processor that is not its model's, before the weights are read."""
+"""Every command refuses a processor that does not belong to the model, before the weights are read."""
 
 import json
 import re
@@ -15,13 +15,13 @@ EXTRA = '<extra>'
 
 @pytest.fixture
 def model(folder, tmp_path):
-    """A copy of the tiny model, to spoil."""
+    """A copy of the tiny model, which the tests modify."""
     return shutil.copytree(folder, tmp_path / 'model')
 
 
 @pytest.fixture
 def commands(vipllava, photo, tmp_path, monkeypatch):
-    """Runs ask, eval, train and the library's load; the weights must not be read."""
+    """Runs ask, eval, train and `load`, none of which may read the weights."""
     monkeypatch.setattr(loading, 'arrange', lambda *args, **kwargs: pytest.fail('weights were read'))
     noise(40, 30).save(tmp_path / 'a.png')
 

@@ -1,4 +1,4 @@
-"""What the commands say of weights that are not right: one line on stderr, before any long work."""
+"""Commands report unusable weights in one line on stderr, before any long work."""
 
 import json
 import os

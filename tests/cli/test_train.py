@@ -1,4 +1,4 @@
-"""train as a user types it: killed, gone on with, stopped, refused."""
+"""`vipllava train` as a user runs it: killed, resumed, stopped, refused."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def command(world, tmp_path_factory):
-    """Begins the command in a process of its own; compiled programs are kept for the next one."""
+    """Starts the command in a separate process, with a shared cache of compiled programs."""
     model, folder = world
     cache = str(tmp_path_factory.mktemp('programs'))
 
@@ -49,7 +49,7 @@ def command(world, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def whole(command, tmp_path_factory):
-    """A run that nothing interrupted."""
+    """A run without interruption."""
     output = tmp_path_factory.mktemp('whole') / 'run'
     out, err = command(output).communicate()
     assert out == f'{output}/model\n', err
@@ -89,7 +89,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(command, who
     output, kills = tmp_path / 'run', []
     for while_saving in (False, True, False, True, False):
         process, begun = command(output), newest(output)
-        until(process, lambda begun=begun: newest(output) > begun)  # or it would never come to an end
+        until(process, lambda begun=begun: newest(output) > begun)  # otherwise it would make no progress
         later = time.monotonic() + random.uniform(0, 0.5)
         until(process, lambda at=later, then=while_saving: saving(output) if then else time.monotonic() > at)
         process.kill()
@@ -130,7 +130,7 @@ def test_a_signal_saves_says_where_and_the_same_command_goes_on(command, whole, 
 
 @pytest.fixture
 def quick(world, tmp_path, monkeypatch):
-    """The flags of a run of one step, with FILE as the rows; the environment is left as it was."""
+    """The flags of a run of one step, with FILE as the rows; the environment is restored."""
     monkeypatch.setenv(SHARE, '')
     monkeypatch.delenv(SHARE)
     model, folder = world

@@ -1,4 +1,4 @@
-"""What is told of work that goes on, on a terminal and elsewhere."""
+"""Progress displays, on a terminal and elsewhere."""
 
 import re
 
@@ -9,7 +9,7 @@ from vipllava_jax.cli import waiting
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still unless it is set."""
+    """A clock that only changes when it is set."""
     now = [100.0]
     monkeypatch.setattr(waiting.time, 'perf_counter', lambda: now[0])
     return now

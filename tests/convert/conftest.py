@@ -1,4 +1,4 @@
-"""What the tests of both directions share."""
+"""Fixtures for converting in both directions."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(scope='session')
 def model(folder):
-    """The converted model with an adapter that is not zero, and a projector that is not the folder's."""
+    """The converted model with a nonzero adapter, and a projector that differs from the folder's."""
     from tests.training.test_lora import trained
     from vipllava_jax.loading import load
 
@@ -17,7 +17,7 @@ def model(folder):
 
 @pytest.fixture(scope='session')
 def adapter(model, tmp_path_factory):
-    """Its adapter and projector in files."""
+    """The adapter and projector of `model`, saved in a folder."""
     from vipllava_convert import adapters
 
     target = tmp_path_factory.mktemp('adapters') / 'adapter'

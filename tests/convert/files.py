@@ -1,4 +1,4 @@
-"""Files as PyTorch writes them, sound or not, made without it."""
+"""Writes files in PyTorch's formats, valid or not, without PyTorch."""
 
 import json
 import struct
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-Q = 'base_model.model.model.language_model.layers.0.self_attn.q_proj'  # as peft calls a layer
+Q = 'base_model.model.model.language_model.layers.0.self_attn.q_proj'  # peft's name of a layer
 CODES = {
     **{'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16', 'int64': 'I64', 'int8': 'I8', 'uint8': 'U8'},
     **{'float8_e4m3fn': 'F8_E4M3'},
@@ -22,7 +22,7 @@ STORAGES = {
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], **changed: dict) -> None:
-    """A safetensors file, the entries of its header changed as told."""
+    """Writes a safetensors file, with changed header entries if given."""
     header, end = {}, 0
     for name, array in tensors.items():
         begin, end = end, end + array.nbytes
@@ -53,14 +53,14 @@ def storage(key: str, kind: str, length: int) -> bytes:
 
 
 def tensor(held: bytes, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> bytes:
-    """The call that rebuilds a tensor of a storage."""
+    """The pickle program of a call that rebuilds a tensor from a storage."""
     shapes = (tuple_of(*map(integer, shape)), tuple_of(*map(integer, strides)))
     args = tuple_of(held, integer(offset), *shapes, b'\x89', b'ccollections\nOrderedDict\n)R')
     return b'ctorch._utils\n_rebuild_tensor_v2\n' + args + b'R'
 
 
 def pickled(entries: dict[str, bytes]) -> bytes:
-    """The program of a dict."""
+    """The pickle program of a dict."""
     return b'\x80\x02}(' + b''.join(string(name) + value for name, value in entries.items()) + b'u.'
 
 
@@ -75,7 +75,7 @@ def write_archive(
 
 
 def write_bin(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """A file as torch.save writes it, every tensor with a storage of its own."""
+    """Writes a file like torch.save, with a separate storage for every tensor."""
     entries = {}
     for i, (name, array) in enumerate(tensors.items()):
         strides = tuple(stride // array.itemsize for stride in array.strides)
@@ -86,7 +86,7 @@ def write_bin(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def pair(name: str, out: int, into: int, rng, rank: int = 2, own: str = '') -> dict[str, np.ndarray]:
-    """Both halves of an adapter by peft's names."""
+    """The A and B matrices of an adapter by peft's names."""
     halves = {'A': (rank, into), 'B': (out, rank)}
     return {f'{name}.lora_{h}{own}.weight': np.float32(rng.standard_normal(s)) for h, s in halves.items()}
 

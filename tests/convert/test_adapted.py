@@ -1,4 +1,4 @@
-"""Weights with an adapter on them: merged or beside, in every type, and their shapes beforehand."""
+"""Weights with an adapter, merged or separate, in every dtype; their shapes are known in advance."""
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ def test_params_with_an_adapter_are_no_checkpoint(model, tmp_path):
 
 
 def test_on_a_tpu_adapters_of_every_kind_are_kept(folder, tmp_path, rng, monkeypatch):
-    """One layer's formats are every layer's there, but an adapter need not be on every layer."""
+    """On a TPU all layers share one layer's formats, but not every layer must have an adapter."""
     write_adapter(tmp_path / 'a', pair(Q, 48, 48, rng))
     expected = load(folder, adapter=tmp_path / 'a', merge=False, fuse=False).params
     monkeypatch.setattr(loading, '_on', lambda backend: backend == 'tpu')

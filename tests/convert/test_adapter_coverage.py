@@ -1,4 +1,4 @@
-"""Adapters that lack what their config promises are refused by name, and read where it promises nothing."""
+"""Adapters that lack tensors listed in their config are refused by name; other adapters are read."""
 
 import json
 import os
@@ -109,7 +109,7 @@ Q_AND_V = [
 
 @pytest.mark.parametrize('targets', Q_AND_V)
 def test_what_the_config_names(place, targets):
-    """In the ways in which peft has names, and with modules of the same name in the tower."""
+    """All forms of names in peft's configs, including modules with the same name in the tower."""
     found = read(place, pairs('q_proj', 'v_proj'), target_modules=targets)
     assert len(found.pairs) == 6
     told = message(place, pairs('q_proj'), target_modules=targets)
@@ -140,7 +140,7 @@ def test_the_tower_is_whole_or_not_there(place):
     assert len(read(place, pairs('q_proj'), target_modules=targets).pairs) == 3
     told = message(place, pairs('q_proj') | tower(layers=range(5)), target_modules=targets)
     assert 'model.vision_tower.encoder.layers.{5-11}.self_attn.q_proj' in told
-    assert 'language_model' in message(place, tower(), target_modules=targets)  # the decoder's are gone
+    assert 'language_model' in message(place, tower(), target_modules=targets)  # without the decoder's pairs
     read(place, tower(), target_modules=r'.*vision_tower.*q_proj')
 
 
@@ -151,8 +151,8 @@ def test_layers_that_are_left_out_on_purpose(place):
     read(place, only, target_modules=r'.*layers\.1\.self_attn\.q_proj')
     read(place, only, target_modules=['1.self_attn.q_proj'])
     read(place, only, target_modules=['q_proj'], exclude_modules=r'.*layers\.(0|2)\..*')
-    read(place, only)  # nothing is said
-    read(place, only, target_modules=r'(?!.*vision).*q_proj')  # nothing that is understood
+    read(place, only)  # no target_modules
+    read(place, only, target_modules=r'(?!.*vision).*q_proj')  # an unsupported pattern
     assert 'layers.2.' in message(place, only, target_modules=['q_proj'], layers_to_transform=[1, 2])
 
 
@@ -287,7 +287,7 @@ def test_half_a_pair(place, kind):
 
 
 def test_views_that_fill_the_memory(place):
-    """A file of 100 bytes that would be read as a pair of a model's size."""
+    """A file of 100 bytes whose views would be read as a pair of a model's size."""
     from tests.convert.files import pickled, storage, tensor, write_archive
 
     held = storage('0', 'FloatStorage', 1)

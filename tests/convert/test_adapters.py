@@ -1,4 +1,4 @@
-"""Adapters in files as we write them, and files that do not fit or are not whole."""
+"""Adapters in files that we write, and files that do not fit the model or are incomplete."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from vipllava_jax.training import lora
 
 
 def forgetting(params):
-    """The params without the dropout of their adapters, which only a training step has a use for."""
+    """The params without the adapters' dropout, which only training uses."""
     return nested(
         (path, LoRA(w.base, w.a, w.b, w.scale) if isinstance(w, LoRA) else w) for path, w in flat(params)
     )
@@ -117,7 +117,7 @@ def message(folder, adapter) -> str:
 
 def test_all_that_does_not_fit_is_told_at_once(folder, tmp_path, rng):
     tensors = {}
-    for i in range(5):  # two layers more than there are
+    for i in range(5):  # two more than the model has layers
         tensors |= pair(f'base_model.model.model.language_model.layers.{i}.self_attn.v_proj', 16, 64, rng)
     tensors |= pair(f'{Q}', 48, 48, rng, rank=4)
     tensors |= {f'{Q.replace("q_proj", "k_proj")}.lora_A.weight': np.zeros((2, 48), np.float32)}

@@ -1,4 +1,4 @@
-"""Adapters in files that peft or the authors wrote: their names, their scales, what lies beside them."""
+"""Adapters in files by peft or the authors: their names, scales and additional files."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from vipllava_jax.loading import load
 
 forward = jax.jit(vj.forward, static_argnames='cfg')
 
-# What peft calls the modules of transformers' models, of two eras, and of the authors'.
+# peft's prefixes of modules in the models of transformers, in old and new versions, and of the authors.
 TREES = {
     'transformers 5': (
         'base_model.model.model.language_model.',
@@ -80,7 +80,7 @@ def test_the_authors_projector_and_what_they_leave_beside_it(folder, tmp_path, r
         found['linear_1']['w'], np.float32(tensors[stem + 'final_linear.0.weight']).T
     )
     np.testing.assert_array_equal(found['linear_2']['b'], np.float32(tensors[stem + 'final_linear.2.bias']))
-    (tmp_path / 'b').mkdir()  # of stage 1, which trains nothing else
+    (tmp_path / 'b').mkdir()  # as after stage 1, which trains only the projector
     write_bin(
         tmp_path / 'b' / 'mm_projector.bin',
         {k.removeprefix('base_model.model.'): v for k, v in tensors.items()},

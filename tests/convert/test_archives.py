@@ -1,4 +1,4 @@
-"""The ZIP archives of `.bin` files: what torch.save writes is read, tricks with entries are errors."""
+"""ZIP archives of `.bin` files: those of torch.save are read, manipulated entries are errors."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ def path(tmp_path):
 
 def write(path, *entries, comment=b''):
     with zipfile.ZipFile(path, 'w') as archive, pytest.MonkeyPatch.context() as patch:
-        patch.setattr('warnings.warn', lambda *_, **__: None)  # of names that occur twice
+        patch.setattr('warnings.warn', lambda *_, **__: None)  # zipfile warns of duplicate names
         for name, data in entries:
             archive.writestr(name, data)
         archive.comment = comment
@@ -78,7 +78,7 @@ def directory(path) -> tuple[bytearray, int]:
 
 
 def test_an_entry_inside_another(path):
-    """A whole archive as the bytes of an entry, and a directory that names the header in there."""
+    """An archive nested as the bytes of an entry, with a directory that refers to a header inside it."""
     inner = io.BytesIO()
     write(inner, ('archive/data/1', DATA))
     write(path, ('archive/data/0', inner.getvalue()), ('archive/data.pkl', PROGRAM), ('archive/data/1', DATA))
@@ -111,17 +111,17 @@ def test_an_entry_of_another_name(path):
 @pytest.mark.parametrize(
     ('offset', 'size', 'value'),
     [
-        (10, 'H', 8),  # the method, deflated
+        (10, 'H', 8),  # the compression method: deflated
         (8, 'H', 1),  # encrypted
-        (20, 'I', 5),  # the size as stored
-        (24, 'I', 1 << 31),  # the size as read
-        (42, 'I', 1 << 31),  # the place of the header
+        (20, 'I', 5),  # the compressed size
+        (24, 'I', 1 << 31),  # the uncompressed size
+        (42, 'I', 1 << 31),  # the offset of the local header
         (42, 'I', 5),
         (28, 'H', 9999),  # the length of the name
         (30, 'H', 9999),
         (32, 'H', 9999),
         (0, 'I', 0),
-        (24, 'I', 0xFFFFFFFF),  # ZIP64 without its sizes
+        (24, 'I', 0xFFFFFFFF),  # a ZIP64 marker without the 64-bit sizes
     ],
 )
 def test_every_field_of_a_directory(path, offset, size, value):
@@ -139,10 +139,10 @@ def test_every_field_of_a_directory(path, offset, size, value):
         (6, 'H', 1),
         (10, 'H', 1),  # the number of entries
         (10, 'H', 3),
-        (10, 'H', 0xFFFF),  # ZIP64 without its record
+        (10, 'H', 0xFFFF),  # a ZIP64 marker without the ZIP64 end record
         (12, 'I', 0),  # the length of the directory
         (12, 'I', 1 << 31),
-        (16, 'I', 0),  # its place
+        (16, 'I', 0),  # the offset of the directory
         (16, 'I', 1 << 31),
         (20, 'H', 7),  # the length of the comment
     ],
@@ -169,7 +169,7 @@ def test_zip64(path, monkeypatch):
             with archive.open(name, 'w', force_zip64=True) as file:
                 file.write(data)
     assert read_pickle(path)['x'].shape == (4,)
-    monkeypatch.setattr(zipfile, 'ZIP64_LIMIT', 0)  # all sizes and places in 64 bits
+    monkeypatch.setattr(zipfile, 'ZIP64_LIMIT', 0)  # all sizes and offsets in 64 bits
     monkeypatch.setattr(zipfile, 'ZIP_FILECOUNT_LIMIT', 0)
     write(path, *USUAL)
     data = bytearray(path.read_bytes())
@@ -189,7 +189,7 @@ def test_zip64(path, monkeypatch):
 @pytest.mark.parametrize('place', [0, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 @pytest.mark.parametrize('field', [42, 24, 20])
 def test_every_64_bit_field_of_a_directory(path, place, field):
-    """The place of an entry's header, and its size as read and as stored, in ZIP64's extra field."""
+    """The offset of an entry's header, and its uncompressed and compressed size, in the ZIP64 extra field."""
     write(path, *USUAL)
     data, start = directory(path)
     name = struct.unpack_from('<H', data, start + 28)[0]
@@ -198,7 +198,7 @@ def test_every_64_bit_field_of_a_directory(path, place, field):
     data[start + 46 + name : start + 46 + name] = struct.pack('<HHQ', 1, 8, place)
     struct.pack_into('<I', data, len(data) - 10, len(data) - 22 - start)
     path.write_bytes(data)
-    if (field, place) == (42, 0):  # where it is
+    if (field, place) == (42, 0):  # the first entry's header is at offset 0
         assert read_pickle(path)['x'].shape == (4,)
     else:
         message(path)

@@ -1,4 +1,4 @@
-"""Many names in one message."""
+"""Messages that list many names."""
 
 import pytest
 from hypothesis import given

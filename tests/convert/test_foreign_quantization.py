@@ -1,4 +1,4 @@
-"""Folders that other tools have quantized are named as such, by their config or by their tensors' names."""
+"""Checkpoints quantized by other tools are recognized by their config or by the names of tensors."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def test_a_config_that_quantizes_nothing(copy, config):
 
 
 def test_the_config_comes_before_the_files(copy):
-    """Their types may be unknown, and their shards on the way."""
+    """The config is checked first, as the files may have unknown dtypes or be missing."""
     for path in copy.glob('*.safetensors'):
         path.unlink()
     configured(copy, quantization_config={'quant_method': 'mxfp4'})
@@ -118,7 +118,7 @@ def test_the_names_of_weights_do_not(source):
 
 @pytest.mark.parametrize('kind', ['int8', 'uint8', 'float8_e4m3fn'])
 def test_the_types_say_so(copy, kind):
-    """Weights of a model, without scales, in 8 bits."""
+    """8-bit weights without scales."""
     for shard in copy.glob('*.safetensors'):
         held = load_file(shard)
         write_safetensors(shard, {name: w.astype(getattr(ml_dtypes, kind, kind)) for name, w in held.items()})

@@ -1,4 +1,4 @@
-"""Every layout that PyTorch's folders have had becomes ours bit by bit."""
+"""Every layout of PyTorch checkpoints is converted to ours bit by bit."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ CASES = [  # layout, kind of file, shards, type, model
 
 
 def array(tensor) -> np.ndarray:
-    """A tensor of PyTorch as numpy's, bit by bit."""
+    """A PyTorch tensor as a numpy array with the same bits."""
     import torch
 
     tensor = tensor.detach().contiguous()
@@ -46,7 +46,7 @@ def array(tensor) -> np.ndarray:
 
 
 def in_layout(name: str, layout: str, cfg: Config) -> str:
-    """A name of transformers' model in memory -> the one in a layout."""
+    """A name in transformers' model in memory -> the name in a layout."""
     for ours, theirs in zip(PREFIXES[MEMORY][:3], PREFIXES[layout][:3], strict=True):
         if name.startswith(ours):
             rest = name.removeprefix(ours)
@@ -58,7 +58,7 @@ def in_layout(name: str, layout: str, cfg: Config) -> str:
 
 
 def write_torch(folder: Path, state: dict, kind: str, shards: int) -> None:
-    """A state dict in a folder of PyTorch's files, its config left to others."""
+    """Writes a state dict to a folder in a PyTorch file format, without a config."""
     import torch
     from safetensors.torch import save_file
 
@@ -79,7 +79,7 @@ def write_torch(folder: Path, state: dict, kind: str, shards: int) -> None:
 
 
 def write_config(folder: Path, theirs, layout: str, cfg: Config) -> None:
-    """The config.json of a layout's days; the one of the first days on the Hub lies about the features."""
+    """Writes the config.json of a layout's version; the Hub's first version is wrong about the features."""
     said = json.loads(theirs.config.to_json_string(use_diff=False))
     if layout == HUB and cfg.projector_norm:
         said |= {'vision_feature_layer': -2, 'projector_layernorm': False}
@@ -97,7 +97,7 @@ def write_config(folder: Path, theirs, layout: str, cfg: Config) -> None:
 
 
 def expected(state: dict, cfg: Config) -> dict[str, np.ndarray]:
-    """Our leaves, told without the table's layouts: a matrix is transposed, then shaped as the model says."""
+    """Our leaves, without the table's layouts: matrices are transposed, then reshaped as the model needs."""
     told = {}
     hub = {in_layout(name, HUB, cfg): x for name, x in state.items()}
     for leaf in leaves(cfg):
@@ -127,7 +127,7 @@ def test_every_layout_bit_by_bit(case, tmp_path):
     if layout == AUTHORS:
         renamed |= {f'model.layers.{i}.self_attn.rotary_emb.inv_freq': torch.ones(4) for i in range(3)}
         unused |= {name for name in renamed if 'inv_freq' in name}
-    if kind == 'bin':  # as a save of a view, and of a transposed matrix
+    if kind == 'bin':  # as when a view and a transposed matrix are saved
         name = in_layout('model.language_model.layers.0.mlp.up_proj.weight', layout, cfg)
         renamed[name] = renamed[name].t().contiguous().t()
     source, target = tmp_path / 'source', tmp_path / 'target'

@@ -1,4 +1,4 @@
-"""Weights that are not numbers are named by a conversion, and equal to nothing in a comparison."""
+"""Weights with NaN or infinity are named by a conversion, and never equal in a comparison."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ GATE = 'language_model.model.layers.1.mlp.gate_proj.weight'
 
 
 def spoilt(folder, target, value=np.nan):
-    """A converted folder with two numbers that are none."""
+    """A converted folder in which two values are not finite."""
     params, cfg = checkpoint.restore(folder)
     for leaf in (params['llama']['layers_1']['gate'], params['projector']['linear_1']):
         leaf['w'] = leaf['w'].at[3, 4].set(value)

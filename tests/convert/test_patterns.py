@@ -1,4 +1,4 @@
-"""Patterns from strangers: they match as Python's do, in bounded time, or say what is wrong with them."""
+"""Untrusted patterns match like Python's, in bounded time, or raise an error that says what is wrong."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Adapters of ours in peft, and peft's in ours: the same logits on the same tiny random model."""
+"""Our adapters loaded by peft, and peft's loaded by us, give the same logits on a tiny random model."""
 
 import copy
 
@@ -17,14 +17,14 @@ ROWS = [(9, 2), (6, 0), (15, 1)]
 forward = jax.jit(vj.forward, static_argnames='cfg')
 pytestmark = [
     pytest.mark.parity,
-    # peft asks transformers in its older words
+    # peft uses deprecated arguments of transformers
     pytest.mark.filterwarnings('ignore:`is_gradient_checkpointing` is deprecated:FutureWarning:transformers'),
 ]
 
 
 @pytest.fixture(scope='module')
 def base(cfg, tmp_path_factory):
-    """transformers' model, and its folder."""
+    """A transformers model, and its folder."""
     theirs = peer.model(cfg)
     folder = tmp_path_factory.mktemp('peer') / 'base'
     theirs.save_pretrained(folder)
@@ -32,7 +32,7 @@ def base(cfg, tmp_path_factory):
 
 
 def agree(theirs, ours, cfg, base, rng):
-    """The logits of a model of peft's and of params of ours are equal, and not those of the base."""
+    """Checks that peft's model and our params give the same logits, which differ from the base's."""
     batch = ragged(cfg, rng, ROWS)
     real = np.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
     expected = peer.run(theirs.eval(), batch).logits.numpy()[real]

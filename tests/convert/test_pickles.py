@@ -1,4 +1,4 @@
-"""`.bin` files: tensors come out whole, and nothing in a pickle ever runs."""
+"""`.bin` files: tensors are read correctly, and no code in a pickle is ever run."""
 
 import contextlib
 import os
@@ -66,7 +66,7 @@ def test_views_of_one_storage(path):
 
 
 class Evil:
-    """What a pickle of this calls when it is read by anybody but us."""
+    """An object whose pickle runs a command when Python's unpickler reads it."""
 
     def __init__(self, call, *args):
         self.call, self.args = call, args
@@ -161,19 +161,19 @@ TENSOR, PARAMETER, DICT = (
         + string('__defaults__')
         + integer(1)
         + b'ub'
-        + pickled({})[2:],  # a state for the function
+        + pickled({})[2:],  # BUILD, which would set an attribute of the function
         TENSOR
         + b'N}('
         + string('__call__')
         + integer(1)
         + b'u\x86b'
-        + pickled({})[2:],  # the same by setattr
+        + pickled({})[2:],  # the same, set by setattr
         DICT + b'N}(' + string('__setstate__') + integer(1) + b'u\x86b' + pickled({})[2:],
-        TENSOR + b')\x81.',  # an instance of a function
+        TENSOR + b')\x81.',  # NEWOBJ on a function
         PARAMETER + b'tR.',
         b'ctorch\nFloatStorage\n)R.',
-        b'r\xff\xff\xff\xff' + pickled({}),  # a memo of 4 billion entries
-        b'\x80\x04N\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.',  # bytes of an exabyte
+        b'r\xff\xff\xff\xff' + pickled({}),  # a memo index of 4 billion
+        b'\x80\x04N\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.',  # a bytes object of an exabyte
         b'',
         b'.',
         b'\x80\x09.',
@@ -286,7 +286,7 @@ def test_every_protocol_of_torch(path, protocol):
     module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5))
     shared = torch.arange(12.0).reshape(3, 4)
     marked = torch.nn.Parameter(torch.ones(2))
-    marked.tensor_parallel = True  # an attribute of its own, which is dropped
+    marked.tensor_parallel = True  # an additional attribute, which is ignored
     state = module.state_dict() | {'shared': shared, 'view': shared[1:, ::2], 'marked': marked}
     torch.save(state, path, pickle_protocol=protocol)
     found = read_pickle(path)
@@ -362,7 +362,7 @@ def test_strides_of_axes_that_have_none_do_not_matter(path):
 
 
 def test_an_attack_on_the_record_of_a_tensor(path, tmp_path):
-    """BUILD would set fields after they were checked: another file, or strides to the heap."""
+    """BUILD could set fields after they were checked, such as the file, or strides out of bounds."""
     (tmp_path / 'secret').write_bytes(b'secret' * 9)
     for field, value in (
         ('file', string(str(tmp_path / 'secret'))),

@@ -1,4 +1,4 @@
-"""Weights one after another from their files to the device: never a buffer that is still in use."""
+"""Streaming weights from files to the device never overwrites a buffer that is still in use."""
 
 import gc
 import threading
@@ -18,7 +18,7 @@ from vipllava_jax import checkpoint
 
 
 def one_after_another(sizes, dtype, layout, tmp_path_factory) -> Plan:
-    """Tensors of one kind in a file, the i-th all of i, as a plan to read them."""
+    """A file of tensors of the same shape and dtype, the i-th filled with i, and a plan to read them."""
     file = tmp_path_factory.mktemp('files') / 'file'
     pairs, data = [], b''
     for i in range(6):
@@ -34,7 +34,7 @@ def one_after_another(sizes, dtype, layout, tmp_path_factory) -> Plan:
 @pytest.mark.parametrize('target', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('layout', ['D->D', 'FD->DF', '(NH)->NH', '(NH)D->DNH', 'VD->VD'])
 def test_a_buffer_is_free_before_it_is_used_again(layout, target, threads, tmp_path_factory, monkeypatch):
-    """Of megabytes, so that a CPU is still at work on one when the next is read: a leaf would change."""
+    """Tensors of megabytes, so that the CPU still converts one when the next is read."""
     monkeypatch.setattr(to_flax, 'THREADS', threads)
     one = layout in ('D->D', '(NH)->NH')
     sizes = dict(D=2**20 if one else 1024, F=1024, N=1024 if one else 16, H=1024 if one else 64, V=1024)
@@ -45,7 +45,7 @@ def test_a_buffer_is_free_before_it_is_used_again(layout, target, threads, tmp_p
 
 
 def test_reading_does_not_wait_for_the_compiler(tmp_path_factory, monkeypatch):
-    """With one thread to read: were it also the one that compiles, nothing would be read before."""
+    """With a single reading thread: if it also compiled, nothing would be read until then."""
     monkeypatch.setattr(to_flax, 'THREADS', 1)
     begun, program, read = threading.Event(), to_flax._program, to_flax.read
 
@@ -77,7 +77,7 @@ def test_a_leaf_that_nobody_keeps_is_gone(tmp_path_factory):
 @given(st.sampled_from(checkpoint.FLOATS), st.sampled_from(checkpoint.FLOATS), st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
 def test_casting_rounds_as_numpy_does(tmp_path_factory, dtype, target, seed):
-    """All bits but not-a-numbers, whose payloads are nobody's business; subnormal numbers are not lost."""
+    """All bit patterns, including subnormal numbers, except that the payloads of NaN may differ."""
     array = np.frombuffer(np.random.default_rng(seed).bytes(4096), jnp.dtype(dtype))
     array = np.where(np.isnan(array.astype(np.float32)), np.zeros_like(array), array)
     file = tmp_path_factory.mktemp('files') / 'file'

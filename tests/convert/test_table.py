@@ -1,4 +1,4 @@
-"""The table: every leaf has a tensor, every layout is known, and every misfit is named."""
+"""The table: every leaf has a tensor, every layout is known, and all mismatches are named."""
 
 import dataclasses
 import math
@@ -57,7 +57,7 @@ FIRST = {'linear_1': '0', 'linear_2': '2'}
 
 
 def renamed(leaf: Leaf, layout: str, norm: bool = True) -> str:
-    """What a layout calls a tensor, told from the Hub's name."""
+    """The name of a tensor in a layout, derived from its name on the Hub."""
     vision, projector, text, head = PREFIXES[layout]
     name = leaf.name.removeprefix('language_model.')
     if leaf.path.startswith('clip/'):
@@ -69,7 +69,7 @@ def renamed(leaf: Leaf, layout: str, norm: bool = True) -> str:
 
 
 def stored(cfg: Config, layout: str = '(a) the Hub', **changed: dict) -> dict[str, Tensor]:
-    """Descriptions of a model's tensors, one after another in a file that nobody reads."""
+    """Descriptions of a model's tensors, consecutive in a file that is never read."""
     tensors, offset = {}, 0
     for leaf in leaves(cfg):
         shape = leaf.shapes[0]
@@ -296,7 +296,7 @@ def test_types_that_are_not_supported(dtype):
 
 
 def test_views_that_fill_the_memory():
-    """Every weight of a model may claim to lie in the same few bytes."""
+    """A file could claim that all weights of a model are views of the same few bytes."""
     tensors = {name: dataclasses.replace(tensor, offset=0) for name, tensor in stored(TINY).items()}
     with pytest.raises(CheckpointError, match='here: .* bytes of weights are repeated views of .* bytes'):
         fit(tensors, TINY, 'here')
@@ -304,7 +304,7 @@ def test_views_that_fill_the_memory():
     repeated = stored(TINY)
     for name in (embed, 'language_model.lm_head.weight'):
         repeated[name] = dataclasses.replace(repeated[name], strides=(0, 1))
-    fit(repeated, TINY, 'here')  # a few are no harm
+    fit(repeated, TINY, 'here')  # a few such views are allowed
     far = stored(TINY) | {embed: dataclasses.replace(repeated[embed], strides=(1 << 40, 1))}
     with pytest.raises(CheckpointError, match='is spread over'):
         fit(far, TINY, 'here')

@@ -1,4 +1,4 @@
-"""PyTorch's folders become ours whole, or nothing becomes of them."""
+"""Converting a PyTorch folder gives a complete folder of ours, or leaves nothing behind."""
 
 import hashlib
 import random
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def same(a: Path, b: Path) -> bool:
-    """Whether two folders of ours hold the same."""
+    """Whether two folders of ours have the same contents."""
     x, y = dict(checkpoint.stream(a)), dict(checkpoint.stream(b))
     return x.keys() == y.keys() and all(x[path].tobytes() == y[path].tobytes() for path in x)
 
@@ -132,7 +132,7 @@ for work, source in ((convert, sys.argv[1]), (export, sys.argv[2])):
 
 
 def child(code: str, *args: object, **settings) -> subprocess.Popen:
-    """Python with our packages, in a process of its own."""
+    """Runs Python code with our packages in a separate process."""
     root = Path(__file__).parents[2]
     command = [
         sys.executable,
@@ -143,7 +143,7 @@ def child(code: str, *args: object, **settings) -> subprocess.Popen:
 
 
 def test_a_write_that_fails_half_way(source, folder, tmp_path):
-    """No file may grow beyond 50 kB, which Orbax below and our own writer both run into."""
+    """Files are limited to 50 kB, which makes both Orbax and our writer fail."""
     with child(LIMITED, source, folder, tmp_path / 'model', stderr=subprocess.PIPE) as process:
         out, noise = process.communicate(timeout=60)
     lines = out.splitlines()

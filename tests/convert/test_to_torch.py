@@ -1,4 +1,4 @@
-"""What we export is what transformers loads, and what we convert back."""
+"""transformers loads what we export, and converting it back gives the same weights."""
 
 import dataclasses
 import json

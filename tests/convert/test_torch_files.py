@@ -1,4 +1,4 @@
-"""Safetensors, shards and indexes: right bytes, or one line that names the file."""
+"""Safetensors, shards and indexes: the right bytes, or an error in one line that names the file."""
 
 import errno
 import json
@@ -35,7 +35,7 @@ def message(call, *args) -> str:
 
 @pytest.fixture
 def shards(tmp_path):
-    """A folder of two shards with a tensor each, and its index as a dict to write."""
+    """A folder of two shards with one tensor each, and its index as a dict."""
     for name, tensors in zip(NAMES, ({'x': X}, {'y': Y}), strict=True):
         write_safetensors(tmp_path / name, tensors)
     index = {'metadata': {'total_size': 32}, 'weight_map': {'x': NAMES[0], 'y': NAMES[1]}}
@@ -297,7 +297,7 @@ def test_headers_of_millions_of_entries(tmp_path):
     path = tmp_path / 'model.safetensors'
     path.write_bytes(len(raw).to_bytes(8, 'little') + raw)
     assert 'more than 100000 entries' in message(open_checkpoint, tmp_path)
-    with open(path, 'wb') as file:  # sparse: not read at all
+    with open(path, 'wb') as file:  # a sparse file, which must not be read
         file.write((100_000_000).to_bytes(8, 'little'))
         file.truncate(100_000_008)
     assert 'a header of 100000000 bytes; those of more than' in message(open_checkpoint, tmp_path)
@@ -312,7 +312,7 @@ def special(path, kind):
         path.symlink_to('/dev/zero')
     else:
         with socket.socket(socket.AF_UNIX) as opened:
-            os.chdir(path.parent)  # a socket's path is short
+            os.chdir(path.parent)  # the length of a socket's path is limited
             opened.bind(path.name)
 
 
@@ -334,7 +334,7 @@ def test_shards_that_are_no_regular_files(shards, monkeypatch, kind):
 
 
 def test_shards_behind_links(shards, tmp_path):
-    """As the Hub's cache has them."""
+    """As in the Hub's cache."""
     folder, _ = shards
     snapshot = tmp_path / 'snapshots' / 'abc'
     snapshot.mkdir(parents=True)
@@ -364,7 +364,7 @@ def test_an_index_of_many_files(shards):
 
 @pytest.mark.parametrize('whole', ['same', 'stale index', 'broken index', 'no shards'])
 def test_a_whole_file_comes_before_an_index(shards, whole):
-    """transformers leaves the index where it saves in shards first and in one file later."""
+    """transformers leaves an old index in place when it saves to a single file later."""
     folder, index = shards
     write_safetensors(folder / 'model.safetensors', {'x': X + 1, 'y': Y})
     if whole == 'stale index':

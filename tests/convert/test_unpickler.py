@@ -1,4 +1,4 @@
-"""The machine that reads pickles: every opcode that it knows, every one that it refuses, and its bounds."""
+"""The unpickler: every opcode that it supports, every one that it refuses, and its limits."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ OPCODES = {each.code.encode('latin-1')[0]: each.name for each in pickletools.opc
 
 
 def plain(value):
-    """The containers of a pickle as Python's."""
+    """Converts the containers in an unpickled result to Python's."""
     if not isinstance(value, Compound):
         return value
     if isinstance(value.parts, dict):
@@ -103,7 +103,7 @@ def test_the_memo_shares_what_it_holds():
     assert found.parts[0] is found.parts[1]
 
 
-ARGUMENTS = {  # an opcode with an argument of one byte less than it claims
+ARGUMENTS = {  # opcodes whose argument is a byte too short
     **dict.fromkeys(('BININT1', 'SHORT_BINUNICODE', 'SHORT_BINSTRING', 'SHORT_BINBYTES', 'LONG1'), b'\x01'),
     **{'BINUNICODE': b'\2\0\0\0a', 'BINUNICODE8': b'\2\0\0\0\0\0\0\0a', 'BINSTRING': b'\2\0\0\0a'},
     **{'BINBYTES': b'\2\0\0\0a', 'BINBYTES8': b'\2\0\0\0\0\0\0\0a', 'LONG4': b'\2\0\0\0a'},
@@ -125,7 +125,7 @@ def test_an_argument_that_is_cut_off(name):
 @pytest.mark.parametrize(
     'program',
     [
-        *(b'', b'N', b'.', b'(.', b'N(.'),  # STOP is missing, or what it takes
+        *(b'', b'N', b'.', b'(.', b'N(.'),  # STOP or its operand is missing
         *(
             b'0',
             b'2',
@@ -152,7 +152,7 @@ def test_an_argument_that_is_cut_off(name):
             b'}(Nu.',
             b'(Nd.',
             b'N(0.',
-        ),  # beneath a MARK, or a key without a value
+        ),  # an operand below a MARK, or a key without a value
         *(b'h\0.', b'j\0\0\0\0.', b'g0\n.', b'gx\n.', b'Np-1\n.', b'Np' + b'9' * 11 + b'\n.'),
         *(b'NNa.', b'NNNs.', b'}Na.', b']NNs.', b')Na.', b'N(e.', b'N(u.'),  # of the wrong type
         *(b'\x80\6N.', b'\x80\xffN.', b'\x95\xff\xff\xff\xff\xff\xff\xff\xffN.'),
@@ -178,7 +178,7 @@ def test_keys_are_strings(key):
 
 
 def test_integers_whose_hashes_collide_cost_no_time():
-    prime = (1 << 61) - 1  # Python's hash of an integer is the remainder by this
+    prime = (1 << 61) - 1  # Python hashes an integer modulo this prime
     keys = b''.join(b'\x8a\x10' + (prime * n).to_bytes(16, 'little') + b'N' for n in range(1, 30_000))
     begin = time.process_time()
     with pytest.raises(Refused, match='keys are not strings, but int'):
@@ -326,7 +326,7 @@ def test_bounds_in_depth_memory_and_time(program, told):
 @pytest.mark.parametrize(
     'program',
     [
-        b']q\0]q\1ah\1]a.',  # what is part of another grows, so that depth would be unknown
+        b']q\0]q\1ah\1]a.',  # a nested list grows, which would change the depth
         b']q\0h\0a.',  # a list in itself
         b'}q\0K\1h\0s.',
         b']q\0(h\0\x85e' + b'h\0Na.',
@@ -338,7 +338,7 @@ def test_a_part_of_another_does_not_change(program):
 
 
 def test_errors_never_show_what_they_were_given():
-    """A repr of doubled tuples would take years."""
+    """The repr of repeatedly doubled tuples would take years."""
     bomb = b'N' + b'q\0h\0\x86' * 28
     for program in (b'}' + bomb + b'Ns.', bomb + b'Q.', bomb + b')R.', bomb + b'Nb.', b'N' + bomb + b'\x93.'):
         with pytest.raises(ValueError, match='.') as told:

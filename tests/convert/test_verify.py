@@ -1,4 +1,4 @@
-"""A comparison finds what is different, and nothing where nothing is."""
+"""A comparison finds all differences, and none between equal checkpoints."""
 
 import dataclasses
 import shutil

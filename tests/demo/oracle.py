@@ -1,4 +1,4 @@
-"""The answer to a question about the world, found again from its words and the scene alone."""
+"""Computes the answer to a question about the world independently, from its words and the scene alone."""
 
 import math
 import re
@@ -10,7 +10,7 @@ SINGULAR = {'crosses': 'cross', 'fish': 'fish'}
 
 
 def answer(view, text: str) -> str:
-    """What is right; ValueError for a question that it does not understand."""
+    """The right answer; ValueError for a question that is not understood."""
     text = re.sub(r' (Answer .*|Use a whole sentence|Be short)\.$', '', text)
     for rule, reply in RULES:
         if found := re.fullmatch(rule, text):
@@ -19,7 +19,7 @@ def answer(view, text: str) -> str:
 
 
 def marked(view, words: str) -> int:
-    """The scene's index of the one thing that is spoken of so."""
+    """The index in the scene of the only thing that a phrase refers to."""
     fits = [m.thing for m in view.marks if _speaks_of(words, m.mark)]
     assert len(fits) == 1, (words, view.marks)
     return fits[0]

@@ -1,4 +1,4 @@
-"""How things look: each where its outline is, in its colour, told apart from every other."""
+"""Things are drawn inside their outlines, in their colours, and differ from each other."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""The exam: held out, of every type and mark, and on its pictures what the rows say."""
+"""The exam is held out, covers every type and mark, and its rows match its pictures."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The world's examples: always the same, every answer right, nothing held out in training."""
+"""Examples are reproducible, every answer is right, and training has no held-out combinations."""
 
 from collections import Counter, defaultdict
 

@@ -1,4 +1,4 @@
-"""Marks on things: on different ones, told apart by their phrases, inside the picture."""
+"""Marks are on different things, have different phrases, and lie inside the picture."""
 
 import itertools
 from random import Random
@@ -61,7 +61,7 @@ def test_marks_of_one_shape_come_as_often_in_training_as_among_held_out_ones():
 
 @pytest.mark.parametrize('color', MARK_COLORS)
 def test_no_two_colours_look_the_same_under_a_mask(color):
-    """As far as a mask may be faint in one picture and strong in another."""
+    """With every alpha in the range of masks, which may differ between two marks."""
     shares = np.linspace(*MASK, 33)[:, None] / 255
     over = {
         name: (1 - shares) * base + shares * np.array(MARK_COLORS[color])

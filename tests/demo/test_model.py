@@ -1,9 +1,9 @@
-"""The model that comes with the package: what it knows, what it is, and that transformers hears the same.
+"""The bundled model: its accuracy, its files, and that transformers gives the same answers.
 
-It was measured on thousands of held-out questions (docs/demo.md): at least 95 % right on what is marked, 90 %
-over all types. Here are a few of the same questions, always the same ones: nothing is left to chance but
-which they are. Were they others, a model just as good would miss any of these bounds less than once in a
-thousand times: of 64 it has fewer than 53 right once in ten thousand.
+Its accuracy was measured on thousands of held-out questions (docs/demo.md): at least 95 % for marked things,
+90 % over all types. These tests ask a small, fixed sample of those questions. For another random sample, an
+equally good model would miss any of the bounds here with a probability below 0.001; for example, fewer than
+53 right answers of 64 have a probability of 0.0001.
 """
 
 import importlib.resources
@@ -22,7 +22,7 @@ from vipllava_jax.loading import abstract, bundled
 
 @pytest.fixture
 def score(demo_model, tmp_path):
-    """Asks the cases -> how many, of each group, there are and are right."""
+    """Asks the cases -> the number of cases and of right answers in each group."""
 
     def asked(cases, **settings):
         found = evaluate(demo_model, rows(tmp_path, cases), images=tmp_path, **settings)
@@ -48,18 +48,18 @@ def test_it_knows_the_rest(score):
 
 
 def test_a_moved_mark_moves_the_answer(score):
-    """Both of a pair are right nine times of ten if each is 95 times of a hundred; by chance, once of 144."""
+    """If each answer is right in 95 % of the cases, both of a pair are in 90 %; by chance, in 1 of 144."""
     n, correct = score(exam.moved(32), together=['pair'])['pair']
     assert n == 32
     assert correct >= 23
 
 
 @pytest.mark.parity
-@pytest.mark.filterwarnings('ignore')  # of transformers' own
+@pytest.mark.filterwarnings('ignore')  # warnings in transformers
 def test_transformers_hears_the_same(tmp_path):
     import torch
 
-    torch.set_num_threads(1)  # of a small model, threads would only wait for each other
+    torch.set_num_threads(1)  # for a small model, threads would mostly wait for each other
     cases = [*of_all_types(1), *exam.moved(2)]
     written = rows(tmp_path, cases)
     assert len(written) == 20

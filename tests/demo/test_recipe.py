@@ -1,4 +1,4 @@
-"""What the demo model is trained from: rows that say what the example says, and a model that fits them."""
+"""The demo model's training data: rows that match their examples, and an initial model that fits them."""
 
 import json
 import shutil

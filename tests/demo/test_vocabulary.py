@@ -1,4 +1,4 @@
-"""The demo model's tokenizer: the world's words whole, any text at all, the same ids in transformers."""
+"""The demo tokenizer: one token per word of the world, any text, the same ids as in transformers."""
 
 import json
 

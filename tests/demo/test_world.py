@@ -1,4 +1,4 @@
-"""Scenes from a seed, with room for everything."""
+"""Scenes are reproducible from a seed, and their things fit the picture."""
 
 import itertools
 import math

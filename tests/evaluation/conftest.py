@@ -1,4 +1,4 @@
-"""A tiny model that answers, and questions about pictures of several sizes."""
+"""Fixtures: a tiny model, and questions about pictures of several sizes."""
 
 import json
 
@@ -18,7 +18,7 @@ def model(tmp_path_factory) -> Model:
 
 @pytest.fixture
 def questions(tmp_path):
-    """Nine rows: four lengths of text, no picture, one or two, marks on some."""
+    """Nine rows: four lengths of text; no, one or two pictures; marks on some."""
     rows = []
     for n in range(9):
         images = [f'{n}-{i}.png' for i in range(n % 3)]

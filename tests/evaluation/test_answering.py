@@ -1,4 +1,4 @@
-"""Batches of few shapes, and answers that are those of each question alone."""
+"""Batches have few shapes, and answers are the same as when each question is asked separately."""
 
 import dataclasses
 import threading

@@ -1,4 +1,4 @@
-"""Every form of row becomes its question, its marks and its right answers; every broken one is told."""
+"""Every form of row gives its question, marks and right answers; every broken row is reported."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Answers on the disk: gone on with, cut where they were cut off, refused if they are another's."""
+"""Files of answers are resumed, repaired after an interruption, and refused if they belong to another run."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The whole: asked, written down, gone on with, counted."""
+"""Whole evaluations: asking, writing answers, resuming, counting."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_it_goes_on_where_it_was_ended(model, questions, tmp_path):
         evaluate(model, questions, **{**settings, 'about': {'model': 'n'}})
     with pytest.raises(ValueError, match='max_new_tokens was 4 and is 5'):
         evaluate(model, questions, **{**settings, 'max_new_tokens': 5})
-    other = {**settings, 'batch': 3}  # is free to change
+    other = {**settings, 'batch': 3}  # settings that may change
     assert evaluate(model, questions, **other) == gone_on
     assert evaluate(model, questions, **other, restart=True).scores == gone_on.scores
 

@@ -1,4 +1,4 @@
-"""What is right, counted by hand; intervals against published ones."""
+"""Scores, compared with counts by hand, and intervals, compared with published ones."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_counted_by_hand():
             case('fish', groups=(('kind',), ('arrow',)), sets=(('pair', '2'),)),
             case('fish', groups=(('kind',), ('arrow',)), sets=(('pair', '3'),)),  # not answered
             case('fish', groups=(('kind',), ('arrow',)), sets=(('pair', '3'),)),
-            case(groups=(('kind',), ('arrow',))),  # nobody knows what is right
+            case(groups=(('kind',), ('arrow',))),  # without accepted answers
         ),
         by=('type', 'shape'),
     )

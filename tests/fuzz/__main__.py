@@ -1,4 +1,4 @@
-"""Fuzzes by hand: `python -m tests.fuzz --minutes 60 [TARGET …]`; `replay FOLDER` tries an input again."""
+"""Runs the fuzzer: `python -m tests.fuzz --minutes 60 [TARGET …]`; `replay FOLDER` tries an input again."""
 
 import argparse
 import secrets
@@ -11,7 +11,7 @@ from tests.fuzz.explore import Fault, explore
 from tests.fuzz.runner import Runner, saved
 from tests.fuzz.targets import TARGETS
 
-TURN = 60.0  # seconds that a target has before it is the next one's turn
+TURN = 60.0  # seconds per turn of a target
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Valid files of a very small model, which the inputs are made of."""
+"""Writes valid files of a very small model, from which the inputs are derived."""
 
 import contextlib
 import json
@@ -115,7 +115,7 @@ def tensors(data: bytes) -> dict[str, np.ndarray]:
 
 
 def converted(folder: Path) -> None:
-    """The model, and what it is converted to."""
+    """The model, and its conversion."""
     from vipllava_convert import to_flax
 
     model(folder / 'source')
@@ -157,11 +157,11 @@ def sentencepiece(folder: Path) -> None:
 
 
 def pictures(folder: Path) -> None:
-    """Pictures of every format and of the modes that it has; one of them is what is read."""
+    """Pictures of every format in each of its modes; one of them is the file that is read."""
     (folder / 'formats').mkdir(parents=True)
     picture = noise(*SIZE)
     exif = picture.getexif()
-    exif[0x0112] = 6  # the orientation: it lies on its side
+    exif[0x0112] = 6  # the orientation: rotated by 90 degrees
     for form in FORMATS:
         for mode in MODES:
             path = folder / 'formats' / f'{form} {mode}'
@@ -171,7 +171,7 @@ def pictures(folder: Path) -> None:
                 KeyError,
                 OSError,
                 ValueError,
-            ):  # the format has no such mode, or Pillow here no such format
+            ):  # the format does not support the mode, or this Pillow does not support the format
                 path.unlink(missing_ok=True)
     shutil.copyfile(folder / 'formats' / 'PNG RGB', folder / 'picture')
 
@@ -204,7 +204,7 @@ ABOUT = {'model': 'tiny'}
 
 
 def journals(folder: Path) -> None:
-    """Data of which all questions are answered, and a run that has taken two steps."""
+    """Data with answers to all questions, and a run after two steps."""
     from vipllava_jax.evaluation import cases
     from vipllava_jax.training import config, identity
 

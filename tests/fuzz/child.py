@@ -1,6 +1,6 @@
-"""The process in which inputs are tried: reads a folder per line of stdin, and answers with a verdict.
+"""The process in which inputs are tried: reads the path of a folder per line of stdin, and writes a verdict.
 
-A verdict is '' if all is well, or else what is wrong. What ends or halts this process is seen by its parent.
+A verdict is '' or a description of the fault. The parent notices if an input ends or blocks this process.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-LONGEST = {'stderr': 600, 'message': 10_000, 'warning': 10_000}  # characters of a line; the command cuts
+LONGEST = {'stderr': 600, 'message': 10_000, 'warning': 10_000}  # characters; the command shortens them
 MOST = 2 << 30  # bytes of memory
 MEMORY = f'more than {MOST >> 30} GiB of memory'
-NO_MEMORY = 'not enough memory'  # of a command's message: to run out of memory is a fault
+NO_MEMORY = 'not enough memory'  # a message of the command that counts as a fault
 
 
 class Output:
-    """What is written to stdout and stderr, by whatever library."""
+    """Captures everything written to stdout and stderr, also by C libraries."""
 
     def __init__(self) -> None:
         self.files = {number: tempfile.TemporaryFile() for number in (1, 2)}  # noqa: SIM115
@@ -43,7 +43,7 @@ class Output:
 
 
 def verdict(read: Callable[[Path], None], folder: Path, output: Output) -> str:
-    """What is wrong with how a reader takes a folder."""
+    """Runs a reader on a folder; returns a description of the fault, or ''."""
     code: object = None
     message, sys.stdin = '', open(os.devnull)  # noqa: SIM115
     with warnings.catch_warnings(record=True) as caught:
@@ -71,7 +71,7 @@ def verdict(read: Callable[[Path], None], folder: Path, output: Output) -> str:
 
 
 def wrong(text: str, longest: int) -> str:
-    """What is wrong with a text that a user is to read."""
+    """What is wrong with a text for the user, or ''."""
     if 'Traceback (most recent call last)' in text or 'panicked at' in text:
         return f'has a traceback: {clean(text)}'
     for line in text.split('\n'):
@@ -83,7 +83,7 @@ def wrong(text: str, longest: int) -> str:
 
 
 def place(error: BaseException) -> str:
-    """The last line of the package, or of the harness, that an exception came through."""
+    """The innermost line of the package, or of the harness, in an exception's traceback."""
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if 'site-packages' not in frame.filename
     ]
@@ -96,7 +96,7 @@ def clean(text: str) -> str:
 
 
 def grown() -> int:
-    """The most memory, in bytes, of this process and of those it has started, since it was last asked."""
+    """The peak memory in bytes of this process and its children since the last call."""
     peak = 0
     for process in processes():
         with contextlib.suppress(OSError):  # it may have ended
@@ -107,7 +107,7 @@ def grown() -> int:
 
 
 def processes() -> list[str]:
-    """This process and those that its threads have started."""
+    """The ids of this process and of its children."""
     found = ['self']
     for thread in Path('/proc/self/task').iterdir():
         with contextlib.suppress(OSError):  # it may have ended
@@ -116,7 +116,7 @@ def processes() -> list[str]:
 
 
 def limit(more: int) -> None:
-    """Lets this process, and each of those that it starts, have so much more memory than it has."""
+    """Limits the further memory of this process and of each process that it starts."""
     found = re.search(r'VmData:\s+(\d+) kB', Path('/proc/self/status').read_text())
     most = (int(found[1]) << 10 if found else 0) + more
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
@@ -135,7 +135,7 @@ def main(module: str, name: str) -> None:
         answers.write(json.dumps(told) + '\n')
         answers.flush()
         if number == 0:
-            limit(2 * MOST)  # the first input is a valid one, after which all is imported and compiled
+            limit(2 * MOST)  # the valid first input, which imports and compiles everything
 
 
 if __name__ == '__main__':

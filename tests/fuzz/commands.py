@@ -1,4 +1,4 @@
-"""Command lines: every option of every verb, as the command itself lists them."""
+"""Generates command lines with the options of every subcommand, as listed by the command."""
 
 import json
 from importlib import import_module
@@ -19,8 +19,8 @@ LINES = {
     'bench': words('--model  model  --what  load'),
     'demo': words('--output  out.png'),
 }
-LONG = ('train', 'bench', 'demo')  # which would take minutes: each of their lines has something bad in it
-# No path outside of the working directory, as some options are files to write.
+LONG = ('train', 'bench', 'demo')  # these would take minutes: each of their lines has an error
+# Only paths in the working directory, because some options name files to write.
 WORDS = tuple(text for text in TEXTS if not {'/', '\0', '\ud800'} & set(text)) + words("""
     -  -x  rows.json  rows.jsonl  photo.png  link.png  fifo  out.png  out  model  run.toml  type  \udcff
     rectangle:10,10,50,40:red  2/point:1,1  What is {mark}?  {mark9}
@@ -32,7 +32,7 @@ STDIN = (b'What?', b'', b'\xff\xfeW\0', b'\xef\xbb\xbfWhat?', b'\xff', b'\x1b[2J
 
 @st.composite
 def commands(draw: Draw) -> dict[str, bytes]:
-    """A line that is as it should be, with words put in or left out and options of the verb added."""
+    """A valid command line, with words inserted or removed and options of the subcommand added."""
     verb = draw(st.sampled_from([*VERBS]))
     line = [*LINES[verb]]
     command = getattr(import_module(f'vipllava_jax.cli.{verb}'), verb)
@@ -50,7 +50,7 @@ def commands(draw: Draw) -> dict[str, bytes]:
 
 
 def given(draw: Draw, option: click.Option) -> list[str]:
-    """An option with a value, good or bad."""
+    """An option with a valid or invalid value."""
     name = draw(st.sampled_from([*option.opts, *option.secondary_opts]))
     if option.is_flag:
         return [name]

@@ -1,4 +1,4 @@
-"""What the package does with data, journals, settings and command lines; each as in `readers`."""
+"""Reads data, files of answers, settings and command lines with the package; each as in `readers`."""
 
 import contextlib
 import io
@@ -12,11 +12,11 @@ ANY: Any = None  # where a value is only passed on
 
 
 class Reached(Exception):
-    """All checks are done; what would come next is long work."""
+    """Raised when all checks have passed, instead of starting the long work."""
 
 
 def rows(folder: Path) -> None:
-    """Each data file, strictly and with broken rows skipped, up to what the model reads."""
+    """Reads each data file, with and without skipping broken rows, up to the arrays for the model."""
     errors = []
     for file in (folder / 'rows.json', folder / 'rows.jsonl'):
         for skip_broken in (False, True):
@@ -59,7 +59,7 @@ def _evaluated_with(folder: Path, file: Path, skip_broken: bool) -> None:
 
 
 def journals(folder: Path) -> None:
-    """Goes on with answers and with a run, up to the point where weights are needed."""
+    """Resumes an evaluation and a run, up to the point where weights are needed."""
     from tests.fuzz.base import ABOUT, CFG
     from vipllava_jax.evaluation import cases, run
     from vipllava_jax.evaluation.answering import questions
@@ -88,7 +88,7 @@ def journals(folder: Path) -> None:
 
 
 def run(folder: Path) -> None:
-    """A run's settings, and all that is checked before it begins."""
+    """Reads a run's settings, and does all checks before its start."""
     from vipllava_jax.training import config, prepare
     from vipllava_jax.training.progress import Silent
 
@@ -97,7 +97,7 @@ def run(folder: Path) -> None:
 
 
 def command(folder: Path) -> None:
-    """A command line, in this process, with the folder as the working directory."""
+    """Runs a command line in this process, with the folder as the working directory."""
     from vipllava_jax import cli
 
     fifo = folder / 'fifo'

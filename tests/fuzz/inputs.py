@@ -1,4 +1,4 @@
-"""Inputs: the files that take the place of valid ones."""
+"""Generates inputs: files that replace valid ones."""
 
 import json
 import tempfile
@@ -16,7 +16,7 @@ from tests.fuzz.nasty import Draw, damaged, json_files, text, words
 from tests.fuzz.pngs import pngs
 from tests.fuzz.templates import templates
 
-Files = dict[str, bytes]  # by their names
+Files = dict[str, bytes]  # contents by file name
 Inputs = st.SearchStrategy[Files]
 Maker = Callable[[Path], Inputs]  # given the folder of valid files
 
@@ -118,7 +118,7 @@ def others(name: str) -> Maker:
 
 
 def commanded(maker: Maker) -> Maker:
-    """Inputs with a command line that reads them."""
+    """Inputs together with a command line that reads them."""
     lines = [[verb, *line] for verb, line in LINES.items() if verb not in LONG]
     lines.append([*lines[0], '--template', 'checkpoint'])
     arguments = st.sampled_from([json.dumps(line).encode() for line in lines])
@@ -129,7 +129,7 @@ def commanded(maker: Maker) -> Maker:
 
 @st.composite
 def tokenizers(draw: Draw, folder: Path) -> Files:
-    """A tokenizer.json in which one of the stages is another."""
+    """A tokenizer.json in which one stage is replaced by another."""
     data = json.loads((folder / 'tokenizer.json').read_text())
     parts = draw(st.lists(st.sampled_from(PARTS), min_size=1, max_size=3))
     stage = draw(st.sampled_from(STAGES))
@@ -139,21 +139,21 @@ def tokenizers(draw: Draw, folder: Path) -> Files:
 
 
 def chats() -> Inputs:
-    """A chat template, alone or as a JSON file holds it."""
+    """A chat template, as a file of its own or inside a JSON file."""
     alone = templates().map(lambda text: {'chat_template.jinja': text.encode('utf-8', 'surrogatepass')})
     held = templates().map(lambda text: {'chat_template.json': json.dumps({'chat_template': text}).encode()})
     return st.one_of(alone, alone, held)
 
 
 def pictures(folder: Path) -> Inputs:
-    """A picture of any format whose bytes are damaged, or a PNG file of odd chunks."""
+    """A picture in any format with damaged bytes, or a PNG file with unusual chunks."""
     contents = [damaged(path.read_bytes()) for path in sorted((folder / 'formats').iterdir())]
     return named('picture', st.one_of(pngs(), *contents))
 
 
 @st.composite
 def rows(draw: Draw) -> Files:
-    """Rows in one of both forms, some of them broken, or the boxes that one of them names."""
+    """Rows as a JSON list or JSONL, some of them broken, or the file of boxes that a row names."""
     if draw(st.integers(0, 5)) == 0:
         return {'meta.json': draw(json_files(base.META, PLACES))}
     lines = [draw(json_files(row, PLACES)) for row in draw(st.permutations(base.ROWS))[:3]]
@@ -167,7 +167,7 @@ def rows(draw: Draw) -> Files:
 
 
 def journal(name: str) -> Maker:
-    """A journal, some of its lines changed."""
+    """A file of answers with some lines changed."""
 
     @st.composite
     def files(draw: Draw, folder: Path) -> Files:

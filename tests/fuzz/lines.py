@@ -1,4 +1,4 @@
-"""Marks as they are written in a line, and TOML files."""
+"""Generates marks as text, and TOML files."""
 
 import json
 
@@ -26,7 +26,7 @@ SIZES = ((90, 60), (90, 60), (1, 1), (1, 60_000), (60_000, 1), (3, 2), (4000, 30
 
 @st.composite
 def marks(draw: Draw) -> bytes:
-    """A mark as a line of text, in which a number may be another, and the size of the picture it is for."""
+    """A mark as text, with numbers that may be replaced, and the size of its picture."""
     numbers = draw(st.sampled_from(PLACES)).split(',')
     if draw(st.booleans()):
         numbers[draw(st.integers(0, len(numbers) - 1))] = draw(st.sampled_from(NUMBERS))
@@ -59,7 +59,7 @@ ENDS = (('utf-8', '\n'), ('utf-8-sig', '\n'), ('utf-16', '\n'), ('utf-8', '\r\n'
 
 @st.composite
 def toml_files(draw: Draw, valid: str) -> bytes:
-    """A TOML file with lines that are not of it, put in, left out or changed."""
+    """A TOML file with lines inserted, removed or changed."""
     lines = valid.splitlines()
     names = st.one_of(st.sampled_from([*KEYS]), st.sampled_from((*lines, *LINES)))
     for _ in range(draw(st.integers(1, 3))):

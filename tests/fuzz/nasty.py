@@ -1,4 +1,4 @@
-"""Values that break readers, and files in which something has been replaced by one of them."""
+"""Values that are likely to break readers, and files in which something is replaced by such a value."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ VALUES = (None, True, False, *INTEGERS, *REALS, *TEXTS, *STRUCTURES, *map(Raw, R
 
 
 def text(value: Any) -> str:
-    """JSON, with raw pieces as they are."""
+    """JSON text, in which raw pieces are inserted unchanged."""
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, dict):
@@ -55,8 +55,8 @@ def text(value: Any) -> str:
 
 @st.composite
 def json_files(draw: Draw, valid: Any, extra: Sequence[Any] = (), most: int = 3) -> bytes:
-    """A JSON file in which up to `most` nodes are changed, and perhaps its bytes, too."""
-    data = [copy.deepcopy(valid)]  # in a list, so that the whole can be replaced as well
+    """A JSON file with up to `most` nodes changed, and sometimes damaged bytes."""
+    data = [copy.deepcopy(valid)]  # in a list, so that the root can be replaced, too
     for _ in range(draw(st.integers(1, most))):
         change(draw, data, st.sampled_from((*VALUES, *extra, *extra)))
     file = text(data[0] if data else Raw('')).encode()
@@ -64,7 +64,7 @@ def json_files(draw: Draw, valid: Any, extra: Sequence[Any] = (), most: int = 3)
 
 
 def change(draw: Draw, data: list[Any], values: st.SearchStrategy[Any]) -> None:
-    """Replaces, removes, doubles, moves or adds one node."""
+    """Replaces, removes, duplicates, moves or adds a node."""
     node, key = place(draw, data)
     if key is None:
         return
@@ -81,11 +81,11 @@ def change(draw: Draw, data: list[Any], values: st.SearchStrategy[Any]) -> None:
     elif kind == 'add' and isinstance(node, dict):
         node[draw(st.sampled_from(TEXTS))] = copy.deepcopy(draw(values))
     else:
-        node[key] = copy.deepcopy(draw(values))  # as what is in it may be changed next
+        node[key] = copy.deepcopy(draw(values))  # a copy, because its content may be changed next
 
 
 def place(draw: Draw, data: list[Any]) -> tuple[Any, Any]:
-    """A node as its container and key. Shallow ones are likelier: they are what readers look at."""
+    """A random node as its container and key; shallow ones, which readers look at, are more likely."""
     node: Any = data
     while node:
         key = (
@@ -102,10 +102,10 @@ def place(draw: Draw, data: list[Any]) -> tuple[Any, Any]:
 @st.composite
 def damaged(draw: Draw, data: bytes) -> bytes:
     """Bytes, some of which are flipped, cut off, inserted, repeated or overwritten."""
-    rng = draw(st.randoms(use_true_random=True))  # hypothesis's own integers are small ones
+    rng = draw(st.randoms(use_true_random=True))  # hypothesis prefers small integers
     for _ in range(draw(st.integers(1, 3))):
         at = rng.randrange(len(data) + 1)
-        if draw(st.integers(0, 3)) == 0:  # most that a reader decides by stands at one of the ends
+        if draw(st.integers(0, 3)) == 0:  # most of what determines a reader's behaviour is at one of the ends
             at = min(at, rng.randrange(80)) if rng.random() < 0.7 else max(at, len(data) - rng.randrange(80))
         size = draw(st.sampled_from((1, 2, 4, 8, 64, 1000)))
         kind = draw(st.sampled_from(('flip', 'flip', 'cut', 'remove', 'repeat', 'zero', 'number', 'insert')))

@@ -1,4 +1,4 @@
-"""Programs for an unpickler, and archives as torch.save writes them around such programs."""
+"""Generates pickle programs, and archives like those of torch.save around such programs."""
 
 import io
 import itertools
@@ -41,11 +41,11 @@ BROKEN = (
     *(string('/etc/passwd'), string('float32'), integer(-1), integer(10**9), b'N', b'\x85', DOUBLED),
     *(tuple_of(integer(-100_000_000)), tuple_of(integer(1 << 40))),
 )
-INTO = [b'}' + string(field) + value + b'sb' for field in FIELDS for value in BROKEN]  # by BUILD
+INTO = [b'}' + string(field) + value + b'sb' for field in FIELDS for value in BROKEN]  # for BUILD
 
 
 def encodings(op: pickletools.OpcodeInfo) -> list[bytes]:
-    """An opcode with each of some arguments."""
+    """The encodings of an opcode with each of some arguments."""
     code = op.code.encode('latin-1')
     if op.arg is None:
         return [code]
@@ -76,12 +76,12 @@ def archive(program: bytes, storages: dict[str, bytes] = STORAGES, **kind: Any) 
 
 @st.composite
 def programs(draw: Draw) -> bytes:
-    """Real opcodes in any order, or a valid program with some removed, repeated or put in between."""
+    """Opcodes in random order, or a valid program with some opcodes removed, repeated or inserted."""
     if draw(st.booleans()):
         return b''.join(draw(st.lists(PIECES, min_size=1, max_size=30))) + b'.'
     starts = [at for *_, at in pickletools.genops(VALID)] + [len(VALID)]
     parts = [VALID[a:b] for a, b in itertools.pairwise(starts)]
-    if draw(st.booleans()):  # a field of what a call has made
+    if draw(st.booleans()):  # a field of the result of a call
         calls = [at for at, part in enumerate(parts, 1) if part == pickle.REDUCE]
         parts.insert(draw(st.sampled_from(calls)), draw(st.sampled_from(INTO)))
         return b''.join(parts)
@@ -97,7 +97,7 @@ def programs(draw: Draw) -> bytes:
 
 @st.composite
 def archives(draw: Draw) -> bytes:
-    """A `.bin` file: a program in an archive, the archive's other parts changed, or its bytes."""
+    """A `.bin` file: a program in an archive, in which other parts or bytes may be changed."""
     kind = draw(st.sampled_from(('program', 'program', 'program', 'entries', 'bytes')))
     if kind == 'program':
         return archive(draw(programs()))

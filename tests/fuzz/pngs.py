@@ -1,4 +1,4 @@
-"""PNG files whose checksums are right and whose chunks are not what a reader expects."""
+"""Generates PNG files with correct checksums and unexpected chunks."""
 
 import struct
 import zlib
@@ -50,7 +50,7 @@ def chunk(kind: str, data: bytes) -> bytes:
 
 @st.composite
 def pngs(draw: Draw) -> bytes:
-    """A picture of one colour, with other chunks around its pixels."""
+    """A picture of one colour, with other chunks before and after its pixels."""
     width, height = draw(st.sampled_from(SIDES)), draw(st.sampled_from(SIDES))
     depth, color, laced = (
         draw(st.sampled_from((8, 8, 16, 1, 4, 3))),

@@ -1,4 +1,4 @@
-"""What the package does with the files of a folder. Each may raise ValueError or OSError, nothing else."""
+"""Reads the files of a folder with the package; each reader may raise only ValueError or OSError."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ PICTURE = noise(90, 60)
 
 
 def plan(folder: Path) -> None:
-    """All that is known of a checkpoint before its weights are read."""
+    """Reads everything about a checkpoint except its weights."""
     from vipllava_jax import loading
     from vipllava_jax.inputs.processor import Processor
 
@@ -103,7 +103,7 @@ def chat(folder: Path) -> None:
 
 
 def converted(folder: Path) -> None:
-    """What can be read must be what was written."""
+    """Checks that what can be read equals what was written."""
     import jax
 
     from vipllava_jax import loading

@@ -1,4 +1,4 @@
-"""Tries inputs in a child process, which is started again when an input has ended or halted it."""
+"""Tries inputs in a child process, which is restarted when an input has ended or blocked it."""
 
 import contextlib
 import hashlib
@@ -32,11 +32,11 @@ ENVIRONMENT = {
 
 
 class Failed(Exception):
-    """What an input did to the child."""
+    """An input has ended or blocked the child."""
 
 
 class Runner:
-    """Tries inputs of one target; `fault` says what is wrong with one."""
+    """Tries inputs of one target; `fault` returns what goes wrong with an input."""
 
     def __init__(self, name: str, target: Target, place: Path, limit: float = LIMIT):
         self.name, self.target, self.limit = name, target, limit
@@ -46,9 +46,9 @@ class Runner:
         self.child: subprocess.Popen[str] | None = None
 
     def fault(self, files: Files) -> str:
-        """What is wrong with how the package takes an input, or ''.
+        """A description of what goes wrong with an input, or ''.
 
-        One that takes too long is tried again, and given the more time the more else the machine has to do.
+        An input that takes too long is tried again, with more time if the machine is busy.
         """
         told = self._tried(files, self.limit)
         if not told.startswith(ENDLESS):
@@ -61,7 +61,7 @@ class Runner:
                 self._start()
             with self.folder(files) as folder:
                 told = self._ask(folder, limit)
-            if told == MEMORY:  # which it may not give back
+            if told == MEMORY:  # the child may not return it
                 self.stop()
             return told
         except Failed as failed:
@@ -70,7 +70,7 @@ class Runner:
 
     @contextlib.contextmanager
     def folder(self, files: Files) -> Iterator[Path]:
-        """A copy of the valid files with those of an input in their place."""
+        """A copy of the valid files, in which those of an input replace valid ones."""
         folder = self.place / 'input'
         shutil.copytree(self.valid, folder)
         try:
@@ -81,7 +81,7 @@ class Runner:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self) -> None:
-        """Starts a child, and has it import and compile all that it needs for the valid files."""
+        """Starts a child, which imports and compiles everything that the valid files need."""
         read = self.target.read
         command = [sys.executable, '-m', 'tests.fuzz.child', read.__module__, read.__name__]
         self.child = subprocess.Popen(
@@ -114,7 +114,7 @@ class Runner:
         raise Failed(f'ended by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}')
 
     def stop(self) -> None:
-        """Ends the child and what it has started."""
+        """Ends the child and its children."""
         if self.child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.child.pid, signal.SIGKILL)
@@ -130,7 +130,7 @@ class Runner:
 
 
 def save(files: Files, name: str, told: str, folder: Path) -> Path:
-    """Keeps an input, and what it did, in a folder that `replay` takes."""
+    """Saves an input and its fault to a folder for `replay`."""
     digest = hashlib.blake2b(
         json.dumps(sorted((n, d.hex()) for n, d in files.items())).encode(), digest_size=6
     )
@@ -144,6 +144,6 @@ def save(files: Files, name: str, told: str, folder: Path) -> Path:
 
 
 def saved(kept: Path) -> tuple[str, Files]:
-    """A target's name, and an input of it, from where `save` has put them."""
+    """The target's name and the input in a folder written by `save`."""
     files = {str(path.relative_to(kept)): path.read_bytes() for path in kept.rglob('*') if path.is_file()}
     return kept.resolve().parent.name, files

@@ -1,4 +1,4 @@
-"""What is fuzzed: valid files, the inputs made of them, and what reads the folder of an input."""
+"""The targets of the fuzzer: valid files, inputs derived from them, and a reader of an input's folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ FILES = words('x  []  ../model  model-00001-of-00002.safetensors  /dev/zero  .')
 
 
 class Target(NamedTuple):
-    """`valid` writes the files that `read` takes; some of them are replaced by `inputs`."""
+    """`valid` writes the files that `read` reads; `inputs` are files that replace some of them."""
 
     valid: Callable[[Path], None]
     inputs: Maker

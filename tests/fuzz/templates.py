@@ -1,4 +1,4 @@
-"""Chat templates: a grammar of Jinja in which loops double, ranges nest and filters have huge arguments."""
+"""Generates chat templates with doubling loops, nested ranges and filters with huge arguments."""
 
 from hypothesis import strategies as st
 
@@ -72,7 +72,7 @@ def values(draw: Draw, depth: int = 2) -> str:
 
 @st.composite
 def templates(draw: Draw, depth: int = 3) -> str:
-    """A prompt as it should be, and after it up to three statements, which have others in their bodies."""
+    """A valid prompt, followed by up to three statements, which may be nested."""
     text = PROMPT if depth == 3 else 'x'
     for _ in range(draw(st.integers(1, 3)) if depth else 0):
         body = draw(templates(depth - 1)) if draw(st.booleans()) else 'x'

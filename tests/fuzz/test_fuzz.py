@@ -1,4 +1,4 @@
-"""Inputs that are always the same, as many as there is time for, of every target."""
+"""Tries a fixed sequence of inputs of every target, as many as there is time for."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.fuzz.explore import explore
 from tests.fuzz.runner import Runner
 from tests.fuzz.targets import TARGETS
 
-SECONDS, INPUTS = 7, 400  # of a target, besides its start: less than three minutes for all of them
+SECONDS, INPUTS = 7, 400  # per target, without its start; less than three minutes in total
 
 
 @pytest.mark.slow

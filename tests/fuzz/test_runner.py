@@ -1,4 +1,4 @@
-"""The harness sees what it is there to see."""
+"""The fuzzing harness detects each type of fault."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def valid(folder: Path) -> None:
 
 
 def read(folder: Path) -> None:
-    """Runs the program that is the input: it does what the package must never do."""
+    """Runs the input as a Python program, which does what the package must never do."""
     program = (folder / 'program').read_text()
     modules = {module.__name__: module for module in (os, subprocess, sys, time, warnings)}
     exec(program, modules)

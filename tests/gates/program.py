@@ -1,4 +1,4 @@
-"""The 7B's programs, compiled for a device that is not there, and what their text says that they do."""
+"""Compiles the 7B's programs for a device that need not be present, and analyses the compiled text."""
 
 import dataclasses
 import math
@@ -24,21 +24,21 @@ from vipllava_jax.training.parts import split
 from vipllava_jax.training.step import make_step, start
 
 CFG = dataclasses.replace(vj.VIP_LLAVA_7B, attention='xla')
-# As wide as the 7B and quicker to compile; what another layer adds and stays is its weights and its cache.
+# As wide as the 7B, and faster to compile; another layer adds only its weights and its cache to the memory.
 SHALLOW = dataclasses.replace(
     CFG,
     vision=dataclasses.replace(CFG.vision, layers=4),
     text=dataclasses.replace(CFG.text, layers=2),
     feature_layers=(3, 2, 2, 1, 0),
 )
-ROWS = 4  # of a step of training
-SLOTS, PROMPT = 1024, 704  # of neither the product with 8 and a width is the size of a matrix
+ROWS = 4  # per training step
+SLOTS, PROMPT = 1024, 704  # neither, times 8 and times a width, is the size of a weight matrix
 BYTES = {'bf16': 2, 'f16': 2, 'pred': 1, 's8': 1, 'u8': 1}
 FREE = ('get-tuple-element', 'parameter', 'tuple', 'constant', 'bitcast')
 
 
 class Instruction(NamedTuple):
-    """One line of a computation: what it does, its results as (shape, bytes, whether in the fast memory)."""
+    """A line of a computation: its operation, and its results as (shape, bytes, whether in fast memory)."""
 
     op: str
     results: list[tuple[str, int, bool]]
@@ -46,22 +46,22 @@ class Instruction(NamedTuple):
 
 
 def one(platform: str, name: str = '', **described: str) -> jax.sharding.Sharding:
-    """One device of a platform that this machine need not have."""
-    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # the other worker of pytest has one too
-    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # nobody would answer what this machine is
+    """A device of a platform that this machine need not have."""
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # other pytest workers load libtpu, too
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no metadata server to query
     devices = topologies.get_topology_desc(name, platform=platform, **described).devices
     return jax.sharding.SingleDeviceSharding(devices[0])
 
 
 def place(tree: Any, where: Any) -> Any:
-    """Shapes that live on a device: one sharding for all, or a tree of formats."""
+    """Shapes placed on a device, with one sharding for all or a tree of formats."""
     if isinstance(where, jax.sharding.Sharding):
         where = jax.tree.map(lambda _: where, tree)
     return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, where)
 
 
 def weights(cfg: vj.Config, quantize: str | None) -> Any:
-    """The shapes of the params in bfloat16, the decoder's large ones quantised if wanted."""
+    """The shapes of the params in bfloat16, with the decoder's large weights quantised if requested."""
     return nested(quantized(flat(vj.abstract(cfg, jnp.bfloat16)), quantize))
 
 
@@ -91,7 +91,7 @@ def vision(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> An
 
 
 def train(trains: tuple[str, ...], at: jax.sharding.Sharding, *targets: str) -> Any:
-    """A step of training, of a shallow model in bfloat16, its adapters on the targets if those train."""
+    """A training step of a shallow bfloat16 model, with adapters on the targets if there are any."""
     optimizer = Optimizer(1e-4, 100, moment_dtype='bfloat16')
 
     def begun() -> tuple[Any, Any]:
@@ -115,14 +115,14 @@ def pictures(cfg: vj.Config, B: int) -> jax.ShapeDtypeStruct:
 
 
 def weigh(tree: Any) -> int:
-    """The bytes of a tree of arrays."""
+    """The size of a tree of arrays in bytes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def held(compiled: Any, params: Any, cfg: vj.Config, B: int = 0) -> int:
-    """Bytes on the device while the 7B's program runs, the weights that it does not read among them.
+    """Bytes on the device while the 7B's program runs, including weights that it does not read.
 
-    What a shallow one lacks is added: weights, and the cache of B rows if it has one.
+    For a shallow program, the missing layers' weights and, if it has one, cache of B rows are added.
     """
     m = compiled.memory_analysis()
     running = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
@@ -139,13 +139,13 @@ def entry(text: str) -> list[Instruction]:
 
 
 def loop(text: str) -> list[Instruction]:
-    """What a program does for every token, or nothing if it has no loop."""
+    """The body of a program's loop over tokens, or nothing if it has no loop."""
     body = re.search(r' while\(.*?body=%?([\w.\-]+)', text)
     return instructions(text, body[1]) if body else []
 
 
 def instructions(text: str, computation: str) -> list[Instruction]:
-    """The instructions of a computation that do something."""
+    """The instructions of a computation, without those that have no effect at run time."""
     body = re.search(r'\n(?:ENTRY )?%?' + re.escape(computation) + r' \(.*?\n\}', text, re.DOTALL)[0]
     found = re.finditer(r'\n\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\((.*)', body)
     return [Instruction(m[2], results(m[1]), m[3]) for m in found if m[2] not in FREE]
@@ -161,10 +161,10 @@ def results(shapes: str) -> list[tuple[str, int, bool]]:
 
 
 def moved(text: str) -> list[str]:
-    """Copies and transposes anywhere and slices outside of fusions, of 1 MiB or more.
+    """Copies and transposes anywhere, and slices outside of fusions, of 1 MiB or more.
 
-    What goes to the fast memory of a TPU ahead of its use, or comes back from there, is not among them, nor
-    what a fusion reads in its order: a product on a TPU has int8 tiled as bfloat16 is.
+    Transfers to and from the fast memory of a TPU are not included, nor are int8 copies that keep the order
+    of axes: a product on a TPU retiles int8 like bfloat16.
     """
     orders = dict(re.findall(r'%([\w.\-]+) = s8\[[\d,]*\]\{([\d,]+)', text))
     inside = re.findall(r' = (\w+\[[\d,]*\])\{?([\d,]*)\S* (copy|transpose)\(%?([\w.\-]+)', text)
@@ -178,20 +178,20 @@ def moved(text: str) -> list[str]:
 
 
 def moved_weights(text: str, params: Any) -> list[str]:
-    """The copies and transposes of what is as large as a matrix of the params, whatever its shape."""
+    """The copies and transposes of arrays with the size of a weight matrix, whatever their shape."""
     matrices = {w.size for w in jax.tree.leaves(params) if w.ndim > 1}
     inside = re.findall(r' = \w+\[([\d,]+)\]\S* (?:copy|transpose)\(', text)
     return [dims for dims in inside if math.prod(map(int, dims.split(','))) in matrices]
 
 
 def returned(computation: list[Instruction]) -> int:
-    """The bytes that come back from the fast memory: a cache written there instead of in place."""
+    """The bytes copied back from the fast memory: a cache that is not updated in place."""
     transfers = [x.results for x in computation if x.op == 'copy-start']
     return sum(to[1] for to, of, *_ in transfers if of[2] and not to[2])
 
 
 def made(computation: list[Instruction], cache: Any) -> list[str]:
-    """What is made as large as an int8 weight and is not one of the caches, written in place."""
+    """Results as large as an int8 weight, except for the caches that are updated in place."""
     own = {str(x.shape).replace(' ', '').strip('(,)') for x in jax.tree.leaves(cache)}
     working = ('fusion', 'convert', 'multiply', 'broadcast')
     fused = [result for x in computation if x.op in working for result in x.results]
@@ -199,5 +199,5 @@ def made(computation: list[Instruction], cache: Any) -> list[str]:
 
 
 def kernels(computation: list[Instruction]) -> int:
-    """How many instructions run: not transfers, nor what names their results as one."""
+    """The number of kernels: instructions except for transfers and tuples."""
     return sum(not x.op.endswith(('-start', '-done')) and 'ConcatBitcast' not in x.line for x in computation)

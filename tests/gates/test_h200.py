@@ -1,4 +1,4 @@
-"""The 7B on an H200 that the text file describes, its weights joined as `load` does on a GPU.
+"""Compiles the 7B for an H200 as described by the text file, with weights fused as by `load` on a GPU.
 
 Needs the wheels jax-cuda13-plugin and jax-cuda13-pjrt, which need no NVIDIA library to compile.
 """
@@ -19,7 +19,7 @@ from vipllava_jax.model import llama
 from vipllava_jax.model.layers import attend
 
 pytestmark = pytest.mark.gates
-MEMORY = 141e9 * 0.9  # a tenth of slack
+MEMORY = 141e9 * 0.9  # 10 % margin
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +34,7 @@ def params(h200):
 
 
 def load(at, quantize=None):
-    """The shapes of the params, as `vj.load` makes them on a GPU."""
+    """The shapes of the params, as fused by `vj.load` on a GPU."""
     params = program.weights(CFG, quantize)
     layers = {
         name: jax.eval_shape(llama.fuse, part) if name.startswith('layers_') else part
@@ -59,7 +59,7 @@ def load(at, quantize=None):
     ],
 )
 def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
-    # The library is only asked for its version: the program that calls it compiles without it.
+    # Only the library's version is queried: a program that calls it compiles without it.
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
     cfg = dataclasses.replace(CFG, attention=attention)
     params = load(h200, quantize)
@@ -67,7 +67,7 @@ def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
     text, cache = compiled.as_text(), program.state(CFG, B).cache
     loop = program.loop(text)
     assert program.held(compiled, params, CFG, B) < MEMORY
-    assert compiled.memory_analysis().alias_size_in_bytes >= program.weigh(cache)  # donated, written in place
+    assert compiled.memory_analysis().alias_size_in_bytes >= program.weigh(cache)  # donated, updated in place
     kinds = Counter(x.op for x in loop)
     assert set(kinds) <= {'fusion', 'fusion-start', 'fusion-done', 'custom-call'}, kinds
     assert not program.moved(text)
@@ -82,7 +82,7 @@ def test_int4_makes_the_weight_of_a_product_for_many_rows_and_no_more(h200):
 
 
 def test_adapters_that_read_the_same_share_their_dropout(h200):
-    words = program.ROWS * program.PROMPT * CFG.text.width // 4  # of random bits for what q reads
+    words = program.ROWS * program.PROMPT * CFG.text.width // 4  # of random bits, for dropout on q's input
 
     def hashes(*targets: str) -> int:
         text = program.train(('projector', 'lora'), h200, *targets).as_text()
@@ -121,7 +121,7 @@ def test_prefill(h200, quantize, monkeypatch):
     text = compiled.as_text()
     assert 'layers_22' in text  # the deepest tap is the output of this block
     assert 'clip/layers_23' not in text
-    # The logits of each row's last token alone.
+    # Only the logits of each row's last token.
     assert f'f32[{B},{CFG.text.vocab}]' in text
     assert f'[{B},{program.PROMPT},{CFG.text.vocab}]' not in text
 

@@ -1,6 +1,6 @@
-"""The 7B on one chip of TPU v5e, v5p and v6e, in the layouts that the compiler chose.
+"""Compiles the 7B for one chip of TPU v5e, v5p and v6e, in the layouts that the compiler chooses.
 
-A v5e holds one row beside weights in bfloat16, and a batch of 8 beside those in int8. Needs the wheel
+A v5e holds one row with bfloat16 weights, and a batch of 8 with int8 weights. Needs the wheel
 libtpu, which needs no TPU to compile.
 """
 
@@ -11,13 +11,13 @@ from tests.gates.program import CFG, SHALLOW
 from vipllava_jax.generation import decoding
 
 pytestmark = pytest.mark.gates
-MEMORY = {'v5e:1x1': 15.75, 'v5p:2x2x1': 95.73, 'v6e:1x1': 31.24}  # GiB that the compiler says there are
+MEMORY = {'v5e:1x1': 15.75, 'v5p:2x2x1': 95.73, 'v6e:1x1': 31.24}  # GiB, according to the compiler
 CHIPS = list(MEMORY)
-KERNELS = {1: 27, 8: 23}  # a layer, by batch
+KERNELS = {1: 27, 8: 23}  # per layer, by batch size
 
 
 def fits(chip: str, held: int) -> bool:
-    return held < MEMORY[chip] * 2**30 * 0.9  # a tenth of slack
+    return held < MEMORY[chip] * 2**30 * 0.9  # 10 % margin
 
 
 def load(cfg, at, quantize=None):
@@ -48,10 +48,10 @@ def test_decode(chip, quantize, B):
     text, cache = compiled.as_text(), program.state(CFG, B).cache
     loop = program.loop(text)
     assert fits(chip, program.held(compiled, params, CFG, B))
-    assert compiled.memory_analysis().alias_size_in_bytes >= program.weigh(cache)  # donated, written in place
+    assert compiled.memory_analysis().alias_size_in_bytes >= program.weigh(cache)  # donated, updated in place
     assert not program.moved(text)
     assert not program.made(program.entry(text) + loop, cache)
-    # The compiler may keep caches in fast memory and write them back whole: a few, or beside int8 the keys.
+    # The compiler may keep some caches in fast memory and copy them back: a few, or with int8 all keys.
     few = 0.01 * program.weigh(params['llama'])
     assert program.returned(loop) < (program.weigh(cache.k) if quantize else 0) + few
     assert program.kernels(loop) < KERNELS[B] * CFG.text.layers + 10
@@ -65,7 +65,7 @@ def test_prefill(chip, B):
     text = compiled.as_text()
     assert fits(chip, program.held(compiled, params, SHALLOW, B))
     assert not program.moved_weights(text, params)
-    assert f'[{B},{program.PROMPT},{CFG.text.vocab}]' not in text  # the logits of the last tokens alone
+    assert f'[{B},{program.PROMPT},{CFG.text.vocab}]' not in text  # only the logits of the last tokens
 
 
 @pytest.mark.parametrize('chip', CHIPS)
