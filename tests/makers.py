@@ -1,4 +1,4 @@
-"""Processor files small enough to read, for any test that needs a checkpoint folder."""
+"""Writes small processor files, for tests that need a checkpoint folder."""
 
 import json
 from pathlib import Path
@@ -26,9 +26,10 @@ SPECIAL = ('<unk>', '<s>', '</s>')
 
 
 def write_processor_files(folder: Path, image_size: int = 28, patch_size: int = 14, vocab: int = 400) -> int:
-    """Writes the four files of a Llama-style processor; returns the id of `<image>`, that of `<pad>` follows.
+    """Writes the four files of a Llama-style processor; returns the id of `<image>`; `<pad>` has the next id.
 
-    These are the last of `vocab` ids, 128 to 520. From 370 on all bytes have a token, below only the newline.
+    These are the last two of `vocab` ids, 128 to 520. From 370 ids on, all bytes have tokens, below that only
+    the newline.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tiny_tokenizer(vocab).save(str(folder / 'tokenizer.json'))
@@ -69,14 +70,14 @@ def write_processor_files(folder: Path, image_size: int = 28, patch_size: int = 
 
 
 def tiny_tokenizer(vocab: int = 400) -> Tokenizer:
-    """A byte-pair tokenizer built as Llama's is, trained on a few sentences."""
+    """A byte-pair tokenizer like Llama's, trained on a few sentences."""
     own = [*SPECIAL, *(f'<0x{byte:02X}>' for byte in (range(256) if vocab >= 370 else [10]))]
     spaced = normalizers.Sequence([normalizers.Prepend('▁'), normalizers.Replace(' ', '▁')])
     learner = Tokenizer(models.BPE())
     learner.normalizer = spaced
     learner.pre_tokenizer = pre_tokenizers.Split(
         '▁', 'merged_with_next'
-    )  # as in Llama's, no piece joins words
+    )  # as in Llama's, no token spans several words
     alphabet = [chr(code) for code in range(33, 127)]
     learner.train_from_iterator(
         WORDS,

@@ -1,4 +1,4 @@
-"""The peer: tiny random models of transformers, made in memory."""
+"""Tiny random models of transformers, for comparison with ours."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from vipllava_jax.inputs.processor import Batch
 
 
 def model(cfg: Config, seed: int = 0, **fields: Any) -> Any:
-    """transformers' model of the config and other fields of its config.json, float32, each weight random."""
+    """A transformers model with the config and further fields of config.json, float32, all weights random."""
     import torch
     from transformers import (
         LlavaConfig,
@@ -19,7 +19,7 @@ def model(cfg: Config, seed: int = 0, **fields: Any) -> Any:
         VipLlavaForConditionalGeneration,
     )
 
-    torch.set_num_threads(1)  # of tiny models, threads would only wait for each other
+    torch.set_num_threads(1)  # for tiny models, threads would mostly wait for each other
     torch.manual_seed(seed)
     data = to_hugging_face(cfg) | fields
     if cfg.projector_norm:
@@ -36,7 +36,7 @@ def model(cfg: Config, seed: int = 0, **fields: Any) -> Any:
 
 
 def run(peer: Any, batch: Batch, **settings: Any) -> Any:
-    """The peer's forward pass over a right-padded batch."""
+    """The forward pass of the transformers model over a right-padded batch."""
     import torch
 
     T = batch.tokens.shape[1]
@@ -60,14 +60,14 @@ def pixel_values(batch: Batch) -> Any:
 
 
 def image_features(output: Any) -> np.ndarray:
-    """What `run` found in the pictures, by the name that its release of transformers has for it."""
+    """The image features in the output of `run`, whose name depends on the version of transformers."""
     newer = getattr(output, 'image_outputs', None)
     features = output.image_hidden_states if newer is None else newer.pooler_output
     return np.concatenate([row.numpy().reshape(-1, row.shape[-1]) for row in features])
 
 
 def greedy(peer: Any, batch: Batch, new: int) -> np.ndarray:
-    """The peer's greedy answers Bxnew, from a left-padded batch with its own cache."""
+    """The transformers model's greedy answers [B, new], from a left-padded batch with its cache."""
     import torch
 
     T = batch.tokens.shape[1]

@@ -1,4 +1,4 @@
-"""Random prompts with pictures between the words."""
+"""Random batches of tokens with pictures between them."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from vipllava_jax.training.loss import Examples
 
 
 def ragged(cfg: Config, rng: np.random.Generator, rows: list[tuple[int, int]], T: int | None = None) -> Batch:
-    """Rows of (words, images), right-padded to T or the longest row; three words come last."""
+    """A batch of rows of (words, images), right-padded to T or the longest row; each ends with words."""
     I, B = max(images for _, images in rows), len(rows)
     size = cfg.vision.image_size
     prompts = []
@@ -30,7 +30,7 @@ def ragged(cfg: Config, rng: np.random.Generator, rows: list[tuple[int, int]], T
 
 
 def alone(batch: Batch, row: int) -> Batch:
-    """The batch of one row, without the padding that its neighbours made it carry."""
+    """The batch of a single row, without its padding."""
     n, I = batch.lengths[row], batch.image_counts[row]
     part = slice(row, row + 1)
     return Batch(
@@ -39,7 +39,7 @@ def alone(batch: Batch, row: int) -> Batch:
 
 
 def examples(batch: Batch, cfg: Config, first: int = 2) -> Examples:
-    """The batch as one to learn from: every word that follows the token `first` or a later one."""
+    """The batch with targets: each word that follows the token at position `first` or a later one."""
     following = np.roll(batch.tokens, -1, axis=1)
     nth = np.arange(batch.tokens.shape[1])
     learnt = (nth >= first) & (nth < batch.lengths[:, None] - 1) & (following != cfg.image_token)
@@ -47,7 +47,7 @@ def examples(batch: Batch, cfg: Config, first: int = 2) -> Examples:
 
 
 def stack(batches: Sequence[Examples]) -> Examples:
-    """Batches -> one with a leading axis for all of them, padded to the most tokens and images of a row."""
+    """Stacks batches along a leading axis, padded to the most tokens and images of a row."""
     T, I = (max(getattr(batch, name).shape[1] for batch in batches) for name in ('tokens', 'images'))
 
     def joined(name: str, size: int, fill: int) -> np.ndarray:

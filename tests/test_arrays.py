@@ -1,4 +1,4 @@
-"""Trees of arrays in a folder: no more of them held than was asked for, and each stored in one piece."""
+"""Trees of arrays in a folder are read and written within a memory limit, and each is stored in one piece."""
 
 import threading
 import weakref
@@ -42,7 +42,7 @@ def shapes(sizes: dict[str, tuple[int, ...]]) -> dict[str, jax.ShapeDtypeStruct]
 
 
 def test_writing_holds_a_bounded_number_of_bytes(tmp_path, monkeypatch):
-    """Each array is 1 MiB: no more than three are alive when the next is asked for."""
+    """Each array is 1 MiB: at most three exist when the next one is requested."""
     monkeypatch.setattr(arrays, 'AT_ONCE', 3 * MIB)
     wanted = shapes({f'a/x{i}': (512, 512) for i in range(12)})
     alive, most = [], []
@@ -61,7 +61,7 @@ def test_writing_holds_a_bounded_number_of_bytes(tmp_path, monkeypatch):
 
 
 def test_reading_asks_for_a_bounded_number_of_bytes(monkeypatch):
-    """As stored or in the type asked for, whichever is larger; what alone is too large comes alone."""
+    """Sizes are as stored or as requested, whichever is larger; a single larger array is read alone."""
     groups = []
 
     def some(folder, types, sharding, wanted):
@@ -84,7 +84,7 @@ def test_reading_asks_for_a_bounded_number_of_bytes(monkeypatch):
 
 
 def test_every_array_is_stored_in_one_piece(tmp_path):
-    """Pieces would be copied into buffers first, and how many of those stay depends on the allocator."""
+    """Chunks would be copied to buffers first, whose number in memory depends on the allocator."""
     import orbax.checkpoint as ocp
 
     wanted = shapes({'a/wide': (64, 48_000), 'a/tall': (48_000, 64), 'a/flat': (3_000_000,)})

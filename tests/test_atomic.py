@@ -1,4 +1,4 @@
-"""Where a new folder goes: through links, in one step, and by one process at a time."""
+"""New folders are placed atomically, through links, and by one process at a time."""
 
 import os
 import signal
@@ -140,7 +140,7 @@ def test_ended_in_the_middle_the_target_is_as_it_was(tmp_path, number):
 
 
 def test_replacing_is_one_step(tmp_path, monkeypatch):
-    """Between two renames there would be no model, and a process may end there."""
+    """With two renames, a process that ends between them would leave no model."""
     write(tmp_path / 'model', 'old')
     monkeypatch.setattr(Path, 'rename', None)
     write(tmp_path / 'model', overwrite=True)

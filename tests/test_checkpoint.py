@@ -1,4 +1,4 @@
-"""Our own folder: saving and restoring is the identity, and damage is told in a line."""
+"""Our checkpoint format: saving and restoring is the identity, and damage is an error of one line."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ def same(a, b) -> None:
 )
 @settings(max_examples=10, deadline=None)
 def test_saving_and_restoring_is_the_identity(tmp_path_factory, dtypes, streamed, seed):
-    """Any bits, not-a-numbers and subnormal ones too, in any mixture of types."""
+    """For any bits, including NaN and subnormal numbers, in any mixture of dtypes."""
     rng = np.random.default_rng(seed)
     leaves = {}
     for i, (path, leaf) in enumerate(flat(abstract(SMALL))):
@@ -194,7 +194,7 @@ def test_fused_params_are_not_saved_by_mistake(folder, tmp_path):
 
 
 def test_the_authors_processor_travels_in_files_of_its_own(folder, tmp_path):
-    """Of a folder whose pictures only config.json describes, which is rewritten, nothing may be lost."""
+    """Image settings that only config.json has must be kept, although config.json is rewritten."""
     import json
     import shutil
 

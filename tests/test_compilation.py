@@ -1,4 +1,4 @@
-"""A second start compiles nothing; whatever is the matter with the folder, there is an answer."""
+"""A second start compiles nothing, and problems with the cache folder never prevent an answer."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ main()
 
 
 class Start:
-    """Starts of `ask` with a home of their own, each in another working directory."""
+    """Starts `ask` with a separate home folder, each time in another working directory."""
 
     def __init__(self, model: Path, place: Path):
         self.model, self.place, self.times = model, place, 0
@@ -112,7 +112,7 @@ READING = "Error reading persistent compilation cache entry for 'jit_start': Val
 
 @pytest.fixture
 def kept(tmp_path):
-    """A folder with a program that was cut off, one that is whole, and others whose last use nobody noted."""
+    """A folder with a truncated program, a complete one, and others without the time of their last use."""
     for name in ('jit_start-a-cache', 'jit_start-b-cache', 'jit_start-b-atime', 'jit_other-c-cache', 'notes'):
         (tmp_path / name).touch()
     return tmp_path
@@ -131,7 +131,7 @@ def test_only_the_program_that_was_cut_off_is_deleted(kept):
 
 
 def test_what_is_in_the_way_of_others_is_deleted(kept):
-    """A program without the time of its last use, which some versions of jax stumble over."""
+    """A program without the time of its last use, which makes some versions of jax fail."""
     before = left(kept)
     missing = f"FileNotFoundError: [Errno 2] No such file or directory: '{kept}/jit_other-c-atime'"
     told = trouble(WRITING.partition('OSError')[0] + missing, kept, ours=True)

@@ -1,4 +1,4 @@
-"""Files are read within bounds and replaced whole."""
+"""Files are read within limits and replaced atomically."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every file imports only from floors below its own, and the outer names cost nothing until they are used."""
+"""Every file imports only from lower floors, and public names import nothing until they are used."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     'vipllava_jax.config': 0,
-    'vipllava_jax.signals': -1,  # what the first line of the command needs
+    'vipllava_jax.signals': -1,  # imported by the first line of the command
     'vipllava_jax.atomic': -1,
     'vipllava_jax.messages': -1,
     'vipllava_jax.files': 0,
@@ -53,7 +53,7 @@ ONE_FLOOR = (
     'vipllava_jax.training',
     'vipllava_jax.evaluation',
     'vipllava_jax.cli',
-)  # neighbours may talk
+)  # modules of the same entry may import each other
 FILES = [
     f for top in ('vipllava_jax', 'convert/vipllava_convert') for f in sorted((ROOT / top).rglob('*.py'))
 ]
@@ -84,7 +84,7 @@ def imports(file: Path) -> set[str]:
 @pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_imports_only_from_below(file):
     own = home(module(file))
-    if own is None:  # the packages' own __init__ files, which hand out names lazily
+    if own is None:  # the packages' __init__ files, which import lazily
         assert file.name == '__init__.py'
         return
     for name in imports(file):

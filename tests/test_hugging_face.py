@@ -1,4 +1,4 @@
-"""A config.json of every era, and what of it is refused."""
+"""Reads config.json of every known version, and refuses unsupported fields."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A checksum sees every change of a few bits, wherever it is; what is not a number is found."""
+"""Checksums detect every change of a few bits, wherever it is; NaN and infinity are found."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""`load`: from every kind of source the same model, bit by bit."""
+"""`load` gives the same model, bit by bit, from every type of source."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def test_the_shapes_are_known_before_the_weights(folder, source, dtype, quantize
 )
 @pytest.mark.slow
 def test_quantised_when_loaded_or_when_converted(source, folder, tmp_path, kind, types, fuse):
-    """The same values and scales, whose type no dtype changes; every other weight is in that type."""
+    """Values and scales are the same, and `dtype` only changes the other weights."""
     small = tmp_path / kind
     to_flax.convert(source, small, quantize=kind)
     for dtype in (None, 'bfloat16'):
@@ -113,7 +113,7 @@ def test_fused_weights_answer_the_same(folder):
 
 @pytest.mark.slow
 def test_smaller_weights_mean_the_same(demo_model, tmp_path):
-    """A model that knows its world is rarely in doubt: rounding changes few of 16 answers."""
+    """A trained model is mostly certain, so that rounding changes few of 16 answers."""
     asked = rows(tmp_path, of_all_types(1))
 
     def said(model):

@@ -1,4 +1,4 @@
-"""Where a model is: a folder, a name on the Hub, its cache; and what is said of what is no model."""
+"""Locating a model: a folder, a name on the Hub, the Hub's cache; and errors for what is not a model."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def test_a_config_that_does_not_do(source, tmp_path, text):
 
 
 class Hub:
-    """Stands for the Hub: a folder in place of a repository, of which it gives what is asked for."""
+    """A fake Hub: a folder takes the place of a repository, from which it returns the requested files."""
 
     def __init__(self, source, cache, monkeypatch):
         self.source, self.cache, self.asked = source, cache, []
@@ -174,7 +174,7 @@ def test_what_is_wrong_with_the_hub(name, told, monkeypatch):
 
 
 def test_the_cache_of_the_hub_without_a_network(source, tmp_path):
-    """The real client, offline, in a process of its own: it reads its switches when it is imported."""
+    """The real client, offline, in a separate process, because it reads its settings when imported."""
     from tests.convert.test_to_flax import child
 
     commit = '0' * 40
@@ -185,7 +185,7 @@ def test_the_cache_of_the_hub_without_a_network(source, tmp_path):
     partial = shutil.copytree(home, tmp_path / 'hub' / 'models--mine--partial')
     (partial / 'snapshots' / commit / sorted(source.glob('*-of-*'))[-1].name).unlink()
     files = {path.name: {'size': path.stat().st_size, 'blob_id': '0' * 40} for path in source.iterdir()}
-    # of files that no one here needs, the client would say that its cache is not whole
+    # without these files, which are not needed here, the client would report an incomplete cache
     files |= {name: {'size': 1, 'blob_id': '1' * 40} for name in ('model.safetensors.old', 'extra.json')}
     for place in (home, partial):
         (place / 'trees').mkdir()

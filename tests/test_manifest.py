@@ -1,4 +1,4 @@
-"""vipllava.json: what it lists is checked by name, whoever wrote it."""
+"""vipllava.json: the entries of an untrusted file are checked and named in errors."""
 
 import json
 import shutil

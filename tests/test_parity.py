@@ -1,4 +1,4 @@
-"""Equal to transformers: tiny random models saved by it, read by us, asked the same."""
+"""Results equal those of transformers, on tiny random models that it has saved."""
 
 import copy
 import dataclasses
@@ -36,7 +36,7 @@ MODELS = {
 
 @pytest.fixture(params=MODELS, scope='module')
 def pair(request, tmp_path_factory):
-    """A model of transformers and what we read of its folder."""
+    """A transformers model, and our model loaded from its folder."""
     cfg, fields = MODELS[request.param]
     theirs = peer.model(cfg, **fields)
     folder = tmp_path_factory.mktemp('peer')
@@ -108,4 +108,4 @@ def test_bfloat16_errs_no_more_than_theirs(pair, rng):
     def error(logits):
         return np.linalg.norm((logits - exact)[real]) / np.linalg.norm(exact[real])
 
-    assert error(ours) <= 1.1 * error(bf16)  # the tenth is for the luck of rounding
+    assert error(ours) <= 1.1 * error(bf16)  # 10 % margin for random rounding errors

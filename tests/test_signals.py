@@ -1,4 +1,4 @@
-"""A signal ends the command at once, by itself, with nothing unfinished left."""
+"""A signal ends the command immediately, by that signal, and leaves no partial files."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ with new_folder(place / 'model', 0, lambda _: True, True) as model, replacing(pl
 
 
 def begun(code: str, *args: object) -> subprocess.Popen:
-    """A process that runs the code, once it has said that it is at work."""
+    """Starts a process that runs the code, and waits until it reports that it is working."""
     process = subprocess.Popen(
         [sys.executable, '-c', code, *map(str, args)],
         stdout=subprocess.PIPE,

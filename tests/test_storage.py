@@ -1,4 +1,4 @@
-"""Files of arrays that are damaged, or that a stranger made: an error by name, or the same weights."""
+"""Damaged or manipulated array files give an error that names them, or the same weights."""
 
 import json
 import os
@@ -23,7 +23,7 @@ KINDS = ('float32', 'bfloat16', 'int8', 'int4')
 
 
 def saved(kind: str, folder: Path) -> dict:
-    """The params of a folder of some kind of weights, which is made."""
+    """Writes a folder with a given type of weights; returns its params."""
     params = random_params(SMALL)
     if kind in checkpoint.QUANTIZED:
         params = nested(checkpoint.quantized(flat(params), kind))
@@ -35,7 +35,7 @@ def saved(kind: str, folder: Path) -> dict:
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
-    """A folder of each kind of weights, and its params."""
+    """A folder for each type of weights, and its params."""
     places = {kind: tmp_path_factory.mktemp(kind) / 'model' for kind in KINDS}
     return {kind: (place, saved(kind, place)) for kind, place in places.items()}
 
@@ -54,7 +54,7 @@ def message(folder) -> str:
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_flipped_bit_is_an_error_or_changes_no_weight(folders, kind):
-    """Two in every file of the folder; what each array's own data has become is never without an error."""
+    """Flips two bits per file of the folder; damage to an array's data is always an error."""
     folder, params = folders[kind]
     chance, errors = random.Random(0), 0
     for file in sorted(path for path in folder.rglob('*') if path.is_file()):
@@ -93,7 +93,7 @@ def test_a_flipped_bit_of_any_array_names_it(folders, kind):
 
 
 def holder(folder: Path, data: bytes) -> tuple[Path, int]:
-    """The file that holds some bytes, and where."""
+    """The file that contains some bytes, and their offset."""
     found = [(path, path.read_bytes().find(data)) for path in folder.rglob('*') if path.is_file()]
     return next((path, at) for path, at in found if at >= 0)
 
@@ -101,7 +101,7 @@ def holder(folder: Path, data: bytes) -> tuple[Path, int]:
 @pytest.mark.parametrize('kind', ['fifo', 'socket', 'folder', 'link', 'gone', 'device'])
 @pytest.mark.parametrize('name', ['manifest.ocdbt', 'd', 'd/stray'])
 def test_what_is_no_file_of_the_folder(copy, tmp_path, kind, name, monkeypatch):
-    """Nothing of it is opened: a FIFO would wait for ever."""
+    """Nothing unusual may be opened: opening a FIFO would block forever."""
     place = copy / 'params' / name
     if place.is_dir():
         shutil.rmtree(place)
@@ -116,7 +116,7 @@ def test_what_is_no_file_of_the_folder(copy, tmp_path, kind, name, monkeypatch):
     elif kind == 'folder':
         place.mkdir()
         if name == 'd/stray':
-            return  # an empty folder more is no harm
+            return  # an additional empty folder is harmless
     else:
         secret = tmp_path / 'secret'
         secret.write_text('secret')
@@ -143,7 +143,7 @@ def test_links_within_the_model_and_into_the_hubs_blobs(folders, tmp_path):
 
 @pytest.mark.parametrize('place', ['../secret/', '/tmp//x/', 'd/../../'])
 def test_an_index_that_leads_to_other_files_is_refused(copy, place):
-    """The manifest is made as a stranger could, with checksums that are right."""
+    """The manifest is manipulated, with correct checksums."""
     manifest = copy / 'params' / 'manifest.ocdbt'
     data = manifest.read_bytes()
     assert crc32c(data[:-4]) == struct.unpack('<I', data[-4:])[0]
@@ -194,7 +194,7 @@ HUGE = {
     ],
 )
 def test_an_array_that_says_of_itself_what_it_should_not(copy, metadata):
-    """In params that a stranger wrote with the same tools, the array's data or not at all."""
+    """Params manipulated with the same tools are read correctly or not at all."""
     import tensorstore
 
     store = tensorstore.KvStore.open(

@@ -1,4 +1,4 @@
-"""Trees of arrays, compared."""
+"""Compares trees of arrays."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def same(a: Any, b: Any) -> None:
-    """Two trees are equal, bit by bit."""
+    """Checks that two trees are equal, bit by bit."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert x.dtype == y.dtype

@@ -1,4 +1,4 @@
-"""Held-out questions about the demo model's world, as rows beside their pictures."""
+"""Writes held-out questions about the demo model's world, as rows with their pictures."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from vipllava_jax.demo.asking import TYPES
 
 
 def rows(folder: Path, cases: Iterable[exam.Case]) -> list[dict[str, Any]]:
-    """The cases' rows, whose pictures are in the folder now."""
+    """The rows of the cases; writes their pictures to the folder."""
     (folder / 'rows').mkdir()
     return [exam.row(numbered, folder, 'rows') for numbered in enumerate(cases)]
 

@@ -1,9 +1,9 @@
-"""How answers are drawn does not depend on the depth of the model."""
+"""A shallow config for the generation tests, which do not depend on the depth of the model."""
 
 import pytest
 
 from tests.conftest import SMALL
-from tests.conftest import params as params  # anew, of this cfg
+from tests.conftest import params as params  # created again, for this cfg
 from vipllava_jax.config import Config
 
 

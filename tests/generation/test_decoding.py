@@ -24,7 +24,7 @@ def batch(cfg, rng):
 
 @pytest.fixture
 def greedy(params, cfg, batch):
-    """Each row's answer, by looking at the whole row again for every token."""
+    """The greedy answer of each row, computed by a forward pass over the whole row for every token."""
 
     def answer(row):
         row = alone(batch, row)
@@ -43,7 +43,7 @@ def test_greedy_is_the_argmax_of_forward(params, cfg, batch, greedy):
     np.testing.assert_array_equal(out.tokens, greedy)
     assert (out.lengths == 20).all()
     assert not out.finished.any()
-    # The end of a row's answer does not touch its neighbours'.
+    # The end of one row's answer does not affect the other rows.
     end = int(greedy[0, 5])
     first = [(row == end).argmax() if end in row else 19 for row in greedy]
     out = vj.generate(params, batch, cfg=cfg, max_new_tokens=20, eos=[end])
@@ -55,7 +55,7 @@ def test_greedy_is_the_argmax_of_forward(params, cfg, batch, greedy):
 
 
 def test_neighbours_do_not_change_what_is_said(demo_model):
-    """Questions about four pictures and one about none, each beside the others and beside itself."""
+    """Four questions about pictures and one without, in a batch together and in batches of copies."""
     cases = [
         next(exam.of_type(type, 1)).example for type in ('kind', 'list', 'words', 'relation', 'describe')
     ]
@@ -142,7 +142,7 @@ def test_what_is_compiled_for_shapes_is_what_runs(params, cfg, batch, settings):
     where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params)
     params = jax.device_put(params, where)
-    settings = dict(settings, cfg=cfg, max_new_tokens=150)  # slots that no other test has
+    settings = dict(settings, cfg=cfg, max_new_tokens=150)  # a number of slots that no other test uses
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         decoding.compile_for(shapes, batch, **settings)

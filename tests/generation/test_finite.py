@@ -1,4 +1,4 @@
-"""Logits that are not numbers end an answer, and the weights at fault are named."""
+"""Logits that are not finite end an answer with an error that names the weights at fault."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def batch(rng):
 
 
 def spoilt(params, path, value, at=0):
-    """Params with one number of a weight that is another."""
+    """Params in which one value of a weight is replaced."""
     leaves = dict(flat(params))
     leaf = leaves[path]
     leaves[path] = leaf.reshape(-1).at[at].set(value).reshape(leaf.shape)
@@ -53,7 +53,7 @@ def test_so_it_is_when_tokens_are_drawn(params, batch):
 
 
 def test_a_weight_that_one_row_alone_reads_ends_it(params, batch):
-    """The tower's: rows without a picture have none of it."""
+    """A weight of the tower, which rows without a picture do not use."""
     broken = spoilt(params, 'projector/linear_2/b', np.nan)
     assert 'projector/linear_2/b holds' in refused(broken, batch)
     words = batch._replace(images=batch.images[:, :0], image_counts=batch.image_counts * 0)

@@ -1,4 +1,4 @@
-"""Which tokens may be drawn, and how often they are."""
+"""Which tokens can be sampled, and how often."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_cuts_are_those_of_the_definition(k, p, temperature, seed):
     order = np.argsort(-logits)[:k]
     weights = np.exp((logits[order] - logits.max()) / temperature)
     before = np.cumsum(weights) / weights.sum() - weights / weights.sum()
-    near = np.abs(before - p) < 1e-5  # rounding may decide these either way
+    near = np.abs(before - p) < 1e-5  # rounding may include or exclude these
     expected = np.zeros(20, bool)
     expected[order[before < p]] = True
     unsure = np.zeros(20, bool)

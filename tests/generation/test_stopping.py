@@ -1,4 +1,4 @@
-"""A stop string ends the text wherever its pieces were cut."""
+"""A stop string ends the text, however the text is split into pieces."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What is drawn is what Pillow draws, in time and memory that the picture bounds."""
+"""The canvas draws the same as Pillow, in time and memory bounded by the size of the picture."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ widths = st.integers(1, 60)
 
 
 class Pillow:
-    """The same calls, handed to Pillow as they are."""
+    """A canvas that passes the same calls to Pillow unchanged."""
 
     def __init__(self, size):
         self.image = Image.new('RGBA', size)
@@ -54,12 +54,12 @@ class Pillow:
 
 
 def on_picture(size, points):
-    """Fractions of a picture -> pixels, the last of which are on it."""
+    """Fractions of a picture -> pixels on the picture, the last ones included."""
     return [(x * (size[0] - 1), y * (size[1] - 1)) for x, y in points]
 
 
 def as_call(size, name, points, width):
-    """What a mark may ask a canvas for."""
+    """A random call to a canvas, as a mark may make it."""
     spots, pixels = on_picture(size, points), 1 + int(width * (4 * max(size) - 1))
     (x1, y1), (x2, y2) = np.min(spots[:2], axis=0), np.max(spots[:2], axis=0)
     return {
@@ -222,7 +222,7 @@ def test_memory_is_bounded():
 
 
 def holds(polygon, x: float, y: float) -> bool:
-    """A ray to the right crosses the outline an odd number of times, edge by edge."""
+    """Whether a point is inside, tested edge by edge: a ray to the right crosses an odd number of edges."""
     odd = False
     for (ax, ay), (bx, by) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
         if (ay > y) != (by > y) and x < ax + (bx - ax) * (y - ay) / (by - ay):

@@ -1,4 +1,4 @@
-"""Chat templates are found where transformers finds them, and make what they make there."""
+"""Chat templates are found where transformers finds them, and give the same output."""
 
 import json
 import os
@@ -158,7 +158,7 @@ def edit(path: Path, **fields) -> None:
 @pytest.mark.parity
 @pytest.mark.parametrize('first', range(3))
 def test_the_first_place_with_a_template_is_that_of_transformers(folder, first):
-    """The tokenizer's own template alone is no processor's there, and the last choice here."""
+    """transformers ignores the tokenizer's template for a processor; here it is the last choice."""
     for name in [*PLACES][first:]:
         PLACES[name](folder, f'that of {name}')
     assert Processor.load(folder).chat.source == peer(folder).chat_template

@@ -1,4 +1,4 @@
-"""Boxes, points, polygons and what else a mark is made of are numbers in sequences, or one line says so."""
+"""Boxes, points, polygons and other fields of a mark are checked, with errors of one line."""
 
 import decimal
 import fractions

@@ -14,7 +14,7 @@ DIAMOND = (110, 60, 180, 140, 110, 220, 40, 140)
 
 
 def changed(mark: Mark, seed: int | None = None, size=(336, 300)) -> np.ndarray:
-    """The pixels that a mark touches."""
+    """A mask of the pixels that a mark changes."""
     blank = Image.new('RGB', size, (90, 90, 90))
     return (np.asarray(draw(blank, mark, seed)) != np.asarray(blank)).any(-1)
 
@@ -77,7 +77,7 @@ def test_every_shape_is_fixed_without_a_seed_and_varied_with_one(shape, geometry
     assert (fixed != np.asarray(picture)).any()
     np.testing.assert_array_equal(draw(picture, mark, seed=3), draw(picture, mark, seed=3))
     assert len({draw(picture, mark, seed).tobytes() for seed in range(4)}) > 1
-    if shape not in ('arrow', 'ellipse'):  # which may reach out
+    if shape not in ('arrow', 'ellipse'):  # these may extend beyond the box
         assert changed(mark)[40:240, 20:200].sum() == changed(mark).sum()
 
 

@@ -1,4 +1,4 @@
-"""Metadata of any size is skipped, and no file keeps the reader busy for long."""
+"""Metadata of any size is skipped, and no file takes long to read."""
 
 import contextlib
 import io
@@ -185,7 +185,7 @@ FIRST = struct.unpack('<I', TIFF[4:8])[0]  # where its tags begin
 
 
 def strips(count: int) -> bytes:
-    """A TIFF file with so many offsets of strips."""
+    """A TIFF file with the given number of strip offsets."""
     (kind,) = (kind for kind in (3, 4) if struct.pack('<HHI', 273, kind, 1) in TIFF)
     return TIFF.replace(struct.pack('<HHI', 273, kind, 1), struct.pack('<HHI', 273, 4, count)) + bytes(
         4 * count

@@ -1,4 +1,4 @@
-"""`measure` tells the size that `open_image` gives, for every format and every orientation."""
+"""`measure` returns the size of `open_image`'s picture, for every format and every orientation."""
 
 import io
 import struct

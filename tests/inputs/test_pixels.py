@@ -27,7 +27,7 @@ SIZES = [
 
 
 def levels(normalised: np.ndarray, settings: Settings) -> np.ndarray:
-    """Back to grey levels."""
+    """Normalised pixels -> grey levels."""
     return (normalised * np.array(settings.std) + np.array(settings.mean)) / settings.scale
 
 

@@ -15,7 +15,7 @@ HELPER = (
 )
 ASK = [Turn('user', 'What is this?')]
 CHAT = [*ASK, Turn('assistant', 'A cat.'), Turn('user', 'Sure?')]
-# As the checkpoints on the Hub have it: images before texts, nothing between turns.
+# The template of the checkpoints on the Hub: images before texts, nothing between turns.
 HUB = ChatTemplate("""\
 {% for m in messages %}
 {% if m['role'] != 'system' %}{{ '###Human: ' if m['role'] == 'user' else '###Assistant: ' }}{% endif %}

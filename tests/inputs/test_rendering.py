@@ -1,4 +1,4 @@
-"""Foreign templates run in one child process, which neither hangs, nor grows, nor outlives its parent."""
+"""Untrusted templates run in one child process, with limits on time and memory, that ends with its parent."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def repeated(start: str, step: str) -> str:
-    """A template that does something to x, many times over."""
+    """A template that applies an operation to x many times."""
     return (
         '{% set ns = namespace(x=' + start + ') %}{% for i in range(99) %}{% set ns.x = ' + step + ' %}'
         '{% endfor %}{{ ns.x }}'
@@ -61,7 +61,7 @@ HOSTILE = [
     '{{ 1 / 0 }}',
     'x' * (LONGEST + 1),
 ]
-LASTING = [  # which take as long as they may
+LASTING = [  # templates that run until the time limit
     '{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}',
     '{% for i in range(9999) %}{{ (range(99999) | sort(reverse=true) | unique | list)[:0] }}{% endfor %}',
     "{% set x = 'x ' * 400000 %}{% for i in range(99) %}{{ (x | wordwrap(1))[:0] }}{% endfor %}",
@@ -84,7 +84,7 @@ def refused(renderer: Renderer, source: str) -> str:
 
 @pytest.mark.parametrize('source', HOSTILE, ids=range(len(HOSTILE)))
 def test_a_template_cannot_grow(monkeypatch, source):
-    monkeypatch.setattr(rendering, 'SECONDS', 0)  # until the next full second, which is long enough to grow
+    monkeypatch.setattr(rendering, 'SECONDS', 0)  # the limit is the next full second, long enough to allocate
     begin = time.monotonic()
     assert len(refused(rendering.RENDERER, source)) < 2000
     assert time.monotonic() - begin < 10
@@ -93,7 +93,7 @@ def test_a_template_cannot_grow(monkeypatch, source):
 
 @pytest.mark.parametrize('source', LASTING, ids=range(len(LASTING)))
 def test_a_template_cannot_compute_for_long(renderer, monkeypatch, source):
-    monkeypatch.setattr(rendering, 'SECONDS', 0)  # until the next full second of the process
+    monkeypatch.setattr(rendering, 'SECONDS', 0)  # the limit is the next full second of CPU time
     assert refused(renderer, source) == 'it computes for more than 0 seconds'
     monkeypatch.undo()
     assert renderer.render('{{ x }}', {'x': 'as before'}) == 'as before'
@@ -114,7 +114,7 @@ def test_a_template_that_took_too_much_is_not_tried_for_ever(renderer, monkeypat
 
 
 def test_a_template_that_took_too_long_is_not_tried_again(renderer, monkeypatch):
-    """Each row of data would cost the same again."""
+    """Otherwise each row of data would take as long again."""
     monkeypatch.setattr(rendering, 'SECONDS', 0)
     refused(renderer, LASTING[0])
     assert refused(renderer, LASTING[0]) == 'it took too much time or memory before'

@@ -1,4 +1,4 @@
-"""A tokenizer.model is read as sentencepiece reads it, and anything else is refused."""
+"""A tokenizer.model is read like sentencepiece reads it, and other files are refused."""
 
 import contextlib
 import json

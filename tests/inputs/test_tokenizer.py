@@ -17,7 +17,7 @@ texts = st.lists(
 
 @pytest.fixture(scope='module')
 def model_folder(tmp_path_factory):
-    """What an original checkpoint has: a tokenizer.model, and no tokenizer.json."""
+    """The folder of an original checkpoint, with a tokenizer.model and without a tokenizer.json."""
     import sentencepiece
 
     folder = tmp_path_factory.mktemp('model')

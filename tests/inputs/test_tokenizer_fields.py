@@ -1,4 +1,4 @@
-"""Tokens that stand beside tokenizer.json are those of transformers, and odd fields are named."""
+"""Tokens in the other tokenizer files are read as in transformers, and invalid fields are named."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ FLAGS = dict.fromkeys(('single_word', 'lstrip', 'rstrip', 'normalized'), False) 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """One whose tokenizer.json ends with 397: its two last tokens stand nowhere yet."""
+    """A folder whose tokenizer.json ends with id 397: its last two tokens are in no file yet."""
     write_processor_files(tmp_path)
     fields = json.loads((tmp_path / 'tokenizer.json').read_text())
     fields['added_tokens'] = fields['added_tokens'][:3]

@@ -1,4 +1,4 @@
-"""A tokenizer.json that would fill the memory, hang or abort the tokenizers library is refused before."""
+"""A tokenizer.json that would exhaust memory, hang or abort the tokenizers library is refused first."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def added(content='qq', id=400, **flags) -> dict:
 
 
 def changed(**fields) -> dict:
-    """The file with other fields; those of its parts as model__vocab."""
+    """The file with changed fields; model__vocab is the field `vocab` of `model`."""
     made = json.loads(json.dumps(BASE))
     for name, value in fields.items():
         place, _, inner = name.rpartition('__')
@@ -151,7 +151,7 @@ def test_what_no_tokenizer_needs_is_refused(tmp_path, capfd, fields, message):
         Processor.load(tmp_path)
     assert 'tokenizer.json' in str(caught.value)
     assert len(str(caught.value)) <= 520
-    assert capfd.readouterr().err == ''  # the library tells of its failures there
+    assert capfd.readouterr().err == ''  # where the library reports its failures
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_what_is_no_json_object_is_refused(tmp_path, text, message):
 
 
 def test_the_number_of_objects_is_bounded():
-    """Python takes thirty times as many bytes for an object as JSON."""
+    """An object takes thirty times as many bytes in Python as in JSON."""
     with pytest.raises(ValueError, match='more than 75536 objects'):
         parse(b'{"x":[' + b'{"":{}},' * 50_000 + b'1]}')
 
@@ -204,7 +204,7 @@ def test_a_fifo_does_not_hang(tmp_path, name):
 
 def test_a_fault_of_the_library_is_an_error_of_ours():
     class PanicException(BaseException):
-        """As pyo3 has it."""
+        """Like the exception of pyo3."""
 
     def panic() -> None:
         raise PanicException('index out of bounds')

@@ -1,4 +1,4 @@
-"""Attention and rotation by themselves."""
+"""Attention and rotary embeddings, tested separately."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_hidden_slots_have_no_weight(rng):
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize('T', [4, 5])
 def test_cudnn_is_only_asked_for_gradients_that_it_has(causal, T, rng, monkeypatch):
-    """The gradient of an odd number of slots is that of one more; XLA does the work here."""
+    """The gradient for an odd number of slots equals that for one slot more; XLA computes both here."""
     real = jax.nn.dot_product_attention
     refused = jax.custom_jvp(lambda x: x)
 

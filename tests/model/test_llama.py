@@ -1,4 +1,4 @@
-"""The decoder alone: fused weights, rotations and the cache."""
+"""The decoder without the tower: fused weights, rotations and the cache."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Weights in a byte or half of one as near as these allow, and products that read them as plain weights."""
+"""int8 and int4 weights are as accurate as their types allow, and products use them like plain weights."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_a_product_reads_a_quantised_weight_as_the_weight_it_stands_for(kind, eq
 
 
 def allowed(w: jax.Array, summed: int, kind: str) -> jax.Array:
-    """How far each value may be from what its type has: half a step, at the far end a whole one."""
+    """The largest error of each value: half a step, or a whole step at the end of the range."""
     if kind == 'int8':
         return jnp.max(jnp.abs(w), axis=tuple(range(summed))) / 127 * 0.5001
     inputs = w.reshape(-1, *w.shape[summed:])
@@ -70,7 +70,7 @@ def allowed(w: jax.Array, summed: int, kind: str) -> jax.Array:
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_few_rows_are_summed_to_what_their_dot_gives(kind, equation, x, w, dtype, rng):
-    """The form that a GPU takes, here too."""
+    """The form of the product that GPUs use, also tested on a CPU."""
     packed = quantize(jnp.float32(rng.standard_normal(w)), 2 if 'NHD' in equation else 1, kind)
     x = jnp.asarray(rng.standard_normal(x), dtype)
     y, wanted = _sum(jnp.dtype(dtype), x, packed), einsum(equation, x, packed)

@@ -120,7 +120,7 @@ def test_a_trace_holds_every_step(params, cfg, batch):
 
 
 def test_other_feature_layers_for_one_call(params, cfg, batch):
-    other = (1, 2, 3, 4, -1)  # the last layer is not tapped by default, yet its weights are there
+    other = (1, 2, 3, 4, -1)  # the last layer is not tapped by default, but has weights
     got = run(params, batch, cfg, feature_layers=other)
     close(got, run(params, batch, dataclasses.replace(cfg, feature_layers=other)))
     assert np.abs(got - run(params, batch, cfg)).max() > 1e-3
@@ -194,7 +194,7 @@ def test_ids_without_a_row_in_the_embedding_are_refused(params, cfg, id):
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    vj.prefill(params, tokens, lengths=[4, 1], slots=8, cfg=cfg)  # what no row reads may be anything
+    vj.prefill(params, tokens, lengths=[4, 1], slots=8, cfg=cfg)  # tokens beyond the lengths may have any id
 
 
 def test_padding_needs_no_row_in_the_embedding(params, cfg):
@@ -209,7 +209,7 @@ def test_bfloat16_stays_near_float32(cfg, batch):
     full = jax.tree.map(lambda w: w.astype(jnp.float32), half)
     trace = run(half, batch, cfg, trace=True)
     middle = (*trace.hidden_states, *trace.attentions, trace.image_features)
-    assert {x.dtype for x in middle} == {jnp.dtype(jnp.bfloat16)}  # float32 pixels do not spread
+    assert {x.dtype for x in middle} == {jnp.dtype(jnp.bfloat16)}  # float32 pixels do not promote the dtype
     a, b = trace.logits, run(full, batch, cfg)
     assert a.dtype == jnp.float32
     assert np.linalg.norm(a - b) / np.linalg.norm(b) < 0.03

@@ -1,4 +1,4 @@
-"""Changing the vocabulary leaves the answers of the old tokens alone."""
+"""Resizing the vocabulary does not change the logits of the existing tokens."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Products that read a weight with an adapter as the one into which it is merged."""
+"""A product with an adapted weight equals the product with the merged weight."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ PRODUCTS = {**EQUATIONS, 'BTD,DKH->BTKH': 1, 'BTD,DF->BTF': 1, 'BPNH,NHD->BPD': 
 
 
 def adapted(equation: str, rng, scale: float = 2.0, rank: int = 3) -> tuple[jax.Array, LoRA]:
-    """An input, and a weight of the equation with an adapter that is not zero."""
+    """An input, and a weight for the equation with a nonzero adapter."""
     (x, w) = equation.split('->')[0].split(',')
     summed = PRODUCTS[equation]
     sizes = [{**SIZES, 'P': 5}[letter] for letter in w]
@@ -54,7 +54,7 @@ def test_an_adapter_stands_beside_a_quantised_weight(kind, most, equation, rng):
 def test_an_adapter_is_read_in_the_type_of_the_input(rng):
     x, w = adapted('BTF,FD->BTD', rng)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), w)
-    mixed = w.replace(base=half.base)  # as trained: the pair in float32
+    mixed = w.replace(base=half.base)  # as in training, with the pair in float32
     y = einsum('BTF,FD->BTD', x.astype(jnp.bfloat16), mixed)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, einsum('BTF,FD->BTD', x.astype(jnp.bfloat16), half))
@@ -65,7 +65,7 @@ def test_dropout_is_of_the_adapters_input_and_keeps_its_mean(rng):
     x, w = adapted('BTF,FD->BTD', rng)
     base = einsum('BTF,FD->BTD', x, w.base)
     plain = einsum('BTF,FD->BTD', x, w) - base
-    np.testing.assert_array_equal(einsum('BTF,FD->BTD', x, w.replace(rate=0.4)) - base, plain)  # no key, none
+    np.testing.assert_array_equal(einsum('BTF,FD->BTD', x, w.replace(rate=0.4)) - base, plain)  # no key
     draw = jax.jit(lambda key: einsum('BTF,FD->BTD', x, w.replace(rate=0.4, key=key)) - base)
     drawn = jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000))
     assert jnp.all(jnp.abs(drawn.mean(0) - plain) < 5 * drawn.std(0) / len(drawn) ** 0.5)
@@ -88,7 +88,7 @@ def test_dropout_drops_as_many_as_it_should_each_by_itself(rate, dropped, dtype)
     deviation = (part * (1 - part)) ** 0.5
     assert abs(kept.mean() - part) < 5 * deviation / x.size**0.5
     flat = kept.reshape(-1) - part
-    for n in (1, 2, 3, 4, 31):  # of the same hash, of the next, of the next row
+    for n in (1, 2, 3, 4, 31):  # distances within a hash, to the next hash, and to the next row
         assert abs((flat[:-n] * flat[n:]).mean()) < 5 * deviation**2 / x.size**0.5
     assert not np.array_equal(y, dropout(x, rate, jax.random.key(4)))
 

@@ -1,4 +1,4 @@
-"""A processor for pictures of 28 pixels a side, files of rows, a model even smaller than the others."""
+"""Fixtures: a processor for pictures of 28 x 28 pixels, files of rows, and a very small model."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from tests.conftest import SMALL
-from tests.conftest import params as params  # anew, of this cfg
+from tests.conftest import params as params  # created again, for this cfg
 from tests.makers import noise, write_processor_files
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Processor

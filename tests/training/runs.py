@@ -1,4 +1,4 @@
-"""A model and rows small enough to train in a test, and what of a run must be the same each time."""
+"""A model and rows small enough to train in a test, and the reproducible part of a run's metrics."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def world(folder: Path) -> tuple[Path, Path]:
 
 
 def small(folder: Path) -> Path:
-    """A model of two layers a tower, with a processor."""
+    """A model with two layers in the tower and in the decoder, and a processor."""
     image = write_processor_files(folder / 'files', 28, 14)
     cfg = Config(
         vision=VisionConfig(image_size=28, patch_size=14, width=32, layers=2, heads=2, mlp=40),
@@ -37,7 +37,7 @@ def small(folder: Path) -> Path:
 
 
 def rows(folder: Path, name: str = 'rows.jsonl', count: int = 10) -> Path:
-    """Pictures and a file of a question about each."""
+    """Writes pictures and a file with one question about each."""
     lines = []
     for i in range(count):
         noise(40, 30, seed=i).save(folder / f'{i}.png')
@@ -49,6 +49,6 @@ def rows(folder: Path, name: str = 'rows.jsonl', count: int = 10) -> Path:
 
 
 def metrics(output: Path) -> list[dict[str, Any]]:
-    """The records of a run without what the clock had a part in."""
+    """The records of a run, without times and rates."""
     records = [json.loads(line) for line in (output / 'metrics.jsonl').read_text().splitlines()]
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]

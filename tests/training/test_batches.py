@@ -1,4 +1,4 @@
-"""A step's batch is always the same, whoever makes it, and an epoch has every row once."""
+"""A step's batch is the same whichever process makes it, and an epoch has every row once."""
 
 import json
 import warnings
@@ -20,7 +20,7 @@ from vipllava_jax.training.rows import BrokenRow, Rows, read
 
 
 def mixed(count):
-    """Rows with no picture, one, or two, and talks of many lengths."""
+    """Rows with no, one or two pictures, and conversations of many lengths."""
     rows = []
     for n in range(count):
         talk = [
@@ -120,7 +120,7 @@ def test_rows_of_every_data_set_become_batches(pictures, processor):
     made = [{'image': 'a.png', **row} for row in (*ROWS.values(), VCR)]
     rows = read([write_lines(pictures / 'rows.jsonl', made)])
     batches = Batches(rows, processor, batch_size=len(made), fit='pad')
-    for step in range(10):  # each with other lots
+    for step in range(10):  # each with other random choices
         batch = batches.at(step)
         assert (batch.targets != IGNORE).any(axis=1).all()
         assert batch.image_counts.tolist() == [1] * len(made)
@@ -128,7 +128,7 @@ def test_rows_of_every_data_set_become_batches(pictures, processor):
 
 @pytest.fixture
 def spoilt(pictures) -> Rows:
-    """Of ten rows in a file, the fourth and fifth have a picture that opens and cannot be decoded."""
+    """A file of ten rows; the pictures of the fourth and fifth can be opened but not decoded."""
     data = (pictures / 'b.jpg').read_bytes()
     (pictures / 'cut.jpg').write_bytes(data[: len(data) // 2])
     made = [region_row(id=f'x-{n}', image='cut.jpg' if n in (3, 4) else 'a.png') for n in range(10)]

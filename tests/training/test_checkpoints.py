@@ -1,4 +1,4 @@
-"""States on the disk: whole or not there, the last few and the best; a folder has one run at a time."""
+"""Checkpoints are complete or absent; the last few and the best are kept; a folder has one run at a time."""
 
 import contextlib
 import resource
@@ -53,7 +53,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path, state):
         saved.wait()
         assert saved.steps() == [2, 6, 7]
         saved.save(8, state, 8)
-        assert {2, 6, 7} <= {*saved.steps()}  # as long as it may fail
+        assert {2, 6, 7} <= {*saved.steps()}  # while writing may still fail
         saved.wait()
         assert saved.steps() == [7, 8]
 
@@ -63,7 +63,7 @@ def test_what_was_half_written_or_half_deleted_is_removed(tmp_path, state):
         saved.save(1, state, None)
     (tmp_path / '2.orbax-checkpoint-tmp' / 'd').mkdir(parents=True)
     (tmp_path / '.deleted-0').mkdir()
-    (tmp_path / 'thesis').mkdir()  # who knows what the user calls checkpoints
+    (tmp_path / 'thesis').mkdir()  # a folder of the user, which must be kept
     with opened(tmp_path, 2) as saved:
         assert saved.steps() == [1]
     assert {path.name for path in tmp_path.iterdir()} == {'1', 'thesis'}
@@ -86,13 +86,13 @@ def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path, state):
     with opened(tmp_path / 'run', 2) as saved:
         (tmp_path / 'run').rmdir()
         (tmp_path / 'run').write_text('')
-        with pytest.raises((CheckpointError, OSError)):  # now or when it is waited for
+        with pytest.raises((CheckpointError, OSError)):  # immediately or in `wait`
             (saved.save(1, state, None), saved.wait())
 
 
 @contextlib.contextmanager
 def files_of_at_most(size):
-    """A limit on the size of a file, which fails as a full disk does."""
+    """Limits the size of files, so that writing fails as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -114,7 +114,7 @@ def test_a_state_that_does_not_fit_leaves_nothing_and_is_told_once(tmp_path, cap
             assert error.value.filename == str(tmp_path / '2')
         assert [path.name for path in tmp_path.iterdir()] == ['1']
     assert 'Event loop' not in capfd.readouterr().err
-    with opened(tmp_path, 2) as saved:  # where there is room again
+    with opened(tmp_path, 2) as saved:  # with enough space again
         saved.save(2, many, None)
         saved.wait()
         assert saved.steps() == [1, 2]

@@ -1,4 +1,4 @@
-"""What a run is asked to do: from a file, from flags, from its recipe; mistakes in a line."""
+"""The settings of a run, from a file, flags and the recipe; errors are one line."""
 
 import os
 

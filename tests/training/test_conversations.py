@@ -1,4 +1,4 @@
-"""Ids are the processor's, and exactly the answers and what closes them are learnt."""
+"""Ids are those of the processor, and the targets are exactly the answers and the text that ends them."""
 
 import json
 
@@ -54,7 +54,7 @@ def test_answers_and_their_ends_are_learnt(pairs, images):
 
 
 def test_the_ids_of_llama():
-    """Those of two answers, by a tokenizer in which their pieces have the ids that they have in Llama 2's."""
+    """The ids of two answers, by a tokenizer whose pieces have the same ids as in Llama 2."""
     form = json.loads(tiny_tokenizer().to_str())
     vocab, merges = form['model']['vocab'], form['model']['merges']
     pieces = {'▁A': 319, '▁dog': 11203, '.': 29889, '▁Brown': 9817}
@@ -62,7 +62,7 @@ def test_the_ids_of_llama():
         for n in range(2, len(piece) + 1):
             vocab.setdefault(piece[:n], 1000 + len(vocab))
             merges.insert(0, [piece[: n - 1], piece[n - 1]])
-    merges.sort(key=lambda pair: len(pair[0] + pair[1]))  # no piece before those it is made of
+    merges.sort(key=lambda pair: len(pair[0] + pair[1]))  # no piece before its parts
     taken = {id: piece for piece, id in vocab.items()}
     for piece, id in pieces.items():
         if id in taken:

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and what it replaces by that."""
+"""The exported result of a run, and what it replaces."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rows begin and end where a JSON reader would say, in windows of any size."""
+"""The offsets of rows agree with a JSON parser, for windows of any size."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Weights that are no numbers are named, before a run begins and before anything is exported."""
+"""Weights that are not finite are named, before a run starts and before anything is exported."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ def keys(world, tmp_path):
 
 
 def spoilt(world, folder, path, value):
-    """A copy of the model in which one number of a weight is another."""
+    """A copy of the model in which one value of a weight is replaced."""
     model = vj.load(world[0], fuse=False)
     leaves = dict(flat(model.params))
     leaves[path] = leaves[path].at[(0,) * leaves[path].ndim].set(value)
@@ -50,9 +50,9 @@ def test_a_model_of_weights_that_are_no_numbers_is_refused_by_name(world, keys, 
 @pytest.mark.slow
 @pytest.mark.parametrize(('recipe', 'result'), [('finetune', 'model'), ('lora', 'adapter')])
 def test_a_result_that_is_no_number_is_not_written(keys, recipe, result):
-    """The last step's update has no step after it whose loss would tell."""
+    """No later step's loss would reveal that the last step's update was not finite."""
     wild = dict(learning_rate=3e38, recipe=recipe, **({'lora_rank': 2} if recipe == 'lora' else {}))
-    for _ in range(2):  # and again when the run is gone on with
+    for _ in range(2):  # the second time, the run is resumed
         with pytest.raises(
             training.NotFinite, match=rf'run/{result}: not written, as .*NaN or infinity'
         ) as told:

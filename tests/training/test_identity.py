@@ -1,4 +1,4 @@
-"""What a run's folder says of it: whatever is not as it was written is named, by file and field."""
+"""The record of a run in its folder: invalid content is named by file and field."""
 
 import json
 

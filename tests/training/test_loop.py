@@ -1,4 +1,4 @@
-"""Runs in this process: what they make of a model, what they tell, where they stop."""
+"""Runs in this process: their results, progress and ends."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from vipllava_jax.training.rows import read
 
 
 class Heard(Silent):
-    """What a run tells."""
+    """Records the progress of a run."""
 
     def __init__(self):
         self.about, self.notes, self.steps = {}, [], []
@@ -58,7 +58,7 @@ def leaves(folder):
 
 
 def mean(model, file, **how):
-    """The loss of a model on the first batch of a file's rows, by the functions that the loop is made of."""
+    """The loss of a model on the first batch of a file's rows, by the functions that the loop uses."""
     batch = Batches(read([file]), model.processor, batch_size=4, fit='pad', **how).at(0)
     images = model.processor.settings.normalize(batch.images)
     total, count = loss(model.params, Examples(batch.tokens, batch.targets, images, None), model.cfg)
@@ -87,7 +87,7 @@ def test_what_trains_is_changed_and_nothing_else_and_held_out_rows_are_looked_at
     last = mean(trained, folder / 'held.jsonl', seed=None)
     assert records[-1]['eval_loss'] == pytest.approx(last, rel=1e-5)
     assert training.train(**keys, **held, accumulate=2, progress=heard).step == 4
-    assert heard.steps == [1, 2, 3, 4]  # it was trained already
+    assert heard.steps == [1, 2, 3, 4]  # the second run was already complete
 
 
 @pytest.mark.slow
@@ -95,13 +95,13 @@ def test_all_parts_may_train(world, keys):
     made = training.train(**keys, trains=('vision', 'projector', 'llama'))
     before, after = leaves(world[0]), leaves(made.folder)
     same = {path for path in before if (before[path] == after[path]).all()}
-    assert same == {'clip/post_norm/w', 'clip/post_norm/b'}  # of which no tap reads
+    assert same == {'clip/post_norm/w', 'clip/post_norm/b'}  # which no tap uses
 
 
 def test_epochs_are_of_whole_batches(world, keys):
     del keys['steps']
     made = training.train(**keys, epochs=2)
-    assert made.step == 6  # 10 rows are 3 batches of 4: the last is filled up
+    assert made.step == 6  # 10 rows give 3 batches of 4, the last of which is filled up
 
 
 def test_a_signal_while_held_out_rows_are_looked_at_saves_too(world, keys, monkeypatch):
@@ -117,7 +117,7 @@ def test_a_signal_while_held_out_rows_are_looked_at_saves_too(world, keys, monke
 
 @pytest.fixture
 def processes(monkeypatch):
-    """The loading processes that were begun."""
+    """Records the loading processes that are started."""
     begun = []
     begin = workers._Process.__init__
 
@@ -134,7 +134,7 @@ def test_processes_begin_once_a_run_for_all_its_looks(world, keys, processes):
     training.train(**{**keys, **held})
     looks = [record['eval_loss'] for record in runs.metrics(keys['output'])]
     assert len(set(looks)) == 4
-    assert len(processes) == 4  # of the rows and the held-out ones, to check them and to load them
+    assert len(processes) == 4  # to check and to load the rows and the held-out rows
     assert all(process.returncode is not None for process in processes)
 
 
@@ -218,7 +218,7 @@ def test_an_adapter_is_what_is_merged(world, keys):
     lora = dict(recipe='lora', lora_rank=2, lora_alpha=8.0, lora_dropout=0.1, save_every=2)
     made = training.train(**{**keys, **lora})
     assert made.folder == keys['output'] / 'adapter'
-    merged = training.train(**{**keys, **lora}, merge=True)  # the same run, put down in another way
+    merged = training.train(**{**keys, **lora}, merge=True)  # the same run, exported as a merged model
     assert merged.folder == keys['output'] / 'model'
     beside = vj.load(world[0], adapter=made.folder, fuse=False, merge=False).params
     pairs = [leaf for _, leaf in flat(beside) if isinstance(leaf, LoRA)]

@@ -1,4 +1,4 @@
-"""Adapters: where they go, what they change, that they train as peft's do, and what is left of them."""
+"""Adapters: their places and effect, training like peft's, and merging."""
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,12 @@ from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training import lora
 
 ROWS = [(9, 2), (6, 0), (15, 1)]
-READ = [('q', 'k', 'v'), ('o',), ('gate', 'up'), ('down',)]  # together
+READ = [('q', 'k', 'v'), ('o',), ('gate', 'up'), ('down',)]  # products that share an input
 forward = jax.jit(vj.forward, static_argnames='cfg')
 
 
 def trained(params, cfg, *, rank=4, alpha=8.0, std=0.1, **settings):
-    """Params with an adapter that is not zero."""
+    """Params with a nonzero adapter."""
     adapted = lora.add(params, cfg, rank=rank, alpha=alpha, key=jax.random.key(1), **settings)
     rng = np.random.default_rng(0)
     moved = (
@@ -46,7 +46,7 @@ def test_a_new_adapter_is_on_its_targets_and_changes_nothing(cfg, params, rng, t
         assert w.a.dtype == w.b.dtype == jnp.float32
         assert w.a.shape[:-1] + w.b.shape[1:] == w.shape == dict(flat(params))[path].shape
         assert w.a.shape[-1] == w.b.shape[0] == 4
-        # peft's: kaiming's of a uniform distribution, with a = 5 ** 0.5
+        # like peft: Kaiming's uniform initialization with a = 5 ** 0.5
         bound = np.prod(w.a.shape[:-1]) ** -0.5
         assert 0.9 * bound < jnp.abs(w.a).max() <= bound
         assert abs(w.a.std() / (bound / 3**0.5) - 1) < 0.2
@@ -157,7 +157,7 @@ def test_adapters_drop_what_they_read_and_only_with_a_key(cfg, params, rng):
 
 
 class Adapted:
-    """What peft does to a linear layer, written out: y = x W + scale (x A) B, as a hook on torch's."""
+    """peft's computation for a linear layer, y = x W + scale (x A) B, as a hook on torch's layer."""
 
     def __init__(self, layer, w: LoRA):
         import torch

@@ -1,4 +1,4 @@
-"""The loss: the mean of what `forward` says of the learnt tokens, whatever is kept or computed again."""
+"""The loss agrees with the logits of `forward` at the target tokens, for every `remat`."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def batch(cfg, rng):
 forward = jax.jit(vj.forward, static_argnames='cfg')
 
 
-def value(params, batch, cfg, remat='none'):  # traced each time, because AT_ONCE is no argument
+def value(params, batch, cfg, remat='none'):  # traced each time, because AT_ONCE is not an argument
     return jax.jit(lambda params, batch: loss(params, batch, cfg, remat))(params, batch)
 
 

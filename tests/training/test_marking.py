@@ -1,4 +1,4 @@
-"""Marks of a row: different ones look and are called differently, and rounding puts none outside."""
+"""Marks of a row differ in looks and phrases, and rounding never moves them outside the picture."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Rows that max_length cuts are counted before a run begins; only those that may be too long are encoded."""
+"""Rows that max_length cuts are counted before a run; only rows that may be too long are tokenized."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def talk(question, answer):
 
 
 def rows(count):
-    """Rows of many lengths, some of them with a question that alone is too long."""
+    """Rows of many lengths, some with a question that is already too long."""
     made = []
     for n in range(count):
         said = talk('Hello ' * (n % 7 * 40), 'A dog ' * (n % 5 * 30 + 1))

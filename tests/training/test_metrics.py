@@ -1,4 +1,4 @@
-"""The numbers of a run: kept up to the step that it goes on from, and shown by TensorBoard where it is."""
+"""The metrics of a run: kept up to the step from which it resumes, and readable by TensorBoard."""
 
 import contextlib
 import json
@@ -60,7 +60,7 @@ def test_a_damaged_line_before_the_step_is_named_and_the_file_left_as_it_is(tmp_
         metrics.Metrics(tmp_path, 3)
     assert str(error.value).isprintable()
     assert path.read_text() == before
-    assert write(tmp_path, 1, [2]) == [1, 2]  # after that step nothing is looked at
+    assert write(tmp_path, 1, [2]) == [1, 2]  # later lines are ignored
     assert write(tmp_path, 0, [1]) == [1]
 
 

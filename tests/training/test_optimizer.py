@@ -1,4 +1,4 @@
-"""The rate over time, what decays, and who moves how far."""
+"""The learning rate schedule, weight decay, and the size of updates."""
 
 import math
 
@@ -20,7 +20,7 @@ PARAMS = {
 
 
 def moved(o: Optimizer, steps: int = 2, gradient: float = 0.5):
-    """How far PARAMS have come after some steps."""
+    """The change of PARAMS after some steps."""
     transform, params = o.transform(), PARAMS
     state = transform.init(params)
     for _ in range(steps):

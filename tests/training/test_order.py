@@ -1,4 +1,4 @@
-"""An epoch's order is of all rows, and of rows of like length in each batch."""
+"""An epoch's order has all rows, and batches of rows with similar lengths."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""A run writes to a folder of its own, and over nothing that it reads, by whatever path or link."""
+"""A run never overwrites what it reads, whatever path or link is given for its output folder."""
 
 import os
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_an_output_that_is_read_is_refused(here, keys, message):
         {'output': 'pictures/run', 'images': 'pictures'},
         {'images': '.'},
         {'data': 'run/mine.json'},
-        {'model': 'run/model'},  # of which an adapter is made beside it
+        {'model': 'run/model'},  # whose adapter is written next to it
     ],
 )
 def test_a_folder_of_its_own_is_fine(here, keys):

@@ -1,4 +1,4 @@
-"""The time of a step is that from one completion to the next, however late the host looks."""
+"""A step's time is measured from one completion to the next, however late the host waits for it."""
 
 import threading
 
@@ -8,7 +8,7 @@ from vipllava_jax.training.pace import Pace, rates
 
 
 class Device:
-    """Completes steps when it is told to, on a clock that stands still otherwise."""
+    """A fake device that completes steps on request, with a clock that only changes when it is set."""
 
     def __init__(self):
         self.now, self.events = 0.0, {}

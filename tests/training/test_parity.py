@@ -1,4 +1,4 @@
-"""Training as transformers and torch do it, in float32: the loss, each gradient, twenty steps of AdamW."""
+"""Training agrees with transformers and torch in float32: loss, gradients, twenty steps of AdamW."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ CLIP, PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
 
 
 def ours(theirs, cfg, of=lambda w: w):
-    """The peer's weights, or what there is of each, as our params; zeros where there is nothing."""
+    """The peer's weights, or their gradients, as our params; zeros where there are none."""
     found = {canonical(name): of(w) for name, w in theirs.named_parameters()}
     arrays = {
         leaf.path: np.zeros(leaf.shapes[0], np.float32)
@@ -41,7 +41,7 @@ def ours(theirs, cfg, of=lambda w: w):
 
 
 def summed_loss(theirs, batch: Batch, cfg):
-    """The peer's loss as a sum over what `examples` learns, and the number of tokens in it."""
+    """The peer's loss as a sum over the targets of `examples`, and their number."""
     import torch
 
     targets = examples(batch, cfg).targets
@@ -80,7 +80,7 @@ def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
     expected = dict(flat(ours(theirs, cfg, lambda w: w.grad)))
     whole = np.sqrt(sum(np.sum(g * g) for g in expected.values()))
     for path, g in flat(gradient):
-        # what shifts every key alike changes nothing: a bias of keys has a gradient of rounding errors alone
+        # a shift of all keys does not change attention, so the gradient of their bias is only rounding errors
         none = 1e-6 * whole if path.endswith('k/b') else 0
         assert np.linalg.norm(g - expected[path]) <= 1e-4 * np.linalg.norm(expected[path]) + none, path
 
@@ -119,11 +119,11 @@ def test_twenty_steps_of_adamw(trains, settings, accumulated, rng):
         np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-3)
         np.testing.assert_allclose(metrics.rate, rate, rtol=1e-5)
         told.append(metrics.loss)
-    assert told[16] < told[0] - 0.01  # of the same batches
+    assert told[16] < told[0] - 0.01  # on the same batches
 
 
 def torch_steps(theirs, o: Optimizer, trains):
-    """What moves the peer's weights down a loss and returns the gradient's norm and the rate."""
+    """A function that updates the peer's weights by a loss; it returns the gradient's norm and the rate."""
     import torch
     from transformers import get_cosine_schedule_with_warmup
 
@@ -138,7 +138,7 @@ def torch_steps(theirs, o: Optimizer, trains):
             plain = name.endswith('.bias') or 'norm' in name
             own = o.projector_rate if part == 'projector' and o.projector_rate else o.rate
             groups.append(dict(params=[w], lr=own, weight_decay=0.0 if plain else o.weight_decay))
-    groups.sort(key=lambda group: group['lr'] != o.rate)  # the rate told is that of the first
+    groups.sort(key=lambda group: group['lr'] != o.rate)  # the returned rate is that of the first group
     adam = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
     schedule = get_cosine_schedule_with_warmup(adam, int(np.ceil(o.warmup * o.steps)), o.steps)
 
@@ -146,7 +146,7 @@ def torch_steps(theirs, o: Optimizer, trains):
         adam.zero_grad()
         if total.requires_grad:
             total.backward()
-        for w in trained:  # torch would leave out of a step what a batch of text alone does not reach
+        for w in trained:  # torch would skip weights that a text-only batch does not use
             w.grad = torch.zeros_like(w) if w.grad is None else w.grad
         norm = torch.nn.utils.clip_grad_norm_(trained, o.clip or float('inf')).item()
         rate = schedule.get_last_lr()[0]

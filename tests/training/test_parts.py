@@ -1,4 +1,4 @@
-"""What trains, apart from the rest and together with it again."""
+"""Splitting params into trainable and frozen ones, and joining them."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""What is seen of a run where there is no terminal, and where there is one."""
+"""The progress of a run, on a terminal and elsewhere."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The authors' recipe, as their scripts have it."""
+"""The recipes agree with the authors' scripts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every form of row: what is said fits what is drawn, and the released code's slips are mended."""
+"""For every form of row, texts fit the drawn marks, and the released code's errors are fixed."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def composed(row, seed=None, folder=None):
 
 
 def phrases(text):
-    """(colour or '', shape) of each mark that a text speaks of."""
+    """(colour or '', shape) of each mark that a text mentions."""
     prepositions = '|'.join(sorted(set(PREPOSITIONS.values())))
     shapes = '|'.join(sorted(PREPOSITIONS, key=len, reverse=True))
     return re.findall(rf'(?:{prepositions}) (?:the )?(?:(\w+) )?({shapes})\b', text)
@@ -69,7 +69,7 @@ def test_what_is_said_is_what_is_drawn(name, seed):
     assert not re.search('<bbox|None', turns[0].text)
     shapes = [mark.shape for mark in marks]
     for mark in marks:
-        if shapes.count(mark.shape) > 1:  # else nothing would tell them apart
+        if shapes.count(mark.shape) > 1:  # otherwise they could not be distinguished
             assert isinstance(mark.color, str)
     assert len(set(said)) == len(said)
 
@@ -207,4 +207,4 @@ def test_an_id_alone_makes_no_data_set():
     row = region_row(id='v7w-or-not')
     assert composed(row).turns[0].text == 'What is within the red rectangle?'
     assert {'refcocog', 'vcr', 'vg_rel', 'flickr30k', 'v7w', 'pointQA_twice'} == FORMS.keys()
-    assert json.dumps(row) == json.dumps(region_row(id='v7w-or-not'))  # nothing is written into it
+    assert json.dumps(row) == json.dumps(region_row(id='v7w-or-not'))  # the row is not modified

@@ -1,4 +1,4 @@
-"""Rows of any file are found and read; every broken one is told, before any long work."""
+"""Rows of all files are found and read; every broken one is reported before any long work."""
 
 import json
 import os
@@ -113,7 +113,7 @@ ODD = [
 def test_odd_values_make_a_row_that_is_named_and_can_be_skipped(pictures, odd, message, listed):
     os.mkfifo(pictures / 'fifo')
     good = json.dumps(region_row())
-    bad = f'{good[:-1]}, {odd}}}'  # of two values of one name the second counts
+    bad = f'{good[:-1]}, {odd}}}'  # of two values with the same name, the second counts
     lines = [good, bad, good]
     (pictures / 'a.json').write_text('[' + ',\n'.join(lines) + ']' if listed else '\n'.join(lines))
     with pytest.raises(ValueError, match=rf'1 of 3 rows are broken:\n.*line 2\)?: .*{message}') as error:

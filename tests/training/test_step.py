@@ -1,4 +1,4 @@
-"""A step of training: what it moves, what it leaves alone, and that only the sum of its batches matters."""
+"""A training step: which weights it updates, and that splitting its batch makes no difference."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def halves(params):
 
 
 def begun(trainable, optimizer=FAST, dtype=jnp.float32):
-    """The state before the first step, of copies: the weights are other tests', too."""
+    """The state before the first step, of copies, because other tests share the weights."""
     return start(jax.tree.map(jnp.copy, trainable), optimizer, dtype)
 
 
@@ -130,7 +130,7 @@ def test_each_part_of_each_step_varies_by_itself(cfg, halves, batches):
 
 @pytest.mark.slow
 def test_half_the_bits_stay_near(cfg, params, halves, batches):
-    """bfloat16 weights and moments, computed in bfloat16: the types stay, the loss falls as with float32."""
+    """With bfloat16 weights, moments and computation, dtypes are kept, and the loss falls as with float32."""
     o = Optimizer(1e-3, 20, warmup=0, moment_dtype='bfloat16')
     told = {}
     for kind in (jnp.float32, jnp.bfloat16):

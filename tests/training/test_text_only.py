@@ -1,4 +1,4 @@
-"""Rows without pictures train as rows with pictures do: alone, mixed with them, in parts, held out."""
+"""Rows without pictures train like rows with pictures: alone, mixed, in micro-batches, held out."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Questions about marked people: worded and marked at random to train, the fixed way to evaluate."""
+"""Questions about marked people: random wording and marks for training, fixed ones for evaluation."""
 
 import json
 
@@ -80,7 +80,7 @@ def test_training_asks_for_the_answer_and_then_why(folder):
         assert answers or answer.endswith('fell.')
         assert ('(A)' in reason) == reasons
         assert reasons or reason == 'The floor.'
-        assert len(one.marks[0]) == 2 + reasons  # only what is spoken of is marked
+        assert len(one.marks[0]) == 2 + reasons  # only mentioned objects are marked
     shapes = {mark.shape for one in made for mark in one.marks[0]}
     assert len(shapes) == 7
     assert 'point' not in shapes

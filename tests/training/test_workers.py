@@ -1,4 +1,4 @@
-"""Results come in the order of the tasks, errors come back, and no process outlives its parent."""
+"""Results are in the order of the tasks, errors are raised, and no process outlives its parent."""
 
 import os
 import signal
