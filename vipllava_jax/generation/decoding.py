@@ -26,7 +26,7 @@ from vipllava_jax.model.llama import Cache
 from vipllava_jax.model.vipllava import Params
 
 NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
-CHUNK = 8  # decode steps per call, about 30 ms on a fast GPU; the host starts the next call before it reads
+CHUNK = 8  # decode steps per call: 30 ms on a fast GPU; the next call starts before the host reads the tokens
 
 
 class Generation(NamedTuple):

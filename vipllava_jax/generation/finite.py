@@ -1,4 +1,4 @@
-"""Finding NaN and infinity in weights, and explaining logits that are not finite."""
+"""Finds NaN and infinity in weights, and explains logits that are not finite."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from vipllava_jax.inputs.processor import Batch
 from vipllava_jax.messages import listed
 from vipllava_jax.model.vipllava import Params
 
-NAMED = 3  # weights that a message names, at most
+NAMED = 3  # maximum number of weights that a message names
 
 
 def explain(params: Params, batch: Batch) -> str:

@@ -19,7 +19,7 @@ class Sampling:
 def pick(logits: Array, sampling: Sampling | None, positions: Array) -> Array:
     """Logits BV -> tokens B: the most likely, or one sampled with the row's key folded with its position.
 
-    Rows of temperature 0 are greedy; all are if `sampling` is None.
+    Decoding is greedy for rows of temperature 0, and for all rows if `sampling` is None.
     """
     likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     if sampling is None:

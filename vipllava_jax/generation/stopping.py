@@ -14,7 +14,7 @@ def ends(processor: Processor, template: str, cfg: Config) -> tuple[tuple[str, .
 
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """Pieces of text -> pieces of the same text up to the first stop string, without delay where possible.
+    """Pieces of text -> pieces of the same text up to the first stop string, as early as possible.
 
     Text that may be the beginning of a stop string is held back until later pieces decide.
     """
@@ -34,5 +34,5 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:
-    """The length of the longest end of `text` that is the beginning of a stop string."""
+    """The length of the longest suffix of `text` that is a proper prefix of a stop string."""
     return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)

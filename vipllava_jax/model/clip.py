@@ -10,7 +10,7 @@ from vipllava_jax.model.layers import LayerNorm, Linear, attend, own
 
 
 class Layer(nn.Module):
-    """BPD -> BPD: attention without a mask, then an MLP; each has a LayerNorm before it and a residual."""
+    """BPD -> BPD: attention without a mask, then an MLP, each after a LayerNorm and with a residual."""
 
     cfg: Config
 

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from vipllava_jax.model.equations import precision, turned
 
 LONG = 4096  # int8: with more inputs per channel than this, four values are read as one int32
-WIDE = 8192  # with more channels than this, two halves of the channels are summed in parallel
+WIDE = 8192  # for one row: with more channels than this, two halves of the channels are summed in parallel
 FEW = 4  # int4: up to this many rows of x, `_sum` computes the product
 GROUP = 128  # int4: values that share a scale; fewer if the inputs per channel are not a multiple of this
 

@@ -200,7 +200,7 @@ def extend(
 def decode(
     params: Params, tokens: ArrayLike, cache: Cache, start: ArrayLike, *, cfg: Config
 ) -> tuple[Array, Cache]:
-    """One token per row, B, at position `start` B -> logits BV, the extended cache: `extend` with T = 1."""
+    """Tokens B at positions `start` B -> logits BV, the extended cache; equivalent to `extend` with T = 1."""
     logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg)
     return logits[:, 0], cache
 
@@ -208,8 +208,8 @@ def decode(
 def init(key: Array, cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
     """Random params with the shapes of the config.
 
-    Weights of products are normal with variance 1 / fan-in, and the embedding table has the standard
-    deviation 0.02. Gains are 1 and shifts 0.
+    Weights of products are normal with variance 1 / fan-in, the embedding table with standard deviation 0.02.
+    Gains are 1 and shifts 0.
     """
     images = jnp.zeros((1, 1, cfg.vision.image_size, cfg.vision.image_size, 3), dtype)
     embeddings = jnp.zeros((1, 1, cfg.text.width), dtype)
@@ -274,7 +274,7 @@ def check(
 
 
 def check_ids(ids: np.ndarray, cfg: Config, read: np.ndarray | None = None) -> None:
-    """Raises ValueError for the first of ids BT outside the embedding table; `read` BT is where to check."""
+    """Raises ValueError for the first of ids BT outside the embedding table, where `read` BT is True."""
     beyond = (ids < 0) | (ids >= cfg.text.vocab)
     if read is not None:
         beyond &= read
