@@ -1,6 +1,6 @@
-"""ViP-LLaVA in JAX. This file is the list of the public API; a name is imported when it is first used."""
+"""ViP-LLaVA in JAX. This module lists the public API; each name is imported when it is first used."""
 
-TYPE_CHECKING = False  # importing typing would double the time of `import vipllava_jax`
+TYPE_CHECKING = False  # importing typing would double the import time of this package
 
 if TYPE_CHECKING:
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig

@@ -16,7 +16,7 @@ from vipllava_jax.storage import Storage
 
 T = TypeVar('T')
 R = TypeVar('R')
-AT_ONCE = 1 << 27  # bytes of arrays that are written or read together
+AT_ONCE = 1 << 27  # bytes of arrays that are in flight when writing, or in one group when reading
 READERS = min(8, os.cpu_count() or 1)  # threads that each read AT_ONCE bytes and copy them to the device
 CHECKERS = 4  # threads that verify checksums while others read
 
@@ -57,7 +57,7 @@ def size(leaf: Any) -> int:
 
 
 def ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """Like `map`, in a pool; up to `count` calls run ahead of the result that the caller uses."""
+    """`map` in a pool, which yields results in order and starts up to `count` calls ahead of the caller."""
     waiting: deque[Future[R]] = deque()
     for item in items:
         waiting.append(pool.submit(call, item))
@@ -70,9 +70,9 @@ def ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int
 def write(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[str, Any]]) -> dict[str, Written]:
     """Writes the arrays of a tree of shapes, given as (path, array) in any order.
 
-    Each is stored uncompressed and as a single chunk, so that it is written without a copy: copies of several
-    chunks would stay in the allocator's memory, more of it with more cores. Returns by path what is known of
-    the bytes that were given to the storage.
+    Each array is stored uncompressed and as a single chunk, so that it is written without a copy: copies of
+    several chunks would stay in the allocator's memory, more of it with more cores. Returns, by path, the
+    checksum of the bytes that were written and whether they are finite.
     """
     import jax
 
@@ -96,12 +96,12 @@ def _inspected(array: Any) -> Written:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns errors of Orbax and its storage into OSError, if they have its code, or CheckpointError."""
+    """Turns errors of Orbax and its storage into OSError, if they name a system error, or CheckpointError."""
     try:
         yield
     except (CheckpointError, OSError):
         raise
-    except Exception as error:  # of many types
+    except Exception as error:  # Orbax raises many types
         if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
             raise OSError(code, os.strerror(code), str(folder)) from None
         if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
@@ -110,12 +110,12 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def _writer(leaves: Iterable[tuple[str, Any]], pool: Executor, written: dict[str, Future[Written]]) -> Any:
-    """An Orbax handler for shapes, which writes the arrays given for them; the pool inspects each."""
+    """An Orbax handler for shapes, which writes the arrays of `leaves`; the pool computes their checksums."""
     import numpy as np
     from orbax.checkpoint.type_handlers import NumpyHandler
 
     class Unchanging(np.ndarray):
-        def __deepcopy__(self, memo: Any) -> Any:  # avoids Orbax's copy, which protects from changes
+        def __deepcopy__(self, memo: Any) -> Any:  # avoids a copy by Orbax
             return self
 
     class Writer(NumpyHandler):
@@ -160,10 +160,10 @@ def read(
     sharding: Any,
     checksums: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """Reads arrays of known shapes as (path, array), in order: jax's if a sharding is given, else numpy's.
+    """Reads the arrays of `stored` in order as (path, array): jax.Array if a sharding is given, else numpy.
 
-    Each has the dtype that `types` has for its path, or the stored one. Raises CheckpointError, naming the
-    array, if one does not have the expected shape, dtype or checksum.
+    The dtype of each array is that in `types`, or the stored one. Raises CheckpointError, naming the array,
+    if one does not have the expected shape, dtype or checksum.
     """
     with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
         storage = Storage(folder, checksums or {}, checkers)
@@ -175,7 +175,7 @@ def read(
 
 
 def _groups(leaves: dict[str, Any], types: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Leaves in order, grouped by at most AT_ONCE bytes as stored or as read; a larger leaf is a group."""
+    """Groups leaves, in order, by at most AT_ONCE bytes, as stored and as read; a larger leaf is a group."""
     group: dict[str, Any] = {}
     held = 0
     for path, leaf in leaves.items():
@@ -191,7 +191,7 @@ def _groups(leaves: dict[str, Any], types: Mapping[str, Any]) -> Iterator[dict[s
 def _read_some(
     storage: Storage, types: Mapping[str, Any], sharding: Any, wanted: dict[str, Any]
 ) -> dict[str, Any]:
-    """Reads some arrays in parallel; they are given and returned by path."""
+    """Reads the arrays of a group in parallel: shapes by path -> arrays by path."""
     import jax
 
     found: dict[str, Any] = {}

@@ -11,9 +11,9 @@ REPLACED = '-replaced'  # suffix of a folder that was moved aside to be replaced
 
 
 def put(partial: Path, folder: Path, replaces: bool) -> None:
-    """Renames a finished folder to its destination, atomically if the system supports that.
+    """Renames the finished folder `partial` to `folder`, atomically if the system supports that.
 
-    A folder that was there is left under the name of the partial one, or under that name plus REPLACED.
+    A folder that was replaced remains, with the name of `partial` or that name plus REPLACED.
     """
     if not replaces or not any(folder.iterdir()):
         partial.rename(folder)
@@ -28,7 +28,7 @@ def put(partial: Path, folder: Path, replaces: bool) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchanges two folders atomically; False if the system or the file system cannot."""
+    """Exchanges two folders atomically; returns False if the system or file system does not support it."""
     import ctypes  # slow to import
 
     renameat2 = getattr(ctypes.CDLL(None), 'renameat2', None)

@@ -1,4 +1,4 @@
-"""Saves and loads converted folders: params in Orbax's format, config.json, and the processor's files.
+"""Saves and loads converted folders: params in Orbax's format, config.json and the files of the processor.
 
 The arrays have checksums. config.json has none, because users may edit it, but it must describe the arrays.
 """
@@ -43,11 +43,12 @@ def save(
     files_from: Path | None = None,
     overwrite: bool = False,
 ) -> tuple[str, ...]:
-    """Writes params, their config, and the processor's files of `files_from` to a new folder.
+    """Writes params, their config, and the processor's files in `files_from` to a new folder.
 
-    Params that do not fit in memory are given as shapes, and `leaves` yields their arrays as (path, array),
-    in any order; a few are in memory at a time. Returns the sorted paths of arrays that hold infinity or NaN.
-    Raises CheckpointError if the params do not match the config.
+    If the params do not fit in memory, `params` holds their shapes, and `leaves` yields their arrays as
+    (path, array), in any order; a few are in memory at a time. Returns the sorted paths of arrays that hold
+    infinity or NaN. Raises CheckpointError if the params do not match the config or carry an adapter, or if
+    the folder cannot be written.
     """
     import jax
 
@@ -79,7 +80,7 @@ def restore(
     dtype: 'DTypeLike | None' = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Config]:
-    """Loads a converted folder: its params on the device, in `dtype` or as saved, and its config."""
+    """Loads a converted folder: its params on the device, in `dtype` or the stored dtype, and its config."""
     import jax
 
     cfg, _ = describe(folder)
@@ -90,9 +91,9 @@ def restore(
 def stream(
     folder: Path, dtype: 'DTypeLike | None' = None, *, sharding: Any = None, progress: Progress | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """Every leaf of a folder as (path, array), a few read at once: jax's with a sharding, else numpy's.
+    """Yields every leaf of a folder as (path, array): jax.Array if a sharding is given, else numpy.
 
-    Quantised leaves stay quantised, whatever the dtype.
+    A few leaves are in memory at a time. Quantized leaves stay quantized, whatever `dtype` is.
     """
     from vipllava_jax.model.quantized import Quantized
 
@@ -128,9 +129,9 @@ def describe(folder: Path) -> tuple[Config, dict[str, Any]]:
 
 
 def shapes(folder: Path, dtype: 'DTypeLike | None' = None) -> dict[str, Any]:
-    """The shape and dtype of every leaf of a converted folder, by its path, without reading arrays.
+    """The shape and dtype of every leaf of a converted folder, by path, without reading arrays.
 
-    The dtype is `dtype`, if one is given and the leaf is not quantised, or else the stored one.
+    The dtype of a leaf is `dtype`, or the stored one if `dtype` is None or the leaf is quantized.
     """
     import jax
 
@@ -144,7 +145,7 @@ def shapes(folder: Path, dtype: 'DTypeLike | None' = None) -> dict[str, Any]:
 
 
 def _joined(folder: Path, listed: dict[str, Any]) -> dict[str, Any]:
-    """The shapes of stored arrays -> the shapes of the leaves that consist of them, by path."""
+    """Joins shapes of values and scales into shapes of quantized leaves; other shapes stay as they are."""
     from vipllava_jax.model.quantized import Quantized
 
     try:
@@ -160,7 +161,7 @@ def _joined(folder: Path, listed: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_quantized(path: str, leaf: Any) -> None:
-    """Raises ValueError if the values and scale do not have the shapes and dtypes of one weight."""
+    """Raises ValueError unless values and scale have the shapes and dtypes of one quantized weight."""
     from vipllava_jax.model.llama import summed
 
     found = (*((x.shape, x.dtype.name) for x in (leaf.values, leaf.scale)),)
@@ -174,7 +175,7 @@ def _check_quantized(path: str, leaf: Any) -> None:
 
 @lru_cache
 def _quantized_shapes(shape: tuple[int, ...], axes: int, how: str) -> tuple[tuple[Any, str], ...]:
-    """The shapes and dtypes of the values and scale of a weight that is summed over its first axes."""
+    """The shapes and dtypes of the values and scale of a quantized weight with `axes` contracted axes."""
     import jax
 
     from vipllava_jax.model.quantized import quantize
@@ -185,7 +186,7 @@ def _quantized_shapes(shape: tuple[int, ...], axes: int, how: str) -> tuple[tupl
 
 
 def read_config(folder: Path) -> Config:
-    """The config in a folder's config.json, converted or of a PyTorch checkpoint."""
+    """The Config of a converted folder or a PyTorch checkpoint; raises CheckpointError if it is not valid."""
     generation = folder / 'generation_config.json'
     data = read_json(folder / 'config.json')
     try:
@@ -197,7 +198,7 @@ def read_config(folder: Path) -> Config:
 
 
 def copy_files(source: Path | None, target: Path) -> None:
-    """Copies generation_config.json and the processor, if they exist."""
+    """Copies generation_config.json and the files of the processor to another folder, if they exist."""
     from vipllava_jax.inputs.processor import FILES, Processor
 
     if source is None:
@@ -215,7 +216,7 @@ def copy_files(source: Path | None, target: Path) -> None:
 
 
 def weight_type(dtype: 'DTypeLike | None') -> Any:
-    """The numpy dtype that a user chose for the weights, or None to keep the stored one."""
+    """`dtype` as a numpy dtype, or None for the stored one; raises CheckpointError if it is not in FLOATS."""
     import jax.numpy as jnp
 
     if dtype is None:
@@ -229,9 +230,9 @@ def weight_type(dtype: 'DTypeLike | None') -> Any:
 def quantized(
     leaves: Iterable[tuple[str, Any]], how: str | None, dtype: 'DTypeLike | None' = None
 ) -> Iterable[tuple[str, Any]]:
-    """Leaves as stored, or shapes -> the decoder's large ones quantised, the others in `dtype`.
+    """Leaves or their shapes -> the same, with the decoder's large weights quantized and others in `dtype`.
 
-    If `how` is None they pass unchanged.
+    `how` is 'int8', 'int4' or None, which leaves them unchanged. Raises CheckpointError for other values.
     """
     if how not in (None, *QUANTIZED):
         raise CheckpointError(f'{how}: weights can be quantized to {", ".join(QUANTIZED)}')

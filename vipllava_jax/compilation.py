@@ -1,6 +1,6 @@
 """Sets up jax's persistent cache of compiled programs.
 
-The settings are environment variables that jax reads when it is imported, so that the user's own take
+The settings are environment variables that jax reads when it is imported; those that the user has set take
 precedence.
 """
 
@@ -17,10 +17,10 @@ T = TypeVar('T')
 
 OFF, FOLDER = 'off', 'JAX_COMPILATION_CACHE_DIR'
 SETTINGS: dict[str, Any] = {
-    # also small programs: on a GPU each takes a tenth of a second to compile, and a start needs dozens
+    # Small programs too: each takes 0.1 s to compile on a GPU, and starting takes dozens of them.
     'jax_persistent_cache_min_compile_time_secs': 0.0,
     'jax_persistent_cache_min_entry_size_bytes': -1,
-    # XLA's own caches would add the folder's path to every key, and grow without bound
+    # XLA has other caches, which would add the folder's path to every key and grow without bound.
     'jax_persistent_cache_enable_xla_caches': 'none',
     'jax_compilation_cache_max_size': 1 << 30,  # bytes; the least recently used programs are deleted first
 }
@@ -29,9 +29,11 @@ UNTIMED = re.compile(r"No such file .*/([^/']+)-atime'")
 
 
 def keep(wanted: str | None, environment: MutableMapping[str, str]) -> bool:
-    """Makes jax, which must not be imported yet, cache programs in `wanted`, the user's folder, or ours.
+    """Sets environment variables with which jax, which must not be imported yet, caches compiled programs.
 
-    Returns whether the folder was set here, rather than by the user's environment.
+    The folder is `wanted`, where 'off' disables the cache; if `wanted` is None, the one that the environment
+    names, or else that of `usual`. Returns whether the folder was set here rather than by the environment.
+    Raises ValueError if `wanted` is empty.
     """
     if wanted == '':
         raise ValueError(f'--compilation-cache is empty: give a folder, or {OFF}')
@@ -49,21 +51,22 @@ def keep(wanted: str | None, environment: MutableMapping[str, str]) -> bool:
 
 
 def usual(environment: Mapping[str, str]) -> Path | None:
-    """Our folder in the user's cache folder, if there is one."""
+    """The default cache folder, within the user's folder of caches; None if that is unknown."""
     given = Path(environment.get('XDG_CACHE_HOME', ''))
     try:
         home = Path.home() / ('Library/Caches' if sys.platform == 'darwin' else '.cache')
-    except RuntimeError:  # a user without a home, as in some containers
+    except RuntimeError:  # a user without a home folder, as in some containers
         home = None
     caches = given if given.is_absolute() else home
     return caches and caches / 'vipllava' / 'programs'
 
 
 def trouble(warning: str, folder: Path, ours: bool) -> str | None:
-    """Rewrites a warning of jax about its cache for the user; None if its cause has been removed.
+    """A warning of jax about its cache -> the same in plain words, or None if the bad entry was deleted.
 
-    An incomplete program, left by a full disk or a killed process, would never be replaced. It is deleted,
-    but only if the folder is ours.
+    jax would never replace an incomplete program, which a full disk or a killed process left. It is deleted,
+    but only if `ours`: if this program, rather than the user, chose the folder. Other warnings are returned
+    unchanged.
     """
     found = TROUBLE.match(warning)
     if not found:
@@ -73,8 +76,8 @@ def trouble(warning: str, folder: Path, ours: bool) -> str | None:
     if not ours:
         return message
     programs = [*folder.glob(f'{program}-*-cache')]
-    # jax writes the time of last use after the program; some versions write no programs at all while there
-    # is one without it
+    # jax writes a file with the time of last use after the program. Some versions write no programs at all
+    # while a program lacks this file.
     untimed = UNTIMED.search(warning)
     blocking = [folder / f'{untimed[1]}-cache'] if untimed else []
     try:
@@ -90,7 +93,7 @@ def _cut_off(program: Path) -> bool:
 
 
 def background(work: Callable[[], T]) -> Callable[[], T]:
-    """Starts work on a daemon thread; returns a function that waits for its result."""
+    """Starts `work` on a daemon thread; returns a function that waits for its result."""
     future: Future[T] = Future()
 
     def run() -> None:

@@ -1,25 +1,25 @@
-"""The alphabet, and what a model is in its letters.
+"""The configuration of a model, and the letters that name its axes.
 
-One letter names an axis everywhere: in the equations, the shapes of weights and the layouts of files.
+A letter means the same axis in einsum equations, shapes of weights and layouts of files.
 
     B batch            T query token     S key slot          L layers
-    D width            N query heads     K key/value heads   G = N/K query heads of a key/value head
-    H head size        F mlp             V vocabulary        M the tapped widths, concatenated
-    P patches, class token first         C channels of a patch, (y, x, colour)      I images of a row
-    E width D once more, on the other side of a product     X products fused into one     R rank of an adapter
+    D width            N query heads     K key/value heads   G = N/K query heads per key/value head
+    H head size        F mlp             V vocabulary        M concatenated widths of the tapped layers
+    P patches, class token first         C channels of a patch, (y, x, color)       I images per row
+    E width, the output axis of a weight DE     X weights fused into one            R rank of an adapter
 """
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-FIVE_TAPS = (-2, -5, -8, -11, 6)  # of ViP-LLaVA, in the order in which they are concatenated
+FIVE_TAPS = (-2, -5, -8, -11, 6)  # the feature layers of ViP-LLaVA, in the order of concatenation
 Attention = Literal['xla', 'cudnn']
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A CLIP vision tower; the defaults are ViT-L/14 at 336 pixels."""
+    """The configuration of a CLIP vision tower; the defaults are those of ViT-L/14 at 336 pixels."""
 
     image_size: int = 336
     patch_size: int = 14
@@ -31,7 +31,7 @@ class VisionConfig:
 
     @property
     def patches(self) -> int:
-        """How many tokens an image becomes (the class token is not one of them)."""
+        """The number of tokens per image, without the class token."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
@@ -48,7 +48,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A Llama decoder; the defaults are the 7B's."""
+    """The configuration of a Llama decoder; the defaults are those of ViP-LLaVA 7B."""
 
     vocab: int = 32064
     width: int = 4096
@@ -59,8 +59,8 @@ class TextConfig:
     mlp: int = 11008
     eps: float = 1e-5
     rope_theta: float = 10000.0
-    context: int = 4096  # the most tokens of prompt and answer together
-    tied: bool = False  # the head is the embedding
+    context: int = 4096  # maximum number of tokens of prompt and answer together
+    tied: bool = False  # whether the embedding table is also the head
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -76,7 +76,7 @@ class TextConfig:
 
 
 def check_feature_layers(taps: tuple[int, ...], layers: int, name: str = 'vision_feature_layers') -> None:
-    """ValueError, by the name of the field, for feature layers that a tower does not have."""
+    """Raises ValueError, naming the field, if a vision tower with `layers` layers lacks one of the taps."""
     if not taps:
         raise ValueError(f'{name}: empty, but at least one layer must be tapped')
     for i in taps:
@@ -88,18 +88,18 @@ def check_feature_layers(taps: tuple[int, ...], layers: int, name: str = 'vision
 
 @dataclass(frozen=True)
 class Config:
-    """What a model is: two towers, the layers tapped between them, and the ids with a meaning."""
+    """The configuration of a model: vision tower, decoder, feature layers, projector, special token ids."""
 
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
-    feature_layers: tuple[int, ...] = FIVE_TAPS  # 0 is the embedding, i the output of block i, -1 the last
-    projector_norm: bool = True  # LLaVA-1.5 has none
+    feature_layers: tuple[int, ...] = FIVE_TAPS  # 0: the embeddings; i: the output of layer i; -1: the last
+    projector_norm: bool = True  # False for LLaVA-1.5
     projector_eps: float = 1e-5
     image_token: int = 32000
     bos: int = 1
     eos: tuple[int, ...] = (2,)
     pad: int = 32001
-    attention: Attention | None = None  # None: cuDNN where it can, XLA elsewhere
+    attention: Attention | None = None  # None: cuDNN where it is supported, XLA elsewhere
 
     def __post_init__(self) -> None:
         if self.attention not in (None, 'xla', 'cudnn'):
@@ -113,14 +113,15 @@ class Config:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The axes of the projector, from M to D and once more from D to E, as wide as D."""
+        """The sizes of the projector's axes: its weights are MD and DE, and E is equal to D."""
         return dict(M=len(self.feature_layers) * self.vision.width, D=self.text.width, E=self.text.width)
 
     def with_projector(self, width: int, norm: bool) -> 'Config':
-        """The config whose taps fit a projector of input `width`: the weights decide, not config.json.
+        """The config that matches a projector with this input width, and with or without a norm.
 
-        The published 7B says `vision_feature_layer: -2` and `projector_layernorm: false` and means
-        neither; the width of its projector is that of five layers.
+        The weights take precedence over config.json: that of the published 7B has `vision_feature_layer: -2`
+        and `projector_layernorm: false`, but its projector has a norm and the input width of five layers.
+        Raises ValueError if the width matches neither the config, nor five layers, nor one.
         """
         if width == self.sizes['M']:
             return dataclasses.replace(self, projector_norm=norm)

@@ -1,4 +1,4 @@
-"""Reading regular files of bounded size, and replacing files atomically."""
+"""Reads regular files of bounded size, and replaces files atomically."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from typing import Any
 from vipllava_jax.messages import CheckpointError, amount, brief, one_line
 from vipllava_jax.signals import unfinished
 
-LARGEST = 16 << 20  # bytes of a JSON file; its objects take up to thirty times as many in memory
+LARGEST = 16 << 20  # maximum size of a JSON file in bytes; its objects take up to thirty times as much memory
 BOM = b'\xef\xbb\xbf'
 ENCODINGS = (  # recognized by the first four bytes; UTF-32 must come before UTF-16
     ('UTF-32', re.compile(rb'\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0\0\0|\0\0\0[^\0]', re.DOTALL)),
@@ -47,12 +47,12 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
 
 
 def other_encoding(start: bytes) -> str | None:
-    """UTF-16 or UTF-32 if a text, by its first bytes, is encoded so; else None."""
+    """'UTF-16' or 'UTF-32' if a text that starts with these bytes has that encoding, else None."""
     return next((name for name, first in ENCODINGS if first.match(start)), None)
 
 
 def check_encoding(path: Path, start: bytes) -> None:
-    """Raises CheckpointError if a file, by its first bytes, is UTF-16 or UTF-32 rather than UTF-8."""
+    """Raises CheckpointError if a file that starts with these bytes is UTF-16 or UTF-32, not UTF-8."""
     if name := other_encoding(start):
         raise CheckpointError(
             f'{path}: is {name}, expected UTF-8: save it as UTF-8, or iconv -f {name} -t UTF-8 it'
@@ -60,7 +60,7 @@ def check_encoding(path: Path, start: bytes) -> None:
 
 
 def check_regular(path: Path) -> None:
-    """Raises CheckpointError unless a path leads to a regular file; OSError if it does not exist."""
+    """Raises CheckpointError unless a path is a regular file or a link to one; OSError if it is missing."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         found = next((name for test, name in SPECIAL if test(mode)), 'a special file')
@@ -83,7 +83,7 @@ def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
 
 
 def parse_record(line: bytes, where: str, advice: str) -> dict[str, Any]:
-    """The JSON object in a line of a file of ours; a ValueError says where it is damaged, and the advice."""
+    """The JSON object in a line; raises ValueError, with `where` and `advice`, if the line is damaged."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -98,7 +98,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file's content by a text, atomically."""
+    """Replaces the content of a file with a text, atomically."""
     with replacing(path) as fresh:
         fresh.write_text(text, encoding='utf-8')
 
@@ -130,7 +130,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Makes an OSError in the block name a path, which the errors of writing to an open file do not."""
+    """Adds a path to an OSError that the block raises; errors of writing to an open file have none."""
     try:
         yield
     except OSError as error:
@@ -171,11 +171,11 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Whether a path is a folder or lies in it, links followed."""
+    """Whether a path is a folder or lies in it; links are followed."""
     resolved = path.resolve()
     return any(same_file(parent, folder) for parent in (resolved, *resolved.parents))
 
 
 def holds(folder: Path, file: Path) -> bool:
-    """Whether a file exists and is one of those in a folder, links followed on both sides."""
+    """Whether a file exists and is one of the files in a folder; links are followed on both sides."""
     return file.exists() and any(same_file(file, own) for own in folder.rglob('*'))

@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all.
+"""Writes folders completely or not at all.
 
 A folder is written under a temporary name in the same parent folder and renamed at the end, so that a process
 that is killed or runs out of disk space leaves nothing that looks like a result.
@@ -33,13 +33,13 @@ def listing(folder: Path) -> str:
 
 
 def check_apart(source: Path, target: Path) -> None:
-    """Raises CheckpointError if one folder is, or lies in, the other, links followed."""
+    """Raises CheckpointError if one folder is the other or lies in it; links are followed."""
     if lies_in(target, source) or lies_in(source, target):
         raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose a place beside it')
 
 
 def check_place(folder: Path, overwrite: bool) -> None:
-    """Raises CheckpointError where `new_folder` would refuse to write, whatever its content and size."""
+    """Raises CheckpointError if `new_folder` would refuse this folder, whatever its content or size."""
     place = _resolve(folder)
     _check_free(place, lambda _: True, overwrite)
     if place.parent.is_dir():
@@ -63,7 +63,8 @@ def new_folder(folder: Path, size: int, ours: Callable[[Path], bool], overwrite:
 
     If the block raises, nothing is left. If `folder` is a link, its target is written. Before the block,
     raises CheckpointError if `folder` exists, cannot be written, has no room for `size` bytes, or is being
-    written by another process. Only an empty folder, or with `overwrite` one that is `ours`, is replaced.
+    written by another process. Only an empty folder is replaced or, with `overwrite`, one
+    for which `ours` returns True.
     """
     folder = _resolve(folder)
     _check_free(folder, ours, overwrite)
@@ -95,7 +96,7 @@ def new_folder(folder: Path, size: int, ours: Callable[[Path], bool], overwrite:
 
 
 def _resolve(folder: Path) -> Path:
-    """The absolute path of a folder, links followed; it need not exist."""
+    """The absolute path of a folder, with links resolved; the folder does not have to exist."""
     place = Path(os.path.realpath(folder))
     if place.is_symlink():
         raise CheckpointError(f'{folder}: a link that leads to itself; choose another place')
@@ -105,7 +106,7 @@ def _resolve(folder: Path) -> Path:
 
 
 def _check_free(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> None:
-    """Raises CheckpointError if something exists there that must not be replaced."""
+    """Raises CheckpointError if the folder exists and must not be replaced."""
     if folder.exists() and not _replaceable(folder, ours, overwrite):
         reason = 'exists, and is not a model that we wrote' if overwrite else 'exists'
         raise CheckpointError(f'{folder}: {reason}; choose another place')
@@ -116,7 +117,7 @@ def _replaceable(folder: Path, ours: Callable[[Path], bool], overwrite: bool) ->
 
 
 def _write_failure(error: OSError, partial: Path, size: int) -> str:
-    """Why writing failed, and on which file; for a full disk, how many bytes are missing."""
+    """The reason why writing failed, with the file and, for a full disk, the number of missing bytes."""
     file = f' ({error.filename})' if error.filename else ''
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return f'cannot be written: {error.strerror or error}{file}'
@@ -150,7 +151,7 @@ def _check_unused(folder: Path) -> None:
 def _parent_locked(parent: Path) -> Iterator[None]:
     """Locks the parent folder for a moment, so that no other process starts or finishes a folder in it.
 
-    On a file system without locks it does nothing.
+    On a file system without locks, this does nothing.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
@@ -159,9 +160,9 @@ def _parent_locked(parent: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path) -> bool:
-    """Removes the partial folders that dead processes left; returns whether a live process has one.
+    """Removes partial folders that ended processes left; returns whether a running process has one.
 
-    A folder that was moved aside, and not replaced because its process died, is put back.
+    A folder that was moved aside to be replaced, but was not because the process died, is moved back.
     """
     alive = False
     for path in folder.parent.glob(f'.{glob.escape(folder.name)}.partial-*'):

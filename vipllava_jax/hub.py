@@ -13,11 +13,12 @@ HUB_PART = r'\w(?:[\w.-]{0,94}\w)?'  # at most 96 characters, not starting or en
 HUB_NAME = re.compile(
     rf'(?![^@]*(?:--|\.\.)){HUB_PART}/{HUB_PART}(?<!\.git)(?:@(?!.*\.\.)\w[\w./-]{{0,254}})?', re.ASCII
 )
-OTHER_FILES = ('*.json', 'tokenizer.model', '*.jinja', f'{checkpoint.PARAMS}/*')  # besides PyTorch's weights
+# in addition to PyTorch weights
+OTHER_FILES = ('*.json', 'tokenizer.model', '*.jinja', f'{checkpoint.PARAMS}/*')
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds weights, converted or PyTorch's."""
+    """Whether a folder holds converted or PyTorch weights."""
     return checkpoint.is_checkpoint(folder) or torch_files.is_torch_folder(folder)
 
 
@@ -29,7 +30,7 @@ def from_hub(source: str) -> Path:
 
 
 def _download(name: str, revision: str, patterns: list[str]) -> Path:
-    """Downloads the files of a Hub repository that match the patterns to the Hub's cache."""
+    """Downloads the files of a Hub repository that match the patterns; returns their folder in the cache."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -59,9 +60,9 @@ def _download(name: str, revision: str, patterns: list[str]) -> Path:
 
 
 def _from_cache(name: str, revision: str) -> Path | None:
-    """The folder of a Hub repository in the cache, if it holds all files that are needed here.
+    """The folder of a Hub repository in the cache, or None unless it has the config and all files of weights.
 
-    The Hub's client may consider it incomplete, because other tools fetch only some of a repository's files.
+    The Hub's client may consider a folder incomplete because another program fetched only some of its files.
     """
     from huggingface_hub import try_to_load_from_cache
 

@@ -1,4 +1,4 @@
-"""Converts between Config and the config.json of a Hugging Face folder, of any version."""
+"""Converts between Config and the config.json of Hugging Face checkpoints of any transformers version."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,9 @@ LARGEST_ID, MOST_IDS = 2**31 - 1, 64
 
 
 def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> Config:
-    """The Config of a config.json and, if there is one, its generation_config.json.
+    """The Config of a config.json and, if there is one, a generation_config.json.
 
-    Raises ValueError, naming the field, for what is missing, malformed or not supported.
+    Raises ValueError, naming the field, if a field is missing, malformed or not supported.
     """
     top = Fields(data)
     if top.get('model_type') is None:
@@ -26,7 +26,7 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
     top.require('model_type', 'vipllava', 'llava', 'llava_llama')
     top.require('projector_hidden_act', 'gelu')
     _require_patch_features(top)
-    # The authors' own files are flat: a Llama's config with extras.
+    # The files of the ViP-LLaVA authors are flat: a Llama config with additional fields.
     flat = bool(top.get('hidden_size')) and not top.get('text_config')
     text = top if flat else top.part('text_config')
     if not flat:
@@ -54,9 +54,9 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
 
 
 def _require_patch_features(fields: 'Fields') -> None:
-    """Raises ValueError for image features that this model does not support.
+    """Raises ValueError if the config is that of a LLaVA variant whose image features are not supported.
 
-    LLaVA's variants share a model_type. Supported is the original: the patches of one square picture, without
+    The variants share a model_type. Only the original is supported: the patches of one square image, without
     the class token, pass through an MLP and replace `<image>` in the prompt.
     """
     fields.require('vision_feature_select_strategy', 'default')
@@ -143,7 +143,7 @@ def _vision(fields: Fields) -> VisionConfig:
 
 
 def _text(fields: Fields, tied: bool) -> TextConfig:
-    """Missing fields have transformers' defaults, which are not those of the published checkpoints."""
+    """The TextConfig of the fields; the defaults are those of transformers, not of published checkpoints."""
     fields.require('hidden_act', 'silu')
     fields.require('attention_bias', False)
     fields.require('mlp_bias', False)
@@ -175,9 +175,9 @@ def _text(fields: Fields, tied: bool) -> TextConfig:
 
 
 def _feature_layers(fields: Fields, layers: int, flat: bool, vip: bool) -> tuple[int, ...]:
-    """The layers whose features are used; in transformers the plural name takes precedence.
+    """The feature layers of a config; as in transformers, the plural name takes precedence.
 
-    The authors' LLaVA uses mm_vision_select_layer; their ViP-LLaVA has that field too, and ignores it.
+    The authors' LLaVA uses mm_vision_select_layer; their ViP-LLaVA also has that field, but ignores it.
     """
     names = ['vision_feature_layers', 'vision_feature_layer']
     if flat and not vip:
@@ -190,7 +190,7 @@ def _feature_layers(fields: Fields, layers: int, flat: bool, vip: bool) -> tuple
 
 
 def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]:
-    """The ids in the first file that has any; some Llamas write -1 for none."""
+    """The ids in the first place that has any, or the default; some Llama configs use -1 for no id."""
     for fields in places:
         if fields.get(name, -1) not in (-1, [-1]):
             ids = fields.numbers(name, default)
@@ -201,7 +201,7 @@ def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]
 
 
 def to_hugging_face(cfg: Config) -> dict[str, Any]:
-    """The content of a config.json that every version of transformers with this model reads."""
+    """The content of a config.json that every version of transformers that has this model can read."""
     vision, text = cfg.vision, cfg.text
     vip = cfg.projector_norm
     taps: list[int] | int = (
@@ -215,7 +215,7 @@ def to_hugging_face(cfg: Config) -> dict[str, Any]:
         'projector_hidden_act': 'gelu',
         'projector_layernorm_eps': cfg.projector_eps,
         **({'vision_feature_layers': taps} if vip else {'vision_feature_select_strategy': 'default'}),
-        'vision_feature_layer': taps,  # the name since transformers 5.23; the plural is the one before
+        'vision_feature_layer': taps,  # read since transformers 5.23; earlier versions read the plural
         'tie_word_embeddings': text.tied,
         'bos_token_id': cfg.bos,
         'eos_token_id': _one_or_list(cfg.eos),
@@ -242,8 +242,9 @@ def to_hugging_face(cfg: Config) -> dict[str, Any]:
             'head_dim': text.head_size,
             'intermediate_size': text.mlp,
             'rms_norm_eps': text.eps,
-            'rope_theta': text.rope_theta,  # transformers 4 reads this one,
-            'rope_parameters': {'rope_type': 'default', 'rope_theta': text.rope_theta},  # and 5 this
+            # transformers 4 reads rope_theta, transformers 5 reads rope_parameters
+            'rope_theta': text.rope_theta,
+            'rope_parameters': {'rope_type': 'default', 'rope_theta': text.rope_theta},
             'max_position_embeddings': text.context,
             'tie_word_embeddings': text.tied,
             'hidden_act': 'silu',

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 WORDS = 512  # 64-bit words per row: 4 KiB
-ROWS = 128  # rows summed at a time, so that they fit in a processor's cache
+ROWS = 128  # rows summed at a time, few enough for the cache of a CPU
 EXPONENTS: dict[str, tuple[type, Any]] = {
     'float32': (np.uint32, np.uint32(0x7F800000)),
     'float16': (np.uint16, np.uint16(0x7C00)),
     'bfloat16': (np.uint16, np.uint16(0x7F80)),
-}  # the bits that are all set in infinity and NaN, and in nothing else
+}  # the exponent bits, which are all set only in infinity and NaN
 
 
 def checksum(array: Any) -> str:

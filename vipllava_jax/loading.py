@@ -1,4 +1,4 @@
-"""Loads a model onto the device, from a folder or from the Hugging Face Hub."""
+"""Loads a model from a folder or the Hugging Face Hub onto the device."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from vipllava_jax.inputs.processor import Processor
 
-DEMO = 'demo'  # the name of the model that comes with the package
+DEMO = 'demo'  # the name of the model that is included in the package
 
 
 class Model(NamedTuple):
@@ -41,18 +41,20 @@ def load(
     merge: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Model:
-    """A folder, PyTorch's or converted, or a name on the Hub ('organisation/name@revision') -> the model.
+    """A folder (PyTorch or converted) or a name on the Hub ('organisation/name@revision') -> the model.
 
-    Weights go to the device as they are read, in `dtype`, or in the file's if it is None. With `quantize`
-    'int8' or 'int4' the decoder's large ones are made so there; the tower, embeddings, norms and a head tied
-    to the embeddings stay as they are, and such weights cannot be trained. `fuse` joins those that read the
-    same input, which is quicker on a GPU and done there by default. `adapter` is a folder of peft's, the
-    authors' or ours, which is merged into the weights; beside those that are stored quantised, or with
-    `merge` false beside any, it is kept. `progress` is told the bytes done, those in all, and the name of the
-    last tensor.
-    Raises ValueError in one line, CheckpointError if the weights are what is wrong.
+    `dtype` is the dtype of the weights (None: the stored one). Weights go to the device as they are read.
+    `quantize`, 'int8' or 'int4', quantizes the large weights of the decoder on the device; the vision tower,
+    projector, embeddings, norms and a head tied to the embeddings are not quantized. Quantized weights cannot
+    be trained. `fuse` joins weights that have the same input, which is faster on a GPU and the default there.
+    `adapter` is the folder of an adapter, in the format of peft, of the authors of ViP-LLaVA, or of this
+    package. It is merged into the weights, but kept separate for weights that are stored quantized, or for
+    all weights if `merge` is False. `progress` is called with the bytes done, the total number of bytes and
+    the name of the last tensor.
+
+    Raises ValueError, with a message of one line; CheckpointError, a subclass, if the weights are at fault.
     """
-    dtype = checkpoint.weight_type(dtype)  # before a download
+    dtype = checkpoint.weight_type(dtype)  # raises before a download starts
     folder = locate(source)
     processor = _processor(folder)
     kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
@@ -70,15 +72,15 @@ def weights(
     progress: Callable[[int, int, str], None] | None = None,
     **kind: Any,
 ) -> tuple[dict[str, Any], Config]:
-    """The params of a folder, as `load` has them with options of the same names, and their config."""
+    """The params and config of a folder; the options are those of `load`."""
     found = leaves(folder, **kind)
     return arrange(nested(found.stream(progress=progress)), found.cfg, fuse=fuse), found.cfg
 
 
 def abstract(folder: Path, *, fuse: bool | None = None, **kind: Any) -> tuple[dict[str, Any], Config]:
-    """The shapes of what `weights` makes of a folder, on the device where it puts them, and their config.
+    """The shapes of the params that `weights` returns, with their shardings, and the config.
 
-    Programs can be compiled for them while the weights are read. Raises as `load` does.
+    Programs can be compiled for these shapes while the weights are read. Raises the errors of `load`.
     """
     import jax
 
@@ -94,11 +96,11 @@ def abstract(folder: Path, *, fuse: bool | None = None, **kind: Any) -> tuple[di
 
 
 class Leaves(NamedTuple):
-    """The weights of a folder by path: their shapes, or the arrays, read one after the other."""
+    """The config of a folder, and functions that return its weights as (path, leaf): shapes or arrays."""
 
     cfg: Config
     shapes: Callable[[], Iterable[tuple[str, Any]]]
-    stream: Callable[..., Iterable[tuple[str, Any]]]  # onto the device; given a `progress` as `load` is
+    stream: Callable[..., Iterable[tuple[str, Any]]]  # onto the device; takes `progress`, as `load` does
 
 
 def leaves(
@@ -109,9 +111,9 @@ def leaves(
     adapter: str | os.PathLike[str] | None = None,
     merge: bool = True,
 ) -> Leaves:
-    """The weights of a folder as in `load`, before they are arranged for the device.
+    """The weights of a folder with the options of `load`, before `arrange`.
 
-    Everything is checked except the arrays' values and the adapter.
+    Checks everything except the values of the arrays and the adapter.
     """
     from vipllava_convert.adapted import prepared
 
@@ -133,7 +135,7 @@ def leaves(
 
 
 def arrange(params: dict[str, Any], cfg: Config, *, fuse: bool | None = None) -> dict[str, Any]:
-    """Params as a checkpoint has them -> as the device reads them fastest; what was given is used up."""
+    """Params in the layout of a checkpoint -> in the fastest one for the device; modifies them in place."""
     import jax
 
     from vipllava_jax.model import llama
@@ -148,9 +150,10 @@ def _arranged(
     fused: Callable[..., Any],
     put: Callable[..., Any],
 ) -> dict[str, Any]:
-    """Params or their shapes, arranged by what joins a layer's and what lays weights out in their formats.
+    """Params or their shapes in the layout of the device: `fused` joins weights, `put` sets their formats.
 
-    On a TPU those are the compiler's. No more than one layer is there twice.
+    The formats, which only a TPU needs, are those that the compiler prefers. At most one layer is in memory
+    twice.
     """
     from vipllava_jax.model.weights import LoRA
 
@@ -158,7 +161,7 @@ def _arranged(
     if _on('gpu') if fuse is None else fuse:
         for name in [name for name in llama if name.startswith('layers_')]:
             llama[name] = fused(llama.pop(name))
-    # formats are those of one layer, and adapters need not be the same on each
+    # the formats are those of one layer, but the layers may have different adapters
     if _on('tpu') and not any(isinstance(w, LoRA) for _, w in flat(llama)):
         from vipllava_jax.generation.decoding import formats
 
@@ -168,14 +171,14 @@ def _arranged(
 
 
 def _here() -> Any:
-    """Where weights go."""
+    """The sharding of the weights: the first local device."""
     import jax
 
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _on_device(shapes: Any, places: Any) -> Any:
-    """What `jax.device_put` does, for shapes."""
+    """`jax.device_put` for shapes: sets their shardings or formats."""
     import jax
 
     if not isinstance(places, dict):
@@ -190,9 +193,10 @@ def _on(backend: str) -> bool:
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The local folder of a source's weights, downloaded if the source is a name on the Hub.
+    """The local folder that holds the weights of a source, which is downloaded if it is a name on the Hub.
 
-    'demo' is the model that comes with the package; a folder of that name is written './demo'.
+    'demo' is the model that is included in the package; a folder of that name is given as './demo'. Raises
+    CheckpointError if there is no such folder or it has no weights.
     """
     if str(source) == DEMO:
         return bundled()

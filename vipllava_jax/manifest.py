@@ -9,20 +9,20 @@ from vipllava_jax.files import read_bytes, read_json, write_json
 from vipllava_jax.messages import CheckpointError, brief, printable
 
 MARK = 'vipllava.json'
-FORMAT = 3  # 2 added quantised weights, 3 int4; each folder gets the lowest format that it needs
-TYPES = ('float32', 'float16', 'bfloat16', 'int8', 'int32')  # the last two hold quantised weights
+FORMAT = 3  # format 2 added quantized weights, 3 int4; a folder gets the lowest format that it needs
+TYPES = ('float32', 'float16', 'bfloat16', 'int8', 'int32')  # the last two are those of quantized values
 PATH = re.compile(r'[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,7}')
-MOST_ARRAYS = 10_000  # several times what the largest model has
-LARGEST = 4 << 20  # bytes of the file
+MOST_ARRAYS = 10_000  # several times the number of arrays of the largest model
+LARGEST = 4 << 20  # maximum size of the file in bytes
 LARGEST_AXIS = 1 << 31
 CHECKSUM = re.compile(r'[0-9a-f]{16}')
 
 
 class Manifest(NamedTuple):
-    """The checked content of a vipllava.json."""
+    """The validated content of a vipllava.json."""
 
     arrays: dict[str, Any]  # the shape and dtype of every stored array, by its path
-    checksums: dict[str, str]  # by the same paths; empty in folders of older versions
+    checksums: dict[str, str]  # by the same paths; empty in folders that older versions wrote
 
 
 def write(
@@ -32,7 +32,7 @@ def write(
     arrays: Mapping[str, Any],
     checksums: dict[str, str],
 ) -> None:
-    """Writes the vipllava.json of a folder with these leaves and stored arrays."""
+    """Writes the vipllava.json of a folder from the shapes of its leaves and stored arrays, by path."""
     from vipllava_jax.model.quantized import Grouped, Quantized
 
     kinds = {type(leaf) for leaf in shapes.values()}
@@ -46,7 +46,7 @@ def write(
 
 
 def read(folder: Path, version: str) -> Manifest:
-    """Reads the vipllava.json of a folder; CheckpointError names an invalid entry."""
+    """Reads the vipllava.json of a folder; raises CheckpointError, which names the invalid entry."""
     file = folder / MARK
     read_bytes(file, LARGEST)  # raises if it is larger
     content = read_json(file)
@@ -74,7 +74,7 @@ def read(folder: Path, version: str) -> Manifest:
 
 
 def check_complete(folder: Path, manifest: Manifest) -> None:
-    """Raises CheckpointError unless there are no checksums, or one for each array."""
+    """Raises CheckpointError unless the manifest has a checksum for every array, or none at all."""
     if manifest.checksums and (odd := sorted(manifest.checksums.keys() ^ manifest.arrays.keys())):
         raise CheckpointError(
             f'{folder / MARK}: checksums do not agree with params on {brief(odd[0])}; copy it again'
@@ -82,7 +82,7 @@ def check_complete(folder: Path, manifest: Manifest) -> None:
 
 
 def _shape(file: Path, path: str, entry: Any) -> Any:
-    """The shape and dtype in an entry of `params`."""
+    """The shape and dtype in an entry of `params`; raises CheckpointError if the entry is invalid."""
     import jax
     import jax.numpy as jnp
 
@@ -106,7 +106,7 @@ def _sizes(shape: Any) -> bool:
 
 
 def split_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Leaves, with each quantised one replaced by its two arrays, `values` and `scale`."""
+    """Yields the leaves, with each quantized one replaced by its two arrays, `values` and `scale`."""
     from vipllava_jax.model.quantized import Quantized
 
     for path, leaf in leaves:
@@ -118,7 +118,7 @@ def split_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, An
 
 
 def join_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The inverse of `split_quantized`, for arrays in any order."""
+    """The inverse of `split_quantized`, for arrays in any order; raises ValueError for an incomplete leaf."""
     from vipllava_jax.model.quantized import stored
 
     waiting: dict[str, dict[str, Any]] = {}

@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-MESSAGE = 500  # characters of an error message, at most
+MESSAGE = 500  # maximum length of an error message in characters
 CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
 
 class CheckpointError(ValueError):
-    """An unusable checkpoint: one printable line that names the file, says what is wrong and what to do."""
+    """An unusable checkpoint; the message is one line with the file, the fault and what to do about it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
@@ -24,8 +24,8 @@ def printable(text: str, limit: int = MESSAGE) -> str:
     """Untrusted text as one line of at most `limit` characters that is safe to show on a terminal.
 
     Runs of white space become one space. Characters that are not printable (control characters, changes of
-    the writing direction, lone surrogates) are escaped. A longer text is shortened in the middle, which keeps
-    the file's name at its start and the advice at its end.
+    the writing direction, lone surrogates) are escaped. A longer text is shortened in the middle, so that
+    the file name at its start and the advice at its end remain.
     """
     words = ' '.join(_cut(text, 10 * limit).split())
     return _cut(''.join(c if c.isprintable() else ascii(c)[1:-1] for c in words), limit)
@@ -70,12 +70,12 @@ def brief(value: Any, limit: int = 80) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The type and message of another library's error, short enough to be part of one of ours."""
+    """The type and message of an error of another library, short enough to be part of a longer message."""
     return printable(f'{type(error).__name__} {error}', 300)
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """'a, b and 7 more': the first `most` names, and how many there are besides."""
+    """The first `most` names and the number of the others: 'a, b and 7 more'."""
     more = len(names) - most
     return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SHOW_CURSOR = b'\r\x1b[2K\x1b[?25h'  # erases the line of a progress bar, which hides the cursor
+SHOW_CURSOR = b'\r\x1b[2K\x1b[?25h'  # erases the line of a progress bar and shows the cursor that it hid
 _unfinished: set[str] = set()
 
 
@@ -44,7 +44,7 @@ def end_cleanly() -> None:
 
 
 def end_at_once() -> None:
-    """Makes these signals end the process without any cleanup, once no unfinished files are left."""
+    """Makes SIGINT, SIGTERM and SIGHUP end the process without cleanup, when no unfinished files remain."""
     _handle(signal.SIG_DFL)
 
 
@@ -79,7 +79,7 @@ def _remove(path: str) -> None:
 
 
 def end_by_interrupt() -> None:
-    """Ends the process as Ctrl-C does by default; a normal exit may crash while jax is at work."""
+    """Ends the process by SIGINT, as Ctrl-C does by default; a normal exit may crash while jax is running."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -121,7 +121,7 @@ def catch_signals() -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def _handling(handler: Any, *numbers: int) -> Iterator[None]:
-    """Within the block, signals have another handler."""
+    """Within the block, the signals have this handler; afterwards, their previous ones."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

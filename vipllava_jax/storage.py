@@ -1,4 +1,4 @@
-"""Opens the arrays that Orbax stores, without trusting their files."""
+"""Opens arrays that Orbax has stored, in files that may be damaged or malicious."""
 
 import os
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ MOST_FILES = 1_000_000
 
 @dataclass(frozen=True)
 class Storage:
-    """A folder of arrays, the known checksums, and the threads that verify them."""
+    """A folder of arrays, their known checksums by path, and the threads that verify them."""
 
     folder: Path
     checksums: Mapping[str, str]
     checkers: Executor
 
     def open(self, path: str) -> Any:
-        """Starts to open an array; reads only the folder's index and the array's own metadata."""
+        """Starts to open an array; reads only the index of the folder and the metadata of the array."""
         import tensorstore
 
         spec = {
@@ -41,9 +41,10 @@ class Storage:
         return tensorstore.open(spec, open=True, read=True, context=self._context)
 
     def checked(self, path: str, leaf: Any, opened: Any) -> Any:
-        """Waits for an array to open, and checks that it has the expected shape and dtype, uncompressed.
+        """Waits for an array to open; raises CheckpointError unless it has the shape and dtype of `leaf`.
 
-        Its chunks must not be larger than the array, so that reading takes no more memory than expected.
+        It must also be uncompressed and its chunks no larger than the array, so that reading takes no more
+        memory than expected.
         """
         expected = f'{path} is not the array {list(leaf.shape)} that is expected'
         store = self.result(path, opened, expected)
@@ -66,7 +67,7 @@ class Storage:
             raise self.damaged(f'{path} does not have the checksum of what was written')
 
     def result(self, path: str, future: Any, expected: str = '') -> Any:
-        """The result of a future of tensorstore; its errors, of several types, become CheckpointError."""
+        """The result of a tensorstore future; its errors, of several types, are raised as CheckpointError."""
         try:
             return future.result()
         except MemoryError:
@@ -121,7 +122,7 @@ class Storage:
 
 
 def without_details(error: Exception) -> str:
-    """The message of an error of tensorstore, without the specification and source lines it appends."""
+    """The message of a tensorstore error, without the specification and source lines at its end."""
     return str(error).partition(' [tensorstore_spec=')[0].partition(' [source locations=')[0]
 
 

@@ -1,1 +1,1 @@
-"""From a prompt to an answer, a chunk of tokens at a time."""
+"""Generation: prefill, decoding in chunks, sampling, and stop strings."""

@@ -1,4 +1,7 @@
-"""Prefill once, then decode in chunks of a static number of steps, the state donated from one to the next."""
+"""Generation of answers: one prefill, then decoding in chunks of a static number of steps.
+
+The decoding state is donated to each chunk, so that its buffers are updated in place.
+"""
 
 import dataclasses
 import secrets
@@ -22,32 +25,32 @@ from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache
 from vipllava_jax.model.vipllava import Params
 
-NOT_FINITE = -1  # the token of a row whose logits are NaN or infinite
-CHUNK = 8  # steps between two looks at what came out: 30 ms on a fast card, and the host runs ahead
+NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
+CHUNK = 8  # decode steps per call: 30 ms on a fast GPU; the next call starts before the host reads the tokens
 
 
 class Generation(NamedTuple):
-    """The answers of a batch."""
+    """The answers to a batch of prompts."""
 
-    tokens: np.ndarray  # Bxn, the end token included, padding after it
-    lengths: np.ndarray  # B, how many of a row are its answer
-    finished: np.ndarray  # B, whether the row ended by itself rather than by max_new_tokens
+    tokens: np.ndarray  # Bxn, including the end token, followed by padding
+    lengths: np.ndarray  # B, the number of tokens of each answer, including the end token
+    finished: np.ndarray  # B, whether the row ended with an end token rather than at max_new_tokens
 
 
 @struct.dataclass
 class State:
-    """Where each row of a batch stands."""
+    """The state of decoding, for each row of a batch."""
 
     cache: Cache
-    tokens: Array  # B, drawn but not yet in the cache
-    positions: Array  # B, where these tokens will stand
-    done: Array  # B
+    tokens: Array  # B, the newest tokens, which are not yet in the cache
+    positions: Array  # B, the positions of these tokens
+    done: Array  # B, whether the row has ended
     sampling: Sampling | None
 
 
 @partial(jax.jit, static_argnames=('cfg', 'slots'))
 def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Config, slots: int) -> State:
-    """The prompts of a batch -> the state that holds their caches and each row's first token.
+    """Prefills the cache with the prompts of a batch -> the state, with the first new token of each row.
 
     The token is NOT_FINITE for a row whose logits hold NaN or infinity.
     """
@@ -62,14 +65,14 @@ def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Confi
     )
     positions = jnp.asarray(batch.lengths)
     tokens = pick(logits, sampling, positions)
-    # reported through the tokens, which the host reads anyway, so that the check costs nothing
+    # The tokens report this, because the host reads them anyway: the check takes no extra transfer.
     tokens = jnp.where(jnp.isfinite(logits).all(axis=-1), tokens, NOT_FINITE)
     return State(cache, tokens, positions, ended(tokens, cfg), sampling)
 
 
 @partial(jax.jit, static_argnames=('cfg', 'steps'), donate_argnames='state')
 def advance(params: Params, state: State, *, cfg: Config, steps: int) -> tuple[State, Array]:
-    """A state -> the state `steps` tokens later, and those tokens BT, padding where a row has ended."""
+    """Decodes `steps` tokens per row -> the new state, and the tokens BT, with padding after a row's end."""
 
     def step(state: State, _: None) -> tuple[State, Array]:
         logits, cache = vipllava.decode(params, state.tokens, state.cache, state.positions, cfg=cfg)
@@ -83,10 +86,10 @@ def advance(params: Params, state: State, *, cfg: Config, steps: int) -> tuple[S
 
 
 def formats(llama: Params, cfg: Config) -> Params:
-    """The decoder's weights, or their shapes -> the formats in which the compiler would have each to decode.
+    """The decoder's weights, or their shapes -> the memory format the compiler prefers for each in decoding.
 
-    One layer speaks for all, and a batch of 8 for every other: what it wants, no program of another batch or
-    cache copies (on a TPU, where `advance` would otherwise copy q, k and v whenever it is called).
+    On a TPU, `advance` would otherwise copy q, k and v to other formats on every call. The formats are those
+    of one layer and a batch of 8; programs for other batch and cache sizes use them without copies.
     """
     kept = {name: w for name, w in llama.items() if name == 'layers_0' or not name.startswith('layers_')}
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), kept)
@@ -102,6 +105,7 @@ def formats(llama: Params, cfg: Config) -> Params:
 
 
 def ended(tokens: Array, cfg: Config) -> Array:
+    """Whether each of the tokens ends an answer."""
     return jnp.isin(tokens, jnp.array(cfg.eos, tokens.dtype))
 
 
@@ -117,13 +121,16 @@ def stream(
     seed: int | None = None,
     eos: int | Sequence[int] | None = None,
 ) -> Iterator[np.ndarray]:
-    """The answers of a batch as they come: arrays Bxn of tokens, padding where a row has ended.
+    """Yields the answers of a batch as arrays Bxn of new tokens, with padding after a row's end.
 
-    max_new_tokens defaults to 512, or what the context leaves. Temperature 0 takes the likeliest token;
-    above, a row draws with its own key, made of the seed (None: a fresh one) and its place in the batch.
-    Temperature, top_k and top_p may differ from row to row. Raises ValueError, before anything runs, for
-    settings out of range, placeholders that do not fit the images, a context longer than the model's; and
-    when the first tokens come, if their logits are NaN or infinite, naming the weights that are.
+    `max_new_tokens` defaults to 512, or to what the context leaves if that is less. At temperature 0, the
+    most likely token is selected; above, tokens are sampled with one key per row, derived from `seed` (None:
+    a random one) and the row's index. `temperature`, `top_k` (0: all) and `top_p` (1: all) are one number or
+    one per row. `eos` are the ids that end an answer (None: those of the config).
+
+    Raises ValueError before anything runs if a setting is out of range, the placeholders do not match the
+    images, or prompt and answer exceed the context of the model; and at the first tokens if their logits hold
+    NaN or infinity, naming the weights that do.
     """
     return _stream(params, batch, *_planned(batch, cfg, max_new_tokens, temperature, top_k, top_p, seed, eos))
 
@@ -138,7 +145,7 @@ def _planned(
     seed: int | None = None,
     eos: int | Sequence[int] | None = None,
 ) -> tuple[Sampling | None, Config, int]:
-    """How to draw, the config with its ends, how many tokens: all that the settings of `stream` say."""
+    """The settings of `stream` -> the sampling, the config with `eos`, the number of tokens to generate."""
     cfg = _ending(cfg, eos)
     vipllava.check(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     new = room(batch, cfg, max_new_tokens)
@@ -153,7 +160,7 @@ def _stream(
     done = np.zeros(len(batch.tokens), bool)
     while new > 0:
         ready = coming
-        if new > ready.shape[1]:  # the next chunk is under way before this one is looked at
+        if new > ready.shape[1]:  # start the next chunk before waiting for this one
             state, coming = advance(params, state, cfg=cfg, steps=CHUNK)
         tokens = np.asarray(ready)[:, :new]
         if (tokens == NOT_FINITE).any():
@@ -166,9 +173,9 @@ def _stream(
 
 
 def compile_for(params: Params, batch: Batch, *, cfg: Config, **settings: Any) -> None:
-    """Compiles what `stream` will run with these arguments, both programs at once.
+    """Compiles the two programs that `stream` runs with these arguments, in parallel.
 
-    The params may be shapes, on the device where the weights will be; all must be on the same.
+    The params may be shapes with shardings, all on the device on which the weights will be.
     """
     sampling, cfg, new = _planned(batch, cfg, **settings)
     begun = start.trace(params, batch, sampling, cfg=cfg, slots=bucket(batch.tokens.shape[1] + new))
@@ -183,7 +190,7 @@ def compile_for(params: Params, batch: Batch, *, cfg: Config, **settings: Any) -
 def generate(
     params: Params, batch: Batch, *, cfg: Config, eos: int | Sequence[int] | None = None, **settings: Any
 ) -> Generation:
-    """The answers of a batch, whole; the settings and errors are those of `stream`."""
+    """The complete answers to a batch; settings and errors are those of `stream`."""
     cfg = _ending(cfg, eos)
     tokens = np.concatenate(list(stream(params, batch, cfg=cfg, **settings)), axis=1)
     ends = np.isin(tokens, cfg.eos)
@@ -193,7 +200,7 @@ def generate(
 
 
 def room(batch: Batch, cfg: Config, max_new_tokens: int | None) -> int:
-    """How many tokens to generate, or ValueError if the model's context does not hold them."""
+    """The number of tokens to generate; raises ValueError if the context of the model is too short."""
     longest = int(np.max(batch.lengths))
     left = cfg.text.context - longest
     new = min(512, max(left, 1)) if max_new_tokens is None else max_new_tokens
@@ -208,7 +215,7 @@ def room(batch: Batch, cfg: Config, max_new_tokens: int | None) -> int:
 
 
 def _ending(cfg: Config, eos: int | Sequence[int] | None) -> Config:
-    """The config whose answers end at these ids, or at its own."""
+    """The config with `eos` as the ids that end an answer, or unchanged if `eos` is None."""
     return cfg if eos is None else dataclasses.replace(cfg, eos=tuple(map(int, np.atleast_1d(eos))))
 
 
@@ -219,7 +226,7 @@ def _sampling(
     top_p: float | Sequence[float],
     seed: int | None,
 ) -> Sampling | None:
-    """None if every row takes its likeliest token."""
+    """The settings of `stream` as arrays B with one key per row; None if every row is greedy."""
     for name, given in (('temperature', temperature), ('top_k', top_k), ('top_p', top_p)):
         if np.shape(given) not in ((), (B,)):
             raise ValueError(f'{name} has the shape {np.shape(given)}: give one number, or {B}, one a row')

@@ -1,4 +1,4 @@
-"""Finding NaN and infinity in weights, and explaining logits that are not finite."""
+"""Finds NaN and infinity in weights, and explains logits that are not finite."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ from vipllava_jax.inputs.processor import Batch
 from vipllava_jax.messages import listed
 from vipllava_jax.model.vipllava import Params
 
-NAMED = 3  # weights that a message names
+NAMED = 3  # maximum number of weights that a message names
 
 
 def explain(params: Params, batch: Batch) -> str:
-    """The error message for logits that hold NaN or infinity; checks all weights for the cause."""
+    """The error message for logits that hold NaN or infinity; checks weights and images for the cause."""
     halves = any(x.dtype == jnp.float16 for x in jax.tree.leaves(params))
     advice = 'numbers above 65504 are infinite in float16: try --dtype bfloat16 or float32' if halves else ''
     if odd := describe_not_finite(params):

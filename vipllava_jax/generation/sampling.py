@@ -1,4 +1,4 @@
-"""From logits to the next token of each row."""
+"""Sampling: from logits to the next token of each row."""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,19 @@ from jax import Array
 
 @struct.dataclass
 class Sampling:
-    """How each row draws its tokens; rows never influence each other."""
+    """The sampling settings of each row; the tokens of a row do not depend on other rows."""
 
-    temperature: Array  # B, 0 for the likeliest token
-    top_k: Array  # B, 0 for all
-    top_p: Array  # B, 1 for all
-    keys: Array  # B
+    temperature: Array  # B, 0 for greedy decoding
+    top_k: Array  # B, 0 for no limit
+    top_p: Array  # B, 1 for no limit
+    keys: Array  # B, random keys
 
 
 def pick(logits: Array, sampling: Sampling | None, positions: Array) -> Array:
-    """Logits BV -> tokens B: the likeliest, or one drawn with the row's key folded with its position."""
+    """Logits BV -> tokens B: the most likely, or one sampled with the row's key folded with its position.
+
+    Decoding is greedy for rows of temperature 0, and for all rows if `sampling` is None.
+    """
     likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     if sampling is None:
         return likeliest
@@ -27,7 +30,7 @@ def pick(logits: Array, sampling: Sampling | None, positions: Array) -> Array:
 
 
 def keep(logits: Array, sampling: Sampling) -> Array:
-    """Logits BV over the temperature, -inf where top-k, then top-p (Holtzman et al., 2020) cut them off."""
+    """Logits BV -> logits / temperature, -inf outside top-k and then top-p (Holtzman et al., 2020)."""
     logits = logits / jnp.maximum(sampling.temperature, 1e-6)[:, None]
     falling = jnp.sort(logits, axis=-1, descending=True)
     V = logits.shape[-1]
@@ -35,6 +38,6 @@ def keep(logits: Array, sampling: Sampling) -> Array:
     kth = jnp.take_along_axis(falling, k[:, None] - 1, axis=-1)
     falling = jnp.where(falling < kth, -jnp.inf, falling)
     p = jax.nn.softmax(falling, axis=-1)
-    before = jnp.cumsum(p, axis=-1) - p  # the probability of all that is likelier; 0 for the likeliest
+    before = jnp.cumsum(p, axis=-1) - p  # the total probability of more likely tokens
     least = jnp.min(jnp.where(before < sampling.top_p[:, None], falling, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits < jnp.maximum(kth, least), -jnp.inf, logits)

@@ -1,4 +1,4 @@
-"""Ending an answer at a stop string, in text that comes in pieces."""
+"""Stop strings: which texts and ids end an answer, and truncation of streamed text at them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -7,16 +7,16 @@ from vipllava_jax.inputs.processor import Processor
 
 
 def ends(processor: Processor, template: str, cfg: Config) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """What ends an answer in a template: texts, and ids, among them those of such texts as are one token."""
+    """The stop strings and stop ids of a template; a stop string that is one token is also a stop id."""
     stops = processor.stops(template)
     special = [processor.tokenizer.id_of(stop) for stop in stops]
     return stops, (*cfg.eos, *[id for id in special if id is not None])
 
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """Pieces of text -> the same text up to the first stop string, each piece as soon as it is sure.
+    """Pieces of text -> pieces of the same text up to the first stop string, as early as possible.
 
-    What may be the beginning of a stop string is held back until the next piece decides.
+    Text that may be the beginning of a stop string is held back until later pieces decide.
     """
     held = ''
     for piece in pieces:
@@ -34,5 +34,5 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:
-    """How many of the text's last characters may begin a stop string."""
+    """The length of the longest suffix of `text` that is a proper prefix of a stop string."""
     return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)

@@ -1,1 +1,1 @@
-"""The model: equations over plain params."""
+"""The model: Flax Linen modules and pure functions over a plain dict of params."""

@@ -1,4 +1,4 @@
-"""The vision tower: CLIP's transformer over patches, down to the deepest layer that is tapped."""
+"""The vision tower: CLIP's transformer over patches, computed up to the deepest layer that is tapped."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from vipllava_jax.model.layers import LayerNorm, Linear, attend, own
 
 
 class Layer(nn.Module):
-    """BPD -> BPD: every patch looks at every patch, then at itself."""
+    """BPD -> BPD: attention without a mask, then an MLP, each after a LayerNorm and with a residual."""
 
     cfg: Config
 
@@ -29,7 +29,7 @@ class Layer(nn.Module):
 
 
 class Clip(nn.Module):
-    """Images Bhw3 -> the tapped hidden states BPD, class token first, in the config's order."""
+    """Images Bhw3 -> the tapped hidden states BPD, class token first, in the order of `cfg.taps`."""
 
     cfg: Config
 
@@ -39,13 +39,13 @@ class Clip(nn.Module):
         s = vision.sizes
         normal = nn.initializers.normal(s['D'] ** -0.5)
         class_token = own(self, 'class_token', normal, (s['D'],), images.dtype)
-        images = images.astype(class_token.dtype)  # float32 pixels do not make the tower float32
+        images = images.astype(class_token.dtype)  # or float32 pixels would make the tower float32
         patches = Linear('BPC,CD->BPD', s, name='patch')(patchify(images, vision.patch_size))
         first = jnp.broadcast_to(class_token, (len(images), 1, s['D']))
         x = jnp.concatenate([first, patches], axis=1)
         x += own(self, 'positions', normal, (s['P'], s['D']), images.dtype)
         states = [LayerNorm(s['D'], vision.eps, name='pre_norm')(x)]
-        # Nothing past the deepest tap is computed; those weights exist because checkpoints hold them.
+        # Layers after the deepest tap are not computed; `init` creates their params, which checkpoints hold.
         for i in range(vision.layers if self.is_initializing() else max(self.cfg.taps)):
             states.append(Layer(self.cfg, name=f'layers_{i}')(states[-1]))
         if self.is_initializing():
@@ -54,12 +54,12 @@ class Clip(nn.Module):
 
 
 def patchify(images: Array, size: int) -> Array:
-    """Images Bhw3 -> their patches BPC, row by row, each as (y, x, colour)."""
+    """Images Bhw3 -> patches BPC in row-major order, the pixels of each patch flattened as (y, x, color)."""
     B, h, w, _ = images.shape
     x = images.reshape(B, h // size, size, w // size, size, 3).swapaxes(2, 3)
     return x.reshape(B, -1, 3 * size * size)
 
 
 def quick_gelu(x: Array) -> Array:
-    """x * sigmoid(1.702 x), the GELU that OpenAI trained CLIP with."""
+    """x * sigmoid(1.702 x), the approximation of GELU with which OpenAI trained CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)

@@ -1,4 +1,4 @@
-"""What both towers are made of: a product with its weight, two norms, rotary positions, attention."""
+"""Layers shared by the vision tower and the decoder: Linear, norms, rotary embeddings, attention."""
 
 import functools
 import math
@@ -17,9 +17,10 @@ from vipllava_jax.model.weights import einsum
 
 
 class Linear(nn.Module):
-    """The product its equation states, with the weight it owns: the letters of the second factor.
+    """x -> the product of x and a weight, as the equation states; the second factor is the weight's shape.
 
-    `Linear('BTD,DKH->BTKH', sizes)` owns `w` DKH and, with a bias, `b` KH, made in the dtype of x.
+    `Linear('BTD,DKH->BTKH', sizes)` has the params `w` DKH and, with a bias, `b` KH. `init` creates them in
+    the dtype of x.
     """
 
     equation: str
@@ -41,9 +42,10 @@ class Linear(nn.Module):
 
 
 def own(module: nn.Module, name: str, make: Any, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-    """A module's weight: made when the module is, found among its params later, of whatever kind.
+    """Creates the parameter at init; afterwards returns the stored leaf, which may be quantized or have LoRA.
 
-    Raises Flax's errors, which name its path, if it is missing or of another shape.
+    Raises Flax's ScopeParamNotFoundError if the leaf is missing and ScopeParamShapeError if its shape is not
+    `shape`; both name the path of the module.
     """
     if module.is_initializing():
         return module.param(name, make, shape, dtype)
@@ -56,7 +58,7 @@ def own(module: nn.Module, name: str, make: Any, shape: tuple[int, ...], dtype: 
 
 
 class RMSNorm(nn.Module):
-    """... D -> ... D of root mean square 1, then the gain, all in float32."""
+    """…D -> …D: normalizes to root mean square 1, then multiplies by the gain w, in float32."""
 
     width: int
     eps: float
@@ -70,7 +72,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """... D -> ... D of mean 0 and variance 1, then gain and shift, all in float32."""
+    """…D -> …D: normalizes to mean 0 and variance 1, then applies the gain w and the shift b, in float32."""
 
     width: int
     eps: float
@@ -86,9 +88,10 @@ class LayerNorm(nn.Module):
 
 
 def rope(x: Array, positions: Array, theta: float) -> Array:
-    """x BT…H turned by its positions BT: the pair (i, i + H/2) by position * theta**(-2i/H), in float32.
+    """Rotates x BT…H by its positions BT: the pair (i, i + H/2) by the angle position * theta**(-2i/H).
 
-    RoFormer (Su et al., 2021) in the half-split form of the Hugging Face files.
+    Rotary embeddings of RoFormer (Su et al., 2021) in the half-split form of Hugging Face checkpoints,
+    computed in float32.
     """
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -107,7 +110,7 @@ def _turn_halves(y: Array, cos: Array, sin: Array) -> Array:
 
 
 def _turn_view(y: Array, cos: Array, sin: Array) -> Array:
-    """The same without a concatenation, which takes a GPU twice as long; TPUs would copy weights for it."""
+    """`_turn_halves` without a concatenation: half the time on a GPU, but a TPU would copy weights for it."""
     halves = y.reshape(*y.shape[:-1], 2, -1)
     turned = halves * cos[..., None, :] + jnp.flip(halves, axis=-2) * jnp.stack([-sin, sin], axis=-2)
     return turned.reshape(y.shape)
@@ -122,12 +125,16 @@ def attend(
     mask: Array | None = None,
     implementation: Attention | None = None,
 ) -> Array:
-    """Queries q BTNH over keys and values k, v BSKH -> BTNH.
+    """Attention of queries q BTNH to keys and values k, v BSKH -> BTNH.
 
-    Query t sits in slot start + t (start: 0, or B) and sees the slots up to its own; without a start it
-    sees all. mask BS is false at slots to hide. The implementation is cuDNN's where it can (half precision,
-    no mask, a whole prompt or a single query a row, Ampere or later) and XLA's elsewhere; name one to insist.
-    Raises ValueError where cuDNN is insisted on in vain.
+    Query t is in slot start + t and attends to the slots up to that one; `start` is one int for all rows or
+    an array B. If `start` is None, every query attends to all slots. mask BS is False at slots to hide.
+
+    By default cuDNN computes the attention where it can, and XLA elsewhere. cuDNN needs an Ampere or later
+    GPU, float16 or bfloat16, heads of at most 128 in multiples of 8, no mask, and one of: start None, start 0
+    or a single query per row with an array `start`. `implementation` selects one of the two; 'cudnn' still
+    uses XLA where a mask or `start` rules out cuDNN. Raises ValueError if 'cudnn' is selected for a dtype or
+    head size that it does not support.
     """
     causal = start is None or (isinstance(start, int) and start == 0)
     single = isinstance(start, Array) and start.ndim == 1 and q.shape[1] == 1
@@ -145,7 +152,7 @@ def attend(
 
 @functools.cache
 def has_cudnn() -> bool:
-    """Whether the default device is one that cuDNN's fused attention runs on."""
+    """Whether cuDNN's fused attention runs on the first local device: a GPU of compute capability >= 8."""
     device = jax.local_devices()[0]
     return device.platform == 'gpu' and float(getattr(device, 'compute_capability', None) or 0) >= 8
 
@@ -153,14 +160,14 @@ def has_cudnn() -> bool:
 def attend_weights(
     q: Array, k: Array, v: Array, *, start: int | Array | None = None, mask: Array | None = None
 ) -> tuple[Array, Array]:
-    """As `attend`, with the attention weights BNTS beside what they select; the softmax is in float32."""
+    """`attend` by XLA -> the result BTNH and the attention weights BNTS; the softmax is in float32."""
     B, T, N, H = q.shape
     S, K = k.shape[1:3]
     q = q.reshape(B, T, K, N // K, H)
     scores = einsum('BTKGH,BSKH->BKGTS', q, k, jnp.float32) * H**-0.5
     slots = jnp.arange(S)
     if start is not None:
-        own = jnp.reshape(start, (-1, 1)) + jnp.arange(T)  # 1T or BT: the slot of each query
+        own = jnp.reshape(start, (-1, 1)) + jnp.arange(T)  # the slot of each query, 1T or BT
         scores = jnp.where(slots <= own[:, None, None, :, None], scores, -1e30)
     if mask is not None:
         scores = jnp.where(mask[:, None, None, None, :], scores, -1e30)
@@ -170,7 +177,7 @@ def attend_weights(
 
 
 def _attend_cudnn(q: Array, k: Array, v: Array, start: int | Array | None) -> Array:
-    """A single query sees its row's first slots, so their number says all; a whole prompt is causal."""
+    """`attend` by cuDNN; a single query attends to the first `start` + 1 slots, given as sequence lengths."""
     if isinstance(start, Array):
         lengths = jnp.minimum(start + 1, k.shape[1])
         return _attend_whole(q, k, v, False, lengths)
@@ -186,7 +193,7 @@ def _attend_whole(q: Array, k: Array, v: Array, causal: bool, lengths: Array | N
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _attend_odd(q: Array, k: Array, v: Array, causal: bool) -> Array:
-    """cuDNN has no gradient for an odd number of slots: there it is that of one more, which nobody sees."""
+    """Attention for an odd T, for which cuDNN has no gradient: the gradient pads T by one masked slot."""
     return _attend_whole(q, k, v, causal)
 
 

@@ -1,4 +1,4 @@
-"""The decoder: Llama over embeddings, with a cache whose slot s holds position s."""
+"""The decoder: Llama, from embeddings to logits, with a cache whose slot s holds position s."""
 
 from typing import Any, NamedTuple
 
@@ -16,21 +16,21 @@ from vipllava_jax.model.weights import LoRA, einsum, rearrange
 
 @struct.dataclass
 class Cache:
-    """The keys and values of every layer; a row of length n has filled the slots 0 to n - 1."""
+    """The keys and values of every layer; a row of n tokens occupies the slots 0 to n - 1."""
 
     k: tuple[Array, ...]  # L times BSKH
     v: tuple[Array, ...]  # L times BSKH
 
     @classmethod
     def empty(cls, text: TextConfig, B: int, slots: int, dtype: DTypeLike) -> 'Cache':
-        """A cache of B rows that hold nothing yet, each buffer its own so that all can be donated."""
+        """A cache of B empty rows; no two layers share a buffer, so that all buffers can be donated."""
         shape = (B, slots, text.kv_heads, text.head_size)
         k, v = ([jnp.zeros(shape, dtype) for _ in range(text.layers)] for _ in 'kv')
         return cls(tuple(k), tuple(v))
 
 
 class Embed(nn.Module):
-    """Tokens BT -> BTD, a row of the table w VD each; an id outside the table reads its last row."""
+    """Tokens BT -> embeddings BTD, rows of the table w VD; ids outside the table are clamped to its ends."""
 
     sizes: dict[str, int]
 
@@ -41,21 +41,21 @@ class Embed(nn.Module):
         return jnp.take(self.w, tokens, axis=0, mode='clip')
 
     def logits(self, x: Array) -> Array:
-        """BTD -> BTV, the table used the other way round."""
+        """Hidden states BTD -> float32 logits BTV, with the transposed table as the head."""
         return einsum('BTD,VD->BTV', x, self.w, jnp.float32)
 
 
 class See(NamedTuple):
-    """Who sees whom: where each query stands, which slots it may look at, whether to keep the weights."""
+    """Positions, cache offset and mask of one attention call, and whether to return the attention weights."""
 
-    positions: Array  # BT, what turns the queries and keys
-    start: int | Array  # the slot of the first query: of all rows, or B
-    mask: Array | None = None  # BS, false at slots to hide
+    positions: Array  # BT or 1T, for the rotary embeddings
+    start: int | Array  # the slot of the first query, one for all rows or B
+    mask: Array | None = None  # BS, False at slots to hide
     weights: bool = False
 
 
 class Layer(nn.Module):
-    """x BTD -> x BTD, the layer's keys and values BSKH, the attention weights BNTS if wanted."""
+    """x BTD -> x BTD, the layer's keys and values BSKH, the attention weights BNTS or None."""
 
     cfg: Config
 
@@ -75,7 +75,7 @@ class Layer(nn.Module):
             k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), see.positions, text.rope_theta)
             v = Linear('BTD,DKH->BTKH', s, name='v')(y)
         kv = (write(cached[0], k, see.start), write(cached[1], v, see.start)) if cached else (k, v)
-        if not isinstance(see.start, int):  # a prompt from slot 0 on sees no slots but its own
+        if not isinstance(see.start, int):  # a prompt that starts at slot 0 attends only to its own tokens
             k, v = kv
         weights = None
         if see.weights:
@@ -92,7 +92,7 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """Embeddings BTD -> the hidden states of every depth, the cache, the attention weights."""
+    """Embeddings BTD -> the hidden states BTD of every layer, the cache, the attention weights."""
 
     cfg: Config
 
@@ -107,7 +107,10 @@ class Llama(nn.Module):
     def __call__(
         self, x: Array, see: See, cache: Cache | None = None
     ) -> tuple[list[Array], Cache, list[Array | None]]:
-        """The last hidden state is the normed one; without a cache the new one holds just these tokens."""
+        """x BTD -> L+1 hidden states, the last after the final norm; a cache; attention weights BNTS or None.
+
+        Without a cache, the returned cache holds exactly the T tokens of x.
+        """
         states, filled, weights = [x], [], []
         for i, layer in enumerate(self.layers):
             x, kv, w = layer(x, see, (cache.k[i], cache.v[i]) if cache else None)
@@ -119,12 +122,12 @@ class Llama(nn.Module):
         return states, Cache(k, v), weights
 
     def logits(self, x: Array) -> Array:
-        """A normed hidden state BTD -> logits BTV, float32."""
+        """Hidden states BTD after the final norm -> float32 logits BTV."""
         return self.embed.logits(x) if self.cfg.text.tied else self.head(x, jnp.float32)
 
 
 def write(cached: Array, new: Array, start: int | Array) -> Array:
-    """new BTKH into the slots of cached BSKH from each row's start on; what falls past the end is dropped."""
+    """Writes new BTKH into cached BSKH, from slot `start` of each row; drops what lies past the last slot."""
     if isinstance(start, int) and start == 0:
         return jax.lax.dynamic_update_slice(cached, new, (0, 0, 0, 0))
     B, T = new.shape[:2]
@@ -133,10 +136,10 @@ def write(cached: Array, new: Array, start: int | Array) -> Array:
 
 
 def fuse(layer: dict[str, Any]) -> dict[str, Any]:
-    """A layer's params with q, k, v as one weight DXKH and gate, up as one DXF: fewer, larger products.
+    """Joins q, k, v of a layer's params into one weight DXKH and gate, up into one DXF, for larger products.
 
-    The axes of heads and of the mlp stay whole, so that they can be sharded. A layer with adapters stays as
-    it is: each of the joined would need its own.
+    The axes K and F stay intact, so that they can be sharded. A layer with LoRA is returned unchanged,
+    because the adapters of the joined weights differ.
     """
     if any(isinstance(part.get('w'), LoRA) for part in layer.values()):
         return layer
@@ -152,16 +155,17 @@ def fuse(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def reads(path: str) -> str:
-    """What a layer's weight is multiplied with, by the first that is: '…/layers_0/v/w' -> '…/layers_0/q'."""
+    """The first weight that has the same input as this one, by path: '…/layers_0/v/w' -> '…/layers_0/q'."""
     layer, name, _ = path.rsplit('/', 2)
     first = {'k': 'q', 'v': 'q', 'up': 'gate'}
     return f'{layer}/{first.get(name, name)}'
 
 
 def summed(path: str) -> int:
-    """The axes that a weight of the decoder is summed over, by its path: 0 for what no product reads.
+    """The path of a weight -> how many leading axes its product contracts: 'llama/layers_0/o/w' -> 2.
 
-    Those are the weights that can be quantised: 'llama/layers_0/o/w' -> 2, N and H.
+    In this example they are N and H. The result is 0 for all weights except those of the decoder's products,
+    which are the ones that can be quantized.
     """
     if not (path.startswith('llama/') and path.endswith('/w')):
         return 0

@@ -1,4 +1,4 @@
-"""Weights in eight or four bits, and the products that read them as they are stored."""
+"""Weights quantized to int8 or int4, and products that read the quantized values directly."""
 
 import functools
 import math
@@ -12,26 +12,26 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.model.equations import precision, turned
 
-LONG = 4096  # a sum over more than this reads four values in int8 at a time
-WIDE = 8192  # of more channels than this two are summed at a time
-FEW = 4  # rows in int4 that are summed as one is
-GROUP = 128  # values in int4 that share a scale, or fewer where a channel's number is no multiple
+LONG = 4096  # int8: with more inputs per channel than this, four values are read as one int32
+WIDE = 8192  # for one row: with more channels than this, two halves of the channels are summed in parallel
+FEW = 4  # int4: up to this many rows of x, `_sum` computes the product
+GROUP = 128  # int4: values that share a scale; fewer if the inputs per channel are not a multiple of this
 
 
 @struct.dataclass
 class Quantized:
-    """A weight as int8 and one scale an output channel; values * scale is the weight, its axes turned.
+    """A weight as int8 values and one scale per output channel: values * scale, with the output axes first.
 
-    The axes that a product sums over come first in a weight and last in its values, where a GPU reads them
-    fastest. Shape and size are the weight's, the dtype is int8.
+    The contracted axes come first in a weight, but last in its values, because a GPU reads that order
+    fastest. `shape` and `size` are those of the weight; `dtype` is int8.
     """
 
-    values: Array  # int8, the kept axes, then the summed ones
-    scale: Array  # float32, the kept axes
+    values: Array  # int8, the output axes, then the contracted axes
+    scale: Array  # float32, the output axes
 
     @property
     def kept(self) -> int:
-        """How many axes a product keeps."""
+        """The number of output axes."""
         return self.scale.ndim
 
     @property
@@ -44,7 +44,7 @@ class Quantized:
 
     @property
     def inputs(self) -> int:
-        """How many values of x a channel is the sum of."""
+        """The number of terms that a product adds per output channel."""
         return math.prod(self.shape[: -self.kept])
 
     @property
@@ -52,16 +52,16 @@ class Quantized:
         return jnp.dtype(jnp.int8)
 
     def astype(self, dtype: DTypeLike) -> Array:
-        """The weight that this stands for."""
+        """The dequantized weight, contracted axes first."""
         w = self.turned(jnp.float32)
         return jnp.moveaxis(w, range(self.kept, w.ndim), range(w.ndim - self.kept)).astype(dtype)
 
     def turned(self, dtype: DTypeLike) -> Array:
-        """The same, the kept axes first."""
+        """The dequantized weight, output axes first."""
         return self.values.astype(dtype) * self.scale[(...,) + (None,) * (self.values.ndim - self.kept)]
 
     def rearranged(self, f: Callable[..., Array], *others: 'Quantized') -> 'Quantized':
-        """f of this and other weights that sum over one axis; it moves their kept axes alone."""
+        """Applies f, which only joins or moves output axes, to weights that have a single contracted axis."""
 
         def moved(*xs: Array) -> Array:
             return jnp.moveaxis(f(*(jnp.moveaxis(x, -1, 0) for x in xs)), 0, -1)
@@ -75,13 +75,13 @@ class Quantized:
 
 @struct.dataclass
 class Grouped(Quantized):
-    """A weight as int4, eight values a word, and a scale for every GROUP values of an output channel.
+    """A weight as int4 values, eight per int32 word, and one scale per GROUP values of an output channel.
 
-    Value k of a word, -8 to 7, is its bits 4k to 4k + 3, for the k-th of eight inputs that follow each other.
+    Bits 4k to 4k + 3 of a word are value k, from -8 to 7, of eight consecutive inputs.
     """
 
-    values: Array  # int32, the kept axes, then the summed ones, the last of these an eighth as long
-    scale: Array  # bfloat16, the kept axes, then the groups of the summed ones laid end to end
+    values: Array  # int32, the output axes, then the contracted axes, the last an eighth as long
+    scale: Array  # bfloat16, the output axes, then the groups of the flattened contracted axes
 
     @property
     def kept(self) -> int:
@@ -103,10 +103,11 @@ class Grouped(Quantized):
 
 
 def quantize(w: Array, summed: int, kind: str = 'int8') -> Quantized:
-    """A weight whose first `summed` axes are summed over -> int8 or int4.
+    """Quantizes a weight, whose first `summed` axes are contracted, to int8 or int4.
 
-    In int8, 127 is the largest of a channel. In int4, -8 is the largest of a group, whatever its sign, as in
-    ggml's Q4_0; a weight whose last summed axis is no multiple of eight remains in int8.
+    In int8, the largest magnitude of a channel becomes 127 or -127. In int4, as in ggml's Q4_0, the value of
+    largest magnitude in a group becomes -8, whatever its sign. A weight whose last contracted axis is not a
+    multiple of eight becomes int8 even if `kind` is 'int4'.
     """
     last = tuple(range(-summed, 0))
     turned = jnp.moveaxis(w.astype(jnp.float32), range(summed), last)
@@ -129,12 +130,12 @@ def _grouped(turned: Array, kept: int) -> Grouped:
 
 
 def stored(values: Any, scale: Any) -> Quantized:
-    """The weight that two arrays, or their shapes, stand for."""
+    """Values and scale, as arrays or shapes -> the quantized weight: int4 if values are int32, else int8."""
     return (Grouped if values.dtype == jnp.int32 else Quantized)(values, scale)
 
 
 def product(equation: str, x: Array, w: Quantized, dtype: jnp.dtype) -> Array:
-    """x times the weight w as the equation says, accumulated in float32."""
+    """The product of x and w by the equation, in `dtype`, accumulated in float32."""
     dot = functools.partial(_dot, turned(equation), dtype)
     if 0 < x.size <= (FEW if isinstance(w, Grouped) else 1) * w.inputs:
         return lax.platform_dependent(x, w, cuda=functools.partial(_sum, dtype), default=dot)
@@ -142,22 +143,23 @@ def product(equation: str, x: Array, w: Quantized, dtype: jnp.dtype) -> Array:
 
 
 def _dot(equation: str, dtype: jnp.dtype, x: Array, w: Quantized) -> Array:
-    """The product of many rows: the scale comes after the sum where it may."""
+    """The product as a matrix multiplication; int8 weights are scaled after it, int4 weights before it."""
     dot = functools.partial(jnp.einsum, equation, precision=precision(x))
     if isinstance(w, Grouped):
-        # made where it is read and not before: those of all layers at once would be the whole model
+        # The barriers keep XLA from dequantizing all layers in advance, which would take the memory of the
+        # unquantized model.
         x, w = lax.optimization_barrier((x, w))
         return dot(x, lax.optimization_barrier(w.turned(x.dtype)), preferred_element_type=dtype)
-    # Before the scale a sum may be too large for float16; bfloat16 holds it, and is quicker written out.
+    # Unscaled sums may overflow float16. They fit in bfloat16, which is faster to write than float32.
     wide = jnp.dtype(jnp.float32) if dtype == jnp.float16 else dtype
     return (dot(x, w.values.astype(x.dtype), preferred_element_type=wide) * w.scale).astype(dtype)
 
 
 def _sum(dtype: jnp.dtype, x: Array, w: Quantized) -> Array:
-    """The product of a row or a few: where a dot would fill its tiles up to 16, this reads and adds."""
+    """The product for one or a few rows of x, as a reduction; a dot would pad the rows to tiles of 16."""
     channels = w.size // w.inputs
     rows = x.reshape(-1, w.inputs)
-    rows = lax.optimization_barrier(rows).astype(jnp.float32)  # or each sum would compute x anew
+    rows = lax.optimization_barrier(rows).astype(jnp.float32)  # otherwise every sum would recompute x
     values, scale = w.values.reshape(channels, -1), w.scale.reshape(channels, -1)
     twice = len(rows) == 1 and channels > WIDE and channels % 2 == 0
     if isinstance(w, Grouped):
@@ -170,10 +172,11 @@ def _sum(dtype: jnp.dtype, x: Array, w: Quantized) -> Array:
 
 
 def _sums(products: Callable[..., Array], rows: Array, twice: bool, *of: Array) -> Array:
-    """The sums, rows by channels, of what `products` makes of each row and of what channels hold.
+    """Rows of x and the arrays `of`, which hold the channels -> the sums of their products, rows by channels.
 
-    They come from one kernel, which reads that once. Two halves of the channels, where `twice` says so, keep
-    more loads under way in it.
+    `products` maps one row and the arrays to the terms, which are added along axis 1. One kernel computes
+    all sums, so that the arrays are read once. With `twice`, it works on two halves of the channels at the
+    same time, which keeps more loads in flight.
     """
     middle = len(of[0]) // 2
     parts = [slice(middle), slice(middle, None)] if twice else [slice(None)]
@@ -184,13 +187,13 @@ def _sums(products: Callable[..., Array], rows: Array, twice: bool, *of: Array) 
 
 
 def _words(row: Array, values: Array) -> Array:
-    """Four values to a word."""
+    """A row and int8 values -> their products, added per word: four values are read as one int32 word."""
     words = lax.bitcast_convert_type(values.reshape(len(values), -1, 4), jnp.int32)
     return sum(((words << 24 - 8 * i) >> 24) * row[i::4] for i in range(4))  # type: ignore[return-value]
 
 
 def _nibbles(row: Array, words: Array, scale: Array) -> Array:
-    """Eight values to a word, each times its group's scale."""
+    """A row and int4 words -> their products, added per word of eight and multiplied by the group's scale."""
     products = sum(((words << 28 - 4 * i) >> 28) * row[i::8] for i in range(8))
     grouped = products.reshape(*scale.shape, -1) * scale[..., None]  # type: ignore[union-attr]
     return grouped.reshape(words.shape)

@@ -1,7 +1,7 @@
-"""The whole model: images through the tower and the projector into the text, and the ways to run it.
+"""The whole model (vision tower, projector, decoder) and the public functions that run it.
 
-The functions at the end are the public ones. They are pure, take `params` first and plain, and can be
-jitted with `cfg` static; called with concrete arrays they check first that the images fit the text.
+The public functions are pure: `params`, a nested dict of arrays, is the first argument. They can be jitted
+with a static `cfg`; outside jit they first check that the images fit the tokens.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ Params = dict[str, Any]
 
 
 class Trace(NamedTuple):
-    """A forward pass with all that it went through."""
+    """The logits of a forward pass and its intermediate results."""
 
     logits: Array  # BTV, float32
-    hidden_states: tuple[Array, ...]  # L+1 times BTD: the embeddings, each layer's output, the last normed
+    hidden_states: tuple[Array, ...]  # L+1 times BTD: embeddings, then layer outputs, the last after the norm
     attentions: tuple[Array, ...]  # L times BNTS
     image_features: Array | None  # BIPD, P without the class token
 
 
 class Projector(nn.Module):
-    """The tapped states side by side, BPM -> BPD of the text."""
+    """Concatenated hidden states BPM -> BPD in the width of the decoder."""
 
     cfg: Config
 
@@ -49,7 +49,7 @@ class Projector(nn.Module):
 
 
 class VipLlava(nn.Module):
-    """Clip, Projector and Llama, and what passes between them."""
+    """The vision tower, the projector and the decoder; its methods implement the public functions below."""
 
     cfg: Config
 
@@ -59,15 +59,18 @@ class VipLlava(nn.Module):
         self.llama = Llama(self.cfg)
 
     def features(self, images: Array) -> Array:
-        """Images BIhw3 -> BIPD, what stands in for their placeholders; P without the class token."""
+        """Images BIhw3 -> the features BIPD that replace their placeholders; P without the class token."""
         B, I = images.shape[:2]
         taps = self.clip(images.reshape(B * I, *images.shape[2:]))
         x = self.projector(jnp.concatenate([x[:, 1:] for x in taps], axis=-1))
         return x.reshape(B, I, *x.shape[1:])
 
     def embed(self, tokens: Array, features: Array | None, embeddings: Array | None = None) -> Array:
-        """Tokens BT -> BTD, or their embeddings as given, the n-th placeholder of a row its n-th feature."""
-        x = self.llama.embed(tokens)  # also where embeddings are given: that is how `init` makes the table
+        """Tokens BT -> embeddings BTD, with the n-th placeholder of each row replaced by its n-th feature.
+
+        `embeddings` BTD, if given, are used instead of those of the tokens.
+        """
+        x = self.llama.embed(tokens)  # also if embeddings are given, so that `init` creates the table
         x = x if embeddings is None else embeddings
         return x if features is None else merge(x, features, tokens == self.cfg.image_token)
 
@@ -102,7 +105,7 @@ class VipLlava(nn.Module):
 
 
 def merge(x: Array, features: Array, placeholder: Array) -> Array:
-    """x BTD with the features BIPD of each row, in order, where its placeholder BT is true."""
+    """Embeddings x BTD -> x with the features BIPD of each row, in order, where placeholder BT is True."""
     B, _, _, D = features.shape
     nth = jnp.maximum(jnp.cumsum(placeholder, axis=1) - 1, 0)
     inserted = jnp.take_along_axis(features.reshape(B, -1, D), nth[..., None], axis=1, mode='clip')
@@ -122,14 +125,16 @@ def forward(
     feature_layers: Sequence[int] | None = None,
     trace: bool = False,
 ) -> Array | Trace:
-    """Tokens BT and images BIhw3 -> logits BTV, float32; with `trace`, a `Trace` of everything between.
+    """Tokens BT and images BIhw3 -> float32 logits BTV or, with `trace`, a `Trace`.
 
-    image_counts B says how many of the I images each row has (all of them by default); `embeddings`
-    BTD stand in for tokens, `positions` BT turn the queries and keys (0, 1, 2, … by default), `mask`
-    BT is false at padding, `feature_layers` are tapped instead of the config's. Under jit, what you
-    do not use of a trace costs nothing but the attention weights' softmax.
+    `image_counts` B is how many of the I images each row has (default: all). `embeddings` BTD replace the
+    tokens; a placeholder is where they equal the embedding of the image token. `positions` BT are those of
+    the rotary embeddings (default: 0, 1, 2, …). `mask` BT is False at padding. `feature_layers` replace
+    those of the config. Under jit, the fields of a trace that you do not use cost nothing, except for the
+    softmax of the attention weights.
 
-    Raises ValueError if a row's placeholders and images do not fit, naming the row and both counts.
+    Raises ValueError if the shapes do not fit the config, if a token id is outside the vocabulary, or if the
+    placeholders of a row do not match its images; the message then names the row and both counts.
     """
     if (tokens is None) == (embeddings is None):
         raise ValueError('forward takes either tokens or embeddings, and exactly one of them')
@@ -166,10 +171,10 @@ def prefill(
     lengths: ArrayLike | None = None,
     image_counts: ArrayLike | None = None,
 ) -> tuple[Array, Cache]:
-    """Right-padded tokens BT, images BIhw3 -> the logits BV after each row's last token, a cache of `slots`.
+    """Right-padded tokens BT, images BIhw3 -> logits BV after the last token of each row, and the cache.
 
-    lengths B counts each row's tokens (all T by default). Raises ValueError as `forward` does, and if
-    the prompt does not fit the slots.
+    `lengths` B is the number of tokens of each row (default: T), and `slots` the size of the cache. Raises
+    ValueError as `forward` does, and if T is larger than `slots`.
     """
     check(tokens, images, image_counts, cfg, lengths)
     B, T = np.shape(tokens)
@@ -182,9 +187,10 @@ def prefill(
 def extend(
     params: Params, tokens: ArrayLike, cache: Cache, start: ArrayLike, *, cfg: Config
 ) -> tuple[Array, Cache]:
-    """Tokens BT after the `start` B tokens each row's cache holds -> logits BTV, the longer cache.
+    """Tokens BT that follow the `start` B tokens in each row of the cache -> logits BTV, the extended cache.
 
-    What would be written past the last slot is dropped: give the cache enough slots.
+    Keys and values past the last slot are dropped without an error, so the cache must have enough slots.
+    Raises ValueError if `tokens` is not a jax.Array and holds an id outside the vocabulary.
     """
     if not isinstance(tokens, jax.Array) and np.ndim(tokens) == 2:
         check_ids(np.asarray(tokens), cfg, np.asarray(tokens) != cfg.pad)
@@ -194,23 +200,27 @@ def extend(
 def decode(
     params: Params, tokens: ArrayLike, cache: Cache, start: ArrayLike, *, cfg: Config
 ) -> tuple[Array, Cache]:
-    """One token B a row at position `start` B -> logits BV, the longer cache: `extend` with T = 1."""
+    """Tokens B at positions `start` B -> logits BV, the extended cache; equivalent to `extend` with T = 1."""
     logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg)
     return logits[:, 0], cache
 
 
 def init(key: Array, cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
-    """Random params of the config's shapes: products of variance 1, gains 1, shifts 0."""
+    """Random params with the shapes of the config.
+
+    Weights of products are normal with variance 1 / fan-in, the embedding table with standard deviation 0.02.
+    Gains are 1 and shifts 0.
+    """
     images = jnp.zeros((1, 1, cfg.vision.image_size, cfg.vision.image_size, 3), dtype)
     embeddings = jnp.zeros((1, 1, cfg.text.width), dtype)
     tokens = jnp.zeros((1, 1), int)
     params = VipLlava(cfg).init(key, tokens, images, embeddings, method='forward')['params']
-    return jax.tree.map(lambda w: w.astype(dtype), params)  # the embedding table alone was float32
+    return jax.tree.map(lambda w: w.astype(dtype), params)  # the embedding table is created as float32
 
 
 def abstract(cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
-    """The shapes of the params, as jax.ShapeDtypeStruct, nothing allocated."""
-    return jax.tree.map(lambda shape: shape, _abstract(cfg, jnp.dtype(dtype)))  # a dict of one's own
+    """The params of the config as jax.ShapeDtypeStruct leaves, without allocating arrays."""
+    return jax.tree.map(lambda shape: shape, _abstract(cfg, jnp.dtype(dtype)))  # a copy of the cached dict
 
 
 @functools.cache
@@ -225,9 +235,10 @@ def check(
     cfg: Config,
     lengths: ArrayLike | None = None,
 ) -> None:
-    """Raises ValueError unless shapes fit and, but for under jit, each row's placeholders and length do.
+    """Raises ValueError if the shapes do not fit or, outside jit, the counts or token ids of a row do not.
 
-    It names the row and both counts.
+    The counts are those of images, of placeholders and of tokens; the message names the row and both the
+    count found and the count expected.
     """
     if np.ndim(tokens) != 2:
         raise ValueError(f'tokens have the shape {np.shape(tokens)}, but the model takes B×T')
@@ -240,7 +251,7 @@ def check(
         if values is not None and np.shape(values) != (B,):
             raise ValueError(f'{name} have the shape {np.shape(values)}, but {B} rows take ({B},)')
     if any(isinstance(x, jax.core.Tracer) for x in (tokens, image_counts, lengths)):
-        return  # there is nothing to count yet
+        return  # under jit the values are not known
     ids = np.asarray(tokens)
     found = (ids == cfg.image_token).sum(axis=1)
     counts = np.full(B, shape[1]) if image_counts is None else np.asarray(image_counts)
@@ -257,13 +268,13 @@ def check(
             )
         if not 1 <= filled[row] <= T:
             raise ValueError(f'row {row} is said to have {filled[row]} tokens, but must have 1 to {T}')
-    # Features take the place of the image token's embedding, and padding is not read.
+    # Image features replace the embedding of the image token, and padding is never used.
     read = (ids != cfg.image_token) & (np.arange(T) < filled[:, None])
     check_ids(ids, cfg, read if lengths is not None else read & (ids != cfg.pad))
 
 
 def check_ids(ids: np.ndarray, cfg: Config, read: np.ndarray | None = None) -> None:
-    """Raises ValueError for the first of ids BT without a row in the embedding, where `read` BT is true."""
+    """Raises ValueError for the first of ids BT outside the embedding table, where `read` BT is True."""
     beyond = (ids < 0) | (ids >= cfg.text.vocab)
     if read is not None:
         beyond &= read
@@ -276,7 +287,7 @@ def check_ids(ids: np.ndarray, cfg: Config, read: np.ndarray | None = None) -> N
 
 
 def _placed(params: Params, embeddings: ArrayLike, cfg: Config) -> Array:
-    """Embeddings BTD -> BT, the image token where they are its embedding and 0 elsewhere."""
+    """Embeddings BTD -> tokens BT: the image token where they equal its embedding, 0 elsewhere."""
     if np.ndim(embeddings) != 3:
         raise ValueError(f'embeddings have the shape {np.shape(embeddings)}, but the model takes B×T×D')
     placeholder = params['llama']['embed']['w'][cfg.image_token]
@@ -289,5 +300,5 @@ def _apply(params: Params, cfg: Config, method: str, *args: Any) -> Any:
 
 
 def _images(images: ArrayLike | None) -> Array | None:
-    """A batch of text alone may say so with I = 0."""
+    """Images as an array, or None if there are none; I = 0 also means none."""
     return None if images is None or np.shape(images)[1] == 0 else jnp.asarray(images)

@@ -1,4 +1,4 @@
-"""The embedding table and the head: reading, replacing, resizing and tying them, as functions over params."""
+"""Functions over params that read, replace, resize and tie the embedding table and the head."""
 
 import dataclasses
 import math
@@ -13,12 +13,12 @@ from vipllava_jax.model.vipllava import Params
 
 
 def embeddings(params: Params) -> Array:
-    """The table VD that turns tokens into embeddings."""
+    """The embedding table VD of the decoder."""
     return params['llama']['embed']['w']
 
 
 def replace_embeddings(params: Params, table: ArrayLike) -> Params:
-    """The params with another table VD of the same shape; raises ValueError for any other."""
+    """The params with `table` VD as the embedding table; raises ValueError if its shape differs."""
     old = embeddings(params)
     if jnp.shape(table) != old.shape:
         raise ValueError(f'embeddings: expected the shape {old.shape}, found {jnp.shape(table)}')
@@ -28,9 +28,10 @@ def replace_embeddings(params: Params, table: ArrayLike) -> Params:
 def resize_vocabulary(
     params: Params, cfg: Config, vocab: int, pad_to_multiple_of: int = 1
 ) -> tuple[Params, Config]:
-    """The model with `vocab` tokens, rounded up; each new one starts as the mean of the old.
+    """The params and config with `vocab` tokens, rounded up to a multiple of `pad_to_multiple_of`.
 
-    A quantised head is of the embeddings' type afterwards.
+    New rows of the embedding table and new columns of the head are the mean of the old ones; surplus ones are
+    dropped. A quantized head is dequantized to the dtype of the embeddings.
     """
     vocab = math.ceil(vocab / pad_to_multiple_of) * pad_to_multiple_of
     llama, table = params['llama'], embeddings(params)
@@ -41,13 +42,13 @@ def resize_vocabulary(
 
 
 def tie(params: Params, cfg: Config) -> tuple[Params, Config]:
-    """The model whose head is its embedding table."""
+    """The params without a head, and the config in which the embedding table is the head."""
     llama = {name: w for name, w in params['llama'].items() if name != 'head'}
     return {**params, 'llama': llama}, _with_text(cfg, tied=True)
 
 
 def untie(params: Params, cfg: Config) -> tuple[Params, Config]:
-    """The model with a head DV of its own, at first a copy of the table it was tied to."""
+    """The params with a separate head DV, initially the transposed embedding table, and the config."""
     if not cfg.text.tied:
         return params, cfg
     return _with(params, head={'w': jnp.array(embeddings(params).T)}), _with_text(cfg, tied=False)

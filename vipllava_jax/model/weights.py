@@ -1,4 +1,4 @@
-"""What a weight may be, an array or a quantised one, either with an adapter, and what reads it."""
+"""The types of a weight (an array, a quantized weight, or either with LoRA) and the products with them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +15,15 @@ from vipllava_jax.model.quantized import Quantized, product
 
 @struct.dataclass
 class LoRA:
-    """A weight with a low-rank adapter beside it (Hu et al., 2021): base + scale * a b.
+    """A weight with a low-rank adapter (Hu et al., 2021): base + scale * a b.
 
-    With a key, that of a training step, the adapter sees x with a fraction `rate` of its values dropped.
-    Shape, size and dtype are the base's.
+    If `key` is set, as in a training step, dropout with probability `rate` is applied to the input of the
+    adapter. `shape`, `size` and `dtype` are those of the base.
     """
 
     base: Array | Quantized
-    a: Array  # the summed axes, R
-    b: Array  # R, the kept axes
+    a: Array  # the contracted axes, then R
+    b: Array  # R, then the output axes
     scale: float = struct.field(pytree_node=False)  # alpha / R
     rate: float = struct.field(pytree_node=False, default=0.0)
     key: Array | None = None
@@ -41,7 +41,7 @@ class LoRA:
         return self.base.dtype
 
     def astype(self, dtype: DTypeLike) -> Array:
-        """The weight that this stands for, rounded once."""
+        """The merged weight, computed in float32 and then rounded to `dtype`."""
         a, b = self.a.astype(jnp.float32), self.b.astype(jnp.float32)
         low = jnp.tensordot(a, b, 1, precision=lax.Precision.HIGHEST)
         return (self.base.astype(jnp.float32) + self.scale * low).astype(dtype)
@@ -51,15 +51,14 @@ Weight = Array | Quantized | LoRA
 
 
 def rearrange(f: Callable[..., Array], *ws: Any) -> Any:
-    """f of weights that sum over their first axis and whose kept axes alone it moves, quantised ones too."""
+    """Applies f, which only joins or moves output axes, to weights whose only contracted axis is axis 0."""
     return ws[0].rearranged(f, *ws[1:]) if isinstance(ws[0], Quantized) else f(*ws)
 
 
 def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -> Array:
-    """x times the weight w as the equation says, accumulated in float32, rounded to `dtype` or that of x.
+    """The product of x and the weight w by the equation, in `dtype` (default: that of x).
 
-    float32 stays float32 on every device: without the word, GPUs would round the factors to TF32 and
-    TPUs to bfloat16.
+    Products are accumulated in float32. float32 inputs are not rounded to TF32 or bfloat16 on any device.
     """
     wanted = jnp.dtype(dtype or x.dtype)
     if isinstance(w, LoRA):
@@ -70,7 +69,7 @@ def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -
 
 
 def _adapted(equation: str, x: Array, w: LoRA, dtype: DTypeLike) -> Array:
-    """What the adapter of a weight adds to its product with x; the pair is read in the type of x."""
+    """The term that LoRA adds to the product of x and w; its two matrices are cast to the dtype of x."""
     if w.key is not None and w.rate:
         x = dropout(x, w.rate, w.key)
     down, up = halves(equation)
@@ -79,13 +78,13 @@ def _adapted(equation: str, x: Array, w: LoRA, dtype: DTypeLike) -> Array:
 
 
 def dropout(x: Array, rate: float, key: Array) -> Array:
-    """x with a fraction `rate` of its values zero and the others as much larger (Srivastava et al., 2014).
+    """Dropout (Srivastava et al., 2014): sets a fraction `rate` of x to 0 and scales up the other values.
 
-    The fraction is rounded to 1/256, and at least that and at most 255/256: a byte decides for each value,
-    and one hash of the key makes four.
+    The rate is rounded to a multiple of 1/256, from 1/256 to 255/256, because one random byte decides for
+    each value; a 32-bit random word provides four.
     """
     dropped = min(max(round(256 * rate), 1), 255)
     words = jax.random.bits(key, (-(-x.size // 4),), jnp.uint32)
-    words = lax.optimization_barrier(words)  # or a GPU would hash again for each of the four
+    words = lax.optimization_barrier(words)  # otherwise a GPU would compute each word four times
     kept = lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size].reshape(x.shape) >= dropped
     return jnp.where(kept, x / (1 - dropped / 256), 0)
