@@ -10,7 +10,7 @@ from vipllava_jax.messages import CheckpointError, brief, printable
 
 ADVICE = 'take the original and --quantize int8'
 FIELDS = ('quantization_config', 'compression_config')
-# The tensors that a tool stores beside or instead of a weight, by the last part of their names.
+# The tensors that a tool stores in addition to or instead of a weight, by the last part of their names.
 SIGNS = (
     ('bitsandbytes', r'quant_state\.bitsandbytes__\w+|absmax|quant_map|nested_absmax|nested_quant_map'),
     ('bitsandbytes', r'SCB|weight_format'),

@@ -35,7 +35,7 @@ def make_marks(rng: Random, scene: Scene, count: int, split: Split = 'training')
             break
         index, shape = rng.randrange(len(scene.things)), rng.choice(SHAPES)
         if marks and split == 'training' and rng.random() < 0.25:
-            shape = marks[0].mark.shape  # a fifth of the held-out pairs share a shape
+            shape = marks[0].mark.shape  # share a shape as often as held-out pairs: 1 in 5, by chance 1 in 10
         color = rng.choice(tuple(COLORS))
         thing = scene.things[index]
         wanted = held_out(thing.kind, thing.color, shape) == (split == 'held out')

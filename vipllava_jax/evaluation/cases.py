@@ -31,7 +31,7 @@ GENERIC = Task('rows')
 VIP_BENCH = Task('ViP-Bench', 'pad', 1024)
 ANSWERING = Task('VCR Q->A', 'squash')
 REASONING = Task('VCR QA->R', 'squash')
-BOTH = 'VCR Q->AR'  # whether both are right
+BOTH = 'VCR Q->AR'  # a set of two cases, right if both are
 TASKS = {'v7w': Task('Visual7W', 'pad'), 'pointQA_twice': Task('PointQA-LookTwice', 'pad'), 'vcr': ANSWERING}
 NONE = '-'  # the group of rows without the field
 

@@ -58,7 +58,7 @@ def drawn(image: Image.Image) -> Drawn:
 
 
 def open_image(source: Source, name: str = 'the picture') -> Image.Image:
-    """A path, the bytes of a file or a PIL picture -> a new RGB picture, upright, on white where transparent.
+    """A path, the bytes of a file or a PIL picture -> a new RGB picture, upright, transparency on white.
 
     Takes the first frame of an animation and scales 16-bit grey to 8. Raises FileNotFoundError or ValueError,
     in one line that names the file (or `name`), for anything that is not an intact picture of bounded size.

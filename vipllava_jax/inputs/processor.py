@@ -46,7 +46,7 @@ class Processor:
     tokenizer: Tokenizer
     settings: Settings
     image_id: int
-    patch: int = 14  # pixels a side
+    patch: int = 14  # pixels per side of a patch
     chat: ChatTemplate | None = None
     vocab: int | None = None  # rows of the model's embedding, once that is known
 

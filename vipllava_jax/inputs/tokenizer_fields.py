@@ -1,4 +1,4 @@
-"""Reads the special and added tokens in the small JSON files beside a tokenizer."""
+"""Reads the special and added tokens in the small JSON files that accompany a tokenizer."""
 
 import re
 from collections.abc import Mapping

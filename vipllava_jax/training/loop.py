@@ -90,7 +90,7 @@ def _trained(plan: Plan, saved: Checkpoints, progress: Silent) -> Trained:
 
 
 class Running(NamedTuple):
-    """A step that the device is computing, and its batch."""
+    """A step that the device is computing, with its batch and its metrics."""
 
     step: int
     batch: Batch
