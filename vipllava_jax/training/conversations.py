@@ -67,8 +67,8 @@ def encode(
 ) -> Example:
     """Turns and the number of their images -> the ids of the conversation, with the answers as targets.
 
-    The ids are those of the processor for the same text, cut at max_length. The template 'plain', for captions
-    of pictures, leaves out the human's text. Raises ValueError if placeholders of images would be cut.
+    The ids are those of the processor for the same text, cut at max_length. The template 'plain', a picture
+    and its caption, leaves out the human's text. Raises ValueError if placeholders of images would be cut.
     """
     return _cut(_whole(turns, images, processor, template), images, processor, max_length)
 
