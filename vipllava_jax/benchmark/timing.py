@@ -82,7 +82,7 @@ def measure(line: Line, repeats: int) -> Result:
         with _noted(side):
             begin = time.perf_counter()
             run = prepare()
-            for _ in range(2 * line.warm_up):  # twice: some compilers optimize only the second run
+            for _ in range(2 * line.warm_up):  # twice: some compilers record a graph only after a first run
                 run()
             side.warm_up = time.perf_counter() - begin
             runs[name] = run
