@@ -9,6 +9,7 @@ import pytest
 
 from vipllava_jax.compilation import FOLDER, background, keep, trouble
 
+PHOTO = Path(__file__).parent.parent / 'docs' / 'coffee.jpg'
 LIMITED = """
 import resource, sys
 from vipllava_jax.cli import main
@@ -34,7 +35,7 @@ class Start:
         self.times += 1
         here = self.place / f'here-{self.times}'
         here.mkdir()
-        asked = [*options, 'ask', '--model', self.model, '--max-new-tokens', 12, 'hi']
+        asked = [*options, 'ask', '--model', self.model, '--image', PHOTO, '--max-new-tokens', 12, 'hi']
         done = subprocess.run(
             [sys.executable, '-c', LIMITED, str(most), *map(str, asked)],
             env={**self.environment, **{name: str(value) for name, value in environment.items()}},
