@@ -91,4 +91,4 @@ def save(picture: 'Image', path: str, sources: Sequence[str | Path] = ()) -> Non
             f'{path}: {format} cannot hold a picture of {size} ({one_line(error)}): end the name in .png'
         ) from error
     with replacing(Path(path)) as fresh:
-        fresh.write_bytes(content.getbuffer())
+        fresh.write_bytes(content.getvalue())
