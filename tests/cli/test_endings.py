@@ -126,7 +126,7 @@ def interrupt(place: Path, name: str, after: float) -> None:
     case, before = CASES[name], contents(place, CASES[name].writes)
     taken = (place / 'converted').exists()  # by a conversion that was complete before its signal came
     ran = ended(place, case, signal.SIGINT, after)
-    if b'vipllava' not in ran.stderr and b'<frozen runpy>' in ran.stderr:
+    if b'KeyboardInterrupt' in ran.stderr and b'vipllava_jax/' not in ran.stderr:
         return  # Python was still starting and had run none of the command's code
     codes = {-signal.SIGINT, 2 if taken else 0, 130 if name == 'train' else 0}
     assert ran.returncode in codes, (after, ran)
