@@ -17,8 +17,6 @@ from importlib import import_module
 from pathlib import Path
 
 LONGEST = {'stderr': 600, 'message': 10_000, 'warning': 10_000}  # characters; the command shortens them
-MOST = 2 << 30  # bytes of memory
-MEMORY = f'more than {MOST >> 30} GiB of memory'
 NO_MEMORY = 'not enough memory'  # a message of the command that counts as a fault
 
 
@@ -115,6 +113,11 @@ def processes() -> list[str]:
     return found
 
 
+def too_much(memory: int) -> str:
+    """The verdict on an input for which more than `memory` bytes are needed."""
+    return f'more than {memory >> 20} MiB of memory'
+
+
 def limit(more: int) -> None:
     """Limits the further memory of this process and of each process that it starts."""
     found = re.search(r'VmData:\s+(\d+) kB', Path('/proc/self/status').read_text())
@@ -122,21 +125,21 @@ def limit(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def main(module: str, name: str) -> None:
+def main(module: str, name: str, memory: int) -> None:
     read = getattr(import_module(module), name)
     answers = os.fdopen(os.dup(1), 'w')
     folders = os.fdopen(os.dup(0))
     output = Output()
     for number, line in enumerate(folders):
         told = verdict(read, Path(line.rstrip('\n')), output)
-        if grown() > MOST and not told:
-            told = MEMORY
+        if grown() > memory and not told:
+            told = too_much(memory)
         output.take()
         answers.write(json.dumps(told) + '\n')
         answers.flush()
         if number == 0:
-            limit(2 * MOST)  # the valid first input, which imports and compiles everything
+            limit(2 * memory)  # the valid first input, which imports and compiles everything
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fuzz.child import MEMORY
+from tests.fuzz.child import too_much
 from tests.fuzz.inputs import Files
 from tests.fuzz.targets import Target
 
 ROOT = Path(__file__).parents[2]
 START = 120.0  # seconds for the first, valid input, with all imports and compilations
 LIMIT = 10.0  # seconds for any other
+MEMORY = 2 << 30  # bytes
 ENDLESS = 'no end after'
 ENVIRONMENT = {
     'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'convert')]),
@@ -38,8 +39,8 @@ class Failed(Exception):
 class Runner:
     """Tries inputs of one target; `fault` returns what goes wrong with an input."""
 
-    def __init__(self, name: str, target: Target, place: Path, limit: float = LIMIT):
-        self.name, self.target, self.limit = name, target, limit
+    def __init__(self, name: str, target: Target, place: Path, limit: float = LIMIT, memory: int = MEMORY):
+        self.name, self.target, self.limit, self.memory = name, target, limit, memory
         self.place = Path(tempfile.mkdtemp(prefix=f'{name}-', dir=place))
         self.valid = self.place / 'valid'
         target.valid(self.valid)
@@ -61,7 +62,7 @@ class Runner:
                 self._start()
             with self.folder(files) as folder:
                 told = self._ask(folder, limit)
-            if told == MEMORY:  # the child may not return it
+            if told == too_much(self.memory):  # the child may not return it
                 self.stop()
             return told
         except Failed as failed:
@@ -83,7 +84,8 @@ class Runner:
     def _start(self) -> None:
         """Starts a child, which imports and compiles everything that the valid files need."""
         read = self.target.read
-        command = [sys.executable, '-m', 'tests.fuzz.child', read.__module__, read.__name__]
+        target = [read.__module__, read.__name__]
+        command = [sys.executable, '-m', 'tests.fuzz.child', *target, str(self.memory)]
         self.child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
