@@ -88,7 +88,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def source(folder, tmp_path_factory) -> Path:
     """A PyTorch folder in several shards, with a tokenizer, written without PyTorch."""
-    from vipllava_convert.to_torch import export
+    from vipllava_jax.convert.to_torch import export
 
     target = tmp_path_factory.mktemp('torch') / 'source'
     export(folder, target, max_shard_bytes=100_000)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from vipllava_jax.config import Config
+from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.inputs.processor import Batch
-from vipllava_jax.training.conversations import IGNORE
 from vipllava_jax.training.loss import Examples
 
 

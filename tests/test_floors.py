@@ -23,11 +23,12 @@ FLOORS = {
     'vipllava_jax.hugging_face': 1,
     'vipllava_jax.inputs': 1,
     'vipllava_jax.model.quantized': 1,
-    'vipllava_jax.benchmark.cost': 1,
+    'vipllava_jax.model.cost': 1,
     'vipllava_jax.manifest': 2,
     'vipllava_jax.model.weights': 2,
     'vipllava_jax.demo': 2,
-    'vipllava_jax.benchmark.ceilings': 3,
+    'vipllava_jax.data': 2,
+    'vipllava_jax.ceilings': 3,
     'vipllava_jax.model.layers': 3,
     'vipllava_jax.model.clip': 4,
     'vipllava_jax.model.llama': 4,
@@ -35,7 +36,7 @@ FLOORS = {
     'vipllava_jax.model.vocabulary': 6,
     'vipllava_jax.checkpoint': 6,
     'vipllava_jax.generation': 6,
-    'vipllava_convert': 7,
+    'vipllava_jax.convert': 7,
     'vipllava_jax.hub': 8,
     'vipllava_jax.loading': 9,
     'vipllava_jax.benchmark': 10,
@@ -46,23 +47,20 @@ FLOORS = {
 }
 ONE_FLOOR = (
     'vipllava_jax.inputs',
+    'vipllava_jax.data',
     'vipllava_jax.demo',
     'vipllava_jax.generation',
-    'vipllava_convert',
+    'vipllava_jax.convert',
     'vipllava_jax.benchmark',
     'vipllava_jax.training',
     'vipllava_jax.evaluation',
     'vipllava_jax.cli',
 )  # modules of the same entry may import each other
-FILES = [
-    f for top in ('vipllava_jax', 'convert/vipllava_convert') for f in sorted((ROOT / top).rglob('*.py'))
-]
+FILES = sorted((ROOT / 'vipllava_jax').rglob('*.py'))
 
 
 def module(file: Path) -> str:
-    return '.'.join(
-        p for p in file.relative_to(ROOT).with_suffix('').parts if p not in ('convert', '__init__')
-    )
+    return '.'.join(p for p in file.relative_to(ROOT).with_suffix('').parts if p != '__init__')
 
 
 def home(name: str) -> str | None:
@@ -109,7 +107,7 @@ def test_no_mutable_modules(file):
         ('import vipllava_jax.demo.examples, vipllava_jax.demo.vocabulary', ('jax',)),
         ('import vipllava_jax.loading', ('orbax', 'torch')),
         ('import vipllava_jax.training, vipllava_jax.cli.train', ('jax', 'numpy')),
-        ('import vipllava_jax.training.batches', ('jax',)),
+        ('import vipllava_jax.data.batches', ('jax',)),
         ('import vipllava_jax.evaluation, vipllava_jax.cli.eval', ('jax', 'numpy')),
         ('import vipllava_jax.evaluation.cases', ('jax',)),
     ],

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.layout import Format, Layout
-from vipllava_convert import to_flax
-from vipllava_convert.table import leaves
 
 from tests.trees import same
 from tests.worlds import of_all_types, rows
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import size
+from vipllava_jax.convert import to_flax
+from vipllava_jax.convert.table import leaves
 from vipllava_jax.evaluation import evaluate
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.decoding import generate

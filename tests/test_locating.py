@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from vipllava_convert import to_flax
 
 from tests.trees import same
+from vipllava_jax.convert import to_flax
 from vipllava_jax.hub import HUB_NAME
 from vipllava_jax.loading import load, locate
 from vipllava_jax.messages import CheckpointError
@@ -132,7 +132,7 @@ def test_a_repository_without_safetensors(source, tmp_path, monkeypatch):
 
 
 def _as_stored(plan):
-    from vipllava_convert.tensors import read
+    from vipllava_jax.convert.tensors import read
 
     for _, tensor in plan.pairs:
         yield np.array(read(tensor, memoryview(bytearray(tensor.span))))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo import exam
+from scripts.demo import exam
 from vipllava_jax.demo.asking import TYPES
 
 

@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-from vipllava_convert import torch_files
-
 from vipllava_jax import checkpoint
+from vipllava_jax.convert import torch_files
 from vipllava_jax.files import read_json
 from vipllava_jax.messages import CheckpointError, printable
 

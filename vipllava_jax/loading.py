@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vipllava_convert import torch_files
-
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
+from vipllava_jax.convert import torch_files
 from vipllava_jax.folders import listing
 from vipllava_jax.hub import HUB_NAME, from_hub, has_weights
 from vipllava_jax.messages import CheckpointError
@@ -115,7 +114,7 @@ def leaves(
 
     Checks everything except the values of the arrays and the adapter.
     """
-    from vipllava_convert.adapted import prepared
+    from vipllava_jax.convert.adapted import prepared
 
     stored = None if quantize or adapter else dtype
     shapes: Callable[..., dict[str, Any]]
@@ -125,7 +124,7 @@ def leaves(
         shapes = partial(checkpoint.shapes, folder, stored)
         stream = partial(checkpoint.stream, folder, stored, sharding=_here())
     else:
-        from vipllava_convert import to_flax
+        from vipllava_jax.convert import to_flax
 
         plan = to_flax.plan(folder)
         cfg = plan.cfg

@@ -9,11 +9,11 @@ import pytest
 
 from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import plan
-from vipllava_jax.benchmark.cost import Work
 from vipllava_jax.benchmark.measure import STEPS, Ours, compilation_cache
 from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
 from vipllava_jax.loading import arrange
+from vipllava_jax.model.cost import Work
 from vipllava_jax.model.vipllava import abstract, check
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 from rich.console import Console
 
 from vipllava_jax.benchmark import report, roofline
-from vipllava_jax.benchmark.ceilings import Ceilings
-from vipllava_jax.benchmark.cost import Work
 from vipllava_jax.benchmark.timing import NO_ROOM, OURS, Line, Result, Side
+from vipllava_jax.ceilings import Ceilings
+from vipllava_jax.model.cost import Work
 
 RATES = Ceilings(4.3e12, 790e12, 'bfloat16')
 STEP = Line('decode', '704…768', 8, {}, (Work(16.2e9, 1e11),), (8, 'tokens/s'))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vipllava_jax.benchmark import ceilings
+from vipllava_jax import ceilings
 from vipllava_jax.benchmark.timing import NO_ROOM, OURS, Line, measure
 
 

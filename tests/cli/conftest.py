@@ -39,9 +39,8 @@ def photo(tmp_path):
 @pytest.fixture(scope='session')
 def adapter(folder, tmp_path_factory) -> Path:
     """A nonzero adapter of the tiny model."""
-    from vipllava_convert import adapters
-
     from tests.training.test_lora import trained
+    from vipllava_jax.convert import adapters
     from vipllava_jax.loading import load
 
     params, cfg, _ = load(folder, fuse=False)

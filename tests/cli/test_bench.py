@@ -15,7 +15,7 @@ SMALL = ('bench', '--preset', 'tiny', '--batch', '1', '--context', '192', '--rep
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Replaces the measured rates, which take seconds, by constants, and restores the environment."""
-    from vipllava_jax.benchmark import ceilings
+    from vipllava_jax import ceilings
 
     rates = ceilings.Ceilings(5e10, 5e11, 'float32')
     monkeypatch.setattr(ceilings, 'measure', lambda dtype: rates)

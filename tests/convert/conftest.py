@@ -18,7 +18,7 @@ def model(folder):
 @pytest.fixture(scope='session')
 def adapter(model, tmp_path_factory):
     """The adapter and projector of `model`, saved in a folder."""
-    from vipllava_convert import adapters
+    from vipllava_jax.convert import adapters
 
     target = tmp_path_factory.mktemp('adapters') / 'adapter'
     adapters.save(target, *model, projector=True, base='somebody/model')

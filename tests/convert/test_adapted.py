@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vipllava_convert import to_flax, to_torch
 
 import vipllava_jax as vj
 from tests.convert.files import Q, pair, write_adapter
@@ -12,6 +11,7 @@ from tests.rows import ragged
 from tests.trees import same
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
+from vipllava_jax.convert import to_flax, to_torch
 from vipllava_jax.loading import abstract, load
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized

@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 import pytest
-from vipllava_convert import adapters
-from vipllava_convert.adapter_config import CONFIG
 
 from tests.conftest import TINY
 from tests.convert.files import pair, write_adapter, write_bin
+from vipllava_jax.convert import adapters
+from vipllava_jax.convert.adapter_config import CONFIG
 from vipllava_jax.messages import CheckpointError
 
 TEXT = 'base_model.model.model.language_model.layers.'

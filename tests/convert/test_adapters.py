@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from vipllava_convert import adapters
 
 from tests.convert.files import Q, pair, write_adapter
 from tests.trees import same
 from vipllava_jax.arrays import flat, nested
+from vipllava_jax.convert import adapters
 from vipllava_jax.loading import load
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.weights import LoRA

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vipllava_convert.table import arrange, leaves, reverse
 
 import vipllava_jax as vj
 from tests.convert.files import pair, write_adapter, write_bin
 from tests.trees import same
 from vipllava_jax.arrays import flat
+from vipllava_jax.convert.table import arrange, leaves, reverse
 from vipllava_jax.loading import load
 
 forward = jax.jit(vj.forward, static_argnames='cfg')

@@ -8,11 +8,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from vipllava_convert.archives import LARGEST_DIRECTORY
-from vipllava_convert.pickles import read_pickle
-from vipllava_convert.tensors import read
 
 from tests.convert.files import pickled, storage, tensor, write_bin
+from vipllava_jax.convert.archives import LARGEST_DIRECTORY
+from vipllava_jax.convert.pickles import read_pickle
+from vipllava_jax.convert.tensors import read
 from vipllava_jax.messages import CheckpointError
 
 PROGRAM = pickled({'x': tensor(storage('0', 'FloatStorage', 4), (4,), (1,))})

@@ -3,7 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vipllava_convert.faults import described, first, ranges
+
+from vipllava_jax.convert.faults import described, first, ranges
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from vipllava_convert.foreign_quantization import refuse_by_names
-from vipllava_convert.table import CLIP, LLAMA, PROJECTOR
-from vipllava_convert.to_flax import plan
 
 from tests.convert.files import write_safetensors
+from vipllava_jax.convert.foreign_quantization import refuse_by_names
+from vipllava_jax.convert.table import CLIP, LLAMA, PROJECTOR
+from vipllava_jax.convert.to_flax import plan
 from vipllava_jax.messages import CheckpointError
 
 ADVICE = 'take the original and --quantize int8'

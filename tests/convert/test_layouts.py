@@ -7,8 +7,6 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from vipllava_convert.table import leaves
-from vipllava_convert.to_flax import convert
 
 from tests import peer
 from tests.conftest import TINY
@@ -16,6 +14,8 @@ from tests.convert.test_table import FIRST, LLAVA, PREFIXES, TIED, VIP
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
+from vipllava_jax.convert.table import leaves
+from vipllava_jax.convert.to_flax import convert
 
 MHA = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, kv_heads=6))
 HUB, FIVE, MEMORY, FOUR, AUTHORS, FRONT, BEHIND = PREFIXES

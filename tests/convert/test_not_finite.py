@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from vipllava_convert.to_flax import convert
-from vipllava_convert.to_torch import export
-from vipllava_convert.verify import verify
 
 from vipllava_jax import checkpoint
+from vipllava_jax.convert.to_flax import convert
+from vipllava_jax.convert.to_torch import export
+from vipllava_jax.convert.verify import verify
 
 GATE = 'language_model.model.layers.1.mlp.gate_proj.weight'
 

@@ -6,7 +6,8 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vipllava_convert.patterns import Pattern, PatternError
+
+from vipllava_jax.convert.patterns import Pattern, PatternError
 
 PATTERNS = [
     *(

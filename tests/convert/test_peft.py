@@ -5,12 +5,12 @@ import copy
 import jax
 import numpy as np
 import pytest
-from vipllava_convert import adapters
 
 import vipllava_jax as vj
 from tests import peer
 from tests.rows import ragged
 from tests.training.test_lora import trained
+from vipllava_jax.convert import adapters
 from vipllava_jax.loading import load
 
 ROWS = [(9, 2), (6, 0), (15, 1)]

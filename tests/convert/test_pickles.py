@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vipllava_convert.pickles import read_pickle
-from vipllava_convert.tensors import read
 
 from tests.convert.files import integer, pickled, storage, string, tensor, tuple_of, write_archive, write_bin
+from vipllava_jax.convert.pickles import read_pickle
+from vipllava_jax.convert.tensors import read
 from vipllava_jax.messages import CheckpointError
 
 FOUR = {'0': np.arange(4, dtype=np.float32).tobytes()}
@@ -107,7 +107,7 @@ def test_nothing_runs(path, tmp_path, evil, name, protocol):
         ('torch', 'FloatStorage.__init__'),
         ('collections', 'OrderedDict.fromkeys'),
         ('builtins', 'dict'),
-        ('vipllava_convert.pickles', 'read_pickle'),
+        ('vipllava_jax.convert.pickles', 'read_pickle'),
         ('torch._utils', '_rebuild_device_tensor_from_numpy'),
         ('os', 'system\nx'),
     ],

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vipllava_convert import to_flax
-from vipllava_convert.table import Leaf, Plan
-from vipllava_convert.tensors import Tensor, dense
 
 from tests.conftest import TINY
 from vipllava_jax import checkpoint
+from vipllava_jax.convert import to_flax
+from vipllava_jax.convert.table import Leaf, Plan
+from vipllava_jax.convert.tensors import Tensor, dense
 
 
 def one_after_another(sizes, dtype, layout, tmp_path_factory) -> Plan:

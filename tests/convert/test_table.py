@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vipllava_convert.table import CLIP, LLAMA, PROJECTOR, Leaf, arrange, canonical, fit, leaves, reverse
-from vipllava_convert.tensors import Tensor, dense
 
 from tests.conftest import TINY
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config
+from vipllava_jax.convert.table import CLIP, LLAMA, PROJECTOR, Leaf, arrange, canonical, fit, leaves, reverse
+from vipllava_jax.convert.tensors import Tensor, dense
 from vipllava_jax.hugging_face import from_hugging_face
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.vipllava import abstract

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vipllava_convert.table import leaves
-from vipllava_convert.to_flax import convert, plan, stream
 
 from vipllava_jax import checkpoint, folders
 from vipllava_jax.arrays import nested
+from vipllava_jax.convert.table import leaves
+from vipllava_jax.convert.to_flax import convert, plan, stream
 from vipllava_jax.messages import CheckpointError
 
 
@@ -120,8 +120,8 @@ def test_a_disk_that_is_too_small(source, tmp_path, monkeypatch):
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from vipllava_convert.to_flax import convert
-from vipllava_convert.to_torch import export
+from vipllava_jax.convert.to_flax import convert
+from vipllava_jax.convert.to_torch import export
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 for work, source in ((convert, sys.argv[1]), (export, sys.argv[2])):
     try:
@@ -159,7 +159,7 @@ def test_a_write_that_fails_half_way(source, folder, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from vipllava_convert.to_flax import convert
+from vipllava_jax.convert.to_flax import convert
 convert(*map(Path, sys.argv[1:]), progress=lambda done, total, name: print(done, total, flush=True))
 print('done', flush=True)
 """

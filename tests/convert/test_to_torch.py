@@ -5,9 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from vipllava_convert.to_flax import convert
-from vipllava_convert.to_torch import export
-from vipllava_convert.torch_files import open_checkpoint
 
 from tests import peer
 from tests.conftest import TINY
@@ -16,6 +13,9 @@ from tests.convert.test_table import LLAVA, TIED
 from tests.convert.test_to_flax import same
 from tests.test_checkpoint import random_params
 from vipllava_jax import checkpoint
+from vipllava_jax.convert.to_flax import convert
+from vipllava_jax.convert.to_torch import export
+from vipllava_jax.convert.torch_files import open_checkpoint
 from vipllava_jax.messages import CheckpointError
 
 

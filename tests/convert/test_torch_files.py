@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vipllava_convert.safetensors_files import read_safetensors
-from vipllava_convert.tensors import Tensor, read
-from vipllava_convert.torch_files import INDEXED, is_torch_folder, open_checkpoint
 
 from tests.convert.files import write_bin, write_safetensors
+from vipllava_jax.convert.safetensors_files import read_safetensors
+from vipllava_jax.convert.tensors import Tensor, read
+from vipllava_jax.convert.torch_files import INDEXED, is_torch_folder, open_checkpoint
 from vipllava_jax.messages import CheckpointError
 
 X, Y = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.float16)

@@ -9,11 +9,11 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vipllava_convert.opcodes import CONSTANTS
-from vipllava_convert.records import Compound, Refused, View
-from vipllava_convert.unpickler import DEEPEST, OPERATIONS, unpickle
 
 from tests.convert.files import integer, pickled, storage, string, tensor, tuple_of
+from vipllava_jax.convert.opcodes import CONSTANTS
+from vipllava_jax.convert.records import Compound, Refused, View
+from vipllava_jax.convert.unpickler import DEEPEST, OPERATIONS, unpickle
 
 HELD = storage('0', 'FloatStorage', 4)
 DICT = b'ccollections\nOrderedDict\n)R'

@@ -6,11 +6,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from vipllava_convert.to_flax import convert
-from vipllava_convert.to_torch import export
-from vipllava_convert.verify import difference, verify
 
 from vipllava_jax import checkpoint
+from vipllava_jax.convert.to_flax import convert
+from vipllava_jax.convert.to_torch import export
+from vipllava_jax.convert.verify import difference, verify
 from vipllava_jax.messages import CheckpointError
 
 

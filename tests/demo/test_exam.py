@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.demo import exam
+from scripts.demo import exam
 from tests.demo.oracle import answer
 from tests.worlds import of_all_types, rows
 from vipllava_jax.demo.asking import TYPES

@@ -10,11 +10,11 @@ import importlib.resources
 import json
 
 import pytest
-from vipllava_convert import torch_files
 
-from benchmarks.demo import exam, parity
+from scripts.demo import exam, parity
 from tests.worlds import of_all_types, rows
 from vipllava_jax.arrays import flat
+from vipllava_jax.convert import torch_files
 from vipllava_jax.demo.marking import SHAPES
 from vipllava_jax.evaluation import evaluate
 from vipllava_jax.loading import abstract, bundled

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.demo import make
+from scripts.demo import make
 from tests.demo.oracle import answer
 from vipllava_jax.demo import vocabulary
 from vipllava_jax.demo.asking import TYPES

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tests.data import test_vcr
 from tests.makers import noise
-from tests.training import test_vcr
 from tests.training.conftest import write_lines
 from vipllava_jax.evaluation.cases import read
 

@@ -72,8 +72,7 @@ META = {'boxes': [[1, 1, 40, 50, 0.9], [50, 5, 80, 55, 0.8]], 'segms': [[[[1, 1]
 
 def model(folder: Path) -> None:
     """A PyTorch checkpoint with its processor."""
-    from vipllava_convert.table import leaves
-
+    from vipllava_jax.convert.table import leaves
     from vipllava_jax.hugging_face import to_hugging_face
 
     write_processor_files(folder)
@@ -116,7 +115,7 @@ def tensors(data: bytes) -> dict[str, np.ndarray]:
 
 def converted(folder: Path) -> None:
     """The model, and its conversion."""
-    from vipllava_convert import to_flax
+    from vipllava_jax.convert import to_flax
 
     model(folder / 'source')
     to_flax.convert(folder / 'source', folder / 'converted')

@@ -85,7 +85,7 @@ def place(error: BaseException) -> str:
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if 'site-packages' not in frame.filename
     ]
-    own = [frame for frame in frames if re.search('/vipllava_(jax|convert)/', frame.filename)] or frames
+    own = [frame for frame in frames if re.search('/vipllava_jax/', frame.filename)] or frames
     return f'{Path(own[-1].filename).name}:{own[-1].lineno}' if own else '?'
 
 

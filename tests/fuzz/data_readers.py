@@ -30,9 +30,9 @@ def rows(folder: Path) -> None:
 
 
 def _trained_on(folder: Path, file: Path, skip_broken: bool) -> None:
+    from vipllava_jax.data import rows
+    from vipllava_jax.data.batches import Batches
     from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.training import rows
-    from vipllava_jax.training.batches import Batches
 
     found = rows.read([file], skip_broken=skip_broken)
     batches = Batches(

@@ -28,23 +28,22 @@ def plan(folder: Path) -> None:
 
 
 def weights(folder: Path) -> None:
-    from vipllava_convert.torch_files import open_checkpoint
-
     from vipllava_jax import loading
+    from vipllava_jax.convert.torch_files import open_checkpoint
 
     within(folder, open_checkpoint(folder).values())
     loading.load(folder)
 
 
 def pickle(folder: Path) -> None:
-    from vipllava_convert.torch_files import read_file
+    from vipllava_jax.convert.torch_files import read_file
 
     within(folder, read_file(folder / 'pytorch_model.bin').values())
 
 
 def within(folder: Path, found: Iterable[Any]) -> None:
     """Reads tensors; AssertionError if they are not in files of the folder."""
-    from vipllava_convert import tensors
+    from vipllava_jax.convert import tensors
 
     for tensor in found:
         assert isinstance(tensor, tensors.Tensor)
@@ -55,10 +54,9 @@ def within(folder: Path, found: Iterable[Any]) -> None:
 
 
 def adapters(folder: Path) -> None:
-    from vipllava_convert import adapters
-
     from tests.fuzz.base import CFG
     from vipllava_jax import loading
+    from vipllava_jax.convert import adapters
 
     for kind in ('peft', 'authors'):
         found = adapters.read(folder / kind, CFG)

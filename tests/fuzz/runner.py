@@ -24,7 +24,7 @@ LIMIT = 10.0  # seconds for any other
 MEMORY = 2 << 30  # bytes
 ENDLESS = 'no end after'
 ENVIRONMENT = {
-    'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'convert')]),
+    'PYTHONPATH': str(ROOT),
     'HF_HUB_OFFLINE': '1',
     'JAX_PLATFORMS': 'cpu',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.layout import Format, Layout
 
 import vipllava_jax as vj
-from benchmarks.demo import exam
+from scripts.demo import exam
 from tests.rows import alone, ragged
 from vipllava_jax.generation import decoding
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.makers import noise, write_processor_files
 from vipllava_jax.config import Config, TextConfig, VisionConfig
+from vipllava_jax.data.conversations import encode
 from vipllava_jax.inputs.marks import Mark, draw
 from vipllava_jax.inputs.pixels import Settings, pixels
 from vipllava_jax.inputs.processor import FILES, Batch, Processor, bucket
 from vipllava_jax.inputs.prompts import Turn, render
 from vipllava_jax.messages import CheckpointError
-from vipllava_jax.training.conversations import encode
 
 IMAGE, PAD, PATCHES = 398, 399, 4
 

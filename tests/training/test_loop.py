@@ -17,12 +17,13 @@ import vipllava_jax as vj
 from tests.training import runs
 from vipllava_jax import training
 from vipllava_jax.arrays import flat
+from vipllava_jax.data import workers
+from vipllava_jax.data.batches import Batches
+from vipllava_jax.data.rows import read
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.training import evaluation, loop, workers
-from vipllava_jax.training.batches import Batches
+from vipllava_jax.training import evaluation, loop
 from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.progress import Silent
-from vipllava_jax.training.rows import read
 
 
 class Heard(Silent):

@@ -7,8 +7,8 @@ import pytest
 
 import vipllava_jax as vj
 from tests.rows import alone, examples, ragged
+from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.training import loss as module
-from vipllava_jax.training.conversations import IGNORE
 from vipllava_jax.training.loss import loss
 
 ROWS = [(9, 2), (6, 0), (15, 1), (7, 3)]

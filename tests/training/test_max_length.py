@@ -3,10 +3,10 @@
 import pytest
 
 from tests.training.conftest import region_row, write_lines
+from vipllava_jax.data.batches import Batches
+from vipllava_jax.data.conversations import ENDINGS, IGNORE, Limit, encode
+from vipllava_jax.data.rows import read
 from vipllava_jax.inputs.prompts import TEMPLATES, Turn
-from vipllava_jax.training.batches import Batches
-from vipllava_jax.training.conversations import ENDINGS, IGNORE, Limit, encode
-from vipllava_jax.training.rows import read
 
 
 def talk(question, answer):

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vipllava_convert.table import arrange, canonical, leaves
 
 from tests import peer
 from tests.conftest import SMALL, TINY
 from tests.rows import examples, ragged, stack
 from vipllava_jax.arrays import flat, nested
+from vipllava_jax.convert.table import arrange, canonical, leaves
+from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.inputs.processor import Batch
-from vipllava_jax.training.conversations import IGNORE
 from vipllava_jax.training.loss import loss
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split

@@ -7,7 +7,7 @@ import pytest
 
 from tests.rows import examples, ragged, stack
 from vipllava_jax.arrays import flat
-from vipllava_jax.training.conversations import IGNORE
+from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split

@@ -10,12 +10,12 @@ from tests.makers import noise
 from tests.training import runs
 from tests.training.conftest import write_lines
 from vipllava_jax import training
+from vipllava_jax.data.batches import Batch, Batches
+from vipllava_jax.data.conversations import ENDINGS, IGNORE
+from vipllava_jax.data.rows import read
 from vipllava_jax.training import loop
-from vipllava_jax.training.batches import Batch, Batches
-from vipllava_jax.training.conversations import ENDINGS, IGNORE
 from vipllava_jax.training.progress import Silent
 from vipllava_jax.training.recipes import RECIPES
-from vipllava_jax.training.rows import read
 
 
 def text_row(n):

@@ -17,12 +17,12 @@ import transformers
 from packaging.version import parse
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, CompileConfig, LogitsProcessor, StaticCache
-from vipllava_convert.table import canonical, leaves, reverse
-from vipllava_convert.to_flax import rearranged
 
 from vipllava_jax.benchmark.measure import STEPS
 from vipllava_jax.benchmark.subject import Subject
 from vipllava_jax.benchmark.timing import Run
+from vipllava_jax.convert.table import canonical, leaves, reverse
+from vipllava_jax.convert.to_flax import rearranged
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.processor import Batch, bucket
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from vipllava_jax.benchmark.cost import Costs, Work
 from vipllava_jax.benchmark.measure import STEPS
 from vipllava_jax.benchmark.timing import OURS, Line
 from vipllava_jax.config import Config
+from vipllava_jax.model.cost import Costs, Work
 
 Sides = Mapping[str, Any]  # by name; an object with a method for each line that it supports
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from vipllava_jax.benchmark.ceilings import Ceilings
 from vipllava_jax.benchmark.timing import OURS, Result, Side
+from vipllava_jax.ceilings import Ceilings
 from vipllava_jax.files import write_text
 
 HOW = """Medians after a warm-up; %: how much of that time the least bytes or operations take at these rates.

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.benchmark.ceilings import Ceilings
 from vipllava_jax.benchmark.timing import OURS, Result
+from vipllava_jax.ceilings import Ceilings
 from vipllava_jax.files import replacing
 
 COLOURS = {'vision': 'C2', 'prefill': 'C0', 'decode': 'C1'}

@@ -7,13 +7,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from vipllava_convert import to_flax, to_torch
-
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import size
 from vipllava_jax.benchmark.measure import timed
 from vipllava_jax.benchmark.subject import Subject, random_leaves
 from vipllava_jax.benchmark.timing import OURS, Line, Run
+from vipllava_jax.convert import to_flax, to_torch
 from vipllava_jax.model.vipllava import abstract
 
 

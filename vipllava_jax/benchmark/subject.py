@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array
 
 from vipllava_jax.arrays import flat, nested, size
-from vipllava_jax.benchmark.cost import Costs
 from vipllava_jax.checkpoint import quantized
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
 from vipllava_jax.inputs.processor import Batch, bucket
+from vipllava_jax.model.cost import Costs
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params, abstract
 

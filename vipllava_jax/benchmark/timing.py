@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 
-from vipllava_jax.benchmark.ceilings import Ceilings
-from vipllava_jax.benchmark.cost import Work
 from vipllava_jax.benchmark.memory import Anonymous
+from vipllava_jax.ceilings import Ceilings
+from vipllava_jax.model.cost import Work
 
 OURS = 'vipllava-jax'
 NO_ROOM = 'does not fit the memory'

@@ -19,9 +19,9 @@ from vipllava_jax.files import check_writable
 from vipllava_jax.signals import raising_interrupts, temporary_folder
 
 if TYPE_CHECKING:
-    from vipllava_jax.benchmark.ceilings import Ceilings
     from vipllava_jax.benchmark.subject import Subject
     from vipllava_jax.benchmark.timing import Line, Result
+    from vipllava_jax.ceilings import Ceilings
     from vipllava_jax.config import Config
 
 WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'load', 'convert')
@@ -110,7 +110,8 @@ def bench(
     outputs = {name: path for name, path in (('--json', json_file), ('--plot', plot)) if path}
     check(source, preset, peer, quantize, outputs)
     reserve(shared=peer is not None)
-    from vipllava_jax.benchmark import ceilings, plan, storage
+    from vipllava_jax import ceilings
+    from vipllava_jax.benchmark import plan, storage
     from vipllava_jax.benchmark.measure import compilation_cache
 
     with compilation_cache(), temporary_folder('vipllava-bench-') as place:

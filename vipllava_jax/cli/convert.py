@@ -45,10 +45,9 @@ def convert(
       vipllava convert ./vip-llava-7b ./for-transformers --verify
       vipllava convert ./vip-llava-7b ./tuned-for-transformers --adapter ./adapter
     """
-    from vipllava_convert import to_flax, to_torch
-    from vipllava_convert import verify as verifying
-
     from vipllava_jax import checkpoint
+    from vipllava_jax.convert import to_flax, to_torch
+    from vipllava_jax.convert import verify as verifying
     from vipllava_jax.folders import check_place
     from vipllava_jax.loading import locate
     from vipllava_jax.messages import printable

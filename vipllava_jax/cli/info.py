@@ -88,9 +88,8 @@ def programs() -> dict[str, str]:
 
 def checkpoint(folder: Path) -> dict[str, Any]:
     """A checkpoint folder's format, sizes and templates, read from headers only."""
-    from vipllava_convert import to_flax
-
     from vipllava_jax import checkpoint as ours
+    from vipllava_jax.convert import to_flax
     from vipllava_jax.inputs.processor import Processor
 
     if ours.is_checkpoint(folder):

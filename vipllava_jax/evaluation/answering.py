@@ -11,6 +11,8 @@ import numpy as np
 
 from vipllava_jax.arrays import ahead
 from vipllava_jax.config import Config
+from vipllava_jax.data.marking import drawn
+from vipllava_jax.data.rows import BrokenRow, checked
 from vipllava_jax.evaluation.cases import Case, Cases
 from vipllava_jax.generation.stopping import ends, until
 from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, pixels
@@ -18,8 +20,6 @@ from vipllava_jax.inputs.processor import Batch, Processor
 from vipllava_jax.inputs.prompts import DEFAULT, check
 from vipllava_jax.messages import brief
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training.marking import drawn
-from vipllava_jax.training.rows import BrokenRow, checked
 
 THREADS = min(8, os.cpu_count() or 1)
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vipllava_jax.data import rows, vcr
+from vipllava_jax.data.marking import Prompted
+from vipllava_jax.data.region_prompts import compose, data_set
+from vipllava_jax.data.rows import BrokenRow, Row
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
-from vipllava_jax.training import rows, vcr
-from vipllava_jax.training.marking import Prompted
-from vipllava_jax.training.region_prompts import compose, data_set
-from vipllava_jax.training.rows import BrokenRow, Row
 
 
 class Task(NamedTuple):

@@ -9,9 +9,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config
+from vipllava_jax.data.batches import Batch
 from vipllava_jax.inputs.pixels import Settings
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training.batches import Batch
 from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.parts import join
 

@@ -19,7 +19,7 @@ from vipllava_jax.training.prepare import Plan
 
 def check_replaced(target: Path) -> None:
     """Raises CheckpointError if replacing an earlier result would delete files that are not part of it."""
-    from vipllava_convert.adapters import CONFIG, PAIRS
+    from vipllava_jax.convert.adapters import CONFIG, PAIRS
 
     of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *FILES)
     check_only(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
@@ -30,7 +30,7 @@ def write(plan: Plan, trained: Params, frozen: Params) -> None:
     target = output_folder.result(plan.settings)
     finite.check_result(target, trained)  # first, because writing takes long
     if target.name == 'adapter':
-        from vipllava_convert import adapters
+        from vipllava_jax.convert import adapters
 
         adapters.save(
             target,

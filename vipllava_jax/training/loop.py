@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vipllava_jax import ceilings
 from vipllava_jax.arrays import flat
-from vipllava_jax.benchmark import ceilings
-from vipllava_jax.benchmark.cost import Costs
+from vipllava_jax.data.batches import Batch
+from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.generation.finite import describe_not_finite
 from vipllava_jax.messages import listed
+from vipllava_jax.model.cost import Costs
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.signals import catch_signals
 from vipllava_jax.training import config, export, identity, output_folder, prepare
-from vipllava_jax.training.batches import Batch
 from vipllava_jax.training.checkpoints import Checkpoints, check_unlocked, locked, opened
 from vipllava_jax.training.evaluation import held_out
 from vipllava_jax.training.finite import NotFinite
@@ -29,7 +30,6 @@ from vipllava_jax.training.pace import Pace, Watched, rates
 from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import Plan
 from vipllava_jax.training.progress import Silent
-from vipllava_jax.training.rows import BrokenRow
 from vipllava_jax.training.step import State
 
 NAMED = 4  # rows that a message names

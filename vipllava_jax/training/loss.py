@@ -9,10 +9,10 @@ import numpy as np
 from jax import Array
 
 from vipllava_jax.config import Config
+from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.model.layers import RMSNorm
 from vipllava_jax.model.llama import Layer, See
 from vipllava_jax.model.vipllava import Params, VipLlava
-from vipllava_jax.training.conversations import IGNORE
 from vipllava_jax.training.recipes import REMATS
 
 AT_ONCE = 2**25  # logits in memory at the same time, 134 MB in float32

@@ -14,15 +14,16 @@ import jax.numpy as jnp
 from vipllava_jax import loading
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
+from vipllava_jax.data import rows
+from vipllava_jax.data.batches import Batches
+from vipllava_jax.data.conversations import Limit, check
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import Leaves
 from vipllava_jax.messages import printable
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training import finite, lora, output_folder, rows
-from vipllava_jax.training.batches import Batches
+from vipllava_jax.training import finite, lora, output_folder
 from vipllava_jax.training.config import STEPS, Settings
-from vipllava_jax.training.conversations import Limit, check
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split, wholly
 from vipllava_jax.training.progress import Silent

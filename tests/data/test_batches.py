@@ -1,0 +1,213 @@
+"""A step's batch is the same whichever process makes it, and an epoch has every row once."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vipllava_jax as vj
+from tests.data.test_region_prompts import ROWS
+from tests.data.test_vcr import META
+from tests.data.test_vcr import ROW as VCR
+from tests.makers import noise
+from tests.training.conftest import region_row, write_lines
+from vipllava_jax.data.batches import Batches
+from vipllava_jax.data.conversations import IGNORE
+from vipllava_jax.data.rows import BrokenRow, Rows, read
+from vipllava_jax.inputs.pixels import levels
+
+
+def mixed(count):
+    """Rows with no, one or two pictures, and conversations of many lengths."""
+    rows = []
+    for n in range(count):
+        talk = [
+            {'from': 'human', 'value': 'What is <bbox0>?' if n % 3 else 'Hello' * (n % 7)},
+            {'from': 'gpt', 'value': 'A dog ' * (n % 11 + 1)},
+        ] * (n % 2 + 1)
+        row = region_row(id=f'x-{n}', conversations=talk)
+        if n % 3 == 0:
+            del row['image'], row['bboxes']
+        elif n % 3 == 1:
+            row['image'] = ['a.png', 'b.jpg']
+        rows.append(row)
+    return rows
+
+
+@pytest.fixture
+def rows(pictures) -> Rows:
+    return read([write_lines(pictures / 'rows.jsonl', mixed(23))])
+
+
+def same(a, b):
+    assert a.ids == b.ids
+    for x, y in zip(a[:4], b[:4], strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_a_batch_is_the_same_whoever_makes_it(rows, processor, workers):
+    batches = Batches(rows, processor, batch_size=4, seed=3, bucket=16, fit='pad', workers=workers)
+    assert batches.steps == 6
+    for step, batch in zip(range(4, 15), batches.iterate(4, 15), strict=True):
+        same(batch, Batches(rows, processor, batch_size=4, seed=3, bucket=16, fit='pad').at(step))
+
+
+def test_what_a_batch_holds(rows, processor):
+    batches = Batches(rows, processor, batch_size=4, bucket=16, fit='pad')
+    for step in range(6):
+        batch = batches.at(step)
+        assert [array.dtype for array in batch[:4]] == [np.int32, np.int32, np.uint8, np.int32]
+        assert batch.tokens.shape == batch.targets.shape
+        assert batch.tokens.shape[1] % 16 == 0
+        assert batch.images.shape == (4, batch.image_counts.max(), 28, 28, 3)
+        for tokens, targets, images, count in zip(*batch[:4], strict=True):
+            length = np.flatnonzero(tokens != processor.tokenizer.pad)[-1] + 1
+            assert (tokens == processor.image_id).sum() == count * processor.patches
+            assert images[:count].any(axis=(1, 2, 3)).all()
+            assert not images[count:].any()
+            known = targets[: length - 1] != IGNORE
+            assert known.any()
+            assert (targets[: length - 1] == tokens[1:length])[known].all()
+            assert (targets[length - 1 :] == IGNORE).all()
+
+
+def test_each_epoch_has_every_row_once_and_another_order(rows, processor):
+    batches = Batches(rows, processor, batch_size=4, fit='pad')
+    epochs = [[name for step in range(6 * e, 6 * e + 6) for name in batches.at(step).ids] for e in (0, 1)]
+    for names in epochs:
+        assert sorted(names[:23]) == sorted(f'x-{n}' for n in range(23))
+        assert names[23:] == names[:1]
+    assert epochs[0] != epochs[1]
+    assert Batches(rows, processor, batch_size=4, seed=1, fit='pad').at(0).ids != batches.at(0).ids
+
+
+def test_marks_vary_with_the_epoch_and_the_seed_alone(pictures, processor):
+    rows = read([write_lines(pictures / 'rows.jsonl', [region_row(marks=['ellipse:4,5,20,25'])])])
+    looks = [
+        Batches(rows, processor, batch_size=1, seed=seed, fit='pad').at(step).images
+        for seed in (0, 1)
+        for step in (0, 1)
+    ]
+    looks.append(Batches(rows, processor, batch_size=1, seed=None, fit='pad').at(0).images)
+    assert len({look.tobytes() for look in looks}) == 5
+    fixed = vj.draw(pictures / 'a.png', [vj.Mark('ellipse', box=(4, 5, 20, 25))])
+    np.testing.assert_array_equal(looks[-1][0, 0], levels(fixed, processor.settings, 'pad'))
+
+
+def test_evaluation_keeps_the_order_and_learns_nothing_from_what_fills_up(rows, processor):
+    batches = Batches(rows, processor, batch_size=4, seed=None, fit='pad')
+    made = list(batches.iterate(0, batches.steps))
+    assert [name for batch in made for name in batch.ids][:23] == [f'x-{n}' for n in range(23)]
+    assert (made[-1].targets[:3] != IGNORE).any(axis=1).all()
+    assert (made[-1].targets[3:] == IGNORE).all()
+    same(batches.at(6), batches.at(0))
+
+
+def test_few_rows_fill_a_large_batch(pictures, processor):
+    rows = read([write_lines(pictures / 'rows.jsonl', mixed(3))])
+    batches = Batches(rows, processor, batch_size=8, fit='pad')
+    assert batches.steps == 1
+    assert batches.at(0).ids == batches.at(0).ids[:3] * 2 + batches.at(0).ids[:2]
+
+
+def test_rows_of_every_data_set_become_batches(pictures, processor):
+    (pictures / 'meta').mkdir()
+    (pictures / 'meta' / '1.json').write_text(json.dumps(META))
+    made = [{'image': 'a.png', **row} for row in (*ROWS.values(), VCR)]
+    rows = read([write_lines(pictures / 'rows.jsonl', made)])
+    batches = Batches(rows, processor, batch_size=len(made), fit='pad')
+    for step in range(10):  # each with other random choices
+        batch = batches.at(step)
+        assert (batch.targets != IGNORE).any(axis=1).all()
+        assert batch.image_counts.tolist() == [1] * len(made)
+
+
+@pytest.fixture
+def spoilt(pictures) -> Rows:
+    """A file of ten rows; the pictures of the fourth and fifth can be opened but not decoded."""
+    data = (pictures / 'b.jpg').read_bytes()
+    (pictures / 'cut.jpg').write_bytes(data[: len(data) // 2])
+    made = [region_row(id=f'x-{n}', image='cut.jpg' if n in (3, 4) else 'a.png') for n in range(10)]
+    return read([write_lines(pictures / 'rows.jsonl', made)])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_picture_that_cannot_be_decoded_stops_the_run_with_its_row(spoilt, processor, workers):
+    batches = Batches(spoilt, processor, batch_size=2, seed=None, workers=workers)
+    with pytest.raises(BrokenRow, match=r"rows.jsonl, line 4: '.*cut.jpg' is damaged or cut short"):
+        list(batches.iterate(0, 5))
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_or_the_next_good_row_takes_its_place(spoilt, processor, workers):
+    told = []
+    batches = Batches(
+        spoilt, processor, batch_size=2, seed=None, workers=workers, skip_broken=True, report=told.append
+    )
+    made = [batch.ids for batch in batches.iterate(0, 10)]
+    assert made[:5] == [('x-0', 'x-1'), ('x-2', 'x-5'), ('x-5', 'x-5'), ('x-6', 'x-7'), ('x-8', 'x-9')]
+    assert made[5:] == made[:5]
+    assert len(told) == 2
+    assert all('skipped: ' in line and 'cut.jpg' in line for line in told)
+
+
+def test_nothing_but_broken_rows_ends(pictures, processor, spoilt):
+    rows = spoilt.take(np.array([3, 4]))
+    with pytest.raises(BrokenRow, match='line 4: this row and the 99 after it are broken'):
+        Batches(rows, processor, batch_size=1, seed=None, skip_broken=True, report=list).at(0)
+
+
+def test_a_question_that_leaves_no_room_for_its_answer_is_passed_over(pictures, processor):
+    long = [{'from': 'human', 'value': 'Hello ' * 300}, {'from': 'gpt', 'value': 'Hello'}]
+    made = [region_row(id=n, **({'conversations': long} if n == 1 else {})) for n in range(3)]
+    told = []
+    rows = read([write_lines(pictures / 'rows.jsonl', made)])
+    batches = Batches(rows, processor, batch_size=1, seed=None, max_length=300, fit='pad', report=told.append)
+    assert [batch.ids for batch in batches.iterate(0, 3)] == [('0',), ('2',), ('2',)]
+    assert len(told) == 1
+    assert 'line 2: its question alone fills max_length 300' in told[0]
+
+
+def test_a_mark_that_the_crop_cuts_off_is_told_once(pictures, processor):
+    Image.new('RGB', (90, 30)).save(pictures / 'wide.png')
+    made = [region_row(id=f'x-{n}', image='wide.png', bboxes=[[1, 1, 20, 20]]) for n in range(6)]
+    rows = read([write_lines(pictures / 'rows.jsonl', made)])
+    with pytest.warns(UserWarning, match='line 1: the crop cuts off the mark rectangle.*pad') as seen:
+        list(Batches(rows, processor, batch_size=2, seed=None).iterate(0, 3))
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        Batches(rows, processor, batch_size=2, seed=None, fit='pad').at(0)
+
+
+def test_what_cannot_be_is_told_before_the_start(rows, processor):
+    for options, message in [
+        (dict(batch_size=0), 'batch_size is 0'),
+        (dict(bucket=-1), 'bucket is -1'),
+        (dict(seed=-1), 'seed is -1: give 0 to'),
+        (dict(seed=10**30), 'seed is 1'),
+        (dict(seed=10**5000), 'seed is a whole number of 5001 digits'),
+        (dict(batch_size=10**9), 'batch_size is 1000000000: give 1 to 65,536'),
+        (dict(max_length=10**400), 'max_length is a whole number of 401 digits'),
+        (dict(bucket=2**31), 'bucket is 2147483648'),
+        (dict(template='hub'), "no training in template 'hub'"),
+        (dict(fit='stretch'), "unknown fit 'stretch'"),
+        (dict(max_length=8), r'line 2: its 2 image\(s\) alone are 8 tokens: max_length 8 is too short'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Batches(rows, processor, **{'batch_size': 2, **options})
+
+
+def test_pictures_are_as_the_processor_makes_them(pictures, processor):
+    row = region_row(bboxes=None, image=['a.png', 'b.jpg'])
+    row['conversations'] = [{'from': 'human', 'value': 'What?'}, {'from': 'gpt', 'value': 'x'}]
+    (pictures / 'l.json').write_text(json.dumps([row]))
+    batch = Batches(read([pictures / 'l.json']), processor, batch_size=1, fit='pad').at(0)
+    theirs = processor('What?', [noise(40, 30), pictures / 'b.jpg'], fit='pad')
+    np.testing.assert_array_equal(processor.settings.normalize(batch.images), theirs.images)
+    n = theirs.lengths[0]
+    np.testing.assert_array_equal(batch.tokens[0, :n], theirs.tokens[0, :n])

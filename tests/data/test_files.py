@@ -1,0 +1,40 @@
+"""The offsets of rows agree with a JSON parser, for windows of any size."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vipllava_jax.data import files
+
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def texts(path):
+    data = path.read_bytes()
+    return [json.loads(data[start : start + size]) for start, size, _ in files.spans(path)]
+
+
+@given(
+    st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=4), min_size=1, max_size=9),
+    st.sampled_from([None, 1]),
+    st.booleans(),
+    st.sampled_from(['', '\ufeff', '\n ']),
+    st.sampled_from([8, 64, 1 << 20]),
+)
+def test_both_kinds_of_files_give_their_rows(tmp_path_factory, rows, indent, ascii, before, window):
+    folder = tmp_path_factory.mktemp('files')
+    (folder / 'l.json').write_text(before + json.dumps(rows, indent=indent, ensure_ascii=ascii), 'utf-8')
+    lines = '\n\n'.join(json.dumps(row, ensure_ascii=ascii) for row in rows)
+    (folder / 'l.jsonl').write_text(before + lines, 'utf-8')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, 'WINDOW', window)
+        assert texts(folder / 'l.json') == texts(folder / 'l.jsonl') == rows
+    assert [line for *_, line in files.spans(folder / 'l.jsonl')] == [
+        2 * n + 1 + before.count('\n') for n in range(len(rows))
+    ]

@@ -1,0 +1,131 @@
+"""Marks of a row differ in looks and phrases, and rounding never moves them outside the picture."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vipllava_jax.data.marking import Object, inserted, inside_picture, mention, objects, styles, text_of
+from vipllava_jax.inputs.marks import COLORS, Mark, draw
+
+
+@given(st.integers(0, 12), st.integers(0, 1000))
+def test_marks_of_one_shape_have_names_and_different_ones(count, seed):
+    looks = styles(count, np.random.default_rng(seed), ('rectangle', 'ellipse'))
+    assert len(looks) == count
+    names = [color for _, color in looks if isinstance(color, str)]
+    assert len(set(names)) == len(names)
+    shapes = [shape for shape, _ in looks]
+    needed = sum(shapes.count(shape) > 1 for shape in shapes)
+    assert len(names) >= min(needed, len(COLORS))
+
+
+def test_a_shape_that_comes_once_has_a_name_in_half_of_the_cases():
+    looks = [styles(1, np.random.default_rng(seed))[0] for seed in range(400)]
+    assert 150 < sum(isinstance(color, str) for _, color in looks) < 250
+
+
+def test_without_a_generator_looks_are_fixed():
+    assert styles(2, None) == [('rectangle', 'red'), ('rectangle', 'lime')]
+    assert styles(10, None)[9] == ('rectangle', 'red')
+
+
+@given(st.tuples(*[st.floats(-1, 1)] * 4))
+def test_rounding_is_forgiven(off):
+    box = [c + d for c, d in zip((0, 0, 40, 30), off, strict=True)]
+    outline = [box[0], box[1], box[2], box[1], box[2], box[3]]
+    for place in (Object(box), Object(box, (outline,))):
+        mark = inside_picture(place.mark('rectangle', 'red'), (40, 30))
+        assert all(0 <= c <= limit for c, limit in zip(mark.box, (40, 30) * 2, strict=True))
+        assert all(abs(c - d) <= 1 for c, d in zip(mark.box, box, strict=True))
+        draw(Image.new('RGB', (40, 30)), mark)
+
+
+@pytest.mark.parametrize('box', [[-1.5, 0, 9, 9], [0, 0, 41.5, 9], [0, 0, 9, 31.5], [39.9, 0, 40.5, 9]])
+def test_what_lies_further_outside_is_not(box):
+    with pytest.raises(ValueError, match='outside the picture|less than a pixel'):
+        inside_picture(Object(box).mark('rectangle', 'red'), (40, 30))
+
+
+def test_an_exact_mark_is_not_moved():
+    mark = Mark('rectangle', box=(0, 0, 40.5, 30), units=None)
+    with pytest.raises(ValueError, match='outside the picture'):
+        inside_picture(mark, (40, 30))
+    fractions = Mark('arrow', point=(0.5, 1))
+    assert inside_picture(fractions, (40, 30)) is fractions
+
+
+def test_tags_become_phrases():
+    assert inserted('a <bbox1> b <bbox> c <bboxes>', ['x', 'y'], 'it') == 'a y b x c <bboxes>'
+    with pytest.raises(ValueError, match=r'it says <bbox2>, but the row has 2 mark\(s\)'):
+        inserted('<bbox2>', ['x', 'y'], 'it')
+    mark = Mark('arrow', point=(1, 1), color='blue')
+    assert mention(mark, None) == 'pointed to by the blue arrow'
+    spoken = {mention(mark, np.random.default_rng(seed)) for seed in range(20)}
+    assert spoken == {'pointed to by the blue arrow', 'pointed to by blue arrow'}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'bboxes': '1239'}, '"bboxes" is \'1239\': expected a list of boxes'),
+        ({'bboxes': ['1239']}, '"bboxes"[0]: expected numbers, found \'1239\''),
+        ({'bboxes': [[1, 2, 30, 40], list('1239')]}, '"bboxes"[1]: expected numbers, found \'1\''),
+        ({'bboxes': [[1, 2, 3, None]]}, '"bboxes"[0]: expected numbers, found None'),
+        ({'bboxes': [[True, 2, 3, 4]]}, '"bboxes"[0]: expected numbers, found True'),
+        ({'bboxes': [[1, 2, 3, 10**400]]}, '"bboxes"[0]: coordinates must be finite'),
+        ({'bboxes': [[1, 2, 3, float('nan')]]}, '"bboxes"[0]: coordinates must be finite'),
+        ({'bboxes': [{'x': 1}]}, '"bboxes"[0]: expected numbers'),
+        ({'bboxes': [[[1, 2], [3, 4]]]}, '"bboxes"[0]: found 2 numbers'),
+        ({'bboxes': {'0': [1, 2, 3, 4]}}, '"bboxes" is {'),
+        ({'bboxes': False}, '"bboxes" is False'),
+        ({'segmentations': 'abc'}, '"segmentations" as long a list'),
+        ({'segmentations': [None, None]}, '"segmentations" as long a list'),
+        ({'segmentations': ['1239']}, '"segmentations"[0]: expected a list of polygons'),
+        ({'segmentations': [3]}, '"segmentations"[0]: expected a list of polygons, found 3'),
+        ({'segmentations': [['123456']]}, '"segmentations"[0]: expected a polygon'),
+        ({'segmentations': [[[1, 2, '3', 4, 5, 6]]]}, '"segmentations"[0]: expected numbers, found \'3\''),
+        ({'segmentations': [[[1, 2, None, 4, 5, 6]]]}, '"segmentations"[0]: expected numbers, found None'),
+        ({'segmentations': [[[1, 2, 1e300, 4, 5, 6]]]}, '"segmentations"[0]: coordinates must be finite'),
+        ({'segmentations': [{'counts': 'x'}]}, '"segmentations"[0]: a segmentation is run-length encoded'),
+        ({'segmentations': [[[[[1]]]]]}, '"segmentations"[0]: expected numbers, found [1]'),
+    ],
+)
+def test_a_wrong_place_is_named(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        objects({'bboxes': [[1, 2, 30, 40]], **changes})
+
+    assert len(str(caught.value)) < 500
+
+
+def test_outlines_without_an_area_are_left_out():
+    square = [1, 1, 9, 1, 9, 9]
+    for outline in (
+        [square],
+        [[[1, 1], [9, 1], [9, 9]]],
+        [square, [1, 2], [], [1, 1, 5, 5, 9, 9], [1, 1, 9, 1]],
+    ):
+        (place,) = objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [outline]})
+        assert place.polygons == ([1, 1, 9, 1, 9, 9],)
+    assert objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [[]]})[0].polygons == ()
+    assert objects({}) == objects({'bboxes': None}) == objects({'bboxes': []}) == []
+
+
+@pytest.mark.parametrize(
+    'value', [3, None, '', [], {'a': [1]}, [[[[]]]], pytest.param(10**5000, id='5001 digits')]
+)
+def test_a_field_that_is_no_text(value):
+    with pytest.raises(ValueError, match=r'"answer" is .*: expected a text') as caught:
+        text_of({'answer': value}, 'answer')
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize('tag', ['<bbox' + '9' * 5000 + '>', '<bbox9999999999>'])
+def test_a_tag_with_a_number_too_large(tag):
+    with pytest.raises(ValueError, match='but the row has 1 mark') as caught:
+        inserted(tag, ['x'], 'it')
+    assert len(str(caught.value)) < 200
+    assert inserted('<bbox\u0661> <bbox00>', ['x'], 'it') == '<bbox\u0661> x'

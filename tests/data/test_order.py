@@ -1,0 +1,38 @@
+"""An epoch's order has all rows, and batches of rows with similar lengths."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vipllava_jax.data import order
+from vipllava_jax.data.rows import Rows
+
+
+def counted(count, rng):
+    return Rows(
+        (), (), None, *[np.zeros(count, int)] * 5, rng.integers(0, 3, count), rng.integers(0, 999, count)
+    )
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.booleans(), st.integers(0, 3), st.integers(0, 3))
+def test_an_order_is_of_all_rows(count, batch_size, by_length, seed, epoch):
+    rows = counted(count, np.random.default_rng(0))
+    found = order.shuffled(rows, batch_size, by_length, seed, epoch)
+    assert sorted(found) == [*range(count)]
+    np.testing.assert_array_equal(found, order.shuffled(rows, batch_size, by_length, seed, epoch))
+
+
+def test_rows_of_a_batch_are_of_about_one_length():
+    rows = counted(4000, np.random.default_rng(0))
+    grouped = order.shuffled(rows, 8, True, 0, 0).reshape(-1, 8)
+    mixed_up = order.shuffled(rows, 8, False, 0, 0).reshape(-1, 8)
+    assert np.ptp(rows.letters[grouped], axis=1).mean() < np.ptp(rows.letters[mixed_up], axis=1).mean() / 5
+    assert (np.ptp(rows.images[grouped], axis=1) > 0).mean() < 0.05
+    means = rows.letters[grouped].mean(axis=1)
+    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
+
+
+def test_what_varies_in_a_row_has_a_seed_of_its_own():
+    seeds = {order.sample_seed(s, e, name) for s in (0, 1) for e in (0, 1) for name in ('a', '0 a', '\ud800')}
+    assert len(seeds) == 12
+    assert order.sample_seed(3, 1, 'x-1') == order.sample_seed(3, 1, 'x-1')

@@ -1,0 +1,98 @@
+"""Applies an adapter, quantization and a dtype to weights, leaf by leaf as they are read."""
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from vipllava_jax.checkpoint import quantized
+from vipllava_jax.config import Config
+from vipllava_jax.convert import tensors
+from vipllava_jax.convert.adapters import Adapter, Pair, read, summed
+from vipllava_jax.convert.table import Leaf, arrange
+from vipllava_jax.convert.tensors import Tensor
+from vipllava_jax.model.quantized import Quantized, quantize
+from vipllava_jax.model.weights import LoRA
+
+
+def prepared(
+    weights: Iterable[tuple[str, Any]],
+    cfg: Config,
+    *,
+    dtype: DTypeLike | None = None,
+    quantize: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
+) -> Iterable[tuple[str, Any]]:
+    """Leaves as stored, or their shapes -> with the adapter, then quantised or cast to `dtype`.
+
+    Without an adapter or `quantize` the leaves pass unchanged: the caller has read them in `dtype`.
+    """
+    if adapter:
+        weights = with_adapter(weights, read(adapter, cfg), None if quantize else dtype, merge=merge)
+    return quantized(weights, quantize, dtype)
+
+
+def with_adapter(
+    weights: Iterable[tuple[str, Any]],
+    adapter: Adapter,
+    dtype: DTypeLike | None = None,
+    *,
+    merge: bool = True,
+) -> Iterator[tuple[str, Any]]:
+    """Leaves as stored, or their shapes -> with an adapter merged into them, all floats in `dtype`.
+
+    Pairs for quantised weights, or with `merge` false all pairs, are kept separate, in float32.
+    """
+    for path, leaf in weights:
+        abstract = isinstance(jax.tree.leaves(leaf)[0], jax.ShapeDtypeStruct)
+        if path in adapter.whole and not abstract:
+            leaf = _replacement(leaf, *adapter.whole[path])
+        fixed = isinstance(leaf, Quantized)
+        pair = adapter.pairs.get(path)
+        if pair and merge and not fixed:
+            leaf = _with_pair(leaf, pair, abstract)
+        if isinstance(leaf, LoRA) or not (fixed or dtype in (None, leaf.dtype)):
+            leaf = jax.eval_shape(partial(_cast, dtype=dtype), leaf) if abstract else _cast(leaf, dtype=dtype)
+        if pair and (fixed or not merge):
+            leaf = _with_pair(leaf, pair, abstract)
+        yield path, leaf
+
+
+@partial(jax.jit, static_argnames='dtype')
+def _cast(w: Any, dtype: DTypeLike | None) -> jax.Array:
+    """A weight in `dtype`, or in its own type; an adapter is merged."""
+    return w.astype(dtype or w.dtype)
+
+
+def _with_pair(base: Any, pair: Pair, abstract: bool) -> LoRA:
+    """A leaf, or its shape, with a pair in our layout: [R, in] and [out, R] of the file -> in R, R out."""
+    (rank, _), ours, n = pair.a.shape, pair.leaf.shapes[1], summed(pair.leaf)
+    into, out = (*ours[:n], rank), (rank, *ours[n:])
+    a: Any
+    b: Any
+    if abstract:
+        a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (into, out))
+    else:
+        place = jax.tree.leaves(base)[0].sharding
+        a, b = (
+            jax.device_put(_array(tensor).T.reshape(shape).astype(np.float32), place)
+            for tensor, shape in ((pair.a, into), (pair.b, out))
+        )
+    return LoRA(base, a, b, pair.scale)
+
+
+def _replacement(leaf: Any, row: Leaf, tensor: Tensor) -> Any:
+    """A tensor of a file in the layout and type, and on the device, of the leaf that it replaces."""
+    first = jax.tree.leaves(leaf)[0]
+    x = jax.device_put(arrange(_array(tensor), row.layout, dict(row.sizes)), first.sharding)
+    return quantize(x, summed(row), leaf.dtype.name) if isinstance(leaf, Quantized) else x.astype(leaf.dtype)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensors.read(tensor, memoryview(bytearray(tensor.span)))

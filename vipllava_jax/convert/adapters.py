@@ -1,0 +1,264 @@
+"""Reads and writes adapters in peft's format, and reads the authors' additional files."""
+
+import os
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from vipllava_jax.arrays import flat
+from vipllava_jax.config import Config
+from vipllava_jax.convert.adapter_config import CONFIG, AdapterConfig
+from vipllava_jax.convert.adapter_coverage import missing_pairs, missing_weights
+from vipllava_jax.convert.faults import described, ranges
+from vipllava_jax.convert.table import (
+    BRIDGE,
+    TEXT,
+    UNUSED,
+    Leaf,
+    arrange,
+    axes,
+    canonical,
+    leaves,
+    reverse,
+)
+from vipllava_jax.convert.tensors import READABLE, Tensor, check_views
+from vipllava_jax.convert.torch_files import read_file
+from vipllava_jax.files import write_json
+from vipllava_jax.folders import listing, new_folder
+from vipllava_jax.messages import CheckpointError, brief, printable
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.model.weights import LoRA
+
+PAIRS = ('adapter_model.safetensors', 'adapter_model.bin')
+WHOLE = ('non_lora_trainables.bin', 'mm_projector.bin')  # the authors' files of fully trained weights
+PREFIX = 'base_model.model.'
+HALF = re.compile(r'(?P<module>.+)\.lora_(?P<half>[AB])(\.\w+)?\.weight')
+
+Halves = dict[str, tuple[str, Tensor]]  # name and tensor by 'A' and 'B', or by '' for a whole weight
+
+
+class Pair(NamedTuple):
+    """The low-rank pair of a linear layer."""
+
+    leaf: Leaf
+    a: Tensor  # [R, in]
+    b: Tensor  # [out, R]
+    scale: float
+
+
+class Adapter(NamedTuple):
+    """Where the tensors of an adapter are in its files, by the paths of the params."""
+
+    pairs: Mapping[str, Pair]
+    whole: Mapping[str, tuple[Leaf, Tensor]]  # weights that replace the model's own
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter."""
+    return any((folder / name).exists() for name in PAIRS + WHOLE)
+
+
+def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
+    """An adapter's folder -> its tensors for a model of that config, with all but their values checked.
+
+    Raises CheckpointError that names everything that does not fit.
+    """
+    folder = Path(source).expanduser()
+    if not is_adapter(folder):
+        found = listing(folder) if folder.is_dir() else 'no such folder'
+        raise CheckpointError(f'{folder}: no adapter: looked for {", ".join(PAIRS + WHOLE)}, found {found}')
+    files = [name for name in PAIRS if (folder / name).exists()][:1]
+    config = AdapterConfig(folder / CONFIG, optional=not files)
+    files += [name for name in WHOLE if (folder / name).exists()]
+    table = {leaf.name: leaf for leaf in leaves(cfg)}
+    faults: dict[str, list[str]] = defaultdict(list)
+    parts = _parts(folder, files, table, faults)
+    for leaf, halves in parts.items():
+        _check(leaf, halves, config, faults)
+    _check_coverage(parts, table, config, faults)
+    if problems := described({kind: ranges(names) for kind, names in faults.items()}):
+        raise CheckpointError(f'{folder}: not an adapter of this model. {problems}{config.advice}')
+    if not parts:
+        raise CheckpointError(
+            f'{folder}: {" and ".join(files)} hold no tensors for this model; train it again'
+        )
+    check_views((tensor for halves in parts.values() for _, tensor in halves.values()), str(folder))
+    _warn_of_projector(folder, parts)
+    _warn_of_unnamed(folder, parts, config)
+    return Adapter(
+        {
+            leaf.path: Pair(
+                leaf, halves['A'][1], halves['B'][1], config.rank_and_scale(_module(halves['A'][0])[0])[1]
+            )
+            for leaf, halves in parts.items()
+            if 'A' in halves
+        },
+        {leaf.path: (leaf, halves[''][1]) for leaf, halves in parts.items() if '' in halves},
+    )
+
+
+def _parts(
+    folder: Path, files: list[str], table: Mapping[str, Leaf], faults: dict[str, list[str]]
+) -> dict[Leaf, Halves]:
+    """The tensors for each leaf; adds to the faults tensors that occur twice or that fit no leaf."""
+    parts: dict[Leaf, Halves] = defaultdict(dict)
+    for file in files:
+        for name, tensor in read_file(folder / file).items():
+            module, half = _module(name)
+            leaf = table.get(canonical(module + '.weight' if half else module))
+            if leaf and (summed(leaf) or not half):
+                if half in parts[leaf]:
+                    faults['stored twice'].append(name)
+                parts[leaf][half] = name, tensor
+            elif not UNUSED.fullmatch(module):
+                faults['not in the model'].append(name)
+    return parts
+
+
+def _check_coverage(
+    parts: Mapping[Leaf, Halves],
+    table: Mapping[str, Leaf],
+    config: AdapterConfig,
+    faults: dict[str, list[str]],
+) -> None:
+    """Adds to the faults what the config lists and the files lack."""
+    pairs = {leaf.name: halves.get('A') or halves.get('B') for leaf, halves in parts.items()}
+    held = {name: _module(found[0])[0] for name, found in pairs.items() if found}
+    linear = [leaf for leaf in table.values() if summed(leaf)]
+    faults[f'without the pair that {CONFIG} says it has'] += missing_pairs(linear, held, config)
+    whole = [leaf.name for leaf, halves in parts.items() if '' in halves]
+    faults['missing from the weights that were trained whole'] += missing_weights(table, whole, config)
+
+
+def _warn_of_projector(folder: Path, parts: Mapping[Leaf, Halves]) -> None:
+    """Warns of an adapter of the authors' training without the projector that was tuned with it."""
+    names = [name for halves in parts.values() for name, _ in halves.values()]
+    of_authors = any(name.startswith(f'{PREFIX}model.layers.') for name in names)
+    if of_authors and not any(leaf.name.startswith(BRIDGE) for leaf in parts):
+        warnings.warn(
+            printable(
+                f"{folder}: no {WHOLE[0]}, where the authors' training leaves the projector that it tunes; "
+                "the model's own is used"
+            ),
+            stacklevel=3,
+        )
+
+
+def _warn_of_unnamed(folder: Path, parts: Mapping[Leaf, Halves], config: AdapterConfig) -> None:
+    """Warns of pairs for modules that the config does not list, which peft would not load."""
+    modules = [_module(halves['A'][0])[0] for halves in parts.values() if 'A' in halves]
+    unnamed = [module for module in modules if config.targets and not config.adapts(module)]
+    if unnamed:
+        names = ranges(unnamed)
+        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+        warnings.warn(
+            printable(
+                f'{folder}: holds pairs for modules that {CONFIG} does not name (target_modules, '
+                f'layers_to_transform): {", ".join(names[:3])}{more}; they are used, which peft would not do'
+            ),
+            stacklevel=3,
+        )
+
+
+def _module(name: str) -> tuple[str, str]:
+    """'base_model.model.….q_proj.lora_A.weight' -> '….q_proj', 'A'; another name without the prefix, ''."""
+    inner = name.removeprefix(PREFIX).replace('.base_layer.', '.')  # peft's name of a weight that has a pair
+    match = HALF.fullmatch(inner)
+    return (match['module'], match['half']) if match else (inner, '')
+
+
+def summed(leaf: Leaf) -> int:
+    """The number of leading axes that a linear layer contracts; 0 for a leaf that is not a linear weight."""
+    theirs, ours = (axes(side) for side in leaf.layout.split('->'))
+    return len(theirs[1]) if len(theirs) == 2 and ''.join(ours) == theirs[1] + theirs[0] else 0
+
+
+def _check(leaf: Leaf, halves: Halves, config: AdapterConfig, faults: dict[str, list[str]]) -> None:
+    """Adds to the faults what is wrong with the tensors for a leaf."""
+    if ('A' in halves) != ('B' in halves):
+        faults['without its other half'] += [name for half, (name, _) in halves.items() if half]
+    for half, (name, tensor) in halves.items():
+        wanted = leaf.shapes[0]
+        if half:
+            rank, _ = config.rank_and_scale(_module(name)[0])
+            wanted = (rank, wanted[1]) if half == 'A' else (wanted[0], rank)
+        if tensor.shape != wanted:
+            shapes = f'{name} {brief(list(tensor.shape))} instead of {list(wanted)}'
+            faults['of another shape'].append(shapes)
+        if tensor.dtype not in READABLE:
+            faults[f'of a type other than {", ".join(READABLE)}'].append(f'{name} ({tensor.dtype})')
+
+
+def save(
+    folder: str | os.PathLike[str],
+    params: Params,
+    cfg: Config,
+    *,
+    projector: bool = False,
+    base: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """The decoder's adapters -> a new folder, for `read`, and for peft on transformers 4.52 or later.
+
+    With `projector` its weights are saved too; `base` is the name of the model that the adapters are for.
+    Raises ValueError for adapters that one config cannot describe.
+    """
+    tensors, config = _exported(params, cfg, projector)
+    size = sum(x.nbytes for x in tensors.values())
+    with new_folder(Path(folder).expanduser(), size, is_adapter, overwrite) as new:
+        save_file(tensors, new / PAIRS[0], metadata={'format': 'pt'})
+        write_json(new / CONFIG, {**config, 'base_model_name_or_path': base})
+
+
+def _exported(params: Params, cfg: Config, projector: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of an adapter's file by peft's names, and the fields of its config."""
+    table, tensors = {leaf.path: leaf for leaf in leaves(cfg)}, {}
+    kinds, modules = set(), set()
+    for path, w in flat(params):
+        row = table.get(path)
+        if isinstance(w, LoRA):
+            if row is None or not row.name.startswith(TEXT + 'model.layers.'):
+                raise ValueError(f"{path}: only adapters of the decoder's layers can be saved")
+            module = row.name.removesuffix('.weight')
+            rank = w.a.shape[-1]
+            tensors[_peft_name(module + '.lora_A.weight')] = np.asarray(w.a, np.float32).reshape(-1, rank).T
+            tensors[_peft_name(module + '.lora_B.weight')] = np.asarray(w.b, np.float32).reshape(rank, -1).T
+            kinds.add((rank, w.scale, w.rate))
+            modules.add('.'.join(module.split('.')[-2:]))
+        elif projector and row and row.name.startswith(BRIDGE):
+            x = np.asarray(w, np.float32)
+            tensors[_peft_name(row.name)] = arrange(x, reverse(row.layout), dict(row.sizes))
+    if len(kinds) != 1:
+        found = ', '.join(f'rank {rank} scale {scale:g}' for rank, scale, _ in sorted(kinds)) or 'none'
+        raise ValueError(f'adapters of one rank, scale and dropout expected, found {found}')
+    config = _config(*kinds.pop(), modules, projector)
+    return {name: np.ascontiguousarray(x) for name, x in tensors.items()}, config
+
+
+def _config(rank: int, scale: float, rate: float, modules: Iterable[str], projector: bool) -> dict[str, Any]:
+    """The fields of an adapter_config.json, except for the name of the base model."""
+    alpha = round(scale * rank, 6)
+    layers = '|'.join(sorted(modules)).replace('.', r'\.')
+    return {
+        'peft_type': 'LORA',
+        'task_type': 'CAUSAL_LM',
+        'r': rank,
+        'lora_alpha': int(alpha) if alpha == int(alpha) else alpha,
+        'lora_dropout': rate,
+        'bias': 'none',
+        'inference_mode': True,
+        # a list of names would match the vision tower too; transformers before 4.52 lacks the inner `model`
+        'target_modules': rf'.*language_model\.(model\.)?layers\.\d+\.({layers})',
+        'modules_to_save': [BRIDGE.rstrip('.')] if projector else None,
+    }
+
+
+def _peft_name(name: str) -> str:
+    """The Hub's name of a tensor -> peft's."""
+    return f'{PREFIX}model.{name.replace(TEXT + "model.", TEXT, 1)}'

@@ -1,0 +1,256 @@
+"""The table of tensors: each one's name in PyTorch checkpoints, its path in our params, and its layouts.
+
+A layout such as '(NH)D->DNH' names axes in the letters of `vipllava_jax.config`: the file's axes left of the
+arrow, ours right of it, with merged axes in parentheses. The names are those of the Hub's checkpoints; names
+from other checkpoints are translated to them first (`canonical`).
+"""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from vipllava_jax.config import Config
+from vipllava_jax.convert.faults import described, ranges
+from vipllava_jax.convert.tensors import LONGEST_NAME, READABLE, Tensor, check_views
+from vipllava_jax.messages import CheckpointError, brief, printable
+
+CLIP = (
+    ('embeddings.class_embedding', 'class_token', 'D->D'),
+    ('embeddings.position_embedding.weight', 'positions', 'PD->PD'),
+    ('embeddings.patch_embedding.weight', 'patch/w', 'Dchw->(hwc)D'),
+    ('pre_layrnorm.weight', 'pre_norm/w', 'D->D'),
+    ('pre_layrnorm.bias', 'pre_norm/b', 'D->D'),
+    ('encoder.layers.{}.layer_norm1.weight', 'layers_{}/norm1/w', 'D->D'),
+    ('encoder.layers.{}.layer_norm1.bias', 'layers_{}/norm1/b', 'D->D'),
+    ('encoder.layers.{}.self_attn.q_proj.weight', 'layers_{}/q/w', '(NH)D->DNH'),
+    ('encoder.layers.{}.self_attn.q_proj.bias', 'layers_{}/q/b', '(NH)->NH'),
+    ('encoder.layers.{}.self_attn.k_proj.weight', 'layers_{}/k/w', '(NH)D->DNH'),
+    ('encoder.layers.{}.self_attn.k_proj.bias', 'layers_{}/k/b', '(NH)->NH'),
+    ('encoder.layers.{}.self_attn.v_proj.weight', 'layers_{}/v/w', '(NH)D->DNH'),
+    ('encoder.layers.{}.self_attn.v_proj.bias', 'layers_{}/v/b', '(NH)->NH'),
+    ('encoder.layers.{}.self_attn.out_proj.weight', 'layers_{}/o/w', 'D(NH)->NHD'),
+    ('encoder.layers.{}.self_attn.out_proj.bias', 'layers_{}/o/b', 'D->D'),
+    ('encoder.layers.{}.layer_norm2.weight', 'layers_{}/norm2/w', 'D->D'),
+    ('encoder.layers.{}.layer_norm2.bias', 'layers_{}/norm2/b', 'D->D'),
+    ('encoder.layers.{}.mlp.fc1.weight', 'layers_{}/up/w', 'FD->DF'),
+    ('encoder.layers.{}.mlp.fc1.bias', 'layers_{}/up/b', 'F->F'),
+    ('encoder.layers.{}.mlp.fc2.weight', 'layers_{}/down/w', 'DF->FD'),
+    ('encoder.layers.{}.mlp.fc2.bias', 'layers_{}/down/b', 'D->D'),
+    ('post_layernorm.weight', 'post_norm/w', 'D->D'),
+    ('post_layernorm.bias', 'post_norm/b', 'D->D'),
+)
+PROJECTOR = (
+    ('projector_layernorm.weight', 'norm/w', 'M->M'),
+    ('projector_layernorm.bias', 'norm/b', 'M->M'),
+    ('linear_1.weight', 'linear_1/w', 'DM->MD'),
+    ('linear_1.bias', 'linear_1/b', 'D->D'),
+    ('linear_2.weight', 'linear_2/w', 'ED->DE'),
+    ('linear_2.bias', 'linear_2/b', 'E->E'),
+)
+LLAMA = (
+    ('model.embed_tokens.weight', 'embed/w', 'VD->VD'),
+    ('model.layers.{}.input_layernorm.weight', 'layers_{}/attn_norm/w', 'D->D'),
+    ('model.layers.{}.self_attn.q_proj.weight', 'layers_{}/q/w', '(NH)D->DNH'),
+    ('model.layers.{}.self_attn.k_proj.weight', 'layers_{}/k/w', '(KH)D->DKH'),
+    ('model.layers.{}.self_attn.v_proj.weight', 'layers_{}/v/w', '(KH)D->DKH'),
+    ('model.layers.{}.self_attn.o_proj.weight', 'layers_{}/o/w', 'D(NH)->NHD'),
+    ('model.layers.{}.post_attention_layernorm.weight', 'layers_{}/mlp_norm/w', 'D->D'),
+    ('model.layers.{}.mlp.gate_proj.weight', 'layers_{}/gate/w', 'FD->DF'),
+    ('model.layers.{}.mlp.up_proj.weight', 'layers_{}/up/w', 'FD->DF'),
+    ('model.layers.{}.mlp.down_proj.weight', 'layers_{}/down/w', 'DF->FD'),
+    ('model.norm.weight', 'norm/w', 'D->D'),
+    ('lm_head.weight', 'head/w', 'VD->DV'),
+)
+
+VISION, BRIDGE, TEXT = 'vision_tower.vision_model.', 'multi_modal_projector.', 'language_model.'
+LAYERS, VISION_LAYERS = TEXT + 'model.layers.', VISION + 'encoder.layers.'
+EMBED, HEAD = TEXT + 'model.embed_tokens.weight', TEXT + 'lm_head.weight'
+
+# Applied in this order, each where it matches the beginning of a name.
+SAME = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        # the authors' code: a tower inside a tower, and the projector's layers by number
+        (r'model\.vision_tower\.vision_tower\.', 'vision_tower.'),
+        (r'model\.mm_projector\.clip_layernorm\.', BRIDGE + 'projector_layernorm.'),
+        (r'model\.mm_projector\.(final_linear\.)?0\.', BRIDGE + 'linear_1.'),
+        (r'model\.mm_projector\.(final_linear\.)?2\.', BRIDGE + 'linear_2.'),
+        # a model in memory: everything but the head below one more `model`
+        (r'model\.(vision_tower|multi_modal_projector|language_model)\.', r'\1.'),
+        # the tower as transformers 5 names it, and a standalone CLIP
+        (r'vision_tower\.(embeddings|pre_layrnorm|encoder|post_layernorm)\b', VISION + r'\1'),
+        (r'vision_model\.', VISION),
+        # the text, with one `model` too few or too many, or a standalone Llama
+        (r'language_model\.(embed_tokens|layers|norm)\.', TEXT + r'model.\1.'),
+        (r'language_model\.model\.model\.', TEXT + 'model.'),
+        (r'(model|lm_head)\.', TEXT + r'\1.'),
+    )
+)
+UNUSED = re.compile(
+    r'(.*\.)?(rotary_emb\.(original_)?inv_freq|embeddings\.position_ids'  # computed, not learned
+    r'|text_model\..*|(text|visual)_projection\.weight|logit_scale)'  # the rest of a whole CLIP
+)
+
+Sizes = tuple[tuple[str, int], ...]  # (letter, size), …: a dict that can be hashed
+
+
+class Leaf(NamedTuple):
+    """A tensor's name and layout in a file and in our params."""
+
+    path: str  # ours, 'llama/layers_0/q/w'
+    name: str  # the Hub's
+    layout: str
+    sizes: Sizes  # of the letters of the layout
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The file's shape and ours."""
+        sizes = dict(self.sizes)
+        theirs, ours = (
+            tuple(math.prod(sizes[a] for a in axis) for axis in axes(side))
+            for side in self.layout.split('->')
+        )
+        return theirs, ours
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shapes[1])
+
+
+class Plan(NamedTuple):
+    """What will be read: a config that fits the weights, a tensor for each leaf, and the unused tensors."""
+
+    cfg: Config
+    pairs: tuple[tuple[Leaf, Tensor], ...]  # in the order in which the bytes lie in the files
+    unused: tuple[str, ...]  # the file's names of tensors that a forward pass does not use
+
+
+def leaves(cfg: Config) -> Iterator[Leaf]:
+    """Every leaf of the params of a model, in the order of the table."""
+    patch, text = cfg.vision.patch_size, cfg.text
+    clip = {**cfg.vision.sizes, 'c': 3, 'h': patch, 'w': patch}
+    projector = {**cfg.sizes, 'E': text.width}
+    for part, prefix, rows, layers, sizes in (
+        ('clip', VISION, CLIP, cfg.vision.layers, clip),
+        ('projector', BRIDGE, PROJECTOR if cfg.projector_norm else PROJECTOR[2:], 0, projector),
+        ('llama', TEXT, LLAMA[:-1] if text.tied else LLAMA, text.layers, text.sizes),
+    ):
+        for name, path, layout in rows:
+            used = tuple((letter, size) for letter, size in sizes.items() if letter in layout)
+            for i in range(layers) if '{}' in name else (0,):
+                yield Leaf(f'{part}/{path.format(i)}', prefix + name.format(i), layout, used)
+
+
+def arrange(x: Any, layout: str, sizes: Mapping[str, int]) -> Any:
+    """Rearranges an array of numpy or jax from the layout left of the arrow to that on the right."""
+    source, target = map(axes, layout.split('->'))
+    letters = ''.join(source)
+    x = x.reshape([sizes[a] for a in letters]).transpose([letters.index(a) for a in ''.join(target)])
+    return x.reshape([math.prod(sizes[a] for a in axis) for axis in target])
+
+
+def reverse(layout: str) -> str:
+    """'(NH)D->DNH' -> 'DNH->(NH)D'."""
+    return '->'.join(reversed(layout.split('->')))
+
+
+def canonical(name: str) -> str:
+    """A tensor's name in any known kind of checkpoint -> its name on the Hub."""
+    for pattern, replacement in SAME:
+        name = pattern.sub(replacement, name, count=1) if pattern.match(name) else name
+    return name
+
+
+def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
+    """The tensors of a checkpoint, by the names in its files, and its config -> what will be read.
+
+    Raises CheckpointError that names all tensors that are missing, unknown, stored twice, of a wrong shape or
+    of an unsupported type.
+    """
+    unused = [name for name in tensors if UNUSED.fullmatch(name)]
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in tensors.keys() - set(unused):
+        found[canonical(name)].append(name)
+    first = {name: tensors[origins[0]] for name, origins in found.items()}
+    cfg = _corrected(first, cfg, where)
+    layers = _layer_faults(found, cfg)
+    wanted = {leaf.name: leaf for leaf in leaves(cfg)}
+    if cfg.text.tied:
+        unused += found.pop(HEAD, [])
+    common = wanted.keys() & found.keys()
+    faults = {
+        **layers,
+        'missing': ranges(wanted.keys() - found.keys()),
+        'unknown': ranges(name for key in found.keys() - wanted.keys() for name in found[key]),
+        'stored twice': [' and '.join(sorted(found[name])) for name in common if len(found[name]) > 1],
+        'of another shape than the config says': [
+            f'{found[name][0]} {brief(list(first[name].shape))} instead of {list(wanted[name].shapes[0])}'
+            for name in common
+            if first[name].shape != wanted[name].shapes[0]
+        ],
+        f'of a type other than {", ".join(READABLE)}': [
+            f'{found[name][0]} ({first[name].dtype})' for name in common if first[name].dtype not in READABLE
+        ],
+    }
+    if problems := described(faults):
+        advice = _advice(found, (first[name].dtype for name in common))
+        raise CheckpointError(f'{where}: its tensors and its config do not fit. {problems}{advice}')
+    pairs = sorted(((wanted[name], first[name]) for name in common), key=lambda pair: pair[1].place)
+    check_views((tensor for _, tensor in pairs), where)
+    return Plan(cfg, tuple(pairs), tuple(sorted(printable(name, LONGEST_NAME) for name in unused)))
+
+
+def _layer_faults(names: Iterable[str], cfg: Config) -> dict[str, list[str]]:
+    """Faults where config.json and the names of tensors disagree on the number of layers."""
+    found: dict[str, set[str]] = {LAYERS: set(), VISION_LAYERS: set()}
+    for name in names:
+        for prefix, numbers in found.items():
+            if name.startswith(prefix):
+                numbers.add(name.removeprefix(prefix).partition('.')[0])
+    faults = {}
+    for prefix, part, said in (
+        (LAYERS, 'decoder', cfg.text.layers),
+        (VISION_LAYERS, 'vision tower', cfg.vision.layers),
+    ):
+        held = len(found[prefix])
+        if held not in (0, said):
+            faults[f'layers of the {part}'] = [f'config.json says {said}, the files hold {held}']
+    return faults
+
+
+def _corrected(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Config:
+    """The config, corrected by the weights: the feature layers, the projector's norm, a tied head."""
+    weight = tensors.get(BRIDGE + 'linear_1.weight')
+    if weight is not None and len(weight.shape) == 2:
+        norm = cfg.projector_norm or BRIDGE + 'projector_layernorm.weight' in tensors
+        try:
+            cfg = cfg.with_projector(weight.shape[1], norm)
+        except ValueError as error:
+            raise CheckpointError(f'{where}: {error}') from None
+    if cfg.text.tied and HEAD in tensors and tensors[HEAD] != tensors.get(EMBED):
+        # a head that is stored separately is not tied, whatever the config says; as in transformers
+        cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, tied=False))
+    return cfg
+
+
+def _advice(found: Mapping[str, list[str]], types: Iterable[str]) -> str:
+    """What to do about whole parts that are missing or quantized."""
+    advice = ''
+    if any(re.fullmatch(r'u?int8|float[468]_\w+', dtype) for dtype in types):
+        advice += '. Weights in so few bits were quantized: take the original and --quantize int8'
+    if HEAD not in found and any(name.startswith(TEXT) for name in found):
+        advice += (
+            '. A model saved without its head cannot answer: save the whole model, or set tie_word_embeddings'
+        )
+    if not any(name.startswith(VISION) for name in found):
+        advice += '. The vision tower is not in this checkpoint: save it together with the rest'
+    return advice
+
+
+def axes(side: str) -> list[str]:
+    """'(NH)D' -> ['NH', 'D']."""
+    return [fused or single for fused, single in re.findall(r'\((\w+)\)|(\w)', side)]

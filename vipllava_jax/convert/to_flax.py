@@ -1,0 +1,169 @@
+"""Converts PyTorch checkpoints to Flax params, leaf by leaf: on a device, or in a folder."""
+
+import functools
+import mmap
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from vipllava_jax.arrays import ahead, nested
+from vipllava_jax.checkpoint import (
+    MARK,
+    PARAMS,
+    Progress,
+    is_checkpoint,
+    read_config,
+    save,
+    weight_type,
+)
+from vipllava_jax.convert.adapted import prepared
+from vipllava_jax.convert.foreign_quantization import refuse_by_config, refuse_by_names
+from vipllava_jax.convert.table import Leaf, Plan, Sizes, arrange, fit
+from vipllava_jax.convert.tensors import READABLE, Tensor, read
+from vipllava_jax.convert.torch_files import open_checkpoint
+from vipllava_jax.folders import check_apart, check_only
+from vipllava_jax.inputs.processor import FILES
+
+THREADS = 6
+AT_ONCE = 1 << 28  # bytes of buffers for converting, where the leaves are in the same memory
+Kind = tuple[str, str, Sizes]  # the dtype in the file, the layout and its sizes: one program for each
+
+
+class Report(NamedTuple):
+    """What a conversion did."""
+
+    tensors: int
+    size: int  # bytes read
+    seconds: float
+    unused: tuple[str, ...]  # tensors of the source that a forward pass does not use
+    notes: tuple[str, ...] = ()  # differences from the source, and warnings, in sentences
+
+
+def plan(source: Path) -> Plan:
+    """What to read from a PyTorch checkpoint's folder, with all but the tensors' values checked."""
+    refuse_by_config(source)
+    cfg = read_config(source)
+    tensors = open_checkpoint(source)
+    refuse_by_names(tensors, str(source))
+    return fit(tensors, cfg, str(source))
+
+
+def shapes(plan: Plan, dtype: DTypeLike | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shape and dtype of each leaf of `stream`, by its path, without reading tensors."""
+    return {
+        leaf.path: jax.ShapeDtypeStruct(leaf.shapes[1], jnp.dtype(dtype or READABLE[tensor.dtype]))
+        for leaf, tensor in plan.pairs
+    }
+
+
+def stream(
+    plan: Plan,
+    dtype: DTypeLike | None = None,
+    device: Any = None,
+    progress: Progress | None = None,
+    at_once: int = 3 << 29,
+) -> Iterator[tuple[str, Array]]:
+    """Every leaf as (path, array on the device), in the target dtype and layout, in the order of the files.
+
+    A tensor is read into one of a few buffers, of `at_once` bytes in total, and copied to the device as it is
+    in the file; the device transposes and casts it. Copying to the device is the slowest part, so that
+    several threads do it.
+    """
+    device = device or jax.local_devices()[0]
+    total, done = sum(tensor.nbytes for _, tensor in plan.pairs), 0
+    largest = max(tensor.span for _, tensor in plan.pairs)
+    threads = max(1, min(THREADS, at_once // largest))
+    buffers: SimpleQueue[memoryview] = SimpleQueue()
+    for _ in range(threads):  # page-aligned, so that a CPU device uses them without a copy
+        buffers.put(memoryview(mmap.mmap(-1, largest, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
+
+    def load(pair: tuple[Leaf, Tensor]) -> Array:
+        tensor = pair[1]
+        buffer = buffers.get()
+        try:
+            uploaded = jax.device_put(read(tensor, buffer), device)
+            # the buffer is in use until then: for the transfer, or on a CPU as `uploaded` itself
+            return programs[_kind(*pair)].result()(uploaded).block_until_ready()
+        finally:
+            buffers.put(buffer)
+
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(THREADS) as compilers:
+        kinds = dict.fromkeys(_kind(*pair) for pair in plan.pairs)  # in the order in which they are needed
+        programs = {kind: compilers.submit(_program, *kind, dtype, device) for kind in kinds}
+        arrays = ahead(pool, load, plan.pairs, threads)
+        for (leaf, tensor), array in zip(plan.pairs, arrays, strict=True):
+            done += tensor.nbytes
+            if progress:
+                progress(done, total, leaf.name)
+            yield leaf.path, array
+
+
+def _kind(leaf: Leaf, tensor: Tensor) -> Kind:
+    return tensor.dtype, leaf.layout, leaf.sizes
+
+
+def _program(stored: str, layout: str, sizes: Sizes, dtype: DTypeLike | None, device: Any) -> Any:
+    """The compiled `rearranged` of one kind of tensor on a device."""
+    here = jax.sharding.SingleDeviceSharding(device)
+    shape = Leaf('', '', layout, sizes).shapes[0]
+    x = jax.ShapeDtypeStruct(shape, READABLE[stored], sharding=here)
+    # autotuning takes longer than it could save
+    options: Any = {'xla_gpu_autotune_level': '0'} if device.platform == 'gpu' else None
+    return rearranged.lower(x, layout, sizes, jnp.dtype(dtype or stored)).compile(options)
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    dtype: DTypeLike | None = None,
+    quantize: str | None = None,
+    adapter: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Converts a PyTorch checkpoint's folder to a new folder, with its tokenizer and processor files.
+
+    The params are in `dtype`, or in the file's types; with `quantize` the decoder's large weights are 'int8'
+    or 'int4' instead. The adapter in the folder `adapter` is merged into them. The source is not changed.
+    Raises CheckpointError, before any long work where possible, and then leaves nothing behind.
+    """
+    for read_from in (source, *([adapter] if adapter else [])):
+        check_apart(Path(read_from), target)
+    if overwrite and is_checkpoint(target):
+        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *FILES))
+    dtype = weight_type(dtype)
+    began = time.monotonic()
+    what = plan(source)
+    cpu = jax.local_devices(backend='cpu')[0]
+    read = None if quantize or adapter else dtype
+    kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter)
+    wanted = prepared(shapes(what, read).items(), what.cfg, **kind)
+    leaves = prepared(stream(what, read, cpu, progress, AT_ONCE), what.cfg, **kind)
+    odd = save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
+    size = sum(tensor.nbytes for _, tensor in what.pairs)
+    names = {leaf.path: f'{leaf.name} ({leaf.path})' for leaf, _ in what.pairs}
+    stored = (path.removesuffix('/scale') for path in odd)
+    notes = not_finite((names.get(path, path) for path in stored), dtype)
+    return Report(len(what.pairs), size, time.monotonic() - began, what.unused, notes)
+
+
+def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]:
+    """A warning for each written weight that holds NaN or infinity."""
+    reason = '; numbers above 65504 are infinite in float16' if dtype == jnp.float16 else ''
+    return (*(f'warning: {name} holds NaN or infinity{reason}' for name in names),)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def rearranged(x: Array, layout: str, sizes: Sizes, dtype: DTypeLike) -> Array:
+    """`arrange` on the device, and a cast; the result never shares memory with x."""
+    # without the copy, jax could return x if nothing changes, and the result would share the buffer's memory
+    return jnp.copy(arrange(x, layout, dict(sizes)).astype(dtype))

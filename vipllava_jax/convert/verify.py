@@ -1,0 +1,133 @@
+"""Compares both sides of a conversion: every weight, and the logits of a forward pass."""
+
+import math
+import mmap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vipllava_jax import checkpoint
+from vipllava_jax.arrays import nested
+from vipllava_jax.checkpoint import Progress
+from vipllava_jax.config import Config
+from vipllava_jax.convert.faults import first
+from vipllava_jax.convert.table import Plan
+from vipllava_jax.convert.tensors import read
+from vipllava_jax.convert.to_flax import plan, rearranged, stream
+from vipllava_jax.integrity import finite
+from vipllava_jax.messages import CheckpointError
+from vipllava_jax.model.quantized import Quantized
+from vipllava_jax.model.vipllava import Params, forward
+
+AT_ONCE = 1 << 24  # elements that are compared together
+KINDS = {
+    **dict.fromkeys(('q', 'k', 'v', 'o'), 'attention'),
+    **dict.fromkeys(('gate', 'up', 'down'), 'mlp'),
+    **dict.fromkeys(('norm', 'norm1', 'norm2', 'attn_norm', 'mlp_norm', 'pre_norm', 'post_norm'), 'norms'),
+}
+_forward: Any = jax.jit(forward, static_argnames='cfg')
+
+
+class Comparison(NamedTuple):
+    """The largest absolute differences between two checkpoints; infinity where only one is finite."""
+
+    groups: dict[str, float]  # of the weights, by group; 'llama mlp (int8)' for quantised ones
+    logits: float  # of a forward pass on a fixed picture and prompt
+    not_finite: tuple[str, ...] = ()  # weights, or 'logits', that hold NaN or infinity on either side
+
+    @property
+    def equal(self) -> bool:
+        """Whether all weights that are not quantised are equal and, if none is quantised, the logits too.
+
+        NaN and infinity count as different.
+        """
+        if self.not_finite:
+            return False
+        exact = {group: far for group, far in self.groups.items() if not group.endswith(')')}
+        return not any(exact.values()) and (len(exact) < len(self.groups) or not self.logits)
+
+
+def verify(source: Path, converted: Path, *, progress: Progress | None = None) -> Comparison:
+    """Compares a PyTorch folder and a converted one, given in either order.
+
+    If one vocabulary is larger, only the rows that both have are compared. The forward pass runs on one side
+    after the other, each in its own dtype. Raises CheckpointError if the tensors differ in name or shape.
+    """
+    if checkpoint.is_checkpoint(source) == checkpoint.is_checkpoint(converted):
+        raise CheckpointError(f'{source} and {converted}: one must be converted, and the other PyTorch')
+    ours, theirs = (source, converted) if checkpoint.is_checkpoint(source) else (converted, source)
+    cfg, _ = checkpoint.describe(ours)
+    what = plan(theirs)
+    groups, odd = _weights(ours, what, progress)
+    mine = _logits(checkpoint.restore(ours)[0], cfg)
+    other = _logits(nested(stream(what)), what.cfg)
+    shared = min(cfg.text.vocab, what.cfg.text.vocab)
+    mine, other = mine[..., :shared], other[..., :shared]
+    if not (finite(mine) and finite(other)):
+        odd.append('logits')
+    return Comparison(groups, difference(mine, other), tuple(odd))
+
+
+def _weights(ours: Path, what: Plan, progress: Progress | None) -> tuple[dict[str, float], list[str]]:
+    """The largest difference in each group of tensors, and the paths of those with NaN or infinity."""
+    pairs = {leaf.path: (leaf, tensor) for leaf, tensor in what.pairs}
+    if odd := pairs.keys() ^ checkpoint.shapes(ours).keys():
+        raise CheckpointError(f'{ours}: one side alone has {first(odd)}')
+    cpu = jax.local_devices(backend='cpu')[0]
+    buffer = memoryview(mmap.mmap(-1, max(tensor.span for _, tensor in pairs.values())))
+    groups: dict[str, float] = {}
+    not_finite: list[str] = []
+    for path, mine in checkpoint.stream(ours, progress=progress):
+        leaf, tensor = pairs[path]
+        group = _group(path)
+        if isinstance(mine, Quantized):
+            group += f' ({mine.dtype})'
+            mine = np.asarray(jax.device_put(mine, cpu).astype(np.float32))
+        uploaded = jax.device_put(read(tensor, buffer), cpu)
+        other = np.asarray(rearranged(uploaded, leaf.layout, leaf.sizes, uploaded.dtype))
+        if not (finite(mine) and finite(other)):
+            not_finite.append(path)
+        if mine.shape != other.shape:
+            both = tuple(slice(min(sizes)) for sizes in zip(mine.shape, other.shape, strict=True))
+            if 'V' not in leaf.layout:
+                raise CheckpointError(
+                    f'{ours}: {path} is {list(mine.shape)}, but {list(other.shape)} in {tensor.file}'
+                )
+            mine, other = mine[both], other[both]
+        groups[group] = max(groups.get(group, 0.0), difference(mine, other))
+    return groups, not_finite
+
+
+def _group(path: str) -> str:
+    """'llama/layers_3/q/w' -> 'llama attention'."""
+    part, *_, last = [name for name in path.split('/') if name not in ('w', 'b')]
+    return f'{part} {KINDS.get(last, last)}'
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest absolute difference of two arrays of the same shape; 0 if they are equal bit by bit.
+
+    Infinity if there is NaN or infinity in only one of them.
+    """
+    a, b = a.reshape(-1), b.reshape(-1)
+    largest = 0.0
+    for i in range(0, a.size, AT_ONCE):
+        x, y = a[i : i + AT_ONCE], b[i : i + AT_ONCE]
+        if x.dtype == y.dtype and x.tobytes() == y.tobytes():
+            continue
+        with np.errstate(invalid='ignore'):
+            far = np.abs(x.astype(np.float32) - y.astype(np.float32)).max()
+        largest = max(largest, math.inf if np.isnan(far) else float(far))
+    return largest
+
+
+def _logits(params: Params, cfg: Config) -> np.ndarray:
+    """The logits of a fixed random picture and prompt."""
+    rng = np.random.default_rng(0)
+    size = cfg.vision.image_size
+    words = rng.integers(3, min(cfg.text.vocab, cfg.image_token), 12)
+    tokens = np.concatenate([[cfg.bos], [cfg.image_token] * cfg.vision.patches, words])[None]
+    images = rng.standard_normal((1, 1, size, size, 3), np.float32)
+    return np.asarray(_forward(params, tokens, images, cfg=cfg))

@@ -1,0 +1,1 @@
+"""Reads the rows of data sets and makes batches of them, for training and evaluation."""

@@ -1,0 +1,33 @@
+"""The order of the rows in an epoch."""
+
+import hashlib
+
+import numpy as np
+
+from vipllava_jax.data.rows import Rows
+
+POOL = 50  # batches whose rows are drawn together and then sorted by length
+
+
+def shuffled(rows: Rows, batch_size: int, by_length: bool, seed: int, epoch: int) -> np.ndarray:
+    """Indices of all rows, batch after batch, in the order of an epoch; an incomplete batch is last.
+
+    With `by_length`, the rows of a batch have the same number of pictures and similar lengths of text.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(rows))
+    if not by_length:
+        return order
+    whole = len(rows) // batch_size * batch_size
+    size = POOL * batch_size
+    for start in range(0, whole, size):
+        pool = order[start : min(start + size, whole)]
+        pool[:] = pool[np.lexsort((rows.letters[pool], rows.images[pool]))]
+    batches = order[:whole].reshape(-1, batch_size)
+    return np.concatenate([rng.permutation(batches).reshape(-1), order[whole:]])
+
+
+def sample_seed(seed: int, epoch: int, name: str) -> int:
+    """The seed of the random choices for a row, different for each epoch and name."""
+    text = f'{seed} {epoch} {name}'.encode('utf-8', 'surrogatepass')
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), 'little')
