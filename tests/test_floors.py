@@ -23,6 +23,7 @@ FLOORS = {
     'vipllava_jax.hugging_face': 1,
     'vipllava_jax.inputs': 1,
     'vipllava_jax.model.quantized': 1,
+    'vipllava_jax.model.input_checks': 1,
     'vipllava_jax.model.cost': 1,
     'vipllava_jax.manifest': 2,
     'vipllava_jax.model.weights': 2,

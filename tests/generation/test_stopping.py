@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipllava_jax.generation.stopping import until
+from vipllava_jax.generation.stopping import truncate_at_stops
 
 texts = st.text('ab#', max_size=20)
 
@@ -12,7 +12,7 @@ texts = st.text('ab#', max_size=20)
 def test_pieces_make_the_text_before_the_first_stop(pieces, stops):
     whole = ''.join(pieces)
     ends = [whole.find(stop) for stop in stops if stop in whole]
-    got = ''.join(until(pieces, stops))
+    got = ''.join(truncate_at_stops(pieces, stops))
     if not ends:
         assert got == whole
     else:  # pieces may complete a later stop before an earlier, longer one
@@ -22,9 +22,9 @@ def test_pieces_make_the_text_before_the_first_stop(pieces, stops):
 
 
 def test_text_that_cannot_be_a_stop_comes_at_once():
-    seen = until(iter(['one #', ' two ##', '#', ' never']), ['###'])
+    seen = truncate_at_stops(iter(['one #', ' two ##', '#', ' never']), ['###'])
     assert [*seen] == ['one ', '# two ', '']
-    assert [*until(['a', 'b'], [])] == ['a', 'b']
+    assert [*truncate_at_stops(['a', 'b'], [])] == ['a', 'b']
 
 
 def test_nothing_is_read_past_the_stop():
@@ -32,4 +32,4 @@ def test_nothing_is_read_past_the_stop():
         yield 'a###'
         raise AssertionError('read on')
 
-    assert [*until(endless(), ['###'])] == ['a']
+    assert [*truncate_at_stops(endless(), ['###'])] == ['a']

@@ -156,13 +156,13 @@ def test_placeholders_must_fit_the_images(params, cfg, batch):
         ((tokens, images, {}), 'row 0 has 8 .* needs 12 for its 3 × 4'),
         (
             (tokens, images[:, :2], dict(image_counts=counts)),
-            'row 3 is said to have 3 images, but images hold 2',
+            'row 3 has an image_count of 3, but images hold 2',
         ),
         ((None, images, dict(embeddings=embeddings)), 'row 0 has 8 .* needs 12'),
         ((tokens, images[:1], {}), r'images have the shape \(1, 3.* 4 rows of tokens take 4×I×28×28×3'),
         ((tokens, np.zeros((4, 3, 30, 30, 3)), {}), r'30, 30.* take 4×I×28×28×3'),
         ((tokens, images[:, 0], {}), 'images have the shape'),
-        ((tokens, images, dict(image_counts=counts[:2])), r'image_counts have the shape \(2,\)'),
+        ((tokens, images, dict(image_counts=counts[:2])), r'image_counts has the shape \(2,\)'),
         ((tokens[0], images, {}), r'tokens have the shape'),
         ((tokens, images, dict(embeddings=embeddings)), 'exactly one'),
         ((None, None, {}), 'exactly one'),
@@ -174,7 +174,7 @@ def test_placeholders_must_fit_the_images(params, cfg, batch):
     with pytest.raises(ValueError, match='slots'):
         vj.prefill(params, tokens[1:2], slots=2, cfg=cfg)
     for length in (0, 99):
-        with pytest.raises(ValueError, match=f'row 0 is said to have {length} tokens'):
+        with pytest.raises(ValueError, match=f'row 0 has a length of {length}'):
             vj.prefill(params, tokens[1:2], lengths=[length], slots=99, cfg=cfg)
     with pytest.raises(ValueError, match='images have the shape'):  # shapes are known under jit, too
         forward(params, tokens, images[:1], cfg=cfg)

@@ -110,7 +110,7 @@ def ask(
         if not pictures:
             raise ValueError('--save-image needs an --image')
         check_saving(save_image, images)
-    from vipllava_jax.generation.stopping import ends
+    from vipllava_jax.generation.stopping import stop_conditions
 
     folder, processor, batch = prepare(source, prompt, pictures, template, fit)
     if save_image:
@@ -127,7 +127,7 @@ def ask(
         **types(shapes),
         **settings,
     }
-    stops, settings['eos'] = ends(processor, template, cfg)
+    stops, settings['eos'] = stop_conditions(processor, template, cfg)
     compiled = compiling(shapes, batch, cfg, settings)
     model, seconds = load(folder, processor, **kind)
     reply = Reply(model, batch, stops, settings)
@@ -169,9 +169,9 @@ class Reply:
         self.times = [time.perf_counter()]  # of the start and of each chunk
 
     def __iter__(self) -> Iterator[str]:
-        from vipllava_jax.generation.stopping import until
+        from vipllava_jax.generation.stopping import truncate_at_stops
 
-        return until(self._pieces(), self.stops)
+        return truncate_at_stops(self._pieces(), self.stops)
 
     def _pieces(self) -> Iterator[str]:
         text = self.processor.stream()
@@ -242,10 +242,10 @@ def planned(
 
     Raises ValueError if there is no room for an answer, or the processor does not fit the weights.
     """
-    from vipllava_jax.generation.decoding import room
+    from vipllava_jax.generation.decoding import max_new_tokens_for
     from vipllava_jax.loading import abstract
 
     shapes, cfg = abstract(folder, **kind)
     processor.for_model(cfg).check(batch.tokens[0, : batch.lengths[0]].tolist())
-    room(batch, cfg, max_new_tokens)
+    max_new_tokens_for(batch, cfg, max_new_tokens)
     return shapes, cfg

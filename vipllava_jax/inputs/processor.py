@@ -177,10 +177,10 @@ class Processor:
         return pixels(image, self.settings, fit)
 
     def decode(self, output: Any) -> Any:
-        """Ids T -> a text; ids BT, or an object with `tokens` BT and `lengths` B -> a list of texts."""
+        """Ids T -> a text; ids BT, or a Generation -> a list of texts, without their stop strings."""
         if hasattr(output, 'tokens'):
             rows = zip(np.asarray(output.tokens), np.asarray(output.lengths), strict=True)
-            return [self.tokenizer.decode(ids[:length]) for ids, length in rows]
+            return [output.truncate(self.tokenizer.spell(ids[:length].tolist())) for ids, length in rows]
         ids = np.asarray(output)
         return [self.tokenizer.decode(row) for row in ids] if ids.ndim == 2 else self.tokenizer.decode(ids)
 
