@@ -174,7 +174,7 @@ class Reply:
         return until(self._pieces(), self.stops)
 
     def _pieces(self) -> Iterator[str]:
-        text = self.processor.stream()
+        text = self.processor.text_stream()
         end = None
         for chunk in self.chunks:
             self.times.append(time.perf_counter())
@@ -246,6 +246,6 @@ def planned(
     from vipllava_jax.loading import abstract
 
     shapes, cfg = abstract(folder, **kind)
-    processor.for_model(cfg).check(batch.tokens[0, : batch.lengths[0]].tolist())
+    processor.for_model(cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
     room(batch, cfg, max_new_tokens)
     return shapes, cfg

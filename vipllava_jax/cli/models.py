@@ -11,7 +11,7 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.compilation import background
-from vipllava_jax.inputs.prompts import NAMES
+from vipllava_jax.inputs.prompts import TEMPLATE_NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ model_option = click.option(
 )
 template_option = click.option(
     '--template',
-    type=click.Choice(NAMES),
+    type=click.Choice(TEMPLATE_NAMES),
     default='vipllava',
     show_default=True,
     help="The prompt's wording; checkpoint is the folder's own chat template.",

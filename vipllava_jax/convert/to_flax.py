@@ -30,7 +30,7 @@ from vipllava_jax.convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_jax.convert.tensors import READABLE, Tensor, read
 from vipllava_jax.convert.torch_files import open_checkpoint
 from vipllava_jax.folders import check_apart, check_only
-from vipllava_jax.inputs.processor import FILES
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 
 THREADS = 6
 AT_ONCE = 1 << 28  # bytes of buffers for converting, where the leaves are in the same memory
@@ -139,7 +139,7 @@ def convert(
     for read_from in (source, *([adapter] if adapter else [])):
         check_apart(Path(read_from), target)
     if overwrite and is_checkpoint(target):
-        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *FILES))
+        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES))
     dtype = weight_type(dtype)
     began = time.monotonic()
     what = plan(source)
