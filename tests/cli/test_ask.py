@@ -112,7 +112,7 @@ def test_a_stop_string_ends_the_answer(vipllava, folder, monkeypatch):
     whole = json.loads(vipllava(*asked).out)
     assert not whole['finished']
     stop = whole['answer'][5:7]
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     cut = json.loads(vipllava(*asked).out)
     assert cut['finished']
     assert cut['answer'] == whole['answer'][: whole['answer'].find(stop)]
@@ -130,7 +130,7 @@ def test_a_stop_that_is_a_special_token_ends_the_answer(vipllava, folder, monkey
         model.params, batch, cfg=model.cfg, max_new_tokens=40, temperature=2.0, seed=1
     ).tokens[0]
     stop = processor.tokenizer.backend.id_to_token(int(tokens[6]))
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     cut = json.loads(vipllava(*asked).out)
     assert cut['finished']
     assert cut['new_tokens'] == list(tokens).index(tokens[6]) + 1

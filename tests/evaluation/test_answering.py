@@ -143,7 +143,7 @@ def test_a_stop_string_ends_answers_and_all_of_them_the_batch(model, monkeypatch
     cases = read([{'question': word, 'answer': 'x'} for word in ('What?', 'Who?', 'Why?')])
     whole = texts(model, cases)
     stop = whole[0][2:4]
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     made = asked(model, cases, max_new_tokens=400)
     (said,) = [said for said, _ in made.answer(model.params, made.batches)]
     assert said[0].text == whole[0].split(stop)[0].strip()
