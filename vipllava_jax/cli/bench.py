@@ -199,7 +199,7 @@ def prepare(
         params = loading.arrange(random_params(cfg, dtype or usual('dtype'), quantize), cfg, fuse=fuse)
     else:
         with bytes_bar(f'loading {folder.name}') as progress:
-            params, cfg, _ = loading.load(
+            params, cfg, *_ = loading.load(
                 folder, dtype=dtype, quantize=quantize, fuse=fuse, progress=progress
             )
     return Subject(jax.block_until_ready(params), silent(cfg, attention))
