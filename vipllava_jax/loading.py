@@ -12,6 +12,7 @@ from vipllava_jax.arrays import nested
 from vipllava_jax.config import Config
 from vipllava_jax.convert import torch_files
 from vipllava_jax.folders import listing
+from vipllava_jax.generation.model import Model
 from vipllava_jax.hub import HUB_NAME, from_hub, has_weights
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.progress_bar import Progress, shown_progress
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Processor
 
 DEMO = 'demo'  # the name of the model that is included in the package
-
-
-class Model(NamedTuple):
-    """A model's weights, config and processor."""
-
-    params: dict[str, Any]
-    cfg: Config
-    processor: Any  # a Processor, or None if the folder has no tokenizer
 
 
 def load(

@@ -197,7 +197,7 @@ def prepare(
         cfg = PRESETS[preset or 'tiny']
         params = placement.place(random_params(cfg, dtype or usual('dtype'), quantize), cfg, fuse=fuse)
     else:
-        params, cfg, _ = loading.load(folder, dtype=dtype, quantize=quantize, fuse=fuse)
+        params, cfg, *_ = loading.load(folder, dtype=dtype, quantize=quantize, fuse=fuse)
     return Subject(jax.block_until_ready(params), silent(cfg, attention))
 
 
