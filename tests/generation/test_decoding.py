@@ -12,6 +12,7 @@ from jax.experimental.layout import Format, Layout
 import vipllava_jax as vj
 from scripts.demo import exam
 from tests.rows import alone, ragged
+from vipllava_jax import placement
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.sampling import sampling_of
 from vipllava_jax.generation.state import eos_rows
@@ -196,7 +197,7 @@ def test_half_precision_keeps_its_dtype(cfg, batch):
 
 def test_answers_do_not_depend_on_layouts(params, cfg, batch):
     plain = vj.generate(params, batch, cfg=cfg, max_new_tokens=12, eos=()).tokens
-    preferred = decoding.formats(params['llama'], cfg)
+    preferred = placement.formats(params['llama'], cfg)
     transposed = jax.tree.map(
         lambda w: Format(Layout(tuple(reversed(range(w.ndim)))), w.sharding), params['llama']
     )
@@ -252,7 +253,7 @@ def test_other_settings_compile_nothing(params, cfg, batch):
 
 def texts_of(processor, ids):
     """The text after each of the ids, as it is streamed."""
-    stream, text = processor.stream(), ''
+    stream, text = processor.text_stream(), ''
     for id in ids:
         text += stream.push([id])
         yield text + stream.blank

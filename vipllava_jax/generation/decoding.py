@@ -12,9 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental.layout import Format, Layout
 
-from vipllava_jax.compilation import background
 from vipllava_jax.config import Config
 from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.result import Generation
@@ -25,8 +23,8 @@ from vipllava_jax.generation.stopping import AnswerEnds, RowStops, stop_ids
 from vipllava_jax.inputs.processor import Batch, Processor, bucket
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.input_checks import check_inputs
-from vipllava_jax.model.llama import Cache
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.threads import background
 
 NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
 CHUNK = 8  # decode steps per call: 30 ms on a fast GPU; the next call starts before the host reads the tokens
@@ -79,25 +77,6 @@ def decode_chunk(params: Params, state: State, *, cfg: Config, steps: int) -> tu
     tokens = stacked.T
     # Once per chunk, because nothing reads the ids between its steps.
     return dataclasses.replace(state, ids=write_ids(state.ids, tokens, first)), tokens
-
-
-def formats(llama: Params, cfg: Config) -> Params:
-    """The decoder's weights, or their shapes -> the memory format the compiler prefers for each in decoding.
-
-    On a TPU, `advance` would otherwise copy q, k and v to other formats on every call. The formats are those
-    of one layer and a batch of 8; programs for other batch and cache sizes use them without copies.
-    """
-    kept = {name: w for name, w in llama.items() if name == 'layers_0' or not name.startswith('layers_')}
-    shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), kept)
-    cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, layers=1))
-
-    def step(llama: Params, tokens: Array) -> tuple[Array, Cache]:
-        cache = Cache.empty(cfg.text, 8, 1024, llama['norm']['w'].dtype)
-        return vipllava.decode({'llama': llama}, tokens, cache, tokens, cfg=cfg)
-
-    choose = jax.jit(step, in_shardings=(Format(Layout.AUTO), None))
-    (chosen, _), _ = choose.lower(shapes, jax.ShapeDtypeStruct((8,), jnp.int32)).compile().input_formats
-    return {name: chosen['layers_0' if name.startswith('layers_') else name] for name in llama}
 
 
 def is_end(tokens: Array, eos: Array) -> Array:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from vipllava_jax.hugging_face import Fields
+from vipllava_jax.json_fields import LARGEST_NUMBER, Fields
 from vipllava_jax.messages import brief
 
 DEFAULT_NEW_TOKENS = 512
-LARGEST_INT = 2**31 - 1
 LARGEST_SEED = 2**32 - 1  # jax ignores the higher bits of a seed
 
 
@@ -68,9 +67,9 @@ def _whole_from(least: int, largest: int) -> Rule:
 
 
 NUMBERS: dict[str, Rule] = {
-    'max_new_tokens': _whole_from(1, LARGEST_INT),
+    'max_new_tokens': _whole_from(1, LARGEST_NUMBER),
     'temperature': (float, lambda x: (x >= 0) & np.isfinite(x), 'finite and not below 0'),
-    'top_k': _whole_from(0, LARGEST_INT),
+    'top_k': _whole_from(0, LARGEST_NUMBER),
     'top_p': (float, lambda x: (x > 0) & (x <= 1), 'above 0 and at most 1'),
     'seed': _whole_from(0, LARGEST_SEED),
 }
@@ -94,8 +93,8 @@ def _numbers(name: str, value: Any, convert: type, is_valid: Any, expected: str)
 def _ids(value: Any) -> tuple[int, ...]:
     ids = np.atleast_1d(np.asarray(value if np.ndim(value) == 0 else [*value]))
     whole = ids.dtype.kind in 'iu' or ids.size == 0
-    if not whole or ids.ndim != 1 or ((ids < 0) | (ids > LARGEST_INT)).any():
-        raise ValueError(f'eos is {brief(value)}, but must be an id, or ids, from 0 to {LARGEST_INT}')
+    if not whole or ids.ndim != 1 or ((ids < 0) | (ids > LARGEST_NUMBER)).any():
+        raise ValueError(f'eos is {brief(value)}, but must be an id, or ids, from 0 to {LARGEST_NUMBER}')
     return tuple(ids.tolist())
 
 
@@ -126,7 +125,7 @@ def settings_from_hugging_face(generation: Mapping[str, Any]) -> GenerationSetti
         new = longest
     eos = None if fields.get('eos_token_id', -1) in (-1, [-1], []) else fields.numbers('eos_token_id', 0)
     if eos and min(eos) < 0:
-        raise fields.error('eos_token_id', fields.get('eos_token_id'), f'ids from 0 to {LARGEST_INT}')
+        raise fields.error('eos_token_id', fields.get('eos_token_id'), f'ids from 0 to {LARGEST_NUMBER}')
     values: dict[str, Any] = dict(
         max_new_tokens=new,
         temperature=temperature if sampled else 0.0,

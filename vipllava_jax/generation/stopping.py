@@ -12,13 +12,13 @@ def stop_conditions(
     processor: Processor, template: str, cfg: Config
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The stop strings and stop ids of a template; a stop string that is one token is also a stop id."""
-    stops = processor.stops(template)
+    stops = processor.stop_strings(template)
     return stops, (*cfg.eos, *stop_ids(processor, stops))
 
 
 def stop_ids(processor: Processor, stops: Sequence[str]) -> list[int]:
     """The ids of the stop strings that are one token."""
-    ids = [processor.tokenizer.id_of(stop) for stop in stops]
+    ids = [processor.tokenizer.token_to_id(stop) for stop in stops]
     return [id for id in ids if id is not None]
 
 
@@ -58,7 +58,7 @@ class RowStops:
     """Finds the first stop string in the text of one row as its tokens arrive."""
 
     def __init__(self, processor: Processor, stops: Sequence[str]) -> None:
-        self.stream, self.stops = processor.stream(), stops
+        self.stream, self.stops = processor.text_stream(), stops
         self.longest = max(map(len, stops))
         self.text = ''  # the end of the text, as long as the longest stop string
 
