@@ -117,8 +117,6 @@ def settings_from_hugging_face(generation: Mapping[str, Any]) -> GenerationSetti
     only lowers the default of `max_new_tokens`. Raises ValueError, naming the field, if one is malformed.
     """
     fields = Fields(generation, 'generation_config.json: ')
-    temperature = _real(fields, 'temperature', 1.0)
-    sampled = fields.flag('do_sample')
     new: int | None = fields.number('max_new_tokens', 0) or None
     longest = fields.number('max_length', 0) or DEFAULT_NEW_TOKENS
     if new is None and longest < DEFAULT_NEW_TOKENS:
@@ -126,17 +124,19 @@ def settings_from_hugging_face(generation: Mapping[str, Any]) -> GenerationSetti
     eos = None if fields.get('eos_token_id', -1) in (-1, [-1], []) else fields.numbers('eos_token_id', 0)
     if eos and min(eos) < 0:
         raise fields.error('eos_token_id', fields.get('eos_token_id'), f'ids from 0 to {LARGEST_NUMBER}')
-    values: dict[str, Any] = dict(
-        max_new_tokens=new,
-        temperature=temperature if sampled else 0.0,
-        top_k=fields.number('top_k', 0),
-        top_p=_real(fields, 'top_p', 1.0),
-        eos=eos,
-    )
+    sampled, top_k = fields.flag('do_sample'), fields.number('top_k', 0)
+    temperature, top_p = _real(fields, 'temperature', 1.0), _real(fields, 'top_p', 1.0)
     try:
-        return GenerationSettings(**values)
+        settings = GenerationSettings(
+            max_new_tokens=new,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            eos=eos,
+        )
     except ValueError as error:
         raise ValueError(f'{fields.where}{error}') from None
+    return settings if sampled else dataclasses.replace(settings, temperature=0.0)
 
 
 def _real(fields: Fields, name: str, default: float) -> float:

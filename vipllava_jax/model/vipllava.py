@@ -220,11 +220,12 @@ def extend(
     Raises ValueError as `forward` does. The values of `tokens` are not checked if there are no images and
     they are a jax.Array, so that decoding does not wait for them.
     """
-    if images is None and isinstance(tokens, jax.Array):
-        check_shapes(tokens, images, image_counts, cfg, lengths, start)
-    else:
+    check_shapes(tokens, images, image_counts, cfg, lengths, start)
+    if images is not None or not isinstance(tokens, jax.Array):
         check_inputs(tokens, images, image_counts, cfg, lengths)
     B, T = np.shape(tokens)
+    if len(cache.k) and len(cache.k[0]) != B:
+        raise ValueError(f'the cache has {len(cache.k[0])} rows, but the tokens have {B}')
     lengths = jnp.full(B, T) if lengths is None else jnp.asarray(lengths)
     tokens, start = jnp.asarray(tokens), jnp.asarray(start)
     return _apply(params, cfg, 'extend', tokens, _images(images), cache, start, lengths, last_only)
