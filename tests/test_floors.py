@@ -30,6 +30,7 @@ FLOORS = {
     'vipllava_jax.data': 2,
     'vipllava_jax.ceilings': 3,
     'vipllava_jax.model.layers': 3,
+    'vipllava_jax.model.attention': 3,
     'vipllava_jax.model.clip': 4,
     'vipllava_jax.model.llama': 4,
     'vipllava_jax.model.vipllava': 5,
