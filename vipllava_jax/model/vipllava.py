@@ -20,7 +20,7 @@ from vipllava_jax.config import Config
 from vipllava_jax.model.clip import Clip
 from vipllava_jax.model.input_checks import check_inputs, check_shapes
 from vipllava_jax.model.layers import LayerNorm, Linear
-from vipllava_jax.model.llama import Cache, Llama, See
+from vipllava_jax.model.llama import AttentionSpec, Cache, Llama
 
 Params = dict[str, Any]
 
@@ -88,14 +88,14 @@ class VipLlava(nn.Module):
         x = self.embed(tokens, features, embeddings)
         if positions is None:
             positions = jnp.arange(x.shape[1])[None]
-        states, _, attentions = self.llama(x, See(positions, 0, mask, weights))
+        states, _, attentions = self.llama(x, AttentionSpec(positions, None, mask, weights))
         kept = tuple(w for w in attentions if w is not None)
         return Trace(self.llama.logits(states[-1]), tuple(states), kept, features)
 
     def prefill(self, tokens: Array, images: Array | None, lengths: Array, slots: int) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
         empty = Cache.empty(self.cfg.text, len(x), slots, x.dtype)
-        states, cache, _ = self.llama(x, See(jnp.arange(x.shape[1])[None], 0), empty)
+        states, cache, _ = self.llama(x, AttentionSpec(jnp.arange(x.shape[1])[None]), empty)
         return self.last_logits(states[-1], lengths), cache
 
     def extend(
@@ -109,7 +109,7 @@ class VipLlava(nn.Module):
     ) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
         positions = start[:, None] + jnp.arange(tokens.shape[1])
-        states, cache, _ = self.llama(x, See(positions, start), cache)
+        states, cache, _ = self.llama(x, AttentionSpec(positions, start), cache)
         return self.last_logits(states[-1], lengths) if last_only else self.llama.logits(states[-1]), cache
 
     def last_logits(self, x: Array, lengths: Array) -> Array:
