@@ -117,5 +117,3 @@ def test_json_of_unknown_origin_is_bounded(data, message):
 def test_bounded_json_is_parsed():
     data = b'{"a": [{"b": 1}, {"b": null}]}'
     assert parse_bounded_json(data, max_objects=3) == {'a': [{'b': 1}, {'b': None}]}
-        'a': [{'b': 1}, {'b': None}]
-    }
