@@ -210,7 +210,7 @@ def test_the_authors_processor_travels_in_files_of_its_own(folder, tmp_path):
     target = tmp_path / 'target'
     target.mkdir()
     checkpoint.copy_files(source, target)
-    assert Processor.load(target).settings == Processor.load(source).settings
+    assert Processor.load(target).image_settings == Processor.load(source).image_settings
 
 
 def test_a_file_beside_the_weights_that_is_none_is_not_waited_for(tmp_path):

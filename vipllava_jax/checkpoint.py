@@ -200,17 +200,18 @@ def _quantized_shapes(shape: tuple[int, ...], axes: int, how: str) -> tuple[tupl
 
 def copy_files(source: Path | None, target: Path) -> None:
     """Copies generation_config.json and the files of the processor to another folder, if they exist."""
-    from vipllava_jax.inputs.processor import FILES, Processor
+    from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 
     if source is None:
         return
-    from vipllava_jax.inputs.tokenizer_json import LARGEST  # the largest of the files
+    from vipllava_jax.inputs.tokenizer_json import MAX_BYTES  # the largest of the files
 
     names = ['generation_config.json']
     try:
         Processor.load(source).save(target)
     except (ValueError, OSError, ImportError):  # incomplete: copy the files that exist
-        names += FILES
+        names += PROCESSOR_FILES
     for name in names:
         if (source / name).exists():
-            (target / name).write_bytes(read_bytes(source / name, LARGEST))
+            (target / name).write_bytes(read_bytes(source / name, MAX_BYTES))

@@ -112,7 +112,7 @@ def test_a_stop_string_ends_the_answer(vipllava, folder, monkeypatch):
     whole = json.loads(vipllava(*asked).out)
     assert not whole['finished']
     stop = whole['answer'][5:7]
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     cut = json.loads(vipllava(*asked).out)
     assert cut['finished']
     assert cut['answer'] == whole['answer'][: whole['answer'].find(stop)]
@@ -129,8 +129,8 @@ def test_a_stop_that_is_a_special_token_ends_the_answer(vipllava, folder, monkey
     tokens = vj.generate(
         model.params, batch, cfg=model.cfg, max_new_tokens=40, temperature=2.0, seed=1
     ).tokens[0]
-    stop = processor.tokenizer.core.id_to_token(int(tokens[6]))
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    stop = processor.tokenizer.backend.id_to_token(int(tokens[6]))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     cut = json.loads(vipllava(*asked).out)
     assert cut['finished']
     assert cut['new_tokens'] == list(tokens).index(tokens[6]) + 1
@@ -144,7 +144,7 @@ def test_without_a_picture_there_is_a_note(vipllava, folder):
 
 def test_commands_to_the_terminal_in_an_answer_are_shown_and_not_obeyed(vipllava, folder, monkeypatch):
     monkeypatch.setattr(
-        'vipllava_jax.inputs.tokenizer.Stream.end', lambda self: '\x1b]0;owned\x07\x9b2J\u202e'
+        'vipllava_jax.inputs.tokenizer.TextStream.end', lambda self: '\x1b]0;owned\x07\x9b2J\u202e'
     )
     ask = ('ask', '--model', folder, '--max-new-tokens', 1, 'hi')
     assert vipllava(*ask).out.endswith('\\x1b]0;owned\\x07\\x9b2J\\u202e\n')

@@ -175,7 +175,7 @@ class Reply:
         return until(self._pieces(), self.stops)
 
     def _pieces(self) -> Iterator[str]:
-        text = self.processor.stream()
+        text = self.processor.text_stream()
         end = None
         for chunk in self.chunks:
             self.times.append(time.perf_counter())
@@ -245,6 +245,6 @@ def planned(
     """
     from vipllava_jax.generation.decoding import room
 
-    processor.for_model(weights.cfg).check(batch.tokens[0, : batch.lengths[0]].tolist())
+    processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
     room(batch, weights.cfg, max_new_tokens)
     return weights.shapes()

@@ -130,9 +130,9 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 def chat_template(processor: 'Processor') -> str:
     """Whether the folder has a chat template, and whether it can be used."""
-    from vipllava_jax.inputs.prompts import trouble
+    from vipllava_jax.inputs.prompts import rendering_problem
 
-    if processor.chat is None:
+    if processor.chat_template is None:
         return 'none'
-    why = trouble(processor.chat)
+    why = rendering_problem(processor.chat_template)
     return f'not usable: {why}' if why else 'yes: --template checkpoint'

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vipllava_jax.arrays import flat
-from vipllava_jax.inputs.prompts import NAMES
+from vipllava_jax.inputs.prompts import TEMPLATE_NAMES
 from vipllava_jax.threads import background
 from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
@@ -29,7 +29,7 @@ model_option = click.option(
 )
 template_option = click.option(
     '--template',
-    type=click.Choice(NAMES),
+    type=click.Choice(TEMPLATE_NAMES),
     default='vipllava',
     show_default=True,
     help="The prompt's wording; checkpoint is the folder's own chat template.",

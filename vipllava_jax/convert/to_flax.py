@@ -25,7 +25,7 @@ from vipllava_jax.convert.torch_files import open_checkpoint
 from vipllava_jax.files import read_json
 from vipllava_jax.folders import check_apart, check_only
 from vipllava_jax.hugging_face import read_config
-from vipllava_jax.inputs.processor import FILES
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.progress_bar import Progress
 from vipllava_jax.threads import map_ahead
 from vipllava_jax.weight_options import WeightOptions
@@ -138,7 +138,7 @@ def convert(
     for read_from in (source, *([adapter] if adapter else [])):
         check_apart(Path(read_from), target)
     if overwrite and is_checkpoint(target):
-        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *FILES))
+        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES))
     options = WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter)
     began = time.monotonic()
     what = plan(source)

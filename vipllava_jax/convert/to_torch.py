@@ -27,7 +27,7 @@ from vipllava_jax.convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax.files import naming, write_json
 from vipllava_jax.folders import check_apart, check_only, new_folder
 from vipllava_jax.hugging_face import to_hugging_face
-from vipllava_jax.inputs.processor import FILES
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.integrity import finite
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
@@ -40,7 +40,7 @@ WRITTEN = (
     INDEXED[0],
     'config.json',
     'generation_config.json',
-    *FILES,
+    *PROCESSOR_FILES,
 )
 CODES = {dtype: code for code, (dtype, _) in TYPES.items()}
 

@@ -7,7 +7,7 @@ from typing import Any
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.folders import check_only
-from vipllava_jax.inputs.processor import FILES
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.loading import Source
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
@@ -21,7 +21,7 @@ def check_replaced(target: Path) -> None:
     """Raises CheckpointError if replacing an earlier result would delete files that are not part of it."""
     from vipllava_jax.convert.adapters import CONFIG, PAIRS
 
-    of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *FILES)
+    of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
     check_only(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
 
 

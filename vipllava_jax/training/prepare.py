@@ -171,7 +171,7 @@ def step(plan: Plan) -> Step:
         remat=settings.remat,
         dtype=jnp.dtype(settings.dtype),
         vary=lora.dropping if drops else None,
-        normalize=plan.batches.processor.settings.normalize,
+        normalize=plan.batches.processor.image_settings.normalize,
     )
 
 
