@@ -100,8 +100,8 @@ def export(
         common = max({entry.dtype for entry in entries}, key=[entry.dtype for entry in entries].count)
         write_json(partial / 'config.json', to_hugging_face(grown) | {'torch_dtype': common.name})
         checkpoint.copy_files(source, partial)
-    notes += not_finite(odd, options.dtype)
-    return Report(len(entries), size, time.monotonic() - began, (), notes)
+    warnings = not_finite(odd, options.dtype)
+    return Report(len(entries), size, time.monotonic() - began, (), notes, warnings)
 
 
 def _with_image_token(cfg: Config) -> tuple[Config, tuple[str, ...]]:
