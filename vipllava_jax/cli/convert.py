@@ -80,14 +80,14 @@ def run_conversion(
     The direction depends on the source; `to`, FLAX or PYTORCH, allows only one. Raises ValueError.
     """
     from vipllava_jax.convert import verify as verifying
-    from vipllava_jax.folders import check_place
+    from vipllava_jax.folders import check_new_folder
     from vipllava_jax.loading import locate
 
     if verify and adapter:
         raise ValueError(
             '--verify compares with SOURCE as it is, without the --adapter: leave one of them out'
         )
-    check_place(target, overwrite)  # before a download
+    check_new_folder(target, overwrite)  # before a download
     folder = locate(source)
     work = _conversion(folder, source, quantize, to)
     with progress_bar('converting') as progress:

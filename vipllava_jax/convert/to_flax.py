@@ -23,7 +23,7 @@ from vipllava_jax.convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_jax.convert.tensors import READABLE, Tensor, read
 from vipllava_jax.convert.torch_files import open_checkpoint
 from vipllava_jax.files import read_json
-from vipllava_jax.folders import check_apart, check_only
+from vipllava_jax.folders import check_apart, check_no_other_files
 from vipllava_jax.hugging_face import read_config
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.progress_bar import Progress
@@ -139,7 +139,9 @@ def convert(
     for read_from in (source, *([adapter] if adapter else [])):
         check_apart(Path(read_from), target)
     if overwrite and is_checkpoint(target):
-        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES))
+        check_no_other_files(
+            target, (MARK, PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
+        )
     options = WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter)
     began = time.monotonic()
     what = plan(source)
