@@ -43,7 +43,7 @@ def adapter(folder, tmp_path_factory) -> Path:
     from vipllava_jax.convert import adapters
     from vipllava_jax.loading import load
 
-    params, cfg, _ = load(folder, fuse=False)
+    params, cfg, *_ = load(folder, fuse=False)
     target = tmp_path_factory.mktemp('adapters') / 'adapter'
     adapters.save(target, trained(params, cfg), cfg)
     return target

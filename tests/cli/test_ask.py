@@ -93,7 +93,7 @@ def test_a_model_too_large_is_told_what_makes_it_smaller(vipllava, folder, monke
     def full(*args, **kwargs):
         raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')
 
-    monkeypatch.setattr(loading, 'weights', full)
+    monkeypatch.setattr(loading.Source, 'load', full)
     ran = vipllava('ask', '--model', folder, 'hi')
     assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
     assert '--quantize int8' in ran.err
@@ -112,7 +112,7 @@ def test_a_stop_string_ends_the_answer(vipllava, folder, monkeypatch):
     whole = json.loads(vipllava(*asked).out)
     assert not whole['finished']
     stop = whole['answer'][5:7]
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     cut = json.loads(vipllava(*asked).out)
     assert cut['finished']
     assert cut['answer'] == whole['answer'][: whole['answer'].find(stop)]
@@ -129,8 +129,8 @@ def test_a_stop_that_is_a_special_token_ends_the_answer(vipllava, folder, monkey
     tokens = vj.generate(
         model.params, batch, cfg=model.cfg, max_new_tokens=40, temperature=2.0, seed=1
     ).tokens[0]
-    stop = processor.tokenizer.core.id_to_token(int(tokens[6]))
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    stop = processor.tokenizer.backend.id_to_token(int(tokens[6]))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     cut = json.loads(vipllava(*asked).out)
     assert cut['finished']
     assert cut['new_tokens'] == list(tokens).index(tokens[6]) + 1
@@ -144,7 +144,7 @@ def test_without_a_picture_there_is_a_note(vipllava, folder):
 
 def test_commands_to_the_terminal_in_an_answer_are_shown_and_not_obeyed(vipllava, folder, monkeypatch):
     monkeypatch.setattr(
-        'vipllava_jax.inputs.tokenizer.Stream.end', lambda self: '\x1b]0;owned\x07\x9b2J\u202e'
+        'vipllava_jax.inputs.tokenizer.TextStream.end', lambda self: '\x1b]0;owned\x07\x9b2J\u202e'
     )
     ask = ('ask', '--model', folder, '--max-new-tokens', 1, 'hi')
     assert vipllava(*ask).out.endswith('\\x1b]0;owned\\x07\\x9b2J\\u202e\n')
@@ -284,7 +284,7 @@ def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkeypatch, args, message):
-    monkeypatch.setattr(loading, 'weights', None)
+    monkeypatch.setattr(loading.Source, 'load', None)
     code, out, err = vipllava('ask', *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
     assert err.startswith('vipllava: ')
@@ -304,7 +304,7 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkey
 def test_what_only_the_model_knows_is_told_before_its_weights(
     vipllava, folder, photo, monkeypatch, args, message
 ):
-    monkeypatch.setattr(loading, 'weights', None)
+    monkeypatch.setattr(loading.Source, 'load', None)
     code, out, err = vipllava('ask', '--model', folder, *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
     assert message in err

@@ -10,7 +10,7 @@ def model(folder):
     from tests.training.test_lora import trained
     from vipllava_jax.loading import load
 
-    params, cfg, _ = load(folder, fuse=False)
+    params, cfg, *_ = load(folder, fuse=False)
     tuned = trained(params, cfg, rank=3, alpha=8, dropout=0.1)
     return {**tuned, 'projector': jax.tree.map(lambda w: w + 1, tuned['projector'])}, cfg
 

@@ -39,7 +39,7 @@ TREES = {
 @pytest.mark.parametrize('tree', TREES)
 def test_every_tree_of_names(folder, tmp_path, rng, tree, kind, own):
     text, vision, bridge = TREES[tree]
-    params, cfg, _ = load(folder, fuse=False)
+    params, cfg, *_ = load(folder, fuse=False)
     linears = {
         'llama/layers_1/q/w': pair(f'{text}layers.1.self_attn.q_proj', 48, 48, rng, own=own),
         'llama/layers_2/o/w': pair(f'{text}layers.2.self_attn.o_proj', 48, 48, rng, own=own),
@@ -58,7 +58,7 @@ def test_every_tree_of_names(folder, tmp_path, rng, tree, kind, own):
 
 
 def test_the_authors_projector_and_what_they_leave_beside_it(folder, tmp_path, rng):
-    params, _, _ = load(folder, fuse=False)
+    params, _, *_ = load(folder, fuse=False)
     stem = 'base_model.model.model.mm_projector.'
     names = {
         'clip_layernorm.weight': (160,),
@@ -91,7 +91,7 @@ def test_the_authors_projector_and_what_they_leave_beside_it(folder, tmp_path, r
 
 
 def test_a_head_as_peft_has_it_both_whole_and_with_an_adapter(folder, tmp_path, rng):
-    params, cfg, _ = load(folder)
+    params, cfg, *_ = load(folder)
     stem = 'base_model.model.lm_head'
     tensors = pair(stem, 400, 48, rng) | {
         f'{stem}.base_layer.weight': np.float32(rng.standard_normal((400, 48)))

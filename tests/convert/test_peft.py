@@ -47,7 +47,7 @@ def test_what_we_save_peft_loads(base, tmp_path, rng, projector):
     from peft import PeftModel
 
     theirs, folder = base
-    params, cfg, _ = load(folder, fuse=False)
+    params, cfg, *_ = load(folder, fuse=False)
     adapted = trained(params, cfg, rank=3, alpha=8)
     if projector:
         adapted['projector'] = jax.tree.map(lambda w: w + 0.1, adapted['projector'])

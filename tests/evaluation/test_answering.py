@@ -11,7 +11,7 @@ from tests.makers import noise
 from vipllava_jax.evaluation import evaluate
 from vipllava_jax.evaluation.answering import THREADS, questions
 from vipllava_jax.evaluation.cases import read
-from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.processor import Processor
 
 
@@ -136,14 +136,14 @@ def test_a_mark_that_the_crop_cuts_off_is_noted(model, tmp_path):
     made.make(made.batches[0])
     assert [subject for subject, _ in notes] == ['crop']
     assert 'row 0: the crop cuts off the mark rectangle' in notes[0][1]
-    assert str(parse('rectangle:2,2,9,20')[1]) in notes[0][1]
+    assert str(parse_mark('rectangle:2,2,9,20')[1]) in notes[0][1]
 
 
 def test_a_stop_string_ends_answers_and_all_of_them_the_batch(model, monkeypatch):
     cases = read([{'question': word, 'answer': 'x'} for word in ('What?', 'Who?', 'Why?')])
     whole = texts(model, cases)
     stop = whole[0][2:4]
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     made = asked(model, cases, max_new_tokens=400)
     (said,) = [said for said, _ in made.answer(model.params, made.batches)]
     assert said[0].text == whole[0].split(stop)[0].strip()

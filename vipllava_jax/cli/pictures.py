@@ -40,9 +40,9 @@ def drawn(
     """The pictures at the paths with the marks of the specs drawn on them, and those marks in order."""
     from vipllava_jax.inputs import marks as marks_
     from vipllava_jax.inputs.images import open_image
-    from vipllava_jax.inputs.mark_syntax import parse
+    from vipllava_jax.inputs.mark_syntax import parse_mark
 
-    parsed = [parse(spec) for spec in specs]
+    parsed = [parse_mark(spec) for spec in specs]
     if specs and not paths:
         raise ValueError('there is no picture for the --mark: add --image FILE')
     for spec, (i, _) in zip(specs, parsed, strict=True):

@@ -17,9 +17,9 @@ from vipllava_jax.data.rows import BrokenRow, Row, Rows, raising_broken_row
 from vipllava_jax.data.workers import map_in_order
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.inputs.padding import pad_ids, pad_images, round_up
-from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, levels
+from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, uint8_pixels
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.inputs.prompts import DEFAULT
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 from vipllava_jax.messages import brief
 
 RANGES = (  # fields of BatchSettings with their smallest and largest values
@@ -39,7 +39,7 @@ class BatchSettings:
 
     batch_size: int
     seed: int | None = 0  # None: for evaluation, in the order of the file and without random marks
-    template: str = DEFAULT
+    template: str = DEFAULT_TEMPLATE
     fit: Fit | None = None
     max_length: int = 2048  # tokens; longer conversations are truncated
     group_by_length: bool = True  # the rows of a batch have about the same length: T and I take few values
@@ -103,7 +103,7 @@ class BatchMaker:
         tokens = pad_ids([example.tokens for example in examples], T, self.processor.tokenizer.pad)
         targets = pad_ids([example.targets for example in examples], T, IGNORE)
         targets[len(samples) - task.repeated :] = IGNORE
-        padded_images, counts = pad_images(images, self.processor.settings.side, np.uint8)
+        padded_images, counts = pad_images(images, self.processor.image_settings.side, np.uint8)
         return TrainingBatch(tokens, targets, padded_images, counts, names), notes
 
     def _find_sample(self, i: int, epoch: int, notes: list[Note]) -> Sample:
@@ -147,10 +147,10 @@ class BatchMaker:
         for path, row_marks in zip(row.images, marks, strict=True):
             seed = int(rng.integers(1 << 32)) if row_marks and rng is not None else None
             image = open_marked(path, row_marks, seed)
-            for mark in cut_off(image, self.processor.settings, self.settings.fit):
+            for mark in marks_cut_off(image, self.processor.image_settings, self.settings.fit):
                 message = f"the crop cuts off the mark {mark}; fit 'pad' keeps whole pictures"
                 notes.append(('crop', f'{row.where}: {message}'))
-            images.append(levels(image, self.processor.settings, self.settings.fit))
+            images.append(uint8_pixels(image, self.processor.image_settings, self.settings.fit))
         return images
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, TEMPLATES, Turn, render
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, IMAGE_TOKEN, TEMPLATES, Turn, render
 from vipllava_jax.messages import brief
 
 IGNORE = -100  # the target of a token without a loss
@@ -48,11 +48,11 @@ def _turn(number: int, turn: Any, images: int) -> Turn:
             f'turn {number} is {brief(turn)}: expected {{"from": "human" or "gpt", "value": a text}}'
         )
     role = ROLES[sender]
-    if IMAGE in text:
+    if IMAGE_TOKEN in text:
         if role != 'user' or not images:
             why = 'only the human may' if images else 'the row has no image'
-            raise ValueError(f'turn {number} says {IMAGE}, but {why}')
-        text = text.replace(IMAGE, '').strip()
+            raise ValueError(f'turn {number} says {IMAGE_TOKEN}, but {why}')
+        text = text.replace(IMAGE_TOKEN, '').strip()
     return Turn(role, text)
 
 
@@ -65,7 +65,11 @@ def check_trainable(template: str) -> None:
 
 
 def encode_conversation(
-    turns: Sequence[Turn], images: int, processor: Processor, template: str = DEFAULT, max_length: int = 2048
+    turns: Sequence[Turn],
+    images: int,
+    processor: Processor,
+    template: str = DEFAULT_TEMPLATE,
+    max_length: int = 2048,
 ) -> Example:
     """Turns and the number of their images -> the ids of the conversation, with the answers as targets.
 
@@ -120,13 +124,13 @@ def _encode_all(turns: Sequence[Turn], images: int, processor: Processor, templa
     if template == 'plain':
         turns = [turn._replace(text='') if turn.role == 'user' else turn for turn in turns]
     text, answers = _answers(turns, images, template)
-    ids, spans = processor.tokenizer.spans(text)
-    processor.check(ids)
+    ids, spans = processor.tokenizer.encode_with_spans(text)
+    processor.check_ids(ids)
     is_target = np.zeros(len(ids), bool)
     first, last = np.array(spans).T
     for start, end in answers:
         if shared := np.flatnonzero((first < start) & (last > start)).tolist():
-            piece = processor.tokenizer.core.id_to_token(ids[shared[0]])
+            piece = processor.tokenizer.backend.id_to_token(ids[shared[0]])
             raise ValueError(
                 f'the token {piece!r} holds the end of a question and the start of its answer: '
                 'use a tokenizer whose tokens do not span words'

@@ -13,7 +13,7 @@ from vipllava_jax.data.region_prompts import make_conversation
 from vipllava_jax.data.rows import BrokenRow, Row, Rows, index_rows, raising_broken_row
 from vipllava_jax.data.workers import map_in_order
 from vipllava_jax.files import check_regular
-from vipllava_jax.inputs.images import measure
+from vipllava_jax.inputs.images import image_size
 
 LISTED = 20  # broken rows that an error lists
 CHUNK = 512  # rows checked at a time
@@ -116,7 +116,7 @@ def make_checked(row: Row, make: Callable[[Row], MarkedConversation]) -> MarkedC
             check_regular(path)
         conversation = make(row)
         for path, marks in zip(row.images, conversation.marks, strict=True):
-            size = measure(path) if marks else (0, 0)
+            size = image_size(path) if marks else (0, 0)
             for mark in marks:
                 clamp_mark(mark, size)
     return conversation

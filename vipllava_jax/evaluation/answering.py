@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.arrays import ahead
 from vipllava_jax.config import Config
 from vipllava_jax.data.marking import open_marked
 from vipllava_jax.data.row_checks import raise_unless_skipped
 from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.evaluation.cases import Case, Cases
 from vipllava_jax.generation.stopping import ends, until
-from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, pixels
+from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, pixels
 from vipllava_jax.inputs.processor import Batch, Processor
-from vipllava_jax.inputs.prompts import DEFAULT, check
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, check_template
 from vipllava_jax.messages import brief
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.threads import map_ahead
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -90,12 +90,12 @@ class Questions:
                     raise
                 broken.append(str(error))
                 continue
-            ids.append(self.processor.ids(case.turns, len(case.images), self.template))
+            ids.append(self.processor.encode(case.turns, len(case.images), self.template))
             numbers.append(number)
         if not numbers:
             return Ready((), None, asked.longest, broken)
         filled = [n % len(numbers) for n in range(asked.size)]
-        batch = self.processor.batch([ids[n] for n in filled], [pictures[n] for n in filled])
+        batch = self.processor.collate([ids[n] for n in filled], [pictures[n] for n in filled])
         return Ready(tuple(numbers), batch, asked.longest, broken)
 
     def _pictures(self, case: Case, fit: Fit | None) -> list[np.ndarray]:
@@ -103,9 +103,9 @@ class Questions:
         try:
             for path, marks in zip(case.images, case.marks, strict=True):
                 image = open_marked(path, marks)
-                for mark in cut_off(image, self.processor.settings, fit):
+                for mark in marks_cut_off(image, self.processor.image_settings, fit):
                     self.note('crop', f'{case.where}: the crop cuts off the mark {mark}: see --fit pad')
-                made.append(pixels(image, self.processor.settings, fit))
+                made.append(pixels(image, self.processor.image_settings, fit))
         except (ValueError, OSError) as error:
             raise BrokenRow(f'{case.where}: {error}') from None
         return made
@@ -114,7 +114,7 @@ class Questions:
         """The answers of each batch, and the errors of its broken cases."""
         pool = ThreadPoolExecutor(THREADS)
         try:
-            for ready in ahead(pool, self.make, pending, THREADS):
+            for ready in map_ahead(pool, self.make, pending, THREADS):
                 yield self._said(params, ready), ready.broken
         finally:
             pool.shutdown(cancel_futures=True)
@@ -152,7 +152,7 @@ def questions(
     cfg: Config,
     *,
     batch: int = 16,
-    template: str = DEFAULT,
+    template: str = DEFAULT_TEMPLATE,
     fit: Fit | None = None,
     max_new_tokens: int | None = None,
     skip_broken: bool = False,
@@ -164,7 +164,7 @@ def questions(
     numbers of the others do not change. `fit` and `max_new_tokens` default to those of each case's task.
     """
     check_fit(fit)
-    check(template, processor.chat)
+    check_template(template, processor.chat_template)
     for name, value in (('batch', batch), ('max_new_tokens', max_new_tokens)):
         if value is not None and value < 1:
             raise ValueError(f'{name} is {brief(value)}: give 1 or more')
@@ -196,7 +196,7 @@ def questions(
 
 def _length(case: Case, processor: Processor, template: str, context: int, new: int) -> int:
     """The tokens of a prompt; ValueError if it and `new` more exceed the context."""
-    length = len(processor.ids(case.turns, len(case.images), template))
+    length = len(processor.encode(case.turns, len(case.images), template))
     if length + new > context:
         raise ValueError(
             f'a prompt of {length} tokens and {new} new exceed the {context} of the model: shorten it, or '

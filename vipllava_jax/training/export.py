@@ -7,8 +7,8 @@ from typing import Any
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.folders import check_only
-from vipllava_jax.inputs.processor import FILES
-from vipllava_jax.loading import Leaves
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
+from vipllava_jax.loading import Source
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training import finite, lora, output_folder
@@ -21,7 +21,7 @@ def check_replaceable(target: Path) -> None:
     """Raises CheckpointError if replacing an earlier result would delete files that are not part of it."""
     from vipllava_jax.convert.adapters import CONFIG, PAIRS
 
-    of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *FILES)
+    of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
     check_only(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
 
 
@@ -41,18 +41,20 @@ def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None
             overwrite=True,
         )
     else:
-        initial = loading.leaves(plan.source)  # in its own dtypes, not the run's
-        shapes, leaves = nested(initial.shapes()), _result_leaves(initial, plan.settings, trainable)
+        initial = loading.open(plan.initial_weights.folder)  # in its own dtypes, not the run's
+        shapes, leaves = nested(initial.leaf_shapes()), _result_leaves(initial, plan.settings, trainable)
         leaves = finite.check_each(target, leaves)  # again, because casting to float16 may overflow
-        checkpoint.save(target, shapes, plan.cfg, leaves=leaves, files_from=plan.source, overwrite=True)
+        checkpoint.save(
+            target, shapes, plan.cfg, leaves=leaves, files_from=plan.initial_weights.folder, overwrite=True
+        )
 
 
 def _result_leaves(
-    initial: Leaves, settings: TrainingSettings, trainable: Params
+    initial: Source, settings: TrainingSettings, trainable: Params
 ) -> Iterator[tuple[str, Any]]:
     """The leaves of the initial model, replaced by or merged with the trained ones."""
     trained = dict(flat(trainable))
-    for path, leaf in initial.stream():
+    for path, leaf in initial.leaves():
         if path in trained:
             leaf = trained[path].astype(leaf.dtype)
         elif f'{path}/a' in trained:

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config
 from vipllava_jax.data.batches import Batches
-from vipllava_jax.inputs.pixels import Settings
+from vipllava_jax.inputs.pixels import ImageSettings
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.parts import join
@@ -39,7 +39,7 @@ class HeldOutEvaluator:
 
     def __init__(self, batches: Batches, cfg: Config, dtype: DTypeLike):
         self._cfg, self._dtype = cfg, dtype
-        self._images = batches.processor.settings
+        self._images = batches.processor.image_settings
         self._steps = batches.steps
         self._batches = batches.iterate()  # one epoch per evaluation; the next one is prepared ahead
 
@@ -59,7 +59,7 @@ class HeldOutEvaluator:
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _loss(
-    params: Params, frozen: Params, batch: Any, images: Settings, cfg: Config, dtype: DTypeLike
+    params: Params, frozen: Params, batch: Any, images: ImageSettings, cfg: Config, dtype: DTypeLike
 ) -> tuple[Array, Array]:
     batch = batch._replace(images=images.normalize(batch.images))
     params = jax.tree.map(lambda w: w.astype(dtype), params)

@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from vipllava_jax.data.batches import Batches, BatchSettings
 from vipllava_jax.data.conversations import LengthLimit, check_trainable
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.loading import Leaves
+from vipllava_jax.loading import Source
 from vipllava_jax.messages import printable
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
@@ -29,6 +28,7 @@ from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recipes import LORA
 from vipllava_jax.training.settings import MAX_STEPS, TrainingSettings
 from vipllava_jax.training.step import StepFunction, TrainState, init_state, make_step
+from vipllava_jax.weight_options import WeightOptions
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,14 @@ class TrainingPlan:
     """A prepared run without its weights; values that data or device decide are filled into its settings."""
 
     settings: TrainingSettings
-    source: Path  # the folder of the initial model
-    leaves: Leaves  # of that model
+    initial_weights: Source
     batches: Batches
     held_out: Batches | None
     optimizer: Optimizer
 
     @property
     def cfg(self) -> Config:
-        return self.leaves.cfg
+        return self.initial_weights.cfg
 
     @property
     def steps(self) -> int:
@@ -54,15 +53,17 @@ class TrainingPlan:
 def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> TrainingPlan:
     """Locates the model and checks the rows of a run; ValueError if something is wrong."""
     check_trainable(settings.template)
-    source = loading.locate(str(settings.model))
-    output_folder.check_overwrites_no_input(settings, source)
-    processor = Processor.load(source)
-    leaves = loading.leaves(source, quantize=settings.quantize)
-    processor = processor.for_model(leaves.cfg)
-    stored_quantized = settings.quantize is None and any(isinstance(w, Quantized) for _, w in leaves.shapes())
+    folder = loading.locate(str(settings.model))
+    output_folder.check_overwrites_no_input(settings, folder)
+    processor = Processor.load(folder)
+    initial_weights = loading.open(folder, WeightOptions(quantize=settings.quantize))
+    processor = processor.for_model(initial_weights.cfg)
+    stored_quantized = settings.quantize is None and any(
+        isinstance(w, Quantized) for _, w in initial_weights.leaf_shapes()
+    )
     if settings.merge and stored_quantized:
         raise ValueError(
-            f'{source}: holds quantized weights, into which adapters cannot be merged: leave out --merge, or '
+            f'{folder}: holds quantized weights, into which adapters cannot be merged: leave out --merge, or '
             'use another model'
         )
     settings = dataclasses.replace(
@@ -73,7 +74,7 @@ def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> Train
     batches = _read_batches(settings, processor, progress)
     settings = dataclasses.replace(settings, steps=_count_steps(settings, batches))
     held_out = _read_batches(settings, processor, progress, held_out=True) if settings.eval_data else None
-    return TrainingPlan(settings, source, leaves, batches, held_out, _make_optimizer(settings))
+    return TrainingPlan(settings, initial_weights, batches, held_out, _make_optimizer(settings))
 
 
 def _count_steps(settings: TrainingSettings, batches: Batches) -> int:
@@ -154,8 +155,8 @@ def initial_state(
             return leaf
         return leaf.astype(settings.param_dtype if wholly(path, settings.trains) else settings.dtype)
 
-    params = nested((path, cast(path, leaf)) for path, leaf in plan.leaves.stream(progress=progress))
-    finite.check_loaded(plan.source, params)
+    params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
+    finite.check_loaded(plan.initial_weights.folder, params)
     if LORA in settings.trains:
         params = lora.add(
             params,
@@ -182,5 +183,5 @@ def step_function(plan: TrainingPlan) -> StepFunction:
         remat=settings.remat,
         dtype=jnp.dtype(settings.dtype),
         apply_dropout=lora.dropping if has_dropout else None,
-        normalize=plan.batches.processor.settings.normalize,
+        normalize=plan.batches.processor.image_settings.normalize,
     )

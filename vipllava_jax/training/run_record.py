@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax import __version__
 from vipllava_jax.files import read_json, write_json
 from vipllava_jax.messages import brief, describe_changes
 from vipllava_jax.training.settings import KEYS, TrainingSettings
+from vipllava_jax.version import __version__
 
 FILE = 'run.json'
 

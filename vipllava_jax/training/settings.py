@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.files import check_encoding, read_bytes
-from vipllava_jax.inputs.prompts import NAMES
+from vipllava_jax.inputs.prompts import TEMPLATE_NAMES
 from vipllava_jax.messages import printable
 from vipllava_jax.training.keys import Key
 from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
+from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 DATA, BATCHES, TRAINING = 'Model and data', 'Batches', 'Training'
 NUMBERS, CHECKPOINTS = 'Seed and precision', 'Evaluation and checkpoints'
@@ -50,7 +50,7 @@ class TrainingSettings:
     output: str = _key(
         DATA, str, 'The folder of the run: checkpoints, metrics, the result.', affects_results=False
     )
-    template: str = _key(DATA, str, 'The format of the prompt.', choices=NAMES)
+    template: str = _key(DATA, str, 'The format of the prompt.', choices=TEMPLATE_NAMES)
     fit: str = _key(DATA, str, 'How a picture becomes square.', choices=('crop', 'pad', 'squash'))
     skip_broken: bool = _key(DATA, bool, 'Skip rows that cannot be used, instead of stopping.', False)
 
