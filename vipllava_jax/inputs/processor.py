@@ -17,6 +17,7 @@ from vipllava_jax.files import read_json
 from vipllava_jax.inputs import chat_templates, processor_files
 from vipllava_jax.inputs.chat_templates import ChatTemplate
 from vipllava_jax.inputs.images import ImageSource, open_image
+from vipllava_jax.inputs.padding import pad_ids, pad_images, round_up
 from vipllava_jax.inputs.pixels import Fit, ImageSettings, check_fit, marks_cut_off, pixels
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.inputs.prompts import (
@@ -42,7 +43,7 @@ class Batch(NamedTuple):
 
 def bucket(length: int) -> int:
     """The smallest positive multiple of 128 that is at least `length`: few shapes need few compilations."""
-    return max(-(-length // 128), 1) * 128
+    return round_up(length, 128)
 
 
 @dataclass(frozen=True)
@@ -159,14 +160,8 @@ class Processor:
     def collate(self, ids: Sequence[Sequence[int]], pictures: Sequence[Sequence[np.ndarray]]) -> Batch:
         """The ids of each row, and its pictures hw3 as returned by `pixels` -> Batch."""
         lengths = np.array([len(row) for row in ids], np.int32)
-        counts = np.array([len(row) for row in pictures], np.int32)
-        tokens = np.full((len(ids), bucket(lengths.max())), self.tokenizer.pad, np.int32)
-        side = self.image_settings.side
-        images = np.zeros((len(ids), counts.max(), side, side, 3), np.float32)
-        for b, row in enumerate(ids):
-            tokens[b, : len(row)] = row
-            for i, picture in enumerate(pictures[b]):
-                images[b, i] = picture
+        tokens = pad_ids(ids, bucket(lengths.max()), self.tokenizer.pad)
+        images, counts = pad_images(pictures, self.image_settings.side, np.float32)
         return Batch(tokens, lengths, images, counts)
 
     def encode(self, turns: Sequence[Turn], images: int, template: str = DEFAULT_TEMPLATE) -> list[int]:
