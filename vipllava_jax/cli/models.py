@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vipllava_jax.config import Config
-    from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.inputs.batch import Batch
+    from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import Model
 
 F = TypeVar('F', bound=Callable[..., Any])
