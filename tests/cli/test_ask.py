@@ -93,7 +93,7 @@ def test_a_model_too_large_is_told_what_makes_it_smaller(vipllava, folder, monke
     def full(*args, **kwargs):
         raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')
 
-    monkeypatch.setattr(loading, 'weights', full)
+    monkeypatch.setattr(loading.Source, 'load', full)
     ran = vipllava('ask', '--model', folder, 'hi')
     assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
     assert '--quantize int8' in ran.err
@@ -284,7 +284,7 @@ def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkeypatch, args, message):
-    monkeypatch.setattr(loading, 'weights', None)
+    monkeypatch.setattr(loading.Source, 'load', None)
     code, out, err = vipllava('ask', *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
     assert err.startswith('vipllava: ')
@@ -304,7 +304,7 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkey
 def test_what_only_the_model_knows_is_told_before_its_weights(
     vipllava, folder, photo, monkeypatch, args, message
 ):
-    monkeypatch.setattr(loading, 'weights', None)
+    monkeypatch.setattr(loading.Source, 'load', None)
     code, out, err = vipllava('ask', '--model', folder, *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
     assert message in err

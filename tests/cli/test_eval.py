@@ -141,8 +141,8 @@ def test_killed_it_loses_a_batch_at_most_and_goes_on(vipllava, folder, data, tmp
 def test_another_model_or_other_settings_are_refused_in_a_line(vipllava, folder, adapter, data, monkeypatch):
     asked = ('eval', '--model', folder, '--data', data, *SHORT)
     assert vipllava(*asked).code == 0
-    weights = loading.weights
-    monkeypatch.setattr(loading, 'weights', None)
+    load = loading.Source.load
+    monkeypatch.setattr(loading.Source, 'load', None)
     for more, message in [
         (('--adapter', adapter), f'adapter was not given and is {adapter}'),
         (('--quantize', 'int8'), 'quantize was not given and is int8'),
@@ -160,7 +160,7 @@ def test_another_model_or_other_settings_are_refused_in_a_line(vipllava, folder,
         assert '(other weights in the model)' in vipllava(*asked).err
     finally:
         os.utime(config, ns=(found.st_atime_ns, found.st_mtime_ns))
-    monkeypatch.setattr(loading, 'weights', weights)
+    monkeypatch.setattr(loading.Source, 'load', load)
     ran = vipllava(*asked, '--quantize', 'int8', '--adapter', adapter, '--restart')
     assert ran.code == 0, ran.err
     said = [answer['said'] for answer in lines(data.with_name('held-out.answers.jsonl'))[1:]]

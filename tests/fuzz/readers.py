@@ -22,8 +22,8 @@ def plan(folder: Path) -> None:
     from vipllava_jax.inputs.processor import Processor
 
     loading.locate(folder)
-    loading.abstract(folder)
-    loading.abstract(folder, quantize='int8')
+    loading.open(folder).shapes()
+    loading.open(folder, loading.WeightOptions(quantize='int8')).shapes()
     Processor.load(folder)
 
 
@@ -62,7 +62,7 @@ def adapters(folder: Path) -> None:
         found = adapters.read(folder / kind, CFG)
         within(folder, [tensor for pair in found.pairs.values() for tensor in (pair.a, pair.b)])
         within(folder, [tensor for _, tensor in found.whole.values()])
-        loading.weights(folder / 'model', adapter=folder / kind)
+        loading.open(folder / 'model', loading.WeightOptions(adapter=folder / kind)).load()
 
 
 def tokenizer(folder: Path) -> None:
@@ -107,8 +107,9 @@ def converted(folder: Path) -> None:
     from vipllava_jax import loading
 
     loading.locate(folder / 'converted')
-    loading.abstract(folder / 'converted')
-    params, _ = loading.weights(folder / 'converted')
+    stored = loading.open(folder / 'converted')
+    stored.shapes()
+    params = stored.load()
     same = jax.tree.map(lambda x, y: x.dtype == y.dtype and bool((x == y).all()), params, _source(folder))
     assert jax.tree.all(same), 'the weights are not those that were converted'
 
@@ -117,7 +118,7 @@ def converted(folder: Path) -> None:
 def _source(folder: Path) -> Any:
     from vipllava_jax import loading
 
-    return loading.weights(folder / 'source')[0]
+    return loading.open(folder / 'source').load()
 
 
 def picture(folder: Path) -> None:

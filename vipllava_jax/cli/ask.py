@@ -27,10 +27,9 @@ from vipllava_jax.messages import safe_answer, safe_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vipllava_jax.config import Config
     from vipllava_jax.inputs.batch import Batch
     from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.loading import Model
+    from vipllava_jax.loading import Model, Source
 
 
 LONGEST = 1 << 20  # bytes of a question on stdin; more than any context
@@ -111,13 +110,15 @@ def ask(
         if not pictures:
             raise ValueError('--save-image needs an --image')
         check_saving(save_image, images)
+    from vipllava_jax import loading
     from vipllava_jax.generation.stopping import ends
+    from vipllava_jax.weight_options import WeightOptions
 
     folder, processor, batch = prepare(source, prompt, pictures, template, fit)
     if save_image:
         save(pictures[0], save_image, [*images, folder, *([adapter] if adapter else [])])
-    kind = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
-    shapes, cfg = planned(folder, processor, batch, settings['max_new_tokens'], **kind)
+    weights = loading.open(folder, WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter))
+    shapes, cfg = planned(weights, processor, batch, settings['max_new_tokens']), weights.cfg
     if settings['seed'] is None:
         settings['seed'] = secrets.randbits(32)
     told = {
@@ -130,7 +131,7 @@ def ask(
     }
     stops, settings['eos'] = ends(processor, template, cfg)
     compiled = compiling(shapes, batch, cfg, settings)
-    model, seconds = load(folder, processor, **kind)
+    model, seconds = load(weights, processor)
     reply = Reply(model, batch, stops, settings)
     answer = said(reply, compiled, quiet=as_json)
     if as_json:
@@ -237,16 +238,14 @@ def prepare(
 
 
 def planned(
-    folder: 'Path', processor: 'Processor', batch: 'Batch', max_new_tokens: int | None, **kind: Any
-) -> 'tuple[dict[str, Any], Config]':
-    """The shapes of the weights and their config.
+    weights: 'Source', processor: 'Processor', batch: 'Batch', max_new_tokens: int | None
+) -> dict[str, Any]:
+    """The shapes of the weights.
 
     Raises ValueError if there is no room for an answer, or the processor does not fit the weights.
     """
     from vipllava_jax.generation.decoding import room
-    from vipllava_jax.loading import abstract
 
-    shapes, cfg = abstract(folder, **kind)
-    processor.for_model(cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
-    room(batch, cfg, max_new_tokens)
-    return shapes, cfg
+    processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
+    room(batch, weights.cfg, max_new_tokens)
+    return weights.shapes()

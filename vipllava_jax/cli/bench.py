@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.numbers import Whole
-from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.evaluation.outputs import check_outputs
 from vipllava_jax.files import check_writable
 from vipllava_jax.signals import raising_interrupts, temporary_folder
+from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 if TYPE_CHECKING:
     from vipllava_jax.benchmark.subject import Subject
@@ -176,7 +175,7 @@ def located(source: str | None, preset: str | None) -> 'tuple[Path | None, Confi
     if source is None:
         return None, PRESETS[preset or 'tiny']
     folder = loading.locate(source)
-    return folder, loading.leaves(folder).cfg
+    return folder, loading.open(folder).cfg
 
 
 def prepare(
@@ -190,18 +189,15 @@ def prepare(
     """The model to measure, with the weights of a folder or random ones."""
     import jax
 
-    from vipllava_jax import loading
+    from vipllava_jax import loading, placement
     from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 
     if folder is None:
         tell(f'random weights for {preset}')
         cfg = PRESETS[preset or 'tiny']
-        params = loading.arrange(random_params(cfg, dtype or usual('dtype'), quantize), cfg, fuse=fuse)
+        params = placement.place(random_params(cfg, dtype or usual('dtype'), quantize), cfg, fuse=fuse)
     else:
-        with bytes_bar(f'loading {folder.name}') as progress:
-            params, cfg, *_ = loading.load(
-                folder, dtype=dtype, quantize=quantize, fuse=fuse, progress=progress
-            )
+        params, cfg, *_ = loading.load(folder, dtype=dtype, quantize=quantize, fuse=fuse)
     return Subject(jax.block_until_ready(params), silent(cfg, attention))
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from vipllava_jax.checkpoint import FLOATS, QUANTIZED
-from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.messages import listed
+from vipllava_jax.progress_bar import progress_bar
+from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
 
@@ -65,7 +65,7 @@ def convert(
         raise ValueError(
             f'--quantize: PyTorch has no such weights; convert the PyTorch checkpoint, not {source}'
         )
-    with bytes_bar('converting') as progress:
+    with progress_bar('converting') as progress:
         report = work(folder, target, dtype=dtype, adapter=adapter, overwrite=overwrite, progress=progress)
     size = report.size / 1e9
     click.echo(
@@ -78,7 +78,7 @@ def convert(
     for note in report.notes:
         click.echo(printable(note))
     if verify:
-        with bytes_bar('verifying') as progress:
+        with progress_bar('verifying') as progress:
             compared = verifying.verify(folder, target, progress=progress)
         differences = {**compared.groups, 'logits': compared.logits}
         for group, difference in differences.items():

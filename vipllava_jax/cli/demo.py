@@ -78,7 +78,7 @@ def demo(
         shown = shown._replace(asked=[(phrased(question, shown.marks), None) for question in questions])
     save(shown.picture, output)
     with spinner('loading; the first time, compiling …'):
-        model = load(DEMO, dtype='float32')  # every CPU multiplies float32 natively
+        model = load(DEMO, dtype='float32', progress=False)  # every CPU multiplies float32 natively
         answers = answer(model, shown.picture, [question for question, _ in shown.asked])
     click.echo(f'{output}: a picture with {_told(shown.marks)}')
     for (question, right), said in zip(shown.asked, answers, strict=True):

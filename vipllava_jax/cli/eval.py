@@ -117,13 +117,14 @@ def eval(
     from vipllava_jax.evaluation import run
     from vipllava_jax.evaluation.answering import questions
     from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.loading import abstract, locate
+    from vipllava_jax.loading import WeightOptions, locate
+    from vipllava_jax.loading import open as open_weights
 
     folder = locate(source)
     check_outputs(outputs, (), [folder, *([Path(adapter)] if adapter else [])])
     processor = Processor.load(folder)
-    kind: dict[str, Any] = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
-    shapes, cfg = abstract(folder, **kind)
+    weights = open_weights(folder, WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter))
+    shapes, cfg = weights.shapes(), weights.cfg
     how: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens)
     with a_line_each():
         asked = questions(found, processor, cfg, batch=batch, **how, skip_broken=skip_broken, note=Notes())
@@ -138,7 +139,7 @@ def eval(
     def loaded(first: 'Asked') -> Any:
         batch = asked.make(first).batch
         waited = compiling(shapes, batch, cfg, asked.settings(first.longest)) if batch else lambda: None
-        model, _ = load(folder, processor, **kind)
+        model, _ = load(weights, processor)
         with contextlib.suppress(Exception):  # decoding raises the same error again
             waited()
         return model.params

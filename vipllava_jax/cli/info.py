@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax import __version__, compilation
+from vipllava_jax import compilation
 from vipllava_jax.messages import printable
+from vipllava_jax.version import __version__
 
 if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Processor
@@ -93,8 +94,9 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     from vipllava_jax.inputs.processor import Processor
 
     if ours.is_checkpoint(folder):
-        kind, cfg = 'converted', ours.read_config(folder)
-        leaves = [(leaf.size, leaf.dtype) for leaf in ours.shapes(folder).values()]
+        stored = ours.open(folder)
+        kind, cfg = 'converted', stored.cfg
+        leaves = [(leaf.size, leaf.dtype) for leaf in stored.leaves.values()]
         unused: tuple[str, ...] = ()
     else:
         plan = to_flax.plan(folder)

@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vipllava_jax.arrays import flat
-from vipllava_jax.checkpoint import FLOATS, QUANTIZED
-from vipllava_jax.cli.waiting import bytes_bar
-from vipllava_jax.compilation import background
 from vipllava_jax.inputs.prompts import TEMPLATE_NAMES
+from vipllava_jax.threads import background
+from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vipllava_jax.config import Config
     from vipllava_jax.inputs.batch import Batch
     from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.loading import Model
+    from vipllava_jax.loading import Model, Source
 
 F = TypeVar('F', bound=Callable[..., Any])
 DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
@@ -47,7 +44,7 @@ def fit_option(usual: str) -> Callable[[F], F]:
 
 
 def weight_options(command: F) -> F:
-    """The options for loading weights, with the names of the arguments of `loading`: `**kind`."""
+    """The options for loading weights, named as the fields of `WeightOptions`."""
     command = click.option(
         '--adapter', metavar='FOLDER', help="An adapter for the model, of ours, peft's or the authors'."
     )(command)
@@ -75,11 +72,10 @@ def compiling(
     return background(partial(compile_for, shapes, batch, cfg=cfg, **settings))
 
 
-def load(folder: 'Path', processor: 'Processor', **kind: Any) -> 'tuple[Model, float]':
+def load(weights: 'Source', processor: 'Processor') -> 'tuple[Model, float]':
     """Loads the model with a progress bar; returns it and the seconds taken."""
-    from vipllava_jax import loading
+    from vipllava_jax.loading import Model
 
     begin = time.perf_counter()
-    with bytes_bar(f'loading {folder.name}') as progress:
-        params, cfg = loading.weights(folder, **kind, progress=progress)
-    return loading.Model(params, cfg, processor), round(time.perf_counter() - begin, 3)
+    model = Model(weights.load(), weights.cfg, processor)
+    return model, round(time.perf_counter() - begin, 3)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.arrays import ahead
 from vipllava_jax.config import Config
 from vipllava_jax.data.marking import drawn
 from vipllava_jax.data.rows import BrokenRow, checked
@@ -21,6 +20,7 @@ from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, check_template
 from vipllava_jax.messages import brief
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.threads import map_ahead
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -114,7 +114,7 @@ class Questions:
         """The answers of each batch, and the errors of its broken cases."""
         pool = ThreadPoolExecutor(THREADS)
         try:
-            for ready in ahead(pool, self.make, pending, THREADS):
+            for ready in map_ahead(pool, self.make, pending, THREADS):
                 yield self._said(params, ready), ready.broken
         finally:
             pool.shutdown(cancel_futures=True)

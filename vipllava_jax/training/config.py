@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.files import check_encoding, read_bytes
 from vipllava_jax.inputs.prompts import TEMPLATE_NAMES
 from vipllava_jax.messages import brief, printable
 from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
+from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 DATA, LENGTH, TRAINS, NUMBERS, KEPT = (
     *('Model and data', 'Length and batches', 'What trains, and how fast'),
