@@ -7,8 +7,9 @@ TYPE_CHECKING = False  # importing typing would double the import time of this p
 if TYPE_CHECKING:
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
     from vipllava_jax.generation.decoding import Generation, generate, stream
+    from vipllava_jax.inputs.batch import Batch
     from vipllava_jax.inputs.marks import Mark, draw
-    from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.inputs.prompts import Turn
     from vipllava_jax.loading import Model, load
     from vipllava_jax.model.llama import Cache
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 _HOMES = {
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
     'generation.decoding': ['Generation', 'generate', 'stream'],
+    'inputs.batch': ['Batch'],
     'inputs.marks': ['Mark', 'draw'],
-    'inputs.processor': ['Batch', 'Processor'],
+    'inputs.processor': ['Processor'],
     'inputs.prompts': ['Turn'],
     'loading': ['Model', 'load'],
     'model.llama': ['Cache'],

@@ -13,7 +13,7 @@ from jax.experimental import topologies
 import vipllava_jax as vj
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.generation import decoding
-from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import llama
 from vipllava_jax.model.vipllava import VipLlava
 from vipllava_jax.quantizing import quantize_leaves

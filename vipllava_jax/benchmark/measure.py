@@ -18,7 +18,7 @@ from vipllava_jax.benchmark.timing import Run
 from vipllava_jax.compilation import SETTINGS
 from vipllava_jax.config import Config
 from vipllava_jax.generation.decoding import CHUNK, State, advance, generate, start
-from vipllava_jax.inputs.processor import bucket
+from vipllava_jax.inputs.batch import bucket
 from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.signals import temporary_folder
 

@@ -15,8 +15,9 @@ from vipllava_jax.data.row_checks import raise_unless_skipped
 from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.evaluation.cases import Case, Cases
 from vipllava_jax.generation.stopping import ends, until
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, pixels
-from vipllava_jax.inputs.processor import Batch, Processor
+from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, check_template
 from vipllava_jax.messages import brief
 from vipllava_jax.model.vipllava import Params

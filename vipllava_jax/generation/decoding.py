@@ -18,7 +18,7 @@ from jax import Array
 from vipllava_jax.config import Config
 from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.sampling import Sampling, pick
-from vipllava_jax.inputs.processor import Batch, bucket
+from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache
 from vipllava_jax.model.vipllava import Params
