@@ -182,10 +182,13 @@ class Processor:
         return Image.fromarray(self.image_settings.denormalize(np.asarray(batch.images[row, index])))
 
     def decode(self, output: Any) -> Any:
-        """Ids T -> a text; ids BT, or an object with `tokens` BT and `lengths` B -> a list of B texts."""
+        """Ids T -> a text; ids BT, or a Generation -> a list of B texts, without their stop strings."""
         if hasattr(output, 'tokens'):
             rows = zip(np.asarray(output.tokens), np.asarray(output.lengths), strict=True)
-            return [self.tokenizer.decode(ids[:length]) for ids, length in rows]
+            return [
+                output.truncate(self.tokenizer.decode_untrimmed(ids[:length].tolist()))
+                for ids, length in rows
+            ]
         ids = np.asarray(output)
         return [self.tokenizer.decode(row) for row in ids] if ids.ndim == 2 else self.tokenizer.decode(ids)
 
