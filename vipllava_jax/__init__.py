@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from vipllava_jax.generation.model import Model
     from vipllava_jax.generation.result import Generation
     from vipllava_jax.generation.settings import GenerationSettings
+    from vipllava_jax.inputs.batch import Batch
     from vipllava_jax.inputs.marks import Mark, draw
-    from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.inputs.prompts import Turn
     from vipllava_jax.loading import load
     from vipllava_jax.model.llama import Cache
@@ -24,8 +25,9 @@ _HOMES = {
     'generation.model': ['Model'],
     'generation.result': ['Generation'],
     'generation.settings': ['GenerationSettings'],
+    'inputs.batch': ['Batch'],
     'inputs.marks': ['Mark', 'draw'],
-    'inputs.processor': ['Batch', 'Processor'],
+    'inputs.processor': ['Processor'],
     'inputs.prompts': ['Turn'],
     'loading': ['load'],
     'model.llama': ['Cache'],

@@ -14,7 +14,7 @@ import vipllava_jax as vj
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.state import State, eos_rows
-from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import llama
 from vipllava_jax.model.vipllava import VipLlava
 from vipllava_jax.quantizing import quantize_leaves
@@ -22,7 +22,7 @@ from vipllava_jax.training import lora
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split
-from vipllava_jax.training.step import make_step, start
+from vipllava_jax.training.step import init_state, make_step
 
 CFG = dataclasses.replace(vj.VIP_LLAVA_7B, attention='xla')
 # As wide as the 7B, and faster to compile; another layer adds only its weights and its cache to the memory.
@@ -104,12 +104,12 @@ def train(trains: tuple[str, ...], at: jax.sharding.Sharding, *targets: str) -> 
             key = jax.random.key(0)
             params = lora.add(params, SHALLOW, rank=128, alpha=256, key=key, targets=targets, dropout=0.05)
         trainable, frozen = split(params, trains)
-        return start(trainable, optimizer, jnp.bfloat16), frozen
+        return init_state(trainable, optimizer, jnp.bfloat16), frozen
 
     ids, counts = (jax.ShapeDtypeStruct((1, ROWS, *T), jnp.int32) for T in ((PROMPT,), ()))
     pixels = pictures(SHALLOW, ROWS)
     batch = Examples(ids, ids, jax.ShapeDtypeStruct((1, *pixels.shape), jnp.bfloat16), counts)
-    step = make_step(SHALLOW, optimizer, vary=lora.dropping if 'lora' in trains else None)
+    step = make_step(SHALLOW, optimizer, apply_dropout=lora.dropping if 'lora' in trains else None)
     told = place((*jax.eval_shape(begun), batch, jax.eval_shape(lambda: jax.random.key(0))), at)
     return step.trace(*told).lower().compile()
 

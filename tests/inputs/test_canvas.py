@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from tests.makers import noise
 from vipllava_jax.inputs.canvas import STEPS, Canvas
-from vipllava_jax.inputs.images import drawn_marks
+from vipllava_jax.inputs.drawn_marks import drawn_marks
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.strokes import Region
 

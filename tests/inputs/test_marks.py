@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from tests.makers import noise
-from vipllava_jax.inputs.images import drawn_marks
+from vipllava_jax.inputs.drawn_marks import drawn_marks
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.strokes import Hand, Region
 

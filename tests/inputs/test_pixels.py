@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from tests.makers import noise
-from vipllava_jax.inputs.images import LONGEST, open_image
+from vipllava_jax.inputs.images import MAX_SIDE, open_image
 from vipllava_jax.inputs.marks import Mark, draw
 from vipllava_jax.inputs.pixels import FITS, ImageSettings, marks_cut_off, pixels
 
@@ -162,7 +162,7 @@ def test_a_tall_picture_is_padded_as_any_other(monkeypatch):
 
 
 @pytest.mark.parametrize('fit', FITS)
-@pytest.mark.parametrize('size', [(1, LONGEST), (LONGEST, 1), (3, LONGEST), (2000, 40_000)])
+@pytest.mark.parametrize('size', [(1, MAX_SIDE), (MAX_SIDE, 1), (3, MAX_SIDE), (2000, 40_000)])
 def test_extreme_pictures_take_no_time(size, fit):
     begin = time.process_time()
     assert np.isfinite(pixels(Image.new('RGB', size), ImageSettings(), fit)).all()

@@ -19,7 +19,7 @@ from vipllava_jax.compilation import SETTINGS
 from vipllava_jax.config import Config
 from vipllava_jax.generation.decoding import CHUNK, decode_chunk, generate, prefill_batch
 from vipllava_jax.generation.state import State, eos_rows
-from vipllava_jax.inputs.processor import bucket
+from vipllava_jax.inputs.batch import bucket
 from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.signals import temporary_folder
 
@@ -65,8 +65,8 @@ class Ours(NamedTuple):
 
         def run() -> float:
             nonlocal state
-            again = jax.device_put(np.full(batch, context, np.int32))
-            state = jax.block_until_ready(dataclasses.replace(state, positions=again))
+            positions = jax.device_put(np.full(batch, context, np.int32))
+            state = jax.block_until_ready(dataclasses.replace(state, positions=positions))
             begin = time.perf_counter()
             for _ in range(STEPS // CHUNK):
                 state, tokens = decode_chunk(params, state, cfg=cfg, steps=CHUNK)
@@ -99,21 +99,21 @@ class Ours(NamedTuple):
 
         run = timed(programs)
 
-        def fresh() -> float:
+        def without_caches() -> float:
             jax.clear_caches()
             return run()
 
-        return fresh
+        return without_caches
 
 
 @contextmanager
 def compilation_cache() -> Iterator[None]:
     """Uses an empty temporary folder as the persistent compilation cache within the context."""
     with temporary_folder('vipllava-bench-') as folder:
-        wanted = {**SETTINGS, 'jax_enable_compilation_cache': True, 'jax_compilation_cache_dir': folder}
-        before = {name: getattr(jax.config, name) for name in wanted}
+        settings = {**SETTINGS, 'jax_enable_compilation_cache': True, 'jax_compilation_cache_dir': folder}
+        before = {name: getattr(jax.config, name) for name in settings}
         try:
-            for name, value in wanted.items():
+            for name, value in settings.items():
                 jax.config.update(name, value)
             reset_cache()
             yield

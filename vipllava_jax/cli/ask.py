@@ -27,7 +27,8 @@ from vipllava_jax.messages import safe_answer, safe_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.inputs.batch import Batch
+    from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import Model, Source
 
 

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vipllava_jax.config import Config
-from vipllava_jax.data.marking import drawn
-from vipllava_jax.data.rows import BrokenRow, checked
+from vipllava_jax.data.marking import open_marked
+from vipllava_jax.data.row_checks import raise_unless_skipped
+from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.evaluation.cases import Case, Cases
 from vipllava_jax.generation.stopping import stop_conditions, truncate_at_stops
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, pixels
-from vipllava_jax.inputs.processor import Batch, Processor
+from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, check_template
 from vipllava_jax.messages import brief
 from vipllava_jax.model.vipllava import Params
@@ -101,7 +103,7 @@ class Questions:
         made = []
         try:
             for path, marks in zip(case.images, case.marks, strict=True):
-                image = drawn(path, marks)
+                image = open_marked(path, marks)
                 for mark in marks_cut_off(image, self.processor.image_settings, fit):
                     self.note('crop', f'{case.where}: the crop cuts off the mark {mark}: see --fit pad')
                 made.append(pixels(image, self.processor.image_settings, fit))
@@ -182,7 +184,7 @@ def questions(
             continue
         longest = max_new_tokens or case.task.longest
         shapes.append((fit or case.task.fit or '', longest, len(case.images), length, number))
-    shown = checked(broken, len(cases.cases), skip_broken, 'questions')
+    shown = raise_unless_skipped(broken, len(cases.cases), skip_broken, 'questions')
     batches: list[Asked] = []
     for (how, longest), group in itertools.groupby(sorted(shapes), key=lambda shape: shape[:2]):
         *_, lengths, numbers = zip(*group, strict=True)

@@ -20,7 +20,8 @@ from vipllava_jax.generation.sampling import Sampling, sample, sampling_of
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, with_overrides
 from vipllava_jax.generation.state import State, eos_rows, write_ids
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops, stop_ids
-from vipllava_jax.inputs.processor import Batch, Processor, bucket
+from vipllava_jax.inputs.batch import Batch, bucket
+from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.vipllava import Params

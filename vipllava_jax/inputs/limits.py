@@ -14,7 +14,7 @@ COMMENTS = 1000  # in a plain-text picture
 ENTRIES = 1 << 20  # numbers in one tag of a TIFF file, such as the offsets of its strips
 
 
-class Bounded(io.BufferedReader):
+class BoundedReader(io.BufferedReader):
     """A file whose `read` never requests more bytes than the file has.
 
     Python allocates the requested size before it reads, and Pillow requests whatever size a header states.

@@ -13,7 +13,8 @@ from PIL import Image
 
 from vipllava_jax.inputs.canvas import Canvas
 from vipllava_jax.inputs.coordinates import as_sequence, is_number, read_box, read_numbers, read_polygons
-from vipllava_jax.inputs.images import MARKS, DrawnMarks, ImageSource, drawn_marks, open_image
+from vipllava_jax.inputs.drawn_marks import drawn_marks, record_marks
+from vipllava_jax.inputs.images import ImageSource, open_image
 from vipllava_jax.inputs.strokes import STROKES, Hand, Pen, Point, Region
 from vipllava_jax.messages import brief, printable
 
@@ -199,5 +200,4 @@ def draw(image: ImageSource, marks: Mark | Iterable[Mark], seed: int | None = No
         STROKES[mark.shape](pen, region, hand)
         if touched := canvas.move_to(picture):
             extents.append((mark.quoted(), touched))
-    picture.info = {MARKS: DrawnMarks(picture.size, tuple(extents))}
-    return picture
+    return record_marks(picture, tuple(extents))

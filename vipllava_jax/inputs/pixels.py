@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from vipllava_jax.inputs.images import drawn_marks
+from vipllava_jax.inputs.drawn_marks import drawn_marks
 from vipllava_jax.messages import CheckpointError, brief
 
 Fit = Literal['crop', 'pad', 'squash']
@@ -75,9 +75,14 @@ class ImageSettings:
         )
 
     def normalize(self, pixels: Any) -> Any:
-        """Levels ...3 from 0 to 255, of numpy or JAX -> float32 as the tower takes them."""
+        """Pixels ...3 from 0 to 255, of NumPy or JAX -> float32 as the vision tower takes them."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (pixels.astype(np.float32) * np.float32(self.scale) - mean) / std
+
+    def denormalize(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels ...3 float32 as `normalize` returns them -> uint8 from 0 to 255."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.clip(np.rint((pixels * std + mean) / np.float32(self.scale)), 0, 255).astype(np.uint8)
 
     def to_fields(self) -> dict[str, Any]:
         """The fields that `from_fields` takes, complete enough for transformers."""
