@@ -11,7 +11,7 @@ texts = st.text('ab#', max_size=20)
 
 
 @given(st.lists(texts), st.lists(st.text('ab#', min_size=1, max_size=4), max_size=3))
-def test_pieces_make_the_text_before_the_first_stop(pieces, stops):
+def test_the_text_ends_before_the_first_stop_string(pieces, stops):
     whole = ''.join(pieces)
     ends = [whole.find(stop) for stop in stops if stop in whole]
     got = ''.join(truncate_at_stops(pieces, stops))
@@ -23,16 +23,16 @@ def test_pieces_make_the_text_before_the_first_stop(pieces, stops):
         assert any(whole[len(got) :].startswith(stop) for stop in stops)
 
 
-def test_text_that_cannot_be_a_stop_comes_at_once():
+def test_text_that_cannot_begin_a_stop_string_is_yielded_immediately():
     seen = truncate_at_stops(iter(['one #', ' two ##', '#', ' never']), ['###'])
     assert [*seen] == ['one ', '# two ', '']
     assert [*truncate_at_stops(['a', 'b'], [])] == ['a', 'b']
 
 
-def test_nothing_is_read_past_the_stop():
+def test_no_piece_after_the_stop_string_is_requested():
     def endless():
         yield 'a###'
-        raise AssertionError('read on')
+        raise AssertionError('a piece after the stop string was requested')
 
     assert [*truncate_at_stops(endless(), ['###'])] == ['a']
 
