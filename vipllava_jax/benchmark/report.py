@@ -15,7 +15,7 @@ EXPLANATION = """\
 Times are medians of the repeats, after a warm-up. % of: the least time that the bytes and the operations of
 the line take at the measured rates, as a percentage of the measured time.
 prefill: text only, on the device. first-token: with an image, on the device. generate: from a prompt on the
-host to an answer on the host. decode: one step, the mean of 64; all rows have the same prompt and image."""
+host to an answer on the host. decode: one step, the mean of 64; all rows have one prompt, with an image."""
 PEER_EXPLANATION = """
 transformers: the same weights and prompts; its decoding steps are timed within its `generate`. The two
 libraries are measured in turns. ratio: its time divided by ours."""
