@@ -13,7 +13,8 @@ from vipllava_jax.benchmark.measure import STEPS, Ours, compilation_cache
 from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
 from vipllava_jax.model.cost import Work
-from vipllava_jax.model.vipllava import abstract, check
+from vipllava_jax.model.params import abstract
+from vipllava_jax.model.vipllava import check
 from vipllava_jax.placement import place
 
 

@@ -170,7 +170,7 @@ def step(plan: Plan) -> Step:
         plan.optimizer,
         remat=settings.remat,
         dtype=jnp.dtype(settings.dtype),
-        vary=lora.dropping if drops else None,
+        vary=lora.with_dropout if drops else None,
         normalize=plan.batches.processor.image_settings.normalize,
     )
 
