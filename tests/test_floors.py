@@ -15,7 +15,7 @@ FLOORS = (
     'atomic files json_fields progress_bar weight_options',
     'folders',
     'inputs/',
-    'model.__init__ model.equations',
+    'model.__init__ model.equations model.input_checks',
     'model.quantized',
     'model.products',
     'model.weights',

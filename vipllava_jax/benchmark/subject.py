@@ -12,7 +12,7 @@ from jax import Array
 
 from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
-from vipllava_jax.inputs.processor import Batch, bucket
+from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.model.cost import Costs
 from vipllava_jax.model.llama import split_fused
 from vipllava_jax.model.params import specs

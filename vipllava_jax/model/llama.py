@@ -95,7 +95,7 @@ class Fused(NamedTuple):
         """The inverse of `fuse` for a weight that is not quantized -> the weights of the members, by name."""
         D, X, _, *H = w.shape
         rest = len(self.members) - 1
-        parts = jnp.split(w, range(X - rest, X), axis=1)
+        parts = jnp.split(w, list(range(X - rest, X)), axis=1)
         shaped = (part.swapaxes(1, 2).reshape(D, -1, *H) for part in parts)
         return dict(zip(self.members, shaped, strict=True))
 
