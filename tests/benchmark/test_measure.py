@@ -13,7 +13,8 @@ from vipllava_jax.benchmark.measure import STEPS, Ours, compilation_cache
 from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
 from vipllava_jax.model.cost import Work
-from vipllava_jax.model.vipllava import abstract, check
+from vipllava_jax.model.input_checks import check_inputs
+from vipllava_jax.model.vipllava import abstract
 from vipllava_jax.placement import place
 
 
@@ -34,7 +35,7 @@ def test_random_params_fit_the_config_and_none_is_zero(cfg, subject):
 def test_prompts_fit_the_model(subject):
     for images in (0, 1, 2):
         batch = subject.prompt(3, 150, images)
-        check(batch.tokens, batch.images, batch.image_counts, subject.cfg)
+        check_inputs(batch.tokens, batch.images, batch.image_counts, subject.cfg)
         assert batch.tokens.shape == (3, 256)
         assert (batch.tokens[:, 150:] == subject.cfg.pad).all()
     with pytest.raises(ValueError, match='no room'):

@@ -14,7 +14,8 @@ from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 if TYPE_CHECKING:
     from vipllava_jax.config import Config
-    from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.inputs.batch import Batch
+    from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import Model, Source
 
 F = TypeVar('F', bound=Callable[..., Any])
