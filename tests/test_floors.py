@@ -77,7 +77,7 @@ def test_every_file_has_one_entry_and_imports_only_from_lower_floors(file):
         if package == 'vipllava_jax':
             imported = max(entries(name), key=len, default='__init__')
             lower = FLOOR[imported] < FLOOR[entry] or (imported == entry and entry.endswith('/'))
-            assert lower, f'{module(file)} is below {imported} or beside it, but imports {name}'
+            assert lower, f'{module(file)} imports {name}, but {imported} is not on a lower floor'
 
 
 def test_every_entry_has_a_file():

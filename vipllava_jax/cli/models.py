@@ -33,25 +33,25 @@ template_option = click.option(
     type=click.Choice(TEMPLATE_NAMES),
     default='vipllava',
     show_default=True,
-    help="The prompt's wording; checkpoint is the folder's own chat template.",
+    help='The format of the prompt; checkpoint is the chat template in the folder.',
 )
 
 
-def fit_option(usual: str) -> Callable[[F], F]:
+def fit_option(default: str) -> Callable[[F], F]:
     """The option for how pictures are fitted to the square that the model sees."""
-    kinds = click.Choice(('crop', 'pad', 'squash'))
-    return click.option('--fit', type=kinds, help=f'How a picture becomes square.  [default: {usual}]')
+    choices = click.Choice(('crop', 'pad', 'squash'))
+    return click.option('--fit', type=choices, help=f'How a picture becomes square.  [default: {default}]')
 
 
 def weight_options(command: F) -> F:
     """The options for loading weights, named as the fields of `WeightOptions`."""
     command = click.option(
-        '--adapter', metavar='FOLDER', help="An adapter for the model, of ours, peft's or the authors'."
+        '--adapter', metavar='FOLDER', help="An adapter for the model, in our format, peft's or the authors'."
     )(command)
     command = click.option(
         '--quantize',
         type=click.Choice(QUANTIZED),
-        help="Keep the decoder's large weights so: half or a quarter of the memory.",
+        help='Quantize the large weights of the decoder, which then take half or a quarter of the memory.',
     )(command)
     return click.option('--dtype', type=click.Choice(FLOATS), help="[default: the checkpoint's]")(command)
 
