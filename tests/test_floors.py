@@ -37,6 +37,7 @@ FLOORS = {
     'vipllava_jax.checkpoint': 6,
     'vipllava_jax.generation': 6,
     'vipllava_jax.convert': 7,
+    'vipllava_jax.answering': 8,
     'vipllava_jax.hub': 8,
     'vipllava_jax.loading': 9,
     'vipllava_jax.benchmark': 10,
@@ -51,6 +52,7 @@ ONE_FLOOR = (
     'vipllava_jax.demo',
     'vipllava_jax.generation',
     'vipllava_jax.convert',
+    'vipllava_jax.answering',
     'vipllava_jax.benchmark',
     'vipllava_jax.training',
     'vipllava_jax.evaluation',
@@ -109,6 +111,7 @@ def test_no_mutable_modules(file):
         ('import vipllava_jax.training, vipllava_jax.cli.train', ('jax', 'numpy')),
         ('import vipllava_jax.data.batches', ('jax',)),
         ('import vipllava_jax.evaluation, vipllava_jax.cli.eval', ('jax', 'numpy')),
+        ('import vipllava_jax.answering, vipllava_jax.cli.ask', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.evaluation.cases', ('jax',)),
     ],
 )

@@ -3,9 +3,8 @@
 import contextlib
 import secrets
 import sys
-import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,67 +17,76 @@ from vipllava_jax.cli.models import (
     types,
     weight_options,
 )
-from vipllava_jax.cli.numbers import Real, Whole
-from vipllava_jax.cli.pictures import check_saving, drawn, mark_option, phrased, save
+from vipllava_jax.cli.numbers import RealNumber, WholeNumber
+from vipllava_jax.cli.paths import FILE, STDIN
+from vipllava_jax.cli.pictures import check_picture_output, mark_option, mark_pictures, save_picture
+from vipllava_jax.cli.stdin import read_text
 from vipllava_jax.cli.waiting import spinner
-from vipllava_jax.files import other_encoding
 from vipllava_jax.messages import safe_answer, safe_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from PIL.Image import Image
+
+    from vipllava_jax.answering.replies import Reply
     from vipllava_jax.config import Config
     from vipllava_jax.inputs.processor import Batch, Processor
-    from vipllava_jax.loading import Model
-
-
-LONGEST = 1 << 20  # bytes of a question on stdin; more than any context
 
 
 @click.command()
 @click.argument('question', required=False)
 @model_option
-@click.option('--image', 'images', metavar='FILE', multiple=True, help='A picture. May be repeated.')
+@click.option(
+    '--image',
+    'images',
+    metavar='FILE',
+    multiple=True,
+    type=FILE,
+    help='A picture; - reads it from stdin. May be repeated.',
+)
 @mark_option
 @template_option
-@fit_option("the checkpoint's way")
+@fit_option("as in the checkpoint's files")
 @click.option(
     '--max-new-tokens',
     metavar='N',
-    type=Whole(1),
-    help='The longest answer.  [default: 512, or what the context leaves]',
+    type=WholeNumber(1),
+    help='The maximum number of tokens of the answer.  [default: 512, or what the context leaves]',
 )
 @click.option(
     '--temperature',
-    type=Real(0),
+    type=RealNumber(0),
     default=0.0,
     show_default=True,
-    help='0 takes the likeliest token each time.',
+    help='Sample tokens at this temperature; 0 takes the most likely token each time.',
 )
 @click.option(
     '--top-p',
-    type=Real(0, 1, min_open=True),
+    type=RealNumber(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help='Draw from the likeliest tokens that make up this probability.',
+    help='Sample only from the most likely tokens whose probabilities add up to this.',
 )
 @click.option(
     '--top-k',
-    type=Whole(0),
+    type=WholeNumber(0),
     default=0,
     show_default=True,
-    help='Draw from the k likeliest tokens; 0 for all.',
+    help='Sample only from the k most likely tokens; 0 for all.',
 )
 @click.option(
     '--seed',
-    type=Whole(0, 2**32 - 1),
-    help='Makes drawn answers repeatable.  [default: a fresh one]',
+    type=WholeNumber(0, 2**32 - 1),
+    help='The seed of sampling, which makes it repeatable.  [default: a random one]',
 )
 @weight_options
 @click.option(
-    '--json', 'as_json', is_flag=True, help='One JSON object, with times and settings, instead of text.'
+    '--json', 'as_json', is_flag=True, help='Print one JSON object, with times and settings, instead of text.'
 )
-@click.option('--save-image', metavar='FILE', help='Save the (first) picture with its marks.')
+@click.option(
+    '--save-image', metavar='FILE', type=FILE, help='Save the (first) picture with its marks to this file.'
+)
 def ask(
     question: str | None,
     source: str,
@@ -86,12 +94,9 @@ def ask(
     marks: tuple[str, ...],
     template: str,
     fit: Any,
-    dtype: str | None,
-    quantize: str | None,
-    adapter: str | None,
     as_json: bool,
     save_image: str | None,
-    **settings: Any,
+    **options: Any,
 ) -> None:
     """Ask QUESTION about pictures with marks drawn on them; without QUESTION it is read from stdin.
 
@@ -103,48 +108,115 @@ def ask(
       vipllava ask --image photo.jpg --mark rectangle:40,60,180,220:red "What is {mark}?"
       vipllava ask --image a.jpg --image b.jpg --mark 2/arrow:0.2,0.3,0.5,0.8 "Compare them: {mark}."
       echo "Describe this." | vipllava ask --model ./vip-llava-7b --image photo.jpg --temperature 0.2 --seed 1
+      curl -s https://example.com/photo.jpg | vipllava ask --image - "What is this?"
     """
-    pictures, made = drawn(images, marks)
-    prompt = phrased(read(question), made)
+    pictures, prompt = compose(question, images, marks)
     if save_image:
-        if not pictures:
-            raise ValueError('--save-image needs an --image')
-        check_saving(save_image, images)
-    from vipllava_jax.generation.stopping import ends
-
-    folder, processor, batch = prepare(source, prompt, pictures, template, fit)
+        check_save_image(save_image, images)
+    weights = {name: options.pop(name) for name in ('dtype', 'quantize', 'adapter')}
+    request = prepare(source, prompt, pictures, template, fit, weights, options)
     if save_image:
-        save(pictures[0], save_image, [*images, folder, *([adapter] if adapter else [])])
-    kind = {'dtype': dtype, 'quantize': quantize, 'adapter': adapter}
-    shapes, cfg = planned(folder, processor, batch, settings['max_new_tokens'], **kind)
-    if settings['seed'] is None:
-        settings['seed'] = secrets.randbits(32)
-    told = {
-        'model': source,
-        'adapter': adapter,
-        'template': template,
-        'prompt': prompt,
-        **types(shapes),
-        **settings,
-    }
-    stops, settings['eos'] = ends(processor, template, cfg)
-    compiled = compiling(shapes, batch, cfg, settings)
-    model, seconds = load(folder, processor, **kind)
-    reply = Reply(model, batch, stops, settings)
-    answer = said(reply, compiled, quiet=as_json)
+        adapter = [weights['adapter']] if weights['adapter'] else []
+        save_picture(pictures[0], save_image, [*images, request.folder, *adapter])
+    answer, report = answer_request(request, quiet=as_json)
     if as_json:
-        told = {'answer': answer, **told, 'load_seconds': seconds, **reply.report()}
-    click.echo(safe_json(told) if as_json else '')
+        asked = {'model': source, 'adapter': weights['adapter'], 'template': template, 'prompt': prompt}
+        settings = {**asked, **types(request.shapes), **request.settings}
+        click.echo(safe_json({'answer': answer, **settings, **report}))
+    else:
+        click.echo('')
     if not pictures:
         click.echo('vipllava: there was no --image: the model answered from the question alone', err=True)
 
 
-def said(reply: 'Reply', compiled: Callable[[], None], quiet: bool) -> str:
+def compose(question: str | None, images: Sequence[str], marks: Sequence[str]) -> 'tuple[list[Image], str]':
+    """The pictures with the marks drawn on them, and the question with the phrases of the marks."""
+    from vipllava_jax.answering.marks import insert_phrases
+
+    if question is None and STDIN in images:
+        raise ValueError(f'--image {STDIN} reads a picture from stdin: give the question as an argument')
+    pictures, drawn = mark_pictures(images, marks)
+    return pictures, insert_phrases(read_question(question), drawn)
+
+
+def read_question(question: str | None) -> str:
+    """The question, or the text on stdin if there is none; ValueError if it is empty or not UTF-8."""
+    if question is None and sys.stdin.isatty():
+        click.echo('Question, then Ctrl-D:', err=True)
+    text = (read_text() if question is None else question).strip()
+    if not text:
+        raise ValueError('the question is empty: give it as the last argument or on stdin')
+    return text
+
+
+def check_save_image(path: str, images: Sequence[str]) -> None:
+    if not images:
+        raise ValueError('--save-image needs an --image')
+    check_picture_output(path, images)
+
+
+class Request(NamedTuple):
+    """A question that is ready to be answered: everything but the weights."""
+
+    folder: 'Path'
+    processor: 'Processor'
+    batch: 'Batch'
+    template: str
+    weights: dict[str, Any]  # the options for loading them
+    shapes: dict[str, Any]  # of the weights
+    cfg: 'Config'
+    settings: dict[str, Any]  # of generation
+
+
+def prepare(
+    source: str,
+    prompt: str,
+    pictures: 'list[Image]',
+    template: str,
+    fit: Any,
+    weights: dict[str, Any],
+    settings: dict[str, Any],
+) -> Request:
+    """Locates the checkpoint, and checks everything that can be checked without reading the weights.
+
+    Raises ValueError if there is no room for an answer, or the processor does not fit the weights.
+    """
+    from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.loading import abstract, locate
+
+    folder = locate(source)
+    processor = Processor.load(folder)
+    batch = processor(prompt, pictures, template=template, fit=fit)
+    shapes, cfg = abstract(folder, **weights)
+    processor.for_model(cfg).check(batch.tokens[0, : batch.lengths[0]].tolist())
+    from vipllava_jax.generation.decoding import room
+
+    room(batch, cfg, settings['max_new_tokens'])
+    if settings['seed'] is None:
+        settings = {**settings, 'seed': secrets.randbits(32)}
+    return Request(folder, processor, batch, template, weights, shapes, cfg, settings)
+
+
+def answer_request(request: Request, quiet: bool) -> tuple[str, dict[str, Any]]:
+    """Loads the weights while the programs are compiled -> the answer and a report with the times."""
+    from vipllava_jax.answering.replies import replies
+    from vipllava_jax.generation.stopping import ends
+
+    batch, settings = request.batch, request.settings
+    eos = ends(request.processor, request.template, request.cfg)[1]
+    wait = compiling(request.shapes, batch, request.cfg, {**settings, 'eos': eos})
+    model, seconds = load(request.folder, request.processor, **request.weights)
+    (reply,) = replies(model, batch, request.template, settings)
+    answer = stream_answer(reply, wait, quiet)
+    return answer, {'load_seconds': seconds, **reply.report()}
+
+
+def stream_answer(reply: 'Reply', wait: Callable[[], None], quiet: bool) -> str:
     """The whole answer; unless `quiet`, it is streamed to stdout. Waits for the compilation first."""
     answer = ''
     with spinner('looking at the picture; the first time, compiling …') as stop:
         with contextlib.suppress(Exception):  # decoding raises the same error again
-            compiled()
+            wait()
         for piece in reply:
             if piece:
                 stop()
@@ -153,99 +225,3 @@ def said(reply: 'Reply', compiled: Callable[[], None], quiet: bool) -> str:
                 sys.stdout.write(safe_answer(piece))
                 sys.stdout.flush()
     return answer
-
-
-class Reply:
-    """The answer to one prompt, iterated as pieces of text, and afterwards a report with its timings."""
-
-    def __init__(self, model: 'Model', batch: 'Batch', stops: tuple[str, ...], settings: dict[str, Any]):
-        from vipllava_jax.generation.decoding import stream
-
-        self.processor, self.stops, self.eos = model.processor, stops, settings['eos']
-        self.prompt_tokens = int(batch.lengths[0])
-        self.tokens: list[int] = []
-        self.finished = True  # unless the chunks end before the answer does
-        self.chunks = stream(model.params, batch, cfg=model.cfg, **settings)
-        self.times = [time.perf_counter()]  # of the start and of each chunk
-
-    def __iter__(self) -> Iterator[str]:
-        from vipllava_jax.generation.stopping import until
-
-        return until(self._pieces(), self.stops)
-
-    def _pieces(self) -> Iterator[str]:
-        text = self.processor.stream()
-        end = None
-        for chunk in self.chunks:
-            self.times.append(time.perf_counter())
-            ids = [int(i) for i in chunk[0]]
-            end = next((n for n, i in enumerate(ids) if i in self.eos), None)
-            self.tokens += ids if end is None else ids[: end + 1]
-            yield text.push(ids[:end])
-        yield text.end()
-        self.finished = end is not None
-
-    def report(self) -> dict[str, Any]:
-        begin, first, last = self.times[0], self.times[1], self.times[-1]
-        rate = (len(self.tokens) - 1) / (last - first) if last > first else None
-        return {
-            'prompt_tokens': self.prompt_tokens,
-            'new_tokens': len(self.tokens),
-            'finished': self.finished,
-            'first_token_seconds': round(first - begin, 3),
-            'tokens_per_second': rate and round(rate, 1),
-        }
-
-
-def read(question: str | None) -> str:
-    """The question, or the text on stdin if there is none; ValueError if it is empty or not UTF-8."""
-    if question is None and sys.stdin.isatty():
-        click.echo('Question, then Ctrl-D:', err=True)
-    text = (stdin() if question is None else question).strip()
-    if not text:
-        raise ValueError('the question is empty: give it as the last argument or on stdin')
-    return text
-
-
-def stdin() -> str:
-    """The text on stdin without a byte order mark; ValueError if it is too long or not UTF-8."""
-    source = getattr(sys.stdin, 'buffer', None)
-    data = source.read(LONGEST + 1) if source else sys.stdin.read(LONGEST + 1).encode()
-    if len(data) > LONGEST:
-        raise ValueError(f'the question on stdin has more than {LONGEST} bytes: is it the right file?')
-    if name := other_encoding(data[:4]):
-        raise ValueError(f'the question on stdin is {name}: write it in UTF-8')
-    try:
-        return data.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'the question on stdin is not UTF-8 at byte {error.start}: write it in UTF-8'
-        ) from None
-
-
-def prepare(
-    source: str, prompt: str, pictures: list, template: str, fit: Any
-) -> 'tuple[Path, Processor, Batch]':
-    """Locates the checkpoint and processes the prompt; returns its folder, its processor and the batch."""
-    from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.loading import locate
-
-    folder = locate(source)
-    processor = Processor.load(folder)
-    return folder, processor, processor(prompt, pictures, template=template, fit=fit)
-
-
-def planned(
-    folder: 'Path', processor: 'Processor', batch: 'Batch', max_new_tokens: int | None, **kind: Any
-) -> 'tuple[dict[str, Any], Config]':
-    """The shapes of the weights and their config.
-
-    Raises ValueError if there is no room for an answer, or the processor does not fit the weights.
-    """
-    from vipllava_jax.generation.decoding import room
-    from vipllava_jax.loading import abstract
-
-    shapes, cfg = abstract(folder, **kind)
-    processor.for_model(cfg).check(batch.tokens[0, : batch.lengths[0]].tolist())
-    room(batch, cfg, max_new_tokens)
-    return shapes, cfg

@@ -12,7 +12,8 @@ import click
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
-from vipllava_jax.cli.numbers import Whole
+from vipllava_jax.cli.numbers import WholeNumber
+from vipllava_jax.cli.paths import FILE_PATH, FOLDER
 from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.evaluation.outputs import check_outputs
 from vipllava_jax.files import check_writable
@@ -51,7 +52,11 @@ class Several(click.ParamType):
 
 @click.command()
 @click.option(
-    '--model', 'source', metavar='M', help='A folder, PyTorch or converted, a name on the Hub, or demo.'
+    '--model',
+    'source',
+    metavar='M',
+    type=FOLDER,
+    help='A folder, PyTorch or converted, a name on the Hub, or demo.',
 )
 @click.option(
     '--preset',
@@ -63,7 +68,7 @@ class Several(click.ParamType):
 @click.option(
     '--context', 'contexts', metavar='N,…', type=Several(), help='[default: 704,1500, on a CPU 704]'
 )
-@click.option('--repeats', metavar='N', type=Whole(3, 10_000), default=10, show_default=True)
+@click.option('--repeats', metavar='N', type=WholeNumber(3, 10_000), default=10, show_default=True)
 @click.option(
     '--dtype',
     type=click.Choice(FLOATS),
@@ -75,10 +80,8 @@ class Several(click.ParamType):
     '--fuse/--no-fuse', default=None, help='Join weights that read the same input.  [default: on a GPU]'
 )
 @click.option('--peer', type=click.Choice(('transformers',)), help='Measure this too, in turns with ours.')
-@click.option(
-    '--json', 'json_file', metavar='FILE', type=click.Path(path_type=Path), help='Write all samples.'
-)
-@click.option('--plot', metavar='FILE.png', type=click.Path(path_type=Path), help='Draw a roofline plot.')
+@click.option('--json', 'json_file', metavar='FILE', type=FILE_PATH, help='Write all samples.')
+@click.option('--plot', metavar='FILE.png', type=FILE_PATH, help='Draw a roofline plot.')
 def bench(
     source: str | None,
     preset: str | None,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
+from vipllava_jax.cli.paths import FOLDER, FOLDER_PATH
 from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.messages import listed
 
@@ -15,13 +16,11 @@ UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
 
 
 @click.command()
-@click.argument('source')
-@click.argument('target', type=click.Path(path_type=Path))
+@click.argument('source', type=FOLDER)
+@click.argument('target', type=FOLDER_PATH)
 @click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]")
 @click.option('--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so.")
-@click.option(
-    '--adapter', metavar='FOLDER', type=click.Path(path_type=Path), help='Merge an adapter, of ours or peft.'
-)
+@click.option('--adapter', metavar='FOLDER', type=FOLDER_PATH, help='Merge an adapter, of ours or peft.')
 @click.option('--verify', is_flag=True, help='Read both sides again and compare them, weights and logits.')
 @click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.')
 def convert(

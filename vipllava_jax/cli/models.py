@@ -9,6 +9,7 @@ import click
 
 from vipllava_jax.arrays import flat
 from vipllava_jax.checkpoint import FLOATS, QUANTIZED
+from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.compilation import background
 from vipllava_jax.inputs.prompts import NAMES
@@ -26,6 +27,7 @@ model_option = click.option(
     '--model',
     'source',
     metavar='M',
+    type=FOLDER,
     default=DEFAULT_MODEL,
     show_default=True,
     help='A folder, PyTorch or converted, a name on the Hugging Face Hub, or demo: the small one inside.',
@@ -48,7 +50,10 @@ def fit_option(usual: str) -> Callable[[F], F]:
 def weight_options(command: F) -> F:
     """The options for loading weights, with the names of the arguments of `loading`: `**kind`."""
     command = click.option(
-        '--adapter', metavar='FOLDER', help="An adapter for the model, of ours, peft's or the authors'."
+        '--adapter',
+        metavar='FOLDER',
+        type=FOLDER,
+        help="An adapter for the model, of ours, peft's or the authors'.",
     )(command)
     command = click.option(
         '--quantize',

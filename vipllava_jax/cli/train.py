@@ -8,11 +8,13 @@ from typing import Any
 import click
 
 from vipllava_jax.cli.memory import reserve
-from vipllava_jax.cli.rows import a_line_each
+from vipllava_jax.cli.paths import FILE, FILE_PATH, FOLDER
+from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.training import config
 from vipllava_jax.training.config import KEYS, Key, Settings
 
 FIELDS = Settings.__dataclass_fields__
+PATHS = {'model': FOLDER, 'images': FOLDER, 'output': FOLDER, 'data': FILE, 'eval_data': FILE}
 
 
 class Grouped(click.Command):
@@ -40,7 +42,7 @@ def option(name: str, key: Key) -> click.Option:
     if key.kind is bool:
         return click.Option([f'{flag}/--no-{flag[2:]}'], default=None, help=key.help + told)
     kinds = {str: click.STRING, int: click.INT, float: click.FLOAT}
-    kind = click.Choice(key.among) if key.among else kinds[key.kind]
+    kind = click.Choice(key.among) if key.among else PATHS.get(name, kinds[key.kind])
     many = ' May be repeated.' if key.many else ''
     letter = None if key.among else {str: 'X', int: 'N', float: 'X'}[key.kind]
     return click.Option([flag], type=kind, multiple=key.many, metavar=letter, help=key.help + many + told)
@@ -71,7 +73,7 @@ def train(file: Path | None, **given: Any) -> None:
     from vipllava_jax.training.progress import Progress
 
     try:
-        with a_line_each():
+        with report_broken_rows():
             made = loop.train(file, progress=Progress(), **keys)
     except loop.Stopped as stopped:
         click.echo(f'vipllava: {stopped}', err=True)
@@ -91,7 +93,7 @@ train = Grouped(
     callback=train,
     help=train.__doc__,
     params=[
-        click.Argument(['file'], required=False, type=click.Path(path_type=Path)),
+        click.Argument(['file'], required=False, type=FILE_PATH),
         *(option(name, key) for name, key in KEYS.items()),
     ],
 )
