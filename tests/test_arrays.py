@@ -1,12 +1,9 @@
 """Trees of arrays in a folder are read and written within a memory limit, and each is stored in one piece."""
 
-import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,22 +16,6 @@ MIB = 1 << 20
 def test_a_tree_and_its_leaves(leaves):
     tree = {'x': {'y': leaves}, **leaves} if leaves else {}
     assert arrays.nested(arrays.flat(tree)) == tree
-
-
-@pytest.mark.parametrize('count', [1, 2, 5])
-def test_ahead_keeps_threads_busy_while_the_caller_is(count):
-    begun = [threading.Event() for _ in range(8)]
-
-    def call(i: int) -> int:
-        begun[i].set()
-        return i
-
-    with ThreadPoolExecutor(count) as pool:
-        for i in arrays.ahead(pool, call, range(8), count):
-            assert all(event.wait(10) for event in begun[: i + 1 + count])
-            assert not any(event.is_set() for event in begun[i + 1 + count :])
-            last = i
-    assert last == 7
 
 
 def shapes(sizes: dict[str, tuple[int, ...]]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -55,7 +36,7 @@ def test_writing_holds_a_bounded_number_of_bytes(tmp_path, monkeypatch):
             del array
             most.append(sum(each() is not None for each in alive))
 
-    arrays.write(tmp_path / 'params', arrays.nested(wanted.items()), leaves())
+    arrays.write_arrays(tmp_path / 'params', arrays.nested(wanted.items()), leaves())
     assert len(most) == 12
     assert 1 < max(most) <= 3
 
@@ -79,7 +60,7 @@ def test_reading_asks_for_a_bounded_number_of_bytes(monkeypatch):
         groups.clear()
         stored = shapes(sizes)
         types = dict.fromkeys(stored, dtype) if dtype else {}
-        assert [path for path, _ in arrays.read(None, stored, types, None)] == list(stored)
+        assert [path for path, _ in arrays.read_arrays(None, stored, types, None)] == list(stored)
         assert sorted(groups) == expected
 
 
@@ -89,7 +70,7 @@ def test_every_array_is_stored_in_one_piece(tmp_path):
 
     wanted = shapes({'a/wide': (64, 48_000), 'a/tall': (48_000, 64), 'a/flat': (3_000_000,)})
     leaves = [(path, np.zeros(leaf.shape, leaf.dtype) + 1) for path, leaf in wanted.items()]
-    arrays.write(tmp_path / 'params', arrays.nested(wanted.items()), leaves)
+    arrays.write_arrays(tmp_path / 'params', arrays.nested(wanted.items()), leaves)
     with ocp.PyTreeCheckpointer() as checkpointer:
         found = checkpointer.metadata(tmp_path / 'params').item_metadata
     for path, leaf in arrays.flat(found.tree):

@@ -18,6 +18,8 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.weight_options import FLOATS
 
 SMALL = dataclasses.replace(
     TINY,
@@ -42,7 +44,7 @@ def same(a, b) -> None:
 
 
 @given(
-    st.lists(st.sampled_from(checkpoint.FLOATS), min_size=1, max_size=7),
+    st.lists(st.sampled_from(FLOATS), min_size=1, max_size=7),
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
@@ -74,7 +76,7 @@ def model(tmp_path_factory):
     return folder, params
 
 
-@pytest.mark.parametrize('dtype', [*checkpoint.FLOATS, jnp.bfloat16])
+@pytest.mark.parametrize('dtype', [*FLOATS, jnp.bfloat16])
 def test_restoring_in_another_type_rounds_once(model, dtype):
     folder, params = model
     seen = []
@@ -86,15 +88,15 @@ def test_restoring_in_another_type_rounds_once(model, dtype):
 def test_streaming_in_a_type_by_its_name(model):
     folder, params = model
     expected = dict(flat(jax.tree.map(lambda x: x.astype('bfloat16'), params)))
-    same(dict(checkpoint.stream(folder, dtype='bfloat16')), expected)
+    same(dict(checkpoint.open(folder).stream('bfloat16')), expected)
 
 
 def test_the_whole_folder_is_described_without_its_params(model, tmp_path):
     folder, params = model
     copy = shutil.copytree(folder, tmp_path / 'copy', ignore=shutil.ignore_patterns('params'))
-    cfg, shapes = checkpoint.describe(copy)
-    assert cfg == SMALL
-    assert {p: (x.shape, x.dtype) for p, x in shapes.items()} == {
+    stored = checkpoint.open(copy)
+    assert stored.cfg == SMALL
+    assert {p: (x.shape, x.dtype) for p, x in stored.leaves.items()} == {
         p: (x.shape, x.dtype) for p, x in flat(params)
     }
 
@@ -208,7 +210,7 @@ def test_the_authors_processor_travels_in_files_of_its_own(folder, tmp_path):
     target = tmp_path / 'target'
     target.mkdir()
     checkpoint.copy_files(source, target)
-    assert Processor.load(target).settings == Processor.load(source).settings
+    assert Processor.load(target).image_settings == Processor.load(source).image_settings
 
 
 def test_a_file_beside_the_weights_that_is_none_is_not_waited_for(tmp_path):
@@ -223,7 +225,7 @@ def test_a_file_beside_the_weights_that_is_none_is_not_waited_for(tmp_path):
 
 @pytest.mark.parametrize(('kind', 'format'), [('int8', 2), ('int4', 3)])
 def test_values_and_scales_find_each_other_in_any_order(kind, format, tmp_path):
-    params = nested(checkpoint.quantized(flat(random_params(SMALL)), kind))
+    params = nested(quantize_leaves(flat(random_params(SMALL)), kind))
     checkpoint.save(tmp_path / 'model', params, SMALL)
     mark = tmp_path / 'model' / 'vipllava.json'
     told = json.loads(mark.read_text())

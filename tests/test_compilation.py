@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vipllava_jax.compilation import FOLDER, background, keep, trouble
+from vipllava_jax.compilation import FOLDER, keep, trouble
 
 PHOTO = Path(__file__).parent.parent / 'docs' / 'coffee.jpg'
 LIMITED = """
@@ -207,9 +207,3 @@ def test_the_library_leaves_the_cache_to_the_user(tmp_path):
     environment['PYTHONPATH'] = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True)
     assert done.stdout == 'None\n', done.stderr
-
-
-def test_work_in_the_background_brings_its_result_or_its_error():
-    assert background(lambda: 3)() == 3
-    with pytest.raises(ZeroDivisionError):
-        background(lambda: 1 // 0)()

@@ -8,69 +8,57 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {
-    'vipllava_jax.config': 0,
-    'vipllava_jax.signals': -1,  # imported by the first line of the command
-    'vipllava_jax.atomic': -1,
-    'vipllava_jax.messages': -1,
-    'vipllava_jax.files': 0,
-    'vipllava_jax.folders': 1,
-    'vipllava_jax.compilation': 0,
-    'vipllava_jax.model.equations': 0,
-    'vipllava_jax.integrity': 0,
-    'vipllava_jax.storage': 1,
-    'vipllava_jax.arrays': 2,
-    'vipllava_jax.hugging_face': 1,
-    'vipllava_jax.inputs': 1,
-    'vipllava_jax.model.quantized': 1,
-    'vipllava_jax.model.cost': 1,
-    'vipllava_jax.manifest': 2,
-    'vipllava_jax.model.weights': 2,
-    'vipllava_jax.demo': 2,
-    'vipllava_jax.data': 2,
-    'vipllava_jax.ceilings': 3,
-    'vipllava_jax.model.layers': 3,
-    'vipllava_jax.model.clip': 4,
-    'vipllava_jax.model.llama': 4,
-    'vipllava_jax.model.vipllava': 5,
-    'vipllava_jax.model.vocabulary': 6,
-    'vipllava_jax.checkpoint': 6,
-    'vipllava_jax.generation': 6,
-    'vipllava_jax.convert': 7,
-    'vipllava_jax.answering': 8,
-    'vipllava_jax.hub': 8,
-    'vipllava_jax.loading': 9,
-    'vipllava_jax.benchmark': 10,
-    'vipllava_jax.training': 10,
-    'vipllava_jax.evaluation': 11,
-    'vipllava_jax.cli': 12,
-    'vipllava_jax.__main__': 13,
-}
-ONE_FLOOR = (
-    'vipllava_jax.inputs',
-    'vipllava_jax.data',
-    'vipllava_jax.demo',
-    'vipllava_jax.generation',
-    'vipllava_jax.convert',
-    'vipllava_jax.answering',
-    'vipllava_jax.benchmark',
-    'vipllava_jax.training',
-    'vipllava_jax.evaluation',
-    'vipllava_jax.cli',
-)  # modules of the same entry may import each other
+# From low to high. A module imports only from lower floors; one that ends in / is a package, whose modules
+# may also import one another.
+FLOORS = (
+    'config version signals messages threads compilation sharding',
+    'atomic files json_fields progress_bar weight_options',
+    'folders',
+    'inputs/',
+    'model.__init__ model.equations',
+    'model.quantized',
+    'model.weights',
+    'model.layers',
+    'model.clip model.llama',
+    'model.vipllava quantizing',
+    'model.vocabulary model.cost',
+    'data/ demo/',
+    'integrity',
+    'storage manifest hugging_face',
+    'arrays',
+    'checkpoint',
+    'generation/',
+    'convert/',
+    'answering/',
+    'placement hub',
+    'loading',
+    'ceilings',
+    'training/ benchmark/',
+    'evaluation/',
+    'cli/',
+    '__init__ __main__',
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 FILES = sorted((ROOT / 'vipllava_jax').rglob('*.py'))
+# The beginnings of names of tensors in PyTorch's checkpoints, which only `convert` may know.
+PYTORCH_NAMES = (
+    *('self_attn.', 'input_layernorm', 'post_attention_layernorm', 'embed_tokens', 'lm_head'),
+    *('multi_modal_projector', 'vision_tower.', 'language_model.', 'vision_model.', 'patch_embedding'),
+)
 
 
 def module(file: Path) -> str:
-    return '.'.join(p for p in file.relative_to(ROOT).with_suffix('').parts if p != '__init__')
+    """The name of a file's module within the package; that of a package ends in __init__."""
+    return '.'.join(file.relative_to(ROOT / 'vipllava_jax').with_suffix('').parts)
 
 
-def home(name: str) -> str | None:
-    """The longest entry of FLOORS that holds a module or a name in it."""
-    return max((m for m in FLOORS if name == m or name.startswith(m + '.')), key=len, default=None)
+def entries(name: str) -> list[str]:
+    """The entries of FLOORS for a module or a name in it."""
+    return [entry for entry in FLOOR if f'{name}.'.startswith(entry.removesuffix('/') + '.')]
 
 
 def imports(file: Path) -> set[str]:
+    """What a file imports from anywhere: 'json', 'vipllava_jax.config.Config'."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -81,22 +69,36 @@ def imports(file: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_imports_only_from_below(file):
-    own = home(module(file))
-    if own is None:  # the packages' __init__ files, which import lazily
-        assert file.name == '__init__.py'
-        return
+@pytest.mark.parametrize('file', FILES, ids=module)
+def test_every_file_has_one_entry_and_imports_only_from_lower_floors(file):
+    (entry,) = entries(module(file))
     for name in imports(file):
-        other = home(name)
-        if other and not (other == own and own in ONE_FLOOR):
-            assert FLOORS[other] < FLOORS[own], (
-                f'{own} (floor {FLOORS[own]}) imports {name} ({FLOORS[other]})'
-            )
+        package, _, name = name.partition('.')
+        if package == 'vipllava_jax':
+            imported = max(entries(name), key=len, default='__init__')
+            lower = FLOOR[imported] < FLOOR[entry] or (imported == entry and entry.endswith('/'))
+            assert lower, f'{module(file)} is below {imported} or beside it, but imports {name}'
 
 
-@pytest.mark.parametrize('file', FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_no_mutable_modules(file):
+def test_every_entry_has_a_file():
+    modules = {module(file) for file in FILES}
+    assert not {entry for entry in FLOOR if entry.removesuffix('/') + '.__init__' not in modules} - modules
+
+
+@pytest.mark.parametrize('file', FILES, ids=module)
+def test_only_convert_knows_the_names_of_pytorch(file):
+    if not module(file).startswith('convert.'):
+        text = file.read_text()
+        assert not [name for name in PYTORCH_NAMES if name in text]
+
+
+def test_only_convert_and_the_peer_use_the_table_of_names():
+    users = {module(file) for file in FILES if any('convert.table' in name for name in imports(file))}
+    assert {name for name in users if not name.startswith('convert.')} <= {'benchmark.peer'}
+
+
+@pytest.mark.parametrize('file', FILES, ids=module)
+def test_flax_nnx_is_never_imported(file):
     assert not any(name.startswith('flax.nnx') for name in imports(file))
 
 
@@ -115,13 +117,13 @@ def test_no_mutable_modules(file):
         ('import vipllava_jax.evaluation.cases', ('jax',)),
     ],
 )
-def test_heavy_packages_wait(statement, absent):
+def test_heavy_packages_are_not_imported_early(statement, absent):
     code = f'import sys; {statement}; sys.exit(", ".join(m for m in {absent} if m in sys.modules) or 0)'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists_and_is_documented():
     import vipllava_jax
 
     for name in vipllava_jax.__all__:

@@ -11,7 +11,7 @@ from jax.experimental.layout import Format, Layout
 
 from tests.trees import same
 from tests.worlds import of_all_types, rows
-from vipllava_jax import checkpoint, loading
+from vipllava_jax import checkpoint, loading, placement
 from vipllava_jax.arrays import size
 from vipllava_jax.convert import to_flax
 from vipllava_jax.convert.table import leaves
@@ -19,7 +19,7 @@ from vipllava_jax.evaluation import evaluate
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.decoding import generate
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.loading import abstract, load
+from vipllava_jax.loading import WeightOptions, load
 from vipllava_jax.messages import CheckpointError
 
 
@@ -45,10 +45,11 @@ def test_the_shapes_are_known_before_the_weights(folder, source, dtype, quantize
     def described(params):
         return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), params)
 
+    options = WeightOptions(dtype=dtype, quantize=quantize, fuse=fuse)
     for place in (folder, source):
-        params, cfg = abstract(place, dtype=dtype, quantize=quantize, fuse=fuse)
+        weights = loading.open(place, options)
         model = load(place, dtype=dtype, quantize=quantize, fuse=fuse)
-        assert (described(params), cfg) == (described(model.params), model.cfg)
+        assert (described(weights.shapes()), weights.cfg) == (described(model.params), model.cfg)
 
 
 @pytest.mark.parametrize('fuse', [False, True])
@@ -68,7 +69,7 @@ def test_quantised_when_loaded_or_when_converted(source, folder, tmp_path, kind,
         o = found['llama']['layers_0']['o']['w']
         assert (o.dtype, o.values.dtype, o.scale.dtype) == (kind, *types)
         assert found['llama']['norm']['w'].dtype == (dtype or 'float32')
-    assert size(checkpoint.shapes(small)) < size(checkpoint.shapes(folder))
+    assert size(checkpoint.open(small).leaves) < size(checkpoint.open(folder).leaves)
 
 
 def test_an_unknown_way_to_quantise_is_named(folder):
@@ -131,7 +132,7 @@ def test_on_a_tpu_the_compiler_lays_the_decoder_out(folder, monkeypatch):
     def turned(llama, cfg):
         return jax.tree.map(lambda w: Format(Layout(tuple(reversed(range(w.ndim)))), w.sharding), llama)
 
-    monkeypatch.setattr(decoding, 'formats', turned)
+    monkeypatch.setattr(placement, 'formats', turned)
     same(load(folder).params, plain)
     assert load(folder).params['llama']['head']['w'].format.layout.major_to_minor == (0, 1)
     monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
@@ -148,9 +149,9 @@ def test_on_a_tpu_what_is_compiled_for_the_shapes_is_what_runs(folder, monkeypat
 
         return jax.tree.map(format, llama)
 
-    monkeypatch.setattr(decoding, 'formats', turned)
-    monkeypatch.setattr(loading, '_on', lambda backend: backend == 'tpu')
-    shapes, cfg = abstract(folder, quantize=quantize, fuse=True)
+    monkeypatch.setattr(placement, 'formats', turned)
+    monkeypatch.setattr(placement, '_on', lambda backend: backend == 'tpu')
+    shapes = loading.open(folder, WeightOptions(quantize=quantize, fuse=True)).shapes()
     model = load(folder, quantize=quantize, fuse=True)
     laid_out = [
         [w.format.layout.major_to_minor for w in jax.tree.leaves(params['llama'])]
@@ -158,7 +159,7 @@ def test_on_a_tpu_what_is_compiled_for_the_shapes_is_what_runs(folder, monkeypat
     ]
     assert laid_out[0] == laid_out[1]
     batch = model.processor('What is it?')
-    settings = dict(cfg=cfg, max_new_tokens=150)
+    settings = dict(cfg=model.cfg, max_new_tokens=150)
     compiled = []
 
     def listen(event, seconds, fun_name='', **_):

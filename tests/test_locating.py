@@ -68,7 +68,7 @@ def test_a_folder_without_weights(tmp_path):
 
 @pytest.mark.parametrize('dtype', ['int8', 'float64', 'x'])
 def test_no_type_but_floats(folder, dtype):
-    with pytest.raises(CheckpointError, match=f'{dtype}: not a type of weights'):
+    with pytest.raises(CheckpointError, match=f'{dtype}: not a dtype of weights'):
         load(folder, dtype=dtype)
 
 

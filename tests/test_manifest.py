@@ -9,6 +9,7 @@ from tests.test_storage import message, saved
 from tests.trees import same
 from vipllava_jax import checkpoint
 from vipllava_jax.messages import CheckpointError
+from vipllava_jax.weight_options import QUANTIZED
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +61,7 @@ def test_more_layers_than_weights_are_refused_before_any_is_made(copy):
     assert 'layers' in message(copy)
 
 
-@pytest.mark.parametrize('kind', checkpoint.QUANTIZED)
+@pytest.mark.parametrize('kind', QUANTIZED)
 def test_values_and_scale_must_be_of_one_weight(tmp_path, kind):
     folder = tmp_path / 'model'
     saved(kind, folder)

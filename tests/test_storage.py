@@ -18,6 +18,8 @@ from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
+from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.weight_options import QUANTIZED
 
 KINDS = ('float32', 'bfloat16', 'int8', 'int4')
 
@@ -25,8 +27,8 @@ KINDS = ('float32', 'bfloat16', 'int8', 'int4')
 def saved(kind: str, folder: Path) -> dict:
     """Writes a folder with a given type of weights; returns its params."""
     params = random_params(SMALL)
-    if kind in checkpoint.QUANTIZED:
-        params = nested(checkpoint.quantized(flat(params), kind))
+    if kind in QUANTIZED:
+        params = nested(quantize_leaves(flat(params), kind))
     else:
         params = jax.tree.map(lambda x: x.astype(kind), params)
     checkpoint.save(folder, params, SMALL)
@@ -229,7 +231,7 @@ def test_saving_says_which_arrays_are_not_finite(tmp_path):
     params['clip']['positions'] = params['clip']['positions'].at[0, 0].set(-np.inf)
     odd = ('clip/positions', 'llama/layers_0/gate/w')
     assert checkpoint.save(tmp_path / 'b', params, SMALL) == odd
-    small = nested(checkpoint.quantized(flat(params), 'int8'))
+    small = nested(quantize_leaves(flat(params), 'int8'))
     assert checkpoint.save(tmp_path / 'c', small, SMALL) == (odd[0], f'{odd[1]}/scale')
 
 

@@ -1,5 +1,7 @@
 """ViP-LLaVA in JAX. This module lists the public API; each name is imported when it is first used."""
 
+from vipllava_jax.version import __version__
+
 TYPE_CHECKING = False  # importing typing would double the import time of this package
 
 if TYPE_CHECKING:
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
     from vipllava_jax.model.llama import Cache
     from vipllava_jax.model.vipllava import Trace, abstract, decode, extend, forward, init, prefill
     from vipllava_jax.model.vocabulary import embeddings, replace_embeddings, resize_vocabulary, tie, untie
-
-__version__ = '0.1.0'
 
 _HOMES = {
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],

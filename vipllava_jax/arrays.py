@@ -5,17 +5,16 @@ import errno
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from vipllava_jax.messages import CheckpointError, one_line
 from vipllava_jax.storage import Storage
+from vipllava_jax.threads import map_ahead
 
-T = TypeVar('T')
-R = TypeVar('R')
 AT_ONCE = 1 << 27  # bytes of arrays that are in flight when writing, or in one group when reading
 READERS = min(8, os.cpu_count() or 1)  # threads that each read AT_ONCE bytes and copy them to the device
 CHECKERS = 4  # threads that verify checksums while others read
@@ -56,18 +55,9 @@ def size(leaf: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(leaf))
 
 
-def ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """`map` in a pool, which yields results in order and starts up to `count` calls ahead of the caller."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(call, item))
-        if len(waiting) > count:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def write(folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[str, Any]]) -> dict[str, Written]:
+def write_arrays(
+    folder: Path, shapes: dict[str, Any], leaves: Iterable[tuple[str, Any]]
+) -> dict[str, Written]:
     """Writes the arrays of a tree of shapes, given as (path, array) in any order.
 
     Each array is stored uncompressed and as a single chunk, so that it is written without a copy: copies of
@@ -153,7 +143,7 @@ def _finish(writes: Iterable[Any]) -> None:
         raise errors[0]
 
 
-def read(
+def read_arrays(
     folder: Path,
     stored: dict[str, Any],
     types: Mapping[str, Any],
@@ -168,7 +158,7 @@ def read(
     with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
         storage = Storage(folder, checksums or {}, checkers)
         some = partial(_read_some, storage, types, sharding)
-        for arrays in ahead(pool, some, _groups(stored, types), READERS - 1):
+        for arrays in map_ahead(pool, some, _groups(stored, types), READERS - 1):
             while arrays:
                 path = next(iter(arrays))
                 yield path, arrays.pop(path)

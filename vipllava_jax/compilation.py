@@ -7,10 +7,8 @@ precedence.
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
-from concurrent.futures import Future
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from threading import Thread
 from typing import Any, TypeVar
 
 T = TypeVar('T')
@@ -90,20 +88,6 @@ def trouble(warning: str, folder: Path, ours: bool) -> str | None:
 
 def _cut_off(program: Path) -> bool:
     return not program.with_name(program.name.removesuffix('-cache') + '-atime').exists()
-
-
-def background(work: Callable[[], T]) -> Callable[[], T]:
-    """Starts `work` on a daemon thread; returns a function that waits for its result."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future.result
 
 
 def size(folder: Path) -> int:

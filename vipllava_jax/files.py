@@ -67,12 +67,12 @@ def check_regular(path: Path) -> None:
         raise CheckpointError(f'{path}: expected a regular file, found {found}')
 
 
-def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; {} if the file is optional and does not exist."""
+def read_json(path: Path, *, optional: bool = False, limit: int = LARGEST) -> dict[str, Any]:
+    """The object in a JSON file of at most `limit` bytes; {} if it is optional and does not exist."""
     if optional and not os.path.lexists(path):
         return {}
     try:
-        data = json.loads(read_bytes(path))
+        data = json.loads(read_bytes(path, limit))
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:

@@ -1,16 +1,33 @@
 """Converts between Config and the config.json of Hugging Face checkpoints of any transformers version."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vipllava_jax.config import FIVE_TAPS, Config, TextConfig, VisionConfig, check_feature_layers
-from vipllava_jax.messages import brief
+from vipllava_jax.files import read_json
+from vipllava_jax.json_fields import LARGEST_NUMBER, Fields
+from vipllava_jax.messages import CheckpointError, brief
 
 # Far above every published model; larger numbers are a mistake or an attack.
 MOST_LAYERS, MOST_HEADS = 512, 1024
 WIDEST, LARGEST_VOCABULARY, LONGEST_CONTEXT = 1 << 18, 1 << 22, 1 << 28
 LARGEST_PICTURE = 8192  # pixels per side
-LARGEST_ID, MOST_IDS = 2**31 - 1, 64
+
+
+def read_config(folder: Path, content: Mapping[str, Any] | None = None) -> Config:
+    """The Config of a folder, converted or PyTorch; raises CheckpointError if it is not valid.
+
+    `content` is that of its config.json if the caller has read it.
+    """
+    generation = folder / 'generation_config.json'
+    content = content or read_json(folder / 'config.json')
+    try:
+        return from_hugging_face(content, read_json(generation) if generation.exists() else None)
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f'{folder / "config.json"}: {error}') from None
 
 
 def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> Config:
@@ -53,7 +70,7 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
     )
 
 
-def _require_patch_features(fields: 'Fields') -> None:
+def _require_patch_features(fields: Fields) -> None:
     """Raises ValueError if the config is that of a LLaVA variant whose image features are not supported.
 
     The variants share a model_type. Only the original is supported: the patches of one square image, without
@@ -66,59 +83,6 @@ def _require_patch_features(fields: 'Fields') -> None:
     fields.require('mm_patch_merge_type', 'flat')
     fields.require('image_aspect_ratio', 'pad', 'square')
     fields.require('multimodal_projector_bias', True)
-
-
-class Fields:
-    """Typed access to a JSON object's fields; a ValueError names an invalid one. null counts as missing."""
-
-    def __init__(self, data: Mapping[str, Any], where: str = ''):
-        self.data, self.where = data, where
-
-    def get(self, name: str, default: Any = None) -> Any:
-        value = self.data.get(name)
-        return default if value is None else value
-
-    def part(self, name: str, default: Mapping[str, Any] | None = None) -> 'Fields':
-        value = self.get(name, default)
-        if not isinstance(value, Mapping):
-            raise self.error(name, value, 'an object')
-        return Fields(value, f'{self.where}{name}.')
-
-    def number(self, name: str, default: int, *, least: int = 0, most: int = LARGEST_ID) -> int:
-        value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.error(name, value, f'a whole number from {least} to {most}')
-        return value
-
-    def real(self, name: str, default: float, *, most: float = 1e30) -> float:
-        value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-            raise self.error(name, value, 'a positive number')
-        return float(value)
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        value = self.get(name, default)
-        if not isinstance(value, bool):
-            raise self.error(name, value, 'true or false')
-        return value
-
-    def numbers(self, name: str, default: int | tuple[int, ...]) -> tuple[int, ...]:
-        value = self.get(name, default)
-        listed = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if not 0 < len(listed) <= MOST_IDS or not all(
-            isinstance(i, int) and not isinstance(i, bool) and abs(i) <= LARGEST_ID for i in listed
-        ):
-            raise self.error(name, value, f'a whole number or a list of at most {MOST_IDS} of them')
-        return listed
-
-    def require(self, name: str, *allowed: Any) -> None:
-        value = self.get(name, allowed[0])
-        if isinstance(value, (list, dict)) or value not in allowed:
-            names = ' or '.join(map(repr, allowed))
-            raise ValueError(f'{self.where}{name}: {brief(value)} is not supported, only {names}')
-
-    def error(self, name: str, value: Any, expected: str) -> ValueError:
-        return ValueError(f'{self.where}{name}: expected {expected}, found {brief(value)}')
 
 
 def _vision(fields: Fields) -> VisionConfig:
@@ -195,7 +159,7 @@ def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]
         if fields.get(name, -1) not in (-1, [-1]):
             ids = fields.numbers(name, default)
             if min(ids) < 0:
-                raise fields.error(name, fields.get(name), f'ids from 0 to {LARGEST_ID}')
+                raise fields.error(name, fields.get(name), f'ids from 0 to {LARGEST_NUMBER}')
             return ids
     return (default,)
 

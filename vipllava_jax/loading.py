@@ -2,22 +2,26 @@
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vipllava_jax import checkpoint
-from vipllava_jax.arrays import flat, nested
+from vipllava_jax.arrays import nested
 from vipllava_jax.config import Config
 from vipllava_jax.convert import torch_files
 from vipllava_jax.folders import listing
 from vipllava_jax.generation.model import Model
 from vipllava_jax.hub import HUB_NAME, from_hub, has_weights
 from vipllava_jax.messages import CheckpointError
+from vipllava_jax.progress_bar import Progress, shown_progress
+from vipllava_jax.weight_options import WeightOptions
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
 
+    from vipllava_jax.convert.adapters import Adapter
     from vipllava_jax.inputs.processor import Processor
 
 DEMO = 'demo'  # the name of the model that is included in the package
@@ -31,7 +35,7 @@ def load(
     fuse: bool | None = None,
     adapter: str | os.PathLike[str] | None = None,
     merge: bool = True,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | bool | None = None,
 ) -> Model:
     """A folder (PyTorch or converted) or a name on the Hub ('organisation/name@revision') -> the model.
 
@@ -42,146 +46,86 @@ def load(
     `adapter` is the folder of an adapter, in the format of peft, of the authors of ViP-LLaVA, or of this
     package. It is merged into the weights, but kept separate for weights that are stored quantized, or for
     all weights if `merge` is False. `progress` is called with the bytes done, the total number of bytes and
-    the name of the last tensor.
+    the name of the last tensor; None shows a progress bar in a terminal or a notebook, False shows none.
 
     Raises ValueError, with a message of one line; CheckpointError, a subclass, if the weights are at fault.
     """
-    dtype = checkpoint.weight_type(dtype)  # raises before a download starts
+    # invalid options are refused before a download starts
+    options = WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge, fuse=fuse)
     folder = locate(source)
     processor = _processor(folder)
-    kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
-    found = leaves(folder, **kind)
+    weights = open(folder, options)
     if processor is not None:
-        processor = processor.for_model(found.cfg)
-    params = arrange(nested(found.stream(progress=progress)), found.cfg, fuse=fuse)
-    return Model(params, found.cfg, processor)
+        processor = processor.for_model(weights.cfg)
+    return Model(weights.load(progress), weights.cfg, processor)
 
 
-def weights(
-    folder: Path,
-    *,
-    fuse: bool | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-    **kind: Any,
-) -> tuple[dict[str, Any], Config]:
-    """The params and config of a folder; the options are those of `load`."""
-    found = leaves(folder, **kind)
-    return arrange(nested(found.stream(progress=progress)), found.cfg, fuse=fuse), found.cfg
+@dataclass(frozen=True)
+class Source:
+    """The weights of a folder, to be loaded with some options.
 
-
-def abstract(folder: Path, *, fuse: bool | None = None, **kind: Any) -> tuple[dict[str, Any], Config]:
-    """The shapes of the params that `weights` returns, with their shardings, and the config.
-
-    Programs can be compiled for these shapes while the weights are read. Raises the errors of `load`.
+    Everything is checked except the values of the arrays. The headers of the files have been read once, and
+    are not read again.
     """
-    import jax
 
-    here, found = _here(), leaves(folder, **kind)
-
-    def fused(layer: dict[str, Any]) -> dict[str, Any]:
-        from vipllava_jax.model import llama
-
-        return _on_device(jax.eval_shape(llama.fuse, layer), here)
-
-    params = _on_device(nested(found.shapes()), here)
-    return _arranged(params, found.cfg, fuse, fused, _on_device), found.cfg
-
-
-class Leaves(NamedTuple):
-    """The config of a folder, and functions that return its weights as (path, leaf): shapes or arrays."""
-
+    folder: Path
     cfg: Config
-    shapes: Callable[[], Iterable[tuple[str, Any]]]
-    stream: Callable[..., Iterable[tuple[str, Any]]]  # onto the device; takes `progress`, as `load` does
+    options: WeightOptions
+    adapter: 'Adapter | None'
+    stored_shapes: Callable[..., dict[str, Any]]  # (dtype) -> the shape of each stored leaf by its path
+    stored_leaves: Callable[..., Iterable[tuple[str, Any]]]  # (dtype, progress=) -> the same as arrays
+
+    def leaf_shapes(self) -> Iterable[tuple[str, Any]]:
+        """The path and shape of each weight, with the options but before it is placed on the device."""
+        return self._with_options(self.stored_shapes(self.options.dtype_to_read).items())
+
+    def leaves(self, progress: Progress | None = None) -> Iterable[tuple[str, Any]]:
+        """The path and array of each weight as it is read; a few are in memory besides those in use."""
+        return self._with_options(self.stored_leaves(self.options.dtype_to_read, progress=progress))
+
+    def shapes(self) -> dict[str, Any]:
+        """The shapes of the params that `load` returns, with their shardings.
+
+        Programs can be compiled for these shapes while the weights are read.
+        """
+        from vipllava_jax import placement
+
+        return placement.place_shapes(nested(self.leaf_shapes()), self.cfg, fuse=self.options.fuse)
+
+    def load(self, progress: Progress | bool | None = None) -> dict[str, Any]:
+        """The params on the device, in the layout that is fastest there; `progress` as in `loading.load`."""
+        from vipllava_jax import placement
+
+        with shown_progress(progress, f'loading {self.folder.name}') as show:
+            return placement.place(nested(self.leaves(show)), self.cfg, fuse=self.options.fuse)
+
+    def _with_options(self, leaves: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
+        from vipllava_jax.convert.adapted import with_options
+
+        return with_options(leaves, self.options, self.adapter)
 
 
-def leaves(
-    folder: Path,
-    *,
-    dtype: 'DTypeLike | None' = None,
-    quantize: str | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-    merge: bool = True,
-) -> Leaves:
-    """The weights of a folder with the options of `load`, before `arrange`.
-
-    Checks everything except the values of the arrays and the adapter.
-    """
-    from vipllava_jax.convert.adapted import prepared
-
-    stored = None if quantize or adapter else dtype
-    shapes: Callable[..., dict[str, Any]]
-    stream: Callable[..., Iterable[tuple[str, Any]]]
+def open(folder: Path, options: WeightOptions | None = None) -> Source:
+    """Checks a folder's weights and the options, without reading arrays; raises the errors of `load`."""
+    options = options or WeightOptions()
     if checkpoint.is_checkpoint(folder):
-        cfg, _ = checkpoint.describe(folder)
-        shapes = partial(checkpoint.shapes, folder, stored)
-        stream = partial(checkpoint.stream, folder, stored, sharding=_here())
+        from vipllava_jax.sharding import default_sharding
+
+        stored = checkpoint.open(folder)
+        cfg, shapes = stored.cfg, stored.shapes
+        leaves: Callable[..., Any] = partial(stored.stream, sharding=default_sharding())
     else:
         from vipllava_jax.convert import to_flax
 
         plan = to_flax.plan(folder)
-        cfg = plan.cfg
-        shapes, stream = partial(to_flax.shapes, plan, stored), partial(to_flax.stream, plan, stored)
-    prepare = partial(prepared, cfg=cfg, dtype=dtype, quantize=quantize, adapter=adapter, merge=merge)
-    return Leaves(cfg, lambda: prepare(shapes().items()), lambda **options: prepare(stream(**options)))
+        cfg, shapes = plan.cfg, partial(to_flax.shapes, plan)
+        leaves = partial(to_flax.stream, plan)
+    adapter = None
+    if options.adapter:
+        from vipllava_jax.convert import adapters
 
-
-def arrange(params: dict[str, Any], cfg: Config, *, fuse: bool | None = None) -> dict[str, Any]:
-    """Params in the layout of a checkpoint -> in the fastest one for the device; modifies them in place."""
-    import jax
-
-    from vipllava_jax.model import llama
-
-    return _arranged(params, cfg, fuse, jax.jit(llama.fuse), jax.device_put)
-
-
-def _arranged(
-    params: dict[str, Any],
-    cfg: Config,
-    fuse: bool | None,
-    fused: Callable[..., Any],
-    put: Callable[..., Any],
-) -> dict[str, Any]:
-    """Params or their shapes in the layout of the device: `fused` joins weights, `put` sets their formats.
-
-    The formats, which only a TPU needs, are those that the compiler prefers. At most one layer is in memory
-    twice.
-    """
-    from vipllava_jax.model.weights import LoRA
-
-    llama = params['llama']
-    if _on('gpu') if fuse is None else fuse:
-        for name in [name for name in llama if name.startswith('layers_')]:
-            llama[name] = fused(llama.pop(name))
-    # the formats are those of one layer, but the layers may have different adapters
-    if _on('tpu') and not any(isinstance(w, LoRA) for _, w in flat(llama)):
-        from vipllava_jax.generation.decoding import formats
-
-        for name, wanted in formats(llama, cfg).items():
-            llama[name] = put(llama.pop(name), wanted)
-    return params
-
-
-def _here() -> Any:
-    """The sharding of the weights: the first local device."""
-    import jax
-
-    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-
-def _on_device(shapes: Any, places: Any) -> Any:
-    """`jax.device_put` for shapes: sets their shardings or formats."""
-    import jax
-
-    if not isinstance(places, dict):
-        places = jax.tree.map(lambda _: places, shapes)
-    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
-
-
-def _on(backend: str) -> bool:
-    import jax
-
-    return jax.default_backend() == backend
+        adapter = adapters.read(options.adapter, cfg)
+    return Source(folder, cfg, options, adapter, shapes, leaves)
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
@@ -198,18 +142,18 @@ def locate(source: str | os.PathLike[str]) -> Path:
             raise CheckpointError(
                 f'{folder}: a file; give the folder that holds the weights and their config.json'
             )
-        found = folder.is_dir()
+        exists = folder.is_dir()
     except (OSError, RuntimeError) as error:  # the name is too long, no permission, unknown user in ~user
         raise CheckpointError(f'{source}: {getattr(error, "strerror", None) or error}') from None
-    if not found:
+    if not exists:
         if not HUB_NAME.fullmatch(str(source)):
             raise CheckpointError(
                 f'{folder}: no such folder, and not a name on the Hugging Face Hub (organisation/name)'
             )
         folder = from_hub(str(source))
     if not has_weights(folder):
-        wanted = ', '.join((checkpoint.MARK, *torch_files.SINGLE, *torch_files.INDEXED))
-        raise CheckpointError(f'{folder}: no weights: looked for {wanted}, found {listing(folder)}')
+        names = ', '.join((checkpoint.MARK, *torch_files.SINGLE, *torch_files.INDEXED))
+        raise CheckpointError(f'{folder}: no weights: looked for {names}, found {listing(folder)}')
     return folder
 
 

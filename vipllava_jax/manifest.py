@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.files import read_bytes, read_json, write_json
+from vipllava_jax.files import read_json, write_json
 from vipllava_jax.messages import CheckpointError, brief, printable
+from vipllava_jax.version import __version__
 
 MARK = 'vipllava.json'
 FORMAT = 3  # format 2 added quantized weights, 3 int4; a folder gets the lowest format that it needs
@@ -25,9 +26,8 @@ class Manifest(NamedTuple):
     checksums: dict[str, str]  # by the same paths; empty in folders that older versions wrote
 
 
-def write(
+def write_manifest(
     folder: Path,
-    version: str,
     shapes: Mapping[str, Any],
     arrays: Mapping[str, Any],
     checksums: dict[str, str],
@@ -38,23 +38,22 @@ def write(
     kinds = {type(leaf) for leaf in shapes.values()}
     content = {
         'format': 3 if Grouped in kinds else 2 if Quantized in kinds else 1,
-        'version': version,
+        'version': __version__,
         'params': {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in arrays.items()},
         'checksums': {path: checksums[path] for path in arrays},
     }
     write_json(folder / MARK, content)
 
 
-def read(folder: Path, version: str) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
     """Reads the vipllava.json of a folder; raises CheckpointError, which names the invalid entry."""
     file = folder / MARK
-    read_bytes(file, LARGEST)  # raises if it is larger
-    content = read_json(file)
+    content = read_json(file, limit=LARGEST)
     if content.get('format') not in range(1, FORMAT + 1):
         writer = printable(str(content.get('version'))[:200], 20)
         raise CheckpointError(
             f'{file}: format {brief(content.get("format"))} of vipllava-jax {writer}; this is '
-            f'{version} and reads formats 1 to {FORMAT}: upgrade it, or convert the checkpoint again'
+            f'{__version__} and reads formats 1 to {FORMAT}: upgrade it, or convert the checkpoint again'
         )
     listed = content.get('params')
     if not isinstance(listed, dict) or not 0 < len(listed) <= MOST_ARRAYS:

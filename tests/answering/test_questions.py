@@ -58,7 +58,7 @@ def test_the_answer_ends_at_the_stop_strings_of_the_template(folder, monkeypatch
         templates.append(template)
         return (stop,)
 
-    monkeypatch.setattr(type(model.processor), 'stops', stops)
+    monkeypatch.setattr(type(model.processor), 'stop_strings', stops)
     assert answer(model, 'hi', settings=settings, template='hub') == full.split(stop)[0].strip()
     assert {*templates} == {'hub'}
 

@@ -51,7 +51,7 @@ def test_pieces_join_to_the_text(model):
 def test_a_stop_string_ends_a_reply(model, monkeypatch):
     full = rows(model)[0].text()
     stop = full[4:6]
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     reply = rows(model)[0]
     assert reply.text() == full.split(stop)[0].strip()
     assert reply.finished
@@ -68,7 +68,7 @@ def test_no_more_tokens_are_generated_than_a_reply_needs(model, monkeypatch):
 
     full = rows(model)[0].text()
     monkeypatch.setattr(replies_module, 'stream', counted)
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (full[0],))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (full[0],))
     assert rows(model, max_new_tokens=200)[0].text() == ''
     assert sum(counts) <= 24
 

@@ -12,9 +12,9 @@ from vipllava_jax.benchmark import plan
 from vipllava_jax.benchmark.measure import STEPS, Ours, compilation_cache
 from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
-from vipllava_jax.loading import arrange
 from vipllava_jax.model.cost import Work
 from vipllava_jax.model.vipllava import abstract, check
+from vipllava_jax.placement import place
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +43,7 @@ def test_prompts_fit_the_model(subject):
 
 def test_fusing_keeps_every_weight(subject):
     copy = jax.tree.map(jnp.array, subject.params)
-    joined = Subject(arrange(copy, subject.cfg, fuse=True), subject.cfg)
+    joined = Subject(place(copy, subject.cfg, fuse=True), subject.cfg)
     assert 'qkv' in joined.params['llama']['layers_0']
     ours, expected = dict(joined.leaves()), dict(subject.leaves())
     assert ours.keys() == expected.keys() == dict(flat(subject.params)).keys()

@@ -9,7 +9,7 @@ from vipllava_jax.benchmark import plan
 from vipllava_jax.benchmark.measure import Ours
 from vipllava_jax.benchmark.subject import Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
-from vipllava_jax.loading import arrange
+from vipllava_jax.placement import place
 
 pytestmark = pytest.mark.parity
 NEW = 16
@@ -22,7 +22,7 @@ def pair(request, cfg):
     from vipllava_jax.benchmark import peer
 
     torch.set_num_threads(1)
-    subject = Subject(arrange(random_params(cfg, request.param), cfg, fuse=True), silent(cfg))
+    subject = Subject(place(random_params(cfg, request.param), cfg, fuse=True), silent(cfg))
     return subject, peer.copied(subject)
 
 

@@ -9,12 +9,12 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark.storage import Folders, lines
 from vipllava_jax.benchmark.subject import Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
-from vipllava_jax.loading import arrange
+from vipllava_jax.placement import place
 
 
 @pytest.fixture(scope='module')
 def subject(cfg):
-    return Subject(arrange(random_params(cfg, 'float32'), cfg, fuse=True), silent(cfg))
+    return Subject(place(random_params(cfg, 'float32'), cfg, fuse=True), silent(cfg))
 
 
 def test_random_weights_are_written_as_both_kinds(subject, tmp_path):
@@ -51,7 +51,7 @@ def test_lines(subject, tmp_path):
 @pytest.mark.parametrize(('kind', 'bytes_a_weight'), [('int8', 1), ('int4', 0.5)])
 @pytest.mark.slow
 def test_quantised_where_they_are_read(cfg, tmp_path, kind, bytes_a_weight):
-    params = arrange(random_params(cfg, 'float32', kind), cfg, fuse=True)
+    params = place(random_params(cfg, 'float32', kind), cfg, fuse=True)
     subject = Subject(params, silent(cfg))
     assert subject.quantized == kind
     assert bytes_a_weight < subject.weight < 1.5 * bytes_a_weight + 0.2

@@ -94,7 +94,7 @@ def test_too_little_memory_is_an_error_that_suggests_quantization(vipllava, fold
     def full(*args, **kwargs):
         raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')
 
-    monkeypatch.setattr(loading, 'weights', full)
+    monkeypatch.setattr(loading.Source, 'load', full)
     ran = vipllava('ask', '--model', folder, 'hi')
     assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
     assert '--quantize int8' in ran.err
@@ -155,7 +155,7 @@ def test_a_stop_string_ends_the_answer(vipllava, folder, monkeypatch):
     full = json.loads(vipllava(*command).out)
     assert not full['finished']
     stop = full['answer'][5:7]
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     cut = json.loads(vipllava(*command).out)
     assert cut['finished']
     assert cut['answer'] == full['answer'][: full['answer'].find(stop)]
@@ -172,8 +172,8 @@ def test_a_stop_string_that_is_a_special_token_ends_the_answer(vipllava, folder,
     tokens = vj.generate(
         model.params, batch, cfg=model.cfg, max_new_tokens=40, temperature=2.0, seed=1
     ).tokens[0]
-    stop = processor.tokenizer.core.id_to_token(int(tokens[6]))
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    stop = processor.tokenizer.backend.id_to_token(int(tokens[6]))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     cut = json.loads(vipllava(*command).out)
     assert cut['finished']
     assert cut['new_tokens'] == list(tokens).index(tokens[6]) + 1
@@ -187,7 +187,7 @@ def test_without_a_picture_there_is_a_warning(vipllava, folder):
 
 def test_control_characters_in_an_answer_are_escaped(vipllava, folder, monkeypatch):
     monkeypatch.setattr(
-        'vipllava_jax.inputs.tokenizer.Stream.end', lambda self: '\x1b]0;owned\x07\x9b2J\u202e'
+        'vipllava_jax.inputs.tokenizer.TextStream.end', lambda self: '\x1b]0;owned\x07\x9b2J\u202e'
     )
     ask = ('ask', '--model', folder, '--max-new-tokens', 1, 'hi')
     assert vipllava(*ask).out.endswith('\\x1b]0;owned\\x07\\x9b2J\\u202e\n')
@@ -331,7 +331,7 @@ def test_a_mark_that_the_crop_cuts_off_is_a_warning(vipllava, folder, photo):
     ],
 )
 def test_an_invalid_argument_is_one_line_before_loading(vipllava, photo, monkeypatch, args, message):
-    monkeypatch.setattr(loading, 'weights', None)
+    monkeypatch.setattr(loading.Source, 'load', None)
     code, out, err = vipllava('ask', *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
     assert err.startswith('vipllava: ')
@@ -351,7 +351,7 @@ def test_an_invalid_argument_is_one_line_before_loading(vipllava, photo, monkeyp
 def test_what_does_not_fit_the_model_is_an_error_before_its_weights_are_loaded(
     vipllava, folder, photo, monkeypatch, args, message
 ):
-    monkeypatch.setattr(loading, 'weights', None)
+    monkeypatch.setattr(loading.Source, 'load', None)
     code, out, err = vipllava('ask', '--model', folder, *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
     assert message in err

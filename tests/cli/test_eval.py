@@ -91,7 +91,7 @@ def test_existing_answers_are_not_asked_again(vipllava, folder, data, monkeypatc
     command = ('eval', '--model', folder, '--data', data, *SHORT)
     first = vipllava(*command)
     assert first.code == 0, first.err
-    monkeypatch.setattr(loading, 'weights', None)
+    monkeypatch.setattr(loading.Source, 'load', None)
     assert vipllava(*command, '--batch', 3).out == first.out
     assert 'type b' in vipllava(*command, '--by', 'type').out
 
@@ -141,8 +141,8 @@ def test_a_killed_evaluation_resumes_and_loses_at_most_a_batch(vipllava, folder,
 def test_another_model_or_other_settings_are_refused(vipllava, folder, adapter, data, monkeypatch):
     command = ('eval', '--model', folder, '--data', data, *SHORT)
     assert vipllava(*command).code == 0
-    weights = loading.weights
-    monkeypatch.setattr(loading, 'weights', None)
+    load = loading.Source.load
+    monkeypatch.setattr(loading.Source, 'load', None)
     for more, message in [
         (('--adapter', adapter), f'adapter was not given and is {adapter}'),
         (('--quantize', 'int8'), 'quantize was not given and is int8'),
@@ -160,7 +160,7 @@ def test_another_model_or_other_settings_are_refused(vipllava, folder, adapter, 
         assert '(other weights in the model)' in vipllava(*command).err
     finally:
         os.utime(config, ns=(found.st_atime_ns, found.st_mtime_ns))
-    monkeypatch.setattr(loading, 'weights', weights)
+    monkeypatch.setattr(loading.Source, 'load', load)
     ran = vipllava(*command, '--quantize', 'int8', '--adapter', adapter, '--restart')
     assert ran.code == 0, ran.err
     texts = [answer['answer'] for answer in lines(data.with_name('held-out.answers.jsonl'))[1:]]
@@ -189,7 +189,7 @@ def test_broken_rows_are_errors_or_left_out(vipllava, folder, data, monkeypatch)
         file.write('{"image": "none.png", "question": "What?", "answer": "x"}\n')
     command = ('eval', '--model', folder, '--data', data, *SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(loading, 'weights', None)
+        patch.setattr(loading.Source, 'load', None)
         ran = vipllava(*command)
     assert (ran.code, ran.out) == (2, '')
     assert f"{data}, line 21: no picture at '{data.parent}/none.png'" in ran.err
@@ -219,7 +219,7 @@ def test_a_question_longer_than_the_context_is_an_error_or_left_out(vipllava, fo
         file.write(json.dumps({'question': 'What? ' * 900, 'answer': 'x'}) + '\n')
     command = ('eval', '--model', folder, '--data', data, *SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(loading, 'weights', None)
+        patch.setattr(loading.Source, 'load', None)
         ran = vipllava(*command)
     assert (ran.code, ran.out) == (2, '')
     (line,) = ran.err.splitlines()  # one line for one broken row
@@ -262,7 +262,7 @@ def test_a_question_longer_than_the_context_is_an_error_or_left_out(vipllava, fo
     ],
 )
 def test_an_invalid_argument_is_one_line_before_loading(vipllava, folder, data, monkeypatch, args, message):
-    monkeypatch.setattr(loading, 'weights', None)
+    monkeypatch.setattr(loading.Source, 'load', None)
     (data.parent / 'link.jsonl').symlink_to(data)
     (data.parent / 'hard.jsonl').hardlink_to(data)
     (data.parent / 'link-to-x').symlink_to('x')

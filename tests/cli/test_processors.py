@@ -8,7 +8,7 @@ import pytest
 
 import vipllava_jax as vj
 from tests.makers import noise
-from vipllava_jax import loading
+from vipllava_jax import placement
 
 EXTRA = '<extra>'
 
@@ -22,7 +22,7 @@ def model(folder, tmp_path):
 @pytest.fixture
 def commands(vipllava, photo, tmp_path, monkeypatch):
     """Runs ask, eval, train and `load`, none of which may read the weights."""
-    monkeypatch.setattr(loading, 'arrange', lambda *args, **kwargs: pytest.fail('weights were read'))
+    monkeypatch.setattr(placement, 'place', lambda *args, **kwargs: pytest.fail('weights were read'))
     noise(40, 30).save(tmp_path / 'a.png')
 
     def run(model, question='Hi'):

@@ -9,13 +9,14 @@ import vipllava_jax as vj
 from tests.convert.files import Q, pair, write_adapter
 from tests.rows import ragged
 from tests.trees import same
-from vipllava_jax import checkpoint, loading
+from vipllava_jax import checkpoint, loading, placement
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.convert import to_flax, to_torch
-from vipllava_jax.loading import abstract, load
+from vipllava_jax.loading import WeightOptions, load
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.weights import LoRA
+from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.training import lora
 
 ROWS = [(9, 2), (6, 0), (15, 1)]
@@ -28,9 +29,9 @@ forward = jax.jit(vj.forward, static_argnames='cfg')
 )
 def test_the_shapes_are_known_before_the_weights(folder, source, adapter, dtype, quantize, merge):
     for base in (folder, source):
-        kind = dict(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge, fuse=True)
-        shapes, _ = abstract(base, **kind)
-        params = load(base, **kind).params
+        options = dict(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge, fuse=True)
+        shapes = loading.open(base, WeightOptions(**options)).shapes()
+        params = load(base, **options).params
         assert jax.tree.structure(shapes) == jax.tree.structure(params)
         for x, y in zip(jax.tree.leaves(shapes), jax.tree.leaves(params), strict=True):
             assert (x.shape, x.dtype, x.sharding) == (y.shape, y.dtype, y.sharding)
@@ -39,7 +40,7 @@ def test_the_shapes_are_known_before_the_weights(folder, source, adapter, dtype,
 
 def test_merged_and_then_quantised(model, adapter, source, tmp_path, rng):
     params, _ = model
-    expected = nested(checkpoint.quantized(flat(lora.merge(params)), 'int8'))
+    expected = nested(quantize_leaves(flat(lora.merge(params)), 'int8'))
     same(dict(flat(load(source, adapter=adapter, quantize='int8', fuse=False).params)), dict(flat(expected)))
     to_flax.convert(source, tmp_path / 'small', quantize='int8', adapter=adapter)
     same(dict(flat(load(tmp_path / 'small', fuse=False).params)), dict(flat(expected)))
@@ -84,6 +85,6 @@ def test_on_a_tpu_adapters_of_every_kind_are_kept(folder, tmp_path, rng, monkeyp
     """On a TPU all layers share one layer's formats, but not every layer must have an adapter."""
     write_adapter(tmp_path / 'a', pair(Q, 48, 48, rng))
     expected = load(folder, adapter=tmp_path / 'a', merge=False, fuse=False).params
-    monkeypatch.setattr(loading, '_on', lambda backend: backend == 'tpu')
+    monkeypatch.setattr(placement, '_on', lambda backend: backend == 'tpu')
     same(load(folder, adapter=tmp_path / 'a', merge=False).params, expected)
     load(folder, adapter=tmp_path / 'a')

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import TINY
-from vipllava_jax import checkpoint
 from vipllava_jax.convert import to_flax
 from vipllava_jax.convert.table import Leaf, Plan
 from vipllava_jax.convert.tensors import Tensor, dense
+from vipllava_jax.weight_options import FLOATS
 
 
 def one_after_another(sizes, dtype, layout, tmp_path_factory) -> Plan:
@@ -74,7 +74,7 @@ def test_a_leaf_that_nobody_keeps_is_gone(tmp_path_factory):
         assert sum(each() is not None for each in alive) <= 1
 
 
-@given(st.sampled_from(checkpoint.FLOATS), st.sampled_from(checkpoint.FLOATS), st.integers(0, 2**32 - 1))
+@given(st.sampled_from(FLOATS), st.sampled_from(FLOATS), st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
 def test_casting_rounds_as_numpy_does(tmp_path_factory, dtype, target, seed):
     """All bit patterns, including subnormal numbers, except that the payloads of NaN may differ."""

@@ -29,7 +29,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def same(a: Path, b: Path) -> bool:
     """Whether two folders of ours have the same contents."""
-    x, y = dict(checkpoint.stream(a)), dict(checkpoint.stream(b))
+    x, y = dict(checkpoint.open(a).stream()), dict(checkpoint.open(b).stream())
     return x.keys() == y.keys() and all(x[path].tobytes() == y[path].tobytes() for path in x)
 
 
@@ -42,20 +42,20 @@ def test_one_self_contained_folder(source, folder, tmp_path):
     assert 'tokenizer.json' in kept
     assert [told[0] for told in seen] == sorted(told[0] for told in seen)
     assert seen[-1][:2] == (report.size, report.size)
-    assert len(seen) == report.tensors == len(list(leaves(checkpoint.read_config(folder))))
+    assert len(seen) == report.tensors == len(list(leaves(checkpoint.open(folder).cfg)))
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
 def test_to_another_type(source, tmp_path, dtype):
     convert(source, tmp_path / 'model', dtype=dtype)
     exact = dict(stream(plan(source)))
-    for path, x in checkpoint.stream(tmp_path / 'model'):
+    for path, x in checkpoint.open(tmp_path / 'model').stream():
         assert x.dtype == dtype
         assert x.tobytes() == np.asarray(exact[path]).astype(x.dtype).tobytes(), path
 
 
 def test_no_type_but_floats(source, tmp_path):
-    with pytest.raises(CheckpointError, match='int8: not a type of weights, only float32, float16, bfloat16'):
+    with pytest.raises(CheckpointError, match='int8: not a dtype .* float32, float16, bfloat16'):
         convert(source, tmp_path / 'model', dtype='int8')
 
 
@@ -84,7 +84,7 @@ def test_an_empty_place_is_free_and_a_model_can_be_replaced(source, folder, tmp_
     with pytest.raises(CheckpointError, match='exists'):
         convert(source, tmp_path / 'model', dtype='float16')
     convert(source, tmp_path / 'model', dtype='float16', overwrite=True)
-    assert {x.dtype.name for _, x in checkpoint.stream(tmp_path / 'model')} == {'float16'}
+    assert {x.dtype.name for _, x in checkpoint.open(tmp_path / 'model').stream()} == {'float16'}
     assert [path.name for path in tmp_path.iterdir()] == ['model']
 
 

@@ -53,7 +53,7 @@ def test_there_and_back(folder, source, tmp_path):
     assert (source / 'tokenizer.json').read_bytes() == (folder / 'tokenizer.json').read_bytes()
     convert(source, tmp_path / 'ours')
     assert same(tmp_path / 'ours', folder)
-    assert checkpoint.read_config(tmp_path / 'ours') == checkpoint.read_config(folder)
+    assert checkpoint.open(tmp_path / 'ours').cfg == checkpoint.open(folder).cfg
 
 
 def test_shards_are_no_larger_than_told_and_the_index_counts_them(source):
@@ -72,7 +72,7 @@ def test_the_safetensors_package_reads_it(folder, tmp_path):
 
     export(folder, tmp_path / 'back')
     found = load_file(tmp_path / 'back' / 'model.safetensors')
-    ours = dict(checkpoint.stream(folder))
+    ours = dict(checkpoint.open(folder).stream())
     np.testing.assert_array_equal(found['language_model.model.norm.weight'], ours['llama/norm/w'])
     head = found['language_model.lm_head.weight']
     np.testing.assert_array_equal(head, ours['llama/head/w'].T)

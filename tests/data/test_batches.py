@@ -16,7 +16,7 @@ from tests.training.conftest import region_row, write_lines
 from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.data.rows import BrokenRow, Rows, read
-from vipllava_jax.inputs.pixels import levels
+from vipllava_jax.inputs.pixels import uint8_pixels
 
 
 def mixed(count):
@@ -95,7 +95,7 @@ def test_marks_vary_with_the_epoch_and_the_seed_alone(pictures, processor):
     looks.append(Batches(rows, processor, batch_size=1, seed=None, fit='pad').at(0).images)
     assert len({look.tobytes() for look in looks}) == 5
     fixed = vj.draw(pictures / 'a.png', [vj.Mark('ellipse', box=(4, 5, 20, 25))])
-    np.testing.assert_array_equal(looks[-1][0, 0], levels(fixed, processor.settings, 'pad'))
+    np.testing.assert_array_equal(looks[-1][0, 0], uint8_pixels(fixed, processor.image_settings, 'pad'))
 
 
 def test_evaluation_keeps_the_order_and_learns_nothing_from_what_fills_up(rows, processor):
@@ -208,6 +208,6 @@ def test_pictures_are_as_the_processor_makes_them(pictures, processor):
     (pictures / 'l.json').write_text(json.dumps([row]))
     batch = Batches(read([pictures / 'l.json']), processor, batch_size=1, fit='pad').at(0)
     theirs = processor('What?', [noise(40, 30), pictures / 'b.jpg'], fit='pad')
-    np.testing.assert_array_equal(processor.settings.normalize(batch.images), theirs.images)
+    np.testing.assert_array_equal(processor.image_settings.normalize(batch.images), theirs.images)
     n = theirs.lengths[0]
     np.testing.assert_array_equal(batch.tokens[0, :n], theirs.tokens[0, :n])

@@ -13,11 +13,11 @@ import pytest
 
 from scripts.demo import exam, parity
 from tests.worlds import of_all_types, rows
-from vipllava_jax.arrays import flat
+from vipllava_jax import loading
 from vipllava_jax.convert import torch_files
 from vipllava_jax.demo.marking import SHAPES
 from vipllava_jax.evaluation import evaluate
-from vipllava_jax.loading import abstract, bundled
+from vipllava_jax.loading import bundled
 
 
 @pytest.fixture
@@ -76,9 +76,10 @@ def test_it_is_in_the_package():
 
 
 def test_it_is_a_vip_llava():
-    params, cfg = abstract(bundled(), fuse=False)
+    weights = loading.open(bundled())
+    cfg = weights.cfg
     assert torch_files.is_torch_folder(bundled())
-    assert {str(w.dtype) for _, w in flat(params)} == {'bfloat16'}
+    assert {str(w.dtype) for _, w in weights.leaf_shapes()} == {'bfloat16'}
     assert len({*cfg.taps}) == 5
     assert cfg.projector_norm
     said = json.loads((bundled() / 'config.json').read_text())

@@ -17,7 +17,7 @@ from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.examples import example
 from vipllava_jax.demo.questions import View
-from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import render
 from vipllava_jax.model.vipllava import abstract
@@ -39,7 +39,7 @@ def test_rows_say_what_the_examples_say(written):
     for number, row in enumerate(rows[::3]):
         made = example(number)
         assert [turn['value'] for turn in row['conversations']] == [turn.text for turn in made.turns]
-        assert [parse(mark) for mark in row.get('marks', ())] == [(0, mark) for mark, _ in made.marks]
+        assert [parse_mark(mark) for mark in row.get('marks', ())] == [(0, mark) for mark, _ in made.marks]
         if made.scene:
             assert {other['image'] for other in rows[3 * number : 3 * number + 3]} == {row['image']}
             with Image.open(written / 'pictures' / row['image']) as image:

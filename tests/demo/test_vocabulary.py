@@ -51,9 +51,9 @@ def test_it_is_no_larger_than_it_says(files):
 
 def test_the_chat_template_writes_the_default_prompt(processor):
     turns = [Turn('user', 'What?'), Turn('assistant', 'a star'), Turn('user', 'Which colour?')]
-    assert render('checkpoint', turns, 1, processor.chat) == render('vipllava', turns, 1)
+    assert render('checkpoint', turns, 1, processor.chat_template) == render('vipllava', turns, 1)
     turns = [Turn('system', 'Be brief.'), *turns]
-    assert render('checkpoint', turns, 0, processor.chat) == render('vipllava', turns, 0)
+    assert render('checkpoint', turns, 0, processor.chat_template) == render('vipllava', turns, 0)
 
 
 def test_training_it_again_gives_the_same(files):

@@ -11,7 +11,7 @@ from tests.makers import noise
 from vipllava_jax.evaluation import evaluate
 from vipllava_jax.evaluation.batches import THREADS, group_cases
 from vipllava_jax.evaluation.cases import read_cases
-from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.processor import Processor
 
 
@@ -146,14 +146,14 @@ def test_a_mark_that_the_crop_cuts_off_is_a_warning(model, tmp_path):
     batches.prepare(batches.batches[0])
     assert [subject for subject, _ in warnings] == ['crop']
     assert 'row 0: the crop cuts off the mark rectangle' in warnings[0][1]
-    assert str(parse('rectangle:2,2,9,20')[1]) in warnings[0][1]
+    assert str(parse_mark('rectangle:2,2,9,20')[1]) in warnings[0][1]
 
 
 def test_a_batch_ends_when_stop_strings_have_ended_its_answers(model, monkeypatch):
     cases = read_cases([{'question': word, 'answer': 'x'} for word in ('What?', 'Who?', 'Why?')])
     full = texts(model, cases)
     stop = full[0][2:4]
-    monkeypatch.setattr(Processor, 'stops', lambda self, template: (stop,))
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     batches = grouped(model, cases, max_new_tokens=400)
     ((answers, _),) = batches.answer(model.params, batches.batches)
     assert answers[0].text == full[0].split(stop)[0].strip()

@@ -22,8 +22,8 @@ def plan(folder: Path) -> None:
     from vipllava_jax.inputs.processor import Processor
 
     loading.locate(folder)
-    loading.abstract(folder)
-    loading.abstract(folder, quantize='int8')
+    loading.open(folder).shapes()
+    loading.open(folder, loading.WeightOptions(quantize='int8')).shapes()
     Processor.load(folder)
 
 
@@ -62,7 +62,7 @@ def adapters(folder: Path) -> None:
         found = adapters.read(folder / kind, CFG)
         within(folder, [tensor for pair in found.pairs.values() for tensor in (pair.a, pair.b)])
         within(folder, [tensor for _, tensor in found.whole.values()])
-        loading.weights(folder / 'model', adapter=folder / kind)
+        loading.open(folder / 'model', loading.WeightOptions(adapter=folder / kind)).load()
 
 
 def tokenizer(folder: Path) -> None:
@@ -72,7 +72,7 @@ def tokenizer(folder: Path) -> None:
     for text in TEXTS:
         ids = processor.tokenizer.encode(text)
         processor.decode(ids)
-        stream = processor.stream()
+        stream = processor.text_stream()
         for id in ids:
             stream.push([id])
         stream.end()
@@ -94,10 +94,10 @@ def chat(folder: Path) -> None:
     from vipllava_jax.inputs.prompts import Turn
 
     processor = Processor.load(folder)
-    processor.stops('checkpoint')
+    processor.stop_strings('checkpoint')
     turns = [Turn('user', 'What is it?'), Turn('assistant', 'A dog.'), Turn('user', 'Why?')]
-    processor.ids(turns, 1, 'checkpoint')
-    processor.ids([Turn('system', 'Be brief.'), *turns], 0, 'checkpoint')
+    processor.encode(turns, 1, 'checkpoint')
+    processor.encode([Turn('system', 'Be brief.'), *turns], 0, 'checkpoint')
 
 
 def converted(folder: Path) -> None:
@@ -107,8 +107,9 @@ def converted(folder: Path) -> None:
     from vipllava_jax import loading
 
     loading.locate(folder / 'converted')
-    loading.abstract(folder / 'converted')
-    params, _ = loading.weights(folder / 'converted')
+    stored = loading.open(folder / 'converted')
+    stored.shapes()
+    params = stored.load()
     same = jax.tree.map(lambda x, y: x.dtype == y.dtype and bool((x == y).all()), params, _source(folder))
     assert jax.tree.all(same), 'the weights are not those that were converted'
 
@@ -117,33 +118,33 @@ def converted(folder: Path) -> None:
 def _source(folder: Path) -> Any:
     from vipllava_jax import loading
 
-    return loading.weights(folder / 'source')[0]
+    return loading.open(folder / 'source').load()
 
 
 def picture(folder: Path) -> None:
-    from vipllava_jax.inputs.images import measure, open_image
-    from vipllava_jax.inputs.pixels import FITS, Settings, pixels
+    from vipllava_jax.inputs.images import image_size, open_image
+    from vipllava_jax.inputs.pixels import FITS, ImageSettings, pixels
 
     path = folder / 'picture'
     with contextlib.suppress(ValueError, OSError):
-        measure(path)
+        image_size(path)
     picture = open_image(path)
-    assert measure(path) == picture.size, f'measure says {measure(path)}, open_image {picture.size}'
+    assert image_size(path) == picture.size, f'measure says {image_size(path)}, open_image {picture.size}'
     assert open_image(path.read_bytes()).size == picture.size
     for fit in FITS:
-        pixels(picture, Settings(), fit)
+        pixels(picture, ImageSettings(), fit)
 
 
 def mark(folder: Path) -> None:
     from vipllava_jax.inputs.images import Image
-    from vipllava_jax.inputs.mark_syntax import parse
+    from vipllava_jax.inputs.mark_syntax import parse_mark
     from vipllava_jax.inputs.marks import draw
-    from vipllava_jax.inputs.pixels import FITS, Settings, cut_off, pixels
+    from vipllava_jax.inputs.pixels import FITS, ImageSettings, marks_cut_off, pixels
 
     told = json.loads((folder / 'mark.json').read_text())
-    _, mark = parse(told['mark'])
-    assert parse(str(mark))[1] == mark
+    _, mark = parse_mark(told['mark'])
+    assert parse_mark(str(mark))[1] == mark
     picture = draw(Image.new('RGB', told['size']), mark, told['seed'])
     for fit in FITS:
-        cut_off(picture, Settings(), fit)
-        pixels(picture, Settings(), fit)
+        marks_cut_off(picture, ImageSettings(), fit)
+        pixels(picture, ImageSettings(), fit)

@@ -12,11 +12,11 @@ from jax.experimental import topologies
 
 import vipllava_jax as vj
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.checkpoint import quantized
 from vipllava_jax.generation import decoding
 from vipllava_jax.inputs.processor import Batch
 from vipllava_jax.model import llama
 from vipllava_jax.model.vipllava import VipLlava
+from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.training import lora
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.optimizer import Optimizer
@@ -62,7 +62,7 @@ def place(tree: Any, where: Any) -> Any:
 
 def weights(cfg: vj.Config, quantize: str | None) -> Any:
     """The shapes of the params in bfloat16, with the decoder's large weights quantised if requested."""
-    return nested(quantized(flat(vj.abstract(cfg, jnp.bfloat16)), quantize))
+    return nested(quantize_leaves(flat(vj.abstract(cfg, jnp.bfloat16)), quantize))
 
 
 def state(cfg: vj.Config, B: int) -> decoding.State:

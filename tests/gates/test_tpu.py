@@ -8,7 +8,7 @@ import pytest
 
 from tests.gates import program
 from tests.gates.program import CFG, SHALLOW
-from vipllava_jax.generation import decoding
+from vipllava_jax import placement
 
 pytestmark = pytest.mark.gates
 MEMORY = {'v5e:1x1': 15.75, 'v5p:2x2x1': 95.73, 'v6e:1x1': 31.24}  # GiB, according to the compiler
@@ -24,7 +24,7 @@ def load(cfg, at, quantize=None):
     """The shapes of the params, placed as `vj.load` does on a TPU."""
     params = program.place(program.weights(cfg, quantize), at)
     llama = params['llama']
-    return {**params, 'llama': program.place(llama, decoding.formats(llama, cfg))}
+    return {**params, 'llama': program.place(llama, placement.formats(llama, cfg))}
 
 
 @pytest.mark.parametrize(

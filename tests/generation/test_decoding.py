@@ -11,6 +11,7 @@ from jax.experimental.layout import Format, Layout
 import vipllava_jax as vj
 from scripts.demo import exam
 from tests.rows import alone, ragged
+from vipllava_jax import placement
 from vipllava_jax.generation import decoding
 
 forward = jax.jit(vj.forward, static_argnames='cfg')
@@ -186,7 +187,7 @@ def test_half_precision_keeps_its_dtype(cfg, batch):
 
 def test_answers_do_not_depend_on_layouts(params, cfg, batch):
     plain = vj.generate(params, batch, cfg=cfg, max_new_tokens=12, eos=()).tokens
-    wanted = decoding.formats(params['llama'], cfg)
+    wanted = placement.formats(params['llama'], cfg)
     turned = jax.tree.map(
         lambda w: Format(Layout(tuple(reversed(range(w.ndim)))), w.sharding), params['llama']
     )

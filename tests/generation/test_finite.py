@@ -9,8 +9,8 @@ import vipllava_jax as vj
 from tests.rows import ragged
 from tests.test_checkpoint import SMALL, random_params
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.checkpoint import quantized
 from vipllava_jax.generation.finite import explain, not_finite
+from vipllava_jax.quantizing import quantize_leaves
 
 
 @pytest.fixture(scope='module')
@@ -76,7 +76,7 @@ def test_many_weights_are_counted(params, batch):
 
 @pytest.mark.parametrize('kind', ['int8', 'int4'])
 def test_quantised_weights_have_a_scale(params, kind):
-    small = nested(quantized(flat(spoilt(params, 'llama/layers_0/q/w', np.inf)), kind))
+    small = nested(quantize_leaves(flat(spoilt(params, 'llama/layers_0/q/w', np.inf)), kind))
     assert not_finite(small) == ['llama/layers_0/q/w/scale']
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from tests.makers import noise
 from vipllava_jax.inputs.canvas import STEPS, Canvas
-from vipllava_jax.inputs.images import drawn
+from vipllava_jax.inputs.images import drawn_marks
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.strokes import Region
 
@@ -123,7 +123,7 @@ def test_tiles_meet(monkeypatch):
     monkeypatch.setattr('vipllava_jax.inputs.canvas.TILE', 7)
     tiled = draw(noise(90, 60), mark)
     np.testing.assert_array_equal(at_once, tiled)
-    assert drawn(at_once).extents == drawn(tiled).extents
+    assert drawn_marks(at_once).extents == drawn_marks(tiled).extents
 
 
 def test_a_contour_that_is_grown_is_one_that_is_drawn(monkeypatch):
@@ -209,7 +209,7 @@ def test_thousands_of_marks_on_a_large_picture():
     begin = time.process_time()
     picture = draw(Image.new('RGB', (4000, 3000)), marks)
     assert time.process_time() - begin < 5
-    assert len(drawn(picture).extents) == len(marks)
+    assert len(drawn_marks(picture).extents) == len(marks)
     with pytest.raises(ValueError, match='more than 10000 marks on one picture'):
         draw(Image.new('RGB', (99, 99)), itertools.repeat(marks[0]))
 

@@ -11,7 +11,7 @@ from tests.makers import write_processor_files
 from vipllava_jax.inputs import chat_templates
 from vipllava_jax.inputs.chat_templates import ChatTemplate
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.inputs.prompts import Turn, render, trouble
+from vipllava_jax.inputs.prompts import Turn, render, rendering_problem
 from vipllava_jax.inputs.rendering import RenderingError
 from vipllava_jax.messages import CheckpointError
 
@@ -97,7 +97,7 @@ def peer(folder: Path):
 @pytest.mark.parametrize('source', [LLAVA, PHI, LLAMA_3, *SMALL], ids=range(3 + len(SMALL)))
 def test_templates_make_what_they_make_in_transformers(folder, source):
     (folder / 'chat_template.jinja').write_text(source)
-    theirs, ours = peer(folder), Processor.load(folder).chat
+    theirs, ours = peer(folder), Processor.load(folder).chat_template
     for turns, cue in [(CONVERSATION, True), (CONVERSATION, False), (CONVERSATION[:3], False)]:
         expected = theirs.apply_chat_template(turns, add_generation_prompt=cue, tokenize=False)
         assert chat_templates.write(ours, turns, cue) == expected
@@ -123,7 +123,7 @@ def test_templates_fail_where_they_fail_in_transformers(folder, source):
     with pytest.raises((TemplateError, ArithmeticError, TypeError)):
         peer(folder).apply_chat_template(CONVERSATION, tokenize=False)
     with pytest.raises(RenderingError):
-        chat_templates.write(Processor.load(folder).chat, CONVERSATION, True)
+        chat_templates.write(Processor.load(folder).chat_template, CONVERSATION, True)
 
 
 def test_the_published_templates_ask_a_question():
@@ -136,9 +136,9 @@ def test_the_published_templates_ask_a_question():
     chat = ChatTemplate(LLAVA)
     expected = 'SYS. USER: <image>\nWhat? ASSISTANT: A cat. USER: Sure? ASSISTANT:'
     assert render('checkpoint', turns, 1, chat) == expected
-    assert trouble(chat) is None
-    assert 'wrote 0 <image>' in trouble(ChatTemplate('hello'))
-    assert 'division by zero' in trouble(ChatTemplate('{{ 1 / 0 }}'))
+    assert rendering_problem(chat) is None
+    assert 'wrote 0 <image>' in rendering_problem(ChatTemplate('hello'))
+    assert 'division by zero' in rendering_problem(ChatTemplate('{{ 1 / 0 }}'))
 
 
 PLACES = {
@@ -161,17 +161,17 @@ def test_the_first_place_with_a_template_is_that_of_transformers(folder, first):
     """transformers ignores the tokenizer's template for a processor; here it is the last choice."""
     for name in [*PLACES][first:]:
         PLACES[name](folder, f'that of {name}')
-    assert Processor.load(folder).chat.source == peer(folder).chat_template
+    assert Processor.load(folder).chat_template.source == peer(folder).chat_template
 
 
 def test_places_of_templates(folder):
-    assert Processor.load(folder).chat is None
+    assert Processor.load(folder).chat_template is None
     for name in reversed(PLACES):
         PLACES[name](folder, name)
-        assert Processor.load(folder).chat.source == name
+        assert Processor.load(folder).chat_template.source == name
     for name in [*PLACES][:3]:
         PLACES[name](folder, '')  # as if it were not there
-    assert Processor.load(folder).chat.source == 'tokenizer_config.json'
+    assert Processor.load(folder).chat_template.source == 'tokenizer_config.json'
 
 
 @pytest.mark.parametrize('name', ['tokenizer_config.json', 'chat_template.json'])
@@ -179,9 +179,9 @@ def test_of_named_templates_the_default_is_used(folder, name):
     listed = [{'name': 'tool_use', 'template': 'tools'}, {'name': 'default', 'template': 'plain'}]
     for given in (listed, {entry['name']: entry['template'] for entry in listed}):
         PLACES[name](folder, given)
-        assert Processor.load(folder).chat.source == 'plain'
+        assert Processor.load(folder).chat_template.source == 'plain'
     PLACES[name](folder, listed[:1])
-    assert Processor.load(folder).chat is None
+    assert Processor.load(folder).chat_template is None
 
 
 @pytest.mark.parametrize('name', ['processor_config.json', 'tokenizer_config.json', 'chat_template.json'])
@@ -204,7 +204,7 @@ def test_a_template_file_is_regular_and_text(folder):
     with pytest.raises(CheckpointError, match='chat_template.jinja: is UTF-16, expected UTF-8'):
         Processor.load(folder)
     path.write_bytes(b'\xef\xbb\xbfhi')
-    assert Processor.load(folder).chat.source == 'hi'
+    assert Processor.load(folder).chat_template.source == 'hi'
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(CheckpointError, match='chat_template.jinja: expected a regular file, found a FIFO'):
@@ -214,4 +214,4 @@ def test_a_template_file_is_regular_and_text(folder):
 def test_special_tokens_are_those_of_the_files(folder):
     edit(folder / 'tokenizer_config.json', bos_token={'content': '<s>'}, image_token='<image>')
     (folder / 'chat_template.jinja').write_text('{{ bos_token }}{{ image_token }}{{ cls_token }}')
-    assert chat_templates.write(Processor.load(folder).chat, CONVERSATION, True) == '<s><image>'
+    assert chat_templates.write(Processor.load(folder).chat_template, CONVERSATION, True) == '<s><image>'

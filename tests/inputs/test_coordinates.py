@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.makers import noise
 from vipllava_jax.inputs.coordinates import MOST_CORNERS
-from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.marks import Mark, draw
 
 BOX = (1, 2, 30, 40)
@@ -241,7 +241,7 @@ def test_every_form_of_a_polygon(several):
 )
 def test_any_line_of_text_is_a_short_error(text):
     with pytest.raises(ValueError, match='^mark ') as caught:
-        parse(text)
+        parse_mark(text)
     assert len(str(caught.value)) <= 500
     assert str(caught.value).isprintable()
 
@@ -249,7 +249,7 @@ def test_any_line_of_text_is_a_short_error(text):
 def test_only_a_text_is_parsed():
     for value in (None, 3, b'point:1,1', ['point:1,1'], deep(5000)):
         with pytest.raises(ValueError, match='expected a mark as a text'):
-            parse(value)
+            parse_mark(value)
 
 
 def test_messages_of_drawing_are_short():

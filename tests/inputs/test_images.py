@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.makers import noise
-from vipllava_jax.inputs.images import measure, open_image
+from vipllava_jax.inputs.images import image_size, open_image
 
 
 def saved(picture: Image.Image, format: str, **options) -> bytes:
@@ -152,7 +152,7 @@ def test_a_box_of_many_bytes_takes_no_memory(tmp_path):
     path = tmp_path / 'photo.jp2'
     signature = b'\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 '
     path.write_bytes(signature + struct.pack('>I4sQ', 1, b'jp2h', 1 << 62) + bytes(100))
-    for read in (open_image, measure):
+    for read in (open_image, image_size):
         with pytest.raises(ValueError, match=r'photo.jp2.* is damaged'):
             read(path)
 
@@ -175,6 +175,6 @@ def test_a_size_is_measured_as_the_picture_is_opened(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     noise(40, 30).save(tmp_path / 'a.jpg', exif=exif)
-    assert measure(tmp_path / 'a.jpg') == open_image(tmp_path / 'a.jpg').size
+    assert image_size(tmp_path / 'a.jpg') == open_image(tmp_path / 'a.jpg').size
     with pytest.raises(FileNotFoundError, match='no picture at'):
-        measure(tmp_path / 'b.jpg')
+        image_size(tmp_path / 'b.jpg')

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark
 
 BOX = (40, 60, 180, 220)
@@ -14,14 +14,16 @@ DIAMOND = (110, 60, 180, 140, 110, 220, 40, 140)
 
 
 def test_the_line_of_text():
-    assert parse('rectangle:40,60,180,220:red') == (0, Mark('rectangle', box=BOX))
-    assert parse('2/mask-contour:40,60,180,60,180,220:blue:alpha=200:width=3') == (
+    assert parse_mark('rectangle:40,60,180,220:red') == (0, Mark('rectangle', box=BOX))
+    assert parse_mark('2/mask-contour:40,60,180,60,180,220:blue:alpha=200:width=3') == (
         1,
         Mark('mask contour', polygon=(40, 60, 180, 60, 180, 220), color='blue', alpha=200, width=3),
     )
-    assert parse('mask contour: 1, 2, 30, 40')[1].phrase == 'with the red mask contour'
-    assert parse('point:.5,.25:#ff8000') == (0, Mark('point', point=(0.5, 0.25), color=(255, 128, 0)))
-    assert parse('arrow:40,60,180,220+90,90:gold')[1] == Mark('arrow', box=BOX, point=(90, 90), color='gold')
+    assert parse_mark('mask contour: 1, 2, 30, 40')[1].phrase == 'with the red mask contour'
+    assert parse_mark('point:.5,.25:#ff8000') == (0, Mark('point', point=(0.5, 0.25), color=(255, 128, 0)))
+    assert parse_mark('arrow:40,60,180,220+90,90:gold')[1] == Mark(
+        'arrow', box=BOX, point=(90, 90), color='gold'
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_the_line_of_text():
 )
 def test_a_wrong_line_is_quoted(text, message):
     with pytest.raises(ValueError, match=message) as caught:
-        parse(text)
+        parse_mark(text)
     assert str(caught.value).startswith(f'mark {text!r}: ')
     assert '\n' not in str(caught.value)
 
@@ -68,10 +70,10 @@ numbers = st.floats(0, 2000, width=32).map(lambda number: round(number, 3))
 )
 def test_writing_and_parsing_are_inverse(shape, box, polygon, point, color, alpha, units):
     mark = Mark(shape, box=box, polygon=polygon, point=point, color=color, alpha=alpha, units=units)
-    assert parse(f'3/{mark}') == (2, mark)
+    assert parse_mark(f'3/{mark}') == (2, mark)
 
 
 @given(st.text(alphabet='rectanglmsk:0123456789,./+-=#x\n', max_size=40))
 def test_any_text_is_a_mark_or_one_error(text):
     with contextlib.suppress(ValueError):
-        assert isinstance(parse(text)[1], Mark)
+        assert isinstance(parse_mark(text)[1], Mark)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from tests.makers import noise
-from vipllava_jax.inputs.images import drawn
+from vipllava_jax.inputs.images import drawn_marks
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.strokes import Hand, Region
 
@@ -127,7 +127,7 @@ def test_several_marks_are_drawn_in_turn_and_noted():
     picture = draw(draw(noise(336, 300), marks[:1]), marks[1:])
     assert picture.getpixel((50, 70)) == (255, 0, 0)
     assert picture.getpixel((70, 90)) == (0, 0, 255)
-    assert drawn(picture).extents == (
+    assert drawn_marks(picture).extents == (
         (str(marks[0]), (40, 60, 181, 221)),
         (str(marks[1]), (60, 80, 101, 121)),
     )

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.makers import noise
-from vipllava_jax.inputs.images import FORMATS, measure, open_image
+from vipllava_jax.inputs.images import FORMATS, image_size, open_image
 from vipllava_jax.inputs.metadata import Parts, without_metadata
 
 LARGE = 3 << 20
@@ -68,7 +68,7 @@ def test_a_large_chunk_of_a_png_is_skipped(tmp_path, kind, place):
     assert tracemalloc.get_traced_memory()[1] < 20 << 20
     tracemalloc.stop()
     np.testing.assert_array_equal(open_image(content), noise(40, 24))
-    assert measure(tmp_path / 'a.png') == (40, 24)
+    assert image_size(tmp_path / 'a.png') == (40, 24)
 
 
 def test_thousands_of_texts_are_skipped():
@@ -113,7 +113,7 @@ def test_many_segments_of_a_jpeg(tmp_path):
     (tmp_path / 'a.jpg').write_bytes(whole[:2] + first + b''.join(many) + whole[2:])
     upright = open_image(whole).transpose(Image.Transpose.ROTATE_270)
     np.testing.assert_array_equal(open_image(tmp_path / 'a.jpg'), upright)
-    assert measure(tmp_path / 'a.jpg') == (24, 40)
+    assert image_size(tmp_path / 'a.jpg') == (24, 40)
 
 
 def test_a_jpeg_keeps_the_colours_that_its_segments_tell():
@@ -176,7 +176,7 @@ def test_damage_is_measured_as_it_is_opened_or_refused(tmp_path_factory, format,
     with contextlib.suppress(ValueError):
         opened = open_image(path).size
     with contextlib.nullcontext() if opened else contextlib.suppress(ValueError):
-        assert measure(path) == opened or not opened
+        assert image_size(path) == opened or not opened
 
 
 JPEG = saved('JPEG', noise(400, 300), progressive=True)
@@ -236,9 +236,9 @@ HOSTILE = {
 
 READ = """
 import resource, sys, time
-from vipllava_jax.inputs.images import measure, open_image
+from vipllava_jax.inputs.images import image_size, open_image
 begin = time.process_time()
-for read in (measure, open_image):
+for read in (image_size, open_image):
     try:
         read(sys.argv[1])
         print('opened')
@@ -267,7 +267,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / 'socket.png'))
     for name in ('fifo.png', 'link.png', 'null.png', 'socket.png', 'loop.png'):
-        for read in (open_image, measure):
+        for read in (open_image, image_size):
             with pytest.raises((ValueError, FileNotFoundError), match=name):
                 read(tmp_path / name)
     with (tmp_path / 'sparse.png').open('wb') as file:
@@ -285,7 +285,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path):
     'path', ['a' * 1_000_000, 'a\udc80', 'a\x1b[31m', 'a\0b', '\u202e', 'http://' + 'a' * 9999]
 )
 def test_a_path_in_a_message_is_short_and_printable(path):
-    for read in (open_image, measure):
+    for read in (open_image, image_size):
         with pytest.raises((ValueError, FileNotFoundError)) as caught:
             read(path)
         assert len(str(caught.value)) < 500
@@ -313,9 +313,9 @@ def test_warnings_and_logs_of_pillow_stay_inside(tmp_path):
     for path, content in zip(paths, contents, strict=True):
         Path(path).write_bytes(content)
     code = (
-        'import contextlib, sys; from vipllava_jax.inputs.images import measure, open_image\n'
+        'import contextlib, sys; from vipllava_jax.inputs.images import image_size, open_image\n'
         'for path in sys.argv[1:]:\n'
-        '    for read in (measure, open_image):\n'
+        '    for read in (image_size, open_image):\n'
         '        with contextlib.suppress(ValueError): read(path)\n'
     )
     done = subprocess.run(

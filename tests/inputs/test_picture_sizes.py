@@ -1,4 +1,4 @@
-"""`measure` returns the size of `open_image`'s picture, for every format and every orientation."""
+"""`image_size` returns the size of `open_image`'s picture, for every format and every orientation."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.makers import noise
-from vipllava_jax.inputs.images import FORMATS, measure, open_image
+from vipllava_jax.inputs.images import FORMATS, image_size, open_image
 
 ORIENTATIONS = [*range(1, 9), 0, 9, 255, 65_535]
 XMP = '<x:xmpmeta><rdf:Description tiff:Orientation="{}"/></x:xmpmeta>'
@@ -30,7 +30,7 @@ def saved(format: str, size=(40, 24), **options) -> bytes:
 def agree(tmp_path, content: bytes) -> tuple[int, int]:
     path = tmp_path / 'picture'
     path.write_bytes(content)
-    size = measure(path)
+    size = image_size(path)
     assert size == open_image(path).size == open_image(content).size
     return size
 
@@ -70,7 +70,7 @@ def test_a_tiff_is_turned_once(tmp_path, orientation, compression):
     for tags in ({274: orientation}, {274: orientation, 700: xmp}, {700: xmp}):
         stored.save(tmp_path / 'a.tif', compression=compression, tiffinfo=tags)
         opened = open_image(tmp_path / 'a.tif')
-        assert opened.size == measure(tmp_path / 'a.tif') == (40, 24)
+        assert opened.size == image_size(tmp_path / 'a.tif') == (40, 24)
         difference = np.abs(np.asarray(opened, int) - np.asarray(upright, int))
         assert difference.max() < (1 if compression != 'jpeg' else 128)
 
@@ -154,7 +154,7 @@ def test_a_picture_that_is_decoded_smaller(tmp_path):
     with Image.open(tmp_path / 'a.jpg') as picture:
         picture.draft('L', (100, 60))
         assert open_image(picture).size == (60, 100)
-    assert measure(tmp_path / 'a.jpg') == (240, 400)
+    assert image_size(tmp_path / 'a.jpg') == (240, 400)
     with Image.open(tmp_path / 'a.jpg') as picture:
         picture.load()
         assert open_image(picture).size == (240, 400)

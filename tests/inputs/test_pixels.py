@@ -9,9 +9,9 @@ from PIL import Image, ImageFilter
 from tests.makers import noise
 from vipllava_jax.inputs.images import LONGEST, open_image
 from vipllava_jax.inputs.marks import Mark, draw
-from vipllava_jax.inputs.pixels import FITS, Settings, cut_off, pixels
+from vipllava_jax.inputs.pixels import FITS, ImageSettings, marks_cut_off, pixels
 
-SMALL = Settings(side=28, edge=28)
+SMALL = ImageSettings(side=28, edge=28)
 SIZES = [
     (1, 1000),
     (1000, 1),
@@ -26,7 +26,7 @@ SIZES = [
 ]
 
 
-def levels(normalised: np.ndarray, settings: Settings) -> np.ndarray:
+def color_levels(normalised: np.ndarray, settings: ImageSettings) -> np.ndarray:
     """Normalised pixels -> grey levels."""
     return (normalised * np.array(settings.std) + np.array(settings.mean)) / settings.scale
 
@@ -51,44 +51,46 @@ def peers():
 @pytest.mark.parametrize('fit', ['crop', 'pad'])
 @pytest.mark.parametrize(('edge', 'side'), [(28, 28), (33, 28)])
 def test_pixels_are_those_of_transformers(peers, fit, edge, side):
-    settings = Settings(side=side, edge=edge)
+    settings = ImageSettings(side=side, edge=edge)
     peer = peers(fit, edge, side)
     for size in SIZES:
         picture = noise(*size)
         ours, theirs = pixels(picture, settings, fit), peer(picture)
         assert ours.shape == (side, side, 3)
         assert ours.dtype == np.float32
-        difference = np.abs(levels(ours, settings) - levels(theirs, settings)).max()
+        difference = np.abs(color_levels(ours, settings) - color_levels(theirs, settings)).max()
         assert difference < 1.001, f'{size}: {difference} grey levels'
 
 
 @pytest.mark.parity
 def test_pixels_of_the_real_size_are_those_of_transformers(peers):
     for fit, size in [('crop', (640, 427)), ('crop', (1, 200)), ('crop', (200, 1)), ('pad', (640, 427))]:
-        ours, theirs = pixels(noise(*size), Settings(), fit), peers(fit, 336, 336)(noise(*size))
-        assert np.abs(levels(ours, Settings()) - levels(theirs, Settings())).max() < 1.001, (fit, size)
+        ours, theirs = pixels(noise(*size), ImageSettings(), fit), peers(fit, 336, 336)(noise(*size))
+        assert (
+            np.abs(color_levels(ours, ImageSettings()) - color_levels(theirs, ImageSettings())).max() < 1.001
+        ), (fit, size)
 
 
 @pytest.mark.parametrize('edge', [28, 40])
 @given(width=st.integers(1, 90), height=st.integers(1, 90), seed=st.integers(0, 9))
 def test_cropping_early_is_cropping_late(edge, width, height, seed):
-    settings, picture = Settings(side=28, edge=edge), noise(width, height, seed)
+    settings, picture = ImageSettings(side=28, edge=edge), noise(width, height, seed)
     smooth = picture.filter(ImageFilter.BoxBlur(3))  # so that it does not show which axis was resized first
-    at_once = levels(pixels(smooth, settings, 'crop'), settings)
+    at_once = color_levels(pixels(smooth, settings, 'crop'), settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('vipllava_jax.inputs.pixels.GIANT', 0)
-        in_parts = levels(pixels(smooth, settings, 'crop'), settings)
+        in_parts = color_levels(pixels(smooth, settings, 'crop'), settings)
     assert np.abs(in_parts - at_once).max() < 2.001
 
 
 @given(width=st.integers(1, 90), height=st.integers(1, 90))
 def test_padding_keeps_the_proportions_and_squash_the_corners(width, height):
     white = Image.new('RGB', (width, height), (255, 255, 255))
-    padded = levels(pixels(white, SMALL, 'pad'), SMALL)
+    padded = color_levels(pixels(white, SMALL, 'pad'), SMALL)
     mean = np.array([122, 116, 104])
     share = (padded - mean).mean() / (255 - mean).mean()
     assert share == pytest.approx(min(width, height) / max(width, height), abs=0.05)
-    assert np.abs(levels(pixels(white, SMALL, 'squash'), SMALL) - 255).max() < 0.01
+    assert np.abs(color_levels(pixels(white, SMALL, 'squash'), SMALL) - 255).max() < 0.01
 
 
 def test_padding_in_strips_is_padding_at_once(monkeypatch):
@@ -104,13 +106,15 @@ def test_unknown_fit_lists_the_fits():
 
 def test_settings_of_every_era():
     new = {'size': {'shortest_edge': 40}, 'crop_size': {'height': 28, 'width': 28}}
-    assert Settings.read(new) == Settings(side=28, edge=40)
-    assert Settings.read({'size': 40, 'crop_size': 28}) == Settings(side=28, edge=40)
-    assert Settings.read({**new, 'do_pad': True}).fit == 'pad'
+    assert ImageSettings.from_fields(new) == ImageSettings(side=28, edge=40)
+    assert ImageSettings.from_fields({'size': 40, 'crop_size': 28}) == ImageSettings(side=28, edge=40)
+    assert ImageSettings.from_fields({**new, 'do_pad': True}).fit == 'pad'
     square = {'size': {'height': 28, 'width': 28}, 'do_center_crop': False}
-    assert Settings.read(square) == Settings(side=28, edge=28, fit='squash')
-    assert Settings.read({**new, 'do_center_crop': None, 'image_mean': None}) == Settings(side=28, edge=40)
-    plain = Settings.read({**new, 'do_normalize': False, 'do_rescale': False})
+    assert ImageSettings.from_fields(square) == ImageSettings(side=28, edge=28, fit='squash')
+    assert ImageSettings.from_fields({**new, 'do_center_crop': None, 'image_mean': None}) == ImageSettings(
+        side=28, edge=40
+    )
+    plain = ImageSettings.from_fields({**new, 'do_normalize': False, 'do_rescale': False})
     np.testing.assert_array_equal(pixels(Image.new('RGB', (9, 9), (7, 8, 9)), plain)[0, 0], [7, 8, 9])
 
 
@@ -131,35 +135,35 @@ def test_settings_of_every_era():
 )
 def test_settings_that_cannot_be(fields, message):
     with pytest.raises(ValueError, match=message):
-        Settings.read(fields, 'p.json')
+        ImageSettings.from_fields(fields, 'p.json')
 
 
 @pytest.mark.parametrize('fit', FITS)
 def test_settings_are_written_as_they_are_read(fit):
-    settings = Settings(side=28, edge=40, fit=fit, resample=2, mean=(0.5, 0.25, 0.125))
-    assert Settings.read(settings.fields()) == settings
+    settings = ImageSettings(side=28, edge=40, fit=fit, resample=2, mean=(0.5, 0.25, 0.125))
+    assert ImageSettings.from_fields(settings.to_fields()) == settings
 
 
 def test_marks_that_the_crop_cuts_off_are_found():
     left, middle = Mark('rectangle', box=(2, 10, 30, 40)), Mark('mask', box=(80, 10, 110, 40), color='blue')
     picture = draw(noise(200, 60), [left, middle])
-    assert cut_off(picture, SMALL) == [str(left)]
-    assert cut_off(open_image(picture), SMALL, 'crop') == [str(left)]
-    assert cut_off(picture, SMALL, 'pad') == cut_off(picture, SMALL, 'squash') == []
-    assert cut_off(picture.resize((100, 30)), SMALL) == []  # no longer the picture that was drawn on
-    assert cut_off(draw(picture, Mark('point', point=(3, 50))), SMALL) == [str(left), 'point:3,50:red']
+    assert marks_cut_off(picture, SMALL) == [str(left)]
+    assert marks_cut_off(open_image(picture), SMALL, 'crop') == [str(left)]
+    assert marks_cut_off(picture, SMALL, 'pad') == marks_cut_off(picture, SMALL, 'squash') == []
+    assert marks_cut_off(picture.resize((100, 30)), SMALL) == []  # no longer the picture that was drawn on
+    assert marks_cut_off(draw(picture, Mark('point', point=(3, 50))), SMALL) == [str(left), 'point:3,50:red']
 
 
 def test_a_tall_picture_is_padded_as_any_other(monkeypatch):
     picture = noise(40, 90).filter(ImageFilter.BoxBlur(3))
-    row_by_row = levels(pixels(picture, SMALL, 'pad'), SMALL)
+    row_by_row = color_levels(pixels(picture, SMALL, 'pad'), SMALL)
     monkeypatch.setattr('vipllava_jax.inputs.pixels.TALL', 900)
-    assert np.abs(levels(pixels(picture, SMALL, 'pad'), SMALL) - row_by_row).max() < 1.001
+    assert np.abs(color_levels(pixels(picture, SMALL, 'pad'), SMALL) - row_by_row).max() < 1.001
 
 
 @pytest.mark.parametrize('fit', FITS)
 @pytest.mark.parametrize('size', [(1, LONGEST), (LONGEST, 1), (3, LONGEST), (2000, 40_000)])
 def test_extreme_pictures_take_no_time(size, fit):
     begin = time.process_time()
-    assert np.isfinite(pixels(Image.new('RGB', size), Settings(), fit)).all()
+    assert np.isfinite(pixels(Image.new('RGB', size), ImageSettings(), fit)).all()
     assert time.process_time() - begin < 10

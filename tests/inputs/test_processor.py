@@ -12,8 +12,9 @@ from tests.makers import noise, write_processor_files
 from vipllava_jax.config import Config, TextConfig, VisionConfig
 from vipllava_jax.data.conversations import encode
 from vipllava_jax.inputs.marks import Mark, draw
-from vipllava_jax.inputs.pixels import Settings, pixels
-from vipllava_jax.inputs.processor import FILES, Batch, Processor, bucket
+from vipllava_jax.inputs.pixels import ImageSettings, pixels
+from vipllava_jax.inputs.processor import Batch, Processor, bucket
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.inputs.prompts import Turn, render
 from vipllava_jax.messages import CheckpointError
 
@@ -56,7 +57,7 @@ def test_a_batch_in_full(processor):
     for row, length in zip(batch.tokens, batch.lengths, strict=True):
         assert (row[:length] != PAD).all()
         assert (row[length:] == PAD).all()
-    np.testing.assert_array_equal(batch.images[0, 0], pixels(picture, Settings(side=28, edge=28)))
+    np.testing.assert_array_equal(batch.images[0, 0], pixels(picture, ImageSettings(side=28, edge=28)))
     assert not batch.images[0, 1].any()
     assert not batch.images[1].any()
     assert processor('Hello').images.shape == (1, 0, 28, 28, 3)
@@ -170,9 +171,9 @@ def test_decoding_takes_every_form_of_ids(processor):
     assert processor.decode(ids) == processor.decode(padded[0]) == 'A dog.'
     assert processor.decode(padded)[0] == 'A dog.'
     assert processor.decode(Generation(padded, np.array([len(ids), len(ids) + 1]))) == ['A dog.', 'A dog.']
-    stream = processor.stream()
+    stream = processor.text_stream()
     assert stream.push(padded[0]) + stream.end() == 'A dog.'
-    assert processor.stops('hub') == ('###',)
+    assert processor.stop_strings('hub') == ('###',)
 
 
 def edit(path, **fields):
@@ -199,7 +200,7 @@ def test_files_of_other_eras(folder):
     }
     edit(folder / 'processor_config.json', **new)
     (folder / 'preprocessor_config.json').unlink()
-    assert Processor.load(folder).settings.fit == 'pad'
+    assert Processor.load(folder).image_settings.fit == 'pad'
 
     edit(folder / 'processor_config.json', patch_size=None)
     (folder / 'config.json').write_text('{"vision_config": {"patch_size": 7}}')
@@ -214,10 +215,10 @@ def test_the_authors_own_folder(folder, tmp_path_factory):
     config = {'model_type': 'llava', 'mm_vision_tower': 'clip_4layers_336', 'image_aspect_ratio': 'pad'}
     (folder / 'config.json').write_text(json.dumps(config))
     processor = Processor.load(folder)
-    assert (processor.patches, processor.settings) == (576, Settings(fit='pad'))
+    assert (processor.patches, processor.image_settings) == (576, ImageSettings(fit='pad'))
     processor.save(copy := tmp_path_factory.mktemp('copy'))
     again = Processor.load(copy)
-    assert (again.patches, again.settings) == (576, Settings(fit='pad'))
+    assert (again.patches, again.image_settings) == (576, ImageSettings(fit='pad'))
 
 
 @pytest.mark.parity
@@ -228,24 +229,24 @@ def test_a_folder_that_transformers_5_writes(processor, tokenizer_folder, tmp_pa
     tokens = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     LlavaProcessor(images, tokens, patch_size=14, chat_template='hello').save_pretrained(tmp_path)
     ours = Processor.load(tmp_path)
-    assert (ours.settings, ours.patches, ours.image_id) == (processor.settings, PATCHES, IMAGE)
-    assert ours.chat.source == 'hello'
+    assert (ours.image_settings, ours.patches, ours.image_id) == (processor.image_settings, PATCHES, IMAGE)
+    assert ours.chat_template.source == 'hello'
     np.testing.assert_array_equal(ours('Hi').tokens, processor('Hi').tokens)
 
 
 def test_the_chat_template_lies_in_any_of_its_files(folder):
-    assert Processor.load(folder).chat is None
+    assert Processor.load(folder).chat_template is None
     with pytest.raises(ValueError, match='no chat template of its own'):
         Processor.load(folder)('a', template='checkpoint')
     edit(folder / 'tokenizer_config.json', chat_template=[{'name': 'default', 'template': 'one'}])
-    assert Processor.load(folder).chat.source == 'one'
+    assert Processor.load(folder).chat_template.source == 'one'
     (folder / 'chat_template.jinja').write_text('{{ eos_token }}{{ messages[0].content }}')
     processor = Processor.load(folder)
     assert processor('hi', template='checkpoint').tokens[0, :2].tolist() == [1, 2]
     (folder / 'chat_template.json').write_text('{"chat_template": "two"}')
-    assert Processor.load(folder).chat.source == 'two'
+    assert Processor.load(folder).chat_template.source == 'two'
     edit(folder / 'processor_config.json', chat_template='three')
-    assert Processor.load(folder).chat.source == 'three'
+    assert Processor.load(folder).chat_template.source == 'three'
 
 
 def test_saving_is_loading(folder, tmp_path_factory):
@@ -254,9 +255,9 @@ def test_saving_is_loading(folder, tmp_path_factory):
     (folder / 'chat_template.jinja').write_text('hello')
     processor.save(copy)
     processor.save(folder)
-    assert {path.name for path in copy.iterdir()} <= set(FILES)
+    assert {path.name for path in copy.iterdir()} <= set(PROCESSOR_FILES)
     again = Processor.load(copy)
-    assert again.settings == processor.settings
+    assert again.image_settings == processor.image_settings
     for ours, theirs in zip(again('Hi', noise(9, 9)), processor('Hi', noise(9, 9)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -301,7 +302,7 @@ def config(**text) -> Config:
 
 def test_a_processor_is_checked_for_its_model(processor):
     fitted = processor.for_model(config())
-    assert fitted.vocab == 400
+    assert fitted.vocab_size == 400
     for ours, plain in zip(fitted('Hi', noise(9, 9)), processor('Hi', noise(9, 9)), strict=True):
         np.testing.assert_array_equal(ours, plain)
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipllava_jax.inputs.prompts import NAMES, TEMPLATES, ChatTemplate, Turn, render, stops
+from vipllava_jax.inputs.prompts import TEMPLATE_NAMES, TEMPLATES, ChatTemplate, Turn, render, stop_strings
 
 SYSTEM = (
     'A chat between a curious human and an artificial intelligence assistant. '
@@ -75,13 +75,13 @@ def test_the_checkpoints_own_template():
     turns = [Turn('system', 'SYS.'), *CHAT]
     assert render('checkpoint', turns, 1, HUB) == render('hub', turns, 1)
     assert render('checkpoint', ASK, 2, PLAIN) == '<s>[user]<image>\n<image>\nWhat is this?>'
-    assert stops('checkpoint', HUB) == ('###',)
-    assert stops('checkpoint', PLAIN) == stops('vipllava') == ()
-    assert stops('llama3') == ('<|eot_id|>',)
+    assert stop_strings('checkpoint', HUB) == ('###',)
+    assert stop_strings('checkpoint', PLAIN) == stop_strings('vipllava') == ()
+    assert stop_strings('llama3') == ('<|eot_id|>',)
 
 
 @given(
-    name=st.sampled_from(NAMES),
+    name=st.sampled_from(TEMPLATE_NAMES),
     count=st.integers(0, 3),
     text=st.text(st.characters(exclude_characters='<', codec='utf-8'), max_size=20),
     chat=st.sampled_from([HUB, PLAIN]),
@@ -147,4 +147,4 @@ def test_a_checkpoints_template_cannot_do_harm(source, message):
 
 
 def test_all_names_are_templates():
-    assert set(NAMES) == {*TEMPLATES, 'checkpoint'}
+    assert set(TEMPLATE_NAMES) == {*TEMPLATES, 'checkpoint'}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.makers import WORDS, tiny_tokenizer, write_processor_files
-from vipllava_jax.inputs.tokenizer import Stream, Tokenizer
+from vipllava_jax.inputs.tokenizer import TextStream, Tokenizer
 
 TINY = Tokenizer(tiny_tokenizer(), {'add_bos_token': True})
 any_text = st.text(st.characters(exclude_characters='<▁', codec='utf-8'), max_size=9)
@@ -46,7 +46,7 @@ def test_bos_comes_once_and_special_tokens_are_found():
 
 
 def test_a_space_follows_an_image_as_in_training():
-    pieces = [TINY.core.id_to_token(id) for id in TINY.encode('USER: <image>\nWhat')]
+    pieces = [TINY.backend.id_to_token(id) for id in TINY.encode('USER: <image>\nWhat')]
     assert pieces[:2] == ['<s>', '▁']
     assert pieces[pieces.index('<image>') + 1 :][:3] == ['▁', '<0x0A>', 'W']
 
@@ -66,7 +66,7 @@ def test_ids_beyond_the_vocabulary_spell_nothing():
 
 @given(st.lists(st.integers(0, 420) | st.sampled_from([243, 162, 155, 131, 13]), max_size=40), st.data())
 def test_streamed_pieces_are_the_whole(ids, data):
-    stream, pieces, start = Stream(TINY), [], 0
+    stream, pieces, start = TextStream(TINY), [], 0
     while start < len(ids):
         count = data.draw(st.integers(1, 5))
         pieces.append(stream.push(ids[start : start + count]))
@@ -77,7 +77,7 @@ def test_streamed_pieces_are_the_whole(ids, data):
 
 @given(texts.map(''.join))
 def test_streamed_text_is_whole_characters(text):
-    ids, stream = TINY.encode(text), Stream(TINY)
+    ids, stream = TINY.encode(text), TextStream(TINY)
     pieces = [stream.push([id]) for id in ids] + [stream.end()]
     assert ''.join(pieces) == TINY.decode(ids)
     assert '\N{REPLACEMENT CHARACTER}' not in ''.join(pieces).replace(
@@ -86,7 +86,7 @@ def test_streamed_text_is_whole_characters(text):
 
 
 def test_streaming_does_not_wait_for_the_end():
-    stream = Stream(TINY)
+    stream = TextStream(TINY)
     assert stream.push(TINY.encode('USER: What is')) == 'USER: What is'
     assert stream.push(TINY.encode('the dog')[1:]) == ' the dog'
 
@@ -99,15 +99,17 @@ def test_streaming_bytes_spells_whole_characters_without_byte_tokens():
     core = Core(models.BPE({letter: id for id, letter in enumerate(alphabet)}, []))
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = Tokenizer(core, {})
-    ids, stream = tokenizer.encode('né 😀!'), Stream(tokenizer)
+    ids, stream = tokenizer.encode('né 😀!'), TextStream(tokenizer)
     assert [stream.push([id]) for id in ids] == ['n', '', 'é', '', '', '', '', ' 😀', '!']
 
 
 def test_the_work_of_streaming_is_that_of_the_new_ids(monkeypatch):
     spelled = []
-    spell = Tokenizer.spell
-    monkeypatch.setattr(Tokenizer, 'spell', lambda self, ids: spelled.append(len(ids)) or spell(self, ids))
-    stream = Stream(TINY)
+    spell = Tokenizer.decode_untrimmed
+    monkeypatch.setattr(
+        Tokenizer, 'decode_untrimmed', lambda self, ids: spelled.append(len(ids)) or spell(self, ids)
+    )
+    stream = TextStream(TINY)
     for id in [*TINY.encode(WORDS[0] * 20), *[243] * 500]:
         stream.push([id])
     assert max(spelled) <= 2
@@ -135,7 +137,7 @@ def test_a_sentencepiece_model_gives_its_own_ids(model_folder, added, parts):
         for id in ([special[chunk]] if chunk in special else theirs.encode(chunk))
     ]
     assert ours.encode(text) == [1, *expected]
-    assert ours.special == {0, 1, 2, 420, 421}
+    assert ours.special_ids == {0, 1, 2, 420, 421}
 
 
 def test_a_sentencepiece_model_with_other_ids_is_refused(model_folder, tmp_path):
@@ -165,13 +167,13 @@ def test_wrong_files_are_named(tmp_path):
 
 @given(texts.map(''.join))
 def test_spans_are_where_ids_come_from(text):
-    for tokenizer in (TINY, Tokenizer(TINY.core, {})):
-        ids, spans = tokenizer.spans(text)
+    for tokenizer in (TINY, Tokenizer(TINY.backend, {})):
+        ids, spans = tokenizer.encode_with_spans(text)
         assert ids == tokenizer.encode(text)
         assert len(spans) == len(ids)
         assert spans[0] == (0, 0)
         for id, (start, end) in zip(ids, spans, strict=True):
-            if id == TINY.id_of('<image>'):
+            if id == TINY.token_to_id('<image>'):
                 assert text[start:end] == '<image>'
         assert [start for start, _ in spans] == sorted(start for start, _ in spans)
         assert max(end for _, end in spans) <= len(text)

@@ -71,8 +71,8 @@ def test_tokens_beside_the_tokenizer_are_those_of_transformers(folder, case):
     ours, theirs = Tokenizer.load(folder), peer(folder)
     for text in TEXTS:
         assert ours.encode(text) == theirs(text)['input_ids'], text
-    assert ours.variables.items() >= theirs.special_tokens_map.items()
-    assert ours.special == {id for id, token in theirs.added_tokens_decoder.items() if token.special}
+    assert ours.template_variables.items() >= theirs.special_tokens_map.items()
+    assert ours.special_ids == {id for id, token in theirs.added_tokens_decoder.items() if token.special}
 
 
 def test_a_processor_finds_its_image_token(folder):

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import vipllava_jax as vj
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.checkpoint import quantized
 from vipllava_jax.model import llama
 from vipllava_jax.model.quantized import GROUP, LONG, WIDE, Grouped, Quantized, _sum, quantize
 from vipllava_jax.model.vipllava import abstract
 from vipllava_jax.model.weights import einsum, rearrange
+from vipllava_jax.quantizing import quantize_leaves
 
 EQUATIONS = {'BTD,DNH->BTNH': 1, 'BTNH,NHD->BTD': 2, 'BTD,DXKH->BTXKH': 1, 'BTF,FD->BTD': 1, 'BTD,DV->BTV': 1}
 forward = jax.jit(vj.forward, static_argnames='cfg')
@@ -135,7 +135,7 @@ def test_what_moves_kept_axes_moves_them_in_quantised_weights_too(kind, rng):
 @pytest.mark.parametrize(('kind', 'most'), [('int8', 0.02), ('int4', 0.3)])
 def test_answers_stay_close(cfg, rng, kind, most, fuse):
     params = vj.init(jax.random.key(0), cfg)
-    small = nested(quantized(flat(params), kind))
+    small = nested(quantize_leaves(flat(params), kind))
     dense = nested((path, jnp.asarray(w.astype(jnp.float32))) for path, w in flat(small))
     if fuse:
         for name in [name for name in small['llama'] if name.startswith('layers_')]:
@@ -149,7 +149,7 @@ def test_answers_stay_close(cfg, rng, kind, most, fuse):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_large_weights_of_the_decoder_are_quantised_and_no_others(kind, cfg):
-    shapes = dict(quantized(flat(abstract(cfg)), kind))
+    shapes = dict(quantize_leaves(flat(abstract(cfg)), kind))
     names = {path.split('/')[-2] for path, leaf in shapes.items() if isinstance(leaf, Quantized)}
     assert names == {'q', 'k', 'v', 'o', 'gate', 'up', 'down', 'head'}
     assert all(path.startswith('llama/') for path, leaf in shapes.items() if isinstance(leaf, Quantized))

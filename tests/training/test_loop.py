@@ -61,7 +61,7 @@ def leaves(folder):
 def mean(model, file, **how):
     """The loss of a model on the first batch of a file's rows, by the functions that the loop uses."""
     batch = Batches(read([file]), model.processor, batch_size=4, fit='pad', **how).at(0)
-    images = model.processor.settings.normalize(batch.images)
+    images = model.processor.image_settings.normalize(batch.images)
     total, count = loss(model.params, Examples(batch.tokens, batch.targets, images, None), model.cfg)
     return float(total) / int(count)
 

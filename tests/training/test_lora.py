@@ -9,10 +9,10 @@ import vipllava_jax as vj
 from tests import peer
 from tests.rows import ragged
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.checkpoint import quantized
 from vipllava_jax.generation.decoding import generate
 from vipllava_jax.model import llama
 from vipllava_jax.model.weights import LoRA
+from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.training import lora
 
 ROWS = [(9, 2), (6, 0), (15, 1)]
@@ -107,7 +107,7 @@ def test_bfloat16_is_merged_in_float32_and_rounded_once(cfg, params):
 
 
 def test_an_adapter_over_int8_answers_and_is_not_merged(cfg, params, rng):
-    small = nested(quantized(flat(params), 'int8'))
+    small = nested(quantize_leaves(flat(params), 'int8'))
     adapted = trained(small, cfg)
     assert adapters(adapted).keys() == adapters(trained(params, cfg)).keys()
     batch = ragged(cfg, rng, ROWS)
@@ -121,7 +121,7 @@ def test_an_adapter_over_int8_answers_and_is_not_merged(cfg, params, rng):
 
 @pytest.mark.parametrize('kind', ['int8', 'int4'])
 def test_an_adapter_over_quantised_weights_trains(kind, cfg, params, rng):
-    adapted = trained(nested(quantized(flat(params), kind)), cfg)
+    adapted = trained(nested(quantize_leaves(flat(params), kind)), cfg)
     pairs = {path: (w.a, w.b) for path, w in adapters(adapted).items()}
     tokens = rng.integers(3, cfg.image_token, (2, 9))
 

@@ -58,7 +58,7 @@ def test_the_bound_is_no_smaller_than_the_tokens(processor, template, text):
 
 
 def test_short_rows_are_not_tokenized(pictures, processor, monkeypatch):
-    monkeypatch.setattr('vipllava_jax.inputs.tokenizer.Tokenizer.spans', None)
+    monkeypatch.setattr('vipllava_jax.inputs.tokenizer.Tokenizer.encode_with_spans', None)
     assert set(ENDINGS) <= set(TEMPLATES)
     path = write_lines(pictures / 'rows.jsonl', [region_row()] * 3)
     assert read([path], limit=Limit(processor, 'vipllava', 2048)).cut == 0

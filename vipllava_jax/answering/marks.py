@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
-from vipllava_jax.inputs.images import Source, open_image
-from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.images import ImageSource, open_image
+from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.marks import Mark, draw
 from vipllava_jax.messages import brief
 
@@ -15,13 +15,13 @@ Marks = Mark | str | Iterable[Mark | str]
 
 
 def mark_images(
-    images: Sequence[Source], marks: Marks, seed: int | None = None
+    images: Sequence[ImageSource], marks: Marks, seed: int | None = None
 ) -> tuple[list[Image.Image], list[Mark]]:
     """The opened images with the marks drawn on them, and the marks in order.
 
-    A text is parsed as by `parse`: '2/' at its start names the second image; other marks are drawn on the
-    first. Raises ValueError for a mark that is invalid or on an image that is not there, TypeError for
-    something else than a mark, and the errors of `open_image` and `draw`.
+    A text is parsed as by `parse_mark`: with '2/' at its start, it is a mark on the second image; other marks
+    are drawn on the first. Raises ValueError for a mark that is invalid or on an image that is not there,
+    TypeError for something that is not a mark, and the errors of `open_image` and `draw`.
     """
     several = [marks] if isinstance(marks, Mark | str) else marks
     if not isinstance(several, Iterable):
@@ -43,7 +43,7 @@ def mark_images(
 def _place(mark: Mark | str) -> tuple[int, Mark]:
     """The index of the mark's image, and the mark."""
     if isinstance(mark, str):
-        return parse(mark)
+        return parse_mark(mark)
     if not isinstance(mark, Mark):
         raise TypeError(f'expected a Mark, or a text such as point:40,60:red, found {brief(mark)}')
     return 0, mark

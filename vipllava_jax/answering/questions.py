@@ -6,20 +6,20 @@ from typing import Any
 from vipllava_jax.answering.marks import Marks, insert_phrases, mark_images
 from vipllava_jax.answering.replies import replies
 from vipllava_jax.generation.model import Model
-from vipllava_jax.inputs.images import Source
+from vipllava_jax.inputs.images import ImageSource
 from vipllava_jax.inputs.pixels import Fit
-from vipllava_jax.inputs.prompts import DEFAULT
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 from vipllava_jax.messages import brief
 
 
 def answer(
     model: Model,
     question: str,
-    image: Source | Sequence[Source] | None = None,
+    image: ImageSource | Sequence[ImageSource] | None = None,
     *,
     marks: Marks = (),
     settings: Mapping[str, Any] | None = None,
-    template: str = DEFAULT,
+    template: str = DEFAULT_TEMPLATE,
     fit: Fit | None = None,
 ) -> str:
     """The model's answer to a question about an image, or several, on which the marks are drawn.

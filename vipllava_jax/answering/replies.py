@@ -38,7 +38,7 @@ class Reply:
         return until(self._pieces(), self.stops)
 
     def _pieces(self) -> Iterator[str]:
-        text = self.processor.stream()
+        text = self.processor.text_stream()
         end = None
         for chunk in self.chunks:
             self.times.append(time.perf_counter())

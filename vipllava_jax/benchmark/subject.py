@@ -12,12 +12,12 @@ import numpy as np
 from jax import Array
 
 from vipllava_jax.arrays import flat, nested, size
-from vipllava_jax.checkpoint import quantized
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
 from vipllava_jax.inputs.processor import Batch, bucket
 from vipllava_jax.model.cost import Costs
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params, abstract
+from vipllava_jax.quantizing import quantize_leaves
 
 PRESETS = {
     '7b': VIP_LLAVA_7B,
@@ -103,7 +103,7 @@ def silent(cfg: Config, attention: Attention | None = None) -> Config:
 
 def random_params(cfg: Config, dtype: Any, quantize: str | None = None) -> Params:
     """Random params without zeros: products keep the variance near 1, gains are near 1, biases are small."""
-    return nested(quantized(random_leaves(cfg, dtype), quantize))
+    return nested(quantize_leaves(random_leaves(cfg, dtype), quantize))
 
 
 def random_leaves(cfg: Config, dtype: Any) -> Iterator[tuple[str, Array]]:

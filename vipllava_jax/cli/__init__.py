@@ -13,9 +13,10 @@ from typing import Any
 
 import click
 
-from vipllava_jax import __version__, compilation, signals
+from vipllava_jax import compilation, signals
 from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import brief, printable
+from vipllava_jax.version import __version__
 
 VERBS = {
     'demo': 'See a small bundled model answer, without a download.',

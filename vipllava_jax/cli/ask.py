@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -13,6 +14,7 @@ from vipllava_jax.cli.models import (
     fit_option,
     load,
     model_option,
+    pop_weight_options,
     template_option,
     types,
     weight_options,
@@ -25,13 +27,12 @@ from vipllava_jax.cli.waiting import spinner
 from vipllava_jax.messages import safe_answer, safe_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
     from vipllava_jax.answering.replies import Reply
-    from vipllava_jax.config import Config
     from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.loading import Source
+    from vipllava_jax.weight_options import WeightOptions
 
 
 @click.command()
@@ -113,14 +114,14 @@ def ask(
     pictures, prompt = compose(question, images, marks)
     if save_image:
         check_save_image(save_image, images)
-    weights = {name: options.pop(name) for name in ('dtype', 'quantize', 'adapter')}
+    weights = pop_weight_options(options)
     request = prepare(source, prompt, pictures, template, fit, weights, options)
     if save_image:
-        adapter = [weights['adapter']] if weights['adapter'] else []
-        save_picture(pictures[0], save_image, [*images, request.folder, *adapter])
+        adapter = [Path(weights.adapter)] if weights.adapter else []
+        save_picture(pictures[0], save_image, [*images, request.weights.folder, *adapter])
     answer, report = answer_request(request, quiet=as_json)
     if as_json:
-        asked = {'model': source, 'adapter': weights['adapter'], 'template': template, 'prompt': prompt}
+        asked = {'model': source, 'adapter': weights.adapter, 'template': template, 'prompt': prompt}
         settings = {**asked, **types(request.shapes), **request.settings}
         click.echo(safe_json({'answer': answer, **settings, **report}))
     else:
@@ -158,13 +159,11 @@ def check_save_image(path: str, images: Sequence[str]) -> None:
 class Request(NamedTuple):
     """A question that is ready to be answered: everything but the weights."""
 
-    folder: 'Path'
     processor: 'Processor'
     batch: 'Batch'
     template: str
-    weights: dict[str, Any]  # the options for loading them
+    weights: 'Source'
     shapes: dict[str, Any]  # of the weights
-    cfg: 'Config'
     settings: dict[str, Any]  # of generation
 
 
@@ -174,27 +173,27 @@ def prepare(
     pictures: 'list[Image]',
     template: str,
     fit: Any,
-    weights: dict[str, Any],
+    options: 'WeightOptions',
     settings: dict[str, Any],
 ) -> Request:
     """Locates the checkpoint, and checks everything that can be checked without reading the weights.
 
     Raises ValueError if there is no room for an answer, or the processor does not fit the weights.
     """
+    from vipllava_jax import loading
     from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.loading import abstract, locate
 
-    folder = locate(source)
+    folder = loading.locate(source)
     processor = Processor.load(folder)
     batch = processor(prompt, pictures, template=template, fit=fit)
-    shapes, cfg = abstract(folder, **weights)
-    processor.for_model(cfg).check(batch.tokens[0, : batch.lengths[0]].tolist())
+    weights = loading.open(folder, options)
+    processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
     from vipllava_jax.generation.decoding import room
 
-    room(batch, cfg, settings['max_new_tokens'])
+    room(batch, weights.cfg, settings['max_new_tokens'])
     if settings['seed'] is None:
         settings = {**settings, 'seed': secrets.randbits(32)}
-    return Request(folder, processor, batch, template, weights, shapes, cfg, settings)
+    return Request(processor, batch, template, weights, weights.shapes(), settings)
 
 
 def answer_request(request: Request, quiet: bool) -> tuple[str, dict[str, Any]]:
@@ -203,9 +202,9 @@ def answer_request(request: Request, quiet: bool) -> tuple[str, dict[str, Any]]:
     from vipllava_jax.generation.stopping import ends
 
     batch, settings = request.batch, request.settings
-    eos = ends(request.processor, request.template, request.cfg)[1]
-    wait = compiling(request.shapes, batch, request.cfg, {**settings, 'eos': eos})
-    model, seconds = load(request.folder, request.processor, **request.weights)
+    eos = ends(request.processor, request.template, request.weights.cfg)[1]
+    wait = compiling(request.shapes, batch, request.weights.cfg, {**settings, 'eos': eos})
+    model, seconds = load(request.weights, request.processor)
     (reply,) = replies(model, batch, request.template, settings)
     answer = stream_answer(reply, wait, quiet)
     return answer, {'load_seconds': seconds, **reply.report()}

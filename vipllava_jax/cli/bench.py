@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE_PATH, FOLDER
-from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.evaluation.outputs import check_outputs
 from vipllava_jax.files import check_writable
 from vipllava_jax.signals import raising_interrupts, temporary_folder
+from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 if TYPE_CHECKING:
     from vipllava_jax.benchmark.subject import Subject
@@ -74,7 +73,7 @@ class Several(click.ParamType):
     type=click.Choice(FLOATS),
     help="[default: the checkpoint's; of a preset bfloat16, on a CPU float32]",
 )
-@click.option('--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so.")
+@click.option('--quantize', type=click.Choice(QUANTIZED), help="Quantize the decoder's large weights.")
 @click.option('--attention', type=click.Choice(('xla', 'cudnn')), help='[default: cudnn where it can]')
 @click.option(
     '--fuse/--no-fuse', default=None, help='Join weights that read the same input.  [default: on a GPU]'
@@ -179,7 +178,7 @@ def located(source: str | None, preset: str | None) -> 'tuple[Path | None, Confi
     if source is None:
         return None, PRESETS[preset or 'tiny']
     folder = loading.locate(source)
-    return folder, loading.leaves(folder).cfg
+    return folder, loading.open(folder).cfg
 
 
 def prepare(
@@ -193,18 +192,15 @@ def prepare(
     """The model to measure, with the weights of a folder or random ones."""
     import jax
 
-    from vipllava_jax import loading
+    from vipllava_jax import loading, placement
     from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 
     if folder is None:
         tell(f'random weights for {preset}')
         cfg = PRESETS[preset or 'tiny']
-        params = loading.arrange(random_params(cfg, dtype or usual('dtype'), quantize), cfg, fuse=fuse)
+        params = placement.place(random_params(cfg, dtype or usual('dtype'), quantize), cfg, fuse=fuse)
     else:
-        with bytes_bar(f'loading {folder.name}') as progress:
-            params, cfg, *_ = loading.load(
-                folder, dtype=dtype, quantize=quantize, fuse=fuse, progress=progress
-            )
+        params, cfg, *_ = loading.load(folder, dtype=dtype, quantize=quantize, fuse=fuse)
     return Subject(jax.block_until_ready(params), silent(cfg, attention))
 
 

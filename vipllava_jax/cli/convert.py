@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.cli.paths import FOLDER, FOLDER_PATH
-from vipllava_jax.cli.waiting import bytes_bar
 from vipllava_jax.messages import listed
+from vipllava_jax.progress_bar import progress_bar
+from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
 
@@ -19,7 +19,7 @@ UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
 @click.argument('source', type=FOLDER)
 @click.argument('target', type=FOLDER_PATH)
 @click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]")
-@click.option('--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so.")
+@click.option('--quantize', type=click.Choice(QUANTIZED), help="Quantize the decoder's large weights.")
 @click.option('--adapter', metavar='FOLDER', type=FOLDER_PATH, help='Merge an adapter, of ours or peft.')
 @click.option('--verify', is_flag=True, help='Read both sides again and compare them, weights and logits.')
 @click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.')
@@ -64,7 +64,7 @@ def convert(
         raise ValueError(
             f'--quantize: PyTorch has no such weights; convert the PyTorch checkpoint, not {source}'
         )
-    with bytes_bar('converting') as progress:
+    with progress_bar('converting') as progress:
         report = work(folder, target, dtype=dtype, adapter=adapter, overwrite=overwrite, progress=progress)
     size = report.size / 1e9
     click.echo(
@@ -77,7 +77,7 @@ def convert(
     for note in report.notes:
         click.echo(printable(note))
     if verify:
-        with bytes_bar('verifying') as progress:
+        with progress_bar('verifying') as progress:
             compared = verifying.verify(folder, target, progress=progress)
         differences = {**compared.groups, 'logits': compared.logits}
         for group, difference in differences.items():

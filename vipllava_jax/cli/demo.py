@@ -88,7 +88,7 @@ def demo(
         scenario = scenario._replace(questions=[(prompt, None) for prompt in prompts])
     save_picture(scenario.picture, output)
     with spinner('loading; the first time, compiling …'):
-        model = load(DEMO, dtype='float32')  # every CPU multiplies float32 natively
+        model = load(DEMO, dtype='float32', progress=False)  # every CPU multiplies float32 natively
         answers = answer_questions(model, scenario.picture, [prompt for prompt, _ in scenario.questions])
     print_answers(scenario, answers, output)
     if chat:
@@ -142,12 +142,12 @@ def users_scenario(image: str, specs: tuple[str, ...]) -> Scenario:
 def answer_questions(model: 'Model', picture: 'Image', questions: list[str]) -> list[str]:
     """The model's answers to questions about the picture; each question is a separate conversation."""
     from vipllava_jax.answering.replies import replies
-    from vipllava_jax.inputs.prompts import DEFAULT
+    from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 
     answers: list[str] = []
     for group in (questions[n : n + ROWS] for n in range(0, len(questions), ROWS)):
         batch = model.processor([group[n % len(group)] for n in range(ROWS)], [[picture]] * ROWS)
-        rows = replies(model, batch, DEFAULT, {'max_new_tokens': MAX_NEW_TOKENS})
+        rows = replies(model, batch, DEFAULT_TEMPLATE, {'max_new_tokens': MAX_NEW_TOKENS})
         answers += [row.text() for row in rows[: len(group)]]
     return answers
 

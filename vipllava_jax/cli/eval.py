@@ -15,6 +15,7 @@ from vipllava_jax.cli.models import (
     fit_option,
     load,
     model_option,
+    pop_weight_options,
     template_option,
     types,
     weight_options,
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from vipllava_jax.evaluation.batches import CaseBatch, CaseBatches
     from vipllava_jax.evaluation.cases import Cases
     from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.loading import Source
     from vipllava_jax.model.vipllava import Params
+    from vipllava_jax.weight_options import WeightOptions
 
 
 @click.command()
@@ -120,7 +123,7 @@ def eval(
     """
     output = output or f'{Path(data[0]).stem}.answers.jsonl'
     outputs = output_paths({'--output': output, '--json': json_file, '--vip-bench': vip_bench})
-    weights = {name: options.pop(name) for name in ('dtype', 'quantize', 'adapter')}
+    weights = pop_weight_options(options)
     cases = find_cases(data, images, outputs, options)
     plan = prepare(source, cases, outputs, weights, options)
     from vipllava_jax.evaluation.run import run
@@ -163,9 +166,8 @@ def find_cases(
 class Plan(NamedTuple):
     """An evaluation that is ready to run: everything but the weights."""
 
-    folder: Path
     processor: 'Processor'
-    weights: dict[str, Any]  # the options for loading them
+    weights: 'Source'
     shapes: dict[str, Any]  # of the weights
     batches: 'CaseBatches'
     settings: dict[str, Any]  # on which answers depend, for the file of answers
@@ -175,31 +177,33 @@ def prepare(
     source: str,
     cases: 'Cases',
     outputs: dict[str, Path],
-    weights: dict[str, Any],
+    weight_options: 'WeightOptions',
     options: dict[str, Any],
 ) -> Plan:
     """Locates the checkpoint, and checks everything that can be checked without reading the weights."""
+    from vipllava_jax import loading
     from vipllava_jax.evaluation.batches import group_cases
     from vipllava_jax.evaluation.outputs import check_outputs
     from vipllava_jax.evaluation.run import answer_settings
     from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.loading import abstract, locate
 
-    folder = locate(source)
-    folders = [folder, *([Path(weights['adapter'])] if weights['adapter'] else [])]
+    folder = loading.locate(source)
+    adapter = weight_options.adapter
+    folders = [folder, *([Path(adapter)] if adapter else [])]
     check_outputs(outputs, (), folders)
     processor = Processor.load(folder)
-    shapes, cfg = abstract(folder, **weights)
+    weights = loading.open(folder, weight_options)
+    shapes = weights.shapes()
     with report_broken_rows():
-        batches = group_cases(cases, processor, cfg, **options, warn=OncePerSubject())
+        batches = group_cases(cases, processor, weights.cfg, **options, warn=OncePerSubject())
     settings = {
         'model': str(folder.resolve()),
-        'adapter': weights['adapter'] and str(Path(weights['adapter']).resolve()),
+        'adapter': adapter and str(Path(adapter).resolve()),
         **types(shapes),
         **answer_settings(cases, options['template'], options['fit'], options['max_new_tokens']),
         'weights': fingerprint(folders),
     }
-    return Plan(folder, processor, weights, shapes, batches, settings)
+    return Plan(processor, weights, shapes, batches, settings)
 
 
 def load_params(plan: Plan, first: 'CaseBatch') -> 'Params':
@@ -207,7 +211,7 @@ def load_params(plan: Plan, first: 'CaseBatch') -> 'Params':
     batch = plan.batches.prepare(first).batch
     settings = plan.batches.settings(first.max_new_tokens)
     wait = None if batch is None else compiling(plan.shapes, batch, plan.batches.cfg, settings)
-    model, _ = load(plan.folder, plan.processor, **plan.weights)
+    model, _ = load(plan.weights, plan.processor)
     if wait is not None:
         with contextlib.suppress(Exception):  # decoding raises the same error again
             wait()

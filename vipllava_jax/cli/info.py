@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vipllava_jax import __version__, compilation
+from vipllava_jax import compilation
 from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import printable
+from vipllava_jax.version import __version__
 
 if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Processor
@@ -98,8 +99,9 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     from vipllava_jax.inputs.processor import Processor
 
     if ours.is_checkpoint(folder):
-        kind, cfg = 'converted', ours.read_config(folder)
-        leaves = [(leaf.size, leaf.dtype) for leaf in ours.shapes(folder).values()]
+        stored = ours.open(folder)
+        kind, cfg = 'converted', stored.cfg
+        leaves = [(leaf.size, leaf.dtype) for leaf in stored.leaves.values()]
         unused: tuple[str, ...] = ()
     else:
         plan = to_flax.plan(folder)
@@ -133,9 +135,9 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 def chat_template(processor: 'Processor') -> str:
     """Whether the folder has a chat template, and whether it can be used."""
-    from vipllava_jax.inputs.prompts import trouble
+    from vipllava_jax.inputs.prompts import rendering_problem
 
-    if processor.chat is None:
+    if processor.chat_template is None:
         return 'none'
-    why = trouble(processor.chat)
+    why = rendering_problem(processor.chat_template)
     return f'not usable: {why}' if why else 'yes: --template checkpoint'

@@ -4,57 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vipllava_jax.messages import printable
-
-NARROW = 60  # columns; a narrower terminal shows numbers without a bar
 SECONDS = 30  # seconds between two lines if stderr is not a terminal
-
-
-@contextmanager
-def bytes_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Yields `progress(done, total, name)`, which draws bytes, rate and time left, on a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        ProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.table import Column
-
-    def fixed(widest: int | None = None) -> Column:
-        return Column(no_wrap=True, max_width=widest)
-
-    console = Console(stderr=True)
-    numbers: list[ProgressColumn] = [
-        DownloadColumn(table_column=fixed()),
-        TransferSpeedColumn(table_column=fixed()),
-        TimeRemainingColumn(table_column=fixed()),
-    ]
-    # The name takes the remaining width and is shortened first; a narrow terminal shows only numbers.
-    columns: list[ProgressColumn] = [
-        TextColumn('{task.description}', markup=False, table_column=fixed()),
-        BarColumn(bar_width=12),
-        *numbers,
-        TextColumn(
-            '{task.fields[name]}',
-            style='dim',
-            markup=False,
-            table_column=Column(no_wrap=True, overflow='ellipsis', ratio=1),
-        ),
-    ]
-    if console.width < NARROW:
-        columns = [TextColumn('{task.description}', markup=False, table_column=fixed(9)), *numbers]
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal, expand=True
-    ) as bar:
-        task = bar.add_task(printable(what, 24), total=None, name='')
-        yield lambda done, total, name: bar.update(
-            task, completed=done, total=total, name=printable(name, 80)
-        )
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Applies an adapter, quantization and a dtype to weights, leaf by leaf as they are read."""
 
-import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -10,32 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from vipllava_jax.checkpoint import quantized
-from vipllava_jax.config import Config
 from vipllava_jax.convert import tensors
-from vipllava_jax.convert.adapters import Adapter, Pair, read, summed
+from vipllava_jax.convert.adapters import Adapter, Pair, summed
 from vipllava_jax.convert.table import Leaf, arrange
 from vipllava_jax.convert.tensors import Tensor
 from vipllava_jax.model.quantized import Quantized, quantize
 from vipllava_jax.model.weights import LoRA
+from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.weight_options import WeightOptions
 
 
-def prepared(
-    weights: Iterable[tuple[str, Any]],
-    cfg: Config,
-    *,
-    dtype: DTypeLike | None = None,
-    quantize: str | None = None,
-    adapter: str | os.PathLike[str] | None = None,
-    merge: bool = True,
+def with_options(
+    weights: Iterable[tuple[str, Any]], options: WeightOptions, adapter: Adapter | None
 ) -> Iterable[tuple[str, Any]]:
-    """Leaves as stored, or their shapes -> with the adapter, then quantised or cast to `dtype`.
+    """Leaves as stored, or their shapes -> with the adapter of the options, then quantized or cast.
 
-    Without an adapter or `quantize` the leaves pass unchanged: the caller has read them in `dtype`.
+    Without an adapter or quantization the leaves do not change: the caller reads them in the options' dtype.
     """
     if adapter:
-        weights = with_adapter(weights, read(adapter, cfg), None if quantize else dtype, merge=merge)
-    return quantized(weights, quantize, dtype)
+        dtype = None if options.quantize else options.dtype
+        weights = with_adapter(weights, adapter, dtype, merge=options.merge)
+    return quantize_leaves(weights, options.quantize, options.dtype)
 
 
 def with_adapter(

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.files import read_json
 from vipllava_jax.messages import CheckpointError, brief, printable
 
 ADVICE = 'take the original and --quantize int8'
@@ -27,14 +26,10 @@ PARTS = 5  # the last parts of a name that are searched
 PATTERN = re.compile('|'.join(rf'(?P<k{i}>.*\.({sign}))' for i, (_, sign) in enumerate(SIGNS)))
 
 
-def refuse_by_config(folder: Path) -> None:
-    """Raises CheckpointError if the config.json of a folder says that its weights are quantized."""
-    data = read_json(folder / 'config.json', optional=True)
-    parts = [
-        data,
-        *(data[name] for name in ('text_config', 'vision_config') if isinstance(data.get(name), dict)),
-    ]
-    for part in parts:
+def refuse_by_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Raises CheckpointError if the content of a folder's config.json says that the weights are quantized."""
+    parts = [config, *(config.get(name) for name in ('text_config', 'vision_config'))]
+    for part in (part for part in parts if isinstance(part, Mapping)):
         for name in FIELDS:
             if tool := _tool(part.get(name)):
                 raise CheckpointError(f'{folder}: quantized by {tool} (config.json): {ADVICE}')

@@ -14,23 +14,21 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from vipllava_jax.arrays import ahead, nested
-from vipllava_jax.checkpoint import (
-    MARK,
-    PARAMS,
-    Progress,
-    is_checkpoint,
-    read_config,
-    save,
-    weight_type,
-)
-from vipllava_jax.convert.adapted import prepared
+from vipllava_jax.arrays import nested
+from vipllava_jax.checkpoint import MARK, PARAMS, is_checkpoint, save
+from vipllava_jax.convert import adapters
+from vipllava_jax.convert.adapted import with_options
 from vipllava_jax.convert.foreign_quantization import refuse_by_config, refuse_by_names
 from vipllava_jax.convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_jax.convert.tensors import READABLE, Tensor, read
 from vipllava_jax.convert.torch_files import open_checkpoint
+from vipllava_jax.files import read_json
 from vipllava_jax.folders import check_apart, check_only
-from vipllava_jax.inputs.processor import FILES
+from vipllava_jax.hugging_face import read_config
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
+from vipllava_jax.progress_bar import Progress
+from vipllava_jax.threads import map_ahead
+from vipllava_jax.weight_options import WeightOptions
 
 THREADS = 6
 AT_ONCE = 1 << 28  # bytes of buffers for converting, where the leaves are in the same memory
@@ -49,8 +47,9 @@ class Report(NamedTuple):
 
 def plan(source: Path) -> Plan:
     """What to read from a PyTorch checkpoint's folder, with all but the tensors' values checked."""
-    refuse_by_config(source)
-    cfg = read_config(source)
+    content = read_json(source / 'config.json', optional=True)
+    refuse_by_config(content, source)
+    cfg = read_config(source, content)
     tensors = open_checkpoint(source)
     refuse_by_names(tensors, str(source))
     return fit(tensors, cfg, str(source))
@@ -98,7 +97,7 @@ def stream(
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(THREADS) as compilers:
         kinds = dict.fromkeys(_kind(*pair) for pair in plan.pairs)  # in the order in which they are needed
         programs = {kind: compilers.submit(_program, *kind, dtype, device) for kind in kinds}
-        arrays = ahead(pool, load, plan.pairs, threads)
+        arrays = map_ahead(pool, load, plan.pairs, threads)
         for (leaf, tensor), array in zip(plan.pairs, arrays, strict=True):
             done += tensor.nbytes
             if progress:
@@ -139,20 +138,20 @@ def convert(
     for read_from in (source, *([adapter] if adapter else [])):
         check_apart(Path(read_from), target)
     if overwrite and is_checkpoint(target):
-        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *FILES))
-    dtype = weight_type(dtype)
+        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES))
+    options = WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter)
     began = time.monotonic()
     what = plan(source)
+    pairs = adapters.read(adapter, what.cfg) if adapter else None
     cpu = jax.local_devices(backend='cpu')[0]
-    read = None if quantize or adapter else dtype
-    kind: dict[str, Any] = dict(dtype=dtype, quantize=quantize, adapter=adapter)
-    wanted = prepared(shapes(what, read).items(), what.cfg, **kind)
-    leaves = prepared(stream(what, read, cpu, progress, AT_ONCE), what.cfg, **kind)
+    stored = stream(what, options.dtype_to_read, cpu, progress, AT_ONCE)
+    wanted = with_options(shapes(what, options.dtype_to_read).items(), options, pairs)
+    leaves = with_options(stored, options, pairs)
     odd = save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     names = {leaf.path: f'{leaf.name} ({leaf.path})' for leaf, _ in what.pairs}
-    stored = (path.removesuffix('/scale') for path in odd)
-    notes = not_finite((names.get(path, path) for path in stored), dtype)
+    paths = (path.removesuffix('/scale') for path in odd)
+    notes = not_finite((names.get(path, path) for path in paths), options.dtype)
     return Report(len(what.pairs), size, time.monotonic() - began, what.unused, notes)
 
 

@@ -15,9 +15,11 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vipllava_jax import checkpoint
-from vipllava_jax.checkpoint import Progress
+from vipllava_jax.checkpoint import Checkpoint
 from vipllava_jax.config import Config
-from vipllava_jax.convert.adapted import prepared
+from vipllava_jax.convert import adapters
+from vipllava_jax.convert.adapted import with_options
+from vipllava_jax.convert.adapters import Adapter
 from vipllava_jax.convert.safetensors_files import TYPES
 from vipllava_jax.convert.table import Leaf, leaves, reverse
 from vipllava_jax.convert.to_flax import Report, not_finite, rearranged
@@ -25,10 +27,12 @@ from vipllava_jax.convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax.files import naming, write_json
 from vipllava_jax.folders import check_apart, check_only, new_folder
 from vipllava_jax.hugging_face import to_hugging_face
-from vipllava_jax.inputs.processor import FILES
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.integrity import finite
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
+from vipllava_jax.progress_bar import Progress
+from vipllava_jax.weight_options import WeightOptions
 
 WRITTEN = (
     'model.safetensors',
@@ -36,7 +40,7 @@ WRITTEN = (
     INDEXED[0],
     'config.json',
     'generation_config.json',
-    *FILES,
+    *PROCESSOR_FILES,
 )
 CODES = {dtype: code for code, (dtype, _) in TYPES.items()}
 
@@ -73,27 +77,30 @@ def export(
         check_apart(Path(read_from), target)
     if overwrite and is_torch_folder(target):
         check_only(target, WRITTEN)
-    dtype = checkpoint.weight_type(dtype)
+    options = WeightOptions(dtype=dtype, adapter=adapter)
     began = time.monotonic()
-    cfg, stored = checkpoint.describe(source)
-    if any(isinstance(leaf, Quantized) for leaf in stored.values()):
+    stored = checkpoint.open(source)
+    cfg = stored.cfg
+    if any(isinstance(leaf, Quantized) for leaf in stored.leaves.values()):
         raise CheckpointError(
             f'{source}: holds quantised weights, for which PyTorch has no name: convert what it was made of'
         )
+    pairs = adapters.read(adapter, cfg) if adapter else None
     grown, notes = _with_image_token(cfg)
     written = {leaf.path: leaf.shapes[0] for leaf in leaves(grown)}
     table = {leaf.path: leaf for leaf in leaves(cfg)}
     entries = [
-        Entry(table[path].name, np.dtype(dtype or leaf.dtype), written[path]) for path, leaf in stored.items()
+        Entry(table[path].name, np.dtype(options.dtype or leaf.dtype), written[path])
+        for path, leaf in stored.leaves.items()
     ]
     size = sum(entry.size for entry in entries)
     with new_folder(target, size, is_torch_folder, overwrite) as partial:
-        arrays = _arrays(source, cfg, adapter, table, written, dtype, progress)
+        arrays = _arrays(stored, options, pairs, table, written, progress)
         odd = _write_shards(partial, _shards(entries, max_shard_bytes), arrays, size)
         common = max({entry.dtype for entry in entries}, key=[entry.dtype for entry in entries].count)
         write_json(partial / 'config.json', to_hugging_face(grown) | {'torch_dtype': common.name})
         checkpoint.copy_files(source, partial)
-    notes += not_finite(odd, dtype)
+    notes += not_finite(odd, options.dtype)
     return Report(len(entries), size, time.monotonic() - began, (), notes)
 
 
@@ -109,20 +116,19 @@ def _with_image_token(cfg: Config) -> tuple[Config, tuple[str, ...]]:
 
 
 def _arrays(
-    source: Path,
-    cfg: Config,
-    adapter: Path | None,
+    stored: Checkpoint,
+    options: WeightOptions,
+    adapter: Adapter | None,
     table: Mapping[str, Leaf],
     written: Mapping[str, tuple[int, ...]],
-    dtype: DTypeLike | None,
     progress: Progress | None,
 ) -> Iterator[Array]:
     """The leaves of our folder, one by one, in the layout of the file."""
     cpu = jax.local_devices(backend='cpu')[0]
-    stored = ((path, jax.device_put(x, cpu)) for path, x in checkpoint.stream(source, progress=progress))
-    for path, array in prepared(stored, cfg, dtype=dtype, adapter=adapter):
+    leaves = ((path, jax.device_put(x, cpu)) for path, x in stored.stream(progress=progress))
+    for path, array in with_options(leaves, options, adapter):
         leaf = table[path]
-        x = rearranged(array, reverse(leaf.layout), leaf.sizes, np.dtype(dtype or array.dtype))
+        x = rearranged(array, reverse(leaf.layout), leaf.sizes, np.dtype(options.dtype or array.dtype))
         if missing := written[path][0] - len(x):
             mean = jnp.mean(x, axis=0, dtype=jnp.float32).astype(x.dtype)
             x = jnp.concatenate([x, jnp.broadcast_to(mean, (missing, len(mean)))])

@@ -10,7 +10,7 @@ import numpy as np
 
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import nested
-from vipllava_jax.checkpoint import Progress
+from vipllava_jax.checkpoint import Checkpoint
 from vipllava_jax.config import Config
 from vipllava_jax.convert.faults import first
 from vipllava_jax.convert.table import Plan
@@ -20,6 +20,8 @@ from vipllava_jax.integrity import finite
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params, forward
+from vipllava_jax.progress_bar import Progress
+from vipllava_jax.sharding import default_sharding
 
 AT_ONCE = 1 << 24  # elements that are compared together
 KINDS = {
@@ -58,28 +60,28 @@ def verify(source: Path, converted: Path, *, progress: Progress | None = None) -
     if checkpoint.is_checkpoint(source) == checkpoint.is_checkpoint(converted):
         raise CheckpointError(f'{source} and {converted}: one must be converted, and the other PyTorch')
     ours, theirs = (source, converted) if checkpoint.is_checkpoint(source) else (converted, source)
-    cfg, _ = checkpoint.describe(ours)
+    stored = checkpoint.open(ours)
     what = plan(theirs)
-    groups, odd = _weights(ours, what, progress)
-    mine = _logits(checkpoint.restore(ours)[0], cfg)
+    groups, odd = _weights(stored, what, progress)
+    mine = _logits(nested(stored.stream(sharding=default_sharding())), stored.cfg)
     other = _logits(nested(stream(what)), what.cfg)
-    shared = min(cfg.text.vocab, what.cfg.text.vocab)
+    shared = min(stored.cfg.text.vocab, what.cfg.text.vocab)
     mine, other = mine[..., :shared], other[..., :shared]
     if not (finite(mine) and finite(other)):
         odd.append('logits')
     return Comparison(groups, difference(mine, other), tuple(odd))
 
 
-def _weights(ours: Path, what: Plan, progress: Progress | None) -> tuple[dict[str, float], list[str]]:
+def _weights(ours: Checkpoint, what: Plan, progress: Progress | None) -> tuple[dict[str, float], list[str]]:
     """The largest difference in each group of tensors, and the paths of those with NaN or infinity."""
     pairs = {leaf.path: (leaf, tensor) for leaf, tensor in what.pairs}
-    if odd := pairs.keys() ^ checkpoint.shapes(ours).keys():
-        raise CheckpointError(f'{ours}: one side alone has {first(odd)}')
+    if odd := pairs.keys() ^ ours.leaves.keys():
+        raise CheckpointError(f'{ours.folder}: one side alone has {first(odd)}')
     cpu = jax.local_devices(backend='cpu')[0]
     buffer = memoryview(mmap.mmap(-1, max(tensor.span for _, tensor in pairs.values())))
     groups: dict[str, float] = {}
     not_finite: list[str] = []
-    for path, mine in checkpoint.stream(ours, progress=progress):
+    for path, mine in ours.stream(progress=progress):
         leaf, tensor = pairs[path]
         group = _group(path)
         if isinstance(mine, Quantized):
@@ -93,7 +95,7 @@ def _weights(ours: Path, what: Plan, progress: Progress | None) -> tuple[dict[st
             both = tuple(slice(min(sizes)) for sizes in zip(mine.shape, other.shape, strict=True))
             if 'V' not in leaf.layout:
                 raise CheckpointError(
-                    f'{ours}: {path} is {list(mine.shape)}, but {list(other.shape)} in {tensor.file}'
+                    f'{ours.folder}: {path} is {list(mine.shape)}, but {list(other.shape)} in {tensor.file}'
                 )
             mine, other = mine[both], other[both]
         groups[group] = max(groups.get(group, 0.0), difference(mine, other))

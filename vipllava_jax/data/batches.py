@@ -15,9 +15,9 @@ from vipllava_jax.data.marking import drawn
 from vipllava_jax.data.order import sample_seed, shuffled
 from vipllava_jax.data.region_prompts import compose
 from vipllava_jax.data.rows import FORM, BrokenRow, Row, Rows
-from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, levels
+from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, uint8_pixels
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.inputs.prompts import DEFAULT
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 from vipllava_jax.messages import brief, one_line
 
 SIZES = (  # settings with their smallest and largest values
@@ -69,7 +69,7 @@ class Maker:
         tokens = np.full(shape, self.processor.tokenizer.pad, np.int32)
         targets = np.full(shape, IGNORE, np.int32)
         counts = np.array([len(row) for row in pictures], np.int32)
-        side = self.processor.settings.side
+        side = self.processor.image_settings.side
         images = np.zeros((len(made), counts.max(), side, side, 3), np.uint8)
         for b, (example, row) in enumerate(zip(examples, pictures, strict=True)):
             tokens[b, : len(example.tokens)] = example.tokens
@@ -106,12 +106,12 @@ class Maker:
             for path, marks in zip(row.images, prompted.marks, strict=True):
                 seed = int(rng.integers(1 << 32)) if marks and rng is not None else None
                 image = drawn(path, marks, seed)
-                for mark in cut_off(image, self.processor.settings, self.fit):
+                for mark in marks_cut_off(image, self.processor.image_settings, self.fit):
                     message = (
                         f"{row.where}: the crop cuts off the mark {mark}; fit 'pad' keeps whole pictures"
                     )
                     notes.append(('crop', message))
-                pictures.append(levels(image, self.processor.settings, self.fit))
+                pictures.append(uint8_pixels(image, self.processor.image_settings, self.fit))
         except CutRow:
             raise
         except (ValueError, OSError) as error:
@@ -140,7 +140,7 @@ class Batches:
     batch_size: int
     seed: int | None = 0
     workers: int = 0
-    template: str = DEFAULT
+    template: str = DEFAULT_TEMPLATE
     fit: Fit | None = None
     max_length: int = 2048
     group_by_length: bool = True

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, TEMPLATES, Turn, render
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, IMAGE_TOKEN, TEMPLATES, Turn, render
 from vipllava_jax.messages import brief
 
 IGNORE = -100  # the target of a token without a loss
@@ -48,11 +48,11 @@ def _turn(number: int, turn: Any, images: int) -> Turn:
             f'turn {number} is {brief(turn)}: expected {{"from": "human" or "gpt", "value": a text}}'
         )
     role = ROLES[said]
-    if IMAGE in text:
+    if IMAGE_TOKEN in text:
         if role != 'user' or not images:
             why = 'only the human may' if images else 'the row has no image'
-            raise ValueError(f'turn {number} says {IMAGE}, but {why}')
-        text = text.replace(IMAGE, '').strip()
+            raise ValueError(f'turn {number} says {IMAGE_TOKEN}, but {why}')
+        text = text.replace(IMAGE_TOKEN, '').strip()
     return Turn(role, text)
 
 
@@ -63,7 +63,11 @@ def check(template: str) -> None:
 
 
 def encode(
-    turns: Sequence[Turn], images: int, processor: Processor, template: str = DEFAULT, max_length: int = 2048
+    turns: Sequence[Turn],
+    images: int,
+    processor: Processor,
+    template: str = DEFAULT_TEMPLATE,
+    max_length: int = 2048,
 ) -> Example:
     """Turns and the number of their images -> the ids of the conversation, with the answers as targets.
 
@@ -117,13 +121,13 @@ def _whole(turns: Sequence[Turn], images: int, processor: Processor, template: s
     if template == 'plain':
         turns = [turn._replace(text='') if turn.role == 'user' else turn for turn in turns]
     text, answers = _answers(turns, images, template)
-    ids, spans = processor.tokenizer.spans(text)
-    processor.check(ids)
+    ids, spans = processor.tokenizer.encode_with_spans(text)
+    processor.check_ids(ids)
     learnt = np.zeros(len(ids), bool)
     first, last = np.array(spans).T
     for start, end in answers:
         if joined := np.flatnonzero((first < start) & (last > start)).tolist():
-            piece = processor.tokenizer.core.id_to_token(ids[joined[0]])
+            piece = processor.tokenizer.backend.id_to_token(ids[joined[0]])
             raise ValueError(
                 f'the token {piece!r} holds the end of the question and the beginning of the answer: '
                 'use a tokenizer that joins no words'

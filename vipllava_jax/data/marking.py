@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from vipllava_jax.inputs.coordinates import box, encloses, numbers, sequence
+from vipllava_jax.inputs.coordinates import as_sequence, encloses_area, read_box, read_numbers
 from vipllava_jax.inputs.images import open_image
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.prompts import Turn
@@ -69,7 +69,7 @@ def places(boxes: Any, name: str) -> list[Object]:
     found = []
     for n, place in enumerate(boxes):
         with _named(f'{name}[{n}]'):
-            found.append(Object(box(place)))
+            found.append(Object(read_box(place)))
     return found
 
 
@@ -88,25 +88,27 @@ def polygons_of(outline: Any) -> tuple[Any, ...]:
         raise ValueError('a segmentation is run-length encoded: expected a list of polygons')
     if outline is None:
         return ()
-    polygons = sequence(outline)
+    polygons = as_sequence(outline)
     if polygons is None:
         raise ValueError(f'expected a list of polygons, found {brief(outline)}')
     kept = []
     for polygon in polygons:
         corners = _corners(polygon)
-        if len(corners) > 2 and np.ptp(corners, axis=0).min() >= 1 and encloses(corners):
+        if len(corners) > 2 and np.ptp(corners, axis=0).min() >= 1 and encloses_area(corners):
             kept.append(corners.ravel().tolist())
     return tuple(kept)
 
 
 def _corners(polygon: Any) -> np.ndarray:
     """A polygon, flat or in pairs -> its corners N2, without an incomplete one at the end."""
-    parts = sequence(polygon)
+    parts = as_sequence(polygon)
     if parts is None:
         raise ValueError(f'expected a polygon x1, y1, x2, y2, x3, y3, ..., found {brief(polygon)}')
     flat: list[float] = []
     for part in parts:
-        flat += numbers([part] if sequence(part) is None else part, None, 'a polygon has x1, y1, x2, y2, ...')
+        flat += read_numbers(
+            [part] if as_sequence(part) is None else part, None, 'a polygon has x1, y1, x2, y2, ...'
+        )
     return np.array(flat[: len(flat) // 2 * 2]).reshape(-1, 2)
 
 

@@ -24,7 +24,7 @@ from vipllava_jax.data.marking import (
     text_of,
 )
 from vipllava_jax.inputs.coordinates import is_number
-from vipllava_jax.inputs.mark_syntax import parse
+from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
@@ -74,7 +74,7 @@ def _written(fields: dict[str, Any], images: int) -> list[tuple[int, Mark]]:
     texts = fields['marks']
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f'"marks" is {brief(texts)}: expected a list of texts')
-    marked = [parse(text) for text in texts]
+    marked = [parse_mark(text) for text in texts]
     for text, (at, _) in zip(texts, marked, strict=True):
         if at >= images:
             raise ValueError(f'mark {brief(text)} is on image {at + 1}, but the row has {images}')

@@ -15,7 +15,7 @@ from vipllava_jax.data.marking import Prompted, inside_picture
 from vipllava_jax.data.region_prompts import compose
 from vipllava_jax.data.workers import ordered
 from vipllava_jax.files import check_regular
-from vipllava_jax.inputs.images import measure
+from vipllava_jax.inputs.images import image_size
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief, one_line, printable
 
@@ -212,7 +212,7 @@ def composed(row: Row, make: Callable[[Row], Prompted]) -> Prompted:
             check_regular(path)
         prompted = make(row)
         for path, marks in zip(row.images, prompted.marks, strict=True):
-            size = measure(path) if marks else (0, 0)
+            size = image_size(path) if marks else (0, 0)
             for mark in marks:
                 inside_picture(mark, size)
     except (ValueError, OSError) as error:

@@ -8,19 +8,19 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from vipllava_jax.demo.examples import example
 from vipllava_jax.files import write_json
-from vipllava_jax.inputs.prompts import CURIOUS, IMAGE, Turn, render
+from vipllava_jax.inputs.prompts import IMAGE_TOKEN, VICUNA_SYSTEM, Turn, render
 
 SIZE = 768
 SPECIAL = ('<unk>', '<s>', '</s>')
 BYTES = tuple(f'<0x{byte:02X}>' for byte in range(256))
-ADDED = (IMAGE, '<pad>', CURIOUS)  # CURIOUS, the system prompt, is a single token
+ADDED = (IMAGE_TOKEN, '<pad>', VICUNA_SYSTEM)  # the system prompt is a single token
 # The Jinja form of `prompts.TEMPLATES['vipllava']`; a message's content is a text or a list of parts.
 CHAT = (
     '{% macro text(content) %}{% if content is string %}{{ content }}{% else %}'
     "{% for part in content if part['type'] == 'image' %}<image>\n{% endfor %}"
     "{% for part in content if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
     '{% endif %}{% endmacro %}'
-    "{% if messages[0]['role'] != 'system' %}" + CURIOUS + ' {% endif %}'
+    "{% if messages[0]['role'] != 'system' %}" + VICUNA_SYSTEM + ' {% endif %}'
     '{% for message in messages %}'
     "{% if message['role'] == 'system' %}{{ text(message['content']) }} "
     "{% elif message['role'] == 'user' %}USER: {{ text(message['content']) }} "
@@ -34,7 +34,7 @@ def world_text(count: int = 4000) -> Iterable[str]:
     for number in range(count):
         made = example(number)
         text = render('vipllava', [*made.turns, Turn('user', 'What?')], int(made.scene is not None))
-        yield text.replace(IMAGE, '').replace(CURIOUS, '').replace('</s>', '\n')
+        yield text.replace(IMAGE_TOKEN, '').replace(VICUNA_SYSTEM, '').replace('</s>', '\n')
 
 
 def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
@@ -63,7 +63,7 @@ def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
         [decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(' ', 1, 0)]
     )
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in (*SPECIAL, *ADDED[:2])])
-    tokenizer.add_tokens([AddedToken(CURIOUS, normalized=False)])
+    tokenizer.add_tokens([AddedToken(VICUNA_SYSTEM, normalized=False)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single='<s> $A', pair='<s> $A <s> $B', special_tokens=[('<s>', 1)]
     )
@@ -108,7 +108,7 @@ def write_processor(folder: Path, side: int, patch: int) -> None:
         folder / 'processor_config.json',
         {
             'processor_class': 'LlavaProcessor',
-            'image_token': IMAGE,
+            'image_token': IMAGE_TOKEN,
             'patch_size': patch,
             'num_additional_image_tokens': 1,
             'vision_feature_select_strategy': 'default',

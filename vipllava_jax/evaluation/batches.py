@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vipllava_jax.answering.replies import replies
-from vipllava_jax.arrays import ahead
 from vipllava_jax.config import Config
 from vipllava_jax.data.marking import drawn
 from vipllava_jax.data.rows import BrokenRow, checked
 from vipllava_jax.evaluation.cases import Case, Cases
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.stopping import ends
-from vipllava_jax.inputs.pixels import Fit, check_fit, cut_off, pixels
+from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, pixels
 from vipllava_jax.inputs.processor import Batch, Processor
-from vipllava_jax.inputs.prompts import DEFAULT, check
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, check_template
 from vipllava_jax.messages import brief
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.threads import map_ahead
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -91,12 +91,12 @@ class CaseBatches:
                     raise
                 errors.append(str(error))
                 continue
-            ids.append(self.processor.ids(case.turns, len(case.images), self.template))
+            ids.append(self.processor.encode(case.turns, len(case.images), self.template))
             numbers.append(number)
         if not numbers:
             return PreparedBatch((), None, batch.max_new_tokens, errors)
         rows = [n % len(numbers) for n in range(batch.size)]
-        arrays = self.processor.batch([ids[n] for n in rows], [pictures[n] for n in rows])
+        arrays = self.processor.collate([ids[n] for n in rows], [pictures[n] for n in rows])
         return PreparedBatch(tuple(numbers), arrays, batch.max_new_tokens, errors)
 
     def _pictures(self, case: Case, fit: Fit | None) -> list[np.ndarray]:
@@ -104,9 +104,9 @@ class CaseBatches:
         try:
             for path, marks in zip(case.images, case.marks, strict=True):
                 image = drawn(path, marks)
-                for mark in cut_off(image, self.processor.settings, fit):
+                for mark in marks_cut_off(image, self.processor.image_settings, fit):
                     self.warn('crop', f'{case.where}: the crop cuts off the mark {mark}: see --fit pad')
-                pictures.append(pixels(image, self.processor.settings, fit))
+                pictures.append(pixels(image, self.processor.image_settings, fit))
         except (ValueError, OSError) as error:
             raise BrokenRow(f'{case.where}: {error}') from None
         return pictures
@@ -118,7 +118,7 @@ class CaseBatches:
         model = Model(params, self.cfg, self.processor)
         pool = ThreadPoolExecutor(THREADS)
         try:
-            for prepared in ahead(pool, self.prepare, pending, THREADS):
+            for prepared in map_ahead(pool, self.prepare, pending, THREADS):
                 yield self._answers(model, prepared), prepared.errors
         finally:
             pool.shutdown(cancel_futures=True)
@@ -140,7 +140,7 @@ def group_cases(
     cfg: Config,
     *,
     batch: int = 16,
-    template: str = DEFAULT,
+    template: str = DEFAULT_TEMPLATE,
     fit: Fit | None = None,
     max_new_tokens: int | None = None,
     skip_broken: bool = False,
@@ -179,7 +179,7 @@ def _check_options(
     processor: Processor, cfg: Config, batch: int, template: str, fit: Fit | None, max_new_tokens: int | None
 ) -> None:
     check_fit(fit)
-    check(template, processor.chat)
+    check_template(template, processor.chat_template)
     for name, value in (('batch', batch), ('max_new_tokens', max_new_tokens)):
         if value is not None and value < 1:
             raise ValueError(f'{name} is {brief(value)}: give 1 or more')
@@ -192,7 +192,7 @@ def _check_options(
 
 def _prompt_length(case: Case, processor: Processor, template: str, context: int, new: int) -> int:
     """The tokens of a prompt; ValueError if it and `new` more exceed the context."""
-    length = len(processor.ids(case.turns, len(case.images), template))
+    length = len(processor.encode(case.turns, len(case.images), template))
     if length + new > context:
         raise ValueError(
             f'a prompt of {length} tokens and {new} new exceed the {context} of the model: shorten it, or '

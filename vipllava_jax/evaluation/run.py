@@ -13,7 +13,7 @@ from vipllava_jax.evaluation.outputs import check_outputs
 from vipllava_jax.evaluation.scores import Score, count_right, is_right
 from vipllava_jax.files import write_text
 from vipllava_jax.inputs.pixels import Fit
-from vipllava_jax.inputs.prompts import DEFAULT
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
     from vipllava_jax.generation.model import Model
@@ -40,7 +40,7 @@ def evaluate(
     by: Sequence[str] = (),
     together: Sequence[str] = (),
     batch: int = 16,
-    template: str = DEFAULT,
+    template: str = DEFAULT_TEMPLATE,
     fit: Fit | None = None,
     max_new_tokens: int | None = None,
     answers: str | os.PathLike[str] | None = None,

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
-from jax.experimental.layout import Format, Layout
 
-from vipllava_jax.compilation import background
 from vipllava_jax.config import Config
 from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.sampling import Sampling, pick
@@ -24,6 +22,7 @@ from vipllava_jax.inputs.processor import Batch, bucket
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.threads import background
 
 NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
 CHUNK = 8  # decode steps per call: 30 ms on a fast GPU; the next call starts before the host reads the tokens
@@ -83,25 +82,6 @@ def advance(params: Params, state: State, *, cfg: Config, steps: int) -> tuple[S
 
     state, tokens = jax.lax.scan(step, state, length=steps)
     return state, tokens.T
-
-
-def formats(llama: Params, cfg: Config) -> Params:
-    """The decoder's weights, or their shapes -> the memory format the compiler prefers for each in decoding.
-
-    On a TPU, `advance` would otherwise copy q, k and v to other formats on every call. The formats are those
-    of one layer and a batch of 8; programs for other batch and cache sizes use them without copies.
-    """
-    kept = {name: w for name, w in llama.items() if name == 'layers_0' or not name.startswith('layers_')}
-    shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), kept)
-    cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, layers=1))
-
-    def step(llama: Params, tokens: Array) -> tuple[Array, Cache]:
-        cache = Cache.empty(cfg.text, 8, 1024, llama['norm']['w'].dtype)
-        return vipllava.decode({'llama': llama}, tokens, cache, tokens, cfg=cfg)
-
-    choose = jax.jit(step, in_shardings=(Format(Layout.AUTO), None))
-    (chosen, _), _ = choose.lower(shapes, jax.ShapeDtypeStruct((8,), jnp.int32)).compile().input_formats
-    return {name: chosen['layers_0' if name.startswith('layers_') else name] for name in llama}
 
 
 def ended(tokens: Array, cfg: Config) -> Array:

@@ -8,8 +8,8 @@ from vipllava_jax.inputs.processor import Processor
 
 def ends(processor: Processor, template: str, cfg: Config) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The stop strings and stop ids of a template; a stop string that is one token is also a stop id."""
-    stops = processor.stops(template)
-    special = [processor.tokenizer.id_of(stop) for stop in stops]
+    stops = processor.stop_strings(template)
+    special = [processor.tokenizer.token_to_id(stop) for stop in stops]
     return stops, (*cfg.eos, *[id for id in special if id is not None])
 
 

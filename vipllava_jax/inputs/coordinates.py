@@ -16,7 +16,7 @@ FARTHEST = 1e9  # no picture is nearly as large; the bound keeps arithmetic on c
 Pair = tuple[float, float]
 
 
-def sequence(values: Any) -> Any | None:
+def as_sequence(values: Any) -> Any | None:
     """Returns values that are a sequence (a list, a tuple or an array), or None for anything else.
 
     A text does not count as a sequence: its characters would be read as numbers.
@@ -41,7 +41,7 @@ def is_number(value: Any) -> bool:
     return not getattr(value, 'shape', ())
 
 
-def number(value: Any) -> float:
+def read_number(value: Any) -> float:
     """A finite number that can be a coordinate; ValueError for anything else."""
     if not is_number(value):
         raise ValueError(f'expected numbers, found {brief(value)}')
@@ -56,9 +56,9 @@ def number(value: Any) -> float:
     return found
 
 
-def numbers(values: Any, count: int | None, rule: str) -> tuple[float, ...]:
+def read_numbers(values: Any, count: int | None, rule: str) -> tuple[float, ...]:
     """A sequence of `count` numbers, or of any number of them if it is None; ValueError quotes the rule."""
-    found = sequence(values)
+    found = as_sequence(values)
     if found is None:
         raise ValueError(f'expected numbers, found {brief(values)}: {rule}')
     if count is not None and len(found) != count:
@@ -66,14 +66,14 @@ def numbers(values: Any, count: int | None, rule: str) -> tuple[float, ...]:
     if len(found) > 2 * MOST_CORNERS:
         raise ValueError(f'found {len(found)} numbers, expected at most {2 * MOST_CORNERS}: {rule}')
     try:
-        return tuple(number(value) for value in found)
+        return tuple(read_number(value) for value in found)
     except ValueError as error:
         raise ValueError(f'{error}: {rule}') from None
 
 
-def box(values: Any) -> tuple[float, ...]:
+def read_box(values: Any) -> tuple[float, ...]:
     """x1, y1, x2, y2 of a box that is not empty."""
-    corners = numbers(values, 4, 'a box has x1, y1, x2, y2')
+    corners = read_numbers(values, 4, 'a box has x1, y1, x2, y2')
     if corners[0] >= corners[2] or corners[1] >= corners[3]:
         raise ValueError(
             f'box {brief(corners)} is empty: give the upper left and then the lower right corner'
@@ -81,10 +81,10 @@ def box(values: Any) -> tuple[float, ...]:
     return corners
 
 
-def polygons(values: Any) -> tuple[tuple[Pair, ...], ...]:
+def read_polygons(values: Any) -> tuple[tuple[Pair, ...], ...]:
     """One polygon or several, each flat or as pairs -> a tuple of polygons as pairs."""
     parts = _parts(values)
-    nested = [part for value in parts if (part := sequence(value)) is not None]
+    nested = [part for value in parts if (part := as_sequence(value)) is not None]
     one = not nested or (len(nested) == len(parts) and all(map(_is_pair, nested)))
     several = [parts] if one else parts
     if len(several) > MOST_POLYGONS:
@@ -96,7 +96,7 @@ def polygons(values: Any) -> tuple[tuple[Pair, ...], ...]:
 
 
 def _parts(values: Any) -> Any:
-    found = sequence(values)
+    found = as_sequence(values)
     if found is None:
         raise ValueError(
             f'expected numbers, found {brief(values)}: a polygon has x1, y1, x2, y2, x3, y3, ...'
@@ -107,29 +107,29 @@ def _parts(values: Any) -> Any:
 
 
 def _is_pair(values: Any) -> bool:
-    return len(values) == 2 and all(sequence(value) is None for value in values)
+    return len(values) == 2 and all(as_sequence(value) is None for value in values)
 
 
 def _polygon(values: Any) -> tuple[Pair, ...]:
     """Corners that enclose an area."""
     parts = _parts(values)
-    if any(sequence(part) is not None for part in parts):
-        pairs = [numbers(part, 2, 'a corner of a polygon has x and y') for part in parts]
+    if any(as_sequence(part) is not None for part in parts):
+        pairs = [read_numbers(part, 2, 'a corner of a polygon has x and y') for part in parts]
     else:
-        flat = numbers(parts, None, 'a polygon has x1, y1, x2, y2, x3, y3, ...')
+        flat = read_numbers(parts, None, 'a polygon has x1, y1, x2, y2, x3, y3, ...')
         if len(flat) % 2:
             raise ValueError(
                 f'found {len(flat)} numbers, {brief(flat)}: expected x1, y1, x2, y2, x3, y3, ...'
             )
         pairs = list(zip(flat[::2], flat[1::2], strict=True))
     corners = tuple((x, y) for x, y in pairs)
-    if len(corners) < 3 or not encloses(corners):
+    if len(corners) < 3 or not encloses_area(corners):
         shown = brief(flat_list(corners))
         raise ValueError(f'polygon {shown} is empty: give at least three corners that are not on one line')
     return corners
 
 
-def encloses(corners: Any) -> bool:
+def encloses_area(corners: Any) -> bool:
     """Whether corners N2, at least one, are not all on one line."""
     return bool(np.linalg.matrix_rank(np.subtract(corners, corners[0])) == 2)
 

@@ -20,7 +20,7 @@ from vipllava_jax.inputs.limits import Bounded
 from vipllava_jax.inputs.metadata import without_metadata
 from vipllava_jax.messages import brief, one_line, printable
 
-Source = str | os.PathLike[str] | bytes | Image.Image
+ImageSource = str | os.PathLike[str] | bytes | Image.Image
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'ICO')
@@ -44,20 +44,20 @@ logging.getLogger('PIL').addHandler(logging.NullHandler())  # otherwise its log 
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnMarks:
     """The marks drawn on a picture of this size, each with the bounds of its pixels."""
 
     size: tuple[int, int]
     extents: tuple[tuple[str, Box], ...] = ()
 
 
-def drawn(image: Image.Image) -> Drawn:
+def drawn_marks(image: Image.Image) -> DrawnMarks:
     """The marks on a picture; none if it has been resized or cropped since."""
     found = image.info.get(MARKS)
-    return found if isinstance(found, Drawn) and found.size == image.size else Drawn(image.size)
+    return found if isinstance(found, DrawnMarks) and found.size == image.size else DrawnMarks(image.size)
 
 
-def open_image(source: Source, name: str = 'the picture') -> Image.Image:
+def open_image(source: ImageSource, name: str = 'the picture') -> Image.Image:
     """A path, the bytes of a file or a PIL picture -> a new RGB picture, upright, transparency on white.
 
     Takes the first frame of an animation and scales 16-bit grey to 8. Raises FileNotFoundError or ValueError,
@@ -78,7 +78,7 @@ def open_image(source: Source, name: str = 'the picture') -> Image.Image:
         return _decode(picture, repr(text))
 
 
-def measure(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """The width and height of the picture that `open_image` returns for a file, from its header alone.
 
     Raises the errors of `open_image` that the header shows.
@@ -191,7 +191,7 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
     """An opened picture of any mode -> RGB, without metadata except the marks drawn on it."""
     name = printable(name, 200)
     _check_size(picture.size, name)
-    marks = drawn(picture)
+    marks = drawn_marks(picture)
     upright = isinstance(picture, TiffImagePlugin.TiffImageFile)  # Pillow does so when it loads TIFF
     try:
         if upright:

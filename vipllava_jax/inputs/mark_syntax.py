@@ -9,7 +9,7 @@ from vipllava_jax.messages import brief, printable
 SYNTAX = 'write SHAPE:X1,Y1,X2,Y2[:COLOR][:alpha=N][:width=N], such as rectangle:40,60,180,220:red'
 
 
-def parse(text: str) -> tuple[int, Mark]:
+def parse_mark(text: str) -> tuple[int, Mark]:
     """'2/rectangle:40,60,180,220:red:alpha=200' -> (1, the mark), where 1 is the index of the second image.
 
     Two numbers are a point, four a box, six or more a polygon; several places are joined by '+'.

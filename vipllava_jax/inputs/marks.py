@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from vipllava_jax.inputs.canvas import Canvas
-from vipllava_jax.inputs.coordinates import box, is_number, numbers, polygons, sequence
-from vipllava_jax.inputs.images import MARKS, Drawn, Source, drawn, open_image
+from vipllava_jax.inputs.coordinates import as_sequence, is_number, read_box, read_numbers, read_polygons
+from vipllava_jax.inputs.images import MARKS, DrawnMarks, ImageSource, drawn_marks, open_image
 from vipllava_jax.inputs.strokes import STROKES, Hand, Pen, Point, Region
 from vipllava_jax.messages import brief, printable
 
@@ -80,9 +80,9 @@ class Mark:
         checked = {
             'alpha': None if self.alpha is None else _alpha(shape, self.alpha),
             'width': None if self.width is None else _width(shape, self.width),
-            'box': None if self.box is None else box(self.box),
-            'point': None if self.point is None else numbers(self.point, 2, 'a point has x and y'),
-            'polygon': None if self.polygon is None else polygons(self.polygon),
+            'box': None if self.box is None else read_box(self.box),
+            'point': None if self.point is None else read_numbers(self.point, 2, 'a point has x and y'),
+            'polygon': None if self.polygon is None else read_polygons(self.polygon),
             'color': _color(self.color),
         }
         for field, value in checked.items():
@@ -161,7 +161,7 @@ def _color(color: Any) -> str | tuple[int, ...]:
         if re.fullmatch('#[0-9a-fA-F]{6}', color):
             return tuple(bytes.fromhex(color[1:]))
     else:
-        parts = sequence(color)
+        parts = as_sequence(color)
         if parts is not None and len(parts) == 3 and all(map(_is_level, parts)):
             return tuple(int(part) for part in parts)
     raise ValueError(f"unknown color {brief(color)}: choose {', '.join(COLORS)}, or '#rrggbb'")
@@ -171,7 +171,7 @@ def _is_level(part: Any) -> bool:
     return is_number(part) and 0 <= part <= 255 and int(part) == part
 
 
-def draw(image: Source, marks: Mark | Iterable[Mark], seed: int | None = None) -> Image.Image:
+def draw(image: ImageSource, marks: Mark | Iterable[Mark], seed: int | None = None) -> Image.Image:
     """A picture and marks -> a new RGB picture of the same size, the marks drawn on it one after another.
 
     Without a seed sizes are fixed and alpha is 128, as in evaluation; with one they vary as in training, the
@@ -188,7 +188,7 @@ def draw(image: Source, marks: Mark | Iterable[Mark], seed: int | None = None) -
     picture = open_image(image)
     hand = Hand(None if seed is None else np.random.default_rng(seed))
     scale = max(picture.size) / 336
-    extents = list(drawn(picture).extents)
+    extents = list(drawn_marks(picture).extents)
     canvas = Canvas(picture.size)
     regions = [mark.region(picture.size) for mark in several]
     for mark, region in zip(several, regions, strict=True):
@@ -199,5 +199,5 @@ def draw(image: Source, marks: Mark | Iterable[Mark], seed: int | None = None) -
         STROKES[mark.shape](pen, region, hand)
         if touched := canvas.move_to(picture):
             extents.append((mark.quoted(), touched))
-    picture.info = {MARKS: Drawn(picture.size, tuple(extents))}
+    picture.info = {MARKS: DrawnMarks(picture.size, tuple(extents))}
     return picture

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from vipllava_jax.inputs.images import drawn
+from vipllava_jax.inputs.images import drawn_marks
 from vipllava_jax.messages import CheckpointError, brief
 
 Fit = Literal['crop', 'pad', 'squash']
@@ -20,7 +20,7 @@ TALL = 16 * GIANT  # pixels of a padded picture above which resizing it row by r
 
 
 @dataclass(frozen=True)
-class Settings:
+class ImageSettings:
     """How a checkpoint's pictures are preprocessed, from its preprocessor_config.json."""
 
     side: int = 336  # of the square input of the vision tower
@@ -32,8 +32,10 @@ class Settings:
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
     @classmethod
-    def read(cls, fields: Mapping[str, Any], name: str = 'preprocessor_config.json') -> 'Settings':
-        """The fields of a CLIP or LLaVA image processor -> Settings; ValueError names an invalid one."""
+    def from_fields(
+        cls, fields: Mapping[str, Any], name: str = 'preprocessor_config.json'
+    ) -> 'ImageSettings':
+        """The fields of a CLIP or LLaVA image processor -> ImageSettings; ValueError names an invalid one."""
         given = {
             'resample': cls.resample,
             'rescale_factor': cls.scale,
@@ -72,13 +74,13 @@ class Settings:
             std=tuple(std) if given['do_normalize'] else (1, 1, 1),
         )
 
-    def normalize(self, levels: Any) -> Any:
+    def normalize(self, pixels: Any) -> Any:
         """Levels ...3 from 0 to 255, of numpy or JAX -> float32 as the tower takes them."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return (levels.astype(np.float32) * np.float32(self.scale) - mean) / std
+        return (pixels.astype(np.float32) * np.float32(self.scale) - mean) / std
 
-    def fields(self) -> dict[str, Any]:
-        """The fields that `read` takes, complete enough for transformers."""
+    def to_fields(self) -> dict[str, Any]:
+        """The fields that `from_fields` takes, complete enough for transformers."""
         square = {'height': self.edge, 'width': self.edge}
         return {
             'image_processor_type': 'LlavaImageProcessor' if self.fit == 'pad' else 'CLIPImageProcessor',
@@ -135,12 +137,12 @@ def check_fit(fit: str | None) -> None:
         raise ValueError(f'unknown fit {fit!r}: choose {", ".join(FITS)}')
 
 
-def pixels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np.ndarray:
+def pixels(image: Image.Image, settings: ImageSettings, fit: Fit | None = None) -> np.ndarray:
     """An RGB picture -> hw3 float32, normalised; `fit` as of `levels`."""
-    return settings.normalize(levels(image, settings, fit))
+    return settings.normalize(uint8_pixels(image, settings, fit))
 
 
-def levels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np.ndarray:
+def uint8_pixels(image: Image.Image, settings: ImageSettings, fit: Fit | None = None) -> np.ndarray:
     """An RGB picture -> hw3 uint8; if `fit` is None, the checkpoint's processor files decide.
 
     'crop' resizes the shorter edge and keeps the centre; 'pad' first pads to a square with the mean colour,
@@ -158,7 +160,7 @@ def levels(image: Image.Image, settings: Settings, fit: Fit | None = None) -> np
     return np.asarray(image)
 
 
-def _window(size: tuple[int, int], settings: Settings) -> tuple[int, int, int, int]:
+def _window(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int, int, int]:
     """A picture's width and height after resizing, and the left and top of its central square."""
     width, height = size
     short = min(size)
@@ -167,7 +169,7 @@ def _window(size: tuple[int, int], settings: Settings) -> tuple[int, int, int, i
     return width, height, (width - settings.side) // 2, (height - settings.side) // 2
 
 
-def _cropped(image: Image.Image, settings: Settings) -> Image.Image:
+def _cropped(image: Image.Image, settings: ImageSettings) -> Image.Image:
     """The central square of the resized picture."""
     side, (width, height, left, top) = settings.side, _window(image.size, settings)
     if width * height <= GIANT:
@@ -179,7 +181,7 @@ def _cropped(image: Image.Image, settings: Settings) -> Image.Image:
     return image.resize((side, side), settings.resample, box=(0, first, side, last))
 
 
-def _padded(image: Image.Image, settings: Settings) -> Image.Image:
+def _padded(image: Image.Image, settings: ImageSettings) -> Image.Image:
     """The picture, padded to a square with the mean colour and resized; in strips, to save memory."""
     edge, longest = settings.edge, max(image.size)
     left, top = ((longest - length) // 2 for length in image.size)
@@ -199,7 +201,7 @@ def _padded(image: Image.Image, settings: Settings) -> Image.Image:
     return narrow.resize((edge, edge), settings.resample)
 
 
-def cut_off(image: Image.Image, settings: Settings, fit: Fit | None = None) -> list[str]:
+def marks_cut_off(image: Image.Image, settings: ImageSettings, fit: Fit | None = None) -> list[str]:
     """The marks drawn on the picture that cropping would cut off by more than half a pixel, as text."""
     if (fit or settings.fit) != 'crop':
         return []
@@ -208,6 +210,6 @@ def cut_off(image: Image.Image, settings: Settings, fit: Fit | None = None) -> l
     kept = (left * x, top * y, (left + settings.side) * x, (top + settings.side) * y)
     return [
         mark
-        for mark, box in drawn(image).extents
+        for mark, box in drawn_marks(image).extents
         if min(box[0] - kept[0], box[1] - kept[1], kept[2] - box[2], kept[3] - box[3]) < -0.5
     ]

@@ -16,11 +16,18 @@ from vipllava_jax.config import Config
 from vipllava_jax.files import read_json
 from vipllava_jax.inputs import chat_templates, processor_files
 from vipllava_jax.inputs.chat_templates import ChatTemplate
-from vipllava_jax.inputs.images import Source, open_image
-from vipllava_jax.inputs.pixels import Fit, Settings, check_fit, cut_off, pixels
-from vipllava_jax.inputs.processor_files import FILES
-from vipllava_jax.inputs.prompts import DEFAULT, IMAGE, Turn, check, render, stops
-from vipllava_jax.inputs.tokenizer import Stream, Tokenizer
+from vipllava_jax.inputs.images import ImageSource, open_image
+from vipllava_jax.inputs.pixels import Fit, ImageSettings, check_fit, marks_cut_off, pixels
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
+from vipllava_jax.inputs.prompts import (
+    DEFAULT_TEMPLATE,
+    IMAGE_TOKEN,
+    Turn,
+    check_template,
+    render,
+    stop_strings,
+)
+from vipllava_jax.inputs.tokenizer import TextStream, Tokenizer
 from vipllava_jax.messages import CheckpointError, brief, printable
 
 
@@ -40,20 +47,20 @@ def bucket(length: int) -> int:
 
 @dataclass(frozen=True)
 class Processor:
-    """`processor(prompts, images)` -> Batch; `decode` and `stream` turn ids into text."""
+    """`processor(prompts, images)` -> Batch; `decode` and `text_stream` turn ids into text."""
 
     folder: Path
     tokenizer: Tokenizer
-    settings: Settings
+    image_settings: ImageSettings
     image_id: int
     patch: int = 14  # pixels per side of a patch
-    chat: ChatTemplate | None = None
-    vocab: int | None = None  # rows of the model's embedding, once that is known
+    chat_template: ChatTemplate | None = None
+    vocab_size: int | None = None  # rows of the model's embedding, once that is known
 
     @property
     def patches(self) -> int:
         """The number of placeholders of an image, one for each of its features."""
-        return (self.settings.side // self.patch) ** 2
+        return (self.image_settings.side // self.patch) ** 2
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> 'Processor':
@@ -62,16 +69,16 @@ class Processor:
         if not folder.is_dir():
             raise FileNotFoundError(f'no folder {str(folder)!r}: expected that of a checkpoint')
         tokenizer = Tokenizer.load(folder)
-        image_id = tokenizer.id_of(IMAGE)
+        image_id = tokenizer.token_to_id(IMAGE_TOKEN)
         if image_id is None:
             raise ValueError(
-                f'the tokenizer in {folder} has no {IMAGE}: copy that of a ViP-LLaVA checkpoint there'
+                f'the tokenizer in {folder} has no {IMAGE_TOKEN}: copy that of a ViP-LLaVA checkpoint there'
             )
         own = read_json(folder / 'processor_config.json', optional=True)
         config = read_json(folder / 'config.json', optional=True)
         settings = processor_files.settings(folder, own, config)
         patch = processor_files.patch_size(folder, own, config, settings.side)
-        chat = chat_templates.find(folder, tokenizer.variables)
+        chat = chat_templates.find(folder, tokenizer.template_variables)
         return cls(folder, tokenizer, settings, image_id, patch, chat)
 
     def for_model(self, cfg: Config) -> 'Processor':
@@ -81,39 +88,40 @@ class Processor:
         another id of `<image>`, or special tokens without a row would give wrong answers or late errors.
         """
         vision = cfg.vision
-        if (self.settings.side, self.patch) != (vision.image_size, vision.patch_size):
+        if (self.image_settings.side, self.patch) != (vision.image_size, vision.patch_size):
             raise CheckpointError(
-                f'{self.folder}: the processor makes pictures of {self.settings.side} pixels in patches of '
-                f'{self.patch} (preprocessor_config.json, processor_config.json), but the vision tower takes '
-                f'{vision.image_size} in patches of {vision.patch_size} (config.json): get both of one model'
+                f'{self.folder}: the processor makes pictures of {self.image_settings.side} pixels in '
+                f'patches of {self.patch} (preprocessor_config.json, processor_config.json), but the vision '
+                f'tower takes {vision.image_size} in patches of {vision.patch_size} (config.json): '
+                'get both of one model'
             )
         if self.image_id != cfg.image_token:
             raise CheckpointError(
-                f'{self.folder}: {IMAGE} has the id {self.image_id} in the tokenizer, but image_token_index '
-                f'is {cfg.image_token} in config.json: get both of one model'
+                f'{self.folder}: {IMAGE_TOKEN} has the id {self.image_id} in the tokenizer, but '
+                f'image_token_index is {cfg.image_token} in config.json: get both of one model'
             )
         tokenizer, rows = self.tokenizer, cfg.text.vocab
         if rows == cfg.image_token:
             # The authors' checkpoints have no rows for <image>, whose embedding is never used, and for the
             # padding token after it.
-            tokenizer = tokenizer.padded_with(cfg.pad if tokenizer.pad >= rows else tokenizer.pad)
-        fitted = dataclasses.replace(self, tokenizer=tokenizer, vocab=rows)
+            tokenizer = tokenizer.with_pad(cfg.pad if tokenizer.pad >= rows else tokenizer.pad)
+        fitted = dataclasses.replace(self, tokenizer=tokenizer, vocab_size=rows)
         own = [id for id in (tokenizer.bos, tokenizer.eos, tokenizer.pad) if id is not None]
         for id in (*own, *([self.image_id] if self.image_id > rows else [])):
             if id >= rows:
                 raise CheckpointError(f'{self.folder}: {fitted._missing(id)}')
         return fitted
 
-    def check(self, ids: Sequence[int]) -> None:
+    def check_ids(self, ids: Sequence[int]) -> None:
         """Raises ValueError, naming the token, for an id without a row in the model's embedding."""
         for id in ids:
-            if self.vocab is not None and id >= self.vocab and id != self.image_id:
+            if self.vocab_size is not None and id >= self.vocab_size and id != self.image_id:
                 raise ValueError(self._missing(id))
 
     def _missing(self, id: int) -> str:
-        token = printable(self.tokenizer.core.id_to_token(id) or '', 80)
+        token = printable(self.tokenizer.backend.id_to_token(id) or '', 80)
         return (
-            f'the token {token} has the id {id}, but the embedding of the model has {self.vocab} rows: '
+            f'the token {token} has the id {id}, but the embedding of the model has {self.vocab_size} rows: '
             'get the tokenizer and the weights of one model'
         )
 
@@ -122,7 +130,7 @@ class Processor:
         prompts: str | Sequence[Any],
         images: Any = None,
         *,
-        template: str = DEFAULT,
+        template: str = DEFAULT_TEMPLATE,
         fit: Fit | None = None,
     ) -> Batch:
         """Prompts, each a text or a list of Turns, and the images of each -> Batch.
@@ -131,7 +139,7 @@ class Processor:
         list with one of these for each. ValueError names the row whose images do not fit its text. Warns of
         a mark that cropping would cut off; `fit='pad'` or 'squash' keeps the whole picture.
         """
-        check(template, self.chat)
+        check_template(template, self.chat_template)
         check_fit(fit)
         one = _is_prompt(prompts)
         conversations = [_turns(prompt) for prompt in ([prompts] if one else _list(prompts))]
@@ -140,20 +148,20 @@ class Processor:
         pictures: list[list[np.ndarray]] = []
         for row, (turns, own) in enumerate(zip(conversations, sources, strict=True)):
             try:
-                ids.append(self.ids(turns, len(own), template))
+                ids.append(self.encode(turns, len(own), template))
             except ValueError as error:
                 raise ValueError(f'row {row}: {error}') from None
             pictures.append([])
             for i, source in enumerate(own):  # not a comprehension, so that a warning names the caller's line
                 pictures[row].append(self._pixels(source, f'image {i} of row {row}', fit))
-        return self.batch(ids, pictures)
+        return self.collate(ids, pictures)
 
-    def batch(self, ids: Sequence[Sequence[int]], pictures: Sequence[Sequence[np.ndarray]]) -> Batch:
+    def collate(self, ids: Sequence[Sequence[int]], pictures: Sequence[Sequence[np.ndarray]]) -> Batch:
         """The ids of each row, and its pictures hw3 as returned by `pixels` -> Batch."""
         lengths = np.array([len(row) for row in ids], np.int32)
         counts = np.array([len(row) for row in pictures], np.int32)
         tokens = np.full((len(ids), bucket(lengths.max())), self.tokenizer.pad, np.int32)
-        side = self.settings.side
+        side = self.image_settings.side
         images = np.zeros((len(ids), counts.max(), side, side, 3), np.float32)
         for b, row in enumerate(ids):
             tokens[b, : len(row)] = row
@@ -161,20 +169,20 @@ class Processor:
                 images[b, i] = picture
         return Batch(tokens, lengths, images, counts)
 
-    def ids(self, turns: Sequence[Turn], images: int, template: str = DEFAULT) -> list[int]:
+    def encode(self, turns: Sequence[Turn], images: int, template: str = DEFAULT_TEMPLATE) -> list[int]:
         """A conversation and the number of its images -> ids, with a placeholder for each image feature."""
-        ids = self.tokenizer.encode(render(template, turns, images, self.chat))
-        self.check(ids)
+        ids = self.tokenizer.encode(render(template, turns, images, self.chat_template))
+        self.check_ids(ids)
         return [copy for id in ids for copy in [id] * (self.patches if id == self.image_id else 1)]
 
-    def _pixels(self, source: Source, name: str, fit: Fit | None) -> np.ndarray:
+    def _pixels(self, source: ImageSource, name: str, fit: Fit | None) -> np.ndarray:
         image = open_image(source, name)
-        for mark in cut_off(image, self.settings, fit):
+        for mark in marks_cut_off(image, self.image_settings, fit):
             warnings.warn(
                 f"the crop cuts off the mark {mark} on {name}: fit='pad' (--fit pad) keeps the whole picture",
                 stacklevel=3,
             )
-        return pixels(image, self.settings, fit)
+        return pixels(image, self.image_settings, fit)
 
     def decode(self, output: Any) -> Any:
         """Ids T -> a text; ids BT, or an object with `tokens` BT and `lengths` B -> a list of texts."""
@@ -184,29 +192,31 @@ class Processor:
         ids = np.asarray(output)
         return [self.tokenizer.decode(row) for row in ids] if ids.ndim == 2 else self.tokenizer.decode(ids)
 
-    def stream(self) -> Stream:
+    def text_stream(self) -> TextStream:
         """A decoder of one row's ids as they arrive: `push(ids)` returns complete text, `end()` the rest."""
-        return Stream(self.tokenizer)
+        return TextStream(self.tokenizer)
 
-    def stops(self, template: str = DEFAULT) -> tuple[str, ...]:
+    def stop_strings(self, template: str = DEFAULT_TEMPLATE) -> tuple[str, ...]:
         """The texts that end an answer in this template, besides the eos token."""
-        return stops(template, self.chat)
+        return stop_strings(template, self.chat_template)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the files that `load` needs, except config.json, to a folder."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in PROCESSOR_FILES:
             if (self.folder / name).is_file() and self.folder.resolve() != target.resolve():
                 shutil.copyfile(self.folder / name, target / name)
         if not (target / 'tokenizer.json').is_file():
-            self.tokenizer.core.save(str(target / 'tokenizer.json'))
+            self.tokenizer.backend.save(str(target / 'tokenizer.json'))
         own = read_json(target / 'processor_config.json', optional=True)
         if 'image_processor' not in own and not (target / 'preprocessor_config.json').is_file():
-            (target / 'preprocessor_config.json').write_text(json.dumps(self.settings.fields(), indent=2))
+            (target / 'preprocessor_config.json').write_text(
+                json.dumps(self.image_settings.to_fields(), indent=2)
+            )
         if not own.get('patch_size'):
             extra = {'num_additional_image_tokens': 1, 'vision_feature_select_strategy': 'default'}
-            fields = {**extra, **own, 'image_token': IMAGE, 'patch_size': self.patch}
+            fields = {**extra, **own, 'image_token': IMAGE_TOKEN, 'patch_size': self.patch}
             (target / 'processor_config.json').write_text(json.dumps(fields, indent=2))
 
 
@@ -229,7 +239,7 @@ def _list(prompts: Any) -> Sequence[Any]:
     return prompts
 
 
-def _rows(images: Any, count: int) -> list[list[Source]]:
+def _rows(images: Any, count: int) -> list[list[ImageSource]]:
     """The images of each of a list of prompts."""
     if images is None:
         return [[] for _ in range(count)]
@@ -241,7 +251,7 @@ def _rows(images: Any, count: int) -> list[list[Source]]:
     return [_row(entry) for entry in images]
 
 
-def _row(images: Any) -> list[Source]:
+def _row(images: Any) -> list[ImageSource]:
     """The images of one prompt."""
     row = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
     if any(image is None or isinstance(image, (list, tuple)) for image in row):

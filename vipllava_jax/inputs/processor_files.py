@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from vipllava_jax.files import read_json
-from vipllava_jax.inputs.pixels import Settings
+from vipllava_jax.inputs.pixels import ImageSettings
 from vipllava_jax.messages import CheckpointError, brief
 
-FILES = (  # all that a folder needs for Processor.load
+PROCESSOR_FILES = (  # all that a folder needs for Processor.load
     'tokenizer.json',
     'tokenizer.model',
     'tokenizer_config.json',
@@ -20,7 +20,7 @@ FILES = (  # all that a folder needs for Processor.load
 )
 
 
-def settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Settings:
+def settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> ImageSettings:
     """Reads processor_config.json, preprocessor_config.json or, in the authors' checkpoints, config.json."""
     name, fields = 'processor_config.json', own.get('image_processor')
     if fields is None:
@@ -29,9 +29,9 @@ def settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Setti
     if not isinstance(fields, dict):
         raise CheckpointError(f'{folder / name}: image_processor: expected an object, found {brief(fields)}')
     if fields:
-        return Settings.read(fields, str(folder / name))
+        return ImageSettings.from_fields(fields, str(folder / name))
     if 'mm_vision_tower' in config:
-        return Settings(fit='pad' if config.get('image_aspect_ratio') == 'pad' else 'crop')
+        return ImageSettings(fit='pad' if config.get('image_aspect_ratio') == 'pad' else 'crop')
     raise FileNotFoundError(f"no {name} in {folder}: copy it there from the checkpoint's repository")
 
 

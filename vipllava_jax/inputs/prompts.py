@@ -9,8 +9,8 @@ from vipllava_jax.inputs.chat_templates import ChatTemplate
 from vipllava_jax.inputs.rendering import RenderingError
 from vipllava_jax.messages import brief, printable
 
-IMAGE = '<image>'
-DEFAULT = 'vipllava'
+IMAGE_TOKEN = '<image>'
+DEFAULT_TEMPLATE = 'vipllava'
 
 
 class Turn(NamedTuple):
@@ -29,24 +29,24 @@ class Template(NamedTuple):
     assistant: str
     cue: str
     stops: tuple[str, ...] = ()
-    image: str = f'{IMAGE}\n'
+    image: str = f'{IMAGE_TOKEN}\n'
 
 
-CURIOUS = (
+VICUNA_SYSTEM = (
     'A chat between a curious human and an artificial intelligence assistant. '
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
-HELPFUL = (
+LLAVA_SYSTEM = (
     'You are a helpful language and vision assistant. '
     'You are able to understand the visual content that the user provides, '
     'and assist the user with a variety of tasks using natural language.'
 )
 TEMPLATES = {
-    'vipllava': Template(CURIOUS, '{} ', 'USER: {} ', 'ASSISTANT: {}</s>', 'ASSISTANT:'),
-    'hub': Template(CURIOUS, '{}', '###Human: {}', '###Assistant: {}', '###Assistant:', ('###',)),
-    'plain': Template('', '{}', '{}', '{}\n', '', image=IMAGE),
+    'vipllava': Template(VICUNA_SYSTEM, '{} ', 'USER: {} ', 'ASSISTANT: {}</s>', 'ASSISTANT:'),
+    'hub': Template(VICUNA_SYSTEM, '{}', '###Human: {}', '###Assistant: {}', '###Assistant:', ('###',)),
+    'plain': Template('', '{}', '{}', '{}\n', '', image=IMAGE_TOKEN),
     'llama3': Template(
-        HELPFUL,
+        LLAVA_SYSTEM,
         '<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>',
         '<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>',
         '<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>',
@@ -54,7 +54,7 @@ TEMPLATES = {
         ('<|eot_id|>',),
     ),
     'phi3': Template(
-        HELPFUL,
+        LLAVA_SYSTEM,
         '<|system|>\n{}<|end|>\n',
         '<|user|>\n{}<|end|>\n',
         '<|assistant|>\n{}<|end|>\n',
@@ -62,20 +62,20 @@ TEMPLATES = {
         ('<|end|>',),
     ),
 }
-NAMES = (*TEMPLATES, 'checkpoint')
+TEMPLATE_NAMES = (*TEMPLATES, 'checkpoint')
 
 
-def check(name: str, chat: ChatTemplate | None = None) -> None:
+def check_template(name: str, chat: ChatTemplate | None = None) -> None:
     """Raises ValueError for a template that does not exist, or that this checkpoint does not have."""
-    if name not in NAMES:
-        raise ValueError(f'unknown template {brief(name)}: choose {", ".join(NAMES)}')
+    if name not in TEMPLATE_NAMES:
+        raise ValueError(f'unknown template {brief(name)}: choose {", ".join(TEMPLATE_NAMES)}')
     if name == 'checkpoint' and chat is None:
         raise ValueError(f'this checkpoint has no chat template of its own: choose {", ".join(TEMPLATES)}')
 
 
-def stops(name: str, chat: ChatTemplate | None = None) -> tuple[str, ...]:
+def stop_strings(name: str, chat: ChatTemplate | None = None) -> tuple[str, ...]:
     """The texts that end an answer in this template, besides the eos token."""
-    check(name, chat)
+    check_template(name, chat)
     if chat and name == 'checkpoint':
         return tuple(stop for stop in TEMPLATES['hub'].stops if stop in chat.source)
     return TEMPLATES[name].stops
@@ -88,19 +88,19 @@ def render(name: str, turns: Sequence[Turn], image_count: int, chat: ChatTemplat
     ValueError if it does so another number of times, for an unknown template or role, or if the checkpoint's
     template fails.
     """
-    check(name, chat)
+    check_template(name, chat)
     _check_turns(turns)
-    placed = sum(turn.text.count(IMAGE) for turn in turns)
+    placed = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
     if placed not in (0, image_count):
         raise ValueError(
-            f'{placed} {IMAGE} in the text for {image_count} image(s): write one for each, '
+            f'{placed} {IMAGE_TOKEN} in the text for {image_count} image(s): write one for each, '
             'or none at all, and the images come first'
         )
     missing = image_count - placed
     text = _rendered(turns, missing, chat) if chat and name == 'checkpoint' else _framed(turns, missing, name)
-    if (written := text.count(IMAGE)) != image_count:
+    if (written := text.count(IMAGE_TOKEN)) != image_count:
         raise ValueError(
-            f'template {name} wrote {written} {IMAGE} for {image_count} image(s): choose another'
+            f'template {name} wrote {written} {IMAGE_TOKEN} for {image_count} image(s): choose another'
         )
     return text
 
@@ -135,7 +135,7 @@ def _rendered(turns: Sequence[Turn], missing: int, chat: ChatTemplate) -> str:
     for role, text in turns:
         images, missing = (missing, 0) if role == 'user' else (0, missing)
         parts = [{'type': 'image'}] * images + [{'type': 'text', 'text': text}]
-        messages.append({'role': role, 'content': parts if typed else f'{IMAGE}\n' * images + text})
+        messages.append({'role': role, 'content': parts if typed else f'{IMAGE_TOKEN}\n' * images + text})
     try:
         return chat_templates.write(chat, messages, cue=turns[-1].role == 'user')
     except RenderingError as error:
@@ -143,7 +143,7 @@ def _rendered(turns: Sequence[Turn], missing: int, chat: ChatTemplate) -> str:
         raise ValueError(f"the checkpoint's chat template fails ({why}): choose {others}") from None
 
 
-def trouble(chat: ChatTemplate) -> str | None:
+def rendering_problem(chat: ChatTemplate) -> str | None:
     """Why a checkpoint's template cannot render a question about one picture; None if it can."""
     try:
         render('checkpoint', [Turn('user', 'What is this?')], 1, chat)

@@ -20,21 +20,21 @@ T = TypeVar('T')
 class Tokenizer:
     """Encodes as the checkpoint's tokenizer.json does, with just one beginning-of-sequence token."""
 
-    def __init__(self, core: tokenizers.Tokenizer, fields: Mapping[str, Any]) -> None:
-        core.no_padding()
-        core.no_truncation()
-        self.core = core
+    def __init__(self, backend: tokenizers.Tokenizer, fields: Mapping[str, Any]) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        self.backend = backend
         named = {name: fields.get(f'{name}_token') or token for name, token in DEFAULTS.items()}
-        self.tokens = {name: token for name, token in named.items() if core.token_to_id(token) is not None}
+        self.tokens = {name: token for name, token in named.items() if backend.token_to_id(token) is not None}
         # the variables of chat templates: bos_token, eos_token and other named tokens
         own = {name: token for name, token in fields.items() if isinstance(token, str)}
         ends = {f'{name}_token': self.tokens[name] for name in ('bos', 'eos') if name in self.tokens}
-        self.variables = ends | own
-        self.bos, self.eos, pad = (self.id_of(self.tokens.get(name)) for name in ('bos', 'eos', 'pad'))
+        self.template_variables = ends | own
+        self.bos, self.eos, pad = (self.token_to_id(self.tokens.get(name)) for name in ('bos', 'eos', 'pad'))
         self.pad: int = (self.eos or 0) if pad is None else pad
         self.always_bos = bool(fields.get('add_bos_token'))
-        self.special = {id for id, token in core.get_added_tokens_decoder().items() if token.special}
-        self.bytes = {core.token_to_id(f'<0x{byte:02X}>') for byte in range(256)} - {None}
+        self.special_ids = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
+        self.byte_ids = {backend.token_to_id(f'<0x{byte:02X}>') for byte in range(256)} - {None}
 
     @classmethod
     def load(cls, folder: str | Path) -> 'Tokenizer':
@@ -42,34 +42,34 @@ class Tokenizer:
         folder = Path(folder)
         fields = Fields.read(folder)
         if (path := folder / 'tokenizer.json').exists():
-            core = _core(path)
+            backend = _core(path)
             named = [fields.values[name] for name in STANDARD if name in fields.values]
             known = [
-                token for token in named if isinstance(token, str) and core.token_to_id(token) is not None
+                token for token in named if isinstance(token, str) and backend.token_to_id(token) is not None
             ]
-            _add(core, [*fields.added, *(Added(token, None, {'special': True}) for token in known)], path)
+            _add(backend, [*fields.added, *(Added(token, None, {'special': True}) for token in known)], path)
         elif (path := folder / 'tokenizer.model').exists():
-            core = sentencepiece.read(path, fields.added)
+            backend = sentencepiece.read(path, fields.added)
         else:
             raise FileNotFoundError(
                 f"no tokenizer.json or tokenizer.model in {folder}: copy one there from the Hub's repository"
             )
-        return cls(core, fields.values)
+        return cls(backend, fields.values)
 
-    def padded_with(self, id: int) -> 'Tokenizer':
+    def with_pad(self, id: int) -> 'Tokenizer':
         """This tokenizer with another padding id, which models ignore."""
         other = copy.copy(self)
         other.pad = id
         return other
 
-    def id_of(self, token: str | None) -> int | None:
-        return None if token is None else self.core.token_to_id(token)
+    def token_to_id(self, token: str | None) -> int | None:
+        return None if token is None else self.backend.token_to_id(token)
 
     def encode(self, text: str) -> list[int]:
         """A text -> ids; special tokens in the text become their ids."""
-        return self.spans(text)[0]
+        return self.encode_with_spans(text)[0]
 
-    def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of `encode`, and the start and end of each in the text."""
         try:
             text.encode()
@@ -77,7 +77,7 @@ class Tokenizer:
             raise ValueError(
                 f'the text is not valid Unicode at character {error.start}: write it in UTF-8'
             ) from None
-        encoding = guarded(self.core.encode, text)
+        encoding = guarded(self.backend.encode, text)
         ids, spans = encoding.ids, encoding.offsets
         if self.bos is not None and ids[:2] == [self.bos, self.bos]:
             return ids[1:], spans[1:]
@@ -87,16 +87,16 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids -> text; drops special tokens, ids beyond the vocabulary, and white space at both ends."""
-        return self.spell([int(id) for id in ids]).strip()
+        return self.decode_untrimmed([int(id) for id in ids]).strip()
 
-    def spell(self, ids: list[int]) -> str:
+    def decode_untrimmed(self, ids: list[int]) -> str:
         """Like `decode`, but keeps white space."""
         if ids and min(ids) < 0:
             raise ValueError(f'ids start at 0, found {min(ids)}: leave out what is not a token')
-        return guarded(self.core.decode, ids, skip_special_tokens=True)
+        return guarded(self.backend.decode, ids, skip_special_tokens=True)
 
 
-class Stream:
+class TextStream:
     """Decodes ids as they arrive; the pieces of text joined equal `Tokenizer.decode` of all ids.
 
     A piece ends at the end of a character, and before white space. Its cost depends only on its new ids.
@@ -114,13 +114,13 @@ class Stream:
         """New ids -> the text that they complete, which may be empty."""
         tokenizer = self.tokenizer
         for id in map(int, ids):
-            if id in tokenizer.special or tokenizer.core.id_to_token(id) is None:
+            if id in tokenizer.special_ids or tokenizer.backend.id_to_token(id) is None:
                 continue
             self.pending.append(id)
             # Consecutive bytes are decoded together: an invalid one turns all of them into replacements.
-            if id not in tokenizer.bytes:
+            if id not in tokenizer.byte_ids:
                 self.ready = len(self.pending)
-        return self._spell(patient=not tokenizer.bytes and len(self.pending) < PENDING)
+        return self._spell(patient=not tokenizer.byte_ids and len(self.pending) < PENDING)
 
     def end(self) -> str:
         """The rest of the text, after the last id."""
@@ -130,10 +130,10 @@ class Stream:
     def _spell(self, patient: bool) -> str:
         if not self.ready:
             return ''
-        whole = self.tokenizer.spell(self.context + self.pending[: self.ready])
+        whole = self.tokenizer.decode_untrimmed(self.context + self.pending[: self.ready])
         if patient and whole.endswith('\N{REPLACEMENT CHARACTER}'):
             return ''
-        text = self.blank + whole[len(self.tokenizer.spell(self.context)) :]
+        text = self.blank + whole[len(self.tokenizer.decode_untrimmed(self.context)) :]
         self.context, self.pending, self.ready = self.pending[: self.ready], self.pending[self.ready :], 0
         piece = text.rstrip() if self.started else text.strip()
         self.blank = text[len(text.rstrip()) :] if self.started or piece else ''
@@ -155,34 +155,34 @@ def guarded(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def _core(path: Path) -> tokenizers.Tokenizer:
-    data = read_bytes(path, tokenizer_json.LARGEST).removeprefix(BOM)
+    data = read_bytes(path, tokenizer_json.MAX_BYTES).removeprefix(BOM)
     check_encoding(path, data[:4])
     try:
         listed = tokenizer_json.parse(data).get('added_tokens') or ()
-        core = guarded(tokenizers.Tokenizer.from_buffer, data)
+        backend = guarded(tokenizers.Tokenizer.from_buffer, data)
     except ValueError as error:
         raise CheckpointError(f'{path} is not a tokenizer that can be used: {error}') from None
-    _check_ids(core, ((token['content'], token['id']) for token in listed), path)
-    return core
+    _check_ids(backend, ((token['content'], token['id']) for token in listed), path)
+    return backend
 
 
-def _add(core: tokenizers.Tokenizer, added: Iterable[Added], path: Path) -> None:
+def _add(backend: tokenizers.Tokenizer, added: Iterable[Added], path: Path) -> None:
     """Adds the tokens that other files list, as transformers does."""
-    known = {repr(token) for token in core.get_added_tokens_decoder().values()}
-    contents = {token.content for token in core.get_added_tokens_decoder().values()}
+    known = {repr(token) for token in backend.get_added_tokens_decoder().values()}
+    contents = {token.content for token in backend.get_added_tokens_decoder().values()}
     missing = []
     for content, _, flags, replaces in added:
         token = tokenizers.AddedToken(content, **flags)
         if content and repr(token) not in known and (replaces or content not in contents):
             missing.append(token)
-    guarded(core.add_tokens, missing)
-    _check_ids(core, ((token.content, token.id) for token in added if token.id is not None), path)
+    guarded(backend.add_tokens, missing)
+    _check_ids(backend, ((token.content, token.id) for token in added if token.id is not None), path)
 
 
-def _check_ids(core: tokenizers.Tokenizer, ids: Iterable[tuple[str, int]], path: Path) -> None:
+def _check_ids(backend: tokenizers.Tokenizer, ids: Iterable[tuple[str, int]], path: Path) -> None:
     """Raises CheckpointError if a token's id differs from a file's: the library assigns ids in order."""
     for content, id in ids:
-        if content and (found := core.token_to_id(content)) != id:
+        if content and (found := backend.token_to_id(content)) != id:
             raise CheckpointError(
                 f'{path}: the added token {brief(content)} has the id {id} in a file, but its place among '
                 f'the tokens makes it {found}: get whole copies of the tokenizer files, all of one model'

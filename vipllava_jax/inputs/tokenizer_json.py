@@ -12,7 +12,7 @@ from vipllava_jax.inputs.token_patterns import PATTERNS
 from vipllava_jax.messages import brief
 
 LARGEST_ID = 1 << 24
-LARGEST = 40 << 20  # bytes of the file, several times what a vocabulary of 128,000 tokens takes
+MAX_BYTES = 40 << 20  # bytes of the file, several times what a vocabulary of 128,000 tokens takes
 MOST = 1 << 19  # tokens, and pairs to merge; the largest vocabularies have half as many
 MOST_ADDED = 1 << 16  # tokens besides the vocabulary
 MOST_OBJECTS = MOST_ADDED + 10_000  # in the JSON; each takes thirty times its bytes in memory

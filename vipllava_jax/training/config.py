@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.checkpoint import FLOATS, QUANTIZED
 from vipllava_jax.files import check_encoding, read_bytes
-from vipllava_jax.inputs.prompts import NAMES
+from vipllava_jax.inputs.prompts import TEMPLATE_NAMES
 from vipllava_jax.messages import brief, printable
 from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
+from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 DATA, LENGTH, TRAINS, NUMBERS, KEPT = (
     *('Model and data', 'Length and batches', 'What trains, and how fast'),
@@ -62,7 +62,7 @@ class Settings:
         same=False,
     )
     output: str = _key(DATA, str, 'The folder of the run: checkpoints, metrics, the model.', same=False)
-    template: str = _key(DATA, str, "The prompt's wording.", among=NAMES)
+    template: str = _key(DATA, str, "The prompt's wording.", among=TEMPLATE_NAMES)
     fit: str = _key(DATA, str, 'How a picture becomes square.', among=('crop', 'pad', 'squash'))
     skip_broken: bool = _key(DATA, bool, 'Leave rows out that cannot be used, instead of stopping.', False)
 

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config
 from vipllava_jax.data.batches import Batch
-from vipllava_jax.inputs.pixels import Settings
+from vipllava_jax.inputs.pixels import ImageSettings
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.parts import join
@@ -20,7 +20,7 @@ def held_out(
     params: Params,
     frozen: Params,
     batches: Iterable[Batch],
-    images: Settings,
+    images: ImageSettings,
     cfg: Config,
     dtype: DTypeLike,
     stopped: Callable[[], object] = lambda: None,
@@ -37,7 +37,7 @@ def held_out(
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _loss(
-    params: Params, frozen: Params, batch: Any, settings: Settings, cfg: Config, dtype: DTypeLike
+    params: Params, frozen: Params, batch: Any, settings: ImageSettings, cfg: Config, dtype: DTypeLike
 ) -> tuple[Array, Array]:
     batch = batch._replace(images=settings.normalize(batch.images))
     narrow = jax.tree.map(lambda w: w.astype(dtype), params)

@@ -7,8 +7,8 @@ from typing import Any
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.folders import check_only
-from vipllava_jax.inputs.processor import FILES
-from vipllava_jax.loading import Leaves
+from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
+from vipllava_jax.loading import Source
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training import finite, lora, output_folder
@@ -21,7 +21,7 @@ def check_replaced(target: Path) -> None:
     """Raises CheckpointError if replacing an earlier result would delete files that are not part of it."""
     from vipllava_jax.convert.adapters import CONFIG, PAIRS
 
-    of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *FILES)
+    of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
     check_only(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
 
 
@@ -41,16 +41,16 @@ def write(plan: Plan, trained: Params, frozen: Params) -> None:
             overwrite=True,
         )
     else:
-        begun_with = loading.leaves(plan.source)  # in its own dtypes, not the run's
-        shapes, leaves = nested(begun_with.shapes()), _become(begun_with, plan.settings, trained)
+        initial = loading.open(plan.source)  # in its own dtypes, not the run's
+        shapes, leaves = nested(initial.leaf_shapes()), _become(initial, plan.settings, trained)
         leaves = finite.checked(target, leaves)  # again, because casting to float16 may overflow
         checkpoint.save(target, shapes, plan.cfg, leaves=leaves, files_from=plan.source, overwrite=True)
 
 
-def _become(begun_with: Leaves, settings: Settings, trained: Params) -> Iterator[tuple[str, Any]]:
+def _become(initial: Source, settings: Settings, trained: Params) -> Iterator[tuple[str, Any]]:
     """The leaves of the initial model, replaced by or merged with the trained ones."""
     own = dict(flat(trained))
-    for path, leaf in begun_with.stream():
+    for path, leaf in initial.leaves():
         if path in own:
             leaf = own[path].astype(leaf.dtype)
         elif f'{path}/a' in own:

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax import __version__
 from vipllava_jax.files import read_json, write_json
 from vipllava_jax.messages import brief, printable
 from vipllava_jax.training.config import KEYS, Settings, table
+from vipllava_jax.version import __version__
 
 FILE = 'run.json'
 SHOWN = 6  # differences that a message lists

@@ -199,7 +199,7 @@ class Run:
         batches = self.plan.held_out
         assert batches
         epoch, dtype = itertools.islice(held, batches.steps), jnp.dtype(self.plan.settings.dtype)
-        images = batches.processor.settings
+        images = batches.processor.image_settings
         return held_out(state.params, frozen, epoch, images, self.plan.cfg, dtype, stop)
 
     def _tell(

@@ -18,7 +18,7 @@ from vipllava_jax.data import rows
 from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.conversations import Limit, check
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.loading import Leaves
+from vipllava_jax.loading import Source, WeightOptions
 from vipllava_jax.messages import printable
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
@@ -37,14 +37,14 @@ class Plan:
 
     settings: Settings
     source: Path  # the folder of the initial model
-    leaves: Leaves  # of that model
+    initial: Source  # the weights of that model
     batches: Batches
     held_out: Batches | None
     optimizer: Optimizer
 
     @property
     def cfg(self) -> Config:
-        return self.leaves.cfg
+        return self.initial.cfg
 
     @property
     def steps(self) -> int:
@@ -57,14 +57,16 @@ def plan(settings: Settings, progress: Silent) -> Plan:
     source = loading.locate(str(settings.model))
     output_folder.check_apart(settings, source)
     processor = Processor.load(source)
-    leaves = loading.leaves(source, quantize=settings.quantize)
-    processor = processor.for_model(leaves.cfg)
+    initial = loading.open(source, WeightOptions(quantize=settings.quantize))
+    processor = processor.for_model(initial.cfg)
     settings = dataclasses.replace(
         settings,
         dtype=settings.dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'),
         workers=min(8, (os.cpu_count() or 2) // 2) if settings.workers is None else settings.workers,
     )
-    stored_quantized = settings.quantize is None and any(isinstance(w, Quantized) for _, w in leaves.shapes())
+    stored_quantized = settings.quantize is None and any(
+        isinstance(w, Quantized) for _, w in initial.leaf_shapes()
+    )
     if settings.merge and stored_quantized:
         raise ValueError(
             f'{source}: quantised, so that no adapter can be merged: leave out --merge, or use another model'
@@ -94,7 +96,7 @@ def plan(settings: Settings, progress: Silent) -> Plan:
         beta2=settings.beta2,
         moment_dtype=settings.moment_dtype,
     )
-    return Plan(settings, source, leaves, batches, held_out, optimizer)
+    return Plan(settings, source, initial, batches, held_out, optimizer)
 
 
 def _batches(
@@ -141,7 +143,7 @@ def weights(plan: Plan, progress: Callable[[int, int, str], None] | None = None)
             return leaf
         return leaf.astype(settings.param_dtype if wholly(path, settings.trains) else settings.dtype)
 
-    params = nested((path, cast(path, leaf)) for path, leaf in plan.leaves.stream(progress=progress))
+    params = nested((path, cast(path, leaf)) for path, leaf in plan.initial.leaves(progress))
     finite.check_loaded(plan.source, params)
     if LORA in settings.trains:
         params = lora.add(
@@ -169,7 +171,7 @@ def step(plan: Plan) -> Step:
         remat=settings.remat,
         dtype=jnp.dtype(settings.dtype),
         vary=lora.dropping if drops else None,
-        normalize=plan.batches.processor.settings.normalize,
+        normalize=plan.batches.processor.image_settings.normalize,
     )
 
 

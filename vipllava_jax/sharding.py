@@ -1,0 +1,8 @@
+"""Where arrays lie: the devices that hold them."""
+
+import jax
+
+
+def default_sharding() -> jax.sharding.SingleDeviceSharding:
+    """The sharding of weights: the first local device."""
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
