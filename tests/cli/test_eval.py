@@ -60,7 +60,7 @@ def test_the_table_is_printed_and_the_answers_are_written(vipllava, folder, data
     table = json.loads((tmp_path / 'table.json').read_text())
     assert table['settings'] == settings['settings']
     assert table['settings']['model'] == str(folder)
-    assert (table['answers'], table['left_out'], table['cut_off']) == (20, 0, library.cut)
+    assert (table['answers'], table['left_out'], table['cut_off']) == (20, 0, library.cut_off)
     assert table['scores'][2]['group'] == 'type a'
     assert table['scores'][2]['high'] == pytest.approx(0.2775, abs=1e-4)
 
