@@ -1,15 +1,18 @@
 """Replies are the text of generated ids up to a stop string, for each row of a batch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import vipllava_jax as vj
+from vipllava_jax import GenerationSettings
 from vipllava_jax.answering import replies as replies_module
-from vipllava_jax.answering.replies import replies
+from vipllava_jax.answering.replies import replies, with_template_stops
 from vipllava_jax.inputs.processor import Processor
 
 QUESTIONS = ['What?', 'Who is it?', 'Why?']
-SETTINGS = {'max_new_tokens': 24, 'temperature': 2.0, 'seed': 1}
+SETTINGS = GenerationSettings(max_new_tokens=24, temperature=2.0, seed=1)
 
 
 @pytest.fixture(scope='module')
@@ -19,11 +22,13 @@ def model(folder):
 
 @pytest.fixture(scope='module')
 def out(model):
-    return vj.generate(model.params, model.processor(QUESTIONS), cfg=model.cfg, **SETTINGS)
+    return vj.generate(model.params, model.processor(QUESTIONS), cfg=model.cfg, settings=SETTINGS)
 
 
 def rows(model, **changes):
-    return replies(model, model.processor(QUESTIONS), 'vipllava', {**SETTINGS, **changes})
+    settings = dataclasses.replace(SETTINGS, **changes)
+    settings = with_template_stops(settings, model.processor, 'vipllava', model.cfg)
+    return replies(model, model.processor(QUESTIONS), settings)
 
 
 def test_texts_equal_the_decoded_tokens(model, out):
@@ -52,9 +57,15 @@ def test_a_stop_string_ends_a_reply(model, monkeypatch):
     full = rows(model)[0].text()
     stop = full[4:6]
     monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
-    reply = rows(model)[0]
+    reply, other, _ = rows(model)
     assert reply.text() == full.split(stop)[0].strip()
     assert reply.finished
+    assert other.text()
+    (kept, *_) = rows(model, keep_stop=True)
+    assert kept.text() == full[: full.find(stop) + 2].strip()
+    decoded = model.processor.decode(reply.tokens)
+    assert stop in decoded
+    assert stop not in model.processor.decode(reply.tokens[:-1])
 
 
 def test_no_more_tokens_are_generated_than_a_reply_needs(model, monkeypatch):
@@ -84,8 +95,21 @@ def test_a_reply_that_reaches_the_maximum_is_not_finished(model):
 
 def test_the_end_id_ends_a_reply_and_is_its_last_token(model, out):
     end = int(out.tokens[0, 5])
-    cfg = model._replace(cfg=model.cfg.__class__(**{**vars(model.cfg), 'eos': (end,)}))
-    reply = replies(cfg, model.processor(QUESTIONS), 'vipllava', SETTINGS)[0]
+    reply = rows(model, eos=end)[0]
     first = int(np.argmax(out.tokens[0] == end))
     assert reply.text() == model.processor.decode(out.tokens[0, :first])
     assert (reply.finished, reply.tokens[-1], len(reply.tokens)) == (True, end, first + 1)
+
+
+def test_each_row_can_have_its_own_maximum(model):
+    answers = rows(model, max_new_tokens=[3, 9, 1])
+    assert [reply.text() != '' or reply.tokens for reply in answers]
+    assert [len(reply.tokens) for reply in answers if not reply.finished] == [3, 9, 1]
+
+
+def test_the_stops_of_a_template_are_added_to_the_settings(model):
+    add = with_template_stops
+    settings = add(GenerationSettings(stop='x'), model.processor, 'hub', model.cfg)
+    stop_id = model.processor.tokenizer.token_to_id('###')
+    assert (settings.stop, settings.eos) == (('x', '###'), (*model.cfg.eos, stop_id))
+    assert add(GenerationSettings(eos=7), model.processor, 'hub', model.cfg).eos == (7, stop_id)

@@ -137,7 +137,7 @@ def test_a_picture_can_be_read_from_stdin(vipllava, picture_on_stdin, capsys, fo
     ],
 )
 def test_a_picture_on_stdin_has_the_limits_of_files(picture_on_stdin, capsys, monkeypatch, data, message):
-    monkeypatch.setattr('vipllava_jax.inputs.images.LARGEST_FILE', 1000)
+    monkeypatch.setattr('vipllava_jax.inputs.images.MAX_FILE_BYTES', 1000)
     assert picture_on_stdin(data, 'ask', '--model', 'demo', '--image', '-', 'What?') == 2
     assert message in capsys.readouterr().err
 
@@ -263,7 +263,7 @@ class Slow:
     def compile(self):
         time.sleep(30)
 
-decoding.start = decoding.advance = Slow()
+decoding.prefill_batch = decoding.decode_chunk = Slow()
 main()
 """
 

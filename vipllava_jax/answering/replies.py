@@ -1,16 +1,37 @@
-"""Turns generated ids into the text of replies, which ends at the stop strings of the template."""
+"""Turns generated tokens into the text of replies, which end at the stop strings of the template."""
 
+import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from vipllava_jax.generation.decoding import stream
+from vipllava_jax.config import Config
+from vipllava_jax.generation.decoding import max_new_tokens_for, stream
 from vipllava_jax.generation.model import Model
-from vipllava_jax.generation.stopping import ends, until
-from vipllava_jax.inputs.processor import Batch, Processor
+from vipllava_jax.generation.settings import GenerationSettings
+from vipllava_jax.generation.stopping import (
+    AnswerEnds,
+    RowStops,
+    find_stop,
+    stop_conditions,
+    stop_ids,
+    truncate_at_stops,
+)
+from vipllava_jax.inputs.batch import Batch
+from vipllava_jax.inputs.processor import Processor
+
+
+def with_template_stops(
+    settings: GenerationSettings, processor: Processor, template: str, cfg: Config
+) -> GenerationSettings:
+    """The settings with the stop strings of a template, and with the ids that end an answer."""
+    stops, eos = stop_conditions(processor, template, cfg)
+    if settings.eos is not None:
+        eos = (*np.atleast_1d(settings.eos).tolist(), *stop_ids(processor, stops))
+    return dataclasses.replace(settings, eos=eos, stop=(*settings.stop, *stops))
 
 
 class Reply:
@@ -25,31 +46,40 @@ class Reply:
         chunks: Iterator[np.ndarray],
         row: int,
         prompt_tokens: int,
-        stops: Sequence[str],
-        eos: Sequence[int],
+        ends: AnswerEnds,
+        settings: GenerationSettings,
     ):
         self.processor, self.chunks, self.row = processor, chunks, row
-        self.prompt_tokens, self.stops, self.eos = prompt_tokens, stops, eos
+        self.prompt_tokens, self.ends, self.settings = prompt_tokens, ends, settings
         self.tokens: list[int] = []
-        self.finished = True  # False if the tokens ended before the reply did
+        self.decoded = ''  # the text with the stop string that ended it
         self.times = [time.perf_counter()]  # of the start, and of each chunk of tokens
 
     def __iter__(self) -> Iterator[str]:
-        return until(self._pieces(), self.stops)
+        yield from truncate_at_stops(self._pieces(), self.settings.stop)
+        if self.settings.keep_stop and (found := find_stop(self.decoded, self.settings.stop)):
+            yield self.decoded[slice(*found)]
 
     def _pieces(self) -> Iterator[str]:
         text = self.processor.text_stream()
-        end = None
         for chunk in self.chunks:
             self.times.append(time.perf_counter())
-            ids = chunk[self.row].tolist()
-            end = next((n for n, id in enumerate(ids) if id in self.eos), None)
-            self.tokens += ids if end is None else ids[: end + 1]
-            yield text.push(ids[:end])
-            if end is not None:  # other rows of the batch may continue
+            self.ends.push(chunk[self.row : self.row + 1])
+            ids = chunk[self.row, : self.ends.lengths[0] - len(self.tokens)].tolist()
+            self.tokens += ids
+            piece = text.push(id for id in ids if id not in self.ends.eos)
+            self.decoded += piece
+            yield piece
+            if self.ends.all_ended:  # other rows of the batch may continue
                 break
-        yield text.end()
-        self.finished = end is not None  # not reached if a stop string ended the reply
+        piece = text.end()
+        self.decoded += piece
+        yield piece
+
+    @property
+    def finished(self) -> bool:
+        """Whether an end id or a stop string ended the reply, not the maximum number of tokens."""
+        return self.ends.reasons[0] == 'stop'
 
     def text(self) -> str:
         """Generates the whole reply -> its text, without white space at the ends."""
@@ -68,15 +98,19 @@ class Reply:
         }
 
 
-def replies(model: Model, batch: Batch, template: str, settings: Mapping[str, Any]) -> list[Reply]:
-    """The reply to each row of a batch; `settings` are the arguments of `stream`, without `eos`.
+def replies(model: Model, batch: Batch, settings: GenerationSettings) -> list[Reply]:
+    """The reply to each row of a batch; the settings are those of `with_template_stops`.
 
     The replies can be read one after another or together: tokens are generated for the whole batch, as many
     as the reply that is read needs. Raises the errors of `stream`.
     """
-    stops, eos = ends(model.processor, template, model.cfg)
-    chunks = stream(model.params, batch, cfg=model.cfg, **settings, eos=eos)
-    return [
-        Reply(model.processor, copy, row, int(batch.lengths[row]), stops, eos)
-        for row, copy in enumerate(itertools.tee(chunks, len(batch.tokens)))
-    ]
+    processor, cfg = model.processor, model.cfg
+    chunks = stream(model.params, batch, cfg=cfg, settings=settings, processor=processor)
+    limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
+    eos = np.atleast_1d(cfg.eos if settings.eos is None else settings.eos).tolist()
+    found = []
+    for row, copy in enumerate(itertools.tee(chunks, len(batch.tokens))):
+        stops = [RowStops(processor, settings.stop)] if settings.stop else []
+        ends = AnswerEnds(limits[row : row + 1], eos, cfg.pad, stops)
+        found.append(Reply(processor, copy, row, int(batch.lengths[row]), ends, settings))
+    return found

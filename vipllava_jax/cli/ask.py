@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vipllava_jax.answering.replies import Reply
-    from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.generation.settings import GenerationSettings
+    from vipllava_jax.inputs.batch import Batch
+    from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import Source
     from vipllava_jax.weight_options import WeightOptions
 
@@ -115,6 +117,8 @@ def ask(
     if save_image:
         check_save_image(save_image, images)
     weights = pop_weight_options(options)
+    if options['seed'] is None:
+        options['seed'] = secrets.randbits(32)
     request = prepare(source, prompt, pictures, template, fit, weights, options)
     if save_image:
         adapter = [Path(weights.adapter)] if weights.adapter else []
@@ -122,7 +126,7 @@ def ask(
     answer, report = answer_request(request, quiet=as_json)
     if as_json:
         asked = {'model': source, 'adapter': weights.adapter, 'template': template, 'prompt': prompt}
-        settings = {**asked, **types(request.shapes), **request.settings}
+        settings = {**asked, **types(request.shapes), **options}
         click.echo(safe_json({'answer': answer, **settings, **report}))
     else:
         click.echo('')
@@ -132,7 +136,7 @@ def ask(
 
 def compose(question: str | None, images: Sequence[str], marks: Sequence[str]) -> 'tuple[list[Image], str]':
     """The pictures with the marks drawn on them, and the question with the phrases of the marks."""
-    from vipllava_jax.answering.marks import insert_phrases
+    from vipllava_jax.answering.prompts import insert_phrases
 
     if question is None and STDIN in images:
         raise ValueError(f'--image {STDIN} reads a picture from stdin: give the question as an argument')
@@ -161,10 +165,9 @@ class Request(NamedTuple):
 
     processor: 'Processor'
     batch: 'Batch'
-    template: str
     weights: 'Source'
     shapes: dict[str, Any]  # of the weights
-    settings: dict[str, Any]  # of generation
+    settings: 'GenerationSettings'
 
 
 def prepare(
@@ -181,31 +184,33 @@ def prepare(
     Raises ValueError if there is no room for an answer, or the processor does not fit the weights.
     """
     from vipllava_jax import loading
+    from vipllava_jax.answering.prompts import single_prompt
     from vipllava_jax.inputs.processor import Processor
 
     folder = loading.locate(source)
     processor = Processor.load(folder)
-    batch = processor(prompt, pictures, template=template, fit=fit)
+    with single_prompt():
+        batch = processor(prompt, pictures, template=template, fit=fit)
     weights = loading.open(folder, options)
     processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
-    from vipllava_jax.generation.decoding import room
+    from vipllava_jax.answering.replies import with_template_stops
+    from vipllava_jax.generation.decoding import max_new_tokens_for
+    from vipllava_jax.generation.settings import GenerationSettings
 
-    room(batch, weights.cfg, settings['max_new_tokens'])
-    if settings['seed'] is None:
-        settings = {**settings, 'seed': secrets.randbits(32)}
-    return Request(processor, batch, template, weights, weights.shapes(), settings)
+    with single_prompt():
+        max_new_tokens_for(batch, weights.cfg, settings['max_new_tokens'])
+    stopping = with_template_stops(GenerationSettings(**settings), processor, template, weights.cfg)
+    return Request(processor, batch, weights, weights.shapes(), stopping)
 
 
 def answer_request(request: Request, quiet: bool) -> tuple[str, dict[str, Any]]:
     """Loads the weights while the programs are compiled -> the answer and a report with the times."""
     from vipllava_jax.answering.replies import replies
-    from vipllava_jax.generation.stopping import ends
 
-    batch, settings = request.batch, request.settings
-    eos = ends(request.processor, request.template, request.weights.cfg)[1]
-    wait = compiling(request.shapes, batch, request.weights.cfg, {**settings, 'eos': eos})
-    model, seconds = load(request.weights, request.processor)
-    (reply,) = replies(model, batch, request.template, settings)
+    processor, batch, weights, shapes, settings = request
+    wait = compiling(shapes, batch, weights.cfg, settings, processor)
+    model, seconds = load(weights, processor)
+    (reply,) = replies(model, batch, settings)
     answer = stream_answer(reply, wait, quiet)
     return answer, {'load_seconds': seconds, **reply.report()}
 

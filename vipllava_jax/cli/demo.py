@@ -75,7 +75,7 @@ def demo(
       vipllava demo --image demo.png --mark arrow:120,80,180,140:blue --output marked.png "What is {mark}?"
     """
     check_options(questions, image, marks, chat)
-    from vipllava_jax.answering.marks import insert_phrases
+    from vipllava_jax.answering.prompts import insert_phrases
     from vipllava_jax.loading import DEMO, load, locate
 
     check_output(Path(output), [locate(DEMO), *([Path(image)] if image not in (None, STDIN) else [])])
@@ -142,12 +142,12 @@ def users_scenario(image: str, specs: tuple[str, ...]) -> Scenario:
 def answer_questions(model: 'Model', picture: 'Image', questions: list[str]) -> list[str]:
     """The model's answers to questions about the picture; each question is a separate conversation."""
     from vipllava_jax.answering.replies import replies
-    from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
+    from vipllava_jax.generation.settings import GenerationSettings
 
     answers: list[str] = []
     for group in (questions[n : n + ROWS] for n in range(0, len(questions), ROWS)):
         batch = model.processor([group[n % len(group)] for n in range(ROWS)], [[picture]] * ROWS)
-        rows = replies(model, batch, DEFAULT_TEMPLATE, {'max_new_tokens': MAX_NEW_TOKENS})
+        rows = replies(model, batch, GenerationSettings(max_new_tokens=MAX_NEW_TOKENS))
         answers += [row.text() for row in rows[: len(group)]]
     return answers
 
@@ -161,7 +161,7 @@ def print_answers(scenario: Scenario, answers: list[str], output: str) -> None:
 
 def _answer_line(model: 'Model', scenario: Scenario, question: str) -> str:
     """The answer, or the error of the question."""
-    from vipllava_jax.answering.marks import insert_phrases
+    from vipllava_jax.answering.prompts import insert_phrases
 
     try:
         prompt = insert_phrases(question, scenario.marks)

@@ -210,7 +210,9 @@ def load_params(plan: Plan, first: 'CaseBatch') -> 'Params':
     """Loads the weights while the programs for the first batch are compiled."""
     batch = plan.batches.prepare(first).batch
     settings = plan.batches.settings(first.max_new_tokens)
-    wait = None if batch is None else compiling(plan.shapes, batch, plan.batches.cfg, settings)
+    wait = (
+        None if batch is None else compiling(plan.shapes, batch, plan.batches.cfg, settings, plan.processor)
+    )
     model, _ = load(plan.weights, plan.processor)
     if wait is not None:
         with contextlib.suppress(Exception):  # decoding raises the same error again

@@ -15,7 +15,9 @@ from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 if TYPE_CHECKING:
     from vipllava_jax.config import Config
-    from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.generation.settings import GenerationSettings
+    from vipllava_jax.inputs.batch import Batch
+    from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import Model, Source
     from vipllava_jax.weight_options import WeightOptions
 
@@ -83,12 +85,16 @@ def types(shapes: dict[str, Any]) -> dict[str, str | None]:
 
 
 def compiling(
-    shapes: dict[str, Any], batch: 'Batch', cfg: 'Config', settings: dict[str, Any]
+    shapes: dict[str, Any],
+    batch: 'Batch',
+    cfg: 'Config',
+    settings: 'GenerationSettings',
+    processor: 'Processor',
 ) -> Callable[[], None]:
     """Starts to compile in the background, before the weights are loaded; returns a function that waits."""
     from vipllava_jax.generation.decoding import compile_for
 
-    return background(partial(compile_for, shapes, batch, cfg=cfg, **settings))
+    return background(partial(compile_for, shapes, batch, cfg=cfg, settings=settings, processor=processor))
 
 
 def load(weights: 'Source', processor: 'Processor') -> 'tuple[Model, float]':

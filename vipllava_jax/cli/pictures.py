@@ -40,7 +40,7 @@ def mark_pictures(
     paths: Sequence[str], marks: Sequence[str], seed: int | None = None
 ) -> 'tuple[list[Image], list[Mark]]':
     """The pictures at the paths, '-' for stdin, with the marks drawn on them, and the marks in order."""
-    from vipllava_jax.answering.marks import mark_images
+    from vipllava_jax.answering.prompts import mark_images
 
     if paths.count(STDIN) > 1:
         raise ValueError(f'{STDIN} stands for the picture on stdin, of which there is one: give it once')

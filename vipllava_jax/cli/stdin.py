@@ -28,14 +28,14 @@ def read_text() -> str:
 
 def read_picture() -> 'Image':
     """The picture on stdin; ValueError if there is none, or the errors of a file that holds the same."""
-    from vipllava_jax.inputs.images import LARGEST_FILE, open_image
+    from vipllava_jax.inputs.images import MAX_FILE_BYTES, open_image
 
     name = 'the picture on stdin'
     if sys.stdin.isatty():
         raise ValueError(f'{name} is missing: pipe one in, or give the path of a file')
-    data = _read(LARGEST_FILE)
-    if len(data) > LARGEST_FILE:
-        raise ValueError(f'{name} has more than {LARGEST_FILE >> 20} MiB: make it smaller first')
+    data = _read(MAX_FILE_BYTES)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f'{name} has more than {MAX_FILE_BYTES >> 20} MiB: make it smaller first')
     return open_image(data, name)
 
 

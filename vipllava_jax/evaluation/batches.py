@@ -5,19 +5,21 @@ import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from vipllava_jax.answering.replies import replies
+from vipllava_jax.answering.replies import replies, with_template_stops
 from vipllava_jax.config import Config
-from vipllava_jax.data.marking import drawn
-from vipllava_jax.data.rows import BrokenRow, checked
+from vipllava_jax.data.marking import open_marked
+from vipllava_jax.data.row_checks import raise_unless_skipped
+from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.evaluation.cases import Case, Cases
 from vipllava_jax.generation.model import Model
-from vipllava_jax.generation.stopping import ends
+from vipllava_jax.generation.settings import GenerationSettings
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, pixels
-from vipllava_jax.inputs.processor import Batch, Processor
+from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, check_template
 from vipllava_jax.messages import brief
 from vipllava_jax.model.vipllava import Params
@@ -75,9 +77,9 @@ class CaseBatches:
         """The batches with missing answers."""
         return [batch for batch in self.batches if not all(number in answered for number in batch.numbers)]
 
-    def settings(self, max_new_tokens: int) -> dict[str, Any]:
-        """The arguments of `decoding.stream`."""
-        return {'max_new_tokens': max_new_tokens, 'eos': ends(self.processor, self.template, self.cfg)[1]}
+    def settings(self, max_new_tokens: int) -> GenerationSettings:
+        settings = GenerationSettings(max_new_tokens=max_new_tokens)
+        return with_template_stops(settings, self.processor, self.template, self.cfg)
 
     def prepare(self, batch: CaseBatch) -> PreparedBatch:
         """Loads the pictures of a batch; BrokenRow names a damaged one."""
@@ -103,7 +105,7 @@ class CaseBatches:
         pictures = []
         try:
             for path, marks in zip(case.images, case.marks, strict=True):
-                image = drawn(path, marks)
+                image = open_marked(path, marks)
                 for mark in marks_cut_off(image, self.processor.image_settings, fit):
                     self.warn('crop', f'{case.where}: the crop cuts off the mark {mark}: see --fit pad')
                 pictures.append(pixels(image, self.processor.image_settings, fit))
@@ -126,8 +128,7 @@ class CaseBatches:
     def _answers(self, model: Model, prepared: PreparedBatch) -> list[Answer]:
         if prepared.batch is None:
             return []
-        settings = {'max_new_tokens': prepared.max_new_tokens}
-        rows = replies(model, prepared.batch, self.template, settings)
+        rows = replies(model, prepared.batch, self.settings(prepared.max_new_tokens))
         return [
             Answer(number, reply.text(), reply.finished)
             for number, reply in zip(prepared.numbers, rows, strict=False)  # without the repeated rows
@@ -162,7 +163,7 @@ def group_cases(
             continue
         new = max_new_tokens or case.task.max_new_tokens
         shapes.append((fit or case.task.fit or '', new, len(case.images), length, number))
-    listed = checked(errors, len(cases.cases), skip_broken, 'questions')
+    listed = raise_unless_skipped(errors, len(cases.cases), skip_broken, 'questions')
     batches: list[CaseBatch] = []
     for (case_fit, new), group in itertools.groupby(sorted(shapes), key=lambda shape: shape[:2]):
         *_, lengths, numbers = zip(*group, strict=True)

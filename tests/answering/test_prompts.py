@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import vipllava_jax as vj
-from vipllava_jax.answering.marks import insert_phrases, mark_images
+from vipllava_jax.answering.prompts import insert_phrases, mark_images
 
 RED = vj.Mark('rectangle', box=(10, 10, 40, 40))
 BLUE = vj.Mark('arrow', box=(10, 10, 40, 40), color='blue')

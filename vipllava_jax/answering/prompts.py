@@ -1,7 +1,8 @@
-"""Puts marks on the images of a question, and their phrases into its text."""
+"""Prepares the prompt of a question: draws marks on its images, and inserts their phrases into its text."""
 
+import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image
 
@@ -64,3 +65,12 @@ def insert_phrases(question: str, marks: Sequence[Mark]) -> str:
         return marks[int(number) - 1].phrase
 
     return MARK.sub(phrase, question)
+
+
+@contextlib.contextmanager
+def single_prompt() -> Iterator[None]:
+    """Removes the number of the row from the messages of errors about the only prompt of a batch."""
+    try:
+        yield
+    except ValueError as error:
+        raise type(error)(str(error).removeprefix('row 0: ')) from None
