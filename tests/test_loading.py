@@ -130,7 +130,7 @@ def test_smaller_weights_mean_the_same(demo_model, tmp_path):
     asked = rows(tmp_path, of_all_types(1))
 
     def said(model):
-        return [answer['said'] for answer in evaluate(model, asked, images=tmp_path).answers]
+        return [answer['answer'] for answer in evaluate(model, asked, images=tmp_path).answers]
 
     whole = said(demo_model)
     for smaller in ({'dtype': 'bfloat16'}, {'dtype': 'float32', 'quantize': 'int8'}):
