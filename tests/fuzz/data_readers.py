@@ -11,7 +11,7 @@ from typing import Any
 ANY: Any = None  # where a value is only passed on
 
 
-class Reached(Exception):
+class ChecksPassed(Exception):
     """Raised when all checks have passed, instead of starting the long work."""
 
 
@@ -20,7 +20,7 @@ def rows(folder: Path) -> None:
     errors = []
     for file in (folder / 'rows.json', folder / 'rows.jsonl'):
         for skip_broken in (False, True):
-            for read in (_trained_on, _evaluated_with):
+            for read in (_read_for_training, _read_for_evaluation):
                 try:
                     read(folder, file, skip_broken)
                 except (ValueError, OSError) as error:
@@ -29,7 +29,7 @@ def rows(folder: Path) -> None:
         raise errors[0]
 
 
-def _trained_on(folder: Path, file: Path, skip_broken: bool) -> None:
+def _read_for_training(folder: Path, file: Path, skip_broken: bool) -> None:
     from vipllava_jax.data import rows
     from vipllava_jax.data.batches import Batches
     from vipllava_jax.inputs.processor import Processor
@@ -40,22 +40,22 @@ def _trained_on(folder: Path, file: Path, skip_broken: bool) -> None:
         Processor.load(folder / 'model'),
         batch_size=2,
         skip_broken=skip_broken,
-        report=lambda told: None,
+        report=lambda *notes: None,
     )
     for step in range(batches.steps + 1):
         batches.at(step)
 
 
-def _evaluated_with(folder: Path, file: Path, skip_broken: bool) -> None:
+def _read_for_evaluation(folder: Path, file: Path, skip_broken: bool) -> None:
     from tests.fuzz.base import CFG
     from vipllava_jax.evaluation import cases
     from vipllava_jax.evaluation.answering import questions
     from vipllava_jax.inputs.processor import Processor
 
     found = cases.read(file, skip_broken=skip_broken)
-    asked = questions(found, Processor.load(folder / 'model'), CFG, batch=2, skip_broken=skip_broken)
-    for batch in asked.batches:
-        asked.make(batch)
+    plan = questions(found, Processor.load(folder / 'model'), CFG, batch=2, skip_broken=skip_broken)
+    for batch in plan.batches:
+        plan.make(batch)
 
 
 def journals(folder: Path) -> None:
@@ -68,14 +68,14 @@ def journals(folder: Path) -> None:
     from vipllava_jax.training.metrics import Metrics
     from vipllava_jax.training.progress import Silent
 
-    def reached(_: Any) -> Any:
-        raise Reached
+    def stop_here(_: Any) -> Any:
+        raise ChecksPassed
 
-    asked = questions(
+    plan = questions(
         cases.read(folder / 'rows.jsonl'), Processor.load(folder / 'model'), CFG, max_new_tokens=2
     )
-    with contextlib.suppress(Reached):
-        run.run(asked, reached, folder / 'answers.jsonl', ABOUT)
+    with contextlib.suppress(ChecksPassed):
+        run.run(plan, stop_here, folder / 'answers.jsonl', ABOUT)
     with (
         contextlib.closing(Metrics(folder / 'run', 2)) as metrics,
         checkpoints.opened(folder / 'run' / 'checkpoints', keep=2) as saved,
