@@ -163,7 +163,9 @@ def test_on_a_tpu_what_is_compiled_for_the_shapes_is_what_runs(folder, monkeypat
     compiled = []
 
     def listen(event, seconds, fun_name='', **_):
-        if event.endswith('backend_compile_duration') and ('start' in fun_name or 'advance' in fun_name):
+        if event.endswith('backend_compile_duration') and (
+            'prefill_batch' in fun_name or 'decode_chunk' in fun_name
+        ):
             compiled.append(fun_name)
 
     jax.monitoring.register_event_duration_secs_listener(listen)

@@ -3,7 +3,14 @@
 import pytest
 
 from vipllava_jax import messages
-from vipllava_jax.messages import CheckpointError, brief, printable, safe_answer
+from vipllava_jax.messages import (
+    CheckpointError,
+    brief,
+    describe_changes,
+    duration,
+    printable,
+    safe_answer,
+)
 
 
 def test_messages_are_one_printable_line_of_bounded_length():
@@ -37,3 +44,19 @@ def test_values_are_described_briefly(value, expected):
     assert brief(value).startswith(expected)
     assert len(brief(value)) < 100
     assert brief(value).isprintable()
+
+
+@pytest.mark.parametrize(('seconds', 'text'), [(0.4, '0:00'), (61, '1:01'), (3725, '1:02:05')])
+def test_durations_have_hours_only_if_needed(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_changed_settings_are_described_with_both_values():
+    before = {'seed': 0, 'fit': None, 'parts': ['a', 'b'], 'data': 'x', 'same': 1}
+    now = {'seed': 7, 'fit': 'pad', 'parts': ['a'], 'data': 'y', 'same': 1}
+    assert describe_changes(before, now) == (
+        'seed was 0 and is 7, fit was not given and is pad, parts was a b and is a, other rows in the data'
+    )
+    assert describe_changes(now, now) == ''
+    many = {str(n): n for n in range(9)}
+    assert describe_changes({}, many).endswith('5 was not given and is 5, and 3 more')

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,34 @@ def read_json(path: Path, *, optional: bool = False, limit: int = LARGEST) -> di
     if not isinstance(data, dict):
         raise CheckpointError(f'{path}: expected a JSON object, found {type(data).__name__}')
     return data
+
+
+def parse_bounded_json(data: bytes, max_objects: int) -> dict[str, Any]:
+    """The JSON object in bytes of unknown origin; ValueError if it holds more than `max_objects` objects.
+
+    Objects take thirty times as much memory as their bytes. Repeated names are refused because JSON parsers
+    treat them differently.
+    """
+    count = 0
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        if count > max_objects:
+            raise ValueError(f'more than {max_objects} objects in its JSON')
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            raise ValueError(f'{brief(name)} occurs twice in one object')
+        return fields
+
+    try:
+        content = json.loads(data, object_pairs_hook=build)
+    except RecursionError:
+        raise ValueError('its JSON is nested too deeply') from None
+    if not isinstance(content, dict):
+        raise ValueError(f'expected a JSON object, found {type(content).__name__}')
+    return content
 
 
 def parse_record(line: bytes, where: str, advice: str) -> dict[str, Any]:

@@ -6,10 +6,12 @@ Messages quote names and values from checkpoints and data files, which may hold 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MESSAGE = 500  # maximum length of an error message in characters
+SHOWN_CHANGES = 6  # settings that `describe_changes` lists
+DIGESTS = {'data': 'other rows in the data', 'weights': 'other weights in the model'}  # not shown as values
 CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
 
@@ -83,3 +85,32 @@ def listed(names: Sequence[str], most: int) -> str:
 def amount(size: int) -> str:
     """A number of bytes in GB or MB, for a message."""
     return f'{size / 1e9:.2f} GB' if size >= 1e8 else f'{size / 1e6:.2f} MB'
+
+
+def duration(seconds: float) -> str:
+    """3725 -> '1:02:05'."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{rest:02}' if hours else f'{minutes}:{rest:02}'
+
+
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Lists the settings that differ, with their values before and now; '' if none does.
+
+    The keys of DIGESTS hold digests, of which only the change is named.
+    """
+    names = [name for name in now if now[name] != before.get(name)]
+    changes = [
+        DIGESTS.get(name) or f'{name} was {_setting(before.get(name))} and is {_setting(now[name])}'
+        for name in names
+    ]
+    shown = ', '.join(changes[:SHOWN_CHANGES])
+    return shown + (f', and {len(names) - SHOWN_CHANGES} more' if len(names) > SHOWN_CHANGES else '')
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return 'not given'
+    if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+        return printable(' '.join(value), 200)
+    return printable(value, 200) if isinstance(value, str) else brief(value)

@@ -87,9 +87,6 @@ def end_by_interrupt() -> None:
 @contextlib.contextmanager
 def raising_interrupts() -> Iterator[None]:
     """Within the block, Ctrl-C raises KeyboardInterrupt, so that a command can report its partial results."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield
-        return
     with _handling(signal.default_int_handler, signal.SIGINT):
         yield
 
@@ -99,7 +96,8 @@ def catch_signals() -> Iterator[Callable[[], int]]:
     """Within the block, SIGINT and SIGTERM are recorded, so that the program can end when it is ready.
 
     Yields a function that returns the number of the signal that arrived, or 0. A second signal ends the
-    process at once. Outside the main thread, where Python handles no signals, none is caught.
+    process at once. A signal that is ignored, as SIGINT is in a background job, stays ignored. Outside the
+    main thread, where Python handles no signals, none is caught.
     """
     import threading
 
@@ -121,8 +119,9 @@ def catch_signals() -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def _handling(handler: Any, *numbers: int) -> Iterator[None]:
-    """Within the block, the signals have this handler; afterwards, their previous ones."""
-    before = {number: signal.signal(number, handler) for number in numbers}
+    """Within the block, the signals that are not ignored have this handler; afterwards, the previous one."""
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
     finally:

@@ -219,7 +219,7 @@ class Slow:
     def compile(self):
         time.sleep(30)
 
-decoding.start = decoding.advance = Slow()
+decoding.prefill_batch = decoding.decode_chunk = Slow()
 main()
 """
 

@@ -15,7 +15,7 @@ import pytest
 from tests.training import runs
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat
-from vipllava_jax.training.config import KEYS
+from vipllava_jax.training.settings import KEYS
 
 STEPS = 60
 SHARE = 'XLA_PYTHON_CLIENT_MEM_FRACTION'

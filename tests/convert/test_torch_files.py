@@ -296,7 +296,7 @@ def test_headers_of_millions_of_entries(tmp_path):
     raw = ('{' + ''.join(entry % i for i in range(150_000))[:-1] + '}').encode()
     path = tmp_path / 'model.safetensors'
     path.write_bytes(len(raw).to_bytes(8, 'little') + raw)
-    assert 'more than 100000 entries' in message(open_checkpoint, tmp_path)
+    assert 'more than 100000 objects' in message(open_checkpoint, tmp_path)
     with open(path, 'wb') as file:  # a sparse file, which must not be read
         file.write((100_000_000).to_bytes(8, 'little'))
         file.truncate(100_000_008)

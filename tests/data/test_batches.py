@@ -8,14 +8,15 @@ import pytest
 from PIL import Image
 
 import vipllava_jax as vj
+from tests.data.samples import region_row, write_lines
 from tests.data.test_region_prompts import ROWS
 from tests.data.test_vcr import META
 from tests.data.test_vcr import ROW as VCR
 from tests.makers import noise
-from tests.training.conftest import region_row, write_lines
-from vipllava_jax.data.batches import Batches
+from vipllava_jax.data.batches import Batches, BatchSettings
 from vipllava_jax.data.conversations import IGNORE
-from vipllava_jax.data.rows import BrokenRow, Rows, read
+from vipllava_jax.data.row_checks import read_rows
+from vipllava_jax.data.rows import BrokenRow, Rows
 from vipllava_jax.inputs.pixels import uint8_pixels
 
 
@@ -38,11 +39,11 @@ def mixed(count):
 
 @pytest.fixture
 def rows(pictures) -> Rows:
-    return read([write_lines(pictures / 'rows.jsonl', mixed(23))])
+    return read_rows([write_lines(pictures / 'rows.jsonl', mixed(23))])
 
 
 def same(a, b):
-    assert a.ids == b.ids
+    assert a.names == b.names
     for x, y in zip(a[:4], b[:4], strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y)
@@ -50,14 +51,23 @@ def same(a, b):
 
 @pytest.mark.parametrize('workers', [0, 1, 2])
 def test_a_batch_is_the_same_whoever_makes_it(rows, processor, workers):
-    batches = Batches(rows, processor, batch_size=4, seed=3, bucket=16, fit='pad', workers=workers)
+    batches = Batches(
+        rows,
+        processor,
+        BatchSettings(batch_size=4, seed=3, pad_to_multiple_of=16, fit='pad', workers=workers),
+    )
     assert batches.steps == 6
     for step, batch in zip(range(4, 15), batches.iterate(4, 15), strict=True):
-        same(batch, Batches(rows, processor, batch_size=4, seed=3, bucket=16, fit='pad').at(step))
+        same(
+            batch,
+            Batches(
+                rows, processor, BatchSettings(batch_size=4, seed=3, pad_to_multiple_of=16, fit='pad')
+            ).at(step),
+        )
 
 
 def test_what_a_batch_holds(rows, processor):
-    batches = Batches(rows, processor, batch_size=4, bucket=16, fit='pad')
+    batches = Batches(rows, processor, BatchSettings(batch_size=4, pad_to_multiple_of=16, fit='pad'))
     for step in range(6):
         batch = batches.at(step)
         assert [array.dtype for array in batch[:4]] == [np.int32, np.int32, np.uint8, np.int32]
@@ -76,50 +86,53 @@ def test_what_a_batch_holds(rows, processor):
 
 
 def test_each_epoch_has_every_row_once_and_another_order(rows, processor):
-    batches = Batches(rows, processor, batch_size=4, fit='pad')
-    epochs = [[name for step in range(6 * e, 6 * e + 6) for name in batches.at(step).ids] for e in (0, 1)]
+    batches = Batches(rows, processor, BatchSettings(batch_size=4, fit='pad'))
+    epochs = [[name for step in range(6 * e, 6 * e + 6) for name in batches.at(step).names] for e in (0, 1)]
     for names in epochs:
         assert sorted(names[:23]) == sorted(f'x-{n}' for n in range(23))
         assert names[23:] == names[:1]
     assert epochs[0] != epochs[1]
-    assert Batches(rows, processor, batch_size=4, seed=1, fit='pad').at(0).ids != batches.at(0).ids
+    assert (
+        Batches(rows, processor, BatchSettings(batch_size=4, seed=1, fit='pad')).at(0).names
+        != batches.at(0).names
+    )
 
 
 def test_marks_vary_with_the_epoch_and_the_seed_alone(pictures, processor):
-    rows = read([write_lines(pictures / 'rows.jsonl', [region_row(marks=['ellipse:4,5,20,25'])])])
+    rows = read_rows([write_lines(pictures / 'rows.jsonl', [region_row(marks=['ellipse:4,5,20,25'])])])
     looks = [
-        Batches(rows, processor, batch_size=1, seed=seed, fit='pad').at(step).images
+        Batches(rows, processor, BatchSettings(batch_size=1, seed=seed, fit='pad')).at(step).images
         for seed in (0, 1)
         for step in (0, 1)
     ]
-    looks.append(Batches(rows, processor, batch_size=1, seed=None, fit='pad').at(0).images)
+    looks.append(Batches(rows, processor, BatchSettings(batch_size=1, seed=None, fit='pad')).at(0).images)
     assert len({look.tobytes() for look in looks}) == 5
     fixed = vj.draw(pictures / 'a.png', [vj.Mark('ellipse', box=(4, 5, 20, 25))])
     np.testing.assert_array_equal(looks[-1][0, 0], uint8_pixels(fixed, processor.image_settings, 'pad'))
 
 
 def test_evaluation_keeps_the_order_and_learns_nothing_from_what_fills_up(rows, processor):
-    batches = Batches(rows, processor, batch_size=4, seed=None, fit='pad')
+    batches = Batches(rows, processor, BatchSettings(batch_size=4, seed=None, fit='pad'))
     made = list(batches.iterate(0, batches.steps))
-    assert [name for batch in made for name in batch.ids][:23] == [f'x-{n}' for n in range(23)]
+    assert [name for batch in made for name in batch.names][:23] == [f'x-{n}' for n in range(23)]
     assert (made[-1].targets[:3] != IGNORE).any(axis=1).all()
     assert (made[-1].targets[3:] == IGNORE).all()
     same(batches.at(6), batches.at(0))
 
 
 def test_few_rows_fill_a_large_batch(pictures, processor):
-    rows = read([write_lines(pictures / 'rows.jsonl', mixed(3))])
-    batches = Batches(rows, processor, batch_size=8, fit='pad')
+    rows = read_rows([write_lines(pictures / 'rows.jsonl', mixed(3))])
+    batches = Batches(rows, processor, BatchSettings(batch_size=8, fit='pad'))
     assert batches.steps == 1
-    assert batches.at(0).ids == batches.at(0).ids[:3] * 2 + batches.at(0).ids[:2]
+    assert batches.at(0).names == batches.at(0).names[:3] * 2 + batches.at(0).names[:2]
 
 
 def test_rows_of_every_data_set_become_batches(pictures, processor):
     (pictures / 'meta').mkdir()
     (pictures / 'meta' / '1.json').write_text(json.dumps(META))
     made = [{'image': 'a.png', **row} for row in (*ROWS.values(), VCR)]
-    rows = read([write_lines(pictures / 'rows.jsonl', made)])
-    batches = Batches(rows, processor, batch_size=len(made), fit='pad')
+    rows = read_rows([write_lines(pictures / 'rows.jsonl', made)])
+    batches = Batches(rows, processor, BatchSettings(batch_size=len(made), fit='pad'))
     for step in range(10):  # each with other random choices
         batch = batches.at(step)
         assert (batch.targets != IGNORE).any(axis=1).all()
@@ -132,12 +145,12 @@ def spoilt(pictures) -> Rows:
     data = (pictures / 'b.jpg').read_bytes()
     (pictures / 'cut.jpg').write_bytes(data[: len(data) // 2])
     made = [region_row(id=f'x-{n}', image='cut.jpg' if n in (3, 4) else 'a.png') for n in range(10)]
-    return read([write_lines(pictures / 'rows.jsonl', made)])
+    return read_rows([write_lines(pictures / 'rows.jsonl', made)])
 
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_picture_that_cannot_be_decoded_stops_the_run_with_its_row(spoilt, processor, workers):
-    batches = Batches(spoilt, processor, batch_size=2, seed=None, workers=workers)
+    batches = Batches(spoilt, processor, BatchSettings(batch_size=2, seed=None, workers=workers))
     with pytest.raises(BrokenRow, match=r"rows.jsonl, line 4: '.*cut.jpg' is damaged or cut short"):
         list(batches.iterate(0, 5))
 
@@ -146,9 +159,12 @@ def test_a_picture_that_cannot_be_decoded_stops_the_run_with_its_row(spoilt, pro
 def test_or_the_next_good_row_takes_its_place(spoilt, processor, workers):
     told = []
     batches = Batches(
-        spoilt, processor, batch_size=2, seed=None, workers=workers, skip_broken=True, report=told.append
+        spoilt,
+        processor,
+        BatchSettings(batch_size=2, seed=None, workers=workers, skip_broken=True),
+        report=told.append,
     )
-    made = [batch.ids for batch in batches.iterate(0, 10)]
+    made = [batch.names for batch in batches.iterate(0, 10)]
     assert made[:5] == [('x-0', 'x-1'), ('x-2', 'x-5'), ('x-5', 'x-5'), ('x-6', 'x-7'), ('x-8', 'x-9')]
     assert made[5:] == made[:5]
     assert len(told) == 2
@@ -156,18 +172,20 @@ def test_or_the_next_good_row_takes_its_place(spoilt, processor, workers):
 
 
 def test_nothing_but_broken_rows_ends(pictures, processor, spoilt):
-    rows = spoilt.take(np.array([3, 4]))
+    rows = spoilt.select(np.array([3, 4]))
     with pytest.raises(BrokenRow, match='line 4: this row and the 99 after it are broken'):
-        Batches(rows, processor, batch_size=1, seed=None, skip_broken=True, report=list).at(0)
+        Batches(rows, processor, BatchSettings(batch_size=1, seed=None, skip_broken=True), report=list).at(0)
 
 
 def test_a_question_that_leaves_no_room_for_its_answer_is_passed_over(pictures, processor):
     long = [{'from': 'human', 'value': 'Hello ' * 300}, {'from': 'gpt', 'value': 'Hello'}]
     made = [region_row(id=n, **({'conversations': long} if n == 1 else {})) for n in range(3)]
     told = []
-    rows = read([write_lines(pictures / 'rows.jsonl', made)])
-    batches = Batches(rows, processor, batch_size=1, seed=None, max_length=300, fit='pad', report=told.append)
-    assert [batch.ids for batch in batches.iterate(0, 3)] == [('0',), ('2',), ('2',)]
+    rows = read_rows([write_lines(pictures / 'rows.jsonl', made)])
+    batches = Batches(
+        rows, processor, BatchSettings(batch_size=1, seed=None, max_length=300, fit='pad'), report=told.append
+    )
+    assert [batch.names for batch in batches.iterate(0, 3)] == [('0',), ('2',), ('2',)]
     assert len(told) == 1
     assert 'line 2: its question alone fills max_length 300' in told[0]
 
@@ -175,38 +193,38 @@ def test_a_question_that_leaves_no_room_for_its_answer_is_passed_over(pictures, 
 def test_a_mark_that_the_crop_cuts_off_is_told_once(pictures, processor):
     Image.new('RGB', (90, 30)).save(pictures / 'wide.png')
     made = [region_row(id=f'x-{n}', image='wide.png', bboxes=[[1, 1, 20, 20]]) for n in range(6)]
-    rows = read([write_lines(pictures / 'rows.jsonl', made)])
+    rows = read_rows([write_lines(pictures / 'rows.jsonl', made)])
     with pytest.warns(UserWarning, match='line 1: the crop cuts off the mark rectangle.*pad') as seen:
-        list(Batches(rows, processor, batch_size=2, seed=None).iterate(0, 3))
+        list(Batches(rows, processor, BatchSettings(batch_size=2, seed=None)).iterate(0, 3))
     assert len(seen) == 1
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        Batches(rows, processor, batch_size=2, seed=None, fit='pad').at(0)
+        Batches(rows, processor, BatchSettings(batch_size=2, seed=None, fit='pad')).at(0)
 
 
 def test_what_cannot_be_is_told_before_the_start(rows, processor):
     for options, message in [
         (dict(batch_size=0), 'batch_size is 0'),
-        (dict(bucket=-1), 'bucket is -1'),
+        (dict(pad_to_multiple_of=-1), 'pad_to_multiple_of is -1'),
         (dict(seed=-1), 'seed is -1: give 0 to'),
         (dict(seed=10**30), 'seed is 1'),
         (dict(seed=10**5000), 'seed is a whole number of 5001 digits'),
         (dict(batch_size=10**9), 'batch_size is 1000000000: give 1 to 65,536'),
         (dict(max_length=10**400), 'max_length is a whole number of 401 digits'),
-        (dict(bucket=2**31), 'bucket is 2147483648'),
-        (dict(template='hub'), "no training in template 'hub'"),
+        (dict(pad_to_multiple_of=2**31), 'pad_to_multiple_of is 2147483648'),
+        (dict(template='hub'), "template 'hub' cannot be used for training"),
         (dict(fit='stretch'), "unknown fit 'stretch'"),
         (dict(max_length=8), r'line 2: its 2 image\(s\) alone are 8 tokens: max_length 8 is too short'),
     ]:
         with pytest.raises(ValueError, match=message):
-            Batches(rows, processor, **{'batch_size': 2, **options})
+            Batches(rows, processor, BatchSettings(**{'batch_size': 2, **options}))
 
 
 def test_pictures_are_as_the_processor_makes_them(pictures, processor):
     row = region_row(bboxes=None, image=['a.png', 'b.jpg'])
     row['conversations'] = [{'from': 'human', 'value': 'What?'}, {'from': 'gpt', 'value': 'x'}]
     (pictures / 'l.json').write_text(json.dumps([row]))
-    batch = Batches(read([pictures / 'l.json']), processor, batch_size=1, fit='pad').at(0)
+    batch = Batches(read_rows([pictures / 'l.json']), processor, BatchSettings(batch_size=1, fit='pad')).at(0)
     theirs = processor('What?', [noise(40, 30), pictures / 'b.jpg'], fit='pad')
     np.testing.assert_array_equal(processor.image_settings.normalize(batch.images), theirs.images)
     n = theirs.lengths[0]

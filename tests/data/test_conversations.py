@@ -9,7 +9,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as BytePairs
 
 from tests.makers import WORDS, noise, tiny_tokenizer
-from vipllava_jax.data.conversations import ENDINGS, IGNORE, encode, read
+from vipllava_jax.data.conversations import ANSWER_ENDINGS, IGNORE, encode_conversation, parse_conversation
 from vipllava_jax.inputs.pixels import ImageSettings
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import Turn
@@ -25,22 +25,22 @@ def turns(pairs):
     return [Turn(*turn) for asked, said in pairs for turn in (('user', asked), ('assistant', said))]
 
 
-def learnt(example):
+def targets_of(example):
     return [id for id in example.targets.tolist() if id != IGNORE]
 
 
 @given(talks, st.integers(0, 3), st.sampled_from(['vipllava', 'llama3', 'phi3']))
 def test_ids_are_the_processors(pairs, images, template):
     batch = TINY(turns(pairs), [noise(28, 28)] * images, template=template)
-    example = encode(turns(pairs), images, TINY, template, max_length=100_000)
+    example = encode_conversation(turns(pairs), images, TINY, template, max_length=100_000)
     assert example.tokens.tolist() == batch.tokens[0, : batch.lengths[0]].tolist()
 
 
 @given(talks, st.integers(0, 2))
 def test_answers_and_their_ends_are_learnt(pairs, images):
-    example = encode(turns(pairs), images, TINY, max_length=100_000)
+    example = encode_conversation(turns(pairs), images, TINY, max_length=100_000)
     answers, answer = [], []
-    for id in learnt(example):
+    for id in targets_of(example):
         answer.append(id)
         if id == TINY.tokenizer.eos:
             answers.append(TINY.tokenizer.decode_untrimmed(answer))
@@ -50,7 +50,7 @@ def test_answers_and_their_ends_are_learnt(pairs, images):
     following = example.targets[:-1] != IGNORE
     assert (example.targets[:-1] == example.tokens[1:])[following].all()
     assert example.targets[-1] == IGNORE
-    assert TINY.image_id not in learnt(example)
+    assert TINY.image_id not in targets_of(example)
 
 
 def test_the_ids_of_llama():
@@ -70,13 +70,13 @@ def test_the_ids_of_llama():
         vocab[piece] = id
     llama = Tokenizer(BytePairs.from_str(json.dumps(form)), {'add_bos_token': True})
     talk = turns([('<image>\nWhat is it?', 'A dog.'), ('What color?', 'Brown.')])
-    example = encode(talk, 1, Processor('', llama, ImageSettings(28, 28), 398), max_length=1000)
-    assert learnt(example) == [319, 11203, 29889, 2, 9817, 29889, 2]
+    example = encode_conversation(talk, 1, Processor('', llama, ImageSettings(28, 28), 398), max_length=1000)
+    assert targets_of(example) == [319, 11203, 29889, 2, 9817, 29889, 2]
 
 
 @given(talks)
 def test_what_comes_before_an_answer_is_the_prompt_that_asks_for_it(pairs):
-    example = encode(turns(pairs), 1, TINY, max_length=100_000)
+    example = encode_conversation(turns(pairs), 1, TINY, max_length=100_000)
     first = (example.targets != IGNORE).argmax()
     prompt = TINY(turns(pairs)[:1], noise(28, 28))
     assert example.tokens[: first + 1].tolist() == prompt.tokens[0, : prompt.lengths[0]].tolist()
@@ -85,16 +85,18 @@ def test_what_comes_before_an_answer_is_the_prompt_that_asks_for_it(pairs):
 def test_the_ends_of_each_template():
     said = turns([('What?', 'dog')])
     ids = TINY.tokenizer.encode
-    assert learnt(encode(said, 0, TINY)) == [*ids('dog')[1:], 2]
-    assert learnt(encode(said, 0, TINY, 'phi3')) == [*ids('\ndog<|end|>')[3:]]
-    assert learnt(encode(said, 0, TINY, 'llama3')) == [*ids('\n\ndog<|eot_id|>')[4:]]
-    assert [*ENDINGS] == ['vipllava', 'plain', 'llama3', 'phi3']
-    with pytest.raises(ValueError, match="no training in template 'hub': choose vipllava, plain"):
-        encode(said, 0, TINY, 'hub')
+    assert targets_of(encode_conversation(said, 0, TINY)) == [*ids('dog')[1:], 2]
+    assert targets_of(encode_conversation(said, 0, TINY, 'phi3')) == [*ids('\ndog<|end|>')[3:]]
+    assert targets_of(encode_conversation(said, 0, TINY, 'llama3')) == [*ids('\n\ndog<|eot_id|>')[4:]]
+    assert [*ANSWER_ENDINGS] == ['vipllava', 'plain', 'llama3', 'phi3']
+    with pytest.raises(
+        ValueError, match="template 'hub' cannot be used for training: choose one of vipllava, plain"
+    ):
+        encode_conversation(said, 0, TINY, 'hub')
 
 
 def test_a_caption_is_learnt_after_its_picture():
-    example = encode(turns([('Describe the picture.', 'A dog')]), 1, TINY, 'plain')
+    example = encode_conversation(turns([('Describe the picture.', 'A dog')]), 1, TINY, 'plain')
     caption = TINY.tokenizer.encode('A dog\n')[1:]
     assert example.tokens.tolist() == [1, *[398] * 4, *caption]
     assert example.targets.tolist() == [*[IGNORE] * 4, *caption, IGNORE]
@@ -102,12 +104,12 @@ def test_a_caption_is_learnt_after_its_picture():
 
 @given(talks, st.integers(0, 3), st.integers(1, 400))
 def test_cutting_keeps_every_picture_whole(pairs, images, max_length):
-    whole = encode(turns(pairs), images, TINY, max_length=100_000)
+    whole = encode_conversation(turns(pairs), images, TINY, max_length=100_000)
     if (whole.tokens[max_length:] == TINY.image_id).any():
-        with pytest.raises(ValueError, match=rf'reach to token \d+: max_length {max_length} is too short'):
-            encode(turns(pairs), images, TINY, max_length=max_length)
+        with pytest.raises(ValueError, match=rf'end at token \d+: max_length {max_length} is too short'):
+            encode_conversation(turns(pairs), images, TINY, max_length=max_length)
     else:
-        cut = encode(turns(pairs), images, TINY, max_length=max_length)
+        cut = encode_conversation(turns(pairs), images, TINY, max_length=max_length)
         assert cut.tokens.tolist() == whole.tokens[:max_length].tolist()
         assert cut.targets.tolist() == whole.targets[:max_length].tolist()
 
@@ -115,8 +117,10 @@ def test_cutting_keeps_every_picture_whole(pairs, images, max_length):
 def test_a_token_of_question_and_answer_is_refused():
     core = tiny_tokenizer()
     core.add_tokens([AddedToken(': A', normalized=False)])
-    with pytest.raises(ValueError, match="token ': A' holds the end of the question and the beginning"):
-        encode(turns([('What?', 'A dog')]), 0, Processor('', Tokenizer(core, {}), ImageSettings(28, 28), 398))
+    with pytest.raises(ValueError, match="token ': A' holds the end of a question and the start"):
+        encode_conversation(
+            turns([('What?', 'A dog')]), 0, Processor('', Tokenizer(core, {}), ImageSettings(28, 28), 398)
+        )
 
 
 def test_pictures_come_first():
@@ -126,9 +130,14 @@ def test_pictures_come_first():
         {'from': 'human', 'value': ' And <image>?'},
         {'from': 'gpt', 'value': 'A cat.'},
     ]
-    assert [turn.text for turn in read(talk, 2)] == ['What is it?', 'A dog. ', 'And ?', 'A cat.']
+    assert [turn.text for turn in parse_conversation(talk, 2)] == [
+        'What is it?',
+        'A dog. ',
+        'And ?',
+        'A cat.',
+    ]
     text = TINY.tokenizer.backend.decode(
-        encode(read(talk, 2), 2, TINY).tokens.tolist(), skip_special_tokens=False
+        encode_conversation(parse_conversation(talk, 2), 2, TINY).tokens.tolist(), skip_special_tokens=False
     )
     assert 'USER: ' + '<image>' * 4 in text.replace('<image> ', '<image>')
 
@@ -136,7 +145,8 @@ def test_pictures_come_first():
 def test_a_system_turn_stands_for_the_preamble():
     talk = [{'from': 'system', 'value': 'Be brief.'}, *({'from': r, 'value': r} for r in ('human', 'gpt'))]
     assert (
-        TINY.tokenizer.decode(encode(read(talk, 0), 0, TINY).tokens) == 'Be brief. USER: human ASSISTANT: gpt'
+        TINY.tokenizer.decode(encode_conversation(parse_conversation(talk, 0), 0, TINY).tokens)
+        == 'Be brief. USER: human ASSISTANT: gpt'
     )
 
 
@@ -161,9 +171,9 @@ human, gpt = ({'from': role, 'value': 'x'} for role in ('human', 'gpt'))
 )
 def test_what_is_no_conversation_is_refused(talk, message):
     with pytest.raises(ValueError, match=message):
-        read(talk, 1)
+        parse_conversation(talk, 1)
 
 
 def test_a_picture_that_is_not_there_is_not_spoken_of():
     with pytest.raises(ValueError, match='turn 0 says <image>, but the row has no image'):
-        read([{'from': 'human', 'value': '<image>\nx'}, gpt], 0)
+        parse_conversation([{'from': 'human', 'value': '<image>\nx'}, gpt], 0)

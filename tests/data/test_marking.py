@@ -8,13 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vipllava_jax.data.marking import Object, inserted, inside_picture, mention, objects, styles, text_of
+from vipllava_jax.data.marking import (
+    ImageObject,
+    choose_styles,
+    clamp_mark,
+    insert_phrases,
+    mark_phrase,
+    read_objects,
+    text_field,
+)
 from vipllava_jax.inputs.marks import COLORS, Mark, draw
 
 
 @given(st.integers(0, 12), st.integers(0, 1000))
 def test_marks_of_one_shape_have_names_and_different_ones(count, seed):
-    looks = styles(count, np.random.default_rng(seed), ('rectangle', 'ellipse'))
+    looks = choose_styles(count, np.random.default_rng(seed), ('rectangle', 'ellipse'))
     assert len(looks) == count
     names = [color for _, color in looks if isinstance(color, str)]
     assert len(set(names)) == len(names)
@@ -24,21 +32,21 @@ def test_marks_of_one_shape_have_names_and_different_ones(count, seed):
 
 
 def test_a_shape_that_comes_once_has_a_name_in_half_of_the_cases():
-    looks = [styles(1, np.random.default_rng(seed))[0] for seed in range(400)]
+    looks = [choose_styles(1, np.random.default_rng(seed))[0] for seed in range(400)]
     assert 150 < sum(isinstance(color, str) for _, color in looks) < 250
 
 
 def test_without_a_generator_looks_are_fixed():
-    assert styles(2, None) == [('rectangle', 'red'), ('rectangle', 'lime')]
-    assert styles(10, None)[9] == ('rectangle', 'red')
+    assert choose_styles(2, None) == [('rectangle', 'red'), ('rectangle', 'lime')]
+    assert choose_styles(10, None)[9] == ('rectangle', 'red')
 
 
 @given(st.tuples(*[st.floats(-1, 1)] * 4))
 def test_rounding_is_forgiven(off):
     box = [c + d for c, d in zip((0, 0, 40, 30), off, strict=True)]
     outline = [box[0], box[1], box[2], box[1], box[2], box[3]]
-    for place in (Object(box), Object(box, (outline,))):
-        mark = inside_picture(place.mark('rectangle', 'red'), (40, 30))
+    for place in (ImageObject(box), ImageObject(box, (outline,))):
+        mark = clamp_mark(place.mark('rectangle', 'red'), (40, 30))
         assert all(0 <= c <= limit for c, limit in zip(mark.box, (40, 30) * 2, strict=True))
         assert all(abs(c - d) <= 1 for c, d in zip(mark.box, box, strict=True))
         draw(Image.new('RGB', (40, 30)), mark)
@@ -47,24 +55,24 @@ def test_rounding_is_forgiven(off):
 @pytest.mark.parametrize('box', [[-1.5, 0, 9, 9], [0, 0, 41.5, 9], [0, 0, 9, 31.5], [39.9, 0, 40.5, 9]])
 def test_what_lies_further_outside_is_not(box):
     with pytest.raises(ValueError, match='outside the picture|less than a pixel'):
-        inside_picture(Object(box).mark('rectangle', 'red'), (40, 30))
+        clamp_mark(ImageObject(box).mark('rectangle', 'red'), (40, 30))
 
 
 def test_an_exact_mark_is_not_moved():
     mark = Mark('rectangle', box=(0, 0, 40.5, 30), units=None)
     with pytest.raises(ValueError, match='outside the picture'):
-        inside_picture(mark, (40, 30))
+        clamp_mark(mark, (40, 30))
     fractions = Mark('arrow', point=(0.5, 1))
-    assert inside_picture(fractions, (40, 30)) is fractions
+    assert clamp_mark(fractions, (40, 30)) is fractions
 
 
 def test_tags_become_phrases():
-    assert inserted('a <bbox1> b <bbox> c <bboxes>', ['x', 'y'], 'it') == 'a y b x c <bboxes>'
+    assert insert_phrases('a <bbox1> b <bbox> c <bboxes>', ['x', 'y'], 'it') == 'a y b x c <bboxes>'
     with pytest.raises(ValueError, match=r'it says <bbox2>, but the row has 2 mark\(s\)'):
-        inserted('<bbox2>', ['x', 'y'], 'it')
+        insert_phrases('<bbox2>', ['x', 'y'], 'it')
     mark = Mark('arrow', point=(1, 1), color='blue')
-    assert mention(mark, None) == 'pointed to by the blue arrow'
-    spoken = {mention(mark, np.random.default_rng(seed)) for seed in range(20)}
+    assert mark_phrase(mark, None) == 'pointed to by the blue arrow'
+    spoken = {mark_phrase(mark, np.random.default_rng(seed)) for seed in range(20)}
     assert spoken == {'pointed to by the blue arrow', 'pointed to by blue arrow'}
 
 
@@ -82,8 +90,8 @@ def test_tags_become_phrases():
         ({'bboxes': [[[1, 2], [3, 4]]]}, '"bboxes"[0]: found 2 numbers'),
         ({'bboxes': {'0': [1, 2, 3, 4]}}, '"bboxes" is {'),
         ({'bboxes': False}, '"bboxes" is False'),
-        ({'segmentations': 'abc'}, '"segmentations" as long a list'),
-        ({'segmentations': [None, None]}, '"segmentations" as long a list'),
+        ({'segmentations': 'abc'}, 'expected a list with one entry'),
+        ({'segmentations': [None, None]}, 'expected a list with one entry'),
         ({'segmentations': ['1239']}, '"segmentations"[0]: expected a list of polygons'),
         ({'segmentations': [3]}, '"segmentations"[0]: expected a list of polygons, found 3'),
         ({'segmentations': [['123456']]}, '"segmentations"[0]: expected a polygon'),
@@ -96,7 +104,7 @@ def test_tags_become_phrases():
 )
 def test_a_wrong_place_is_named(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        objects({'bboxes': [[1, 2, 30, 40]], **changes})
+        read_objects({'bboxes': [[1, 2, 30, 40]], **changes})
 
     assert len(str(caught.value)) < 500
 
@@ -108,10 +116,10 @@ def test_outlines_without_an_area_are_left_out():
         [[[1, 1], [9, 1], [9, 9]]],
         [square, [1, 2], [], [1, 1, 5, 5, 9, 9], [1, 1, 9, 1]],
     ):
-        (place,) = objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [outline]})
+        (place,) = read_objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [outline]})
         assert place.polygons == ([1, 1, 9, 1, 9, 9],)
-    assert objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [[]]})[0].polygons == ()
-    assert objects({}) == objects({'bboxes': None}) == objects({'bboxes': []}) == []
+    assert read_objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [[]]})[0].polygons == ()
+    assert read_objects({}) == read_objects({'bboxes': None}) == read_objects({'bboxes': []}) == []
 
 
 @pytest.mark.parametrize(
@@ -119,13 +127,13 @@ def test_outlines_without_an_area_are_left_out():
 )
 def test_a_field_that_is_no_text(value):
     with pytest.raises(ValueError, match=r'"answer" is .*: expected a text') as caught:
-        text_of({'answer': value}, 'answer')
+        text_field({'answer': value}, 'answer')
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize('tag', ['<bbox' + '9' * 5000 + '>', '<bbox9999999999>'])
 def test_a_tag_with_a_number_too_large(tag):
     with pytest.raises(ValueError, match='but the row has 1 mark') as caught:
-        inserted(tag, ['x'], 'it')
+        insert_phrases(tag, ['x'], 'it')
     assert len(str(caught.value)) < 200
-    assert inserted('<bbox\u0661> <bbox00>', ['x'], 'it') == '<bbox\u0661> x'
+    assert insert_phrases('<bbox\u0661> <bbox00>', ['x'], 'it') == '<bbox\u0661> x'

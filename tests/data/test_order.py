@@ -17,18 +17,21 @@ def counted(count, rng):
 @given(st.integers(1, 300), st.integers(1, 40), st.booleans(), st.integers(0, 3), st.integers(0, 3))
 def test_an_order_is_of_all_rows(count, batch_size, by_length, seed, epoch):
     rows = counted(count, np.random.default_rng(0))
-    found = order.shuffled(rows, batch_size, by_length, seed, epoch)
+    found = order.epoch_order(rows, batch_size, by_length, seed, epoch)
     assert sorted(found) == [*range(count)]
-    np.testing.assert_array_equal(found, order.shuffled(rows, batch_size, by_length, seed, epoch))
+    np.testing.assert_array_equal(found, order.epoch_order(rows, batch_size, by_length, seed, epoch))
 
 
 def test_rows_of_a_batch_are_of_about_one_length():
     rows = counted(4000, np.random.default_rng(0))
-    grouped = order.shuffled(rows, 8, True, 0, 0).reshape(-1, 8)
-    mixed_up = order.shuffled(rows, 8, False, 0, 0).reshape(-1, 8)
-    assert np.ptp(rows.letters[grouped], axis=1).mean() < np.ptp(rows.letters[mixed_up], axis=1).mean() / 5
-    assert (np.ptp(rows.images[grouped], axis=1) > 0).mean() < 0.05
-    means = rows.letters[grouped].mean(axis=1)
+    grouped = order.epoch_order(rows, 8, True, 0, 0).reshape(-1, 8)
+    mixed_up = order.epoch_order(rows, 8, False, 0, 0).reshape(-1, 8)
+    assert (
+        np.ptp(rows.text_lengths[grouped], axis=1).mean()
+        < np.ptp(rows.text_lengths[mixed_up], axis=1).mean() / 5
+    )
+    assert (np.ptp(rows.image_counts[grouped], axis=1) > 0).mean() < 0.05
+    means = rows.text_lengths[grouped].mean(axis=1)
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
 
 

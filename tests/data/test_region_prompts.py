@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.conftest import TALK, region_row
-from vipllava_jax.data.region_prompts import FORMS, SHAPES, compose, point_qa, visual7w
+from tests.data.samples import TALK, region_row
+from vipllava_jax.data.region_prompts import DATA_SETS, SHAPES, make_conversation, point_qa, visual7w
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 
 BOXES = [[4, 5, 20, 25], [0, 0, 9, 9], [10, 2, 30, 8], [3, 3, 30, 20]]
@@ -41,8 +41,8 @@ ROWS = {
 }
 
 
-def composed(row, seed=None, folder=None):
-    return compose(row, 1, folder, None if seed is None else np.random.default_rng(seed))
+def conversation(row, seed=None, folder=None):
+    return make_conversation(row, 1, folder, None if seed is None else np.random.default_rng(seed))
 
 
 def phrases(text):
@@ -54,16 +54,16 @@ def phrases(text):
 
 @pytest.mark.parametrize('name', ROWS)
 def test_words_and_marks_are_of_one_seed(name):
-    many = {str(composed(ROWS[name], seed)) for seed in range(20)}
-    assert many == {str(composed(ROWS[name], seed)) for seed in range(20)}
+    many = {str(conversation(ROWS[name], seed)) for seed in range(20)}
+    assert many == {str(conversation(ROWS[name], seed)) for seed in range(20)}
     assert len(many) > 1 or name == 'pointQA_twice'
-    assert composed(ROWS[name]) == composed(ROWS[name])
+    assert conversation(ROWS[name]) == conversation(ROWS[name])
 
 
 @pytest.mark.parametrize('name', ['refcocog-gpt4v', 'vg_rel', 'vg_rel-gpt4v', 'v7w', 'any'])
 @given(seed=st.integers(0, 10_000))
 def test_what_is_said_is_what_is_drawn(name, seed):
-    turns, (marks,) = composed(ROWS[name], seed)
+    turns, (marks,) = conversation(ROWS[name], seed)
     said = phrases(turns[0].text)
     assert said == [(mark.color if isinstance(mark.color, str) else '', mark.shape) for mark in marks]
     assert not re.search('<bbox|None', turns[0].text)
@@ -76,7 +76,7 @@ def test_what_is_said_is_what_is_drawn(name, seed):
 
 def test_all_shapes_and_colours_come_and_those_of_a_data_set_alone():
     def seen(name):
-        marks = [mark for seed in range(300) for mark in composed(ROWS[name], seed).marks[0]]
+        marks = [mark for seed in range(300) for mark in conversation(ROWS[name], seed).marks[0]]
         return {mark.shape for mark in marks}, {mark.color for mark in marks if isinstance(mark.color, str)}
 
     assert seen('any') == seen('refcocog')
@@ -87,18 +87,18 @@ def test_all_shapes_and_colours_come_and_those_of_a_data_set_alone():
 
 
 def test_two_shapes_do_not_share_a_colour_by_default():
-    pairs = [[mark.color for mark in composed(ROWS['vg_rel'], seed).marks[0]] for seed in range(300)]
+    pairs = [[mark.color for mark in conversation(ROWS['vg_rel'], seed).marks[0]] for seed in range(300)]
     assert sum(a == b for a, b in pairs) == 0
 
 
 def test_a_referred_object_is_described():
-    asked = {composed(ROWS['refcocog'], seed).turns[0].text for seed in range(300)}
+    asked = {conversation(ROWS['refcocog'], seed).turns[0].text for seed in range(300)}
     assert all(text.endswith(' Please provide a short phrase.') for text in asked)
     plain = {'Describe the object with the visual prompt.', 'Describe the pointed region.'}
     others = {text.removesuffix(' Please provide a short phrase.') for text in asked} - plain
     assert len(asked) == len(others) + 2
     assert all(phrases(text) for text in others)
-    turns, ((mark,),) = composed(ROWS['refcocog'])
+    turns, ((mark,),) = conversation(ROWS['refcocog'])
     assert turns[0].text == 'Describe the object within the red rectangle. Please provide a short phrase.'
     assert turns[1].text == 'a dog'
     assert mark == Mark('rectangle', box=BOXES[0], color='red', units='pixel')
@@ -116,7 +116,7 @@ def test_one_of_several_boxes_is_chosen_by_its_letter():
     )
     assert turns[1].text == 'C'
     assert [(mark.box, mark.width) for mark in marks] == [(tuple(box), 3) for box in BOXES]
-    trained = [composed(ROWS['v7w'], seed).turns[0].text for seed in range(50)]
+    trained = [conversation(ROWS['v7w'], seed).turns[0].text for seed in range(50)]
     assert len({len(re.findall('within the', text)) for text in trained}) > 2
 
 
@@ -131,13 +131,13 @@ def test_a_question_about_all_that_are_alike():
 
 
 def test_a_caption_names_its_marks():
-    (_, caption), (marks,) = composed(ROWS['flickr30k'])
+    (_, caption), (marks,) = conversation(ROWS['flickr30k'])
     assert caption.text == (
         'A dog within the red rectangle, and two cats within the lime rectangle near a tree.'
     )
     assert [mark.box for mark in marks] == [tuple(map(float, box)) for box in BOXES[:3]]
     assert [mark.color for mark in marks] == ['red', 'lime', 'lime']
-    said = [composed(ROWS['flickr30k'], seed) for seed in range(100)]
+    said = [conversation(ROWS['flickr30k'], seed) for seed in range(100)]
     bare = [one for one in said if one.turns[1].text == 'A dog, and two cats near a tree.']
     assert 20 < len(bare) < 80
     assert all(len(phrases(one.turns[1].text)) == 2 for one in said if one not in bare)
@@ -156,7 +156,7 @@ def test_exact_marks_are_taken_as_they_are():
             {'from': 'gpt', 'value': '<bbox0>?'},
         ],
     )
-    turns, marks = compose(row, 2, None, np.random.default_rng(0))
+    turns, marks = make_conversation(row, 2, None, np.random.default_rng(0))
     assert turns[0].text == 'What is with the gold mask contour, and pointed to by the arrow?'
     assert turns[1].text == 'pointed to by the arrow?'
     assert [[str(mark) for mark in own] for own in marks] == [
@@ -167,14 +167,14 @@ def test_exact_marks_are_taken_as_they_are():
 
 def test_marks_are_drawn_though_nothing_speaks_of_them():
     row = region_row(conversations=[{'from': 'human', 'value': 'What is marked?'}, TALK[1]])
-    assert len(composed(row, 0).marks[0]) == 1
+    assert len(conversation(row, 0).marks[0]) == 1
 
 
 def test_outlines_without_an_area_are_left_out():
     good = [4, 5, 20, 5, 9, 25]
     row = region_row(segmentations=[[[1, 2], [1, 2, 3, 4], [1, 1, 2, 2, 3, 3], good]])
-    assert composed(row).marks[0][0].polygon == (((4, 5), (20, 5), (9, 25)),)
-    assert composed(region_row(segmentations=[[[1, 2]]])).marks[0][0].polygon is None
+    assert conversation(row).marks[0][0].polygon == (((4, 5), (20, 5), (9, 25)),)
+    assert conversation(region_row(segmentations=[[[1, 2]]])).marks[0][0].polygon is None
 
 
 @pytest.mark.parametrize(
@@ -198,13 +198,13 @@ def test_outlines_without_an_area_are_left_out():
 )
 def test_fields_that_do_not_fit_are_told(name, changes, message):
     with pytest.raises(ValueError, match=message):
-        composed({**ROWS[name], **changes})
+        conversation({**ROWS[name], **changes})
     with pytest.raises(ValueError, match='has one image, found 0'):
-        compose(ROWS[name], 0, None, None)
+        make_conversation(ROWS[name], 0, None, None)
 
 
 def test_an_id_alone_makes_no_data_set():
     row = region_row(id='v7w-or-not')
-    assert composed(row).turns[0].text == 'What is within the red rectangle?'
-    assert {'refcocog', 'vcr', 'vg_rel', 'flickr30k', 'v7w', 'pointQA_twice'} == FORMS.keys()
+    assert conversation(row).turns[0].text == 'What is within the red rectangle?'
+    assert {'refcocog', 'vcr', 'vg_rel', 'flickr30k', 'v7w', 'pointQA_twice'} == DATA_SETS.keys()
     assert json.dumps(row) == json.dumps(region_row(id='v7w-or-not'))  # the row is not modified

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from vipllava_jax.data.region_prompts import compose
-from vipllava_jax.data.vcr import answering, reasoning
+from vipllava_jax.data.region_prompts import make_conversation
+from vipllava_jax.data.vcr import answer_question, rationale_question
 
 ROW = {
     'id': 'vcr-1',
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 
 def test_an_answer_is_chosen_by_its_letter(folder):
-    turns, (marks,) = answering(ROW, folder)
+    turns, (marks,) = answer_question(ROW, folder)
     assert turns[0].text == (
         'Why is the person at the red point sad, friend?\n'
         'A. The dog at the lime point left.\n'
@@ -49,11 +49,11 @@ def test_an_answer_is_chosen_by_its_letter(folder):
     ]
     assert marks[0].polygon == (((1, 2), (11, 2), (6, 12)),)
     assert marks[1].polygon is None
-    assert compose(ROW, 1, folder, None) == answering(ROW, folder)
+    assert make_conversation(ROW, 1, folder, None) == answer_question(ROW, folder)
 
 
 def test_so_is_a_reason(folder):
-    turns, (marks,) = reasoning(ROW, folder)
+    turns, (marks,) = rationale_question(ROW, folder)
     assert turns[0].text == (
         'I give you a question and its answer, I need you to provide a rationale explaining why the answer '
         'is right. "Why is the person at the red point sad, friend?" The answer is "The person at the red '
@@ -69,7 +69,7 @@ def test_so_is_a_reason(folder):
 
 
 def test_training_asks_for_the_answer_and_then_why(folder):
-    made = [compose(ROW, 1, folder, np.random.default_rng(seed)) for seed in range(300)]
+    made = [make_conversation(ROW, 1, folder, np.random.default_rng(seed)) for seed in range(300)]
     assert all([turn.role for turn in one.turns] == ['user', 'assistant'] * 2 for one in made)
     offered = [('(D) Hm.' in one.turns[0].text, '(D) Hm.' in one.turns[2].text) for one in made]
     assert {*offered} == {(a, b) for a in (False, True) for b in (False, True)}
@@ -102,7 +102,7 @@ def test_training_asks_for_the_answer_and_then_why(folder):
 )
 def test_what_does_not_fit_is_told_without_drawing_lots(folder, changes, message):
     with pytest.raises(ValueError, match=message):
-        compose({**ROW, **changes}, 1, folder, None)
+        make_conversation({**ROW, **changes}, 1, folder, None)
 
 
 @pytest.mark.parametrize(
@@ -123,5 +123,5 @@ def test_what_does_not_fit_is_told_without_drawing_lots(folder, changes, message
 )
 def test_letters_do_not_pass_for_words(folder, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
-        compose({**ROW, **changes}, 1, folder, None)
+        make_conversation({**ROW, **changes}, 1, folder, None)
     assert len(str(caught.value)) < 500

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vipllava_jax.data.workers import ordered
+from vipllava_jax.data.workers import map_in_order
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,11 +58,11 @@ def has_jax(_):
 @pytest.mark.parametrize('workers', [0, 1, 2, 3])
 @pytest.mark.parametrize('count', [0, 1, 2, 20])
 def test_results_are_in_order(workers, count):
-    assert list(ordered(slow_square, range(count), workers)) == [n * n for n in range(count)]
+    assert list(map_in_order(slow_square, range(count), workers)) == [n * n for n in range(count)]
 
 
 def test_arrays_arrive_whole_and_can_be_written_to():
-    for n, found in enumerate(ordered(arrays, range(5), 2)):
+    for n, found in enumerate(map_in_order(arrays, range(5), 2)):
         assert found.keys() == {'a', 'b'}
         np.testing.assert_array_equal(found['a'], arrays(n)['a'])
         np.testing.assert_array_equal(found['b'], arrays(n)['b'])
@@ -73,7 +73,7 @@ def test_arrays_arrive_whole_and_can_be_written_to():
 @pytest.mark.parametrize('workers', [1, 2])
 def test_tasks_and_results_may_be_larger_than_any_pipe(workers):
     tasks = [np.full(4 << 20, n, np.uint8) for n in range(8)]
-    for n, found in enumerate(ordered(doubled, tasks, workers)):
+    for n, found in enumerate(map_in_order(doubled, tasks, workers)):
         np.testing.assert_array_equal(found, np.full(8 << 20, n, np.uint8))
 
 
@@ -81,7 +81,7 @@ def test_tasks_and_results_may_be_larger_than_any_pipe(workers):
 @pytest.mark.parametrize(('work', 'told'), [(leaves, 'SystemExit: I leave'), (cannot_be_sent, 'pickle')])
 def test_no_kind_of_failure_is_waited_for_for_ever(work, told):
     with pytest.raises(RuntimeError, match=told):
-        list(ordered(work, range(3), 2))
+        list(map_in_order(work, range(3), 2))
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_no_kind_of_failure_is_waited_for_for_ever(work, told):
     [
         (3, ValueError, '^no three$'),
         (4, RuntimeError, 'fails_at_three[^$]*ZeroDivisionError: no four'),
-        (5, ChildProcessError, 'a loading process ended by itself, exit code 9'),
+        (5, ChildProcessError, 'a worker process ended unexpectedly, exit code 9'),
     ],
 )
 def test_an_error_comes_back_after_the_results_before_it(task, kind, message):
     seen = []
     with pytest.raises(kind, match=message):
-        seen.extend(ordered(fails_at_three, [0, 1, 2, task, 0, 1, 2], 2))
+        seen.extend(map_in_order(fails_at_three, [0, 1, 2, task, 0, 1, 2], 2))
     assert seen == [0, 1, 2]
 
 
@@ -105,12 +105,12 @@ def test_an_error_of_the_tasks_comes_back():
         raise KeyError('tasks')
 
     with pytest.raises(KeyError, match='tasks'):
-        list(ordered(slow_square, tasks(), 2))
+        list(map_in_order(slow_square, tasks(), 2))
 
 
 def test_work_that_cannot_be_sent_is_an_error():
     with pytest.raises(Exception, match='pickle'):
-        list(ordered(lambda n: n, range(3), 2))
+        list(map_in_order(lambda n: n, range(3), 2))
 
 
 def gone(pid, patience=10.0):
@@ -126,7 +126,7 @@ def gone(pid, patience=10.0):
 
 
 def test_closing_ends_the_processes_in_the_middle():
-    results = ordered(process_id, range(1000), 2)
+    results = map_in_order(process_id, range(1000), 2)
     pids = {next(results), next(results)}
     assert len(pids) == 2
     assert os.getpid() not in pids
@@ -139,11 +139,11 @@ def test_closing_ends_the_processes_in_the_middle():
 SCRIPT = """
 import sys, time
 import tests.data.test_workers as own
-from vipllava_jax.data.workers import ordered
+from vipllava_jax.data.workers import map_in_order
 sys.modules['jax'] = None  # a worker that ran this script again would have it too
-results = ordered(own.process_id, range(10**6), 2)
+results = map_in_order(own.process_id, range(10**6), 2)
 print(next(results), next(results), flush=True)
-assert not any(ordered(own.has_jax, range(2), 2))
+assert not any(map_in_order(own.has_jax, range(2), 2))
 try:
     print('ready', flush=True)
     for _ in results:
@@ -179,8 +179,8 @@ def test_an_iterator_that_nobody_closed_ends_with_its_process(tmp_path):
     (tmp_path / 'script.py').write_text(
         'import numpy as np\n'
         'from tests.data.test_workers import arrays\n'
-        'from vipllava_jax.data.workers import ordered\n'
-        'results = ordered(arrays, range(1000), 2)\n'
+        'from vipllava_jax.data.workers import map_in_order\n'
+        'results = map_in_order(arrays, range(1000), 2)\n'
         "print(next(results)['b'])\n"
     )
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}

@@ -21,7 +21,7 @@ from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import render
 from vipllava_jax.model.vipllava import abstract
-from vipllava_jax.training.config import settings
+from vipllava_jax.training.settings import read_settings
 
 ROWS = partial(make.rows, rows_each=3, teach=None)
 
@@ -85,7 +85,7 @@ def test_the_model_is_small_enough_to_bundle():
 
 
 def test_training_is_told_of_the_files_that_are_made():
-    recipe = settings(Path(make.__file__).parent / 'train.toml')
+    recipe = read_settings(Path(make.__file__).parent / 'train.toml')
     named = (recipe.model, *recipe.data, recipe.eval_data, recipe.images)
     assert [Path(path).name for path in named] == ['start', 'training.jsonl', 'held-out.jsonl', 'pictures']
     assert recipe.trains == ('vision', 'projector', 'llama')
@@ -95,7 +95,7 @@ def test_the_recipe_cuts_no_row_in_a_hundred(tmp_path):
     files = tmp_path / 'processor'
     vocabulary.write_processor(files, make.VISION.image_size, make.VISION.patch_size)
     processor = Processor.load(files)
-    cfg, recipe = make.config(processor.image_id), settings(Path(make.__file__).parent / 'train.toml')
+    cfg, recipe = make.config(processor.image_id), read_settings(Path(make.__file__).parent / 'train.toml')
     rows = [one for number in range(100) for one in make.rows(number, rows_each=2, teach=None)]
     lengths = [
         len(processor.tokenizer.encode(render('vipllava', one.turns, 1))) + cfg.vision.patches for one in rows

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tests.data import test_vcr
+from tests.data.samples import write_lines
 from tests.makers import noise
-from tests.training.conftest import write_lines
 from vipllava_jax.evaluation.cases import read
 
 BOXES = [[4, 5, 20, 25], [0, 0, 9, 9], [10, 2, 30, 8], [3, 3, 30, 20]]

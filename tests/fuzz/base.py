@@ -101,7 +101,7 @@ def model(folder: Path) -> None:
 def messages(folder: Path) -> None:
     """The model, and a conversation in OpenAI's format."""
     model(folder)
-    write(folder / 'messages.json', MESSAGES)
+    write(folder / 'messages.json', {'messages': MESSAGES})
 
 
 def shards(folder: Path) -> None:
@@ -224,7 +224,8 @@ ABOUT = {'model': 'tiny'}
 def journals(folder: Path) -> None:
     """Data with answers to all questions, and a run after two steps."""
     from vipllava_jax.evaluation import cases
-    from vipllava_jax.training import config, identity
+    from vipllava_jax.training.run_record import record_run
+    from vipllava_jax.training.settings import read_settings
 
     data(folder)
     found = cases.read(folder / 'rows.jsonl').cases
@@ -246,4 +247,4 @@ def journals(folder: Path) -> None:
     steps = [{'step': n, 'loss': 1.5, 'eval_loss': 2.0 - n} for n in (1, 2)]
     (folder / 'run' / 'metrics.jsonl').write_text(''.join(json.dumps(step) + '\n' for step in steps))
     with contextlib.chdir(folder):
-        identity.confirm(folder / 'run', config.settings('run.toml'), begun=False)
+        record_run(folder / 'run', read_settings('run.toml'), resumes=False)

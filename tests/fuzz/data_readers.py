@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ANY: Any = None  # where a value is only passed on
-
 
 class ChecksPassed(Exception):
     """Raised when all checks have passed, instead of starting the long work."""
@@ -30,17 +28,16 @@ def rows(folder: Path) -> None:
 
 
 def _read_for_training(folder: Path, file: Path, skip_broken: bool) -> None:
-    from vipllava_jax.data import rows
-    from vipllava_jax.data.batches import Batches
+    from vipllava_jax.data import row_checks
+    from vipllava_jax.data.batches import Batches, BatchSettings
     from vipllava_jax.inputs.processor import Processor
 
-    found = rows.read([file], skip_broken=skip_broken)
+    found = row_checks.read_rows([file], skip_broken=skip_broken)
     batches = Batches(
         found,
         Processor.load(folder / 'model'),
-        batch_size=2,
-        skip_broken=skip_broken,
-        report=lambda *notes: None,
+        BatchSettings(batch_size=2, skip_broken=skip_broken),
+        report=lambda note: None,
     )
     for step in range(batches.steps + 1):
         batches.at(step)
@@ -64,9 +61,10 @@ def journals(folder: Path) -> None:
     from vipllava_jax.evaluation import cases, run
     from vipllava_jax.evaluation.answering import questions
     from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.training import checkpoints, config, identity, loop
-    from vipllava_jax.training.metrics import Metrics
-    from vipllava_jax.training.progress import Silent
+    from vipllava_jax.training import checkpoints, run_record
+    from vipllava_jax.training.held_out import BestStep
+    from vipllava_jax.training.metrics_log import MetricsLog
+    from vipllava_jax.training.settings import read_settings
 
     def stop_here(_: Any) -> Any:
         raise ChecksPassed
@@ -77,23 +75,24 @@ def journals(folder: Path) -> None:
     with contextlib.suppress(ChecksPassed):
         run.run(plan, stop_here, folder / 'answers.jsonl', ABOUT)
     with (
-        contextlib.closing(Metrics(folder / 'run', 2)) as metrics,
-        checkpoints.opened(folder / 'run' / 'checkpoints', keep=2) as saved,
+        contextlib.closing(MetricsLog(folder / 'run', 2)) as log,
+        checkpoints.open_checkpoints(folder / 'run' / 'checkpoints', keep=2) as saved,
     ):
-        loop.Run(ANY, saved, metrics, Silent())
+        BestStep(log.records, saved.steps())
     with contextlib.chdir(folder):
-        settings = config.settings('run.toml')
-        identity.made(folder / 'run', folder / 'run' / 'adapter')
-        identity.confirm(folder / 'run', settings, begun=True)
+        settings = read_settings('run.toml')
+        run_record.exported_step(folder / 'run', folder / 'run' / 'adapter')
+        run_record.record_run(folder / 'run', settings, resumes=True)
 
 
 def run(folder: Path) -> None:
     """Reads a run's settings, and does all checks before its start."""
-    from vipllava_jax.training import config, prepare
-    from vipllava_jax.training.progress import Silent
+    from vipllava_jax.training import prepare
+    from vipllava_jax.training.progress import ProgressListener
+    from vipllava_jax.training.settings import read_settings
 
     with contextlib.chdir(folder):
-        prepare.plan(config.settings('run.toml'), Silent())
+        prepare.prepare_run(read_settings('run.toml'), ProgressListener())
 
 
 def command(folder: Path) -> None:

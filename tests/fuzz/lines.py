@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.nasty import Draw, words
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS
-from vipllava_jax.training.config import KEYS
+from vipllava_jax.training.settings import KEYS
 
 NUMBERS = (
     *words('0  1  0.5  10  59  60  89  90  -1  1e308  1e999  -0  nan  inf  1_0  0x9  ٣  1e-320  65535'),

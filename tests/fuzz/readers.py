@@ -102,9 +102,11 @@ def chat(folder: Path) -> None:
 
 def messages(folder: Path) -> None:
     """Reads a conversation in OpenAI's format, alone and with an image, and in a list of prompts."""
+    from vipllava_jax.files import read_json
     from vipllava_jax.inputs.processor import Processor
 
-    processor, conversation = Processor.load(folder), json.loads((folder / 'messages.json').read_bytes())
+    processor = Processor.load(folder)
+    conversation = read_json(folder / 'messages.json').get('messages')
     errors = []
     for prompts, images in ((conversation, None), (conversation, PICTURE), ([conversation, 'Hi'], None)):
         try:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.makers import noise, write_processor_files
 from vipllava_jax.config import Config, TextConfig, VisionConfig
-from vipllava_jax.data.conversations import encode
+from vipllava_jax.data.conversations import encode_conversation
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.inputs.marks import Mark, draw
 from vipllava_jax.inputs.pixels import ImageSettings, pixels, uint8_pixels
@@ -183,6 +183,7 @@ def test_decoding_takes_every_form_of_ids(processor):
     class Generation(NamedTuple):
         tokens: np.ndarray
         lengths: np.ndarray
+        truncate = staticmethod(str.strip)
 
     ids = processor.tokenizer.encode('A dog.')
     padded = np.array([[*ids, 2, PAD, PAD], [*ids, 2, *ids[1:3]]])
@@ -368,7 +369,7 @@ def test_a_token_without_a_row_is_named_at_the_prompt(folder):
     with pytest.raises(ValueError, match='row 1: ' + message):
         fitted(['Hi', 'Hi <e\x1bxtra>'])
     with pytest.raises(ValueError, match=message):
-        encode([Turn('user', 'Hi <e\x1bxtra>'), Turn('assistant', 'Ho')], 0, fitted)
+        encode_conversation([Turn('user', 'Hi <e\x1bxtra>'), Turn('assistant', 'Ho')], 0, fitted)
 
 
 ODD_NUMBERS = [float('nan'), float('inf'), -1, 0, True, '1', [1], {}, 10**400]

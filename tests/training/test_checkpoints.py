@@ -12,15 +12,15 @@ import optax
 import pytest
 
 from vipllava_jax.messages import CheckpointError
-from vipllava_jax.training.checkpoints import check_unlocked, locked, opened
+from vipllava_jax.training.checkpoints import check_run_unlocked, lock_run, open_checkpoints
 from vipllava_jax.training.optimizer import Optimizer
-from vipllava_jax.training.step import State, start
+from vipllava_jax.training.step import TrainState, init_state
 
 
 @pytest.fixture
-def state() -> State:
+def state() -> TrainState:
     params = {'llama': {'w': jnp.ones((300, 200)), 'half': jnp.ones(3, jnp.bfloat16)}}
-    return start(params, Optimizer(1e-3, 10))
+    return init_state(params, Optimizer(1e-3, 10))
 
 
 def shapes(state):
@@ -30,13 +30,13 @@ def shapes(state):
 def test_what_is_saved_is_the_state_of_that_moment_although_it_is_given_away(tmp_path, state):
     forward = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
     form = shapes(state)
-    with opened(tmp_path, 9) as saved:
+    with open_checkpoints(tmp_path, 9) as saved:
         for step in range(5):
             saved.save(step, state, None)
             state = jax.block_until_ready(forward(state))
         saved.wait()
         assert saved.steps() == [0, 1, 2, 3, 4]
-    with opened(tmp_path, 9) as saved:
+    with open_checkpoints(tmp_path, 9) as saved:
         for step in range(5):
             found = saved.restore(step, form)
             assert jax.tree.structure(found) == jax.tree.structure(state)
@@ -47,7 +47,7 @@ def test_what_is_saved_is_the_state_of_that_moment_although_it_is_given_away(tmp
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path, state):
-    with opened(tmp_path, 2) as saved:
+    with open_checkpoints(tmp_path, 2) as saved:
         for step in range(1, 8):
             saved.save(step, state, 2 if step >= 2 else None)
         saved.wait()
@@ -59,19 +59,19 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path, state):
 
 
 def test_what_was_half_written_or_half_deleted_is_removed(tmp_path, state):
-    with opened(tmp_path, 2) as saved:
+    with open_checkpoints(tmp_path, 2) as saved:
         saved.save(1, state, None)
     (tmp_path / '2.orbax-checkpoint-tmp' / 'd').mkdir(parents=True)
     (tmp_path / '.deleted-0').mkdir()
     (tmp_path / 'thesis').mkdir()  # a folder of the user, which must be kept
-    with opened(tmp_path, 2) as saved:
+    with open_checkpoints(tmp_path, 2) as saved:
         assert saved.steps() == [1]
     assert {path.name for path in tmp_path.iterdir()} == {'1', 'thesis'}
 
 
 def test_a_state_that_is_another_or_damaged_is_named(tmp_path, state):
-    other = start({'llama': {'v': jnp.ones(3)}}, Optimizer(1e-3, 10))
-    with opened(tmp_path, 2) as saved:
+    other = init_state({'llama': {'v': jnp.ones(3)}}, Optimizer(1e-3, 10))
+    with open_checkpoints(tmp_path, 2) as saved:
         saved.save(1, state, None)
         saved.wait()
         with pytest.raises(CheckpointError, match=r'1: not a state of this run, or damaged'):
@@ -83,7 +83,7 @@ def test_a_state_that_is_another_or_damaged_is_named(tmp_path, state):
 
 
 def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path, state):
-    with opened(tmp_path / 'run', 2) as saved:
+    with open_checkpoints(tmp_path / 'run', 2) as saved:
         (tmp_path / 'run').rmdir()
         (tmp_path / 'run').write_text('')
         with pytest.raises((CheckpointError, OSError)):  # immediately or in `wait`
@@ -103,9 +103,9 @@ def files_of_at_most(size):
 
 def test_a_state_that_does_not_fit_leaves_nothing_and_is_told_once(tmp_path, capfd):
     params = {'llama': {f'w{n}': jnp.full((100, 200), n) for n in range(24)}}
-    many = start(params, Optimizer(1e-3, 10))
+    many = init_state(params, Optimizer(1e-3, 10))
     for _ in range(2):
-        with opened(tmp_path, 2) as saved:
+        with open_checkpoints(tmp_path, 2) as saved:
             if not saved.steps():
                 saved.save(1, many, None)
                 saved.wait()
@@ -114,7 +114,7 @@ def test_a_state_that_does_not_fit_leaves_nothing_and_is_told_once(tmp_path, cap
             assert error.value.filename == str(tmp_path / '2')
         assert [path.name for path in tmp_path.iterdir()] == ['1']
     assert 'Event loop' not in capfd.readouterr().err
-    with opened(tmp_path, 2) as saved:  # with enough space again
+    with open_checkpoints(tmp_path, 2) as saved:  # with enough space again
         saved.save(2, many, None)
         saved.wait()
         assert saved.steps() == [1, 2]
@@ -122,17 +122,17 @@ def test_a_state_that_does_not_fit_leaves_nothing_and_is_told_once(tmp_path, cap
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path):
-    imported = 'import pathlib; from vipllava_jax.training.checkpoints import check_unlocked, locked'
+    imported = 'import pathlib; from vipllava_jax.training.checkpoints import check_run_unlocked, lock_run'
     folder = f'pathlib.Path({str(tmp_path)!r})'
-    for code in (f'with locked({folder}): pass', f'check_unlocked({folder})'):
+    for code in (f'with lock_run({folder}): pass', f'check_run_unlocked({folder})'):
         command = [sys.executable, '-c', f'{imported}\n{code}']
-        with locked(tmp_path):
+        with lock_run(tmp_path):
             done = subprocess.run(command, capture_output=True, text=True)
-        assert 'another process trains there' in done.stderr
+        assert 'another process is training there' in done.stderr
         assert subprocess.run(command).returncode == 0
 
 
 def test_to_look_whether_a_run_is_there_writes_nothing(tmp_path):
-    check_unlocked(tmp_path)
-    check_unlocked(tmp_path / 'run')
+    check_run_unlocked(tmp_path)
+    check_run_unlocked(tmp_path / 'run')
     assert not any(tmp_path.iterdir())

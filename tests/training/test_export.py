@@ -3,7 +3,7 @@
 import pytest
 
 from vipllava_jax.messages import CheckpointError
-from vipllava_jax.training.export import check_replaced
+from vipllava_jax.training.export import check_replaceable
 
 
 @pytest.mark.parametrize(
@@ -15,11 +15,11 @@ from vipllava_jax.training.export import check_replaced
 )
 def test_what_a_user_puts_beside_a_result_is_not_replaced_with_it(tmp_path, name, own):
     target = tmp_path / name
-    check_replaced(target)
+    check_replaceable(target)
     target.mkdir()
     for file in own:
         (target / file).touch()
-    check_replaced(target)
+    check_replaceable(target)
     (target / 'README.md').touch()
     with pytest.raises(CheckpointError, match=f'{name}: holds README.md, which is not of a model'):
-        check_replaced(target)
+        check_replaceable(target)

@@ -10,7 +10,7 @@ from vipllava_jax import checkpoint, training
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.generation.finite import describe_not_finite
 from vipllava_jax.model.quantized import Quantized
-from vipllava_jax.training import export, finite, loop
+from vipllava_jax.training import export, finite, run
 from vipllava_jax.training.finite import NotFinite
 
 
@@ -42,7 +42,9 @@ def spoilt(world, folder, path, value):
 )
 def test_a_model_of_weights_that_are_no_numbers_is_refused_by_name(world, keys, tmp_path, path, value):
     model = spoilt(world, tmp_path / 'spoilt', path, value)
-    with pytest.raises(training.NotFinite, match=f'spoilt: {path} holds NaN or infinity: get a whole copy'):
+    with pytest.raises(
+        training.NotFinite, match=f'spoilt: {path} holds NaN or infinity: get a complete copy'
+    ):
         training.train(**{**keys, 'model': model})
     assert not (keys['output'] / 'model').exists()
 
@@ -54,7 +56,7 @@ def test_a_result_that_is_no_number_is_not_written(keys, recipe, result):
     wild = dict(learning_rate=3e38, recipe=recipe, **({'lora_rank': 2} if recipe == 'lora' else {}))
     for _ in range(2):  # the second time, the run is resumed
         with pytest.raises(
-            training.NotFinite, match=rf'run/{result}: not written, as .*NaN or infinity'
+            training.NotFinite, match=rf'run/{result}: not written, because .*NaN or infinity'
         ) as told:
             training.train(**{**keys, **wild})
         assert 'llama/' in str(told.value)
@@ -65,15 +67,15 @@ def test_numbers_too_large_for_the_models_own_type_are_not_written(world, keys, 
     half = tmp_path / 'half'
     model = vj.load(world[0], dtype='float16', fuse=False)
     vj.checkpoint.save(half, model.params, model.cfg, files_from=world[0])
-    write = export.write
+    write = export.export_result
 
     def grown(plan, trained, frozen):
         path = 'projector/linear_1/b'
         leaves = dict(flat(trained))
         write(plan, nested({**leaves, path: leaves[path].at[0].set(1e5)}.items()), frozen)
 
-    monkeypatch.setattr(loop.export, 'write', grown)
-    with pytest.raises(training.NotFinite, match='model: not written, as projector/linear_1/b holds'):
+    monkeypatch.setattr(run.export, 'export_result', grown)
+    with pytest.raises(training.NotFinite, match='model: not written, because projector/linear_1/b holds'):
         training.train(**{**keys, 'model': half, 'recipe': 'projector'})
     assert not [path for path in keys['output'].iterdir() if 'model' in path.name]
 
@@ -95,7 +97,7 @@ def test_weights_of_every_kind_are_looked_at():
     assert describe_not_finite(odd) == 'a/w/scale, b hold NaN or infinity'
     many = {str(n): jnp.full(2, jnp.nan) for n in range(5)}
     assert describe_not_finite(many) == '0, 1, 2 and 2 more hold NaN or infinity'
-    taken = finite.checked('out', [('x', jnp.ones(2)), ('y', jnp.full(2, jnp.inf))])
+    taken = finite.check_each('out', [('x', jnp.ones(2)), ('y', jnp.full(2, jnp.inf))])
     assert next(taken)[0] == 'x'
-    with pytest.raises(NotFinite, match='out: not written, as y holds'):
+    with pytest.raises(NotFinite, match='out: not written, because y holds'):
         next(taken)

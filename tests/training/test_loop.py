@@ -18,24 +18,24 @@ from tests.training import runs
 from vipllava_jax import training
 from vipllava_jax.arrays import flat
 from vipllava_jax.data import workers
-from vipllava_jax.data.batches import Batches
-from vipllava_jax.data.rows import read
+from vipllava_jax.data.batches import Batches, BatchSettings
+from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.training import evaluation, loop
+from vipllava_jax.training import held_out, run
 from vipllava_jax.training.loss import Examples, loss
-from vipllava_jax.training.progress import Silent
+from vipllava_jax.training.progress import ProgressListener
 
 
-class Heard(Silent):
+class Heard(ProgressListener):
     """Records the progress of a run."""
 
     def __init__(self):
-        self.about, self.notes, self.steps = {}, [], []
+        self.description, self.notes, self.steps = {}, [], []
 
-    def begin(self, about, step, steps, every):
-        self.about = about
+    def run_started(self, description, done, steps, log_every):
+        self.description = description
 
-    def step(self, record):
+    def step_done(self, record):
         self.steps.append(record['step'])
 
     def note(self, text):
@@ -60,7 +60,7 @@ def leaves(folder):
 
 def mean(model, file, **how):
     """The loss of a model on the first batch of a file's rows, by the functions that the loop uses."""
-    batch = Batches(read([file]), model.processor, batch_size=4, fit='pad', **how).at(0)
+    batch = Batches(read_rows([file]), model.processor, BatchSettings(batch_size=4, fit='pad', **how)).at(0)
     images = model.processor.image_settings.normalize(batch.images)
     total, count = loss(model.params, Examples(batch.tokens, batch.targets, images, None), model.cfg)
     return float(total) / int(count)
@@ -77,8 +77,8 @@ def test_what_trains_is_changed_and_nothing_else_and_held_out_rows_are_looked_at
     changed = {path.split('/')[0] for path in before if (before[path] != after[path]).any()}
     assert changed == {'projector'}
     assert heard.steps == [1, 2, 3, 4]
-    assert 'projector' in heard.about['trains']
-    assert heard.about['data'] == '10 rows, none broken'
+    assert 'projector' in heard.description['trains']
+    assert heard.description['data'] == '10 rows, none broken'
     records = runs.metrics(keys['output'])
     assert ['eval_loss' in record for record in records] == [False, False, True, True]
     trained = vj.load(made.folder, fuse=False)
@@ -109,7 +109,7 @@ def test_a_signal_while_held_out_rows_are_looked_at_saves_too(world, keys, monke
     def signalled(*_):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop, 'held_out', signalled)
+    monkeypatch.setattr(held_out.HeldOutEvaluator, 'loss', signalled)
     with pytest.raises(training.Stopped, match=r'stopped after step 3, saved as (.+)/3;'):
         training.train(**keys, eval_data=world[1] / 'held.jsonl', eval_every=3)
     assert (keys['output'] / 'checkpoints' / '3').is_dir()
@@ -140,14 +140,14 @@ def test_processes_begin_once_a_run_for_all_its_looks(world, keys, processes):
 
 
 def test_a_signal_ends_a_look_at_once_and_its_processes(world, keys, processes, monkeypatch):
-    looked, loss = [], evaluation._loss
+    looked, loss = [], held_out._loss
 
     def signalled(*args):
         looked.append(args)
         os.kill(os.getpid(), signal.SIGTERM)
         return loss(*args)
 
-    monkeypatch.setattr(evaluation, '_loss', signalled)
+    monkeypatch.setattr(held_out, '_loss', signalled)
     held = dict(eval_data=world[1] / 'held.jsonl', eval_every=1, batch=1, workers=1)
     with pytest.raises(training.Stopped, match=r'stopped after step 1, saved as (.+)/1;'):
         training.train(**{**keys, **held})
@@ -162,7 +162,7 @@ def test_a_model_of_another_origin_is_not_overwritten(world, keys, tmp_path, beg
     if begun:
         (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
     before = leaves(model)
-    with pytest.raises(ValueError, match=r'model is there already, and not of this run'):
+    with pytest.raises(ValueError, match=r'model exists, and was not written by this run'):
         training.train(**{**keys, 'model': model, 'output': tmp_path})
     assert all((w == before[path]).all() for path, w in leaves(model).items())
 
@@ -188,12 +188,12 @@ def test_a_mistake_leaves_nothing_behind(world, keys, tmp_path):
 
 def test_a_folder_where_another_trains_is_refused_before_the_rows_are_read(world, keys):
     keys['output'].mkdir()
-    code = 'import pathlib, sys; from vipllava_jax.training.checkpoints import locked\n'
-    code += f'with locked(pathlib.Path({str(keys["output"])!r})): print(flush=True); sys.stdin.read()'
+    code = 'import pathlib, sys; from vipllava_jax.training.checkpoints import lock_run\n'
+    code += f'with lock_run(pathlib.Path({str(keys["output"])!r})): print(flush=True); sys.stdin.read()'
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with subprocess.Popen([sys.executable, '-c', code], **pipes) as other:
         other.stdout.readline()
-        with pytest.raises(ValueError, match='another process trains there'):
+        with pytest.raises(ValueError, match='another process is training there'):
             training.train(**{**keys, 'data': 'none.jsonl'})
         other.stdin.close()
 
@@ -210,7 +210,7 @@ def test_a_run_is_not_mixed_with_another(world, keys, tmp_path):
         training.train(**{**keys, 'data': other})
     assert training.train(**{**keys, 'steps': 6}, resume_anyway=True).step == 6
     assert [record['step'] for record in runs.metrics(keys['output'])] == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(ValueError, match='has 6 steps behind it already'):
+    with pytest.raises(ValueError, match='already has 6 steps'):
         training.train(**keys, resume_anyway=True)
 
 
@@ -234,7 +234,7 @@ def test_an_adapter_is_what_is_merged(world, keys):
 
 @pytest.mark.slow
 def test_the_best_of_the_looks_is_kept_and_becomes_the_model(world, keys):
-    wild = dict(recipe='finetune', learning_rate=1.0, optimizer='sgd', schedule='constant', clip=1.0)
+    wild = dict(recipe='finetune', learning_rate=1.0, optimizer='sgd', schedule='constant', clip_norm=1.0)
     wild |= dict(eval_data=world[1] / 'held.jsonl', eval_every=1, keep=1, export='best', steps=6)
     made = training.train(**{**keys, **wild})
     looks = [record['eval_loss'] for record in runs.metrics(keys['output'])]
@@ -251,7 +251,7 @@ def test_the_best_of_the_looks_is_kept_and_becomes_the_model(world, keys):
 def test_a_result_of_other_weights_than_are_asked_for_is_made_anew(world, keys, monkeypatch):
     keys |= dict(save_every=1, warmup=0.5, export='best', eval_data=world[1] / 'held.jsonl', eval_every=1)
     losses = iter([2.0, 1.0, 3.0, 3.0, 3.0, 3.0])
-    monkeypatch.setattr(loop, 'held_out', lambda *_: next(losses))
+    monkeypatch.setattr(held_out.HeldOutEvaluator, 'loss', lambda *_: next(losses))
     made = training.train(**keys)
     best = leaves(made.folder)
     assert made.step == 2
@@ -263,7 +263,7 @@ def test_a_result_of_other_weights_than_are_asked_for_is_made_anew(world, keys, 
 
     longer = {**keys, 'export': 'last', 'steps': 6, 'resume_anyway': True}
     with monkeypatch.context() as patch:
-        patch.setattr(loop.export, 'write', killed)  # when all its steps are saved
+        patch.setattr(run.export, 'export_result', killed)  # when all its steps are saved
         with pytest.raises(KeyboardInterrupt):
             training.train(**longer)
     before = leaves(made.folder)
@@ -294,7 +294,7 @@ def test_broken_rows_stop_a_run_before_it_begins_or_are_left_out_and_told(world,
         training.train(**keys)
     heard = Heard()
     training.train(**{**keys, 'steps': 1}, skip_broken=True, progress=heard)
-    assert heard.about['data'] == '9 rows, 1 broken left out'
+    assert heard.description['data'] == '9 rows, 1 broken skipped'
     assert any('line 6: no picture' in note for note in heard.notes)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vipllava_jax.training.config import settings
-from vipllava_jax.training.output_folder import check_apart, check_folder
+from vipllava_jax.training.output_folder import check_overwrites_no_input, check_writable_folder
+from vipllava_jax.training.settings import read_settings
 
 
 @pytest.fixture
@@ -30,27 +30,27 @@ def here(tmp_path, monkeypatch):
 
 
 def check(model='model', **keys):
-    made = settings(**{'model': model, 'data': 'rows.json', 'output': 'run', **keys})
-    check_folder(Path(made.output))
-    check_apart(made, Path(model))
+    made = read_settings(**{'model': model, 'data': 'rows.json', 'output': 'run', **keys})
+    check_writable_folder(Path(made.output))
+    check_overwrites_no_input(made, Path(model))
 
 
 @pytest.mark.parametrize(
     ('keys', 'message'),
     [
-        ({'output': 'model'}, 'output model is the model that the run begins with'),
-        ({'output': './pictures/../model/'}, 'is the model'),
-        ({'output': 'to-model'}, 'is the model'),
+        ({'output': 'model'}, 'output model is the folder of the initial model'),
+        ({'output': './pictures/../model/'}, 'is the folder of the initial model'),
+        ({'output': 'to-model'}, 'is the folder of the initial model'),
         ({'output': 'model/run'}, 'or lies in it'),
         ({'output': 'to-model/deep/run'}, 'or lies in it'),
-        ({'model': 'to-model', 'output': 'model'}, 'is the model'),
-        ({'model': 'run/model', 'merge': True}, 'model run/model is, or lies in, or holds run/model'),
-        ({'model': 'run/model', 'recipe': 'stage-2'}, 'model run/model is, or lies in, or holds run/model'),
-        ({'model': 'run/checkpoints/9'}, 'is, or lies in, or holds run/checkpoints'),
+        ({'model': 'to-model', 'output': 'model'}, 'is the folder of the initial model'),
+        ({'model': 'run/model', 'merge': True}, 'model run/model is, lies in, or contains run/model'),
+        ({'model': 'run/model', 'recipe': 'stage-2'}, 'model run/model is, lies in, or contains run/model'),
+        ({'model': 'run/checkpoints/9'}, 'is, lies in, or contains run/checkpoints'),
         ({'output': 'pictures', 'images': 'to-pictures'}, 'is the folder of the pictures'),
-        ({'images': 'run/checkpoints'}, 'images run/checkpoints is, or lies in'),
-        ({'data': 'run/metrics.jsonl'}, 'data run/metrics.jsonl is, or lies in'),
-        ({'data': ['rows.json', 'hard.jsonl']}, 'data hard.jsonl is, or lies in, or holds run/metrics.jsonl'),
+        ({'images': 'run/checkpoints'}, 'images run/checkpoints is, lies in'),
+        ({'data': 'run/metrics.jsonl'}, 'data run/metrics.jsonl is, lies in'),
+        ({'data': ['rows.json', 'hard.jsonl']}, 'data hard.jsonl is, lies in, or contains run/metrics.jsonl'),
         ({'data': 'run/checkpoints/rows.json'}, 'which the run writes'),
         ({'eval_data': 'run/run.json'}, 'eval_data run/run.json is'),
         ({'output': 'rows.json'}, 'rows.json is a file, expected a folder'),
@@ -106,11 +106,11 @@ def test_folders_of_a_run_may_lie_elsewhere_but_not_in_the_model(here, name):
     check(output='new')
     link.unlink()
     link.symlink_to(here / 'model')
-    with pytest.raises(ValueError, match=f'model model is, or lies in, or holds new/{name}'):
+    with pytest.raises(ValueError, match=f'model model is, lies in, or contains new/{name}'):
         check(output='new')
 
 
 def test_a_link_to_nothing_is_no_folder(here):
     (here / 'dangling').symlink_to('nowhere')
-    with pytest.raises(ValueError, match='is a link to what is not there'):
+    with pytest.raises(ValueError, match='is a broken link'):
         check(output='dangling')

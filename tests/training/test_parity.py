@@ -17,7 +17,7 @@ from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.training.loss import loss
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split
-from vipllava_jax.training.step import make_step, start
+from vipllava_jax.training.step import init_state, make_step
 
 pytestmark = pytest.mark.parity
 ROWS = [(9, 2), (6, 0), (15, 1), (7, 3)]
@@ -103,7 +103,7 @@ def test_twenty_steps_of_adamw(trains, settings, accumulated, rng):
     o = Optimizer(3e-3, STEPS, warmup=0.1, **settings)
     theirs = peer.model(cfg)
     trainable, frozen = split(ours(theirs, cfg), trains)
-    state, step = start(trainable, o), make_step(cfg, o, dtype=jnp.float32)
+    state, step = init_state(trainable, o), make_step(cfg, o, dtype=jnp.float32)
     rows = [[(9, 2), (15, 1)], [(5, 0), (8, 0)], [(20, 1), (7, 2)], [(6, 0), (9, 2)]]
     batches = [ragged(cfg, rng, pair, T=32) for pair in rows]  # one has no image at all
     told = []
@@ -117,7 +117,7 @@ def test_twenty_steps_of_adamw(trains, settings, accumulated, rng):
         assert abs(metrics.loss - expected.item()) < 1e-4, i
         norm, rate = descent(expected)
         np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-3)
-        np.testing.assert_allclose(metrics.rate, rate, rtol=1e-5)
+        np.testing.assert_allclose(metrics.learning_rate, rate, rtol=1e-5)
         told.append(metrics.loss)
     assert told[16] < told[0] - 0.01  # on the same batches
 

@@ -5,20 +5,20 @@ import io
 import pytest
 from rich.console import Console
 
-from vipllava_jax.training.progress import Clock, Progress, duration, sentence
+from vipllava_jax.training.progress import ConsoleProgress, RemainingTime, step_line
 
-RECORD = {'step': 1, 'loss': 2.5, 'rate': 2e-5, 'seconds': 0.5, 'tokens_per_second': 12345.6}
+RECORD = {'step': 1, 'loss': 2.5, 'learning_rate': 2e-5, 'seconds': 0.5, 'tokens_per_second': 12345.6}
 
 
 def seen(terminal: bool, looks=()) -> str:
-    told = Progress()
+    told = ConsoleProgress()
     told.console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
     with told:
-        told.checking(512, 2048)
-        told.loading(10**9, 2 * 10**9, 'w')
-        told.begin({'model': 'm', 'trains': 'all [of it]'}, 0, 25, 10)
+        told.rows_checked(512, 2048)
+        told.weights_loaded(10**9, 2 * 10**9, 'w')
+        told.run_started({'model': 'm', 'trains': 'all [of it]'}, 0, 25, 10)
         for step in range(1, 26):
-            told.step({**RECORD, 'step': step, **({'eval_loss': 0.5} if step in looks else {})})
+            told.step_done({**RECORD, 'step': step, **({'eval_loss': 0.5} if step in looks else {})})
         told.note('done [here]')
     return told.console.file.getvalue()
 
@@ -32,41 +32,36 @@ def test_plain_lines_are_few(monkeypatch):
 
 def test_a_terminal_sees_a_line_that_changes_but_not_at_every_quick_step():
     text = seen(terminal=True)
-    assert 'checking row 512 of 2,048' in text
-    assert 'loading 1.00 of 2.00 GB' in text
+    assert 'checked 512 of 2,048 rows' in text
+    assert 'loaded 1.00 of 2.00 GB' in text
     assert all(f'step {step}/25' in text for step in (1, 25))
     assert sum(f'step {step}/25' in text for step in range(2, 25)) < 10
 
 
 @pytest.mark.parametrize('terminal', [True, False])
 def test_each_look_has_a_line_that_stays(terminal):
-    lines = [line for line in seen(terminal, looks=(7,)).splitlines() if 'held out 0.5' in line]
+    lines = [line for line in seen(terminal, looks=(7,)).splitlines() if 'held-out loss 0.5' in line]
     assert 'step 7/25' in lines[0]
 
 
 def test_a_line_says_what_matters():
-    line = sentence({**RECORD, 'mfu': 0.512, 'eval_loss': 1.25}, 100, 3725)
+    line = step_line({**RECORD, 'mfu': 0.512, 'eval_loss': 1.25}, 100, 3725)
     for expected in (
         'step 1/100',
         'loss 2.5',
-        'rate 2.00e-05',
+        'learning rate 2.00e-05',
         '12,346 tokens/s',
         'MFU 51.2%',
         '1:02:05 left',
     ):
         assert expected in line
-    assert 'held out 1.25' in line
+    assert 'held-out loss 1.25' in line
 
 
 def test_a_step_that_was_compiled_has_no_rates_and_is_no_measure_of_the_others():
-    clock = Clock()
-    compiled = {'step': 1, 'loss': 2.5, 'rate': 2e-5, 'seconds': 90.0}
-    assert clock.left(9, compiled) is None
-    assert 'tokens/s' not in sentence(compiled, 10, None)
-    assert clock.left(8, RECORD) == 4
-    assert clock.left(6, compiled) == 3
-
-
-@pytest.mark.parametrize(('seconds', 'told'), [(0.4, '0:00'), (61, '1:01'), (3725, '1:02:05')])
-def test_durations(seconds, told):
-    assert duration(seconds) == told
+    estimate = RemainingTime()
+    compiled = {'step': 1, 'loss': 2.5, 'learning_rate': 2e-5, 'seconds': 90.0}
+    assert estimate.update(9, compiled) is None
+    assert 'tokens/s' not in step_line(compiled, 10, None)
+    assert estimate.update(8, RECORD) == 4
+    assert estimate.update(6, compiled) == 3

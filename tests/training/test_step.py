@@ -11,7 +11,7 @@ from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split
-from vipllava_jax.training.step import make_step, rounded, start
+from vipllava_jax.training.step import init_state, make_step, round_stochastically
 
 TRAINS = {'projector', 'llama'}
 FAST = Optimizer(1e-2, 10, warmup=0)
@@ -35,7 +35,7 @@ def halves(params):
 
 def begun(trainable, optimizer=FAST, dtype=jnp.float32):
     """The state before the first step, of copies, because other tests share the weights."""
-    return start(jax.tree.map(jnp.copy, trainable), optimizer, dtype)
+    return init_state(jax.tree.map(jnp.copy, trainable), optimizer, dtype)
 
 
 def numbers(tree):
@@ -60,8 +60,8 @@ def test_what_is_frozen_stays_and_the_rest_moves(step, params, halves, batches):
     assert set(state.params) == {'projector', 'llama'}
     still = [path for path, w in flat(state.params) if np.array_equal(w, dict(flat(before))[path])]
     assert not still
-    assert (metrics.rate, metrics.finite) == (FAST.at(0), True)
-    assert metrics.tokens == (batches[0].targets != IGNORE).sum()
+    assert (metrics.learning_rate, metrics.finite) == (FAST.at(0), True)
+    assert metrics.target_tokens == (batches[0].targets != IGNORE).sum()
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_batch_without_a_word_to_learn_has_no_loss(step, halves, batches):
     trainable, frozen = halves
     nothing = batches[0]._replace(targets=np.full_like(batches[0].targets, IGNORE))
     state, metrics = step(begun(trainable), frozen, stack([nothing]), KEY)
-    assert (metrics.loss, metrics.grad_norm, metrics.tokens, metrics.finite) == (0, 0, 0, True)
+    assert (metrics.loss, metrics.grad_norm, metrics.target_tokens, metrics.finite) == (0, 0, 0, True)
     assert all(np.isfinite(x).all() for x in numbers(state))
 
 
@@ -98,7 +98,7 @@ def test_what_is_not_finite_changes_nothing(step, halves, batches, bad):
 
 def test_a_step_uses_up_the_state_and_what_it_began_with(step, halves, batches):
     trainable = jax.tree.map(jnp.copy, halves[0])
-    state = start(trainable, FAST)
+    state = init_state(trainable, FAST)
     step(state, halves[1], stack(batches[:1]), KEY)
     assert all(x.is_deleted() for x in jax.tree.leaves((state, trainable)))
 
@@ -112,7 +112,7 @@ def test_each_part_of_each_step_varies_by_itself(cfg, halves, batches):
         return {**params, 'projector': jax.tree.map(lambda w: w * (1 + noise), params['projector'])}
 
     still = Optimizer(0.0, 10)
-    step = make_step(cfg, still, dtype=jnp.float32, vary=noisy)
+    step = make_step(cfg, still, dtype=jnp.float32, apply_dropout=noisy)
 
     def losses(batches):
         state, told = begun(trainable, still), []
@@ -151,10 +151,10 @@ def test_half_the_bits_stay_near(cfg, params, halves, batches):
 def test_what_is_lost_by_rounding_is_not_lost_on_average():
     old = {'w': jnp.full(20_000, 1.0, jnp.bfloat16), 'x': jnp.full(20_000, -3.0, jnp.float32)}
     new = {'w': jnp.full(20_000, 1 + 1e-3), 'x': jnp.full(20_000, -3 + 1e-5)}
-    once = rounded(new, old, KEY)
+    once = round_stochastically(new, old, KEY)
     assert {k: w.dtype for k, w in once.items()} == {k: w.dtype for k, w in old.items()}
     assert set(np.unique(once['w'].astype(np.float32))) == {1, 1 + 2**-7}  # the two neighbours
     np.testing.assert_allclose(once['w'].astype(np.float32).mean(), 1 + 1e-3, atol=1e-4)
     np.testing.assert_array_equal(once['x'], new['x'])
-    same = rounded(jax.tree.map(lambda w: w.astype(jnp.float32), old), old, KEY)
+    same = round_stochastically(jax.tree.map(lambda w: w.astype(jnp.float32), old), old, KEY)
     jax.tree.map(np.testing.assert_array_equal, same, old)

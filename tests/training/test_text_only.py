@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 
+from tests.data.samples import write_lines
 from tests.makers import noise
 from tests.training import runs
-from tests.training.conftest import write_lines
 from vipllava_jax import training
-from vipllava_jax.data.batches import Batch, Batches
-from vipllava_jax.data.conversations import ENDINGS, IGNORE
-from vipllava_jax.data.rows import read
+from vipllava_jax.data.batches import Batches, BatchSettings, TrainingBatch
+from vipllava_jax.data.conversations import ANSWER_ENDINGS, IGNORE
+from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.training import loop
-from vipllava_jax.training.progress import Silent
+from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recipes import RECIPES
 
 
@@ -47,7 +47,7 @@ def test_rows_of_text_alone_train(world, tmp_path, accumulate):
     held = dict(eval_data=world[1] / 'text.jsonl', eval_every=2)
     records = run(world, tmp_path / 'run', 'text.jsonl', accumulate=accumulate, **held)
     assert [record['grad_norm'] for record in records] == [0, 0, 0]  # no picture reaches the projector
-    assert all(math.isfinite(record['loss']) and record['learnt_tokens'] > 0 for record in records)
+    assert all(math.isfinite(record['loss']) and record['target_tokens'] > 0 for record in records)
     assert ['eval_loss' in record for record in records] == [False, True, True]
 
 
@@ -70,10 +70,12 @@ def test_every_recipe_takes_rows_of_text(world, tmp_path, recipe):
         assert math.isfinite(record['loss'])
 
 
-@pytest.mark.parametrize('template', ENDINGS)
+@pytest.mark.parametrize('template', ANSWER_ENDINGS)
 def test_answers_to_text_are_learnt_in_every_template(tmp_path, processor, template):
-    rows = read([write_lines(tmp_path / 'text.jsonl', [text_row(n) for n in range(5)])])
-    batch = Batches(rows, processor, batch_size=5, seed=None, template=template, bucket=16).at(0)
+    rows = read_rows([write_lines(tmp_path / 'text.jsonl', [text_row(n) for n in range(5)])])
+    batch = Batches(
+        rows, processor, BatchSettings(batch_size=5, seed=None, template=template, pad_to_multiple_of=16)
+    ).at(0)
     assert batch.images.shape[1] == 0
     assert batch.image_counts.tolist() == [0] * 5
     for n, (tokens, targets) in enumerate(zip(batch.tokens, batch.targets, strict=True)):
@@ -88,17 +90,17 @@ def test_answers_to_text_are_learnt_in_every_template(tmp_path, processor, templ
 def test_a_batch_is_split_into_parts_whatever_its_pictures(images, count):
     tokens = np.arange(4 * 8).reshape(4, 8)
     pictures = np.stack([[noise(28, 28)] * images for _ in range(4)]).reshape(4, images, 28, 28, 3)
-    batch = Batch(tokens, tokens, pictures, np.full(4, images), ('a',) * 4)
-    parts = loop._parts(batch, count)
+    batch = TrainingBatch(tokens, tokens, pictures, np.full(4, images), ('a',) * 4)
+    parts = loop.split_batch(batch, count)
     assert parts.tokens.shape == (count, 4 // count, 8)
     assert parts.images.shape == (count, 4 // count, images, 28, 28, 3)
     np.testing.assert_array_equal(np.concatenate(parts.images), pictures)
 
 
 def test_rows_that_are_cut_are_counted_before_the_first_step(world, tmp_path):
-    class Told(Silent):
-        def begin(self, about, step, steps, every):
-            self.about = about
+    class Told(ProgressListener):
+        def run_started(self, description, done, steps, log_every):
+            self.description = description
 
     folder, told = world[1], Told()
     question = 'What is it? ' * 60
@@ -115,13 +117,13 @@ def test_rows_that_are_cut_are_counted_before_the_first_step(world, tmp_path):
         eval_data=folder / 'cut.jsonl',
         progress=told,
     )
-    cut = '8 rows, none broken, 2 cut at max_length 200, 1 with no answer left and passed over'
-    assert told.about['data'] == cut
-    assert '2 cut at max_length 200, 1 with' in told.about['held out']
+    cut = '8 rows, none broken, 2 truncated to max_length 200, 1 of them without an answer and skipped'
+    assert told.description['data'] == cut
+    assert '2 truncated to max_length 200, 1 of' in told.description['held out']
 
 
 def test_a_length_that_leaves_no_answer_is_refused_before_weights_are_read(world, tmp_path, monkeypatch):
-    monkeypatch.setattr('vipllava_jax.training.prepare.weights', None)
+    monkeypatch.setattr('vipllava_jax.training.prepare.initial_state', None)
     with pytest.raises(
         ValueError, match='max_length 16 leaves no answer in any of the 12 rows of .*text.jsonl'
     ):

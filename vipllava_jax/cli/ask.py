@@ -111,7 +111,7 @@ def ask(
             raise ValueError('--save-image needs an --image')
         check_saving(save_image, images)
     from vipllava_jax import loading
-    from vipllava_jax.generation.stopping import ends
+    from vipllava_jax.generation.stopping import stop_conditions
     from vipllava_jax.weight_options import WeightOptions
 
     folder, processor, batch = prepare(source, prompt, pictures, template, fit)
@@ -129,7 +129,7 @@ def ask(
         **types(shapes),
         **settings,
     }
-    stops, settings['eos'] = ends(processor, template, cfg)
+    stops, settings['eos'] = stop_conditions(processor, template, cfg)
     compiled = compiling(shapes, batch, cfg, settings)
     model, seconds = load(weights, processor)
     reply = Reply(model, batch, stops, settings)
@@ -171,9 +171,9 @@ class Reply:
         self.times = [time.perf_counter()]  # of the start and of each chunk
 
     def __iter__(self) -> Iterator[str]:
-        from vipllava_jax.generation.stopping import until
+        from vipllava_jax.generation.stopping import truncate_at_stops
 
-        return until(self._pieces(), self.stops)
+        return truncate_at_stops(self._pieces(), self.stops)
 
     def _pieces(self) -> Iterator[str]:
         text = self.processor.text_stream()
@@ -244,8 +244,8 @@ def planned(
 
     Raises ValueError if there is no room for an answer, or the processor does not fit the weights.
     """
-    from vipllava_jax.generation.decoding import room
+    from vipllava_jax.generation.decoding import max_new_tokens_for
 
     processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
-    room(batch, weights.cfg, max_new_tokens)
+    max_new_tokens_for(batch, weights.cfg, max_new_tokens)
     return weights.shapes()

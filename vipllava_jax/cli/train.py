@@ -9,10 +9,10 @@ import click
 
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.rows import a_line_each
-from vipllava_jax.training import config
-from vipllava_jax.training.config import KEYS, Key, Settings
+from vipllava_jax.training.keys import Key
+from vipllava_jax.training.settings import KEYS, REQUIRED, TrainingSettings, read_settings
 
-FIELDS = Settings.__dataclass_fields__
+FIELDS = TrainingSettings.__dataclass_fields__
 
 
 class Grouped(click.Command):
@@ -30,30 +30,36 @@ class Grouped(click.Command):
                 formatter.write_dl(records)
 
 
-def option(name: str, key: Key) -> click.Option:
+def _option(name: str, key: Key) -> click.Option:
     """The flag of a key; without the flag, the setting is not passed."""
     flag = '--' + name.replace('_', '-')
+    if key.type is bool:
+        return click.Option([f'{flag}/--no-{flag[2:]}'], default=None, help=key.help + _default(name, key))
+    types = {str: click.STRING, int: click.INT, float: click.FLOAT}
+    repeated = ' May be repeated.' if key.is_list else ''
+    return click.Option(
+        [flag],
+        type=click.Choice(key.choices) if key.choices else types[key.type],
+        multiple=key.is_list,
+        metavar=None if key.choices else {str: 'X', int: 'N', float: 'X'}[key.type],
+        help=key.help + repeated + _default(name, key),
+    )
+
+
+def _default(name: str, key: Key) -> str:
+    """The default of a key, for its help text; '' if that names it already, or there is none."""
     default = FIELDS[name].default
-    told = '' if default in (None, False) or 'default' in key.help else f'  [default: {_word(default)}]'
     if default is dataclasses.MISSING:
-        told = '' if name in config.NEEDED else "  [default: the recipe's]"
-    if key.kind is bool:
-        return click.Option([f'{flag}/--no-{flag[2:]}'], default=None, help=key.help + told)
-    kinds = {str: click.STRING, int: click.INT, float: click.FLOAT}
-    kind = click.Choice(key.among) if key.among else kinds[key.kind]
-    many = ' May be repeated.' if key.many else ''
-    letter = None if key.among else {str: 'X', int: 'N', float: 'X'}[key.kind]
-    return click.Option([flag], type=kind, multiple=key.many, metavar=letter, help=key.help + many + told)
-
-
-def _word(default: Any) -> str:
+        return '' if name in REQUIRED else "  [default: the recipe's]"
+    if default in (None, False) or 'default' in key.help:
+        return ''
     if isinstance(default, tuple):
-        return ', '.join(default)
-    return 'yes' if default is True else str(default)
+        return f'  [default: {", ".join(default)}]'
+    return f'  [default: {"yes" if default is True else default}]'
 
 
 def train(file: Path | None, **given: Any) -> None:
-    """Train a model on rows of data: FILE, in TOML, has the settings, and flags of the same names win.
+    """Train a model on rows of data: FILE, in TOML, has the settings, which flags of the same names override.
 
     An interrupted run, even one ended by SIGKILL, resumes from its last checkpoint when the same command is
     given again. Ctrl-C saves a checkpoint first. The result is in `model` or `adapter` in the output folder.
@@ -65,25 +71,25 @@ def train(file: Path | None, **given: Any) -> None:
       vipllava train --recipe stage-2 --model ./stage-1/model --data mix.json --output ./stage-2
     """
     keys = {name: value for name, value in given.items() if value not in (None, ())}
-    config.settings(file, **keys)  # before jax is imported
+    read_settings(file, **keys)  # before jax is imported
     reserve()
-    from vipllava_jax.training import loop
-    from vipllava_jax.training.progress import Progress
+    from vipllava_jax import training
+    from vipllava_jax.training.progress import ConsoleProgress
 
     try:
         with a_line_each():
-            made = loop.train(file, progress=Progress(), **keys)
-    except loop.Stopped as stopped:
+            trained = training.train(file, progress=ConsoleProgress(), **keys)
+    except training.Stopped as stopped:
         click.echo(f'vipllava: {stopped}', err=True)
         sys.exit(128 + stopped.signal)
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
         raise ValueError(
-            'the device has not enough memory: try a smaller --batch or a larger --accumulate, --remat '
+            'the device does not have enough memory: try a smaller --batch or a larger --accumulate, --remat '
             'layers, --param-dtype and --moment-dtype bfloat16, --recipe lora, or a shorter --max-length'
         ) from None
-    click.echo(made.folder)
+    click.echo(trained.folder)
 
 
 train = Grouped(
@@ -92,6 +98,6 @@ train = Grouped(
     help=train.__doc__,
     params=[
         click.Argument(['file'], required=False, type=click.Path(path_type=Path)),
-        *(option(name, key) for name, key in KEYS.items()),
+        *(_option(name, key) for name, key in KEYS.items()),
     ],
 )

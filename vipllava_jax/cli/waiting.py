@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from vipllava_jax.messages import duration
+
 QUIET = 30  # seconds between two lines if stderr is not a terminal
 
 
@@ -56,6 +58,4 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def paced(done: int, left: int, seconds: float) -> str:
     """'4.0/s, 1:15 left'; '' before anything is done."""
-    from vipllava_jax.training.progress import duration
-
     return f'{done / seconds:.1f}/s, {duration(left * seconds / done)} left' if done else ''

@@ -3,124 +3,155 @@
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Generator
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from vipllava_jax.data import conversations, workers
-from vipllava_jax.data.conversations import IGNORE, Example
-from vipllava_jax.data.marking import drawn
-from vipllava_jax.data.order import sample_seed, shuffled
-from vipllava_jax.data.region_prompts import compose
-from vipllava_jax.data.rows import FORM, BrokenRow, Row, Rows
+from vipllava_jax.data.conversations import IGNORE, Example, check_trainable, encode_conversation
+from vipllava_jax.data.marking import open_marked
+from vipllava_jax.data.order import epoch_order, sample_seed
+from vipllava_jax.data.region_prompts import make_conversation
+from vipllava_jax.data.rows import BrokenRow, Row, Rows, raising_broken_row
+from vipllava_jax.data.workers import map_in_order
+from vipllava_jax.inputs.marks import Mark
+from vipllava_jax.inputs.padding import pad_ids, pad_images, round_up
 from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, uint8_pixels
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
-from vipllava_jax.messages import brief, one_line
+from vipllava_jax.messages import brief
 
-SIZES = (  # settings with their smallest and largest values
+RANGES = (  # fields of BatchSettings with their smallest and largest values
     ('batch_size', 1, 2**16),
     ('max_length', 1, 2**31 - 1),
-    ('bucket', 1, 2**31 - 1),
+    ('pad_to_multiple_of', 1, 2**31 - 1),
     ('seed', 0, 2**63 - 1),
 )
-TRIES = 100  # rows that are tried in place of a broken one
+MAX_ATTEMPTS = 100  # rows that are tried in place of a broken one
 
 Note = tuple[str, str]  # (subject, message); only one message per subject is reported
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """How rows become batches; ValueError for a value out of range."""
+
+    batch_size: int
+    seed: int | None = 0  # None: for evaluation, in the order of the file and without random marks
+    template: str = DEFAULT_TEMPLATE
+    fit: Fit | None = None
+    max_length: int = 2048  # tokens; longer conversations are truncated
+    group_by_length: bool = True  # the rows of a batch have about the same length: T and I take few values
+    pad_to_multiple_of: int = 128  # of the length T of a batch
+    skip_broken: bool = False  # the next good row takes the place of a broken one
+    workers: int = 0  # processes that prepare batches; 0: they are prepared in this process
+
+    def __post_init__(self) -> None:
+        check_trainable(self.template)
+        check_fit(self.fit)
+        for name, smallest, largest in RANGES:
+            value = getattr(self, name)
+            if value is not None and not smallest <= value <= largest:
+                raise ValueError(f'{name} is {brief(value)}: give {smallest} to {largest:,}')
+
+
+class TrainingBatch(NamedTuple):
     """The arrays of a training step."""
 
     tokens: np.ndarray  # BT int32, padded on the right
     targets: np.ndarray  # BT int32, the id that should follow each token, or IGNORE: no loss there
     images: np.ndarray  # BIhw3 uint8, I the most images of a row; zeros where a row has fewer
     image_counts: np.ndarray  # B int32
-    ids: tuple[str, ...]  # the rows' names, for messages
+    names: tuple[str, ...]  # of the rows, for messages
 
 
-class CutRow(BrokenRow):
-    """A row without any answer left within max_length; it is not broken otherwise."""
+class RowWithoutAnswer(BrokenRow):
+    """A row whose answers are all beyond max_length; it is not broken otherwise."""
+
+
+class Sample(NamedTuple):
+    """A row, ready to become part of a batch."""
+
+    name: str
+    example: Example
+    images: list[np.ndarray]  # hw3 uint8, with the marks drawn on them
+
+
+class Task(NamedTuple):
+    """A batch to make."""
+
+    epoch: int
+    rows: np.ndarray  # B, the indices of its rows
+    repeated: int  # how many rows at the end only fill the batch up, and have no targets
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Rows of an epoch -> a Batch and notes about skipped rows; can be sent to another process."""
+class BatchMaker:
+    """A Task -> its batch and notes about skipped rows; can be sent to another process."""
 
     rows: Rows
     processor: Processor
-    seed: int | None
-    template: str
-    fit: Fit | None
-    max_length: int
-    bucket: int
-    skip_broken: bool
+    settings: BatchSettings
 
-    def __call__(self, task: tuple[int, np.ndarray, int]) -> tuple[Batch, list[Note]]:
-        """(epoch, indices B of rows, how many of them only fill the batch up) -> the batch, the notes."""
-        epoch, indices, filling = task
+    def __call__(self, task: Task) -> tuple[TrainingBatch, list[Note]]:
         notes: list[Note] = []
-        made = [self._good(int(i), epoch, notes) for i in indices]
-        names, examples, pictures = zip(*made, strict=True)
+        samples = [self._find_sample(int(i), task.epoch, notes) for i in task.rows]
+        names, examples, images = zip(*samples, strict=True)
         longest = max(len(example.tokens) for example in examples)
-        shape = len(made), -(-longest // self.bucket) * self.bucket
-        tokens = np.full(shape, self.processor.tokenizer.pad, np.int32)
-        targets = np.full(shape, IGNORE, np.int32)
-        counts = np.array([len(row) for row in pictures], np.int32)
-        side = self.processor.image_settings.side
-        images = np.zeros((len(made), counts.max(), side, side, 3), np.uint8)
-        for b, (example, row) in enumerate(zip(examples, pictures, strict=True)):
-            tokens[b, : len(example.tokens)] = example.tokens
-            if b < len(made) - filling:
-                targets[b, : len(example.targets)] = example.targets
-            for i, picture in enumerate(row):
-                images[b, i] = picture
-        return Batch(tokens, targets, images, counts, names), notes
+        T = round_up(longest, self.settings.pad_to_multiple_of)
+        tokens = pad_ids([example.tokens for example in examples], T, self.processor.tokenizer.pad)
+        targets = pad_ids([example.targets for example in examples], T, IGNORE)
+        targets[len(samples) - task.repeated :] = IGNORE
+        padded_images, counts = pad_images(images, self.processor.image_settings.side, np.uint8)
+        return TrainingBatch(tokens, targets, padded_images, counts, names), notes
 
-    def _good(self, i: int, epoch: int, notes: list[Note]) -> tuple[str, Example, list[np.ndarray]]:
-        """The example of a row or, if that has no answer left or is broken, of the next good one."""
-        for n in range(TRIES):
+    def _find_sample(self, i: int, epoch: int, notes: list[Note]) -> Sample:
+        """The sample of a row or, if that is broken or has no answer left, of the next good one."""
+        for n in range(MAX_ATTEMPTS):
             try:
-                row = self.rows[(i + n) % len(self.rows)]
-                return row.name, *self.example(row, epoch, notes)
+                return self._make_sample(self.rows[(i + n) % len(self.rows)], epoch, notes)
             except BrokenRow as error:
-                if not (self.skip_broken or isinstance(error, CutRow)):
+                if not (self.settings.skip_broken or isinstance(error, RowWithoutAnswer)):
                     raise
                 notes.append((str(error), f'skipped: {error}'))
-        raise BrokenRow(f'{self.rows.where(i)}: this row and the {TRIES - 1} after it are broken')
+        raise BrokenRow(f'{self.rows.where(i)}: this row and the {MAX_ATTEMPTS - 1} after it are broken')
 
-    def example(self, row: Row, epoch: int, notes: list[Note]) -> tuple[Example, list[np.ndarray]]:
-        """A row -> its ids and targets, and its pictures hw3 with the marks drawn on them."""
-        rng = None if self.seed is None else np.random.default_rng(sample_seed(self.seed, epoch, row.name))
+    def _make_sample(self, row: Row, epoch: int, notes: list[Note]) -> Sample:
+        settings = self.settings
+        rng = None
+        if settings.seed is not None:
+            rng = np.random.default_rng(sample_seed(settings.seed, epoch, row.name))
         try:
-            prompted = compose(row.fields, len(row.images), row.folder, rng)
-            count = len(row.images)
-            example = conversations.encode(
-                prompted.turns, count, self.processor, self.template, self.max_length
-            )
-            if (example.targets == IGNORE).all():
-                raise CutRow(f'{row.where}: its question alone fills max_length {self.max_length}')
-            pictures = []
-            for path, marks in zip(row.images, prompted.marks, strict=True):
-                seed = int(rng.integers(1 << 32)) if marks and rng is not None else None
-                image = drawn(path, marks, seed)
-                for mark in marks_cut_off(image, self.processor.image_settings, self.fit):
-                    message = (
-                        f"{row.where}: the crop cuts off the mark {mark}; fit 'pad' keeps whole pictures"
+            with raising_broken_row(row.where):
+                count = len(row.images)
+                turns, marks = make_conversation(row.fields, count, row.folder, rng)
+                example = encode_conversation(
+                    turns, count, self.processor, settings.template, settings.max_length
+                )
+                if (example.targets == IGNORE).all():
+                    raise RowWithoutAnswer(
+                        f'{row.where}: its question alone fills max_length {settings.max_length}'
                     )
-                    notes.append(('crop', message))
-                pictures.append(uint8_pixels(image, self.processor.image_settings, self.fit))
-        except CutRow:
+                return Sample(row.name, example, self._load_images(row, marks, rng, notes))
+        except BrokenRow:
             raise
-        except (ValueError, OSError) as error:
-            raise BrokenRow(f'{row.where}: {error}') from None
-        except FORM as error:
-            raise BrokenRow(f'{row.where}: a field has the wrong form ({one_line(error)})') from None
         except Exception as error:
             raise RuntimeError(f'{row.where}: {error!r}') from error
-        return example, pictures
+
+    def _load_images(
+        self, row: Row, marks: Sequence[Sequence[Mark]], rng: np.random.Generator | None, notes: list[Note]
+    ) -> list[np.ndarray]:
+        """The pictures hw3 of a row, with its marks; notes a mark that is cropped."""
+        images = []
+        for path, row_marks in zip(row.images, marks, strict=True):
+            seed = int(rng.integers(1 << 32)) if row_marks and rng is not None else None
+            image = open_marked(path, row_marks, seed)
+            for mark in marks_cut_off(image, self.processor.image_settings, self.settings.fit):
+                message = f"the crop cuts off the mark {mark}; fit 'pad' keeps whole pictures"
+                notes.append(('crop', f'{row.where}: {message}'))
+            images.append(uint8_pixels(image, self.processor.image_settings, self.settings.fit))
+        return images
 
 
 @dataclass(frozen=True)
@@ -128,51 +159,35 @@ class Batches:
     """`at(step)` is the batch of a step, always the same; `iterate` prepares the next ones in parallel.
 
     Each epoch has every row once, in another order and with other marks; its last batch is filled up with
-    its first rows. With `group_by_length` the rows of a batch have about the same length, so that T and I
-    take few values; T is a multiple of `bucket`. With seed None, for evaluation, rows are in the order of
-    the file, marks are not random, and the rows that fill up the last batch have no targets. `report` is
-    called once with each problem of a row that does not stop the run.
+    its first rows. With seed None, the rows that fill up the last batch have no targets. `report` is called
+    once with each problem of a row that does not stop the run.
     """
 
     rows: Rows
     processor: Processor
-    _: KW_ONLY
-    batch_size: int
-    seed: int | None = 0
-    workers: int = 0
-    template: str = DEFAULT_TEMPLATE
-    fit: Fit | None = None
-    max_length: int = 2048
-    group_by_length: bool = True
-    bucket: int = 128
-    skip_broken: bool = False
+    settings: BatchSettings
     report: Callable[[str], None] = warnings.warn
 
     def __post_init__(self) -> None:
-        conversations.check(self.template)
-        check_fit(self.fit)
-        for name, least, most in SIZES:
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f'{name} is {brief(value)}: give {least} to {most:,}')
-        needed = int(self.rows.images.max()) * self.processor.patches
-        if needed >= self.max_length:
-            i = int(self.rows.images.argmax())
+        i = int(self.rows.image_counts.argmax())
+        count, max_length = self.rows.image_counts[i], self.settings.max_length
+        needed = int(count) * self.processor.patches
+        if needed >= max_length:
             raise ValueError(
-                f'{self.rows.where(i)}: its {self.rows.images[i]} image(s) alone are {needed} tokens: '
-                f'max_length {self.max_length} is too short'
+                f'{self.rows.where(i)}: its {count} image(s) alone are {needed} tokens: '
+                f'max_length {max_length} is too short'
             )
 
     @property
     def steps(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self.rows) // self.batch_size)
+        return -(-len(self.rows) // self.settings.batch_size)
 
-    def at(self, step: int) -> Batch:
+    def at(self, step: int) -> TrainingBatch:
         """The batch of a step, counted from 0 over all epochs, prepared in this process."""
-        return self._reported(self._maker(self._task(step)), set())
+        return self._report(self._maker(self._task(step)), set())
 
-    def iterate(self, start: int = 0, stop: int | None = None) -> Generator[Batch]:
+    def iterate(self, start: int = 0, stop: int | None = None) -> Generator[TrainingBatch]:
         """Yields the batches of the steps from `start` up to `stop`; without `stop` the iterator is infinite.
 
         Close it, or end the process, and its workers end. BrokenRow names a row of which no example can be
@@ -180,54 +195,47 @@ class Batches:
         """
         reported: set[str] = set()
         steps = itertools.count(start) if stop is None else range(start, stop)
-        made = workers.ordered(self._maker, map(self._task, steps), self.workers)
+        results = map_in_order(self._maker, map(self._task, steps), self.settings.workers)
         try:
-            for result in made:
-                yield self._reported(result, reported)
+            for result in results:
+                yield self._report(result, reported)
         finally:
-            made.close()
+            results.close()
+
+    @property
+    def _maker(self) -> BatchMaker:
+        return BatchMaker(self.rows, self.processor, self.settings)
+
+    def _report(self, result: tuple[TrainingBatch, list[Note]], reported: set[str]) -> TrainingBatch:
+        """Reports the notes on new subjects; returns the batch."""
+        batch, notes = result
+        for subject, message in notes:
+            if subject not in reported:
+                reported.add(subject)
+                self.report(message)
+        return batch
+
+    def _task(self, step: int) -> Task:
+        settings = self.settings
+        epoch, n = divmod(step, self.steps)
+        order = self._order(epoch)
+        rows = order[n * settings.batch_size : (n + 1) * settings.batch_size]
+        missing = settings.batch_size - len(rows)
+        rows = np.concatenate([rows, np.resize(order, missing)])
+        return Task(epoch, rows, missing if settings.seed is None else 0)
 
     @functools.cached_property
     def _orders(self) -> dict[int, np.ndarray]:
         return {}
 
-    @functools.cached_property
-    def _maker(self) -> Maker:
-        return Maker(
-            self.rows,
-            self.processor,
-            self.seed,
-            self.template,
-            self.fit,
-            self.max_length,
-            self.bucket,
-            self.skip_broken,
-        )
-
-    def _reported(self, result: tuple[Batch, list[Note]], reported: set[str]) -> Batch:
-        batch, notes = result
-        for subject, note in notes:
-            if subject not in reported:
-                reported.add(subject)
-                self.report(note)
-        return batch
-
-    def _task(self, step: int) -> tuple[int, np.ndarray, int]:
-        epoch, n = divmod(step, self.steps)
-        order = self._order(epoch)
-        taken = order[n * self.batch_size : (n + 1) * self.batch_size]
-        missing = self.batch_size - len(taken)
-        filled = np.concatenate([taken, np.resize(order, missing)])
-        return epoch, filled, missing if self.seed is None else 0
-
     def _order(self, epoch: int) -> np.ndarray:
-        """Indices N of the rows in the order of an epoch; that of the last one asked for is kept."""
+        """Indices N of the rows in the order of an epoch; the order of one epoch is kept."""
+        settings = self.settings
+        if settings.seed is None:
+            return np.arange(len(self.rows))
         if epoch not in self._orders:
             self._orders.clear()
-            if self.seed is None:
-                self._orders[epoch] = np.arange(len(self.rows))
-            else:
-                self._orders[epoch] = shuffled(
-                    self.rows, self.batch_size, self.group_by_length, self.seed, epoch
-                )
+            self._orders[epoch] = epoch_order(
+                self.rows, settings.batch_size, settings.group_by_length, settings.seed, epoch
+            )
         return self._orders[epoch]

@@ -12,8 +12,8 @@ from vipllava_jax.messages import brief
 
 IGNORE = -100  # the target of a token without a loss
 ROLES = {'system': 'system', 'human': 'user', 'gpt': 'assistant'}
-# The text after an answer in each template, learnt with it; templates without one cannot teach where to stop.
-ENDINGS = {
+# The text after an answer in each template, also a target; without one, a model would not learn to stop.
+ANSWER_ENDINGS = {
     name: end for name, template in TEMPLATES.items() if (end := template.assistant.partition('{}')[2])
 }
 
@@ -25,7 +25,7 @@ class Example(NamedTuple):
     targets: np.ndarray
 
 
-def read(conversation: Any, images: int) -> list[Turn]:
+def parse_conversation(conversation: Any, images: int) -> list[Turn]:
     """The `conversations` of a row -> turns without `<image>`; ValueError if they are not valid.
 
     A row's images come first in the human's first turn, wherever the text has `<image>`.
@@ -33,21 +33,21 @@ def read(conversation: Any, images: int) -> list[Turn]:
     if not isinstance(conversation, list) or not conversation:
         raise ValueError('it has no conversation: expected a list of {"from", "value"} in "conversations"')
     turns = [_turn(number, turn, images) for number, turn in enumerate(conversation)]
-    spoken = turns[1:] if turns[0].role == 'system' else turns
-    expected = ['user', 'assistant'] * max(-(-len(spoken) // 2), 1)
-    if [turn.role for turn in spoken] != expected:
+    dialogue = turns[1:] if turns[0].role == 'system' else turns
+    expected = ['user', 'assistant'] * max(-(-len(dialogue) // 2), 1)
+    if [turn.role for turn in dialogue] != expected:
         found = ', '.join(turn['from'] for turn in conversation)
         raise ValueError(f'human and gpt must take turns, from human to gpt; found {found}')
     return turns
 
 
 def _turn(number: int, turn: Any, images: int) -> Turn:
-    said, text = (turn.get('from'), turn.get('value')) if isinstance(turn, dict) else (None, None)
-    if not isinstance(said, str) or said not in ROLES or not isinstance(text, str):
+    sender, text = (turn.get('from'), turn.get('value')) if isinstance(turn, dict) else (None, None)
+    if not isinstance(sender, str) or sender not in ROLES or not isinstance(text, str):
         raise ValueError(
             f'turn {number} is {brief(turn)}: expected {{"from": "human" or "gpt", "value": a text}}'
         )
-    role = ROLES[said]
+    role = ROLES[sender]
     if IMAGE_TOKEN in text:
         if role != 'user' or not images:
             why = 'only the human may' if images else 'the row has no image'
@@ -56,13 +56,15 @@ def _turn(number: int, turn: Any, images: int) -> Turn:
     return Turn(role, text)
 
 
-def check(template: str) -> None:
+def check_trainable(template: str) -> None:
     """Raises ValueError for a template that cannot be used for training."""
-    if template not in ENDINGS:
-        raise ValueError(f'no training in template {template!r}: choose {", ".join(ENDINGS)}')
+    if template not in ANSWER_ENDINGS:
+        raise ValueError(
+            f'template {template!r} cannot be used for training: choose one of {", ".join(ANSWER_ENDINGS)}'
+        )
 
 
-def encode(
+def encode_conversation(
     turns: Sequence[Turn],
     images: int,
     processor: Processor,
@@ -71,15 +73,16 @@ def encode(
 ) -> Example:
     """Turns and the number of their images -> the ids of the conversation, with the answers as targets.
 
-    The ids are those of the processor for the same text, cut at max_length. The template 'plain', a picture
-    and its caption, leaves out the human's text. Raises ValueError if placeholders of images would be cut.
+    The ids are those of the processor for the same text, truncated to max_length. The template 'plain', a
+    picture and its caption, leaves out the human's text. Raises ValueError if placeholders of images would be
+    cut off.
     """
-    return _cut(_whole(turns, images, processor, template), images, processor, max_length)
+    return _truncate(_encode_all(turns, images, processor, template), images, processor, max_length)
 
 
 @dataclass(frozen=True)
-class Limit:
-    """Turns and the number of their images -> whether max_length cuts them, and leaves no answer.
+class LengthLimit:
+    """Turns and the number of their images -> whether max_length truncates them, and leaves no answer.
 
     Only texts that may be too long are tokenized, because that takes longer than all other checks of a row.
     """
@@ -89,15 +92,17 @@ class Limit:
     max_length: int
 
     def __call__(self, turns: Sequence[Turn], images: int) -> tuple[bool, bool]:
-        """ValueError if placeholders of images would be cut."""
-        if self._bound(turns, images) <= self.max_length:
+        """ValueError if placeholders of images would be cut off."""
+        if self._max_tokens(turns, images) <= self.max_length:
             return False, False
-        whole = _whole(turns, images, self.processor, self.template)
-        if len(whole.tokens) <= self.max_length:
+        example = _encode_all(turns, images, self.processor, self.template)
+        if len(example.tokens) <= self.max_length:
             return False, False
-        return True, bool((_cut(whole, images, self.processor, self.max_length).targets == IGNORE).all())
+        return True, bool(
+            (_truncate(example, images, self.processor, self.max_length).targets == IGNORE).all()
+        )
 
-    def _bound(self, turns: Sequence[Turn], images: int) -> int:
+    def _max_tokens(self, turns: Sequence[Turn], images: int) -> int:
         """An upper bound of the number of tokens: each, except the first, stands for at least a byte."""
         frame = TEMPLATES[self.template]
         framed = sum(len(getattr(frame, turn.role)) + len(turn.text.encode()) for turn in turns)
@@ -105,50 +110,48 @@ class Limit:
         return len(frame.default_system) + len(frame.system) + framed + pictures + 2
 
 
-def _cut(whole: Example, images: int, processor: Processor, max_length: int) -> Example:
-    """The first max_length tokens of an example; ValueError if placeholders of images would be cut."""
-    if (whole.tokens[max_length:] == processor.image_id).any():
-        needed = int(np.flatnonzero(whole.tokens == processor.image_id)[-1]) + 1
-        raise ValueError(
-            f'its {images} image(s) reach to token {needed}: max_length {max_length} is too short'
-        )
-    return Example(whole.tokens[:max_length], whole.targets[:max_length])
+def _truncate(example: Example, images: int, processor: Processor, max_length: int) -> Example:
+    """The first max_length tokens of an example; ValueError if placeholders of images would be cut off."""
+    if (example.tokens[max_length:] == processor.image_id).any():
+        needed = int(np.flatnonzero(example.tokens == processor.image_id)[-1]) + 1
+        raise ValueError(f'its {images} image(s) end at token {needed}: max_length {max_length} is too short')
+    return Example(example.tokens[:max_length], example.targets[:max_length])
 
 
-def _whole(turns: Sequence[Turn], images: int, processor: Processor, template: str) -> Example:
-    """Like `encode`, without a limit of length."""
-    check(template)
+def _encode_all(turns: Sequence[Turn], images: int, processor: Processor, template: str) -> Example:
+    """Like `encode_conversation`, without a limit of length."""
+    check_trainable(template)
     if template == 'plain':
         turns = [turn._replace(text='') if turn.role == 'user' else turn for turn in turns]
     text, answers = _answers(turns, images, template)
     ids, spans = processor.tokenizer.encode_with_spans(text)
     processor.check_ids(ids)
-    learnt = np.zeros(len(ids), bool)
+    is_target = np.zeros(len(ids), bool)
     first, last = np.array(spans).T
     for start, end in answers:
-        if joined := np.flatnonzero((first < start) & (last > start)).tolist():
-            piece = processor.tokenizer.backend.id_to_token(ids[joined[0]])
+        if shared := np.flatnonzero((first < start) & (last > start)).tolist():
+            piece = processor.tokenizer.backend.id_to_token(ids[shared[0]])
             raise ValueError(
-                f'the token {piece!r} holds the end of the question and the beginning of the answer: '
-                'use a tokenizer that joins no words'
+                f'the token {piece!r} holds the end of a question and the start of its answer: '
+                'use a tokenizer whose tokens do not span words'
             )
-        learnt |= (first >= start) & (first < end)
+        is_target |= (first >= start) & (first < end)
     tokens = np.array(ids, np.int32)
     repeats = np.where(tokens == processor.image_id, processor.patches, 1)
-    tokens, learnt = np.repeat(tokens, repeats), np.repeat(learnt, repeats)
+    tokens, is_target = np.repeat(tokens, repeats), np.repeat(is_target, repeats)
     targets = np.full(len(tokens), IGNORE, np.int32)
-    targets[:-1] = np.where(learnt[1:], tokens[1:], IGNORE)
+    targets[:-1] = np.where(is_target[1:], tokens[1:], IGNORE)
     return Example(tokens, targets)
 
 
 def _answers(turns: Sequence[Turn], images: int, template: str) -> tuple[str, list[tuple[int, int]]]:
-    """The whole text, and the start and end of each answer in it, with the text that ends it."""
-    ending = ENDINGS[template]
-    unlearnt = len(ending) - len(ending.rstrip('\n')) if ending.strip() else 0
+    """The text of a conversation, and the start and end of each answer in it, its ending included."""
+    ending = ANSWER_ENDINGS[template]
+    newlines = len(ending) - len(ending.rstrip('\n')) if ending.strip() else 0
     answers, text = [], ''
     for number, turn in enumerate(turns):
         if turn.role == 'assistant':
             start = len(render(template, turns[:number], images))
             text = render(template, turns[: number + 1], images)
-            answers.append((start, len(text) - unlearnt))
+            answers.append((start, len(text) - newlines))
     return text, answers

@@ -16,17 +16,17 @@ from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
 
-SLACK = 1.0  # pixels by which a box may lie outside the picture, because the data sets round
+TOLERANCE = 1.0  # pixels by which a box may lie outside the picture, because the data sets round
 
 
-class Prompted(NamedTuple):
+class MarkedConversation(NamedTuple):
     """A conversation, and the marks on each of its pictures."""
 
     turns: list[Turn]
     marks: tuple[tuple[Mark, ...], ...]  # one tuple per picture
 
 
-def text_of(fields: dict[str, Any], name: str) -> str:
+def text_field(fields: dict[str, Any], name: str) -> str:
     """The value of a field that must be a text."""
     value = fields[name]
     if not isinstance(value, str) or not value:
@@ -34,7 +34,7 @@ def text_of(fields: dict[str, Any], name: str) -> str:
     return value
 
 
-class Object(NamedTuple):
+class ImageObject(NamedTuple):
     """An object's box on a picture, in pixels, and polygons if its outline is known."""
 
     box: Sequence[float]
@@ -46,35 +46,36 @@ class Object(NamedTuple):
         )
 
 
-def objects(fields: dict[str, Any]) -> list[Object]:
+def read_objects(fields: dict[str, Any]) -> list[ImageObject]:
     """`bboxes` and, if there are any, `segmentations`: for each box a list of polygons, or null."""
     boxes, outlines = fields.get('bboxes'), fields.get('segmentations')
-    found = [] if boxes is None else places(boxes, '"bboxes"')
+    objects = [] if boxes is None else objects_from_boxes(boxes, '"bboxes"')
     if outlines is None or outlines == []:
-        return found
-    if not isinstance(outlines, list) or len(found) != len(outlines):
+        return objects
+    if not isinstance(outlines, list) or len(objects) != len(outlines):
         raise ValueError(
-            f'"bboxes" must be a list of boxes, and "segmentations" as long a list; found {brief(outlines)}'
+            f'"segmentations" is {brief(outlines)}: expected a list with one entry for each of the '
+            f'{len(objects)} "bboxes"'
         )
     for n, outline in enumerate(outlines):
-        with _named(f'"segmentations"[{n}]'):
-            found[n] = found[n]._replace(polygons=polygons_of(outline))
-    return found
+        with _naming_field(f'"segmentations"[{n}]'):
+            objects[n] = objects[n]._replace(polygons=valid_polygons(outline))
+    return objects
 
 
-def places(boxes: Any, name: str) -> list[Object]:
+def objects_from_boxes(boxes: Any, name: str) -> list[ImageObject]:
     """The objects of a list of boxes; ValueError names the field and the index of an invalid box."""
     if not isinstance(boxes, list):
         raise ValueError(f'{name} is {brief(boxes)}: expected a list of boxes')
-    found = []
-    for n, place in enumerate(boxes):
-        with _named(f'{name}[{n}]'):
-            found.append(Object(read_box(place)))
-    return found
+    objects = []
+    for n, values in enumerate(boxes):
+        with _naming_field(f'{name}[{n}]'):
+            objects.append(ImageObject(read_box(values)))
+    return objects
 
 
 @contextlib.contextmanager
-def _named(field: str) -> Iterator[None]:
+def _naming_field(field: str) -> Iterator[None]:
     """Prefixes a ValueError with the name of a field."""
     try:
         yield
@@ -82,7 +83,7 @@ def _named(field: str) -> Iterator[None]:
         raise ValueError(f'{field}: {error}') from None
 
 
-def polygons_of(outline: Any) -> tuple[Any, ...]:
+def valid_polygons(outline: Any) -> tuple[Any, ...]:
     """The polygons with an area; lines and single points, which data sets also contain, cannot be drawn."""
     if isinstance(outline, dict):
         raise ValueError('a segmentation is run-length encoded: expected a list of polygons')
@@ -91,12 +92,12 @@ def polygons_of(outline: Any) -> tuple[Any, ...]:
     polygons = as_sequence(outline)
     if polygons is None:
         raise ValueError(f'expected a list of polygons, found {brief(outline)}')
-    kept = []
+    valid = []
     for polygon in polygons:
         corners = _corners(polygon)
         if len(corners) > 2 and np.ptp(corners, axis=0).min() >= 1 and encloses_area(corners):
-            kept.append(corners.ravel().tolist())
-    return tuple(kept)
+            valid.append(corners.ravel().tolist())
+    return tuple(valid)
 
 
 def _corners(polygon: Any) -> np.ndarray:
@@ -112,52 +113,52 @@ def _corners(polygon: Any) -> np.ndarray:
     return np.array(flat[: len(flat) // 2 * 2]).reshape(-1, 2)
 
 
-def styles(
+def choose_styles(
     count: int, rng: np.random.Generator | None, shapes: Sequence[str] = tuple(PREPOSITIONS)
 ) -> list[tuple[str, Any]]:
     """A shape and a colour for each of `count` marks; marks of the same shape get different named colours.
 
-    A shape that occurs once has an unnamed colour in half of the cases.
+    A shape that occurs once has a random, unnamed colour half of the time.
     """
     names = [*COLORS]
     if rng is None:
         return [(shapes[0], names[n % len(names)]) for n in range(count)]
-    picked = [shapes[n] for n in rng.integers(len(shapes), size=count)]
-    left = [names[n] for n in rng.permutation(len(names))]
-    unnamed = [tuple(rgb) for rgb in rng.integers(256, size=(count, 3)).tolist()]
-    named = [picked.count(shape) > 1 or rng.random() < 0.5 for shape in picked]
+    chosen = [shapes[n] for n in rng.integers(len(shapes), size=count)]
+    unused = [names[n] for n in rng.permutation(len(names))]
+    colors = [tuple(rgb) for rgb in rng.integers(256, size=(count, 3)).tolist()]
+    named = [chosen.count(shape) > 1 or rng.random() < 0.5 for shape in chosen]
     return [
-        (shape, left.pop() if name and left else rgb)
-        for shape, name, rgb in zip(picked, named, unnamed, strict=True)
+        (shape, unused.pop() if name and unused else rgb)
+        for shape, name, rgb in zip(chosen, named, colors, strict=True)
     ]
 
 
-def mention(mark: Mark, rng: np.random.Generator | None) -> str:
-    """The phrase of a mark, in half of the cases without 'the': 'within red rectangle'."""
+def mark_phrase(mark: Mark, rng: np.random.Generator | None) -> str:
+    """The phrase of a mark; with a generator, half of the time without 'the': 'within red rectangle'."""
     return mark.phrase if rng is None or rng.random() < 0.5 else mark.phrase.replace(' the ', ' ', 1)
 
 
-def inserted(text: str, phrases: Sequence[str], what: str) -> str:
-    """A text with `<bboxN>`, N from 0, and `<bbox>`, the first one, replaced by the phrases."""
+def insert_phrases(text: str, phrases: Sequence[str], where: str) -> str:
+    """Replaces `<bboxN>`, N from 0, and `<bbox>`, the first one, by the phrases; `where` is for messages."""
 
     def phrase(match: re.Match[str]) -> str:
         number = match[1].lstrip('0') or '0'
         if len(number) > 9 or int(number) >= len(phrases):
-            said = brief(match[0])[1:-1]
-            raise ValueError(f'{what} says {said}, but the row has {len(phrases)} mark(s)')
+            tag = brief(match[0])[1:-1]
+            raise ValueError(f'{where} says {tag}, but the row has {len(phrases)} mark(s)')
         return phrases[int(number)]
 
     return re.sub(r'<bbox([0-9]*)>', phrase, text)
 
 
-def drawn(path: Path, marks: Sequence[Mark], seed: int | None = None) -> Image.Image:
-    """The picture of a file with its marks drawn on it."""
+def open_marked(path: Path, marks: Sequence[Mark], seed: int | None = None) -> Image.Image:
+    """Opens the picture in a file, with its marks drawn on it; `seed` fixes what the marks leave open."""
     image = open_image(path)
-    return draw(image, [inside_picture(mark, image.size) for mark in marks], seed) if marks else image
+    return draw(image, [clamp_mark(mark, image.size) for mark in marks], seed) if marks else image
 
 
-def inside_picture(mark: Mark, size: tuple[int, int]) -> Mark:
-    """The mark on a picture of width x height pixels, moved inside if it lies outside by rounding.
+def clamp_mark(mark: Mark, size: tuple[int, int]) -> Mark:
+    """The mark for a picture of (width, height) pixels, moved inside if it lies outside by rounding.
 
     ValueError if it lies outside by more, or is too small to be drawn.
     """
@@ -165,7 +166,7 @@ def inside_picture(mark: Mark, size: tuple[int, int]) -> Mark:
 
         def clamped(value: float, limit: int) -> float:
             nearest = min(max(value, 0.0), float(limit))
-            return nearest if abs(value - nearest) <= SLACK else value
+            return nearest if abs(value - nearest) <= TOLERANCE else value
 
         def pairs(values: Any) -> Any:
             return tuple((clamped(x, size[0]), clamped(y, size[1])) for x, y in values)

@@ -6,10 +6,10 @@ import numpy as np
 
 from vipllava_jax.data.rows import Rows
 
-POOL = 50  # batches whose rows are drawn together and then sorted by length
+POOL_BATCHES = 50  # batches whose rows are drawn together and then sorted by length
 
 
-def shuffled(rows: Rows, batch_size: int, by_length: bool, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(rows: Rows, batch_size: int, by_length: bool, seed: int, epoch: int) -> np.ndarray:
     """Indices of all rows, batch after batch, in the order of an epoch; an incomplete batch is last.
 
     With `by_length`, the rows of a batch have the same number of pictures and similar lengths of text.
@@ -18,13 +18,13 @@ def shuffled(rows: Rows, batch_size: int, by_length: bool, seed: int, epoch: int
     order = rng.permutation(len(rows))
     if not by_length:
         return order
-    whole = len(rows) // batch_size * batch_size
-    size = POOL * batch_size
-    for start in range(0, whole, size):
-        pool = order[start : min(start + size, whole)]
-        pool[:] = pool[np.lexsort((rows.letters[pool], rows.images[pool]))]
-    batches = order[:whole].reshape(-1, batch_size)
-    return np.concatenate([rng.permutation(batches).reshape(-1), order[whole:]])
+    in_full_batches = len(rows) // batch_size * batch_size
+    size = POOL_BATCHES * batch_size
+    for start in range(0, in_full_batches, size):
+        pool = order[start : min(start + size, in_full_batches)]
+        pool[:] = pool[np.lexsort((rows.text_lengths[pool], rows.image_counts[pool]))]
+    batches = order[:in_full_batches].reshape(-1, batch_size)
+    return np.concatenate([rng.permutation(batches).reshape(-1), order[in_full_batches:]])
 
 
 def sample_seed(seed: int, epoch: int, name: str) -> int:

@@ -7,13 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vipllava_jax.data.marking import Object, Prompted, mention, polygons_of, styles
+from vipllava_jax.data.marking import (
+    ImageObject,
+    MarkedConversation,
+    choose_styles,
+    mark_phrase,
+    valid_polygons,
+)
 from vipllava_jax.files import read_json
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
 
-FIELDS = (
+REQUIRED_FIELDS = (
     'meta_dir',
     'class_names',
     'question',
@@ -24,9 +30,14 @@ FIELDS = (
 )
 LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
 SHAPES = tuple(shape for shape in PREPOSITIONS if shape != 'point')
-ASKING = ('Look at the picture and answer: ', 'According to the picture, ', 'Going by what you see, ', '')
-CHOOSING = ('Choose one of these: ', 'The possible answers are: ', 'It is one of the following: ')
-WHY = (
+QUESTION_OPENINGS = (
+    'Look at the picture and answer: ',
+    'According to the picture, ',
+    'Going by what you see, ',
+    '',
+)
+CHOICE_OPENINGS = ('Choose one of these: ', 'The possible answers are: ', 'It is one of the following: ')
+RATIONALE_QUESTIONS = (
     'Why?',
     'Why do you think so?',
     'What in the picture tells you so?',
@@ -36,7 +47,7 @@ WHY = (
     'Give the reason for your answer.',
     'How did you come to this conclusion?',
 )
-CHOSEN = (
+ANSWER_FORMATS = (
     '({letter})',
     'The answer is ({letter})',
     '({letter}): {text}',
@@ -44,7 +55,7 @@ CHOSEN = (
 )
 
 
-class _Words(NamedTuple):
+class _Phrasing(NamedTuple):
     """Turns a row's token lists, which mention objects by number, into text with the objects' marks."""
 
     nouns: Sequence[str]
@@ -58,67 +69,80 @@ class _Words(NamedTuple):
             if isinstance(token, str):
                 words.append(token)
             else:
-                spoken = ' and '.join(
-                    f'the {self._noun(i)} {mention(self.marks[i], self.rng)}' for i in token
+                phrases = ' and '.join(
+                    f'the {self._noun(i)} {mark_phrase(self.marks[i], self.rng)}' for i in token
                 )
-                words.append(spoken[:1].upper() + spoken[1:] if n == 0 else spoken)
+                words.append(phrases[:1].upper() + phrases[1:] if n == 0 else phrases)
         return re.sub(r' ([.,?!:;])(?= |$)', r'\1', ' '.join(words))
 
     def _noun(self, i: int) -> str:
         if self.rng is None or self.rng.random() < 0.5:
             return self.nouns[i]
-        return _one(('object', 'instance'), self.rng)
+        return _pick(('object', 'instance'), self.rng)
 
 
-def talk(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None) -> Prompted:
-    """The question and its rationale, each with choices in half of the cases; without `rng`, `answering`."""
+def training_conversation(
+    fields: dict[str, Any], folder: Path, rng: np.random.Generator | None
+) -> MarkedConversation:
+    """The question and its rationale, each with choices half of the time.
+
+    Without `rng`, the result is that of `answer_question`.
+    """
     if rng is None:
-        reasoning(fields, folder)  # so that checking a row, which is done without `rng`, finds all errors
-        return answering(fields, folder)
-    choices = [_choices(fields, kind) for kind in ('answer', 'rationale')]
-    offered = rng.integers(2, size=2)
-    shown = [
-        texts if given else [texts[label]] for (texts, label), given in zip(choices, offered, strict=True)
+        rationale_question(
+            fields, folder
+        )  # so that checking a row, which is done without `rng`, finds all errors
+        return answer_question(fields, folder)
+    choices = [_choices(fields, part) for part in ('answer', 'rationale')]
+    with_choices = rng.integers(2, size=2)
+    listed = [
+        texts if shows_choices else [texts[label]]
+        for (texts, label), shows_choices in zip(choices, with_choices, strict=True)
     ]
-    words = _words(fields, folder, rng, SHAPES, [fields['question'], *shown[0], *shown[1]])
-    openings = _one(ASKING, rng) + words.text(fields['question']), _one(WHY, rng)
+    phrasing = _make_phrasing(fields, folder, rng, SHAPES, [fields['question'], *listed[0], *listed[1]])
+    prompts = (
+        _pick(QUESTION_OPENINGS, rng) + phrasing.text(fields['question']),
+        _pick(RATIONALE_QUESTIONS, rng),
+    )
     turns = []
-    for opening, texts, (_, label), given in zip(openings, shown, choices, offered, strict=True):
-        spoken = [words.text(tokens) for tokens in texts]
-        if given:
-            options = ' '.join(f'({LETTERS[n]}) {text}' for n, text in enumerate(spoken))
-            asked = f'{opening} {_one(CHOOSING, rng)}{options}'
-            answer = _one(CHOSEN, rng).format(letter=LETTERS[label], text=spoken[label])
+    for prompt, texts, (_, label), shows_choices in zip(prompts, listed, choices, with_choices, strict=True):
+        phrases = [phrasing.text(tokens) for tokens in texts]
+        if shows_choices:
+            options = ' '.join(f'({LETTERS[n]}) {text}' for n, text in enumerate(phrases))
+            question = f'{prompt} {_pick(CHOICE_OPENINGS, rng)}{options}'
+            answer = _pick(ANSWER_FORMATS, rng).format(letter=LETTERS[label], text=phrases[label])
         else:
-            asked, answer = opening, spoken[0]
-        turns += [Turn('user', asked), Turn('assistant', answer)]
-    return Prompted(turns, (tuple(words.marks.values()),))
+            question, answer = prompt, phrases[0]
+        turns += [Turn('user', question), Turn('assistant', answer)]
+    return MarkedConversation(turns, (tuple(phrasing.marks.values()),))
 
 
-def answering(fields: dict[str, Any], folder: Path) -> Prompted:
+def answer_question(fields: dict[str, Any], folder: Path) -> MarkedConversation:
     """The question with its choices, marks and wording as in evaluation; the answer is a letter."""
     texts, label = _choices(fields, 'answer')
-    words = _words(fields, folder, None, ('point',), [fields['question'], *texts])
-    question = lettered(words.text(fields['question']), [words.text(tokens) for tokens in texts])
+    phrasing = _make_phrasing(fields, folder, None, ('point',), [fields['question'], *texts])
+    question = multiple_choice(phrasing.text(fields['question']), [phrasing.text(tokens) for tokens in texts])
     turns = [Turn('user', question), Turn('assistant', LETTERS[label])]
-    return Prompted(turns, (tuple(words.marks.values()),))
+    return MarkedConversation(turns, (tuple(phrasing.marks.values()),))
 
 
-def reasoning(fields: dict[str, Any], folder: Path) -> Prompted:
+def rationale_question(fields: dict[str, Any], folder: Path) -> MarkedConversation:
     """The question, its answer and the rationales to choose from, as in evaluation."""
-    (answers, right), (texts, label) = _choices(fields, 'answer'), _choices(fields, 'rationale')
-    words = _words(fields, folder, None, ('point',), [fields['question'], answers[right], *texts])
-    question = lettered(
+    (answers, correct), (texts, label) = _choices(fields, 'answer'), _choices(fields, 'rationale')
+    phrasing = _make_phrasing(
+        fields, folder, None, ('point',), [fields['question'], answers[correct], *texts]
+    )
+    question = multiple_choice(
         'I give you a question and its answer, I need you to provide a rationale explaining why the answer '
-        f'is right. "{words.text(fields["question"])}" The answer is "{words.text(answers[right])}".'
+        f'is right. "{phrasing.text(fields["question"])}" The answer is "{phrasing.text(answers[correct])}".'
         'What is the rationale for this decision?',
-        [words.text(tokens) for tokens in texts],
+        [phrasing.text(tokens) for tokens in texts],
     )
     turns = [Turn('user', question), Turn('assistant', LETTERS[label])]
-    return Prompted(turns, (tuple(words.marks.values()),))
+    return MarkedConversation(turns, (tuple(phrasing.marks.values()),))
 
 
-def lettered(question: str, options: Sequence[str]) -> str:
+def multiple_choice(question: str, options: Sequence[str]) -> str:
     """A question, its options with letters, and the instruction to answer with a letter."""
     if not 2 <= len(options) <= len(LETTERS):
         raise ValueError(f'{len(options)} options: expected 2 to {len(LETTERS)}')
@@ -126,55 +150,60 @@ def lettered(question: str, options: Sequence[str]) -> str:
     return '\n'.join([question, *lines, "Answer with the option's letter from the given choices directly."])
 
 
-def _choices(fields: dict[str, Any], kind: str) -> tuple[list[Any], int]:
-    texts, label = fields[f'{kind}_choices'], fields[f'{kind}_label']
+def _choices(fields: dict[str, Any], part: str) -> tuple[list[Any], int]:
+    texts, label = fields[f'{part}_choices'], fields[f'{part}_label']
     if not isinstance(texts, list):
-        raise ValueError(f'"{kind}_choices" is {brief(texts)}: expected a list of lists')
+        raise ValueError(f'"{part}_choices" is {brief(texts)}: expected a list of lists')
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(texts):
-        raise ValueError(f'"{kind}_label" is {brief(label)}, but there are {len(texts)} "{kind}_choices"')
+        raise ValueError(f'"{part}_label" is {brief(label)}, but there are {len(texts)} "{part}_choices"')
     return texts, label
 
 
-def _words(
+def _make_phrasing(
     fields: dict[str, Any],
     folder: Path,
     rng: np.random.Generator | None,
     shapes: Sequence[str],
     texts: Sequence[Any],
-) -> _Words:
-    """The texts' objects as marks, in the order of their numbers."""
+) -> _Phrasing:
+    """The phrasing of texts, with a mark for each object that they mention, in the order of their numbers."""
     for tokens in texts:
         _check_tokens(tokens)
-    known = _objects(fields, folder)
-    spoken = sorted({i for tokens in texts for token in tokens if not isinstance(token, str) for i in token})
+    objects = _read_objects(fields, folder)
+    mentioned = sorted(
+        {i for tokens in texts for token in tokens if not isinstance(token, str) for i in token}
+    )
     nouns = fields['class_names']
     if not isinstance(nouns, list) or not all(isinstance(noun, str) for noun in nouns):
         raise ValueError(f'"class_names" is {brief(nouns)}: expected a list of texts')
-    if spoken and not (spoken[0] >= 0 and spoken[-1] < min(len(known), len(nouns))):
-        raise ValueError(f'it mentions object {spoken[-1]}, but {len(known)} boxes are known')
-    looks = styles(len(spoken), rng, shapes)
-    return _Words(nouns, {i: known[i].mark(*look) for i, look in zip(spoken, looks, strict=True)}, rng)
+    if mentioned and not (mentioned[0] >= 0 and mentioned[-1] < min(len(objects), len(nouns))):
+        raise ValueError(f'it mentions object {mentioned[-1]}, but {len(objects)} boxes are known')
+    styles = choose_styles(len(mentioned), rng, shapes)
+    return _Phrasing(
+        nouns, {i: objects[i].mark(*style) for i, style in zip(mentioned, styles, strict=True)}, rng
+    )
 
 
 def _check_tokens(tokens: Any) -> None:
     """Checks a list of words and lists of object numbers; a text would count as a list of its letters."""
     for token in tokens if isinstance(tokens, list) else [None]:
         numbers = token if isinstance(token, list) else []
-        whole = all(isinstance(i, int) and not isinstance(i, bool) for i in numbers)
-        if not isinstance(token, (str, list)) or not whole:
+        valid = all(isinstance(i, int) and not isinstance(i, bool) for i in numbers)
+        if not isinstance(token, (str, list)) or not valid:
             raise ValueError(
                 f'expected a list of words and of lists of object numbers, found {brief(tokens)}'
             )
 
 
-def _objects(fields: dict[str, Any], folder: Path) -> list[Object]:
+def _read_objects(fields: dict[str, Any], folder: Path) -> list[ImageObject]:
     """Reads the file of boxes and outlines; its path in the authors' rows starts with ./dataset."""
     meta = read_json(folder / str(fields['meta_dir']).removeprefix('./dataset/'))
     outlines = meta.get('segms') or [None] * len(meta['boxes'])
     return [
-        Object(box[:4], polygons_of(outline)) for box, outline in zip(meta['boxes'], outlines, strict=True)
+        ImageObject(box[:4], valid_polygons(outline))
+        for box, outline in zip(meta['boxes'], outlines, strict=True)
     ]
 
 
-def _one(texts: Sequence[str], rng: np.random.Generator) -> str:
+def _pick(texts: Sequence[str], rng: np.random.Generator) -> str:
     return texts[int(rng.integers(len(texts)))]

@@ -19,17 +19,19 @@ from typing import IO, Any
 
 import numpy as np
 
-# Not multiprocessing, whose processes run the caller's script again, which may import jax, or train.
-START = (
+# Not multiprocessing: its processes run the script of the caller again, which may import jax, or train.
+WORKER_CODE = (
     'import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); '
     'from vipllava_jax.data.workers import serve; serve()'
 )
-AHEAD = 2  # tasks sent to a process in advance, so that it never waits for the next one
-PIPE = 1 << 20  # bytes; through the usual 65,536 a large batch costs its reader three times the CPU time
+TASKS_AHEAD = 2  # tasks sent to a process in advance, so that it never waits for the next one
+PIPE_BYTES = 1 << 20  # with the default, 65,536, reading a large batch takes three times the CPU time
 
 
-def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, ready: int = 2) -> Generator[Any]:
-    """Yields work(task) for each task, in order; at most `ready` results are computed ahead.
+def map_in_order(
+    work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, results_ahead: int = 2
+) -> Generator[Any]:
+    """Yields work(task) for each task, in order; at most `results_ahead` results are computed ahead.
 
     Without workers the tasks run in this process. Work and tasks are pickled; an error in a worker is raised
     here. The processes end when the iterator ends or is closed, and when this process ends for any reason.
@@ -37,10 +39,10 @@ def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, read
     if not workers:
         yield from map(work, tasks)
         return
-    done: queue.Queue[Any] = queue.Queue(ready)
+    results: queue.Queue[Any] = queue.Queue(results_ahead)
     closed = threading.Event()
     processes: list[_Process] = []
-    thread = threading.Thread(target=_collect, args=(processes, work, tasks, done, closed), daemon=True)
+    thread = threading.Thread(target=_collect, args=(processes, work, tasks, results, closed), daemon=True)
 
     def end() -> None:
         closed.set()
@@ -56,7 +58,7 @@ def ordered(work: Callable[[Any], Any], tasks: Iterable[Any], workers: int, read
         for _ in range(workers):
             processes.append(_Process())
         thread.start()
-        while (result := done.get()) is not None:
+        while (result := results.get()) is not None:
             if isinstance(result, BaseException):
                 raise result
             yield result[0]
@@ -69,7 +71,7 @@ def _collect(
     processes: list['_Process'],
     work: Callable[[Any], Any],
     tasks: Iterable[Any],
-    done: 'queue.Queue[Any]',
+    results: 'queue.Queue[Any]',
     closed: threading.Event,
 ) -> None:
     """Distributes tasks in turn; queues the results, each in a tuple, and at the end None or an error."""
@@ -77,22 +79,22 @@ def _collect(
     def put(result: Any) -> None:
         while not closed.is_set():
             with contextlib.suppress(queue.Full):
-                return done.put(result, timeout=0.1)
+                return results.put(result, timeout=0.1)
 
-    given: deque[_Process] = deque()
+    busy: deque[_Process] = deque()
     try:
         for process in processes:
-            process.give(sys.path)
-            process.give(work)
+            process.send(sys.path)
+            process.send(work)
         for process, task in zip(itertools.cycle(processes), tasks, strict=False):
-            process.give(task)
-            given.append(process)
-            if len(given) == AHEAD * len(processes):
-                put((given.popleft().take(),))
+            process.send(task)
+            busy.append(process)
+            if len(busy) == TASKS_AHEAD * len(processes):
+                put((busy.popleft().receive(),))
             if closed.is_set():
                 return
-        while given and not closed.is_set():
-            put((given.popleft().take(),))
+        while busy and not closed.is_set():
+            put((busy.popleft().receive(),))
         put(None)
     except BaseException as error:
         put(error)
@@ -104,28 +106,31 @@ class _Process:
     def __init__(self) -> None:
         # In a separate process group, so that Ctrl-C in the terminal does not reach it.
         self.process = subprocess.Popen(
-            [sys.executable, '-c', START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+            [sys.executable, '-c', WORKER_CODE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
         )
         assert self.process.stdin
         assert isinstance(self.process.stdout, io.BufferedReader)
         self.input, self.output = self.process.stdin, self.process.stdout
         with contextlib.suppress(AttributeError, OSError):  # not Linux, or the user's limit is reached
-            fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, PIPE)
+            fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
-    def give(self, task: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # `take` reports the reason
+    def send(self, task: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # `receive` reports the reason
             pickle.dump(task, self.input, protocol=5)
             self.input.flush()
 
-    def take(self) -> Any:
+    def receive(self) -> Any:
         try:
-            fine, result = _read(self.output)
+            succeeded, result = _read_message(self.output)
         except EOFError:
             code = self.process.wait()
             raise ChildProcessError(
-                f'a loading process ended by itself, exit code {code}: killed, or out of memory?'
+                f'a worker process ended unexpectedly, exit code {code}: killed, or out of memory?'
             ) from None
-        if not fine:
+        if not succeeded:
             raise result
         return result
 
@@ -143,17 +148,17 @@ def serve() -> None:
     """The main loop of a worker process, until its parent closes the pipe or ends."""
     source, target, sys.stdout = sys.stdin.buffer, sys.stdout.buffer, sys.stderr
 
-    def answer(task: Any) -> None:
+    def run(task: Any) -> None:
         try:
-            _write(target, (True, work(task)))
+            _write_message(target, (True, work(task)))
         except BaseException as error:  # otherwise the parent would wait forever
-            _write(target, (False, _portable(error)))
+            _write_message(target, (False, _portable(error)))
 
     # Tasks are read while a thread writes results: otherwise both processes could block on full pipes.
     with contextlib.suppress(EOFError, pickle.UnpicklingError), ThreadPoolExecutor(1) as thread:
         work = pickle.load(source)
         while True:
-            thread.submit(answer, pickle.load(source))
+            thread.submit(run, pickle.load(source))
 
 
 def _portable(error: BaseException) -> Exception:
@@ -164,7 +169,7 @@ def _portable(error: BaseException) -> Exception:
     return RuntimeError(''.join(traceback.format_exception(error)))
 
 
-def _write(target: IO[bytes], result: Any) -> None:
+def _write_message(target: IO[bytes], result: Any) -> None:
     """Writes a pickle, with large arrays in separate buffers."""
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
@@ -175,18 +180,18 @@ def _write(target: IO[bytes], result: Any) -> None:
     target.flush()
 
 
-def _read(source: io.BufferedReader) -> Any:
-    (count,) = struct.unpack('<I', _exactly(source, 4))
-    sizes = struct.unpack(f'<{count}Q', _exactly(source, 8 * count))
-    head, *buffers = [_exactly(source, size) for size in sizes]
+def _read_message(source: io.BufferedReader) -> Any:
+    (count,) = struct.unpack('<I', _read_exactly(source, 4))
+    sizes = struct.unpack(f'<{count}Q', _read_exactly(source, 8 * count))
+    head, *buffers = [_read_exactly(source, size) for size in sizes]
     return pickle.loads(head, buffers=buffers)
 
 
-def _exactly(source: io.BufferedReader, size: int) -> memoryview:
-    part, got = np.empty(size, np.uint8).data, 0
-    while got < size:
-        count = source.readinto(part[got:])
+def _read_exactly(source: io.BufferedReader, size: int) -> memoryview:
+    buffer, received = np.empty(size, np.uint8).data, 0
+    while received < size:
+        count = source.readinto(buffer[received:])
         if not count:
             raise EOFError
-        got += count
-    return part
+        received += count
+    return buffer

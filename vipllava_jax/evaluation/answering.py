@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vipllava_jax.config import Config
-from vipllava_jax.data.marking import drawn
-from vipllava_jax.data.rows import BrokenRow, checked
+from vipllava_jax.data.marking import open_marked
+from vipllava_jax.data.row_checks import raise_unless_skipped
+from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.evaluation.cases import Case, Cases
-from vipllava_jax.generation.stopping import ends, until
+from vipllava_jax.generation.stopping import stop_conditions, truncate_at_stops
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, pixels
 from vipllava_jax.inputs.processor import Processor
@@ -76,7 +77,7 @@ class Questions:
 
     def settings(self, longest: int) -> dict[str, Any]:
         """The arguments of `decoding.stream`."""
-        return {'max_new_tokens': longest, 'eos': ends(self.processor, self.template, self.cfg)[1]}
+        return {'max_new_tokens': longest, 'eos': stop_conditions(self.processor, self.template, self.cfg)[1]}
 
     def make(self, asked: Asked) -> Ready:
         """Loads the pictures of a batch; BrokenRow names a damaged one."""
@@ -102,7 +103,7 @@ class Questions:
         made = []
         try:
             for path, marks in zip(case.images, case.marks, strict=True):
-                image = drawn(path, marks)
+                image = open_marked(path, marks)
                 for mark in marks_cut_off(image, self.processor.image_settings, fit):
                     self.note('crop', f'{case.where}: the crop cuts off the mark {mark}: see --fit pad')
                 made.append(pixels(image, self.processor.image_settings, fit))
@@ -124,7 +125,7 @@ class Questions:
             return []
         from vipllava_jax.generation.decoding import stream
 
-        stops, eos = ends(self.processor, self.template, self.cfg)
+        stops, eos = stop_conditions(self.processor, self.template, self.cfg)
         chunks: list[np.ndarray] = []
         for chunk in stream(params, ready.batch, cfg=self.cfg, **self.settings(ready.longest)):
             chunks.append(chunk)
@@ -141,7 +142,7 @@ class Questions:
         for number, ids in zip(numbers, rows, strict=True):
             end = np.isin(ids, eos)
             whole = self.processor.decode(ids[: end.argmax()] if end.any() else ids)
-            text = ''.join(until([whole], stops))
+            text = ''.join(truncate_at_stops([whole], stops))
             said.append(Said(number, text.strip(), bool(end.any()) or len(text) < len(whole)))
         return said
 
@@ -183,7 +184,7 @@ def questions(
             continue
         longest = max_new_tokens or case.task.longest
         shapes.append((fit or case.task.fit or '', longest, len(case.images), length, number))
-    shown = checked(broken, len(cases.cases), skip_broken, 'questions')
+    shown = raise_unless_skipped(broken, len(cases.cases), skip_broken, 'questions')
     batches: list[Asked] = []
     for (how, longest), group in itertools.groupby(sorted(shapes), key=lambda shape: shape[:2]):
         *_, lengths, numbers = zip(*group, strict=True)

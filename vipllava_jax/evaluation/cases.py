@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.data import rows, vcr
-from vipllava_jax.data.marking import Prompted
-from vipllava_jax.data.region_prompts import compose, data_set
-from vipllava_jax.data.rows import BrokenRow, Row
+from vipllava_jax.data import vcr
+from vipllava_jax.data.marking import MarkedConversation
+from vipllava_jax.data.region_prompts import find_data_set, make_conversation
+from vipllava_jax.data.row_checks import make_checked, raise_unless_skipped
+from vipllava_jax.data.rows import BrokenRow, Row, index_rows, row_from_fields
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import Turn
@@ -100,7 +101,7 @@ def read(
         seen.add(own[0].name)
         fields.update(row.fields)
         cases += own
-    shown = rows.checked(broken, count, skip_broken)
+    shown = raise_unless_skipped(broken, count, skip_broken)
     if missing := [name for name in (*by, *together) if name not in fields]:
         raise ValueError(f'no row has the field {missing[0]!r}: there are {", ".join(sorted(fields))}')
     return Cases(tuple(cases), tuple(by), shown, len(broken))
@@ -112,26 +113,23 @@ def _rows(files: Any, folder: str | os.PathLike[str] | None) -> Iterator[Callabl
     place = None if folder is None else Path(folder)
     if given and all(isinstance(one, dict) for one in given):
         for n, one in enumerate(given):
-            yield lambda n=n, one=one: _given(one, f'row {n}', place or Path())  # type: ignore[misc]
+            yield lambda n=n, one=one: row_from_fields(one, f'row {n}', place or Path())  # type: ignore[misc]
         return
     if not all(isinstance(one, (str, os.PathLike)) for one in given):
         raise ValueError('rows: expected paths of files, or a list of rows, each a dict')
-    found = rows.found([Path(file) for file in given], place)
+    found = index_rows([Path(file) for file in given], place)
     for i in range(len(found)):
         yield lambda i=i: found[i]  # type: ignore[misc]
 
 
-def _given(fields: dict[str, Any], where: str, folder: Path) -> Row:
-    rows.check_values(fields, where)
-    return rows.row(fields, where, folder)
-
-
 def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Case]:
     """The cases of a row, two for one of VCR; BrokenRow if the row is invalid."""
-    name = data_set(row.fields)
-    forms: list[tuple[Task, Callable[[Row], Prompted]]] = [(TASKS.get(name or '', GENERIC), _composed)]
+    name = find_data_set(row.fields)
+    forms: list[tuple[Task, Callable[[Row], MarkedConversation]]] = [
+        (TASKS.get(name or '', GENERIC), _composed)
+    ]
     if name == 'vcr':
-        forms.append((REASONING, lambda row: vcr.reasoning(row.fields, row.folder)))
+        forms.append((REASONING, lambda row: vcr.rationale_question(row.fields, row.folder)))
     elif _is_vip_bench(row.fields):
         forms = [(VIP_BENCH, _composed)]
     sets = [(field, text) for field in together for text in _texts(row.fields.get(field)) if text != NONE]
@@ -139,7 +137,7 @@ def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Cas
         sets.append((BOTH, row.where))
     groups = tuple(_texts(row.fields.get(field)) for field in by)
     for task, make in forms:
-        turns, marks = rows.composed(row, make)
+        turns, marks = make_checked(row, make)
         named = _question_id(row) if task is VIP_BENCH else row.name
         yield Case(
             named,
@@ -166,10 +164,10 @@ def _is_vip_bench(fields: dict[str, Any]) -> bool:
     return {'question_id', 'text'} <= fields.keys() and not {'question', 'conversations'} & fields.keys()
 
 
-def _composed(row: Row) -> Prompted:
+def _composed(row: Row) -> MarkedConversation:
     """The conversation, ending with the right answer, and the marks; ValueError without a question."""
     fields = row.fields
-    if not data_set(fields) and not fields.get('conversations'):
+    if not find_data_set(fields) and not fields.get('conversations'):
         if _is_vip_bench(fields):
             asked, answer = fields['text'], ''
         elif fields.get('question') is not None and fields.get('answer') is not None:
@@ -181,12 +179,12 @@ def _composed(row: Row) -> Prompted:
             )
         talk = [{'from': 'human', 'value': asked}, {'from': 'gpt', 'value': answer}]
         fields = {**fields, 'id': None, 'conversations': talk}
-    return compose(fields, len(row.images), row.folder, None)
+    return make_conversation(fields, len(row.images), row.folder, None)
 
 
 def _accepted(row: Row, answer: str) -> tuple[str, ...]:
     """The right answers."""
-    if data_set(row.fields) or row.fields.get('conversations'):
+    if find_data_set(row.fields) or row.fields.get('conversations'):
         return (answer,)
     return _answers(row.fields['answer'])
 

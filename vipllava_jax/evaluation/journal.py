@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vipllava_jax.files import LARGEST, check_regular, naming, parse_record
-from vipllava_jax.messages import brief
-from vipllava_jax.training.identity import changes
+from vipllava_jax.messages import brief, describe_changes
 
 HEAD = 'settings'  # the key of the first line
 FIELDS: dict[str, Any] = {
@@ -71,7 +70,7 @@ def opened(
                 raise
             yield Journal(file, {}, path)
             return
-        if changed := changes(before, settings):
+        if changed := describe_changes(before, settings):
             raise ValueError(
                 f'{path} holds answers with other settings ({changed}): give the same settings to continue, '
                 'another --output, or --restart to start again'

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vipllava_jax.inputs.padding import round_up
+
 SHOWN_ROWS = 8  # in a notebook
 
 
@@ -41,4 +43,4 @@ def _shape(array: Any) -> str:
 
 def bucket(length: int) -> int:
     """The smallest positive multiple of 128 that is at least `length`: few shapes need few compilations."""
-    return max(-(-length // 128), 1) * 128
+    return round_up(length, 128)

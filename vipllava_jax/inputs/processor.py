@@ -21,6 +21,7 @@ from vipllava_jax.inputs.arguments import read_conversations
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.inputs.chat_templates import ChatTemplate
 from vipllava_jax.inputs.images import ImageSource, open_image
+from vipllava_jax.inputs.padding import pad_ids, pad_images
 from vipllava_jax.inputs.pixels import Fit, ImageSettings, check_fit, marks_cut_off, pixels
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.inputs.prompts import (
@@ -155,14 +156,8 @@ class Processor:
     def collate(self, ids: Sequence[Sequence[int]], pictures: Sequence[Sequence[np.ndarray]]) -> Batch:
         """The ids of B rows and the pictures hw3 of each, as `pixels` returns them -> a Batch of B rows."""
         lengths = np.array([len(row) for row in ids], np.int32)
-        counts = np.array([len(row) for row in pictures], np.int32)
-        tokens = np.full((len(ids), bucket(lengths.max())), self.tokenizer.pad, np.int32)
-        side = self.image_settings.side
-        images = np.zeros((len(ids), counts.max(), side, side, 3), np.float32)
-        for b, row in enumerate(ids):
-            tokens[b, : len(row)] = row
-            for i, picture in enumerate(pictures[b]):
-                images[b, i] = picture
+        tokens = pad_ids(ids, bucket(lengths.max()), self.tokenizer.pad)
+        images, counts = pad_images(pictures, self.image_settings.side, np.float32)
         return Batch(tokens, lengths, images, counts)
 
     def encode(self, turns: Sequence[Turn], image_count: int, template: str = DEFAULT_TEMPLATE) -> list[int]:
@@ -187,10 +182,13 @@ class Processor:
         return Image.fromarray(self.image_settings.denormalize(np.asarray(batch.images[row, index])))
 
     def decode(self, output: Any) -> Any:
-        """Ids T -> a text; ids BT, or an object with `tokens` BT and `lengths` B -> a list of B texts."""
+        """Ids T -> a text; ids BT, or a Generation -> a list of B texts, without their stop strings."""
         if hasattr(output, 'tokens'):
             rows = zip(np.asarray(output.tokens), np.asarray(output.lengths), strict=True)
-            return [self.tokenizer.decode(ids[:length]) for ids, length in rows]
+            return [
+                output.truncate(self.tokenizer.decode_untrimmed(ids[:length].tolist()))
+                for ids, length in rows
+            ]
         ids = np.asarray(output)
         return [self.tokenizer.decode(row) for row in ids] if ids.ndim == 2 else self.tokenizer.decode(ids)
 

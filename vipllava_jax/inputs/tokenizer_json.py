@@ -4,10 +4,10 @@ The library trusts its input: a malicious file can abort the process or exhaust 
 that the tokenizers of Llama, Vicuna, Llama 3, Phi 3, Mistral and Qwen use are allowed.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vipllava_jax.files import parse_bounded_json
 from vipllava_jax.inputs.token_patterns import PATTERNS
 from vipllava_jax.messages import brief
 
@@ -24,12 +24,7 @@ MAX_GROWTH = 16  # the largest factor by which a text may grow in bytes; Llama's
 
 def parse_tokenizer(data: bytes) -> dict[str, Any]:
     """The checked content of a tokenizer.json; ValueError names an invalid field."""
-    try:
-        found = json.loads(data, object_pairs_hook=_objects())
-    except RecursionError:
-        raise ValueError('its JSON is nested too deeply') from None
-    if not isinstance(found, dict):
-        raise ValueError(f'expected a JSON object, found {type(found).__name__}')
+    found = parse_bounded_json(data, MAX_OBJECTS)
     _model(found.get('model'))
     _added(found.get('added_tokens'))
     growth = _parts('normalizer', found.get('normalizer'), NORMALIZERS)
@@ -40,28 +35,6 @@ def parse_tokenizer(data: bytes) -> dict[str, Any]:
         raise ValueError(f'decoder: can make a text more than {MAX_GROWTH} times as long')
     _parts('post_processor', found.get('post_processor'), POST_PROCESSORS)
     return found
-
-
-def _objects() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """The hook that makes the objects of one file, at most MOST_OBJECTS.
-
-    Repeated names are refused, as JSON parsers treat them differently.
-    """
-    left = MAX_OBJECTS
-
-    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError(f'more than {MAX_OBJECTS} objects in its JSON')
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise ValueError(f'{brief(twice)} occurs twice in one object')
-        return found
-
-    return make
 
 
 def _fail(field: str, value: Any, expected: str) -> ValueError:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from vipllava_jax.config import Config
-from vipllava_jax.model.layers import LayerNorm, Linear, attend, own
+from vipllava_jax.model.attention import attend
+from vipllava_jax.model.layers import LayerNorm, Linear, param
 
 
 class Layer(nn.Module):
@@ -21,7 +22,7 @@ class Layer(nn.Module):
         q = Linear('BPD,DNH->BPNH', s, bias=True, name='q')(y)
         k = Linear('BPD,DNH->BPNH', s, bias=True, name='k')(y)
         v = Linear('BPD,DNH->BPNH', s, bias=True, name='v')(y)
-        y = attend(q, k, v, implementation=self.cfg.attention)
+        y = attend(q, k, v, causal=False, implementation=self.cfg.attention)
         x += Linear('BPNH,NHD->BPD', s, bias=True, name='o')(y)
         y = LayerNorm(s['D'], eps, name='norm2')(x)
         y = quick_gelu(Linear('BPD,DF->BPF', s, bias=True, name='up')(y))
@@ -38,12 +39,12 @@ class Clip(nn.Module):
         vision = self.cfg.vision
         s = vision.sizes
         normal = nn.initializers.normal(s['D'] ** -0.5)
-        class_token = own(self, 'class_token', normal, (s['D'],), images.dtype)
+        class_token = param(self, 'class_token', normal, (s['D'],), images.dtype)
         images = images.astype(class_token.dtype)  # or float32 pixels would make the tower float32
         patches = Linear('BPC,CD->BPD', s, name='patch')(patchify(images, vision.patch_size))
         first = jnp.broadcast_to(class_token, (len(images), 1, s['D']))
         x = jnp.concatenate([first, patches], axis=1)
-        x += own(self, 'positions', normal, (s['P'], s['D']), images.dtype)
+        x += param(self, 'positions', normal, (s['P'], s['D']), images.dtype)
         states = [LayerNorm(s['D'], vision.eps, name='pre_norm')(x)]
         # Layers after the deepest tap are not computed; `init` creates their params, which checkpoints hold.
         for i in range(vision.layers if self.is_initializing() else max(self.cfg.taps)):

@@ -10,7 +10,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config, TextConfig
-from vipllava_jax.model.layers import Linear, RMSNorm, attend, attend_weights, rope
+from vipllava_jax.model.attention import attend, attention_with_weights
+from vipllava_jax.model.layers import Linear, RMSNorm, rope
 from vipllava_jax.model.weights import LoRA, einsum, rearrange
 
 
@@ -45,13 +46,17 @@ class Embed(nn.Module):
         return einsum('BTD,VD->BTV', x, self.w, jnp.float32)
 
 
-class See(NamedTuple):
-    """Positions, cache offset and mask of one attention call, and whether to return the attention weights."""
+class AttentionSpec(NamedTuple):
+    """The inputs that every layer's attention shares: positions, slots and mask.
+
+    If `offset` is None, the prompt starts at slot 0 and attends only to its own tokens, so that cuDNN's
+    causal attention can compute it.
+    """
 
     positions: Array  # BT or 1T, for the rotary embeddings
-    start: int | Array  # the slot of the first query, one for all rows or B
+    offset: Array | None = None  # B, the slot of each row's first token
     mask: Array | None = None  # BS, False at slots to hide
-    weights: bool = False
+    return_weights: bool = False
 
 
 class Layer(nn.Module):
@@ -61,27 +66,31 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, see: See, cached: tuple[Array, Array] | None
+        self, x: Array, spec: AttentionSpec, cached: tuple[Array, Array] | None
     ) -> tuple[Array, tuple[Array, Array], Array | None]:
         text = self.cfg.text
         s = text.sizes
         y = RMSNorm(s['D'], text.eps, name='attn_norm')(x)
         if self.has_variable('params', 'qkv'):
             qkv = Linear('BTD,DXKH->BTXKH', {**s, 'X': s['G'] + 2}, name='qkv')(y)
-            qk, v = rope(qkv[:, :, :-1], see.positions, text.rope_theta), qkv[:, :, -1]
+            qk, v = rope(qkv[:, :, :-1], spec.positions, text.rope_theta), qkv[:, :, -1]
             q, k = qk[:, :, :-1].swapaxes(2, 3).reshape(*y.shape[:2], s['N'], s['H']), qk[:, :, -1]
         else:
-            q = rope(Linear('BTD,DNH->BTNH', s, name='q')(y), see.positions, text.rope_theta)
-            k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), see.positions, text.rope_theta)
+            q = rope(Linear('BTD,DNH->BTNH', s, name='q')(y), spec.positions, text.rope_theta)
+            k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), spec.positions, text.rope_theta)
             v = Linear('BTD,DKH->BTKH', s, name='v')(y)
-        kv = (write(cached[0], k, see.start), write(cached[1], v, see.start)) if cached else (k, v)
-        if not isinstance(see.start, int):  # a prompt that starts at slot 0 attends only to its own tokens
+        kv = (k, v)
+        if cached:
+            kv = write_to_cache(cached[0], k, spec.offset), write_to_cache(cached[1], v, spec.offset)
+        if spec.offset is not None:
             k, v = kv
         weights = None
-        if see.weights:
-            y, weights = attend_weights(q, k, v, start=see.start, mask=see.mask)
+        if spec.return_weights:
+            y, weights = attention_with_weights(q, k, v, causal=True, offset=spec.offset, mask=spec.mask)
         else:
-            y = attend(q, k, v, start=see.start, mask=see.mask, implementation=self.cfg.attention)
+            y = attend(
+                q, k, v, causal=True, offset=spec.offset, mask=spec.mask, implementation=self.cfg.attention
+            )
         x += Linear('BTNH,NHD->BTD', s, name='o')(y)
         y = RMSNorm(s['D'], text.eps, name='mlp_norm')(x)
         if self.has_variable('params', 'gate_up'):
@@ -105,7 +114,7 @@ class Llama(nn.Module):
             self.head = Linear('BTD,DV->BTV', text.sizes)
 
     def __call__(
-        self, x: Array, see: See, cache: Cache | None = None
+        self, x: Array, spec: AttentionSpec, cache: Cache | None = None
     ) -> tuple[list[Array], Cache, list[Array | None]]:
         """x BTD -> L+1 hidden states, the last after the final norm; a cache; attention weights BNTS or None.
 
@@ -113,7 +122,7 @@ class Llama(nn.Module):
         """
         states, filled, weights = [x], [], []
         for i, layer in enumerate(self.layers):
-            x, kv, w = layer(x, see, (cache.k[i], cache.v[i]) if cache else None)
+            x, kv, w = layer(x, spec, (cache.k[i], cache.v[i]) if cache else None)
             states.append(x)
             filled.append(kv)
             weights.append(w)
@@ -126,12 +135,15 @@ class Llama(nn.Module):
         return self.embed.logits(x) if self.cfg.text.tied else self.head(x, jnp.float32)
 
 
-def write(cached: Array, new: Array, start: int | Array) -> Array:
-    """Writes new BTKH into cached BSKH, from slot `start` of each row; drops what lies past the last slot."""
-    if isinstance(start, int) and start == 0:
+def write_to_cache(cached: Array, new: Array, offset: Array | None) -> Array:
+    """Writes keys or values BTKH into the slots from `offset` B on of a cache BSKH -> the cache.
+
+    None is slot 0 for all rows; T must then be at most S. Otherwise, what lies past the last slot is dropped.
+    """
+    if offset is None:
         return jax.lax.dynamic_update_slice(cached, new, (0, 0, 0, 0))
     B, T = new.shape[:2]
-    slots = jnp.reshape(start, (-1, 1)) + jnp.arange(T)
+    slots = offset.reshape(-1, 1) + jnp.arange(T)
     return cached.at[jnp.arange(B)[:, None], slots].set(new, mode='drop')
 
 

@@ -22,13 +22,13 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, saver: Any):
         self.folder, self.keep, self._saver = folder, keep, saver
         self.best: int | None = None  # the step to keep, however old
-        self._begun = folder  # the folder that is being written, or was last
+        self._latest = folder  # the folder that is being written, or was written last
 
     def steps(self) -> list[int]:
         """The steps with complete checkpoints, in order."""
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
-    def place(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
         return self.folder / str(step)
 
     def save(self, step: int, state: Any, best: int | None) -> None:
@@ -39,41 +39,43 @@ class Checkpoints:
         from orbax.checkpoint import args
 
         self.wait()
-        self.best, self._begun = best, self.place(step)
-        with writing(self._begun):
-            self._saver.save(self._begun, args=args.PyTreeSave(state))
+        self.best, self._latest = best, self.path(step)
+        with writing(self._latest):
+            self._saver.save(self._latest, args=args.PyTreeSave(state))
 
     def wait(self) -> None:
         """Waits until everything is written, then deletes old checkpoints; raises an error of writing."""
-        with writing(self._begun):
+        with writing(self._latest):
             self._saver.wait_until_finished()
         for step in self.steps()[: -self.keep]:
             if step != self.best:
                 deleted = self.folder / f'{DELETED}{step}'  # a partly deleted folder must not look complete
-                self.place(step).rename(deleted)
+                self.path(step).rename(deleted)
                 shutil.rmtree(deleted, ignore_errors=True)
 
     def restore(self, step: int, shapes: Any) -> Any:
         """Reads a step's state, with the shapes, dtypes and shardings of a tree."""
         from orbax.checkpoint import args, checkpoint_utils
 
-        how = checkpoint_utils.construct_restore_args(shapes)
+        restore_args = checkpoint_utils.construct_restore_args(shapes)
         try:
-            return self._saver.restore(self.place(step), args=args.PyTreeRestore(shapes, restore_args=how))
+            return self._saver.restore(
+                self.path(step), args=args.PyTreeRestore(shapes, restore_args=restore_args)
+            )
         except Exception as error:  # of many types
             raise CheckpointError(
-                f'{self.place(step)}: not a state of this run, or damaged; delete it to go on from the one '
-                f'before: {one_line(error)}'
+                f'{self.path(step)}: not a state of this run, or damaged; delete it to resume from the one '
+                f'before it: {one_line(error)}'
             ) from None
 
 
 @contextlib.contextmanager
-def opened(folder: Path, keep: int) -> Iterator[Checkpoints]:
+def open_checkpoints(folder: Path, keep: int) -> Iterator[Checkpoints]:
     """Opens the checkpoints in a folder, and deletes what a killed process left incomplete."""
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     _remove_incomplete(folder)
-    with orbax() as ocp, _patient():
+    with orbax() as ocp, _waiting_for_all():
         saver = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
             yield Checkpoints(folder, keep, saver)
@@ -90,7 +92,7 @@ def _remove_incomplete(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _patient() -> Iterator[None]:
+def _waiting_for_all() -> Iterator[None]:
     """Makes Orbax wait for all arrays that it writes, even if one of them fails.
 
     Otherwise it closes their event loop as soon as one has failed, and each of the others prints a traceback
@@ -123,7 +125,7 @@ class _Asyncio:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_run(folder: Path) -> Iterator[None]:
     """Locks a run's folder for this process; the system releases the lock when the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
@@ -133,15 +135,15 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CheckpointError(
-                f'{folder}: another process trains there: wait for it, or give another output'
+                f'{folder}: another process is training there: wait for it, or give another output'
             ) from None
         yield
     finally:
         os.close(fd)
 
 
-def check_unlocked(folder: Path) -> None:
+def check_run_unlocked(folder: Path) -> None:
     """Raises CheckpointError if another process has locked a run's folder; writes nothing."""
     if (folder / LOCK).exists():
-        with locked(folder):
+        with lock_run(folder):
             pass

@@ -6,55 +6,59 @@ from typing import Any
 
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.folders import check_only
+from vipllava_jax.folders import check_no_other_files
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.loading import Source
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training import finite, lora, output_folder
-from vipllava_jax.training.config import Settings
 from vipllava_jax.training.parts import join
-from vipllava_jax.training.prepare import Plan
+from vipllava_jax.training.prepare import TrainingPlan
+from vipllava_jax.training.settings import TrainingSettings
 
 
-def check_replaced(target: Path) -> None:
+def check_replaceable(target: Path) -> None:
     """Raises CheckpointError if replacing an earlier result would delete files that are not part of it."""
     from vipllava_jax.convert.adapters import CONFIG, PAIRS
 
     of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
-    check_only(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
+    check_no_other_files(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
 
 
-def write(plan: Plan, trained: Params, frozen: Params) -> None:
+def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None:
     """Writes the trained weights; the others are copied from the initial model, in its dtypes."""
-    target = output_folder.result(plan.settings)
-    finite.check_result(target, trained)  # first, because writing takes long
+    target = output_folder.result_folder(plan.settings)
+    finite.check_result(target, trainable)  # first, because writing takes long
     if target.name == 'adapter':
         from vipllava_jax.convert import adapters
 
         adapters.save(
             target,
-            join(trained, frozen),
+            join(trainable, frozen),
             plan.cfg,
             projector='projector' in plan.settings.trains,
             base=plan.settings.model,
             overwrite=True,
         )
     else:
-        initial = loading.open(plan.source)  # in its own dtypes, not the run's
-        shapes, leaves = nested(initial.leaf_shapes()), _become(initial, plan.settings, trained)
-        leaves = finite.checked(target, leaves)  # again, because casting to float16 may overflow
-        checkpoint.save(target, shapes, plan.cfg, leaves=leaves, files_from=plan.source, overwrite=True)
+        initial = loading.open(plan.initial_weights.folder)  # in its own dtypes, not the run's
+        shapes, leaves = nested(initial.leaf_shapes()), _result_leaves(initial, plan.settings, trainable)
+        leaves = finite.check_each(target, leaves)  # again, because casting to float16 may overflow
+        checkpoint.save(
+            target, shapes, plan.cfg, leaves=leaves, files_from=plan.initial_weights.folder, overwrite=True
+        )
 
 
-def _become(initial: Source, settings: Settings, trained: Params) -> Iterator[tuple[str, Any]]:
+def _result_leaves(
+    initial: Source, settings: TrainingSettings, trainable: Params
+) -> Iterator[tuple[str, Any]]:
     """The leaves of the initial model, replaced by or merged with the trained ones."""
-    own = dict(flat(trained))
+    trained = dict(flat(trainable))
     for path, leaf in initial.leaves():
-        if path in own:
-            leaf = own[path].astype(leaf.dtype)
-        elif f'{path}/a' in own:
+        if path in trained:
+            leaf = trained[path].astype(leaf.dtype)
+        elif f'{path}/a' in trained:
             scale = settings.lora_alpha / settings.lora_rank
-            pair = LoRA(leaf, own[f'{path}/a'], own[f'{path}/b'], scale)
+            pair = LoRA(leaf, trained[f'{path}/a'], trained[f'{path}/b'], scale)
             leaf = lora.merge({'w': pair})['w']
         yield path, leaf

@@ -14,20 +14,21 @@ class NotFinite(CheckpointError):
 
 def check_loaded(source: Path, params: Mapping[str, Any]) -> None:
     """Raises NotFinite if weights of a model's folder hold NaN or infinity."""
-    if odd := describe_not_finite(dict(params)):
-        raise NotFinite(f'{source}: {odd}: get a whole copy of it, or convert it again')
+    if problem := describe_not_finite(dict(params)):
+        raise NotFinite(f'{source}: {problem}: get a complete copy of it, or convert it again')
 
 
 def check_result(target: Path, params: Mapping[str, Any]) -> None:
     """Raises NotFinite if the weights of a result hold NaN or infinity."""
-    if odd := describe_not_finite(dict(params)):
+    if problem := describe_not_finite(dict(params)):
         raise NotFinite(
-            f'{target}: not written, as {odd}: lower learning_rate and train again, with another output'
+            f'{target}: not written, because {problem}: lower learning_rate and train again, with another '
+            'output'
         )
 
 
-def checked(target: Path, leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Passes the leaves of a result on; raises NotFinite at the first that holds NaN or infinity."""
+def check_each(target: Path, leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yields the leaves of a result unchanged; raises NotFinite at the first that holds NaN or infinity."""
     for path, leaf in leaves:
         check_result(target, {path: leaf})
         yield path, leaf

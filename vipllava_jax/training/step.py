@@ -18,7 +18,7 @@ from vipllava_jax.training.parts import join
 
 
 @struct.dataclass
-class State:
+class TrainState:
     """The state that a step updates."""
 
     step: Array  # int32, the number of steps taken
@@ -26,20 +26,20 @@ class State:
     optimizer: Any  # optax's state in float32; the first moment may be narrower
 
 
-class Metrics(NamedTuple):
+class StepMetrics(NamedTuple):
     """The metrics of a step, computed before its update."""
 
     loss: Array  # float32, the mean over the target tokens
     grad_norm: Array  # float32, over all trainable weights, before clipping
-    tokens: Array  # int32, the number of target tokens
-    rate: Array  # float32, the learning rate
+    target_tokens: Array  # int32, their number
+    learning_rate: Array  # float32
     finite: Array  # bool: whether loss and gradient are finite; if not, nothing is updated
 
 
-Step = Callable[[State, Params, Examples, Array], tuple[State, Metrics]]
+StepFunction = Callable[[TrainState, Params, Examples, Array], tuple[TrainState, StepMetrics]]
 
 
-def start(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> State:
+def init_state(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> TrainState:
     """The state before the first step, with trainable weights in `dtype`: float32, or smaller, bfloat16.
 
     Weights that already have that dtype are not copied, and are deleted by the first step, to which the state
@@ -49,7 +49,7 @@ def start(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float3
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), trainable)
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params)
     init = jax.jit(lambda: optimizer.transform().init(jax.tree.map(lambda w: jnp.zeros(w.shape), shapes)))
-    return State(jnp.int32(0), params, init())
+    return TrainState(jnp.int32(0), params, init())
 
 
 def make_step(
@@ -58,72 +58,78 @@ def make_step(
     *,
     remat: str = 'layers',
     dtype: DTypeLike = jnp.bfloat16,
-    vary: Callable[[Params, Array], Params] | None = None,
+    apply_dropout: Callable[[Params, Array], Params] | None = None,
     normalize: Callable[[Array], Array] = lambda images: images,
-) -> Step:
+) -> StepFunction:
     """The compiled step: (state, frozen params, stacked batches, key) -> (next state, metrics).
 
     Trainable weights are cast to `dtype`, frozen ones are not. `normalize` preprocesses the images of a
-    micro-batch for the tower; `vary` maps the params and a key to params with dropout. The key is folded with
-    the step number, so that one key is enough for a run. The state is donated. If the loss or gradient is not
-    finite, the state does not change.
+    micro-batch for the tower; `apply_dropout` maps the params and a key to params with dropout. The key is
+    folded with the step number, so that one key is enough for a run. The state is donated. If the loss or
+    gradient is not finite, the state does not change.
     """
     transform = optimizer.transform()
 
-    def gradient(params: Params, frozen: Params, batch: Examples, key: Array) -> tuple[Any, Params]:
-        """((the sum of the loss, the number of target tokens), the gradient of the sum)."""
+    def micro_loss(params: Params, frozen: Params, batch: Examples, key: Array) -> tuple[Array, Array]:
+        """(the sum of the loss, the number of target tokens)."""
+        params = join(params, frozen)
+        params = params if apply_dropout is None else apply_dropout(params, key)
+        return loss(params, batch._replace(images=normalize(jnp.asarray(batch.images))), cfg, remat)
 
-        def total(params: Params) -> tuple[Array, Array]:
-            whole = join(params, frozen)
-            seen = batch._replace(images=normalize(jnp.asarray(batch.images)))
-            return loss(whole if vary is None else vary(whole, key), seen, cfg, remat)
-
-        return jax.value_and_grad(total, has_aux=True)(params)
-
-    def sums(params: Params, frozen: Params, batches: Examples, key: Array) -> tuple[Any, Params]:
-        A = len(batches.tokens)
-        keys = jax.random.split(key, A)
-        first = jax.tree.map(lambda x: x[0], (batches, keys))
-        if A == 1:
-            return gradient(params, frozen, *first)
-
-        def add(sums: Any, xs: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, gradient(params, frozen, *xs)), None
-
-        zeros = ((jnp.float32(0), jnp.int32(0)), jax.tree.map(lambda w: jnp.zeros(w.shape), params))
-        return jax.lax.scan(add, zeros, (batches, keys))[0]
-
-    def step(state: State, frozen: Params, batches: Examples, key: Array) -> tuple[State, Metrics]:
-        dropping, rounding = jax.random.split(jax.random.fold_in(key, state.step))
+    def step(
+        state: TrainState, frozen: Params, batches: Examples, key: Array
+    ) -> tuple[TrainState, StepMetrics]:
+        dropout_key, rounding_key = jax.random.split(jax.random.fold_in(key, state.step))
         params = jax.tree.map(lambda w: w.astype(dtype), state.params)
-        (total, tokens), gradients = sums(params, frozen, batches, dropping)
+        (total, tokens), gradients = _accumulate(micro_loss, params, frozen, batches, dropout_key)
         gradients = jax.lax.optimization_barrier(gradients)  # or XLA would keep some in float32 up to here
         count = jnp.maximum(tokens, 1)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / count, gradients)
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients)))
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
-        metrics = Metrics(total / count, norm, tokens, optimizer.at(state.step), finite)
+        metrics = StepMetrics(total / count, norm, tokens, optimizer.at(state.step), finite)
 
-        masters = jax.tree.map(lambda w: w.astype(jnp.float32), state.params)
-        updates, moments = transform.update(gradients, state.optimizer, masters)
-        moved = rounded(optax.apply_updates(masters, updates), state.params, rounding)
-        new = State(state.step + 1, moved, moments)
+        weights = jax.tree.map(lambda w: w.astype(jnp.float32), state.params)
+        updates, moments = transform.update(gradients, state.optimizer, weights)
+        rounded = round_stochastically(optax.apply_updates(weights, updates), state.params, rounding_key)
+        new = TrainState(state.step + 1, rounded, moments)
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), metrics
 
     return jax.jit(step, donate_argnums=0)
 
 
-def rounded(new: Params, old: Params, key: Array) -> Params:
+def _accumulate(
+    micro_loss: Callable[..., tuple[Array, Array]],
+    params: Params,
+    frozen: Params,
+    batches: Examples,
+    key: Array,
+) -> tuple[tuple[Array, Array], Params]:
+    """The sums over the micro-batches: ((loss, number of target tokens), gradient of the loss)."""
+    gradient = jax.value_and_grad(micro_loss, has_aux=True)
+    A = len(batches.tokens)
+    keys = jax.random.split(key, A)
+    if A == 1:
+        return gradient(params, frozen, *jax.tree.map(lambda x: x[0], (batches, keys)))
+
+    def add(sums: Any, micro_batch: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, gradient(params, frozen, *micro_batch)), None
+
+    zeros = ((jnp.float32(0), jnp.int32(0)), jax.tree.map(lambda w: jnp.zeros(w.shape), params))
+    return jax.lax.scan(add, zeros, (batches, keys))[0]
+
+
+def round_stochastically(new: Params, old: Params, key: Array) -> Params:
     """Casts new weights to the dtypes of the old ones, with stochastic rounding for bfloat16."""
     leaves, tree = jax.tree.flatten(new)
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.map(_rounded, new, old, jax.tree.unflatten(tree, list(keys)))
+    return jax.tree.map(_round_leaf, new, old, jax.tree.unflatten(tree, list(keys)))
 
 
-def _rounded(new: Array, old: Array, key: Array) -> Array:
+def _round_leaf(new: Array, old: Array, key: Array) -> Array:
     if old.dtype != jnp.bfloat16:
         return new.astype(old.dtype)
     # A bfloat16 is the upper half of a float32; the lower half determines the probability of rounding up.
-    chance = jax.random.bits(key, new.shape, jnp.uint16).astype(jnp.uint32)
-    bits = jax.lax.bitcast_convert_type(new, jnp.uint32) + chance
+    noise = jax.random.bits(key, new.shape, jnp.uint16).astype(jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(new, jnp.uint32) + noise
     return jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)

@@ -4,24 +4,24 @@ import json
 
 import pytest
 
-from vipllava_jax.training import identity
-from vipllava_jax.training.config import settings
+from vipllava_jax.training import run_record
+from vipllava_jax.training.settings import read_settings
 
 
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / 'rows.json').write_text('[]')
-    made = settings(model='m', data=tmp_path / 'rows.json', output=tmp_path, steps=3)
-    identity.confirm(tmp_path, made, begun=False)
-    identity.note(tmp_path, tmp_path / 'model', 3)
+    made = read_settings(model='m', data=tmp_path / 'rows.json', output=tmp_path, steps=3)
+    run_record.record_run(tmp_path, made, resumes=False)
+    run_record.record_export(tmp_path, tmp_path / 'model', 3)
     return tmp_path, made
 
 
 def test_the_same_run_goes_on(run):
     folder, made = run
-    identity.confirm(folder, made, begun=True)
+    run_record.record_run(folder, made, resumes=True)
     (folder / 'model').mkdir()
-    assert identity.made(folder, folder / 'model') == 3
+    assert run_record.exported_step(folder, folder / 'model') == 3
 
 
 @pytest.mark.parametrize(
@@ -29,22 +29,22 @@ def test_the_same_run_goes_on(run):
     [
         ({'identity': [1]}, r'"identity" is \[1\], expected an object'),
         ({'identity': 'x'}, """"identity" is 'x', expected an object"""),
-        ({'made': 3}, '"made" is 3, expected an object'),
-        ({'made': None}, '"made" is None'),
-        ({'made': {'model': '3'}}, """"made.model" is '3', expected a step"""),
-        ({'made': {'model': -1}}, '"made.model" is -1'),
-        ({'made': {'model': [[3]]}}, '"made.model" is a list'),
+        ({'exported': 3}, '"exported" is 3, expected an object'),
+        ({'exported': None}, '"exported" is None'),
+        ({'exported': {'model': '3'}}, """"exported.model" is '3', expected a step"""),
+        ({'exported': {'model': -1}}, '"exported.model" is -1'),
+        ({'exported': {'model': [[3]]}}, '"exported.model" is a list'),
     ],
 )
 def test_a_damaged_field_is_named(run, changes, message):
     folder, made = run
-    path = folder / identity.FILE
+    path = folder / run_record.FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     before = path.read_text()
     for go_on in (
-        lambda: identity.confirm(folder, made, begun=True),
-        lambda: identity.made(folder, folder / 'model'),
-        lambda: identity.note(folder, folder / 'model', 3),
+        lambda: run_record.record_run(folder, made, resumes=True),
+        lambda: run_record.exported_step(folder, folder / 'model'),
+        lambda: run_record.record_export(folder, folder / 'model', 3),
     ):
         with pytest.raises(ValueError, match=f'run.json: {message}') as error:
             go_on()
@@ -55,21 +55,21 @@ def test_a_damaged_field_is_named(run, changes, message):
 @pytest.mark.parametrize('text', ['', 'junk', '[]', '{"identity": ' + '[' * 5000, '\0'])
 def test_a_damaged_file_is_named(run, text):
     folder, made = run
-    (folder / identity.FILE).write_text(text)
+    (folder / run_record.FILE).write_text(text)
     with pytest.raises(ValueError, match=r'run.json: (not JSON|expected a JSON object)'):
-        identity.confirm(folder, made, begun=True)
+        run_record.record_run(folder, made, resumes=True)
 
 
 def test_checkpoints_of_which_nothing_is_known_are_not_gone_on_with(run):
     folder, made = run
-    path = folder / identity.FILE
+    path = folder / run_record.FILE
     for text in (None, '{}', '{"identity": {}}'):
         path.unlink()
         if text:
             path.write_text(text)
         with pytest.raises(ValueError, match='run.json does not say which run'):
-            identity.confirm(folder, made, begun=True)
-        identity.confirm(folder, settings(**{**given(made), 'resume_anyway': True}), begun=True)
+            run_record.record_run(folder, made, resumes=True)
+        run_record.record_run(folder, read_settings(**{**given(made), 'resume_anyway': True}), resumes=True)
 
 
 def given(made):
@@ -78,15 +78,15 @@ def given(made):
 
 def test_settings_of_any_kind_are_told_in_a_line(run):
     folder, made = run
-    path = folder / identity.FILE
+    path = folder / run_record.FILE
     told = json.loads(path.read_text())
     told['identity'] |= {'seed': [[1]] * 3, 'template': 'x' * 9000, 'batch': '\x1b[2J'}
     path.write_text(json.dumps(told))
     with pytest.raises(ValueError, match='holds a run with other settings .*seed was a list') as error:
-        identity.confirm(folder, made, begun=True)
+        run_record.record_run(folder, made, resumes=True)
     assert '\x1b' not in str(error.value)
     told['identity'] = {'model': 'other'}
     path.write_text(json.dumps(told))
     with pytest.raises(ValueError, match='model was other and is m, .* and [0-9]+ more') as error:
-        identity.confirm(folder, made, begun=True)
+        run_record.record_run(folder, made, resumes=True)
     assert len(str(error.value)) <= 500

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import jax
 
 
-class Watched(NamedTuple):
+class TimedStep(NamedTuple):
     """A step that the device is computing."""
 
-    completed: Future[float]  # when, on the clock
+    completion: Future[float]  # the time of the clock when the step is complete
     compiled: bool  # whether its program had to be compiled first
 
 
-class Pace:
+class StepTimer:
     """Measures the time from one step's completion to the next.
 
     A thread waits for each step. The host may be busy when a step completes: if it recorded the time, one
@@ -29,41 +29,41 @@ class Pace:
     ):
         self._clock, self._wait = clock, wait
         self._thread = ThreadPoolExecutor(1)
-        self._known: set[Hashable] = set()
-        self._last = clock()
+        self._compiled_shapes: set[Hashable] = set()
+        self._last_completion = clock()
 
-    def watch(self, numbers: Any, shape: Hashable) -> Watched:
+    def start(self, results: Any, shape: Hashable) -> TimedStep:
         """Starts to wait for the results of a step on a batch of a given shape."""
-        compiled = shape not in self._known
-        self._known.add(shape)
-        return Watched(self._thread.submit(self._completion, numbers), compiled)
+        compiled = shape not in self._compiled_shapes
+        self._compiled_shapes.add(shape)
+        return TimedStep(self._thread.submit(self._wait_for, results), compiled)
 
-    def _completion(self, numbers: Any) -> float:
-        self._wait(numbers)
+    def _wait_for(self, results: Any) -> float:
+        self._wait(results)
         return self._clock()
 
-    def seconds(self, step: Watched) -> float:
+    def seconds(self, step: TimedStep) -> float:
         """Waits for a step; returns the time since the completion of the previous one."""
-        completed = step.completed.result()
-        seconds, self._last = completed - self._last, completed
+        completion = step.completion.result()
+        seconds, self._last_completion = completion - self._last_completion, completion
         return seconds
 
-    def resume(self) -> None:
+    def skip_pause(self) -> None:
         """Excludes the time since the last completion from the next step's time."""
-        self._last = self._clock()
+        self._last_completion = self._clock()
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def rates(seconds: float, tokens: int, flop: float, peak: float | None) -> dict[str, float]:
-    """Tokens and operations per second, for a step's record; `peak` is the device's maximum.
+def throughput(seconds: float, tokens: int, flop: float, peak: float | None) -> dict[str, float]:
+    """Tokens and operations per second, for a step's record; `peak` is the device's maximum of the latter.
 
-    A rate above the peak is left out, because then the time or the peak is wrong.
+    Operations per second above the peak are left out, because then the time or the peak is wrong.
     """
     if seconds <= 0:
         return {}
-    found = {'tokens_per_second': round(tokens / seconds, 1)}
+    rates = {'tokens_per_second': round(tokens / seconds, 1)}
     if peak and flop / seconds <= peak:
-        found |= {'tflops': round(flop / seconds / 1e12, 2), 'mfu': round(flop / seconds / peak, 4)}
-    return found
+        rates |= {'tflops': round(flop / seconds / 1e12, 2), 'mfu': round(flop / seconds / peak, 4)}
+    return rates

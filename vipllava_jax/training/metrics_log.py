@@ -14,25 +14,25 @@ from typing import Any
 from vipllava_jax.files import check_regular, naming, parse_record, write_text
 from vipllava_jax.messages import brief
 
-NUMBERS = itertools.count()  # number the files that this process writes for TensorBoard
+FILE_NUMBERS = itertools.count()  # of the files that this process writes for TensorBoard
 
 
-class Metrics:
+class MetricsLog:
     """`metrics.jsonl` in a folder; a resumed run drops the records after its checkpoint."""
 
     def __init__(self, folder: Path, step: int):
         self.path = folder / 'metrics.jsonl'
-        self.records = _until(self.path, step)
+        self.records = _read_records(self.path, step)
         lines = ''.join(json.dumps(record) + '\n' for record in self.records)
         write_text(self.path, lines)
         self._file = self.path.open('ab', buffering=0)
-        self._board = board(folder / 'tensorboard', step)
+        self._tensorboard = open_tensorboard(folder / 'tensorboard', step)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Writes one step's numbers, among them `step`, to the file and to TensorBoard."""
-        append(self.path, self._file, (json.dumps(record) + '\n').encode())
-        if self._board:
-            self._board.write(record)
+        append_bytes(self.path, self._file, (json.dumps(record) + '\n').encode())
+        if self._tensorboard:
+            self._tensorboard.write(record)
 
     def sync(self) -> None:
         """Waits until everything written is on the disk."""
@@ -41,19 +41,19 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
-        if self._board:
-            self._board.close()
+        if self._tensorboard:
+            self._tensorboard.close()
 
 
-def append(path: Path, file: Any, data: bytes) -> None:
+def append_bytes(path: Path, file: Any, data: bytes) -> None:
     """Appends to an unbuffered file: closing a buffered one after an error would write again."""
-    left = memoryview(data)
+    remaining = memoryview(data)
     with naming(path):
-        while left:
-            left = left[file.write(left) :]
+        while remaining:
+            remaining = remaining[file.write(remaining) :]
 
 
-def _until(path: Path, step: int) -> list[dict[str, Any]]:
+def _read_records(path: Path, step: int) -> list[dict[str, Any]]:
     """The records of a file up to a step.
 
     Later lines are ignored, because the last one may be incomplete if the process was killed. ValueError
@@ -67,16 +67,16 @@ def _until(path: Path, step: int) -> list[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             if records and records[-1]['step'] >= step:
                 break
-            record = _record(f'{path}, line {number}', line)
+            record = _parse_line(f'{path}, line {number}', line)
             if record['step'] > step:
                 break
             records.append(record)
     return records
 
 
-def _record(where: str, line: bytes) -> dict[str, Any]:
-    """The record in a line; ValueError if it is not as `Metrics.write` writes it."""
-    advice = 'restore the file, or remove it to go on without what it holds'
+def _parse_line(where: str, line: bytes) -> dict[str, Any]:
+    """The record in a line; ValueError if it is not as `MetricsLog.write` writes it."""
+    advice = 'restore the file, or remove it to resume without its records'
     record = parse_record(line, where, advice)
     if type(record.get('step')) is not int or record['step'] < 1:
         found = f'"step" is {brief(record.get("step"))}, expected the number of a step'
@@ -87,7 +87,7 @@ def _record(where: str, line: bytes) -> dict[str, Any]:
     return record
 
 
-class Board:
+class TensorBoardFile:
     """A file of events for TensorBoard, which drops earlier events of the steps that are written again.
 
     TensorBoard's own writer is a thread, which prints a traceback when the disk is full.
@@ -97,10 +97,9 @@ class Board:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary, self._record = event_pb2.Event, summary_pb2.Summary, RecordWriter
-        name = (
-            f'events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}'
-        )
+        self._event, self._summary, self._writer = event_pb2.Event, summary_pb2.Summary, RecordWriter
+        place = f'{socket.gethostname()}.{os.getpid()}.{next(FILE_NUMBERS)}'
+        name = f'events.out.tfevents.{time.time():010.0f}.{place}'
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / name
         self._file = self.path.open('ab', buffering=0)
@@ -118,13 +117,13 @@ class Board:
 
     def _add(self, **fields: Any) -> None:
         data = io.BytesIO()
-        self._record(data).write(self._event(wall_time=time.time(), **fields).SerializeToString())
-        append(self.path, self._file, data.getvalue())
+        self._writer(data).write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        append_bytes(self.path, self._file, data.getvalue())
 
     def close(self) -> None:
         self._file.close()
 
 
-def board(folder: Path, step: int) -> Board | None:
+def open_tensorboard(folder: Path, step: int) -> TensorBoardFile | None:
     """A writer for TensorBoard of the steps after `step`; None if TensorBoard is not installed."""
-    return Board(folder, step) if importlib.util.find_spec('tensorboard') else None
+    return TensorBoardFile(folder, step) if importlib.util.find_spec('tensorboard') else None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipllava_jax.data import files
+from vipllava_jax.data import row_offsets
 
 VALUES = st.recursive(
     st.none() | st.integers() | st.text(max_size=8),
@@ -17,7 +17,7 @@ VALUES = st.recursive(
 
 def texts(path):
     data = path.read_bytes()
-    return [json.loads(data[start : start + size]) for start, size, _ in files.spans(path)]
+    return [json.loads(data[start : start + size]) for start, size, _ in row_offsets.locate_rows(path)]
 
 
 @given(
@@ -33,8 +33,8 @@ def test_both_kinds_of_files_give_their_rows(tmp_path_factory, rows, indent, asc
     lines = '\n\n'.join(json.dumps(row, ensure_ascii=ascii) for row in rows)
     (folder / 'l.jsonl').write_text(before + lines, 'utf-8')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, 'WINDOW', window)
+        patch.setattr(row_offsets, 'WINDOW_BYTES', window)
         assert texts(folder / 'l.json') == texts(folder / 'l.jsonl') == rows
-    assert [line for *_, line in files.spans(folder / 'l.jsonl')] == [
+    assert [line for *_, line in row_offsets.locate_rows(folder / 'l.jsonl')] == [
         2 * n + 1 + before.count('\n') for n in range(len(rows))
     ]

@@ -6,11 +6,11 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vipllava_jax.training import metrics
+from vipllava_jax.training import metrics_log
 
 
 def write(folder, step, steps):
-    with contextlib.closing(metrics.Metrics(folder, step)) as kept:
+    with contextlib.closing(metrics_log.MetricsLog(folder, step)) as kept:
         for n in steps:
             kept.write({'step': n, 'loss': n / 3})
         kept.sync()
@@ -57,7 +57,7 @@ def test_a_damaged_line_before_the_step_is_named_and_the_file_left_as_it_is(tmp_
     with pytest.raises(
         ValueError, match=f'metrics.jsonl, line 2 is damaged: .*{message}.*remove it'
     ) as error:
-        metrics.Metrics(tmp_path, 3)
+        metrics_log.MetricsLog(tmp_path, 3)
     assert str(error.value).isprintable()
     assert path.read_text() == before
     assert write(tmp_path, 1, [2]) == [1, 2]  # later lines are ignored
@@ -65,7 +65,7 @@ def test_a_damaged_line_before_the_step_is_named_and_the_file_left_as_it_is(tmp_
 
 
 def test_a_full_disk_names_the_file(tmp_path):
-    with contextlib.closing(metrics.Metrics(tmp_path, 0)) as kept:
+    with contextlib.closing(metrics_log.MetricsLog(tmp_path, 0)) as kept:
         kept._file.close()
         kept._file = open('/dev/full', 'ab', buffering=0)  # noqa: SIM115
         with pytest.raises(OSError, match='No space left .*metrics.jsonl'):
@@ -74,7 +74,7 @@ def test_a_full_disk_names_the_file(tmp_path):
 
 def test_numbers_come_back_as_they_were(tmp_path):
     write(tmp_path, 0, [1, 2])
-    with contextlib.closing(metrics.Metrics(tmp_path, 1)) as kept:
+    with contextlib.closing(metrics_log.MetricsLog(tmp_path, 1)) as kept:
         assert kept.records == [{'step': 1, 'loss': 1 / 3}]
 
 
@@ -87,7 +87,7 @@ def test_tensorboard_shows_each_step_once(tmp_path):
 
 
 def test_a_full_disk_under_tensorboards_file_names_it(tmp_path):
-    with contextlib.closing(metrics.Board(tmp_path, 0)) as shown:
+    with contextlib.closing(metrics_log.TensorBoardFile(tmp_path, 0)) as shown:
         shown._file.close()
         shown._file = open('/dev/full', 'ab', buffering=0)  # noqa: SIM115
         with pytest.raises(OSError, match='No space left .*events.out.tfevents'):

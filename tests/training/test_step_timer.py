@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from vipllava_jax.training.pace import Pace, rates
+from vipllava_jax.training.step_timer import StepTimer, throughput
 
 
 class Device:
@@ -20,10 +20,10 @@ class Device:
     def wait(self, step):
         assert self.events[step].wait(10)
 
-    def complete(self, watched, step, at):
+    def complete(self, timed, step, at):
         self.now = at
         self.events[step].set()
-        watched.completed.result(10)
+        timed.completion.result(10)
 
 
 @pytest.fixture
@@ -32,52 +32,52 @@ def device():
 
 
 @pytest.fixture
-def pace(device):
-    made = Pace(lambda: device.now, device.wait)
+def timer(device):
+    made = StepTimer(lambda: device.now, device.wait)
     yield made
     made.close()
 
 
-def test_a_host_that_looks_late_does_not_make_the_next_step_faster(device, pace):
-    steps = [pace.watch(device.begin(n), 'shape') for n in range(3)]
+def test_a_host_that_looks_late_does_not_make_the_next_step_faster(device, timer):
+    steps = [timer.start(device.begin(n), 'shape') for n in range(3)]
     for n, at in enumerate((10.0, 11.0, 12.0)):
         device.complete(steps[n], n, at)
     device.now = 12.5  # only now does the host have time for all three
-    assert [pace.seconds(step) for step in steps] == [10.0, 1.0, 1.0]
+    assert [timer.seconds(step) for step in steps] == [10.0, 1.0, 1.0]
 
 
-def test_a_program_is_compiled_for_each_shape_once(device, pace):
+def test_a_program_is_compiled_for_each_shape_once(device, timer):
     shapes = ['a', 'a', 'b', 'a', 'b', 'c']
-    steps = [pace.watch(device.begin(n), shape) for n, shape in enumerate(shapes)]
+    steps = [timer.start(device.begin(n), shape) for n, shape in enumerate(shapes)]
     assert [step.compiled for step in steps] == [True, False, True, False, False, True]
     for event in device.events.values():
         event.set()
 
 
-def test_what_is_done_between_two_steps_is_no_part_of_either(device, pace):
-    first = pace.watch(device.begin(1), 'shape')
+def test_what_is_done_between_two_steps_is_no_part_of_either(device, timer):
+    first = timer.start(device.begin(1), 'shape')
     device.complete(first, 1, 2.0)
-    assert pace.seconds(first) == 2.0
+    assert timer.seconds(first) == 2.0
     device.now = 60.0  # held-out rows, a checkpoint
-    pace.resume()
-    second = pace.watch(device.begin(2), 'shape')
+    timer.skip_pause()
+    second = timer.start(device.begin(2), 'shape')
     device.complete(second, 2, 61.0)
-    assert pace.seconds(second) == 1.0
+    assert timer.seconds(second) == 1.0
 
 
 def test_what_went_wrong_on_the_device_is_raised_by_whoever_asks(device):
     def wait(_):
         raise RuntimeError('RESOURCE_EXHAUSTED')
 
-    pace = Pace(lambda: 0.0, wait)
+    timer = StepTimer(lambda: 0.0, wait)
     with pytest.raises(RuntimeError, match='RESOURCE_EXHAUSTED'):
-        pace.seconds(pace.watch(1, 'shape'))
-    pace.close()
+        timer.seconds(timer.start(1, 'shape'))
+    timer.close()
 
 
 def test_rates_that_cannot_be_are_left_out():
-    assert rates(2.0, 100, 4e12, 4e12) == {'tokens_per_second': 50.0, 'tflops': 2.0, 'mfu': 0.5}
-    assert rates(2.0, 100, 8e12, 4e12)['mfu'] == 1.0
-    assert rates(2.0, 100, 8.1e12, 4e12) == {'tokens_per_second': 50.0}
-    assert rates(2.0, 100, 4e12, None) == {'tokens_per_second': 50.0}
-    assert rates(0.0, 100, 4e12, 4e12) == {}
+    assert throughput(2.0, 100, 4e12, 4e12) == {'tokens_per_second': 50.0, 'tflops': 2.0, 'mfu': 0.5}
+    assert throughput(2.0, 100, 8e12, 4e12)['mfu'] == 1.0
+    assert throughput(2.0, 100, 8.1e12, 4e12) == {'tokens_per_second': 50.0}
+    assert throughput(2.0, 100, 4e12, None) == {'tokens_per_second': 50.0}
+    assert throughput(0.0, 100, 4e12, 4e12) == {}

@@ -1,0 +1,112 @@
+"""`train`: runs or resumes the training of a model in its output folder, and exports the result."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vipllava_jax import ceilings
+from vipllava_jax.training import export, output_folder, prepare, run_record
+from vipllava_jax.training.checkpoints import (
+    Checkpoints,
+    check_run_unlocked,
+    lock_run,
+    open_checkpoints,
+)
+from vipllava_jax.training.description import describe_run
+from vipllava_jax.training.held_out import BestStep, HeldOutEvaluator
+from vipllava_jax.training.loop import TrainingLoop
+from vipllava_jax.training.metrics_log import MetricsLog
+from vipllava_jax.training.prepare import TrainingPlan
+from vipllava_jax.training.progress import ProgressListener
+from vipllava_jax.training.recorder import StepRecorder
+from vipllava_jax.training.settings import read_settings
+
+
+class Trained(NamedTuple):
+    """The result of a run."""
+
+    folder: Path  # of the model, or of the adapter
+    step: int  # the step whose weights it has
+
+
+def train(
+    file: str | os.PathLike[str] | None = None, *, progress: ProgressListener | None = None, **keys: Any
+) -> Trained:
+    """Trains a model with the settings of a TOML file, or keyword arguments of the same names.
+
+    A run that was interrupted is resumed from its last checkpoint when `train` is called again with the same
+    output. On SIGINT and SIGTERM it saves and raises Stopped. Raises ValueError for invalid settings, rows or
+    weights, and NotFinite, with the step and its rows, for a loss that is NaN or infinite.
+    """
+    settings = read_settings(file, **keys)
+    folder, target = Path(settings.output), output_folder.result_folder(settings)
+    output_folder.check_writable_folder(folder)
+    if target.exists() and run_record.exported_step(folder, target) is None:
+        raise ValueError(f'{target} exists, and was not written by this run: give another output')
+    check_run_unlocked(folder)
+    with progress or ProgressListener() as listener:
+        plan = prepare.prepare_run(settings, listener)  # before anything is written
+        with lock_run(folder), open_checkpoints(folder / 'checkpoints', settings.keep) as checkpoints:
+            return _train_in_folder(plan, checkpoints, listener)
+
+
+def _train_in_folder(plan: TrainingPlan, checkpoints: Checkpoints, progress: ProgressListener) -> Trained:
+    """Trains, unless the run's folder already has the result."""
+    folder, target = Path(plan.settings.output), output_folder.result_folder(plan.settings)
+    done = max(checkpoints.steps(), default=0)
+    run_record.record_run(folder, plan.settings, resumes=done > 0)
+    with contextlib.closing(MetricsLog(folder, done)) as log:
+        if done > plan.steps:
+            raise ValueError(f'{folder} already has {done} steps: give steps of at least {done}')
+        best = BestStep(log.records, checkpoints.steps())
+        checkpoints.best = best.step
+        step = _step_to_export(plan, best)
+        if done < plan.steps or run_record.exported_step(folder, target) != step:
+            export.check_replaceable(target)
+            run_record.record_export(folder, target, 0)
+            step = _train_and_export(plan, checkpoints, log, best, progress, done)
+            run_record.record_export(folder, target, step)
+        progress.note(f'{target}: {plan.settings.model}, trained to step {step}')
+        return Trained(target, step)
+
+
+def _step_to_export(plan: TrainingPlan, best: BestStep) -> int:
+    return best.step if plan.settings.export == 'best' and best.step else plan.steps
+
+
+def _train_and_export(
+    plan: TrainingPlan,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    best: BestStep,
+    progress: ProgressListener,
+    done: int,
+) -> int:
+    """Takes the steps after the first `done` and exports the result; returns the step of its weights."""
+    settings, dtype = plan.settings, jnp.dtype(plan.settings.dtype)
+    peak = None if jax.default_backend() == 'cpu' else ceilings.matmul(dtype)
+    state, frozen = prepare.initial_state(plan, progress.weights_loaded)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    if done:
+        del state
+        state = checkpoints.restore(done, shapes)
+    progress.run_started(describe_run(plan, state.params, frozen, done), done, plan.steps, settings.log_every)
+    with contextlib.ExitStack() as stack:
+        recorder = StepRecorder(plan, checkpoints, log, best, progress, state.params, peak)
+        stack.enter_context(contextlib.closing(recorder))
+        evaluator = None
+        if plan.held_out:
+            evaluator = HeldOutEvaluator(plan.held_out, plan.cfg, dtype)
+            stack.enter_context(contextlib.closing(evaluator))
+        state = TrainingLoop(plan, state, frozen, checkpoints, recorder, evaluator).run(done)
+    checkpoints.wait()
+    step = _step_to_export(plan, best)
+    if step != plan.steps:
+        del state
+        state = checkpoints.restore(step, shapes)
+    export.export_result(plan, state.params, frozen)
+    return step
