@@ -45,21 +45,22 @@ def _read_for_training(folder: Path, file: Path, skip_broken: bool) -> None:
 
 def _read_for_evaluation(folder: Path, file: Path, skip_broken: bool) -> None:
     from tests.fuzz.base import CFG
-    from vipllava_jax.evaluation import cases
-    from vipllava_jax.evaluation.answering import questions
+    from vipllava_jax.evaluation.batches import group_cases
+    from vipllava_jax.evaluation.cases import read_cases
     from vipllava_jax.inputs.processor import Processor
 
-    found = cases.read(file, skip_broken=skip_broken)
-    plan = questions(found, Processor.load(folder / 'model'), CFG, batch=2, skip_broken=skip_broken)
-    for batch in plan.batches:
-        plan.make(batch)
+    cases = read_cases(file, skip_broken=skip_broken)
+    batches = group_cases(cases, Processor.load(folder / 'model'), CFG, batch=2, skip_broken=skip_broken)
+    for batch in batches.batches:
+        batches.prepare(batch)
 
 
 def journals(folder: Path) -> None:
     """Resumes an evaluation and a run, up to the point where weights are needed."""
     from tests.fuzz.base import ABOUT, CFG
-    from vipllava_jax.evaluation import cases, run
-    from vipllava_jax.evaluation.answering import questions
+    from vipllava_jax.evaluation import run
+    from vipllava_jax.evaluation.batches import group_cases
+    from vipllava_jax.evaluation.cases import read_cases
     from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.training import checkpoints, run_record
     from vipllava_jax.training.held_out import BestStep
@@ -69,11 +70,10 @@ def journals(folder: Path) -> None:
     def stop_here(_: Any) -> Any:
         raise ChecksPassed
 
-    plan = questions(
-        cases.read(folder / 'rows.jsonl'), Processor.load(folder / 'model'), CFG, max_new_tokens=2
-    )
+    cases = read_cases(folder / 'rows.jsonl')
+    batches = group_cases(cases, Processor.load(folder / 'model'), CFG, max_new_tokens=2)
     with contextlib.suppress(ChecksPassed):
-        run.run(plan, stop_here, folder / 'answers.jsonl', ABOUT)
+        run.run(batches, stop_here, folder / 'answers.jsonl', ABOUT)
     with (
         contextlib.closing(MetricsLog(folder / 'run', 2)) as log,
         checkpoints.open_checkpoints(folder / 'run' / 'checkpoints', keep=2) as saved,
