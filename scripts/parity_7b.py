@@ -13,46 +13,23 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
+
+from vipllava_jax.benchmark.memory import HostMemory
 
 QUESTION = 'What is within the red rectangle?'
 STEPS = ('make', 'peer16', 'peer32', 'load_pytorch', 'convert', 'load_converted', 'ours')
 
 
-class Memory:
-    """Samples this process's anonymous memory; `gib` is the largest increase over the start, in GiB."""
-
-    def __enter__(self) -> 'Memory':
-        self.first = self.peak = anonymous()
-        self.watching = True
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while self.watching:
-            self.peak = max(self.peak, anonymous())
-            time.sleep(0.005)
-
-    def __exit__(self, *_: object) -> None:
-        self.watching = False
-        self.thread.join()
-        self.gib = round(self.peak - self.first, 3)
-
-
-def anonymous() -> float:
-    status = Path('/proc/self/status').read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith('RssAnon')) / 2**20
-
-
 def timed(step, size: float) -> dict:
-    with Memory() as memory:
+    """Runs a step that reads or writes `size` GB; returns its time, rate and peak of anonymous memory."""
+    with HostMemory() as memory:
         begin = time.perf_counter()
         step()
         seconds = time.perf_counter() - begin
-    return {'seconds': round(seconds, 2), 'GB/s': round(size / seconds, 2), 'peak anonymous GiB': memory.gib}
+    peak = round(memory.peak / 2**30, 3)
+    return {'seconds': round(seconds, 2), 'GB/s': round(size / seconds, 2), 'peak anonymous GiB': peak}
 
 
 def folder_gb(folder: Path) -> float:
@@ -74,12 +51,12 @@ def make(args: argparse.Namespace) -> dict:
         vision = dataclasses.replace(cfg.vision, width=32, heads=2, mlp=48)
         cfg = dataclasses.replace(cfg, text=text, vision=vision)
     params = vj.init(jax.random.key(0), cfg, jnp.bfloat16)
-    shutil.rmtree(args.work / 'made', ignore_errors=True)
-    checkpoint.save(args.work / 'made', params, cfg, files_from=args.processor)
+    shutil.rmtree(args.work / 'random', ignore_errors=True)
+    checkpoint.save(args.work / 'random', params, cfg, files_from=args.processor)
     del params
     shutil.rmtree(args.work / 'pytorch', ignore_errors=True)
-    out = timed(lambda: export(args.work / 'made', args.work / 'pytorch'), folder_gb(args.work / 'made'))
-    shutil.rmtree(args.work / 'made')
+    out = timed(lambda: export(args.work / 'random', args.work / 'pytorch'), folder_gb(args.work / 'random'))
+    shutil.rmtree(args.work / 'random')
     return {'export': out, 'folder GB': round(folder_gb(args.work / 'pytorch'), 2)}
 
 
@@ -106,16 +83,16 @@ def peer(args: argparse.Namespace, bits: int) -> dict:
     n = int(batch.lengths[0])
     tokens = torch.tensor(batch.tokens[:, :n], dtype=torch.long, device=device)
     pixels = torch.tensor(batch.images[0], device=device).permute(0, 3, 1, 2).to(dtype)
-    kept = args.work / 'continuation.npy'
+    file = args.work / 'continuation.npy'
     with torch.no_grad():
         if bits == 16:
-            whole = model.generate(
+            sequence = model.generate(
                 input_ids=tokens, attention_mask=torch.ones_like(tokens), pixel_values=pixels,
                 max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0,
             )  # fmt: skip
-            np.save(kept, whole.cpu().numpy())
-        whole = torch.tensor(np.load(kept), device=device)
-        logits = model(input_ids=whole, pixel_values=pixels).logits[0].float().cpu().numpy()
+            np.save(file, sequence.cpu().numpy())
+        sequence = torch.tensor(np.load(file), device=device)
+        logits = model(input_ids=sequence, pixel_values=pixels).logits[0].float().cpu().numpy()
     np.save(args.work / f'logits{bits}.npy', logits)
     return {'largest logit': float(np.abs(logits).max()), 'tokens': logits.shape[0]}
 
@@ -156,9 +133,9 @@ def ours(args: argparse.Namespace) -> dict:
 
     batch = inputs(args)
     model = vj.load(args.work / 'converted')
-    whole = np.load(args.work / 'continuation.npy')
+    sequence = np.load(args.work / 'continuation.npy')
     forward = jax.jit(vj.forward, static_argnames='cfg')
-    logits = np.asarray(forward(model.params, whole, batch.images, cfg=model.cfg))[0]
+    logits = np.asarray(forward(model.params, sequence, batch.images, cfg=model.cfg))[0]
     theirs, exact = np.load(args.work / 'logits16.npy'), np.load(args.work / 'logits32.npy')
 
     def error(a, b):
@@ -166,19 +143,20 @@ def ours(args: argparse.Namespace) -> dict:
 
     n = int(batch.lengths[0])
     ahead = slice(n - 1, n + 63)
+    continuation = sequence[0, n:]
     answer = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=64, eos=())
     return {
         'ours bf16 against transformers bf16': error(logits, theirs),
         'ours bf16 against transformers float32': error(logits, exact),
         'transformers bf16 against its float32': error(theirs, exact),
-        'greedy agreement along the continuation': float((logits[ahead].argmax(-1) == whole[0, n:]).mean()),
+        'greedy agreement along the continuation': float((logits[ahead].argmax(-1) == continuation).mean()),
         'float32 greedy agreement of transformers bf16': float(
-            (exact[ahead].argmax(-1) == whole[0, n:]).mean()
+            (exact[ahead].argmax(-1) == continuation).mean()
         ),
         'float32 greedy agreement of ours': float(
             (exact[ahead].argmax(-1) == logits[ahead].argmax(-1)).mean()
         ),
-        'tokens generated alike from the start': int((np.cumprod(answer.tokens[0] == whole[0, n:])).sum()),
+        'tokens generated alike from the start': int((np.cumprod(answer.tokens[0] == continuation)).sum()),
     }
 
 
@@ -197,7 +175,8 @@ def main() -> None:
         args.out.write_text(json.dumps(steps[args.step](args)))
         return
     results = {}
-    for step in STEPS:
+    for i, step in enumerate(STEPS, 1):
+        print(f'{i}/{len(STEPS)} {step} …', file=sys.stderr, flush=True)
         begin = time.perf_counter()
         part = args.work / f'{step}.json'
         part.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-BEGUN = 3  # the first steps, not measured, in which programs are compiled and tuned
+WARM_UP = 3  # the first steps, not measured, in which programs are compiled and tuned
 
 
 def make(folder: Path, small: bool) -> None:
@@ -34,7 +34,7 @@ def make(folder: Path, small: bool) -> None:
     from tests.makers import write_processor_files
     from vipllava_jax import checkpoint
     from vipllava_jax.benchmark.subject import PRESETS, random_leaves
-    from vipllava_jax.model.vipllava import abstract
+    from vipllava_jax.model.params import abstract
 
     cfg = PRESETS['tiny' if small else '7b']
     image = write_processor_files(folder / 'files', cfg.vision.image_size, cfg.vision.patch_size)
@@ -47,8 +47,8 @@ def make(folder: Path, small: bool) -> None:
     for i in range(64):
         pixels = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f'{i}.jpg')
-        talk = [('human', '<image>\nWhat is it?'), ('gpt', 'A dog. ' * (20 if small else 70))]
-        turns = [{'from': who, 'value': text} for who, text in talk]
+        conversation = [('human', '<image>\nWhat is it?'), ('gpt', 'A dog. ' * (20 if small else 70))]
+        turns = [{'from': who, 'value': text} for who, text in conversation]
         rows.append({'id': f'row-{i}', 'image': f'{i}.jpg', 'conversations': turns})
     (folder / 'rows.json').write_text(json.dumps(rows))
 
@@ -58,22 +58,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--work', type=Path, required=True)
-    parser.add_argument('--steps', type=int, default=8, help='how many are counted, after the first few')
+    parser.add_argument('--steps', type=int, default=8, help='how many are measured, after the first few')
     parser.add_argument('--small', action='store_true')
     parser.add_argument('flags', nargs='*')
-    told = parser.parse_args()
+    args = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    if not (told.work / 'rows.json').exists():
-        code = f'from scripts.train_7b import *; make(Path({str(told.work)!r}), {told.small})'
+    if not (args.work / 'rows.json').exists():
+        print('writing a model with random weights, and rows …', file=sys.stderr, flush=True)
+        code = f'from scripts.train_7b import *; make(Path({str(args.work)!r}), {args.small})'
         subprocess.run([sys.executable, '-c', code], check=True, cwd=Path(__file__).parent.parent)
-    output = told.work / 'run'
+    output = args.work / 'run'
     shutil.rmtree(output, ignore_errors=True)
-    where = ['--model', told.work / 'model', '--data', told.work / 'rows.json', '--output', output]
+    where = ['--model', args.work / 'model', '--data', args.work / 'rows.json', '--output', output]
     length = ['--steps', 10_000, '--save-every', 10_000, '--max-length', 1024, '--log-every', 1]
-    command = [sys.executable, '-m', 'vipllava_jax', 'train', *where, *length, *told.flags]
-    steady = list(records([str(word) for word in command], output / 'metrics.jsonl', BEGUN + told.steps))[
-        BEGUN:
-    ]
+    command = [sys.executable, '-m', 'vipllava_jax', 'train', *where, *length, *args.flags]
+    count = WARM_UP + args.steps
+    steady = list(records([str(word) for word in command], output / 'metrics.jsonl', count))[WARM_UP:]
     for name in ('seconds', 'tokens', 'tokens_per_second', 'tflops', 'mfu'):
         if values := [record[name] for record in steady if name in record]:
             print(f'{name:<18} {statistics.median(values):g}')
@@ -88,7 +88,10 @@ def records(command: list[str], metrics: Path, count: int) -> Iterator[dict[str,
             if run.poll() is not None:
                 sys.exit(run.returncode)
             time.sleep(0.1)
+            done = len(lines)
             lines = metrics.read_text().split('\n')[:-1] if metrics.exists() else []
+            if len(lines) > done:
+                print(f'step {len(lines)}/{count}', file=sys.stderr, flush=True)
         yield from map(json.loads, lines[:count])
     finally:
         run.kill()

@@ -6,7 +6,7 @@ import numpy as np
 
 from vipllava_jax.config import Config
 from vipllava_jax.hugging_face import to_hugging_face
-from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.inputs.batch import Batch
 
 
 def model(cfg: Config, seed: int = 0, **fields: Any) -> Any:

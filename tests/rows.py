@@ -6,7 +6,7 @@ import numpy as np
 
 from vipllava_jax.config import Config
 from vipllava_jax.data.conversations import IGNORE
-from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.training.loss import Examples
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vipllava_jax import atomic
-from vipllava_jax.folders import check_only, new_folder
+from vipllava_jax.folders import check_no_other_files, new_folder
 from vipllava_jax.messages import CheckpointError
 
 ROOT = Path(__file__).parents[1]
@@ -201,11 +201,11 @@ def test_parents_that_were_made_go_with_a_failure(tmp_path):
 
 def test_other_files_than_a_models_are_not_overwritten(tmp_path):
     model = tmp_path / 'model'
-    check_only(model, ('a', '*.bin'))
+    check_no_other_files(model, ('a', '*.bin'))
     model.mkdir()
     (model / 'a').touch()
     (model / 'x.bin').touch()
-    check_only(model, ('a', '*.bin'))
+    check_no_other_files(model, ('a', '*.bin'))
     (model / 'le\x1btter').touch()
     with pytest.raises(CheckpointError, match=r'model: holds le\\x1btter, which .* would be lost'):
-        check_only(model, ('a', '*.bin'))
+        check_no_other_files(model, ('a', '*.bin'))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vipllava_jax import files
-from vipllava_jax.files import check_output, read_json
+from vipllava_jax.files import check_output, parse_bounded_json, read_json
 from vipllava_jax.messages import CheckpointError
 
 
@@ -95,3 +95,25 @@ def test_no_output_is_an_input(tmp_path, monkeypatch):
         check_output(Path('data'), [])
     with pytest.raises(OSError, match='there is no folder'):
         check_output(Path('none/x'), [])
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'{"a": 1, "b": 2, "a": 3}', "'a' occurs twice in one object"),
+        (b'{"a": {"x": {}}, "b": {"y": {}, "y": {}}}', "'y' occurs twice"),
+        (b'{"a": [{}, {}, {}, {}, {}]}', 'more than 5 objects in its JSON'),
+        (b'[' * 10**5, 'nested too deeply'),
+        (b'[{}]', 'expected a JSON object, found list'),
+        (b'{', 'Expecting property name'),
+        (b'\xff', 'utf-8'),
+    ],
+)
+def test_json_of_unknown_origin_is_bounded(data, message):
+    with pytest.raises(ValueError, match=message):
+        parse_bounded_json(data, max_objects=5)
+
+
+def test_bounded_json_is_parsed():
+    data = b'{"a": [{"b": 1}, {"b": null}]}'
+    assert parse_bounded_json(data, max_objects=3) == {'a': [{'b': 1}, {'b': None}]}

@@ -25,7 +25,7 @@ def changed(**text) -> vj.Config:
 
 MODELS = {
     'grouped queries, five layers': (TINY, {}),
-    'one key a query': (changed(kv_heads=6), {}),
+    'one key per query': (changed(kv_heads=6), {}),
     'another head size, base and epsilon': (changed(head_size=14, rope_theta=500.0, eps=1e-3), {}),
     'tied': (changed(tied=True), {}),
     'one layer, as a number': (dataclasses.replace(TINY, feature_layers=(-3,)), {'vision_feature_layer': -3}),
@@ -46,8 +46,8 @@ def pair(request, tmp_path_factory):
     return theirs, ours
 
 
-def test_every_step_of_a_ragged_batch(pair, rng):
-    theirs, (params, cfg, _) = pair
+def test_all_intermediate_results_of_a_ragged_batch(pair, rng):
+    theirs, (params, cfg, *_) = pair
     batch = ragged(cfg, rng, ROWS)
     real = np.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
     theirs.set_attn_implementation('eager')
@@ -64,7 +64,7 @@ def test_every_step_of_a_ragged_batch(pair, rng):
 
 
 def test_greedy_answers_of_a_ragged_batch(pair, rng):
-    theirs, (params, cfg, _) = pair
+    theirs, (params, cfg, *_) = pair
     batch = ragged(cfg, rng, ROWS)
     expected = peer.greedy(theirs, batch, 64)
     np.testing.assert_array_equal(
@@ -76,7 +76,7 @@ def test_greedy_answers_of_a_ragged_batch(pair, rng):
 def test_embeddings_positions_and_padding(pair, rng):
     import torch
 
-    theirs, (params, cfg, _) = pair
+    theirs, (params, cfg, *_) = pair
     batch = ragged(cfg, rng, [(9, 1), (11, 1)])
     embeddings = np.array(vocabulary.embeddings(params))[batch.tokens]
     positions = np.sort(rng.integers(0, 90, batch.tokens.shape))
@@ -94,10 +94,10 @@ def test_embeddings_positions_and_padding(pair, rng):
 
 
 @pytest.mark.parametrize('pair', ['grouped queries, five layers', 'LLaVA-1.5'], indirect=True)
-def test_bfloat16_errs_no_more_than_theirs(pair, rng):
+def test_bfloat16_errors_are_not_larger_than_those_of_transformers(pair, rng):
     import torch
 
-    theirs, (params, cfg, _) = pair
+    theirs, (params, cfg, *_) = pair
     batch = ragged(cfg, rng, ROWS)
     real = np.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
     half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)

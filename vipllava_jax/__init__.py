@@ -6,24 +6,34 @@ TYPE_CHECKING = False  # importing typing would double the import time of this p
 
 if TYPE_CHECKING:
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
-    from vipllava_jax.generation.decoding import Generation, generate, stream
+    from vipllava_jax.generation.decoding import generate, stream
+    from vipllava_jax.generation.model import Model
+    from vipllava_jax.generation.result import Generation
+    from vipllava_jax.generation.settings import GenerationSettings
+    from vipllava_jax.inputs.batch import Batch
     from vipllava_jax.inputs.marks import Mark, draw
-    from vipllava_jax.inputs.processor import Batch, Processor
+    from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.inputs.prompts import Turn
-    from vipllava_jax.loading import Model, load
+    from vipllava_jax.loading import load
     from vipllava_jax.model.llama import Cache
-    from vipllava_jax.model.vipllava import Trace, abstract, decode, extend, forward, init, prefill
+    from vipllava_jax.model.params import abstract, init
+    from vipllava_jax.model.vipllava import Trace, decode, extend, forward, prefill
     from vipllava_jax.model.vocabulary import embeddings, replace_embeddings, resize_vocabulary, tie, untie
 
 _HOMES = {
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
-    'generation.decoding': ['Generation', 'generate', 'stream'],
+    'generation.decoding': ['generate', 'stream'],
+    'generation.model': ['Model'],
+    'generation.result': ['Generation'],
+    'generation.settings': ['GenerationSettings'],
+    'inputs.batch': ['Batch'],
     'inputs.marks': ['Mark', 'draw'],
-    'inputs.processor': ['Batch', 'Processor'],
+    'inputs.processor': ['Processor'],
     'inputs.prompts': ['Turn'],
-    'loading': ['Model', 'load'],
+    'loading': ['load'],
     'model.llama': ['Cache'],
-    'model.vipllava': ['Trace', 'abstract', 'decode', 'extend', 'forward', 'init', 'prefill'],
+    'model.params': ['abstract', 'init'],
+    'model.vipllava': ['Trace', 'decode', 'extend', 'forward', 'prefill'],
     'model.vocabulary': ['embeddings', 'replace_embeddings', 'resize_vocabulary', 'tie', 'untie'],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

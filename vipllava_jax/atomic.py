@@ -10,7 +10,7 @@ from pathlib import Path
 REPLACED = '-replaced'  # suffix of a folder that was moved aside to be replaced
 
 
-def put(partial: Path, folder: Path, replaces: bool) -> None:
+def move_into_place(partial: Path, folder: Path, replaces: bool) -> None:
     """Renames the finished folder `partial` to `folder`, atomically if the system supports that.
 
     A folder that was replaced remains, with the name of `partial` or that name plus REPLACED.
@@ -37,7 +37,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+def exclusive_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     """Holds an exclusive lock on a folder, which the system releases when the process ends.
 
     Raises BlockingIOError if the lock is taken; with `wait`, if it is still taken after a second.
@@ -60,7 +60,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         os.close(fd)
 
 
-def sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Waits until a file, or the list of names in a folder, is on the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:

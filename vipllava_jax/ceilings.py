@@ -31,7 +31,7 @@ class Ceilings(NamedTuple):
         return 'bandwidth' if work.bytes / self.bandwidth > work.flop / self.matmul else 'matmul'
 
 
-def measure(dtype: Any, repeats: int = 10) -> Ceilings:
+def measure_ceilings(dtype: Any, repeats: int = 10) -> Ceilings:
     """Measures both rates, as medians, on random numbers in buffers several times larger than any cache."""
     size = 1 << 28 if jax.default_backend() == 'cpu' else 1 << 30
     x = jax.random.bits(jax.random.key(0), (size // 4,), jnp.uint32)

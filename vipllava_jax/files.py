@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
     except OSError as error:
         raise CheckpointError(f'{path}: cannot be read: {error.strerror}') from None
     if len(data) > limit:
-        raise CheckpointError(f'{path}: larger than {amount(limit)}, which no file of this kind needs')
+        raise CheckpointError(f'{path}: larger than {amount(limit)}, more than such a file needs')
     return data
 
 
@@ -76,10 +77,38 @@ def read_json(path: Path, *, optional: bool = False, limit: int = LARGEST) -> di
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f'{path}: not JSON ({one_line(error)}); get a whole copy of it') from None
+        raise CheckpointError(f'{path}: not JSON ({one_line(error)}); copy it again') from None
     if not isinstance(data, dict):
         raise CheckpointError(f'{path}: expected a JSON object, found {type(data).__name__}')
     return data
+
+
+def parse_bounded_json(data: bytes, max_objects: int) -> dict[str, Any]:
+    """The JSON object in bytes of unknown origin; ValueError if it holds more than `max_objects` objects.
+
+    Objects take thirty times as much memory as their bytes. Repeated names are refused because JSON parsers
+    treat them differently.
+    """
+    count = 0
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        if count > max_objects:
+            raise ValueError(f'more than {max_objects} objects in its JSON')
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            raise ValueError(f'{brief(name)} occurs twice in one object')
+        return fields
+
+    try:
+        content = json.loads(data, object_pairs_hook=build)
+    except RecursionError:
+        raise ValueError('its JSON is nested too deeply') from None
+    if not isinstance(content, dict):
+        raise ValueError(f'expected a JSON object, found {type(content).__name__}')
+    return content
 
 
 def parse_record(line: bytes, where: str, advice: str) -> dict[str, Any]:
@@ -178,4 +207,4 @@ def lies_in(path: Path, folder: Path) -> bool:
 
 def holds(folder: Path, file: Path) -> bool:
     """Whether a file exists and is one of the files in a folder; links are followed on both sides."""
-    return file.exists() and any(same_file(file, own) for own in folder.rglob('*'))
+    return file.exists() and any(same_file(file, path) for path in folder.rglob('*'))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from vipllava_jax.atomic import REPLACED, locked, put, sync
+from vipllava_jax.atomic import REPLACED, exclusive_lock, move_into_place, sync_to_disk
 from vipllava_jax.files import lies_in
 from vipllava_jax.messages import CheckpointError, amount, printable
 from vipllava_jax.signals import unfinished
@@ -35,10 +35,10 @@ def listing(folder: Path) -> str:
 def check_apart(source: Path, target: Path) -> None:
     """Raises CheckpointError if one folder is the other or lies in it; links are followed."""
     if lies_in(target, source) or lies_in(source, target):
-        raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose a place beside it')
+        raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose another place')
 
 
-def check_place(folder: Path, overwrite: bool) -> None:
+def check_new_folder(folder: Path, overwrite: bool) -> None:
     """Raises CheckpointError if `new_folder` would refuse this folder, whatever its content or size."""
     place = _resolve(folder)
     _check_free(place, lambda _: True, overwrite)
@@ -46,7 +46,7 @@ def check_place(folder: Path, overwrite: bool) -> None:
         _check_unused(place)
 
 
-def check_only(folder: Path, patterns: Iterable[str]) -> None:
+def check_no_other_files(folder: Path, patterns: Iterable[str]) -> None:
     """Raises CheckpointError if a folder to be replaced holds a file that matches none of the patterns."""
     patterns = [*patterns]
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -58,22 +58,22 @@ def check_only(folder: Path, patterns: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: bool) -> Iterator[Path]:
+def new_folder(folder: Path, size: int, is_ours: Callable[[Path], bool], overwrite: bool) -> Iterator[Path]:
     """Yields the path of a temporary folder, which is synced to disk and renamed to `folder` after the block.
 
     If the block raises, nothing is left. If `folder` is a link, its target is written. Before the block,
     raises CheckpointError if `folder` exists, cannot be written, has no room for `size` bytes, or is being
     written by another process. Only an empty folder is replaced or, with `overwrite`, one
-    for which `ours` returns True.
+    for which `is_ours` returns True.
     """
     folder = _resolve(folder)
-    _check_free(folder, ours, overwrite)
+    _check_free(folder, is_ours, overwrite)
     partial = folder.parent / f'.{folder.name}.partial-{os.getpid()}'
     missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked_partial(folder, partial):
-            _check_free(folder, ours, overwrite)  # recovery may have put a folder back
+        with _new_locked_folder(folder, partial):
+            _check_free(folder, is_ours, overwrite)  # recovery may have put a folder back
             free = shutil.disk_usage(folder.parent).free
             if free < size:
                 raise CheckpointError(
@@ -82,13 +82,13 @@ def new_folder(folder: Path, size: int, ours: Callable[[Path], bool], overwrite:
             with unfinished(str(partial)):
                 yield partial
                 for path in (*partial.rglob('*'), partial):
-                    sync(path)
-                put(partial, folder, _replaceable(folder, ours, overwrite))
-        sync(folder.parent)
+                    sync_to_disk(path)
+                move_into_place(partial, folder, _replaceable(folder, is_ours, overwrite))
+        sync_to_disk(folder.parent)
     except OSError as error:
         raise CheckpointError(f'{folder}: {_write_failure(error, partial, size)}') from None
     finally:
-        with _parent_locked(folder.parent):
+        with _parent_lock(folder.parent):
             _remove_leftovers(folder)
         for parent in missing:
             with contextlib.suppress(OSError):
@@ -105,15 +105,15 @@ def _resolve(folder: Path) -> Path:
     return place
 
 
-def _check_free(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> None:
+def _check_free(folder: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> None:
     """Raises CheckpointError if the folder exists and must not be replaced."""
-    if folder.exists() and not _replaceable(folder, ours, overwrite):
+    if folder.exists() and not _replaceable(folder, is_ours, overwrite):
         reason = 'exists, and is not a model that we wrote' if overwrite else 'exists'
         raise CheckpointError(f'{folder}: {reason}; choose another place')
 
 
-def _replaceable(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> bool:
-    return folder.is_dir() and (not any(folder.iterdir()) or (overwrite and ours(folder)))
+def _replaceable(folder: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> bool:
+    return folder.is_dir() and (not any(folder.iterdir()) or (overwrite and is_ours(folder)))
 
 
 def _write_failure(error: OSError, partial: Path, size: int) -> str:
@@ -129,13 +129,13 @@ def _write_failure(error: OSError, partial: Path, size: int) -> str:
 
 
 @contextlib.contextmanager
-def _locked_partial(folder: Path, partial: Path) -> Iterator[None]:
+def _new_locked_folder(folder: Path, partial: Path) -> Iterator[None]:
     """Creates and locks the partial folder, unless another process is writing to the same destination."""
     with contextlib.ExitStack() as stack:
-        with _parent_locked(folder.parent):
+        with _parent_lock(folder.parent):
             _check_unused(folder)
             partial.mkdir()
-            stack.enter_context(locked(partial))
+            stack.enter_context(exclusive_lock(partial))
         yield
 
 
@@ -148,14 +148,14 @@ def _check_unused(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _parent_locked(parent: Path) -> Iterator[None]:
+def _parent_lock(parent: Path) -> Iterator[None]:
     """Locks the parent folder for a moment, so that no other process starts or finishes a folder in it.
 
     On a file system without locks, this does nothing.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            stack.enter_context(locked(parent, wait=True))
+            stack.enter_context(exclusive_lock(parent, wait=True))
         yield
 
 
@@ -169,7 +169,7 @@ def _remove_leftovers(folder: Path) -> bool:
         if not PARTIAL.search(path.name) or path.is_symlink() or not path.is_dir():
             continue
         try:
-            with locked(path):
+            with exclusive_lock(path):
                 if path.name.endswith(REPLACED) and not folder.exists():
                     path.rename(folder)
                 else:

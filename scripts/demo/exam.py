@@ -16,11 +16,14 @@ import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import track
 
 from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.demo.examples import Example, about, example
@@ -42,51 +45,53 @@ def main() -> None:
     arguments.add_argument('folder', type=Path)
     arguments.add_argument('--each', type=int, default=200, help='of each type and each mark, and pairs')
     arguments.add_argument('--taught', choices=[NEW_KIND], help='ask about this kind, and others beside it')
-    given = arguments.parse_args()
-    if given.taught:
-        write(given.folder, 'taught', taught(given.taught, given.each))
+    args = arguments.parse_args()
+    if args.taught:
+        write(args.folder, 'taught', [*taught(args.taught, args.each)])
         return
-    write(given.folder, 'types', (case for type in TYPES for case in of_type(type, given.each)))
-    write(given.folder, 'marks', (case for shape in SHAPES for case in of_mark(shape, given.each)))
-    write(given.folder, 'moved', moved(given.each))
+    write(args.folder, 'types', [case for type in TYPES for case in of_type(type, args.each)])
+    write(args.folder, 'marks', [case for shape in SHAPES for case in of_mark(shape, args.each)])
+    write(args.folder, 'moved', [*moved(args.each)])
 
 
-def write(folder: Path, name: str, cases: Iterable[Case]) -> Path:
+def write(folder: Path, name: str, cases: Sequence[Case]) -> Path:
     """Writes NAME.jsonl and its pictures, using all cores; returns the path of the file."""
     (folder / name).mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context('spawn').Pool(os.cpu_count()) as pool:
-        rows = list(pool.imap(partial(row, folder=folder, name=name), enumerate(cases), chunksize=50))
+        write_row = partial(make_row, folder=folder, name=name)
+        written = pool.imap(write_row, enumerate(cases), chunksize=50)
+        rows = list(track(written, f'{name}.jsonl', len(cases), console=Console(stderr=True)))
     file = folder / f'{name}.jsonl'
     file.write_text(''.join(json.dumps(one) + '\n' for one in rows), encoding='utf-8')
     return file
 
 
-def row(numbered: tuple[int, Case], folder: Path, name: str) -> dict[str, Any]:
+def make_row(numbered: tuple[int, Case], folder: Path, name: str) -> dict[str, Any]:
     """The row of a case; writes its picture as PNG, which is lossless."""
-    number, (fields, made) = numbered
-    asked, said = made.turns
-    found = {'id': f'{name}-{number:05}', 'question': asked.text, 'answer': said.text, **fields}
-    if image := made.picture():
-        found['image'] = f'{name}/{number:05}.png'
-        image.save(folder / found['image'], compress_level=1)
-    return found
+    number, (fields, example) = numbered
+    question, answer = example.turns
+    row = {'id': f'{name}-{number:05}', 'question': question.text, 'answer': answer.text, **fields}
+    if image := example.picture():
+        row['image'] = f'{name}/{number:05}.png'
+        image.save(folder / row['image'], compress_level=1)
+    return row
 
 
 def of_type(type: str, each: int) -> Iterator[Case]:
     """Cases with `each` questions of a type."""
     for number in range(each):
         if type == 'words':
-            made = about(None, Random(f'held out words {number}'), questions=1)
+            one = about(None, Random(f'held out words {number}'), questions=1)
         else:
-            made = example(number, 'held out', questions=1, types=[type])
-        hand = 'varied' if made.seed is not None else 'fixed' if made.marks else 'none'
-        yield Case({'type': type, 'hand': hand}, made)
+            one = example(number, 'held out', questions=1, types=[type])
+        hand = 'varied' if one.seed is not None else 'fixed' if one.marks else 'none'
+        yield Case({'type': type, 'hand': hand}, one)
 
 
 def of_mark(shape: str, each: int) -> Iterator[Case]:
     """Cases with `each` questions about the kind of a thing with a single mark of this shape."""
-    made = (example(number, 'held out', questions=1, types=['kind']) for number in itertools.count())
-    fit = (one for one in made if [mark.shape for mark, _ in one.marks] == [shape])
+    examples = (example(number, 'held out', questions=1, types=['kind']) for number in itertools.count())
+    fit = (one for one in examples if [mark.shape for mark, _ in one.marks] == [shape])
     return (Case({'shape': shape}, one) for one in itertools.islice(fit, each))
 
 
@@ -111,9 +116,9 @@ def taught(kind: str, each: int) -> Iterator[Case]:
     """Cases about marked things on pictures with a new kind of thing and one known kind."""
     for number in range(each):
         pair = (kind, KINDS[number % len(KINDS)])
-        made = example(number, 'held out', questions=1, types=['kind'], kinds=pair)
-        new = made.questions[0].answer == f'a {kind}'
-        yield Case({'kind': kind if new else 'other'}, made)
+        one = example(number, 'held out', questions=1, types=['kind'], kinds=pair)
+        new = one.questions[0].answer == f'a {kind}'
+        yield Case({'kind': kind if new else 'other'}, one)
 
 
 if __name__ == '__main__':

@@ -19,6 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 from vipllava_jax.config import Config, TextConfig, VisionConfig
 from vipllava_jax.demo import vocabulary
 from vipllava_jax.demo.asking import TYPES
@@ -43,12 +46,12 @@ def main() -> None:
     arguments.add_argument('--rows-each', type=int, default=4, help='conversations about a picture')
     arguments.add_argument('--teach', choices=[NEW_KIND], help='a kind of thing that is not in the world')
     arguments.add_argument('--seed', type=int, default=0, help='of the random weights')
-    given = arguments.parse_args()
-    make = partial(rows, rows_each=given.rows_each, teach=given.teach)
-    write_rows(given.folder, 'training', given.pictures, make)
-    if not given.teach:
-        write_rows(given.folder, 'held-out', HELD_OUT, held_out)
-        write_start(given.folder / 'start', given.seed)
+    args = arguments.parse_args()
+    make = partial(rows, rows_each=args.rows_each, teach=args.teach)
+    write_rows(args.folder, 'training', args.pictures, make)
+    if not args.teach:
+        write_rows(args.folder, 'held-out', HELD_OUT, held_out)
+        write_start(args.folder / 'start', args.seed)
 
 
 def write_rows(folder: Path, name: str, pictures: int, make: Make) -> None:
@@ -59,28 +62,29 @@ def write_rows(folder: Path, name: str, pictures: int, make: Make) -> None:
     (folder / 'parts' / name).mkdir(parents=True, exist_ok=True)
     write = partial(write_part, folder=folder, name=name, make=make)
     with multiprocessing.get_context('spawn').Pool(min(len(parts), os.cpu_count() or 1)) as pool:
-        files = list(pool.imap(write, parts))
-    with open(folder / f'{name}.jsonl', 'wb') as whole:
+        written = pool.imap(write, parts)
+        files = list(track(written, f'{name}.jsonl', len(parts), console=Console(stderr=True)))
+    with open(folder / f'{name}.jsonl', 'wb') as joined:
         for file in files:
             with open(file, 'rb') as one:
-                shutil.copyfileobj(one, whole)
+                shutil.copyfileobj(one, joined)
 
 
 def write_part(numbers: range, folder: Path, name: str, make: Make) -> Path:
     """Writes some pictures and then the file of their rows, which marks the part as complete."""
     file = folder / 'parts' / name / f'{numbers.start:07}-{numbers.stop:07}.jsonl'
     if not file.is_file():
-        lines = [json.dumps(row) + '\n' for n in numbers for row in written(n, folder, name, make(n))]
-        begun = file.with_suffix('.begun')
-        begun.write_text(''.join(lines), encoding='utf-8')
-        begun.rename(file)
+        lines = [json.dumps(row) + '\n' for n in numbers for row in make_rows(n, folder, name, make(n))]
+        partial_file = file.with_suffix('.partial')
+        partial_file.write_text(''.join(lines), encoding='utf-8')
+        partial_file.rename(file)
     return file
 
 
-def written(number: int, folder: Path, name: str, made: Iterator[Example]) -> Iterator[dict[str, Any]]:
+def make_rows(number: int, folder: Path, name: str, examples: Iterator[Example]) -> Iterator[dict[str, Any]]:
     """The rows of the examples about one scene; writes its picture without marks."""
     at = f'{name}/{number // 1000:04}/{number:07}.jpg'
-    for n, one in enumerate(made):
+    for n, one in enumerate(examples):
         if one.scene and not n:
             picture(one.scene).save(folder / 'pictures' / at, quality=92, subsampling=0)
         yield {
@@ -122,7 +126,7 @@ def write_start(folder: Path, seed: int) -> None:
 
     from vipllava_jax import checkpoint
     from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.model.vipllava import init
+    from vipllava_jax.model.params import init
 
     files = folder.with_name('processor')
     vocabulary.write_processor(files, VISION.image_size, VISION.patch_size)

@@ -13,7 +13,8 @@ from vipllava_jax.benchmark.measure import STEPS, Ours, compilation_cache
 from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
 from vipllava_jax.model.cost import Work
-from vipllava_jax.model.vipllava import abstract, check
+from vipllava_jax.model.input_checks import check_inputs
+from vipllava_jax.model.params import abstract
 from vipllava_jax.placement import place
 
 
@@ -34,7 +35,7 @@ def test_random_params_fit_the_config_and_none_is_zero(cfg, subject):
 def test_prompts_fit_the_model(subject):
     for images in (0, 1, 2):
         batch = subject.prompt(3, 150, images)
-        check(batch.tokens, batch.images, batch.image_counts, subject.cfg)
+        check_inputs(batch.tokens, batch.images, batch.image_counts, subject.cfg)
         assert batch.tokens.shape == (3, 256)
         assert (batch.tokens[:, 150:] == subject.cfg.pad).all()
     with pytest.raises(ValueError, match='no room'):
@@ -79,7 +80,7 @@ def test_decode_goes_on_from_the_context_every_time(subject):
 
 def test_the_work_of_a_whole_answer_is_that_of_its_parts(subject):
     costs = subject.costs
-    line = plan.of_text({}, costs, 'generate', 2, 128)
+    line = plan.text_line({}, costs, 'generate', 2, 128)
     assert line.work[:2] == (costs.vision(2), costs.prefill(2, 64))
     steps = [costs.decode(2, 64 + i) for i in range(1, STEPS)]
     assert line.work[2] == pytest.approx(Work(sum(w.bytes for w in steps), sum(w.flop for w in steps)))
@@ -87,12 +88,12 @@ def test_the_work_of_a_whole_answer_is_that_of_its_parts(subject):
 
 
 def test_contexts_that_cannot_be_measured(cfg):
-    plan.check(cfg, (70, 448))
+    plan.check_contexts(cfg, (70, 448))
     for context in (69, 449):
         with pytest.raises(ValueError, match=f'--context {context}'):
-            plan.check(cfg, (context,))
+            plan.check_contexts(cfg, (context,))
 
 
 def test_the_presets_can_be_measured_as_a_user_would():
     for cfg in PRESETS.values():
-        plan.check(dataclasses.replace(cfg), (704, 1500))
+        plan.check_contexts(dataclasses.replace(cfg), (704, 1500))

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from vipllava_jax.benchmark import report, roofline
-from vipllava_jax.benchmark.timing import NO_ROOM, OURS, Line, Result, Side
+from vipllava_jax.benchmark.timing import NO_MEMORY, OURS, Line, Result, Side
 from vipllava_jax.ceilings import Ceilings
 from vipllava_jax.model.cost import Work
 
@@ -20,7 +20,7 @@ RESULTS = [
     Result(STEP, {OURS: Side([0.004, 0.005, 0.006]), 'transformers': Side([0.025])}),
     Result(
         Line('prefill', '640', 8, {}, (Work(13e9, 67e12),), (5120, 'tokens/s')),
-        {OURS: Side([], fault=NO_ROOM), 'transformers': Side([0.1], fault='')},
+        {OURS: Side([], fault=NO_MEMORY), 'transformers': Side([0.1], fault='')},
     ),
     Result(Line('load', 'PyTorch', 0, {}, output=(14.1, 'GB/s')), {OURS: Side([2.0], memory=2**30)}),
 ]
@@ -37,11 +37,11 @@ def test_the_table(shown):
     step, prefill, load = (line for line in shown.splitlines() if line.startswith('│'))
     for cell in ('5.00', '4.50–5.50', '1,600 tokens/s', '75 ', 'bandwidth', '25.0', '5.00×'):
         assert cell in step
-    assert NO_ROOM in prefill
+    assert NO_MEMORY in prefill
     assert '100' in prefill
     assert '×' not in prefill
     assert '7.05 GB/s' in load
-    assert '1.00 GiB anonymous' in load
+    assert '1.00 GiB of host memory' in load
     assert 'copy 4,300 GB/s, bfloat16 matmul 790 TFLOP/s' in shown
     assert 'transformers: ms' in shown
 
@@ -58,20 +58,20 @@ def test_no_figure_is_cut_on_80_columns():
 def test_a_sentence_a_line():
     told = '5.00 ms, 4.50–5.50, 1,600 tokens/s, 75 % of bandwidth, transformers 25.0 5.00×'
     assert report.sentence(RESULTS[0], RATES) == told
-    assert report.sentence(RESULTS[1], RATES).startswith(NO_ROOM)
+    assert report.sentence(RESULTS[1], RATES).startswith(NO_MEMORY)
 
 
 def test_json_has_every_sample(tmp_path):
     path = tmp_path / 'speed.json'
     for _ in range(2):
-        report.write(path, report.record(RESULTS, RATES, {'model': '7b'}))
+        report.write_report(path, report.record(RESULTS, RATES, {'model': '7b'}))
     told = json.loads(path.read_text())
     assert (told['model'], told['ceilings']['bandwidth']) == ('7b', 4.3e12)
     line = told['lines'][0]
     assert (line['what'], line['batch'], line['bound']) == ('decode', 8, 'bandwidth')
     assert line['floor_ms'] == pytest.approx(3.767, rel=1e-3)
     assert line['sides'][OURS]['samples_ms'] == [4, 5, 6]
-    assert told['lines'][1]['sides'][OURS]['fault'] == NO_ROOM
+    assert told['lines'][1]['sides'][OURS]['fault'] == NO_MEMORY
     assert [p.name for p in tmp_path.iterdir()] == ['speed.json']
 
 

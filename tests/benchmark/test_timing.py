@@ -3,7 +3,7 @@
 import pytest
 
 from vipllava_jax import ceilings
-from vipllava_jax.benchmark.timing import NO_ROOM, OURS, Line, measure
+from vipllava_jax.benchmark.timing import NO_MEMORY, OURS, Line, measure
 
 
 def side(calls, name, fails_at=None, error=None):
@@ -30,7 +30,9 @@ def test_sides_take_turns_after_their_warm_ups():
 
 def test_few_repeats_and_no_warm_up():
     calls = []
-    result = measure(Line('compile, cold', '1', 1, {OURS: side(calls, 'a')}, most=1, warm_up=False), 10)
+    result = measure(
+        Line('compile, cold', '1', 1, {OURS: side(calls, 'a')}, max_repeats=1, warm_up=False), 10
+    )
     assert result.sides[OURS].samples == [1]
     assert result.sides[OURS].quartiles is None
 
@@ -38,8 +40,8 @@ def test_few_repeats_and_no_warm_up():
 @pytest.mark.parametrize(
     ('error', 'fault'),
     [
-        (RuntimeError('RESOURCE_EXHAUSTED: Out of memory'), NO_ROOM),
-        (MemoryError(), NO_ROOM),
+        (RuntimeError('RESOURCE_EXHAUSTED: Out of memory'), NO_MEMORY),
+        (MemoryError(), NO_MEMORY),
         (RuntimeError('a\nb'), 'RuntimeError: a b'),
     ],
 )
@@ -72,6 +74,6 @@ def test_memory_of_the_host_is_watched():
 
 @pytest.mark.slow
 def test_the_device_can_do_something():
-    rates = ceilings.measure('float32', repeats=1)
+    rates = ceilings.measure_ceilings('float32', repeats=1)
     assert 1e8 < rates.bandwidth < 1e14
     assert 1e8 < rates.matmul < 1e16

@@ -18,7 +18,7 @@ def quick(monkeypatch):
     from vipllava_jax import ceilings
 
     rates = ceilings.Ceilings(5e10, 5e11, 'float32')
-    monkeypatch.setattr(ceilings, 'measure', lambda dtype: rates)
+    monkeypatch.setattr(ceilings, 'measure_ceilings', lambda dtype: rates)
     for name in ('XLA_PYTHON_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_PREALLOCATE'):
         monkeypatch.setenv(name, '')
 
@@ -76,7 +76,7 @@ def test_a_line_that_fails_is_told_and_the_rest_goes_on(vipllava, monkeypatch, m
     monkeypatch.setattr(Ours, 'vision', fail)
     ran = vipllava(*SMALL, '--what', 'vision,decode')
     assert ran.code == code
-    assert ('does not fit the memory' if code == 0 else 'a defect') in ran.out
+    assert ('does not fit in memory' if code == 0 else 'a defect') in ran.out
     assert '192…256' in ran.out
 
 
@@ -92,7 +92,7 @@ def test_a_line_that_fails_is_told_and_the_rest_goes_on(vipllava, monkeypatch, m
         (['--plot', 'x.jpg'], 'end the name in .png'),
         (['--json', 'no/such/x.json'], 'there is no folder'),
         (['--model', 'x'], '--model and --preset'),
-        (['--peer', 'transformers', '--quantize', 'int8'], 'has none such'),
+        (['--peer', 'transformers', '--quantize', 'int8'], 'cannot use quantized weights'),
         (['--json', 'x.png', '--plot', './x.png'], 'one file'),
     ],
 )
@@ -114,7 +114,7 @@ def test_mistakes_are_one_line(vipllava, args, message):
 def test_a_model_is_not_loaded_for_what_cannot_be_done(vipllava, folder, monkeypatch, option, value, message):
     from vipllava_jax import loading
 
-    monkeypatch.setattr(loading, 'load', None)
+    monkeypatch.setattr(loading.Source, 'load', None)
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
     ran = vipllava('bench', '--model', folder, option, folder / value if 'lies' in message else value)
     assert (ran.code, ran.err.count('\n')) == (2, 1)

@@ -124,7 +124,7 @@ def test_a_token_without_a_row_is_refused_by_name(model, commands):
         ),
         ('{{ 1 / 0 }}', "not usable: the checkpoint's chat template fails (division by zero)"),
         ('{% nonsense %}', "not usable: the checkpoint's chat template fails (Encountered unknown tag"),
-        ('hello', 'not usable: template checkpoint wrote 0 <image> for 1 image(s)'),
+        ('hello', 'not usable: the template checkpoint wrote <image> 0 times for 1 image(s)'),
         (None, 'none'),
     ],
 )

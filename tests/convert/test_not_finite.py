@@ -32,20 +32,20 @@ def ours(folder, tmp_path_factory):
 def theirs(ours, tmp_path_factory):
     target = tmp_path_factory.mktemp('spoilt') / 'theirs'
     report = export(ours, target)
-    assert report.notes == (
-        f'warning: {GATE} holds NaN or infinity',
-        'warning: multi_modal_projector.linear_1.weight holds NaN or infinity',
+    assert report.warnings == (
+        f'{GATE} holds NaN or infinity',
+        'multi_modal_projector.linear_1.weight holds NaN or infinity',
     )
     return target
 
 
 def test_converting_names_them(theirs, tmp_path):
-    assert convert(theirs, tmp_path / 'a').notes == (
-        f'warning: {GATE} (llama/layers_1/gate/w) holds NaN or infinity',
-        'warning: multi_modal_projector.linear_1.weight (projector/linear_1/w) holds NaN or infinity',
+    assert convert(theirs, tmp_path / 'a').warnings == (
+        f'{GATE} (llama/layers_1/gate/w) holds NaN or infinity',
+        'multi_modal_projector.linear_1.weight (projector/linear_1/w) holds NaN or infinity',
     )
-    notes = convert(theirs, tmp_path / 'b', quantize='int8').notes
-    assert f'warning: {GATE} (llama/layers_1/gate/w) holds NaN or infinity' in notes
+    warnings = convert(theirs, tmp_path / 'b', quantize='int8').warnings
+    assert f'{GATE} (llama/layers_1/gate/w) holds NaN or infinity' in warnings
 
 
 def test_what_half_precision_cannot_hold_is_told(folder, tmp_path):
@@ -55,12 +55,10 @@ def test_what_half_precision_cannot_hold_is_told(folder, tmp_path):
     assert checkpoint.save(tmp_path / 'ours', params, cfg) == ()
     reason = 'holds NaN or infinity; numbers above 65504 are infinite in float16'
     name = 'language_model.model.norm.weight'
-    assert export(tmp_path / 'ours', tmp_path / 'half', dtype='float16').notes == (
-        f'warning: {name} {reason}',
-    )
-    assert export(tmp_path / 'ours', tmp_path / 'theirs').notes == ()
-    notes = convert(tmp_path / 'theirs', tmp_path / 'back', dtype='float16').notes
-    assert notes == (f'warning: {name} (llama/norm/w) {reason}',)
+    assert export(tmp_path / 'ours', tmp_path / 'half', dtype='float16').warnings == (f'{name} {reason}',)
+    assert export(tmp_path / 'ours', tmp_path / 'theirs').warnings == ()
+    warnings = convert(tmp_path / 'theirs', tmp_path / 'back', dtype='float16').warnings
+    assert warnings == (f'{name} (llama/norm/w) {reason}',)
 
 
 def test_they_are_equal_to_nothing(ours, theirs):

@@ -296,7 +296,7 @@ def test_headers_of_millions_of_entries(tmp_path):
     raw = ('{' + ''.join(entry % i for i in range(150_000))[:-1] + '}').encode()
     path = tmp_path / 'model.safetensors'
     path.write_bytes(len(raw).to_bytes(8, 'little') + raw)
-    assert 'more than 100000 entries' in message(open_checkpoint, tmp_path)
+    assert 'more than 100000 objects' in message(open_checkpoint, tmp_path)
     with open(path, 'wb') as file:  # a sparse file, which must not be read
         file.write((100_000_000).to_bytes(8, 'little'))
         file.truncate(100_000_008)
@@ -375,7 +375,7 @@ def test_a_whole_file_comes_before_an_index(shards, whole):
     text = '{' if whole == 'broken index' else json.dumps(index)
     (folder / 'model.safetensors.index.json').write_text(text)
     with pytest.warns(
-        UserWarning, match='model.safetensors is read, and model.safetensors.index.json'
+        UserWarning, match='model.safetensors is read, .* model.safetensors.index.json is not'
     ) as told:
         found = open_checkpoint(folder)
     assert len(told) == 1

@@ -216,7 +216,7 @@ def journals(folder: Path) -> None:
             'id': c.name,
             'task': c.task.name,
             'question': c.turns[-1].text,
-            'said': 'one',
+            'answer': 'one',
             'finished': True,
         }
         for n, c in enumerate(found)

@@ -59,4 +59,4 @@ def given(draw: Draw, option: click.Option) -> list[str]:
 
 
 def is_text(option: click.Option) -> bool:
-    return option.is_flag or option.type.name in ('text', 'path')
+    return option.is_flag or option.type.name in ('text', 'path', 'file', 'dir')

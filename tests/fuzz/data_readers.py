@@ -45,21 +45,22 @@ def _trained_on(folder: Path, file: Path, skip_broken: bool) -> None:
 
 def _evaluated_with(folder: Path, file: Path, skip_broken: bool) -> None:
     from tests.fuzz.base import CFG
-    from vipllava_jax.evaluation import cases
-    from vipllava_jax.evaluation.answering import questions
+    from vipllava_jax.evaluation.batches import group_cases
+    from vipllava_jax.evaluation.cases import read_cases
     from vipllava_jax.inputs.processor import Processor
 
-    found = cases.read(file, skip_broken=skip_broken)
-    asked = questions(found, Processor.load(folder / 'model'), CFG, batch=2, skip_broken=skip_broken)
-    for batch in asked.batches:
-        asked.make(batch)
+    cases = read_cases(file, skip_broken=skip_broken)
+    batches = group_cases(cases, Processor.load(folder / 'model'), CFG, batch=2, skip_broken=skip_broken)
+    for batch in batches.batches:
+        batches.prepare(batch)
 
 
 def journals(folder: Path) -> None:
     """Resumes an evaluation and a run, up to the point where weights are needed."""
     from tests.fuzz.base import ABOUT, CFG
-    from vipllava_jax.evaluation import cases, run
-    from vipllava_jax.evaluation.answering import questions
+    from vipllava_jax.evaluation import run
+    from vipllava_jax.evaluation.batches import group_cases
+    from vipllava_jax.evaluation.cases import read_cases
     from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.training import checkpoints, run_record
     from vipllava_jax.training.held_out import BestStep
@@ -69,11 +70,10 @@ def journals(folder: Path) -> None:
     def reached(_: Any) -> Any:
         raise Reached
 
-    asked = questions(
-        cases.read(folder / 'rows.jsonl'), Processor.load(folder / 'model'), CFG, max_new_tokens=2
-    )
+    cases = read_cases(folder / 'rows.jsonl')
+    batches = group_cases(cases, Processor.load(folder / 'model'), CFG, max_new_tokens=2)
     with contextlib.suppress(Reached):
-        run.run(asked, reached, folder / 'answers.jsonl', ABOUT)
+        run.run(batches, reached, folder / 'answers.jsonl', ABOUT)
     with (
         contextlib.closing(MetricsLog(folder / 'run', 2)) as log,
         checkpoints.open_checkpoints(folder / 'run' / 'checkpoints', keep=2) as saved,

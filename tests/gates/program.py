@@ -13,7 +13,8 @@ from jax.experimental import topologies
 import vipllava_jax as vj
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.generation import decoding
-from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.generation.state import State, eos_rows
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import llama
 from vipllava_jax.model.vipllava import VipLlava
 from vipllava_jax.quantizing import quantize_leaves
@@ -65,22 +66,25 @@ def weights(cfg: vj.Config, quantize: str | None) -> Any:
     return nested(quantize_leaves(flat(vj.abstract(cfg, jnp.bfloat16)), quantize))
 
 
-def state(cfg: vj.Config, B: int) -> decoding.State:
+def state(cfg: vj.Config, B: int) -> State:
     def make():
         cache = llama.Cache.empty(cfg.text, B, SLOTS, jnp.bfloat16)
-        return decoding.State(cache, jnp.zeros(B, int), jnp.zeros(B, int), jnp.zeros(B, bool), None)
+        ids, rows = jnp.zeros((B, SLOTS), int), jnp.zeros(B, int)
+        eos = jnp.asarray(eos_rows(cfg.eos, B))
+        return State(cache, ids, rows, rows, jnp.zeros(B, bool), eos, None)
 
     return jax.eval_shape(make)
 
 
 def decode(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> Any:
-    return decoding.advance.trace(params, place(state(cfg, B), at), cfg=cfg, steps=8).lower().compile()
+    return decoding.decode_chunk.trace(params, place(state(cfg, B), at), cfg=cfg, steps=8).lower().compile()
 
 
 def prefill(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> Any:
     ids, counts = jax.ShapeDtypeStruct((B, PROMPT), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.int32)
     batch = place(Batch(ids, counts, pictures(cfg, B), counts), at)
-    return decoding.start.trace(params, batch, None, cfg=cfg, slots=SLOTS).lower().compile()
+    eos = place(jax.eval_shape(lambda: jnp.asarray(eos_rows(cfg.eos, B))), at)
+    return decoding.prefill_batch.trace(params, batch, None, eos, cfg=cfg, slots=SLOTS).lower().compile()
 
 
 def vision(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> Any:
@@ -105,7 +109,7 @@ def train(trains: tuple[str, ...], at: jax.sharding.Sharding, *targets: str) -> 
     ids, counts = (jax.ShapeDtypeStruct((1, ROWS, *T), jnp.int32) for T in ((PROMPT,), ()))
     pixels = pictures(SHALLOW, ROWS)
     batch = Examples(ids, ids, jax.ShapeDtypeStruct((1, *pixels.shape), jnp.bfloat16), counts)
-    step = make_step(SHALLOW, optimizer, apply_dropout=lora.dropping if 'lora' in trains else None)
+    step = make_step(SHALLOW, optimizer, apply_dropout=lora.with_dropout if 'lora' in trains else None)
     told = place((*jax.eval_shape(begun), batch, jax.eval_shape(lambda: jax.random.key(0))), at)
     return step.trace(*told).lower().compile()
 

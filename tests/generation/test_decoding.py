@@ -1,5 +1,6 @@
-"""Answers do not depend on chunks, neighbours or padding, and nothing is compiled twice."""
+"""Answers do not depend on chunks, other rows or padding, and nothing is compiled twice."""
 
+import re
 from functools import partial
 
 import jax
@@ -13,6 +14,8 @@ from scripts.demo import exam
 from tests.rows import alone, ragged
 from vipllava_jax import placement
 from vipllava_jax.generation import decoding
+from vipllava_jax.generation.sampling import sampling_of
+from vipllava_jax.generation.state import eos_rows
 
 forward = jax.jit(vj.forward, static_argnames='cfg')
 ROWS = [(9, 2), (4, 0), (15, 1)]
@@ -55,24 +58,24 @@ def test_greedy_is_the_argmax_of_forward(params, cfg, batch, greedy):
     np.testing.assert_array_equal(out.lengths, np.array(first) + 1)
 
 
-def test_neighbours_do_not_change_what_is_said(demo_model):
+def test_other_rows_do_not_change_an_answer(demo_model):
     """Four questions about pictures and one without, in a batch together and in batches of copies."""
-    cases = [
+    examples = [
         next(exam.of_type(type, 1)).example for type in ('kind', 'list', 'words', 'relation', 'describe')
     ]
-    asked = [made.turns[0].text for made in cases]
-    pictures = [[picture] if (picture := made.picture()) else [] for made in cases]
+    questions = [example.turns[0].text for example in examples]
+    pictures = [[picture] if (picture := example.picture()) else [] for example in examples]
 
-    def said(rows):
-        batch = demo_model.processor([asked[row] for row in rows], [pictures[row] for row in rows])
+    def answers(rows):
+        batch = demo_model.processor([questions[row] for row in rows], [pictures[row] for row in rows])
         return demo_model.processor.decode(
             vj.generate(demo_model.params, batch, cfg=demo_model.cfg, max_new_tokens=64)
         )
 
-    together = said(range(5))
+    together = answers(range(5))
     assert [*map(len, pictures)] == [1, 1, 0, 1, 1]
     assert len({*together}) == 5
-    assert together == [said([row] * 5)[0] for row in range(5)]
+    assert together == [answers([row] * 5)[0] for row in range(5)]
 
 
 def test_stream_yields_the_answer_in_pieces(params, cfg, batch):
@@ -84,7 +87,7 @@ def test_stream_yields_the_answer_in_pieces(params, cfg, batch):
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
 
 
-def test_end_ids_of_any_kind(params, cfg, batch):
+def test_end_ids_may_be_numbers_lists_or_arrays(params, cfg, batch):
     answers = [
         vj.generate(params, batch, cfg=cfg, max_new_tokens=4, eos=eos).tokens.tolist()
         for eos in (7, [7], (7,), np.array([7]), jnp.array(7), np.int64(7))
@@ -92,14 +95,14 @@ def test_end_ids_of_any_kind(params, cfg, batch):
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_a_stream_ends_when_every_row_has(params, cfg, batch):
+def test_a_stream_ends_when_every_row_has_ended(params, cfg, batch):
     every = range(cfg.text.vocab)
     assert (
         sum(piece.shape[1] for piece in vj.stream(params, batch, cfg=cfg, eos=every, max_new_tokens=64)) == 1
     )
 
 
-def test_sampling_depends_on_the_seed_alone(params, cfg, batch, monkeypatch):
+def test_sampled_tokens_depend_only_on_the_seed_of_the_row(params, cfg, batch, monkeypatch):
     def answer(batch, **settings):
         return vj.generate(params, batch, cfg=cfg, max_new_tokens=12, eos=(), **settings).tokens
 
@@ -125,24 +128,26 @@ def test_another_length_compiles_nothing(folder):
         return batch.lengths[0]
 
     short = answer('Hi')
-    compiled = decoding.start._cache_size(), decoding.advance._cache_size()
+    compiled = decoding.prefill_batch._cache_size(), decoding.decode_chunk._cache_size()
     assert answer('What is it?') > short
-    assert (decoding.start._cache_size(), decoding.advance._cache_size()) == compiled
+    assert (decoding.prefill_batch._cache_size(), decoding.decode_chunk._cache_size()) == compiled
     answer('What is it? ' * 20)  # the next bucket
-    assert decoding.start._cache_size() == compiled[0] + 1
+    assert decoding.prefill_batch._cache_size() == compiled[0] + 1
 
 
 @pytest.mark.parametrize('settings', [{}, {'temperature': 1.0, 'seed': 0, 'eos': (3, 5)}])
-def test_what_is_compiled_for_shapes_is_what_runs(params, cfg, batch, settings):
+def test_the_programs_compiled_for_shapes_are_those_that_run(params, cfg, batch, settings):
     compiled = []
 
     def listen(event, seconds, fun_name='', **_):
-        if event.endswith('backend_compile_duration') and ('start' in fun_name or 'advance' in fun_name):
+        if event.endswith('backend_compile_duration') and (
+            'prefill_batch' in fun_name or 'decode_chunk' in fun_name
+        ):
             compiled.append(fun_name)
 
-    where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params)
-    params = jax.device_put(params, where)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params)
+    params = jax.device_put(params, sharding)
     settings = dict(settings, cfg=cfg, max_new_tokens=150)  # a number of slots that no other test uses
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -154,8 +159,8 @@ def test_what_is_compiled_for_shapes_is_what_runs(params, cfg, batch, settings):
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_bad_settings_are_named_before_anything_runs(params, cfg, batch, monkeypatch):
-    monkeypatch.setattr(decoding, 'start', None)
+def test_invalid_settings_are_named_before_anything_runs(params, cfg, batch, monkeypatch):
+    monkeypatch.setattr(decoding, 'prefill_batch', None)
     for settings, message in [
         (dict(max_new_tokens=0), 'max_new_tokens is 0'),
         (dict(temperature=-1.0), 'temperature is -1'),
@@ -164,6 +169,10 @@ def test_bad_settings_are_named_before_anything_runs(params, cfg, batch, monkeyp
         (dict(top_p=0.0), 'top_p is 0'),
         (dict(top_p=[1, 1.5, 1]), r'top_p is 1\.5'),
         (dict(temperature=[1, 2]), r'temperature has the shape \(2,\): give one number, or 3'),
+        (dict(seed=[1, 2], temperature=1), r'seed has the shape \(2,\): give one number, or 3'),
+        (dict(max_new_tokens=[5, 6]), r'max_new_tokens has the shape \(2,\)'),
+        (dict(max_new_tokens=[500, 495, 20]), 'row 0: a prompt of 18 tokens and 500 new exceed the 512'),
+        (dict(stop='.'), 'stop needs processor='),
         (dict(max_new_tokens=2.5), 'max_new_tokens is 2.5'),
         (dict(top_k=2.7), 'top_k is 2.7'),
         (dict(max_new_tokens=500), 'exceed the 512 of the model: ask for at most 492 new'),
@@ -175,26 +184,155 @@ def test_bad_settings_are_named_before_anything_runs(params, cfg, batch, monkeyp
 
 
 def test_without_a_limit_the_context_is_the_limit(params, cfg, batch):
-    assert decoding.room(batch, cfg, None) == cfg.text.context - batch.lengths.max()
+    assert (decoding.max_new_tokens_for(batch, cfg, None) == cfg.text.context - batch.lengths.max()).all()
 
 
 def test_half_precision_keeps_its_dtype(cfg, batch):
     params = vj.abstract(cfg, jnp.bfloat16)
-    state = jax.eval_shape(partial(decoding.start, cfg=cfg, slots=64), params, batch, None)
-    state, _ = jax.eval_shape(partial(decoding.advance, cfg=cfg, steps=2), params, state)
+    eos = eos_rows(cfg.eos, len(ROWS))
+    state = jax.eval_shape(partial(decoding.prefill_batch, cfg=cfg, slots=64), params, batch, None, eos)
+    state, _ = jax.eval_shape(partial(decoding.decode_chunk, cfg=cfg, steps=2), params, state)
     assert {x.dtype for x in (*state.cache.k, *state.cache.v)} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_answers_do_not_depend_on_layouts(params, cfg, batch):
     plain = vj.generate(params, batch, cfg=cfg, max_new_tokens=12, eos=()).tokens
-    wanted = placement.formats(params['llama'], cfg)
-    turned = jax.tree.map(
+    preferred = placement.formats(params['llama'], cfg)
+    transposed = jax.tree.map(
         lambda w: Format(Layout(tuple(reversed(range(w.ndim)))), w.sharding), params['llama']
     )
-    for formats in (wanted, turned):
+    for formats in (preferred, transposed):
         llama = jax.device_put(params['llama'], formats)
         assert jax.tree.map(lambda w: w.format.layout.major_to_minor, llama) == jax.tree.map(
             lambda f: f.layout.major_to_minor, formats
         )
         answer = vj.generate({**params, 'llama': llama}, batch, cfg=cfg, max_new_tokens=12, eos=()).tokens
         np.testing.assert_array_equal(answer, plain)
+
+
+def test_each_row_may_have_its_own_limit(params, cfg, batch, greedy):
+    out = vj.generate(params, batch, cfg=cfg, max_new_tokens=[1, 20, 9], eos=())
+    np.testing.assert_array_equal(out.lengths, [1, 20, 9])
+    assert out.finish_reasons == ('length',) * 3
+    for row, n in enumerate(out.lengths):
+        np.testing.assert_array_equal(out.tokens[row, :n], greedy[row, :n])
+        assert (out.tokens[row, n:] == cfg.pad).all()
+
+
+def test_a_seed_per_row_is_the_seed_of_a_row_alone(params, cfg, batch):
+    settings = dict(cfg=cfg, max_new_tokens=12, eos=(), temperature=1.5)
+    together = vj.generate(params, batch, seed=[4, 2**32 - 1, 4], **settings).tokens
+    for row, seed in enumerate((4, 2**32 - 1, 4)):
+        single = vj.generate(params, alone(batch, row), seed=[seed], **settings).tokens[0]
+        np.testing.assert_array_equal(together[row], single)
+
+
+def test_settings_are_overridden_by_keywords(params, cfg, batch):
+    settings = vj.GenerationSettings(max_new_tokens=5, eos=())
+    assert (vj.generate(params, batch, cfg=cfg, settings=settings).lengths == 5).all()
+    assert (vj.generate(params, batch, cfg=cfg, settings=settings, max_new_tokens=3).lengths == 3).all()
+    for call in (vj.generate, vj.stream, decoding.compile_for):
+        with pytest.raises(TypeError, match='min_p is not a setting of generation: they are max_new'):
+            call(params, batch, cfg=cfg, settings=settings, min_p=0.1)
+        with pytest.raises(TypeError, match='settings is .* must be a GenerationSettings'):
+            call(params, batch, cfg=cfg, settings={'max_new_tokens': 5})
+
+
+def test_other_settings_compile_nothing(params, cfg, batch):
+    def run(**settings):
+        vj.generate(params, batch, cfg=cfg, max_new_tokens=9, **settings)
+        return decoding.prefill_batch._cache_size(), decoding.decode_chunk._cache_size()
+
+    compiled = run(eos=3)
+    for eos in ((), 4, [5, 6], range(8)):
+        assert run(eos=eos) == compiled
+    sampled = run(temperature=1.0, seed=0)
+    for settings in ({'seed': 5}, {'seed': [1, 2, 3]}, {'top_k': 4, 'top_p': [1, 0.5, 1]}, {'eos': [5, 6]}):
+        assert run(**{'temperature': [0, 1, 2], **settings}) == sampled
+
+
+def texts_of(processor, ids):
+    """The text after each of the ids, as it is streamed."""
+    stream, text = processor.text_stream(), ''
+    for id in ids:
+        text += stream.push([id])
+        yield text + stream.blank
+
+
+@pytest.mark.parametrize('chunk', [3, 8])
+def test_stop_strings_end_the_row_with_the_token_that_completes_them(folder, monkeypatch, chunk):
+    monkeypatch.setattr(decoding, 'CHUNK', chunk)
+    model = vj.load(folder)
+    processor = model.processor
+    batch = processor(['Hi', 'What is it?', 'A dog'])
+    run = dict(cfg=model.cfg, max_new_tokens=40, eos=(), temperature=1.0, seed=[1, 2, 3])
+    whole = vj.generate(model.params, batch, **run)
+    texts = processor.decode(whole)
+    row, at = 1, len(texts[1]) // 2
+    stops = [texts[row][at : at + 3], 'never found ' * 9]
+    for keep_stop in (False, True):
+        out = vj.generate(model.params, batch, processor=processor, stop=stops, keep_stop=keep_stop, **run)
+        for r, text in enumerate(texts):
+            found = text.find(stops[0])
+            n = 40
+            if found >= 0:
+                n = next(
+                    n for n, text in enumerate(texts_of(processor, whole.tokens[r]), 1) if stops[0] in text
+                )
+            assert out.lengths[r] == n
+            np.testing.assert_array_equal(out.tokens[r, :n], whole.tokens[r, :n])
+            assert (out.tokens[r, n:] == model.cfg.pad).all()
+            assert out.finished[r] == (found >= 0)
+            assert out.finish_reasons[r] == ('stop' if found >= 0 else 'length')
+            expected = text if found < 0 else text[: found + 3] if keep_stop else text[:found].rstrip()
+            assert processor.decode(out)[r] == expected
+        assert out.finished[row]
+    streamed = [*vj.stream(model.params, batch, processor=processor, stop=stops, **run)]
+    np.testing.assert_array_equal(np.concatenate(streamed, axis=1)[:, : out.tokens.shape[1]], out.tokens)
+
+
+def test_a_stream_ends_when_every_row_has_reached_a_stop_string(folder):
+    model = vj.load(folder)
+    batch = model.processor(['Hi', 'What is it?'])
+    run = dict(cfg=model.cfg, max_new_tokens=64, eos=())
+    texts = model.processor.decode(vj.generate(model.params, batch, **run))
+    stops = [text[:1] for text in texts]
+    pieces = [*vj.stream(model.params, batch, processor=model.processor, stop=stops, **run)]
+    assert sum(piece.shape[1] for piece in pieces) < 40
+
+
+def test_a_stop_string_that_is_one_token_is_an_end_id(folder):
+    model = vj.load(folder)
+    batch = model.processor('Hi')
+    out = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=9, eos=())
+    ids = out.tokens[0].tolist()
+    token = model.processor.tokenizer.core.id_to_token(ids[4])
+    ended = vj.generate(
+        model.params, batch, cfg=model.cfg, max_new_tokens=9, eos=(), stop=token, processor=model.processor
+    )
+    assert ended.lengths[0] <= ids.index(ids[4]) + 1
+    assert ended.finish_reasons == ('stop',)
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_a_chunk_updates_the_cache_in_place(params, cfg, batch, temperature):
+    settings = vj.GenerationSettings(temperature=temperature, seed=0)
+    eos = eos_rows(cfg.eos, len(ROWS))
+    state = jax.eval_shape(
+        partial(decoding.prefill_batch, cfg=cfg, slots=64),
+        params,
+        batch,
+        sampling_of(settings, len(ROWS)),
+        eos,
+    )
+    compiled = decoding.decode_chunk.lower(params, state, cfg=cfg, steps=8).compile()
+    cache = state.cache.k[0]
+    size = cache.size * cache.dtype.itemsize * 2 * cfg.text.layers
+    assert compiled.memory_analysis().alias_size_in_bytes >= size
+    shape = f'f32[{",".join(map(str, cache.shape))}]'
+    copies = [
+        line
+        for line in compiled.as_text().splitlines()
+        if re.search(rf'= {re.escape(shape)}\S* copy\(', line)
+    ]
+    assert not copies

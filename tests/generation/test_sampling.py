@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vipllava_jax.generation.sampling import Sampling, keep, pick
+from vipllava_jax.generation.sampling import Sampling, filter_top_k_top_p, sample
 
 
 def sampling(B, temperature=1.0, top_k=0, top_p=1.0, seed=0):
@@ -17,13 +17,13 @@ def sampling(B, temperature=1.0, top_k=0, top_p=1.0, seed=0):
 
 def test_without_sampling_the_likeliest_wins(rng):
     logits = rng.normal(size=(5, 30)).astype(np.float32)
-    np.testing.assert_array_equal(pick(logits, None, jnp.arange(5)), logits.argmax(axis=-1))
+    np.testing.assert_array_equal(sample(logits, None, jnp.arange(5)), logits.argmax(axis=-1))
 
 
 def test_temperature_zero_beside_others_is_the_likeliest(rng):
     logits = rng.normal(size=(2, 30)).astype(np.float32)
     mixed = sampling(2).replace(temperature=jnp.array([0.0, 5.0]))
-    drawn = np.array([pick(logits, mixed, jnp.full(2, i)) for i in range(20)])
+    drawn = np.array([sample(logits, mixed, jnp.full(2, i)) for i in range(20)])
     assert (drawn[:, 0] == logits[0].argmax()).all()
     assert len(set(drawn[:, 1])) > 5
 
@@ -32,7 +32,7 @@ def test_temperature_zero_beside_others_is_the_likeliest(rng):
 @given(st.integers(1, 20), st.floats(0.05, 0.999), st.floats(0.2, 3.0), st.integers(0, 1000))
 def test_cuts_are_those_of_the_definition(k, p, temperature, seed):
     logits = np.random.default_rng(seed).normal(size=20).astype(np.float32)
-    got = np.isfinite(keep(logits[None], sampling(1, temperature, k, p))[0])
+    got = np.isfinite(filter_top_k_top_p(logits[None], sampling(1, temperature, k, p))[0])
     order = np.argsort(-logits)[:k]
     weights = np.exp((logits[order] - logits.max()) / temperature)
     before = np.cumsum(weights) / weights.sum() - weights / weights.sum()
@@ -47,7 +47,7 @@ def test_cuts_are_those_of_the_definition(k, p, temperature, seed):
 def test_draws_follow_the_softmax(rng):
     logits = rng.normal(size=6).astype(np.float32)
     n = 20_000
-    drawn = pick(jnp.broadcast_to(logits, (n, 6)), sampling(n, 0.7), jnp.zeros(n, int))
+    drawn = sample(jnp.broadcast_to(logits, (n, 6)), sampling(n, 0.7), jnp.zeros(n, int))
     expected = np.exp(logits / 0.7) / np.exp(logits / 0.7).sum()
     counts = np.bincount(drawn, minlength=6)
     chi2 = ((counts - n * expected) ** 2 / (n * expected)).sum()
@@ -58,7 +58,7 @@ def test_a_row_draws_the_same_whoever_is_beside_it(rng):
     logits = rng.normal(size=(3, 50)).astype(np.float32)
     three = sampling(3)
     alone = jax.tree.map(lambda x: x[1:2], three)
-    assert pick(logits, three, jnp.arange(3))[1] == pick(logits[1:2], alone, jnp.array([1]))[0]
+    assert sample(logits, three, jnp.arange(3))[1] == sample(logits[1:2], alone, jnp.array([1]))[0]
 
 
 @pytest.mark.parity
@@ -79,4 +79,6 @@ def test_cuts_are_those_of_transformers(rng, temperature, k, p):
     if p < 1:
         peer.append(TopPLogitsWarper(p))
     expected = peer(None, torch.tensor(logits)).numpy()
-    np.testing.assert_allclose(keep(logits, sampling(8, temperature, k, p)), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        filter_top_k_top_p(logits, sampling(8, temperature, k, p)), expected, rtol=1e-6
+    )

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from tests.makers import noise
-from vipllava_jax.inputs.canvas import STEPS, Canvas
-from vipllava_jax.inputs.images import drawn_marks
+from vipllava_jax.inputs.canvas import MAX_OUTLINE_PIXELS, Canvas
+from vipllava_jax.inputs.drawn_marks import drawn_marks
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.strokes import Region
 
@@ -93,10 +93,10 @@ def test_drawing_is_pillows(size, calls):
     np.testing.assert_array_equal(ours.image, theirs.image)
     picture = noise(*size)
     expected = Image.alpha_composite(picture.convert('RGBA'), theirs.image).convert('RGB')
-    assert ours.move_to(picture) == theirs.image.getbbox()
+    assert ours.composite_onto(picture) == theirs.image.getbbox()
     np.testing.assert_array_equal(picture, expected)
     assert ours.image.getbbox() is None
-    assert ours.move_to(picture) is None
+    assert ours.composite_onto(picture) is None
 
 
 @given(size=sizes, one=inside, other=inside, width=widths, filled=st.booleans())
@@ -107,13 +107,13 @@ def test_ellipses_are_pillows(size, one, other, width, filled):
     ours.ellipse(box, **how)
     theirs.ellipse(box, **how)
     np.testing.assert_array_equal(ours.image, theirs.image)
-    assert ours.move_to(noise(*size)) == theirs.image.getbbox()
+    assert ours.composite_onto(noise(*size)) == theirs.image.getbbox()
 
 
 def test_a_joint_that_reaches_far_is_cleared():
     canvas = Canvas((30, 11))
     canvas.line([(0, 14), (0, 0), (0, 12), (0, 0.5)], INK, 14, joint='curve')
-    canvas.move_to(noise(30, 11))
+    canvas.composite_onto(noise(30, 11))
     assert canvas.image.getbbox() is None
 
 
@@ -130,11 +130,11 @@ def test_a_contour_that_is_grown_is_one_that_is_drawn(monkeypatch):
     polygons = [[(30, 20), (70, 25), (50, 60)], [(40, 40), (60.5, 40.25), (60, 70)]]
     drawn_, grown = Canvas((100, 90)), Canvas((100, 90))
     drawn_.contour(polygons, INK, 9)
-    monkeypatch.setattr('vipllava_jax.inputs.canvas.STEPS', 100)
+    monkeypatch.setattr('vipllava_jax.inputs.canvas.MAX_OUTLINE_PIXELS', 100)
     monkeypatch.setattr(Canvas, '_thinned', lambda self, corners: corners)
     grown.contour(polygons, INK, 9)
     np.testing.assert_array_equal(drawn_.image, grown.image)
-    assert drawn_.move_to(noise(100, 90)) == grown.move_to(noise(100, 90))
+    assert drawn_.composite_onto(noise(100, 90)) == grown.composite_onto(noise(100, 90))
 
 
 def test_a_huge_width_is_the_whole_picture():
@@ -199,7 +199,7 @@ def test_an_outline_is_thinned_only_if_it_is_a_tangle():
     tangle = [(i * 7 % 1000, i * 499 % 1000) for i in range(100_000)]
     kept = canvas._thinned(tangle)
     assert len(kept) < len(tangle) / 2
-    assert len(kept) * 1000 <= 2 * STEPS
+    assert len(kept) * 1000 <= 2 * MAX_OUTLINE_PIXELS
 
 
 def test_thousands_of_marks_on_a_large_picture():
@@ -236,8 +236,8 @@ def holds(polygon, x: float, y: float) -> bool:
 def test_a_point_is_held_by_any_polygon(polygons, points):
     region = Region((40, 40), (0, 0, 40, 40), tuple(map(tuple, polygons)), None)
     for x, y in [*points, *polygons[0]]:
-        assert region.holds((x, y)) == any(holds(polygon, x, y) for polygon in polygons)
-    x, y = region.middle()
+        assert region.contains((x, y)) == any(holds(polygon, x, y) for polygon in polygons)
+    x, y = region.inner_point()
     x1, y1, x2, y2 = region.bounds
     assert x1 <= x <= x2
     assert y1 <= y <= y2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.makers import noise
-from vipllava_jax.inputs.coordinates import MOST_CORNERS
+from vipllava_jax.inputs.coordinates import MAX_CORNERS
 from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.marks import Mark, draw
 
@@ -144,7 +144,7 @@ def test_what_is_no_units(value):
 
 
 def test_a_mark_has_a_bounded_number_of_corners():
-    many = [i * i % 1000 for i in range(2 * MOST_CORNERS + 2)]
+    many = [i * i % 1000 for i in range(2 * MAX_CORNERS + 2)]
     for polygon in (
         many,
         [many],
@@ -153,7 +153,7 @@ def test_a_mark_has_a_bounded_number_of_corners():
         [many[:6]] * 1001,
     ):
         assert 'at most' in check_refused(polygon=polygon)
-    assert len(Mark('mask', polygon=many[:-2]).polygon[0]) == MOST_CORNERS
+    assert len(Mark('mask', polygon=many[:-2]).polygon[0]) == MAX_CORNERS
 
 
 def test_numbers_of_any_kind_are_numbers():

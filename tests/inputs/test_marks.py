@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from tests.makers import noise
-from vipllava_jax.inputs.images import drawn_marks
+from vipllava_jax.inputs.drawn_marks import drawn_marks
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
-from vipllava_jax.inputs.strokes import Hand, Region
+from vipllava_jax.inputs.strokes import Region, Variation
 
 BOX = (40, 60, 180, 220)
 DIAMOND = (110, 60, 180, 140, 110, 220, 40, 140)
@@ -59,7 +59,11 @@ def test_a_point_is_a_disc_where_it_is_put():
     rows, columns = np.nonzero(touched)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (42, 58, 92, 108)
     hollow = ((0, 0), (100, 0), (100, 100), (0, 100), (0, 88), (88, 88), (88, 12), (0, 12))
-    assert Region((200, 200), (0, 0, 100, 100), (hollow,), None).middle() in [(90, 50), (50, 10), (50, 90)]
+    assert Region((200, 200), (0, 0, 100, 100), (hollow,), None).inner_point() in [
+        (90, 50),
+        (50, 10),
+        (50, 90),
+    ]
 
 
 def test_an_arrow_points_where_it_is_told():
@@ -91,13 +95,15 @@ def test_width_and_alpha_are_as_asked_even_with_a_seed():
 
 @given(seed=st.integers(0, 10_000), s=st.floats(0.3, 12))
 def test_variation_stays_within_what_training_used(seed, s):
-    hand = Hand(np.random.default_rng(seed))
-    assert max(int(2 * s), 1) <= hand.whole(2 * s, 8 * s, 3 * s) <= max(int(8 * s), 1)
-    assert 3 <= hand.real(5, 3, 4) <= 5
+    vary = Variation(np.random.default_rng(seed))
+    assert max(int(2 * s), 1) <= vary.integer(2 * s, 8 * s, 3 * s) <= max(int(8 * s), 1)
+    assert 3 <= vary.number(5, 3, 4) <= 5
     region = Region((200, 200), (0, 0, 100, 100), (((0, 0), (100, 0), (0, 100)),), None)
-    x, y = region.anywhere(hand)
+    x, y = region.random_point(vary)
     assert x + y <= 100
-    one = Region((9, 9), (0, 0, 9, 9), (((0, 0), (9, 0), (9, 9)), ((0, 0), (0, 9), (9, 9))), None).pick(hand)
+    one = Region(
+        (9, 9), (0, 0, 9, 9), (((0, 0), (9, 0), (9, 9)), ((0, 0), (0, 9), (9, 9))), None
+    ).pick_polygon(vary)
     assert len(one.polygons) == 1
 
 

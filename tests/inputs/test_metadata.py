@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.makers import noise
 from vipllava_jax.inputs.images import FORMATS, image_size, open_image
-from vipllava_jax.inputs.metadata import Parts, without_metadata
+from vipllava_jax.inputs.metadata import FileRanges, without_metadata
 
 LARGE = 3 << 20
 
@@ -150,7 +150,7 @@ def test_what_is_left_is_the_same_picture(format):
 def test_parts_are_read_as_a_file(data, ranges, reads):
     ranges = [(a, b) for a, b in ranges if a <= b <= len(data)]
     plain = io.BytesIO(b''.join(data[a:b] for a, b in ranges))
-    parts = io.BufferedReader(Parts(io.BytesIO(data), ranges), 4)
+    parts = io.BufferedReader(FileRanges(io.BytesIO(data), ranges), 4)
     assert parts.seek(0, io.SEEK_END) == plain.seek(0, io.SEEK_END)
     for at, count in reads:
         at = max(at, 0)
@@ -267,9 +267,9 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / 'socket.png'))
     for name in ('fifo.png', 'link.png', 'null.png', 'socket.png', 'loop.png'):
-        for read in (open_image, image_size):
+        for read_at in (open_image, image_size):
             with pytest.raises((ValueError, FileNotFoundError), match=name):
-                read(tmp_path / name)
+                read_at(tmp_path / name)
     with (tmp_path / 'sparse.png').open('wb') as file:
         file.truncate(1 << 40)
     with pytest.raises(ValueError, match='expected at most 1024: make it smaller'):
@@ -285,9 +285,9 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path):
     'path', ['a' * 1_000_000, 'a\udc80', 'a\x1b[31m', 'a\0b', '\u202e', 'http://' + 'a' * 9999]
 )
 def test_a_path_in_a_message_is_short_and_printable(path):
-    for read in (open_image, image_size):
+    for read_at in (open_image, image_size):
         with pytest.raises((ValueError, FileNotFoundError)) as caught:
-            read(path)
+            read_at(path)
         assert len(str(caught.value)) < 500
         assert str(caught.value).isprintable()
 

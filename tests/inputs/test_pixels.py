@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from tests.makers import noise
-from vipllava_jax.inputs.images import LONGEST, open_image
+from vipllava_jax.inputs.images import MAX_SIDE, open_image
 from vipllava_jax.inputs.marks import Mark, draw
 from vipllava_jax.inputs.pixels import FITS, ImageSettings, marks_cut_off, pixels
 
@@ -78,7 +78,7 @@ def test_cropping_early_is_cropping_late(edge, width, height, seed):
     smooth = picture.filter(ImageFilter.BoxBlur(3))  # so that it does not show which axis was resized first
     at_once = color_levels(pixels(smooth, settings, 'crop'), settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('vipllava_jax.inputs.pixels.GIANT', 0)
+        patch.setattr('vipllava_jax.inputs.pixels.MAX_INTERMEDIATE', 0)
         in_parts = color_levels(pixels(smooth, settings, 'crop'), settings)
     assert np.abs(in_parts - at_once).max() < 2.001
 
@@ -95,7 +95,7 @@ def test_padding_keeps_the_proportions_and_squash_the_corners(width, height):
 
 def test_padding_in_strips_is_padding_at_once(monkeypatch):
     at_once = pixels(noise(90, 61), SMALL, 'pad')
-    monkeypatch.setattr('vipllava_jax.inputs.pixels.GIANT', 900)
+    monkeypatch.setattr('vipllava_jax.inputs.pixels.MAX_INTERMEDIATE', 900)
     np.testing.assert_array_equal(pixels(noise(90, 61), SMALL, 'pad'), at_once)
 
 
@@ -157,12 +157,12 @@ def test_marks_that_the_crop_cuts_off_are_found():
 def test_a_tall_picture_is_padded_as_any_other(monkeypatch):
     picture = noise(40, 90).filter(ImageFilter.BoxBlur(3))
     row_by_row = color_levels(pixels(picture, SMALL, 'pad'), SMALL)
-    monkeypatch.setattr('vipllava_jax.inputs.pixels.TALL', 900)
+    monkeypatch.setattr('vipllava_jax.inputs.pixels.MAX_ROW_BY_ROW', 900)
     assert np.abs(color_levels(pixels(picture, SMALL, 'pad'), SMALL) - row_by_row).max() < 1.001
 
 
 @pytest.mark.parametrize('fit', FITS)
-@pytest.mark.parametrize('size', [(1, LONGEST), (LONGEST, 1), (3, LONGEST), (2000, 40_000)])
+@pytest.mark.parametrize('size', [(1, MAX_SIDE), (MAX_SIDE, 1), (3, MAX_SIDE), (2000, 40_000)])
 def test_extreme_pictures_take_no_time(size, fit):
     begin = time.process_time()
     assert np.isfinite(pixels(Image.new('RGB', size), ImageSettings(), fit)).all()

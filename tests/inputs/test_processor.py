@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from tests.makers import noise, write_processor_files
 from vipllava_jax.config import Config, TextConfig, VisionConfig
 from vipllava_jax.data.conversations import encode_conversation
+from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.inputs.marks import Mark, draw
-from vipllava_jax.inputs.pixels import ImageSettings, pixels
-from vipllava_jax.inputs.processor import Batch, Processor, bucket
+from vipllava_jax.inputs.pixels import ImageSettings, pixels, uint8_pixels
+from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.inputs.prompts import Turn, render
 from vipllava_jax.messages import CheckpointError
@@ -83,13 +85,6 @@ def test_a_row_is_what_it_is_alone(processor, rows):
         np.testing.assert_array_equal(batch.images[row, :count], alone.images[0])
 
 
-@given(st.integers(0, 10_000))
-def test_a_bucket_is_the_next_multiple(length):
-    assert bucket(length) % 128 == 0
-    assert 0 <= bucket(length) - length <= 128
-    assert bucket(length) >= 128
-
-
 def test_prompts_and_images_of_every_nesting(processor, tmp_path):
     picture = noise(30, 30)
     picture.save(tmp_path / 'a.png')
@@ -103,6 +98,8 @@ def test_prompts_and_images_of_every_nesting(processor, tmp_path):
         ([turns], ([picture],)),
     ]
     forms += [
+        ('Hi', np.asarray(picture)),
+        ([turns], [np.asarray(picture)]),
         ('Hi', tmp_path / 'a.png'),
         ('Hi', str(tmp_path / 'a.png')),
         ('Hi', (tmp_path / 'a.png').read_bytes()),
@@ -119,18 +116,18 @@ def test_prompts_and_images_of_every_nesting(processor, tmp_path):
         (
             ['a', 'b'],
             [[], ['x.png', 'y.png'], []],
-            'images of a list of 2 prompts are a list as long.*found a list of 3',
+            'for a list of 2 prompts, images must be a list of 2: .*found a list of 3',
         ),
-        (['a', 'b'], 'x.png', 'images of a list of 2 prompts are .*found one'),
-        (['a'], ['x.png', 'y.png'], 'images of a list of 1 prompts are .*found a list of 2'),
+        (['a', 'b'], 'x.png', 'for a list of 2 prompts, images must be .*found a single image'),
+        (['a'], ['x.png', 'y.png'], 'for a list of 1 prompts, images must be .*found a list of 2'),
         ('a', [['x.png']], 'found a list or None in a list'),
         ([], None, 'expected a prompt or a list of prompts'),
         (7, None, 'expected a prompt or a list of prompts, found 7'),
-        (['a', 7], None, 'a prompt is a text or a list of Turns, found 7'),
-        ([('user', 'hi')], None, 'a prompt is a text or a list of Turns'),
-        ([Turn('user', 'a'), 'b'], None, 'a prompt is a text or a list of Turns'),
-        (['a', '<image>'], None, '^row 1: 1 <image> in the text for 0 image'),
-        (['a<image>', 'b'], [['x.png', 'y.png'], None], '^row 0: 1 <image> in the text for 2 image'),
+        (['a', 7], None, '^row 1: a prompt is a text, a list of Turns, or a list of messages .*; found 7'),
+        ([('user', 'hi')], None, '^row 0: a prompt is a text, a list of Turns, or'),
+        ([Turn('user', 'a'), 'b'], None, '^row 0: a prompt is a text, a list of Turns, or'),
+        (['a', '<image>'], None, '^row 1: the text has <image> 1 times for 0 image'),
+        (['a<image>', 'b'], [['x.png', 'y.png'], None], '^row 0: the text has <image> 1 times for 2 image'),
         (['a', 'b\udc80'], None, '^row 1: the text is not valid Unicode'),
     ],
 )
@@ -161,10 +158,32 @@ def test_a_mark_that_the_crop_cuts_off_is_a_warning(processor):
     processor('a', draw(noise(90, 30), Mark('rectangle', box=(40, 5, 50, 20))))
 
 
+@pytest.mark.parametrize('fit', ['crop', 'pad', 'squash'])
+def test_an_image_of_a_batch_is_what_the_model_sees(processor, fit):
+    picture = noise(40, 31)
+    batch = processor(['a', 'b'], [None, [noise(9, 9, 1), picture]], fit=fit)
+    expected = uint8_pixels(picture, processor.image_settings, fit)
+    np.testing.assert_array_equal(np.asarray(processor.image(batch, row=1, index=1)), expected)
+    for row, index in [(0, 0), (1, 2), (1, -1), (2, 0)]:
+        with pytest.raises(IndexError):
+            processor.image(batch, row, index)
+
+
+def test_the_repr_is_short(processor, folder):
+    text = repr(processor)
+    assert re.fullmatch(
+        r"Processor\(folder='.*', images=28x28, crop, 4 tokens each, tokens=400, .*=none\)", text
+    )
+    (folder / 'chat_template.jinja').write_text('<b>' * 1000)
+    assert repr(Processor.load(folder)).endswith('chat_template=yes)')
+    assert '<th>images</th><td>28x28, crop, 4 tokens each</td>' in processor._repr_html_()
+
+
 def test_decoding_takes_every_form_of_ids(processor):
     class Generation(NamedTuple):
         tokens: np.ndarray
         lengths: np.ndarray
+        truncate = staticmethod(str.strip)
 
     ids = processor.tokenizer.encode('A dog.')
     padded = np.array([[*ids, 2, PAD, PAD], [*ids, 2, *ids[1:3]]])
@@ -236,7 +255,7 @@ def test_a_folder_that_transformers_5_writes(processor, tokenizer_folder, tmp_pa
 
 def test_the_chat_template_lies_in_any_of_its_files(folder):
     assert Processor.load(folder).chat_template is None
-    with pytest.raises(ValueError, match='no chat template of its own'):
+    with pytest.raises(ValueError, match='has no chat template: choose'):
         Processor.load(folder)('a', template='checkpoint')
     edit(folder / 'tokenizer_config.json', chat_template=[{'name': 'default', 'template': 'one'}])
     assert Processor.load(folder).chat_template.source == 'one'
@@ -277,7 +296,7 @@ def test_missing_files_are_named(folder, name, message):
 
 def test_folders_that_cannot_be(folder):
     edit(folder / 'processor_config.json', patch_size=40)
-    with pytest.raises(ValueError, match='patch_size 40 does not fit pictures of 28 pixels'):
+    with pytest.raises(ValueError, match='patch_size: expected a whole number from 1 to 28, .*found 40'):
         Processor.load(folder)
     with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'"):
         Processor.load(folder / 'nowhere')
@@ -285,7 +304,7 @@ def test_folders_that_cannot_be(folder):
     fields = json.loads((folder / 'tokenizer.json').read_text())
     fields['added_tokens'] = fields['added_tokens'][:3]
     (folder / 'tokenizer.json').write_text(json.dumps(fields))
-    with pytest.raises(ValueError, match='has no <image>: copy that of a ViP-LLaVA checkpoint'):
+    with pytest.raises(ValueError, match='the tokenizer has no token <image>: copy the tokenizer files'):
         Processor.load(folder)
 
 
@@ -312,11 +331,11 @@ def test_a_processor_is_checked_for_its_model(processor):
     [
         (
             dataclasses.replace(config(), vision=VisionConfig(image_size=56, patch_size=14)),
-            'pictures of 28 pixels in patches of 14 .* takes 56 in patches of 14',
+            'images of 28 pixels in patches of 14 .* takes images of 56 in patches of 14',
         ),
         (
             dataclasses.replace(config(), vision=VisionConfig(image_size=28, patch_size=7)),
-            'patches of 14 .* takes 28 in patches of 7',
+            'patches of 14 .* takes images of 28 in patches of 7',
         ),
         (
             dataclasses.replace(config(), image_token=397),

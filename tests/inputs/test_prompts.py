@@ -108,11 +108,16 @@ def test_braces_in_a_text_are_text():
             0,
             "unknown template 'vicuna': choose vipllava, hub, plain, llama3, phi3, checkpoint",
         ),
-        ('checkpoint', ASK, 0, 'this checkpoint has no chat template of its own: choose vipllava'),
-        ('vipllava', [Turn('user', '<image> and <image>')], 1, '2 <image> in the text for 1 image.s.:'),
-        ('vipllava', [Turn('user', '<image>')], 2, '1 <image> in the text for 2 image.s.:'),
-        ('vipllava', [Turn('user', '<image>')], 0, '1 <image> in the text for 0 image.s.:'),
-        ('vipllava', [Turn('bot', 'hi')], 0, "unknown role 'bot': choose system, user or assistant"),
+        ('checkpoint', ASK, 0, 'this checkpoint has no chat template: choose vipllava'),
+        (
+            'vipllava',
+            [Turn('user', '<image> and <image>')],
+            1,
+            'the text has <image> 2 times for 1 image.s.: write it once',
+        ),
+        ('vipllava', [Turn('user', '<image>')], 2, 'the text has <image> 1 times for 2 image.s.:'),
+        ('vipllava', [Turn('user', '<image>')], 0, 'the text has <image> 1 times for 0 image.s.:'),
+        ('vipllava', [Turn('bot', 'hi')], 0, "unknown role 'bot': choose system, user, assistant"),
         ('vipllava', [Turn('assistant', 'hi')], 0, 'expected a turn of the user.*found assistant'),
         ('vipllava', [*ASK, Turn('system', 'hi')], 0, 'only at the start; found user, system'),
         ('vipllava', [], 0, 'found no turns'),
@@ -127,7 +132,10 @@ def test_wrong_prompts_say_what_to_do(name, turns, images, message):
     ('source', 'message'),
     [
         ('{% for %}', 'chat template fails'),
-        ("{{ raise_exception('roles must alternate') }}", 'fails .roles must alternate.: choose vipllava'),
+        (
+            "{{ raise_exception('roles must alternate') }}",
+            'fails .roles must alternate.: choose another template, vipllava',
+        ),
         ("{{ ''.__class__.__mro__ }}", 'fails .*unsafe'),
         ('{{ messages.append(1) }}', 'fails'),
         ("{{ 'a' * 100000000 }}", 'fails .* makes something too large'),
@@ -137,7 +145,7 @@ def test_wrong_prompts_say_what_to_do(name, turns, images, message):
         ('{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}', 'fails .*recursion'),
         ('{{ 1 / 0 }}', 'fails .*zero'),
         ('x' * 2_000_000, 'longer than'),
-        ('nothing', 'template checkpoint wrote 0 <image> for 1 image.s.: choose another'),
+        ('nothing', 'the template checkpoint wrote <image> 0 times for 1 image.s.: choose another'),
     ],
 )
 def test_a_checkpoints_template_cannot_do_harm(source, message):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vipllava_jax.inputs import rendering
-from vipllava_jax.inputs.rendering import LONGEST, Renderer, RenderingError
+from vipllava_jax.inputs.rendering import MAX_CHARACTERS, Renderer, RenderingError
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ HOSTILE = [
     '{{ cycler.__init__.__globals__.os.popen("id").read() }}',
     "{{ raise_exception('x' * 900000) }}",
     '{{ 1 / 0 }}',
-    'x' * (LONGEST + 1),
+    'x' * (MAX_CHARACTERS + 1),
 ]
 LASTING = [  # templates that run until the time limit
     '{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}',
@@ -73,7 +73,7 @@ LASTING = [  # templates that run until the time limit
 def renderer():
     made = Renderer()
     yield made
-    made.end()
+    made.stop()
 
 
 def refused(renderer: Renderer, source: str) -> str:
@@ -84,7 +84,9 @@ def refused(renderer: Renderer, source: str) -> str:
 
 @pytest.mark.parametrize('source', HOSTILE, ids=range(len(HOSTILE)))
 def test_a_template_cannot_grow(monkeypatch, source):
-    monkeypatch.setattr(rendering, 'SECONDS', 0)  # the limit is the next full second, long enough to allocate
+    monkeypatch.setattr(
+        rendering, 'CPU_SECONDS', 0
+    )  # the limit is the next full second, long enough to allocate
     begin = time.monotonic()
     assert len(refused(rendering.RENDERER, source)) < 2000
     assert time.monotonic() - begin < 10
@@ -93,19 +95,19 @@ def test_a_template_cannot_grow(monkeypatch, source):
 
 @pytest.mark.parametrize('source', LASTING, ids=range(len(LASTING)))
 def test_a_template_cannot_compute_for_long(renderer, monkeypatch, source):
-    monkeypatch.setattr(rendering, 'SECONDS', 0)  # the limit is the next full second of CPU time
+    monkeypatch.setattr(rendering, 'CPU_SECONDS', 0)  # the limit is the next full second of CPU time
     assert refused(renderer, source) == 'it computes for more than 0 seconds'
     monkeypatch.undo()
     assert renderer.render('{{ x }}', {'x': 'as before'}) == 'as before'
 
 
 def test_a_template_cannot_wait_for_long(renderer, monkeypatch):
-    monkeypatch.setattr(rendering, 'PATIENCE', 0.2)
+    monkeypatch.setattr(rendering, 'WALL_SECONDS', 0.2)
     assert refused(renderer, LASTING[0]) == 'it takes longer than 0 seconds'
 
 
 def test_a_template_that_took_too_much_is_not_tried_for_ever(renderer, monkeypatch):
-    monkeypatch.setattr(rendering, 'STRIKES', 1)
+    monkeypatch.setattr(rendering, 'MAX_FAILURES', 1)
     source = "{{ 'x' | center(10**10) }}"
     assert refused(renderer, source) == 'it needs more than 256 MB of memory'
     assert renderer.process is None
@@ -115,7 +117,7 @@ def test_a_template_that_took_too_much_is_not_tried_for_ever(renderer, monkeypat
 
 def test_a_template_that_took_too_long_is_not_tried_again(renderer, monkeypatch):
     """Otherwise each row of data would take as long again."""
-    monkeypatch.setattr(rendering, 'SECONDS', 0)
+    monkeypatch.setattr(rendering, 'CPU_SECONDS', 0)
     refused(renderer, LASTING[0])
     assert refused(renderer, LASTING[0]) == 'it took too much time or memory before'
     assert renderer.process is None
@@ -191,7 +193,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-START = (  # a shell lets a job in the background ignore SIGINT
+PARENT_PROGRAM = (  # a shell lets a job in the background ignore SIGINT
     'import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
     'from vipllava_jax.inputs.rendering import RENDERER\nRENDERER.render("", {})\n'
     'print(RENDERER.process.pid, flush=True)\n'
@@ -209,7 +211,7 @@ START = (  # a shell lets a job in the background ignore SIGINT
     ],
 )
 def test_the_child_ends_with_its_parent(end):
-    parent = script(START + end)
+    parent = script(PARENT_PROGRAM + end)
     out, err = parent.communicate(timeout=60)
     assert 'Warning' not in err
     assert is_gone(int(out))
@@ -217,7 +219,7 @@ def test_the_child_ends_with_its_parent(end):
 
 @pytest.mark.parametrize('source', ['""', repr(LASTING[0])])
 def test_ctrl_c_ends_the_parent_and_the_child(source):
-    code = START + f'RENDERER.render({source}, {{}})\ntime.sleep(60)'
+    code = PARENT_PROGRAM + f'RENDERER.render({source}, {{}})\ntime.sleep(60)'
     parent = script(code, start_new_session=True)
     child = int(parent.stdout.readline())
     time.sleep(0.3)
@@ -228,7 +230,7 @@ def test_ctrl_c_ends_the_parent_and_the_child(source):
 
 
 def test_it_works_without_a_main_module_and_without_jinja2_in_the_parent():
-    code = START + 'import sys; print("jinja2" in sys.modules, RENDERER.render("{{ 3 }}", {}))'
+    code = PARENT_PROGRAM + 'import sys; print("jinja2" in sys.modules, RENDERER.render("{{ 3 }}", {}))'
     done = subprocess.run([sys.executable], cwd=ROOT, input=code, text=True, capture_output=True)
     assert done.stdout.splitlines()[1:] == ['False 3'], done.stderr
 
@@ -252,7 +254,7 @@ def test_worker_processes_have_children_of_their_own():
 
 
 def test_a_fork_leaves_the_child_to_its_parent(renderer):
-    code = START + (
+    code = PARENT_PROGRAM + (
         'import os\n'
         'if not (pid := os.fork()):\n'
         '    print(RENDERER.render("{{ 4 }}", {}), flush=True); os._exit(0)\n'
@@ -270,5 +272,5 @@ def test_a_fork_leaves_the_child_to_its_parent(renderer):
 def test_a_child_that_does_not_start_is_an_error(renderer, monkeypatch, name, value):
     monkeypatch.setattr(sys, name, value)
     if value == sys.executable:
-        monkeypatch.setattr(rendering, '_homes', lambda *names: [])
+        monkeypatch.setattr(rendering, '_import_folders', lambda *names: [])
     assert refused(renderer, '').startswith('the process that renders it does not start: ')

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipllava_jax.inputs.sentencepiece_model import CONTROL, UNKNOWN, Piece, parse
+from vipllava_jax.inputs.sentencepiece_model import CONTROL, UNKNOWN, Piece, parse_model
 from vipllava_jax.inputs.tokenizer import Tokenizer
 from vipllava_jax.messages import CheckpointError
 
@@ -42,11 +42,11 @@ WHOLE = OWN + BPE + piece('a', -1.0) + piece('b', -2.0) + piece('ab', -0.5) + pi
 
 
 def test_a_model_is_its_pieces():
-    model = parse(WHOLE)
+    model = parse_model(WHOLE)
     assert model.pieces[0] == Piece('<unk>', 0.0, UNKNOWN)
     assert [piece.text for piece in model.pieces] == ['<unk>', '<s>', '</s>', 'a', 'b', 'ab', '▁']
     assert model.bos == '<s>'
-    assert parse(OWN + field(2, field(3, 2) + field(46, '</s>'))).bos == '</s>'
+    assert parse_model(OWN + field(2, field(3, 2) + field(46, '</s>'))).bos == '</s>'
 
 
 def test_a_trained_model_is_what_sentencepiece_reads(tmp_path):
@@ -61,13 +61,13 @@ def test_a_trained_model_is_what_sentencepiece_reads(tmp_path):
         minloglevel=2,
         user_defined_symbols=['<image>'],
     )
-    model = parse((tmp_path / 'tokenizer.model').read_bytes())
+    model = parse_model((tmp_path / 'tokenizer.model').read_bytes())
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / 'tokenizer.model'))
     ids = range(theirs.GetPieceSize())
     assert [piece.text for piece in model.pieces] == [theirs.IdToPiece(id) for id in ids]
     assert [piece.score for piece in model.pieces] == [theirs.GetScore(id) for id in ids]
-    assert [piece.kind == CONTROL for piece in model.pieces] == [theirs.IsControl(id) for id in ids]
-    assert [piece.kind == UNKNOWN for piece in model.pieces] == [theirs.IsUnknown(id) for id in ids]
+    assert [piece.piece_type == CONTROL for piece in model.pieces] == [theirs.IsControl(id) for id in ids]
+    assert [piece.piece_type == UNKNOWN for piece in model.pieces] == [theirs.IsUnknown(id) for id in ids]
     assert model.bos == theirs.IdToPiece(theirs.bos_id())
 
 
@@ -114,7 +114,7 @@ def test_damage_is_a_model_or_one_error(noise, seed):
         damaged[random_.randrange(len(damaged))] = random_.randrange(256)
     for data in (noise, WHOLE + noise, bytes(damaged)):
         with contextlib.suppress(ValueError):
-            assert parse(data).bos
+            assert parse_model(data).bos
 
 
 def test_a_fifo_does_not_hang(tmp_path):

@@ -76,7 +76,7 @@ def test_tokens_beside_the_tokenizer_are_those_of_transformers(folder, case):
 
 
 def test_a_processor_finds_its_image_token(folder):
-    with pytest.raises(ValueError, match='has no <image>'):
+    with pytest.raises(ValueError, match='has no token <image>'):
         Processor.load(folder)
     CASES['added_tokens_decoder'](folder)
     assert Processor.load(folder).image_id == 398

@@ -9,8 +9,8 @@ import tokenizers
 from tests.makers import tiny_tokenizer, write_processor_files
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.token_patterns import GPT_2, PATTERNS
-from vipllava_jax.inputs.tokenizer import Tokenizer, guarded
-from vipllava_jax.inputs.tokenizer_json import parse
+from vipllava_jax.inputs.tokenizer import Tokenizer, call_library
+from vipllava_jax.inputs.tokenizer_json import parse_tokenizer
 from vipllava_jax.loading import bundled
 from vipllava_jax.messages import CheckpointError
 
@@ -46,7 +46,7 @@ def changed(**fields) -> dict:
 
 
 def test_the_tokenizers_of_known_models_pass():
-    parse((bundled() / 'tokenizer.json').read_bytes())
+    parse_tokenizer((bundled() / 'tokenizer.json').read_bytes())
     llama_3 = changed(
         normalizer=None,
         pre_tokenizer=sequence('pretokenizers', split({'Regex': max(PATTERNS, key=len)}), BYTES),
@@ -55,7 +55,7 @@ def test_the_tokenizers_of_known_models_pass():
     )
     mistral = changed(normalizer=None, pre_tokenizer=SPACES)
     for fields in (BASE, llama_3, mistral, changed(normalizer={'type': 'NFC'}, model__ignore_merges=True)):
-        assert parse(json.dumps(fields).encode()) == fields
+        assert parse_tokenizer(json.dumps(fields).encode()) == fields
         tokenizers.Tokenizer.from_str(json.dumps(fields))
 
 
@@ -179,7 +179,7 @@ def test_what_is_no_json_object_is_refused(tmp_path, text, message):
 def test_the_number_of_objects_is_bounded():
     """An object takes thirty times as many bytes in Python as in JSON."""
     with pytest.raises(ValueError, match='more than 75536 objects'):
-        parse(b'{"x":[' + b'{"":{}},' * 50_000 + b'1]}')
+        parse_tokenizer(b'{"x":[' + b'{"":{}},' * 50_000 + b'1]}')
 
 
 def test_a_byte_order_mark_is_dropped_and_utf_16_is_named(tmp_path):
@@ -210,6 +210,6 @@ def test_a_fault_of_the_library_is_an_error_of_ours():
         raise PanicException('index out of bounds')
 
     with pytest.raises(ValueError, match='the tokenizer fails: PanicException index out of bounds'):
-        guarded(panic)
+        call_library(panic)
     with pytest.raises(KeyboardInterrupt):
-        guarded(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        call_library(lambda: (_ for _ in ()).throw(KeyboardInterrupt))

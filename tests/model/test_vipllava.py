@@ -21,7 +21,7 @@ def batch(cfg, rng):
 
 
 forward = jax.jit(vj.forward, static_argnames=('cfg', 'trace', 'feature_layers'))
-extend = jax.jit(vj.extend, static_argnames='cfg')
+extend = jax.jit(vj.extend, static_argnames=('cfg', 'last_only'))
 decode = jax.jit(vj.decode, static_argnames='cfg')
 prefill = jax.jit(vj.prefill, static_argnames=('cfg', 'slots'))
 
@@ -83,6 +83,51 @@ def test_extending_by_pieces_is_extending_at_once(params, cfg, rng):
     second, cache = extend(params, tokens[:, 9:], cache, start + 5, cfg=cfg)
     close(np.concatenate([first, second], axis=1), once)
     jax.tree.map(close, cache, once_cache)
+
+
+def test_extending_with_images_and_padding_is_forward(params, cfg, rng):
+    """Rows of text in the cache are extended by rows of other lengths, some of which have images."""
+    first = ragged(cfg, rng, [(5, 0), (9, 0), (4, 0)])
+    batch = ragged(cfg, rng, [(9, 2), (4, 0), (7, 1)])
+    _, cache = prefill(params, first.tokens, lengths=first.lengths, slots=40, cfg=cfg)
+    given = dict(images=batch.images, image_counts=batch.image_counts, lengths=batch.lengths, cfg=cfg)
+    logits, extended = extend(params, batch.tokens, cache, first.lengths, **given)
+    last, same_cache = extend(params, batch.tokens, cache, first.lengths, last_only=True, **given)
+    assert last.shape == (3, cfg.text.vocab)
+    jax.tree.map(close, extended, same_cache)
+    for row, n in enumerate(batch.lengths):
+        before = first.tokens[row, : first.lengths[row]]
+        whole = np.concatenate([before, batch.tokens[row, :n]])[None]
+        images = batch.images[row : row + 1, : batch.image_counts[row]]
+        expected = forward(params, whole, images, cfg=cfg)[0]
+        close(logits[row, :n], expected[len(before) :])
+        close(last[row], expected[-1])
+        following = np.array([7, 8, 9])
+        decoded, _ = decode(params, following, extended, first.lengths + batch.lengths, cfg=cfg)
+        expected = forward(params, np.append(whole[0], following[row])[None], images, cfg=cfg)[0, -1]
+        close(decoded[row], expected)
+
+
+def test_extend_checks_its_inputs_before_it_runs(params, cfg, rng):
+    batch = ragged(cfg, rng, [(9, 2), (4, 0)])
+    cache = vj.prefill(params, batch.tokens[1:, :4].repeat(2, 0), slots=40, cfg=cfg)[1]
+    images, counts, lengths = batch.images, batch.image_counts, batch.lengths
+    for tokens, start, given, message in [
+        (batch.tokens, [4, 4], {}, 'row 0 has 8 image placeholders .* needs 0'),
+        (jnp.asarray(batch.tokens), [4, 4], dict(images=images), 'row 1 has 0 image placeholders .* needs 8'),
+        (
+            batch.tokens,
+            [4, 4],
+            dict(images=images, image_counts=counts, lengths=[18, 0]),
+            'row 1 has a length of 0',
+        ),
+        (batch.tokens, 4, dict(images=images, image_counts=counts), r'start has the shape \(\), but 2 rows'),
+        (jnp.asarray(batch.tokens), [4], {}, r'start has the shape \(1,\), but 2 rows'),
+        (batch.tokens, [4, 4], dict(lengths=lengths[:1]), r'lengths has the shape \(1,\)'),
+        (batch.tokens[:1], [4], dict(images=images[:1]), 'the cache has 2 rows, but the tokens have 1'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            vj.extend(params, tokens, cache, start, cfg=cfg, **given)
 
 
 def test_what_falls_past_the_cache_is_dropped(params, cfg, rng):
@@ -156,13 +201,13 @@ def test_placeholders_must_fit_the_images(params, cfg, batch):
         ((tokens, images, {}), 'row 0 has 8 .* needs 12 for its 3 × 4'),
         (
             (tokens, images[:, :2], dict(image_counts=counts)),
-            'row 3 is said to have 3 images, but images hold 2',
+            'row 3 has an image_count of 3, but images hold 2',
         ),
         ((None, images, dict(embeddings=embeddings)), 'row 0 has 8 .* needs 12'),
         ((tokens, images[:1], {}), r'images have the shape \(1, 3.* 4 rows of tokens take 4×I×28×28×3'),
         ((tokens, np.zeros((4, 3, 30, 30, 3)), {}), r'30, 30.* take 4×I×28×28×3'),
         ((tokens, images[:, 0], {}), 'images have the shape'),
-        ((tokens, images, dict(image_counts=counts[:2])), r'image_counts have the shape \(2,\)'),
+        ((tokens, images, dict(image_counts=counts[:2])), r'image_counts has the shape \(2,\)'),
         ((tokens[0], images, {}), r'tokens have the shape'),
         ((tokens, images, dict(embeddings=embeddings)), 'exactly one'),
         ((None, None, {}), 'exactly one'),
@@ -174,7 +219,7 @@ def test_placeholders_must_fit_the_images(params, cfg, batch):
     with pytest.raises(ValueError, match='slots'):
         vj.prefill(params, tokens[1:2], slots=2, cfg=cfg)
     for length in (0, 99):
-        with pytest.raises(ValueError, match=f'row 0 is said to have {length} tokens'):
+        with pytest.raises(ValueError, match=f'row 0 has a length of {length}'):
             vj.prefill(params, tokens[1:2], lengths=[length], slots=99, cfg=cfg)
     with pytest.raises(ValueError, match='images have the shape'):  # shapes are known under jit, too
         forward(params, tokens, images[:1], cfg=cfg)

@@ -13,7 +13,7 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config, TextConfig, VisionConfig
 from vipllava_jax.data.batches import Batches, BatchSettings
 from vipllava_jax.data.row_checks import read_rows
-from vipllava_jax.model.vipllava import init
+from vipllava_jax.model.params import init
 from vipllava_jax.training.loss import Examples, loss
 from vipllava_jax.training.progress import ProgressListener
 

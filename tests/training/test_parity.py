@@ -13,7 +13,7 @@ from tests.rows import examples, ragged, stack
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.convert.table import arrange, canonical, leaves
 from vipllava_jax.data.conversations import IGNORE
-from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.training.loss import loss
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split

@@ -17,8 +17,9 @@ from vipllava_jax.benchmark.subject import Subject
 from vipllava_jax.benchmark.timing import Run
 from vipllava_jax.compilation import SETTINGS
 from vipllava_jax.config import Config
-from vipllava_jax.generation.decoding import CHUNK, State, advance, generate, start
-from vipllava_jax.inputs.processor import bucket
+from vipllava_jax.generation.decoding import CHUNK, decode_chunk, generate, prefill_batch
+from vipllava_jax.generation.state import State, eos_rows
+from vipllava_jax.inputs.batch import bucket
 from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.signals import temporary_folder
 
@@ -40,15 +41,16 @@ class Ours(NamedTuple):
         """Times text-only prompts on the device -> their cache and their first tokens."""
         params, cfg = self.subject
         prompt = jax.device_put(self.subject.prompt(batch, tokens, images=0))
-        slots = bucket(tokens + STEPS)
-        return timed(lambda: start(params, prompt, None, cfg=cfg, slots=slots))
+        slots, eos = bucket(tokens + STEPS), eos_rows(cfg.eos, batch)
+        return timed(lambda: prefill_batch(params, prompt, None, eos, cfg=cfg, slots=slots))
 
     def first_token(self, batch: int, tokens: int) -> Run:
         """Times prompts with one image each, on the device -> their first tokens, on the host."""
         params, cfg = self.subject
         prompt = jax.device_put(self.subject.prompt(batch, tokens))
-        slots = bucket(tokens + STEPS)
-        return timed(lambda: np.asarray(start(params, prompt, None, cfg=cfg, slots=slots).tokens))
+        slots, eos = bucket(tokens + STEPS), eos_rows(cfg.eos, batch)
+        run = partial(prefill_batch, params, prompt, None, eos, cfg=cfg, slots=slots)
+        return timed(lambda: np.asarray(run().tokens))
 
     def generate(self, batch: int, tokens: int) -> Run:
         """Times prompts with one image each, on the host -> answers of STEPS tokens, on the host."""
@@ -63,11 +65,11 @@ class Ours(NamedTuple):
 
         def run() -> float:
             nonlocal state
-            again = jax.device_put(np.full(batch, context, np.int32))
-            state = jax.block_until_ready(dataclasses.replace(state, positions=again))
+            positions = jax.device_put(np.full(batch, context, np.int32))
+            state = jax.block_until_ready(dataclasses.replace(state, positions=positions))
             begin = time.perf_counter()
             for _ in range(STEPS // CHUNK):
-                state, tokens = advance(params, state, cfg=cfg, steps=CHUNK)
+                state, tokens = decode_chunk(params, state, cfg=cfg, steps=CHUNK)
             jax.block_until_ready((state, tokens))
             return (time.perf_counter() - begin) / STEPS
 
@@ -77,7 +79,8 @@ class Ours(NamedTuple):
         """The state of `batch` rows: one prompt with an image, prefilled once and copied to every row."""
         params, cfg = self.subject
         prompt = jax.device_put(self.subject.prompt(1, context))
-        one = start(params, prompt, None, cfg=cfg, slots=bucket(context + STEPS))
+        slots, eos = bucket(context + STEPS), eos_rows(cfg.eos, 1)
+        one = prefill_batch(params, prompt, None, eos, cfg=cfg, slots=slots)
         return jax.jit(lambda state: jax.tree.map(lambda x: jnp.repeat(x, batch, axis=0), state))(one)
 
     def release(self) -> None:
@@ -87,30 +90,30 @@ class Ours(NamedTuple):
         """Times tracing and compiling the two programs of an answer, with jax's in-memory caches cleared."""
         cfg = self.subject.cfg
         params, prompt = jax.tree.map(_shape, (self.subject.params, self.subject.prompt(batch, tokens)))
-        slots = bucket(tokens + STEPS)
+        slots, eos = bucket(tokens + STEPS), eos_rows(cfg.eos, batch)
 
         def programs() -> None:
-            start.lower(params, prompt, None, cfg=cfg, slots=slots).compile()
-            state = jax.eval_shape(partial(start, cfg=cfg, slots=slots), params, prompt, None)
-            advance.lower(params, state, cfg=cfg, steps=CHUNK).compile()
+            prefill_batch.lower(params, prompt, None, eos, cfg=cfg, slots=slots).compile()
+            state = jax.eval_shape(partial(prefill_batch, cfg=cfg, slots=slots), params, prompt, None, eos)
+            decode_chunk.lower(params, state, cfg=cfg, steps=CHUNK).compile()
 
         run = timed(programs)
 
-        def fresh() -> float:
+        def without_caches() -> float:
             jax.clear_caches()
             return run()
 
-        return fresh
+        return without_caches
 
 
 @contextmanager
 def compilation_cache() -> Iterator[None]:
     """Uses an empty temporary folder as the persistent compilation cache within the context."""
     with temporary_folder('vipllava-bench-') as folder:
-        wanted = {**SETTINGS, 'jax_enable_compilation_cache': True, 'jax_compilation_cache_dir': folder}
-        before = {name: getattr(jax.config, name) for name in wanted}
+        settings = {**SETTINGS, 'jax_enable_compilation_cache': True, 'jax_compilation_cache_dir': folder}
+        before = {name: getattr(jax.config, name) for name in settings}
         try:
-            for name, value in wanted.items():
+            for name, value in settings.items():
                 jax.config.update(name, value)
             reset_cache()
             yield

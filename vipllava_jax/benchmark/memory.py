@@ -6,25 +6,25 @@ from pathlib import Path
 STATUS = Path('/proc/self/status')
 
 
-class Anonymous:
+class HostMemory:
     """Samples this process's anonymous memory; `peak` is the largest increase over the start, in bytes."""
 
-    def __enter__(self) -> 'Anonymous':
-        self.peak, self._first, self._done = 0.0, anonymous(), threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+    def __enter__(self) -> 'HostMemory':
+        self.peak, self._start, self._done = 0.0, anonymous_bytes(), threading.Event()
+        self._thread = threading.Thread(target=self._sample)
         self._thread.start()
         return self
 
-    def _watch(self) -> None:
+    def _sample(self) -> None:
         while not self._done.wait(0.01):
-            self.peak = max(self.peak, anonymous() - self._first)
+            self.peak = max(self.peak, anonymous_bytes() - self._start)
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
 
 
-def anonymous() -> float:
+def anonymous_bytes() -> float:
     """The bytes of this process's anonymous memory; 0 where the system does not report it."""
     try:
         lines = STATUS.read_text().splitlines()

@@ -24,7 +24,7 @@ from vipllava_jax.benchmark.timing import Run
 from vipllava_jax.convert.table import canonical, leaves, reverse
 from vipllava_jax.convert.to_flax import rearranged
 from vipllava_jax.hugging_face import to_hugging_face
-from vipllava_jax.inputs.processor import Batch, bucket
+from vipllava_jax.inputs.batch import Batch, bucket
 
 CACHE = 'cache' if parse(transformers.__version__) >= parse('5.24') else 'past_key_values'  # of `generate`
 

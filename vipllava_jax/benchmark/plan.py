@@ -9,7 +9,7 @@ from vipllava_jax.benchmark.timing import OURS, Line
 from vipllava_jax.config import Config
 from vipllava_jax.model.cost import Costs, Work
 
-Sides = Mapping[str, Any]  # by name; an object with a method for each line that it supports
+Sides = Mapping[str, Any]  # the implementations by name: objects with a method for each line they support
 
 
 def lines(
@@ -17,22 +17,22 @@ def lines(
 ) -> Iterator[Line]:
     """The lines in the order of measurement, grouped by batch size and context length."""
     if 'compile' in what:
-        yield from compiling(sides[OURS], batches[0], contexts[0] - STEPS)
+        yield from compile_lines(sides[OURS], batches[0], contexts[0] - STEPS)
     for batch in batches:
         if 'vision' in what:
-            yield of_images(sides, costs, batch)
+            yield vision_line(sides, costs, batch)
         for context in contexts:
             for name in ('prefill', 'first-token', 'decode', 'generate'):
                 if name in what:
-                    yield of_text(sides, costs, name, batch, context)
+                    yield text_line(sides, costs, name, batch, context)
 
 
-def of_images(sides: Sides, costs: Costs, batch: int) -> Line:
-    runs = playing(sides, 'vision', batch)
+def vision_line(sides: Sides, costs: Costs, batch: int) -> Line:
+    runs = runs_of(sides, 'vision', batch)
     return Line('vision', 'an image', batch, runs, (costs.vision(batch),), (batch, 'images/s'))
 
 
-def of_text(sides: Sides, costs: Costs, name: str, batch: int, context: int) -> Line:
+def text_line(sides: Sides, costs: Costs, name: str, batch: int, context: int) -> Line:
     """A line about tokens: a prompt and its answer fill the context; 'decode' starts after the context."""
     prompt = context - STEPS
     prefill, vision = costs.prefill(batch, prompt), costs.vision(batch)
@@ -43,32 +43,34 @@ def of_text(sides: Sides, costs: Costs, name: str, batch: int, context: int) -> 
         'decode': (f'{context}…{context + STEPS}', (costs.decode(batch, context + STEPS / 2),), batch),
         'generate': (f'{prompt} + {STEPS}', (vision, prefill, times(steps, STEPS - 1)), batch * STEPS),
     }[name]
-    runs = playing(sides, name, batch, context if name == 'decode' else prompt)
+    runs = runs_of(sides, name, batch, context if name == 'decode' else prompt)
     return Line(name, size, batch, runs, work, (tokens, 'tokens/s'))
 
 
-def compiling(ours: Any, batch: int, tokens: int) -> Iterator[Line]:
+def compile_lines(ours: Any, batch: int, tokens: int) -> Iterator[Line]:
     """The lines about compiling: cold with an empty persistent cache, warm with the programs in it."""
-    for name, most in (('compile, cold', 1), ('compile, warm', 3)):
+    for name, repeats in (('compile, cold', 1), ('compile, warm', 3)):
         runs = {OURS: partial(ours.compilation, batch, tokens)}
-        yield Line(name, f'{tokens} + {STEPS}', batch, runs, most=most, warm_up=False)
+        yield Line(name, f'{tokens} + {STEPS}', batch, runs, max_repeats=repeats, warm_up=False)
 
 
-def check(cfg: Config, contexts: Sequence[int]) -> None:
+def check_contexts(cfg: Config, contexts: Sequence[int]) -> None:
     """Raises ValueError for a context that is too short for a picture, or too long for the model."""
-    least, most = cfg.vision.patches + 2 + STEPS, cfg.text.context - STEPS
+    shortest, longest = cfg.vision.patches + 2 + STEPS, cfg.text.context - STEPS
     for context in contexts:
-        if not least <= context <= most:
-            raise ValueError(f'--context {context}: this model can be measured from {least} to {most} tokens')
+        if not shortest <= context <= longest:
+            raise ValueError(
+                f'--context {context}: this model can be measured from {shortest} to {longest} tokens'
+            )
 
 
-def playing(sides: Sides, name: str, *args: int) -> dict[str, Any]:
+def runs_of(sides: Sides, name: str, *args: int) -> dict[str, Any]:
     """The functions that prepare the line of this name, for each side that supports it."""
     method = name.replace('-', '_')
     return {
-        side: partial(getattr(player, method), *args)
-        for side, player in sides.items()
-        if hasattr(player, method)
+        side: partial(getattr(implementation, method), *args)
+        for side, implementation in sides.items()
+        if hasattr(implementation, method)
     }
 
 

@@ -11,12 +11,14 @@ from vipllava_jax.benchmark.timing import OURS, Result, Side
 from vipllava_jax.ceilings import Ceilings
 from vipllava_jax.files import write_text
 
-HOW = """Medians after a warm-up; %: how much of that time the least bytes or operations take at these rates.
-prefill: words alone, on the device; first-token: with an image, on the device; generate: from host to host.
-decode: one step; one prompt with an image is prefilled and copied to every row, then 64 steps each time."""
-PEER = """
-transformers: our weights, handed over through the host, and our prompts; its steps
-are timed within `generate`. Sides take turns. ratio: its time to ours."""
+EXPLANATION = """\
+Times are medians of the repeats, after a warm-up. % of: the least time that the bytes and the operations of
+the line take at the measured rates, as a percentage of the measured time.
+prefill: text only, on the device. first-token: with an image, on the device. generate: from a prompt on the
+host to an answer on the host. decode: one step, the mean of 64; all rows have one prompt, with an image."""
+PEER_EXPLANATION = """
+transformers: the same weights and prompts; its decoding steps are timed within its `generate`. The two
+libraries are measured in turns. ratio: its time divided by ours."""
 
 
 def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
@@ -95,7 +97,7 @@ def percent(result: Result, ceilings: Ceilings) -> str:
 
 
 def memory(side: Side) -> str:
-    return f'{side.memory / 2**30:.2f} GiB anonymous' if side.memory else ''
+    return f'{side.memory / 2**30:.2f} GiB of host memory' if side.memory else ''
 
 
 def against(result: Result, name: str) -> tuple[str, str]:
@@ -131,7 +133,7 @@ def _side(side: Side) -> dict[str, Any]:
     return {**ms, 'warm_up_s': side.warm_up, 'anonymous_bytes': side.memory, 'fault': side.fault}
 
 
-def write(path: Path, data: dict[str, Any]) -> None:
+def write_report(path: Path, data: dict[str, Any]) -> None:
     """Writes the JSON file atomically."""
     write_text(path, json.dumps(data, indent=1) + '\n')
 

@@ -36,7 +36,7 @@ def plot(path: Path, results: Sequence[Result], ceilings: Ceilings, title: str) 
             x, y / 1e12, SHAPES[batches.index(result.line.batch) % len(SHAPES)],
             color=colour, mfc=colour if name == OURS else 'none', ms=8, alpha=0.85,
         )  # fmt: skip
-    axes.set(xscale='log', yscale='log', xlabel='operations a byte', ylabel='TFLOP/s', title=title)
+    axes.set(xscale='log', yscale='log', xlabel='operations per byte', ylabel='TFLOP/s', title=title)
     axes.grid(True, which='both', lw=0.3)
     _legend(axes, points)
     with replacing(path) as fresh:

@@ -1,4 +1,4 @@
-"""Times one line of the table: every side is prepared and warmed up, then the sides alternate."""
+"""Times one line of the table for several implementations, its sides, which are measured in turns."""
 
 import gc
 import time
@@ -7,12 +7,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 
-from vipllava_jax.benchmark.memory import Anonymous
+from vipllava_jax.benchmark.memory import HostMemory
 from vipllava_jax.ceilings import Ceilings
 from vipllava_jax.model.cost import Work
 
 OURS = 'vipllava-jax'
-NO_ROOM = 'does not fit the memory'
+NO_MEMORY = 'does not fit in memory'
+OUT_OF_MEMORY = ('RESOURCE_EXHAUSTED', 'OutOfMemory')  # in the messages of jax and of torch
 Run = Callable[[], float]  # runs the task once, returns the seconds taken
 
 
@@ -26,7 +27,7 @@ class Line:
     sides: Mapping[str, Callable[[], Run]]
     work: tuple[Work, ...] = ()  # the minimum cost of each phase
     output: tuple[float, str] = (0, '')  # the amount of output, and the unit of its rate
-    most: int | None = None  # the most repeats, for slow tasks
+    max_repeats: int | None = None  # for slow tasks
     warm_up: bool = True
     memory: bool = False  # whether to measure host memory
 
@@ -52,7 +53,8 @@ class Side:
 
     @property
     def full(self) -> bool:
-        return self.fault == NO_ROOM
+        """Whether the task did not fit in memory, which is a result and not a defect."""
+        return self.fault == NO_MEMORY
 
     @property
     def median(self) -> float | None:
@@ -79,31 +81,31 @@ def measure(line: Line, repeats: int) -> Result:
     runs: dict[str, Run] = {}
     for name, prepare in line.sides.items():
         side = result.sides[name]
-        with _noted(side):
+        with _recorded(side):
             begin = time.perf_counter()
             run = prepare()
             for _ in range(2 * line.warm_up):  # twice: some compilers record a graph only after a first run
                 run()
             side.warm_up = time.perf_counter() - begin
             runs[name] = run
-    for _ in range(min(repeats, line.most or repeats)):
+    for _ in range(min(repeats, line.max_repeats or repeats)):
         for name, run in runs.items():
             side = result.sides[name]
             if not side.fault:
-                with _noted(side), Anonymous() if line.memory else nullcontext() as watched:
+                with _recorded(side), HostMemory() if line.memory else nullcontext() as memory:
                     side.samples.append(run())
-                side.memory = max(side.memory, watched.peak if watched else 0)
+                side.memory = max(side.memory, memory.peak if memory else 0)
     return result
 
 
 @contextmanager
-def _noted(side: Side) -> Iterator[None]:
+def _recorded(side: Side) -> Iterator[None]:
     """Records an exception in the context as the side's fault."""
     try:
         yield
     except Exception as error:  # an error must not lose the results of the other lines
-        told = ' '.join(f'{type(error).__name__}: {error}'.split())
-        full = 'RESOURCE_EXHAUSTED' in told or 'OutOfMemory' in told or isinstance(error, MemoryError)
-        side.fault = NO_ROOM if full else told[:200]
+        message = ' '.join(f'{type(error).__name__}: {error}'.split())
+        no_memory = isinstance(error, MemoryError) or any(sign in message for sign in OUT_OF_MEMORY)
+        side.fault = NO_MEMORY if no_memory else message[:200]
     if side.fault:
         gc.collect()  # frees the buffers of the failed run

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from vipllava_jax import compilation, signals
+from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import brief, printable
 from vipllava_jax.version import __version__
 
@@ -41,16 +42,22 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
+            if ctx.resilient_parsing:  # of the shell's completion
+                return None
             raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(VERBS)}')
-        command = getattr(import_module(f'vipllava_jax.cli.{name}'), name)
-        for option in command.params:
-            if isinstance(option, click.Option) and option.callback is None:
-                option.callback = not_empty
-        return command
+        return refusing_empty(getattr(import_module(f'vipllava_jax.cli.{name}'), name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section('Commands'):
             formatter.write_dl([*VERBS.items()])
+
+
+def refusing_empty(command: click.Command) -> click.Command:
+    """The command, whose options now refuse an empty value."""
+    for option in command.params:
+        if isinstance(option, click.Option) and option.callback is None:
+            option.callback = not_empty
+    return command
 
 
 def not_empty(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
@@ -65,6 +72,7 @@ def not_empty(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
 @click.option(
     '--compilation-cache',
     metavar='FOLDER|off',
+    type=FOLDER,
     envvar='VIPLLAVA_COMPILATION_CACHE',
     show_envvar=True,
     help='Where compiled programs are kept, so that the next start is quick.  [default: '
@@ -81,15 +89,15 @@ def vipllava(compilation_cache: str | None) -> None:
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b
       vipllava info --model ./vip-llava-7b
     """
-    ours = compilation.keep(compilation_cache, os.environ)
+    ours = compilation.use_cache(compilation_cache, os.environ)
     warnings.showwarning = shown(ours)
 
 
-def main() -> None:
-    """Runs the command, and exits without waiting for background threads after an error."""
+def main(command: click.Command | None = None) -> None:
+    """Runs `vipllava` or another command; after an error, exits without waiting for background threads."""
     signals.end_cleanly()
     try:
-        run()
+        run(command)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         code = flushed(code)
@@ -114,8 +122,8 @@ def flushed(code: int) -> int:
     return code
 
 
-def run() -> None:
-    """Runs the command; user errors are one line on stderr and exit code 2, warnings one line."""
+def run(command: click.Command | None = None) -> None:
+    """Runs `vipllava` or another command; user errors and warnings are one line each on stderr."""
     for name in ('stdin', 'stdout', 'stderr'):
         if getattr(sys, name) is None:  # closed by the parent process
             setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))  # noqa: SIM115
@@ -128,7 +136,7 @@ def run() -> None:
         warnings.simplefilter('default', UserWarning)
         warnings.showwarning = shown(False)
         try:
-            sys.exit(vipllava(standalone_mode=False))
+            sys.exit((refusing_empty(command) if command else vipllava)(standalone_mode=False))
         except click.exceptions.NoArgsIsHelpError as e:
             click.echo(e.ctx and e.ctx.get_help())
             sys.exit(0)
@@ -167,7 +175,7 @@ def shown(ours: bool) -> Callable[..., None]:
     seen = set()
 
     def show(message: Warning | str, *_: object) -> None:
-        line = compilation.trouble(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
+        line = compilation.plain_warning(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
         if line and line not in seen:
             seen.add(line)
             click.echo(f'vipllava: {printable(line)}', err=True)

@@ -3,36 +3,53 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vipllava_jax.messages import listed
+from vipllava_jax.cli.paths import FOLDER, FOLDER_PATH
+from vipllava_jax.messages import listed, printable
 from vipllava_jax.progress_bar import progress_bar
 from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
-UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
+if TYPE_CHECKING:
+    from vipllava_jax.convert.to_flax import Report
+    from vipllava_jax.convert.verify import Comparison
+
+F = TypeVar('F', bound=Callable[..., Any])
+MAX_UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 200
+FLAX, PYTORCH = 'Flax', 'PyTorch'
+
+
+def conversion_options(command: F) -> F:
+    """The arguments and options of the command and of the scripts in the folder convert/."""
+    for add in reversed(
+        (
+            click.argument('source', type=FOLDER),
+            click.argument('target', type=FOLDER_PATH),
+            click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]"),
+            click.option(
+                '--quantize', type=click.Choice(QUANTIZED), help='Quantize the large weights of the decoder.'
+            ),
+            click.option(
+                '--adapter',
+                metavar='FOLDER',
+                type=FOLDER_PATH,
+                help="Merge an adapter in our format, peft's or the authors'.",
+            ),
+            click.option(
+                '--verify', is_flag=True, help='Read both sides again and compare the weights and the logits.'
+            ),
+            click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.'),
+        )
+    ):
+        command = add(command)
+    return command
 
 
 @click.command()
-@click.argument('source')
-@click.argument('target', type=click.Path(path_type=Path))
-@click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]")
-@click.option('--quantize', type=click.Choice(QUANTIZED), help="Keep the decoder's large weights so.")
-@click.option(
-    '--adapter', metavar='FOLDER', type=click.Path(path_type=Path), help='Merge an adapter, of ours or peft.'
-)
-@click.option('--verify', is_flag=True, help='Read both sides again and compare them, weights and logits.')
-@click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.')
-def convert(
-    source: str,
-    target: Path,
-    dtype: str | None,
-    quantize: str | None,
-    adapter: Path | None,
-    verify: bool,
-    overwrite: bool,
-) -> None:
+@conversion_options
+def convert(source: str, target: Path, **options: Any) -> None:
     """Convert SOURCE to the new folder TARGET: a PyTorch checkpoint to Flax, or a converted one back.
 
     SOURCE is a folder, or the name of a PyTorch checkpoint on the Hugging Face Hub; it is not changed.
@@ -45,48 +62,85 @@ def convert(
       vipllava convert ./vip-llava-7b ./for-transformers --verify
       vipllava convert ./vip-llava-7b ./tuned-for-transformers --adapter ./adapter
     """
-    from vipllava_jax import checkpoint
-    from vipllava_jax.convert import to_flax, to_torch
+    run_conversion(source, target, **options)
+
+
+def run_conversion(
+    source: str,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    adapter: Path | None = None,
+    verify: bool = False,
+    overwrite: bool = False,
+    to: str | None = None,
+) -> None:
+    """Converts a checkpoint and reports on stdout what was done, and on stderr what may be wrong.
+
+    The direction depends on the source; `to`, FLAX or PYTORCH, allows only one. Raises ValueError.
+    """
     from vipllava_jax.convert import verify as verifying
-    from vipllava_jax.folders import check_place
+    from vipllava_jax.folders import check_new_folder
     from vipllava_jax.loading import locate
-    from vipllava_jax.messages import printable
 
     if verify and adapter:
         raise ValueError(
             '--verify compares with SOURCE as it is, without the --adapter: leave one of them out'
         )
-    check_place(target, overwrite)  # before a download
+    check_new_folder(target, overwrite)  # before a download
     folder = locate(source)
-    work: Callable[..., Any] = to_torch.export
-    if not checkpoint.is_checkpoint(folder):
-        work = partial(to_flax.convert, quantize=quantize)
-    elif quantize:
+    work = _conversion(folder, source, quantize, to)
+    with progress_bar('converting') as progress:
+        report = work(folder, target, dtype=dtype, adapter=adapter, overwrite=overwrite, progress=progress)
+    _show_report(report, target)
+    if verify:
+        with progress_bar('verifying') as progress:
+            comparison = verifying.verify(folder, target, progress=progress)
+        _show_comparison(comparison, folder, target, dtype)
+
+
+def _conversion(folder: Path, source: str, quantize: str | None, to: str | None) -> 'Callable[..., Report]':
+    """The function that converts the checkpoint in a folder; ValueError if it cannot be what is asked for."""
+    from vipllava_jax import checkpoint
+    from vipllava_jax.convert import to_flax, to_torch
+
+    converted = checkpoint.is_checkpoint(folder)
+    if to == FLAX and converted:
+        raise ValueError(f'{source}: is converted; convert/flax_to_vipllava.py converts it to PyTorch')
+    if to == PYTORCH and not converted:
+        raise ValueError(f'{source}: is from PyTorch; convert/vipllava_to_flax.py converts it to Flax')
+    if converted and quantize:
         raise ValueError(
             f'--quantize: PyTorch has no such weights; convert the PyTorch checkpoint, not {source}'
         )
-    with progress_bar('converting') as progress:
-        report = work(folder, target, dtype=dtype, adapter=adapter, overwrite=overwrite, progress=progress)
+    return to_torch.export if converted else partial(to_flax.convert, quantize=quantize)
+
+
+def _show_report(report: 'Report', target: Path) -> None:
     size = report.size / 1e9
     click.echo(
         f'{printable(str(target), 4096)}: {report.tensors} tensors, {size:.2f} GB in {report.seconds:.1f} s'
     )
-    for name in report.unused[:UNUSED]:
+    for name in report.unused[:MAX_UNUSED]:
         click.echo(f'unused: {name}')
-    if len(report.unused) > UNUSED:
-        click.echo(f'unused: {len(report.unused) - UNUSED} more tensors')
+    if len(report.unused) > MAX_UNUSED:
+        click.echo(f'unused: {len(report.unused) - MAX_UNUSED} more tensors')
     for note in report.notes:
         click.echo(printable(note))
-    if verify:
-        with progress_bar('verifying') as progress:
-            compared = verifying.verify(folder, target, progress=progress)
-        differences = {**compared.groups, 'logits': compared.logits}
-        for group, difference in differences.items():
-            click.echo(f'{group:<24} largest difference {difference:g}')
-        if odd := compared.not_finite:
-            advice = 'try --dtype bfloat16' if dtype == 'float16' else 'get a whole copy of the source'
-            raise ValueError(
-                f'{target} is not equal to {folder}: NaN or infinity in {listed(odd, 3)}; {advice}'
-            )
-        if dtype is None and not compared.equal:
-            raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')
+    for warning in report.warnings:
+        click.echo(f'vipllava: warning: {printable(warning)}', err=True)
+
+
+def _show_comparison(comparison: 'Comparison', folder: Path, target: Path, dtype: str | None) -> None:
+    """Prints the largest differences; ValueError if the sides are not equal but should be."""
+    differences = {**comparison.groups, 'logits': comparison.logits}
+    for group, difference in differences.items():
+        click.echo(f'{group:<24} largest difference {difference:g}')
+    if names := comparison.not_finite:
+        advice = 'try --dtype bfloat16' if dtype == 'float16' else 'copy the source again'
+        raise ValueError(
+            f'{target} is not equal to {folder}: NaN or infinity in {listed(names, 3)}; {advice}'
+        )
+    if dtype is None and not comparison.equal:
+        raise ValueError(f'{target} is not equal to {folder}: convert it again with --overwrite')

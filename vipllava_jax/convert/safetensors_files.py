@@ -4,9 +4,7 @@ The header is not trusted: every tensor is checked to lie within the file before
 size and number of entries are bounded, so that reading it takes little time and memory.
 """
 
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,11 +16,12 @@ from vipllava_jax.convert.tensors import (
     dense,
     open_regular,
 )
+from vipllava_jax.files import parse_bounded_json
 from vipllava_jax.messages import CheckpointError, brief, one_line, printable
 
 LONGEST_HEADER = 1 << 24  # bytes; the header of 760 tensors has 90 KB
-MOST_OBJECTS = 100_000  # JSON objects in a header: one for each tensor
-MOST_AXES = 64
+MAX_OBJECTS = 100_000  # JSON objects in a header: one for each tensor
+MAX_AXES = 64
 LARGEST = (1 << 63) - 1  # the largest size or offset
 TYPES = {  # numpy's names, and the bits of an element
     **{'F64': ('float64', 64), 'F32': ('float32', 32), 'F16': ('float16', 16), 'BF16': ('bfloat16', 16)},
@@ -73,27 +72,11 @@ def _header(path: Path, file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]
             f'{path}: a header of {length} bytes; those of more than {LONGEST_HEADER} are not read'
         )
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_object_hook())
-        header.pop('__metadata__', None)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        header = parse_bounded_json(file.read(length), MAX_OBJECTS)
+    except ValueError as error:
         raise CheckpointError(f'{path}: the header is corrupt: {one_line(error)}') from None
+    header.pop('__metadata__', None)
     return length, header
-
-
-def _object_hook() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """A hook for JSON objects that limits their number and refuses repeated names."""
-    left = MOST_OBJECTS
-
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError(f'more than {MOST_OBJECTS} entries')
-        if len(found := dict(pairs)) < len(pairs):
-            raise ValueError('a name occurs twice')
-        return found
-
-    return build
 
 
 def _checked(path: Path, name: str, entry: dict[str, Any]) -> tuple[int, int, str, tuple[int, ...]]:
@@ -103,7 +86,7 @@ def _checked(path: Path, name: str, entry: dict[str, Any]) -> tuple[int, int, st
         raise ValueError('a type that is not a string, or a shape that is not a list')
     if len(name) > LONGEST_NAME:
         raise ValueError(f'a name of {len(name)} characters')
-    if len(shape) > MOST_AXES:
+    if len(shape) > MAX_AXES:
         raise ValueError(f'a shape of {len(shape)} axes')
     if not all(type(n) is int and 0 <= n <= LARGEST for n in (*shape, begin, end)):
         raise ValueError(f'shape {brief(shape)} and offsets are not whole numbers of 63 bits')

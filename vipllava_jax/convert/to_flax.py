@@ -23,7 +23,7 @@ from vipllava_jax.convert.table import Leaf, Plan, Sizes, arrange, fit
 from vipllava_jax.convert.tensors import READABLE, Tensor, read
 from vipllava_jax.convert.torch_files import open_checkpoint
 from vipllava_jax.files import read_json
-from vipllava_jax.folders import check_apart, check_only
+from vipllava_jax.folders import check_apart, check_no_other_files
 from vipllava_jax.hugging_face import read_config
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.progress_bar import Progress
@@ -42,7 +42,8 @@ class Report(NamedTuple):
     size: int  # bytes read
     seconds: float
     unused: tuple[str, ...]  # tensors of the source that a forward pass does not use
-    notes: tuple[str, ...] = ()  # differences from the source, and warnings, in sentences
+    notes: tuple[str, ...] = ()  # differences from the source, in sentences
+    warnings: tuple[str, ...] = ()  # weights that hold NaN or infinity
 
 
 def plan(source: Path) -> Plan:
@@ -138,7 +139,9 @@ def convert(
     for read_from in (source, *([adapter] if adapter else [])):
         check_apart(Path(read_from), target)
     if overwrite and is_checkpoint(target):
-        check_only(target, (MARK, PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES))
+        check_no_other_files(
+            target, (MARK, PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
+        )
     options = WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter)
     began = time.monotonic()
     what = plan(source)
@@ -151,14 +154,14 @@ def convert(
     size = sum(tensor.nbytes for _, tensor in what.pairs)
     names = {leaf.path: f'{leaf.name} ({leaf.path})' for leaf, _ in what.pairs}
     paths = (path.removesuffix('/scale') for path in odd)
-    notes = not_finite((names.get(path, path) for path in paths), options.dtype)
-    return Report(len(what.pairs), size, time.monotonic() - began, what.unused, notes)
+    warnings = not_finite((names.get(path, path) for path in paths), options.dtype)
+    return Report(len(what.pairs), size, time.monotonic() - began, what.unused, warnings=warnings)
 
 
 def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]:
     """A warning for each written weight that holds NaN or infinity."""
     reason = '; numbers above 65504 are infinite in float16' if dtype == jnp.float16 else ''
-    return (*(f'warning: {name} holds NaN or infinity{reason}' for name in names),)
+    return (*(f'{name} holds NaN or infinity{reason}' for name in names),)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

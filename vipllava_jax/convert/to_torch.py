@@ -25,7 +25,7 @@ from vipllava_jax.convert.table import Leaf, leaves, reverse
 from vipllava_jax.convert.to_flax import Report, not_finite, rearranged
 from vipllava_jax.convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax.files import naming, write_json
-from vipllava_jax.folders import check_apart, check_only, new_folder
+from vipllava_jax.folders import check_apart, check_no_other_files, new_folder
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.integrity import finite
@@ -76,7 +76,7 @@ def export(
     for read_from in (source, *([adapter] if adapter else [])):
         check_apart(Path(read_from), target)
     if overwrite and is_torch_folder(target):
-        check_only(target, WRITTEN)
+        check_no_other_files(target, WRITTEN)
     options = WeightOptions(dtype=dtype, adapter=adapter)
     began = time.monotonic()
     stored = checkpoint.open(source)
@@ -100,8 +100,8 @@ def export(
         common = max({entry.dtype for entry in entries}, key=[entry.dtype for entry in entries].count)
         write_json(partial / 'config.json', to_hugging_face(grown) | {'torch_dtype': common.name})
         checkpoint.copy_files(source, partial)
-    notes += not_finite(odd, options.dtype)
-    return Report(len(entries), size, time.monotonic() - began, (), notes)
+    warnings = not_finite(odd, options.dtype)
+    return Report(len(entries), size, time.monotonic() - began, (), notes, warnings)
 
 
 def _with_image_token(cfg: Config) -> tuple[Config, tuple[str, ...]]:

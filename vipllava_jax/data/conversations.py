@@ -107,7 +107,7 @@ class LengthLimit:
         frame = TEMPLATES[self.template]
         framed = sum(len(getattr(frame, turn.role)) + len(turn.text.encode()) for turn in turns)
         pictures = images * (self.processor.patches + len(frame.image))
-        return len(frame.preamble) + len(frame.system) + framed + pictures + 2
+        return len(frame.default_system) + len(frame.system) + framed + pictures + 2
 
 
 def _truncate(example: Example, images: int, processor: Processor, max_length: int) -> Example:

@@ -4,7 +4,6 @@ The decoding state is donated to each chunk, so that its buffers are updated in 
 """
 
 import dataclasses
-import secrets
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,15 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import Array
 
 from vipllava_jax.config import Config
 from vipllava_jax.generation.finite import explain
-from vipllava_jax.generation.sampling import Sampling, pick
-from vipllava_jax.inputs.processor import Batch, bucket
+from vipllava_jax.generation.result import Generation
+from vipllava_jax.generation.sampling import Sampling, sample, sampling_of
+from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, with_overrides
+from vipllava_jax.generation.state import State, eos_rows, write_ids
+from vipllava_jax.generation.stopping import AnswerEnds, RowStops, stop_ids
+from vipllava_jax.inputs.batch import Batch, bucket
+from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model import vipllava
-from vipllava_jax.model.llama import Cache
+from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.threads import background
 
@@ -28,30 +31,14 @@ NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
 CHUNK = 8  # decode steps per call: 30 ms on a fast GPU; the next call starts before the host reads the tokens
 
 
-class Generation(NamedTuple):
-    """The answers to a batch of prompts."""
-
-    tokens: np.ndarray  # Bxn, including the end token, followed by padding
-    lengths: np.ndarray  # B, the number of tokens of each answer, including the end token
-    finished: np.ndarray  # B, whether the row ended with an end token rather than at max_new_tokens
-
-
-@struct.dataclass
-class State:
-    """The state of decoding, for each row of a batch."""
-
-    cache: Cache
-    tokens: Array  # B, the newest tokens, which are not yet in the cache
-    positions: Array  # B, the positions of these tokens
-    done: Array  # B, whether the row has ended
-    sampling: Sampling | None
-
-
 @partial(jax.jit, static_argnames=('cfg', 'slots'))
-def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Config, slots: int) -> State:
-    """Prefills the cache with the prompts of a batch -> the state, with the first new token of each row.
+def prefill_batch(
+    params: Params, batch: Batch, sampling: Sampling | None, eos: Array, *, cfg: Config, slots: int
+) -> State:
+    """Prefills a cache with the prompts of a batch -> the state, with the first new token of each row.
 
-    The token is NOT_FINITE for a row whose logits hold NaN or infinity.
+    `eos` BE are the ids that end each answer, as returned by `eos_rows`. The token is NOT_FINITE for a row
+    whose logits hold NaN or infinity.
     """
     logits, cache = vipllava.prefill(
         params,
@@ -62,31 +49,68 @@ def start(params: Params, batch: Batch, sampling: Sampling | None, *, cfg: Confi
         cfg=cfg,
         image_counts=batch.image_counts,
     )
-    positions = jnp.asarray(batch.lengths)
-    tokens = pick(logits, sampling, positions)
+    prompt = jnp.asarray(batch.tokens, jnp.int32)
+    positions = jnp.asarray(batch.lengths, jnp.int32)
+    tokens = sample(logits, sampling, positions)
     # The tokens report this, because the host reads them anyway: the check takes no extra transfer.
     tokens = jnp.where(jnp.isfinite(logits).all(axis=-1), tokens, NOT_FINITE)
-    return State(cache, tokens, positions, ended(tokens, cfg), sampling)
+    ids = jnp.pad(prompt, ((0, 0), (0, slots - prompt.shape[1])), constant_values=cfg.pad)
+    ids = write_ids(ids, tokens[:, None], positions)
+    return State(cache, ids, tokens, positions, is_end(tokens, eos), eos, sampling)
 
 
 @partial(jax.jit, static_argnames=('cfg', 'steps'), donate_argnames='state')
-def advance(params: Params, state: State, *, cfg: Config, steps: int) -> tuple[State, Array]:
-    """Decodes `steps` tokens per row -> the new state, and the tokens BT, with padding after a row's end."""
+def decode_chunk(params: Params, state: State, *, cfg: Config, steps: int) -> tuple[State, Array]:
+    """Decodes `steps` tokens per row -> the new state, and the tokens BT, with padding after a row's end.
+
+    `state` is donated: it cannot be used afterwards.
+    """
 
     def step(state: State, _: None) -> tuple[State, Array]:
         logits, cache = vipllava.decode(params, state.tokens, state.cache, state.positions, cfg=cfg)
         positions = jnp.where(state.done, state.positions, state.positions + 1)
-        tokens = jnp.where(state.done, cfg.pad, pick(logits, state.sampling, positions))
-        done = state.done | ended(tokens, cfg)
-        return State(cache, tokens, positions, done, state.sampling), tokens
+        tokens = jnp.where(state.done, cfg.pad, sample(logits, state.sampling, positions))
+        done = state.done | is_end(tokens, state.eos)
+        return dataclasses.replace(state, cache=cache, tokens=tokens, positions=positions, done=done), tokens
 
-    state, tokens = jax.lax.scan(step, state, length=steps)
-    return state, tokens.T
+    first = state.positions + 1
+    state, stacked = jax.lax.scan(step, state, length=steps)
+    tokens = stacked.T
+    # Once per chunk, because nothing reads the ids between its steps.
+    return dataclasses.replace(state, ids=write_ids(state.ids, tokens, first)), tokens
 
 
-def ended(tokens: Array, cfg: Config) -> Array:
-    """Whether each of the tokens ends an answer."""
-    return jnp.isin(tokens, jnp.array(cfg.eos, tokens.dtype))
+def is_end(tokens: Array, eos: Array) -> Array:
+    """Whether each of the tokens B is among the ids eos BE that end its row."""
+    return (tokens[:, None] == eos).any(axis=-1)
+
+
+class Plan(NamedTuple):
+    """The arguments of the two programs, and where the answers end."""
+
+    sampling: Sampling | None
+    eos: np.ndarray  # BE
+    slots: int
+    ends: AnswerEnds
+
+
+def generate(
+    params: Params,
+    batch: Batch,
+    *,
+    cfg: Config,
+    settings: GenerationSettings | None = None,
+    processor: Processor | None = None,
+    **overrides: Any,
+) -> Generation:
+    """The complete answers to a batch; arguments and errors are those of `stream`."""
+    chosen = with_overrides(settings, overrides)
+    plan = _plan(batch, cfg, chosen, processor)
+    tokens = np.concatenate(list(_stream(params, batch, cfg, plan)), axis=1)
+    lengths, reasons = plan.ends.lengths, tuple(plan.ends.reasons)
+    finished = np.array([reason == 'stop' for reason in reasons])
+    stop, keep_stop = tuple(chosen.stop), chosen.keep_stop
+    return Generation(tokens[:, : lengths.max()], lengths, finished, reasons, stop, keep_stop)
 
 
 def stream(
@@ -94,132 +118,95 @@ def stream(
     batch: Batch,
     *,
     cfg: Config,
-    max_new_tokens: int | None = None,
-    temperature: float | Sequence[float] = 0.0,
-    top_k: int | Sequence[int] = 0,
-    top_p: float | Sequence[float] = 1.0,
-    seed: int | None = None,
-    eos: int | Sequence[int] | None = None,
+    settings: GenerationSettings | None = None,
+    processor: Processor | None = None,
+    **overrides: Any,
 ) -> Iterator[np.ndarray]:
     """Yields the answers of a batch as arrays Bxn of new tokens, with padding after a row's end.
 
-    `max_new_tokens` defaults to 512, or to what the context leaves if that is less. At temperature 0, the
-    most likely token is selected; above, tokens are sampled with one key per row, derived from `seed` (None:
-    a random one) and the row's index. `temperature`, `top_k` (0: all) and `top_p` (1: all) are one number or
-    one per row. `eos` are the ids that end an answer (None: those of the config).
+    `settings` default to greedy decoding; `overrides` replace single fields, as in
+    `stream(params, batch, cfg=cfg, temperature=0.7, seed=1)`. `processor` turns tokens into text and is
+    required with `stop`: a row then ends with the token that completes a stop string.
 
-    Raises ValueError before anything runs if a setting is out of range, the placeholders do not match the
-    images, or prompt and answer exceed the context of the model; and at the first tokens if their logits hold
-    NaN or infinity, naming the weights that do.
+    Raises TypeError for an unknown setting, and ValueError before anything runs if a setting is out of range,
+    the placeholders do not match the images, or prompt and answer exceed the context of the model; and at the
+    first tokens if their logits hold NaN or infinity, naming the weights that do.
     """
-    return _stream(params, batch, *_planned(batch, cfg, max_new_tokens, temperature, top_k, top_p, seed, eos))
+    plan = _plan(batch, cfg, with_overrides(settings, overrides), processor)
+    return _stream(params, batch, cfg, plan)
 
 
-def _planned(
-    batch: Batch,
-    cfg: Config,
-    max_new_tokens: int | None = None,
-    temperature: float | Sequence[float] = 0.0,
-    top_k: int | Sequence[int] = 0,
-    top_p: float | Sequence[float] = 1.0,
-    seed: int | None = None,
-    eos: int | Sequence[int] | None = None,
-) -> tuple[Sampling | None, Config, int]:
-    """The settings of `stream` -> the sampling, the config with `eos`, the number of tokens to generate."""
-    cfg = _ending(cfg, eos)
-    vipllava.check(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
-    new = room(batch, cfg, max_new_tokens)
-    return _sampling(len(batch.tokens), temperature, top_k, top_p, seed), cfg, new
+def _plan(batch: Batch, cfg: Config, settings: GenerationSettings, processor: Processor | None) -> Plan:
+    B, T = batch.tokens.shape
+    check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
+    eos = cfg.eos if settings.eos is None else tuple(np.atleast_1d(settings.eos))
+    row_stops: list[RowStops] = []
+    if settings.stop:
+        if processor is None:
+            raise ValueError('stop needs processor=, which turns the tokens into the text that is searched')
+        eos = (*eos, *stop_ids(processor, settings.stop))
+        row_stops = [RowStops(processor, settings.stop) for _ in range(B)]
+    limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
+    slots = bucket(T + int(limits.max()))
+    ends = AnswerEnds(limits, eos, cfg.pad, row_stops)
+    return Plan(sampling_of(settings, B), eos_rows(eos, B), slots, ends)
 
 
-def _stream(
-    params: Params, batch: Batch, sampling: Sampling | None, cfg: Config, new: int
-) -> Iterator[np.ndarray]:
-    state = start(params, batch, sampling, cfg=cfg, slots=bucket(batch.tokens.shape[1] + new))
+def _stream(params: Params, batch: Batch, cfg: Config, plan: Plan) -> Iterator[np.ndarray]:
+    sampling, eos, slots, ends = plan
+    state = prefill_batch(params, batch, sampling, eos, cfg=cfg, slots=slots)
     coming = state.tokens[:, None]
-    done = np.zeros(len(batch.tokens), bool)
-    while new > 0:
+    left = int(ends.limits.max())
+    while left and not ends.all_ended:
         ready = coming
-        if new > ready.shape[1]:  # start the next chunk before waiting for this one
-            state, coming = advance(params, state, cfg=cfg, steps=CHUNK)
-        tokens = np.asarray(ready)[:, :new]
+        if left > ready.shape[1]:  # start the next chunk before waiting for this one
+            state, coming = decode_chunk(params, state, cfg=cfg, steps=CHUNK)
+        tokens = np.asarray(ready)[:, :left]
         if (tokens == NOT_FINITE).any():
             raise ValueError(explain(params, batch))
-        yield tokens
-        new -= tokens.shape[1]
-        done |= np.isin(tokens, cfg.eos).any(axis=1)
-        if done.all():
-            return
+        left -= tokens.shape[1]
+        yield ends.push(tokens)
 
 
-def compile_for(params: Params, batch: Batch, *, cfg: Config, **settings: Any) -> None:
+def compile_for(
+    params: Params,
+    batch: Batch,
+    *,
+    cfg: Config,
+    settings: GenerationSettings | None = None,
+    processor: Processor | None = None,
+    **overrides: Any,
+) -> None:
     """Compiles the two programs that `stream` runs with these arguments, in parallel.
 
     The params may be shapes with shardings, all on the device on which the weights will be.
     """
-    sampling, cfg, new = _planned(batch, cfg, **settings)
-    begun = start.trace(params, batch, sampling, cfg=cfg, slots=bucket(batch.tokens.shape[1] + new))
-    where = jax.tree.leaves(params)[0].sharding
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), begun.out_info)
-    first = background(begun.lower().compile)
-    if new > 1:
-        advance.lower(params, state, cfg=cfg, steps=CHUNK).compile()
-    first()
+    plan = _plan(batch, cfg, with_overrides(settings, overrides), processor)
+    traced = prefill_batch.trace(params, batch, plan.sampling, plan.eos, cfg=cfg, slots=plan.slots)
+    sharding = jax.tree.leaves(params)[0].sharding
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), traced.out_info)
+    wait = background(traced.lower().compile)
+    if plan.ends.limits.max() > 1:
+        decode_chunk.lower(params, state, cfg=cfg, steps=CHUNK).compile()
+    wait()
 
 
-def generate(
-    params: Params, batch: Batch, *, cfg: Config, eos: int | Sequence[int] | None = None, **settings: Any
-) -> Generation:
-    """The complete answers to a batch; settings and errors are those of `stream`."""
-    cfg = _ending(cfg, eos)
-    tokens = np.concatenate(list(stream(params, batch, cfg=cfg, **settings)), axis=1)
-    ends = np.isin(tokens, cfg.eos)
-    finished = np.asarray(ends.any(axis=1))
-    lengths = np.where(finished, ends.argmax(axis=1) + 1, tokens.shape[1])
-    return Generation(tokens[:, : lengths.max()], lengths, finished)
+def max_new_tokens_for(batch: Batch, cfg: Config, max_new_tokens: int | Sequence[int] | None) -> np.ndarray:
+    """The maximum number of tokens of each answer, B; raises ValueError if the context is too short for it.
 
-
-def room(batch: Batch, cfg: Config, max_new_tokens: int | None) -> int:
-    """The number of tokens to generate; raises ValueError if the context of the model is too short."""
-    longest = int(np.max(batch.lengths))
-    left = cfg.text.context - longest
-    new = min(512, max(left, 1)) if max_new_tokens is None else max_new_tokens
-    if int(new) != new or new < 1:
-        raise ValueError(f'max_new_tokens is {new}, but must be a whole number from 1')
+    None is 512, or what the context leaves to the longest prompt if that is less.
+    """
+    B, context = len(batch.lengths), cfg.text.context
+    if max_new_tokens is None:
+        max_new_tokens = min(DEFAULT_NEW_TOKENS, max(context - int(batch.lengths.max()), 1))
+    limits = GenerationSettings(max_new_tokens=max_new_tokens).per_row('max_new_tokens', B)
+    row = (batch.lengths + limits).argmax()
+    length, new = int(batch.lengths[row]), int(limits[row])
+    left = context - length
     if new > left:
-        told = f'ask for at most {left} new' if left > 0 else 'shorten the prompt'
+        advice = f'ask for at most {left} new' if left > 0 else 'shorten the prompt'
         raise ValueError(
-            f'a prompt of {longest} tokens and {new} new exceed the {cfg.text.context} of the model: {told}'
+            f'row {row}: a prompt of {length} tokens and {new} new exceed the {context} of the model: '
+            f'{advice}'
         )
-    return int(new)
-
-
-def _ending(cfg: Config, eos: int | Sequence[int] | None) -> Config:
-    """The config with `eos` as the ids that end an answer, or unchanged if `eos` is None."""
-    return cfg if eos is None else dataclasses.replace(cfg, eos=tuple(map(int, np.atleast_1d(eos))))
-
-
-def _sampling(
-    B: int,
-    temperature: float | Sequence[float],
-    top_k: int | Sequence[int],
-    top_p: float | Sequence[float],
-    seed: int | None,
-) -> Sampling | None:
-    """The settings of `stream` as arrays B with one key per row; None if every row is greedy."""
-    for name, given in (('temperature', temperature), ('top_k', top_k), ('top_p', top_p)):
-        if np.shape(given) not in ((), (B,)):
-            raise ValueError(f'{name} has the shape {np.shape(given)}: give one number, or {B}, one a row')
-    t, k, p = (np.broadcast_to(np.asarray(x), B) for x in (temperature, top_k, top_p))
-    for name, x, good, range_ in [
-        ('temperature', t, (t >= 0) & np.isfinite(t), 'finite and not below 0'),
-        ('top_k', k, (k >= 0) & (k == np.floor(k)), 'a whole number, 0 for all'),
-        ('top_p', p, (p > 0) & (p <= 1), 'above 0 and at most 1'),
-    ]:
-        if not good.all():
-            raise ValueError(f'{name} is {x[~good][0]}, but must be {range_}')
-    if not t.any():
-        return None
-    key = jax.random.key(secrets.randbits(32) if seed is None else seed)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(B))
-    return Sampling(jnp.float32(t), jnp.int32(k), jnp.float32(p), keys)
+    return limits

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vipllava_jax.inputs.processor import Batch
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.messages import listed
 from vipllava_jax.model.vipllava import Params
 

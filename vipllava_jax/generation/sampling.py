@@ -1,9 +1,14 @@
 """Sampling: from logits to the next token of each row."""
 
+import secrets
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array
+
+from vipllava_jax.generation.settings import GenerationSettings
 
 
 @struct.dataclass
@@ -16,7 +21,24 @@ class Sampling:
     keys: Array  # B, random keys
 
 
-def pick(logits: Array, sampling: Sampling | None, positions: Array) -> Array:
+def sampling_of(settings: GenerationSettings, B: int) -> Sampling | None:
+    """The sampling settings of B rows; None if every row is greedy.
+
+    Raises ValueError if a setting has another number of rows.
+    """
+    temperature, top_k, top_p = (settings.per_row(name, B) for name in ('temperature', 'top_k', 'top_p'))
+    seed = secrets.randbits(32) if settings.seed is None else settings.seed
+    seeds = settings.per_row('seed', B)
+    if not temperature.any():
+        return None
+    if isinstance(seed, int):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(B))
+    else:
+        keys = jax.vmap(jax.random.key)(seeds.astype(np.uint32))
+    return Sampling(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p), keys)
+
+
+def sample(logits: Array, sampling: Sampling | None, positions: Array) -> Array:
     """Logits BV -> tokens B: the most likely, or one sampled with the row's key folded with its position.
 
     Decoding is greedy for rows of temperature 0, and for all rows if `sampling` is None.
@@ -25,11 +47,12 @@ def pick(logits: Array, sampling: Sampling | None, positions: Array) -> Array:
     if sampling is None:
         return likeliest
     keys = jax.vmap(jax.random.fold_in)(sampling.keys, positions)
-    drawn = jax.vmap(jax.random.categorical)(keys, keep(logits, sampling)).astype(jnp.int32)
-    return jnp.where(sampling.temperature > 0, drawn, likeliest)
+    filtered = filter_top_k_top_p(logits, sampling)
+    sampled = jax.vmap(jax.random.categorical)(keys, filtered).astype(jnp.int32)
+    return jnp.where(sampling.temperature > 0, sampled, likeliest)
 
 
-def keep(logits: Array, sampling: Sampling) -> Array:
+def filter_top_k_top_p(logits: Array, sampling: Sampling) -> Array:
     """Logits BV -> logits / temperature, -inf outside top-k and then top-p (Holtzman et al., 2020)."""
     logits = logits / jnp.maximum(sampling.temperature, 1e-6)[:, None]
     falling = jnp.sort(logits, axis=-1, descending=True)

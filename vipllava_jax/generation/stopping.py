@@ -1,34 +1,50 @@
-"""Stop strings: which texts and ids end an answer, and truncation of streamed text at them."""
+"""The ends of answers: end ids, stop strings and the maximum number of tokens, checked on the host."""
 
 from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from vipllava_jax.config import Config
 from vipllava_jax.inputs.processor import Processor
 
 
-def ends(processor: Processor, template: str, cfg: Config) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def stop_conditions(
+    processor: Processor, template: str, cfg: Config
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The stop strings and stop ids of a template; a stop string that is one token is also a stop id."""
     stops = processor.stop_strings(template)
-    special = [processor.tokenizer.token_to_id(stop) for stop in stops]
-    return stops, (*cfg.eos, *[id for id in special if id is not None])
+    return stops, (*cfg.eos, *stop_ids(processor, stops))
 
 
-def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+def stop_ids(processor: Processor, stops: Sequence[str]) -> list[int]:
+    """The ids of the stop strings that are one token."""
+    ids = [processor.tokenizer.token_to_id(stop) for stop in stops]
+    return [id for id in ids if id is not None]
+
+
+def find_stop(text: str, stops: Sequence[str]) -> tuple[int, int] | None:
+    """The begin and end in a text of the stop string that is complete first; None if there is none."""
+    found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    end, begin = min(found, default=(0, 0))
+    return (begin, end) if found else None
+
+
+def truncate_at_stops(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """Pieces of text -> pieces of the same text up to the first stop string, as early as possible.
 
-    Text that may be the beginning of a stop string is held back until later pieces decide.
+    The first is the one that is complete first, however the text is split. Text that may be the beginning of
+    a stop string is held back until later pieces decide.
     """
     held = ''
     for piece in pieces:
         held += piece
-        found = [at for stop in stops if (at := held.find(stop)) >= 0]
-        if found:
-            yield held[: min(found)]
+        if found := find_stop(held, stops):
+            yield held[: found[0]]
             return
-        sure = len(held) - _overlap(held, stops)
-        if sure:
-            yield held[:sure]
-            held = held[sure:]
+        certain = len(held) - _overlap(held, stops)
+        if certain:
+            yield held[:certain]
+            held = held[certain:]
     if held:
         yield held
 
@@ -36,3 +52,64 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 def _overlap(text: str, stops: Sequence[str]) -> int:
     """The length of the longest suffix of `text` that is a proper prefix of a stop string."""
     return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+
+
+class RowStops:
+    """Finds the first stop string in the text of one row as its tokens arrive."""
+
+    def __init__(self, processor: Processor, stops: Sequence[str]) -> None:
+        self.stream, self.stops = processor.text_stream(), stops
+        self.longest = max(map(len, stops))
+        self.text = ''  # the end of the text, as long as the longest stop string
+
+    def push(self, ids: Iterable[int]) -> int | None:
+        """The number of these ids up to and including the one that completes a stop string, or None."""
+        for n, id in enumerate(ids, 1):
+            self.text += self.stream.push([id])
+            if find_stop(self.text + self.stream.blank, self.stops):
+                return n
+            self.text = self.text[-self.longest :]
+        return None
+
+
+class AnswerEnds:
+    """Where the answers of a batch end, updated with the tokens of each chunk."""
+
+    def __init__(
+        self, limits: np.ndarray, eos: Sequence[int], pad: int, row_stops: Sequence[RowStops] = ()
+    ) -> None:
+        B = len(limits)
+        self.limits = limits  # B, the maximum number of tokens of each answer
+        self.eos, self.pad = eos, pad
+        self.row_stops = row_stops  # of each row, or empty without stop strings
+        self.lengths = np.zeros(B, np.int32)
+        self.reasons = [''] * B  # '' until the answer has ended
+
+    @property
+    def all_ended(self) -> bool:
+        return all(self.reasons)
+
+    def push(self, tokens: np.ndarray) -> np.ndarray:
+        """New tokens BT -> the same, with padding after the end of each row."""
+        tokens = tokens.copy()
+        for row, ids in enumerate(tokens):
+            if self.reasons[row]:
+                ids[:] = self.pad
+                continue
+            ids = ids[: self.limits[row] - self.lengths[row]]
+            n, reason = len(ids), ''
+            if n + self.lengths[row] == self.limits[row]:
+                reason = 'length'
+            if (end := self._stop(row, ids)) is not None:
+                n, reason = end, 'stop'
+            self.lengths[row] += n
+            self.reasons[row] = reason
+            tokens[row, n:] = self.pad
+        return tokens
+
+    def _stop(self, row: int, ids: np.ndarray) -> int | None:
+        """The number of these ids up to and including the one that ends the answer, or None."""
+        is_end = np.isin(ids, self.eos)
+        end = int(is_end.argmax()) + 1 if is_end.any() else None
+        found = self.row_stops[row].push(ids[:end]) if self.row_stops else None
+        return end if found is None else found

@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 Point = tuple[float, float]
-Colour = tuple[int, ...]  # red, green, blue, alpha
+Color = tuple[int, ...]  # red, green, blue, alpha
 Bounds = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are outside
 
-STEPS = 10_000_000  # pixels of outline, or rows crossed by edges, that take Pillow a second at most
-CHECKS = 1_000_000_000  # rows times edges that take Pillow a second at most
+# Pillow takes a second at most for
+MAX_OUTLINE_PIXELS = 10_000_000  # pixels of outlines, or rows that edges cross
+MAX_EDGE_ROWS = 1_000_000_000  # rows times edges
 TILE = 1024  # pixels per side of the tiles that are composited
 
 
@@ -27,38 +28,38 @@ class Canvas:
         self.size = size
         self.image = Image.new('RGBA', size)
         self._draw = ImageDraw.Draw(self.image)
-        self._touched: Bounds | None = None
+        self._changed: Bounds | None = None
 
     @property
-    def widest(self) -> int:
+    def max_width(self) -> int:
         """The width above which a line covers no more of the picture."""
         return 4 * max(self.size)
 
-    def line(self, points: Sequence[Point], colour: Colour, width: int, joint: str | None = None) -> None:
+    def line(self, points: Sequence[Point], colour: Color, width: int, joint: str | None = None) -> None:
         """Segments from each point to the next."""
-        width = min(width, self.widest)
+        width = min(width, self.max_width)
         # At a joint between two segments in one direction Pillow may draw far beyond the width.
-        self._touch(points, max(self.size) if joint else width)
+        self._mark_changed(points, max(self.size) if joint else width)
         self._draw.line(points, colour, width, joint)
 
-    def curve(self, points: np.ndarray, colour: Colour, width: int) -> None:
+    def curve(self, points: np.ndarray, colour: Color, width: int) -> None:
         """A line through many close points N2; of the points within a pixel only the first is used."""
         pixels = points.astype(np.int64)  # as Pillow does
         moved = np.ones(len(pixels), bool)
         moved[1:] = (pixels[1:] != pixels[:-1]).any(axis=1)
         path, dots = pixels[moved], np.unique(pixels[~moved], axis=0)
-        step = -(-len(path) * min(width, max(self.size)) // STEPS)
+        step = -(-len(path) * min(width, max(self.size)) // MAX_OUTLINE_PIXELS)
         if step > 1:
             path = np.concatenate([path[:-1:step], path[-1:]])
         self.line(list(map(tuple, path.tolist())), colour, width)
         self._draw.point(dots.ravel().tolist(), colour)  # as Pillow draws a segment of length 0
 
-    def rectangle(self, box: tuple[float, float, float, float], colour: Colour, width: int) -> None:
+    def rectangle(self, box: tuple[float, float, float, float], colour: Color, width: int) -> None:
         """The outline of a box, drawn inwards; if wider than the box, it extends beyond it, as in Pillow."""
         x1, y1, x2, y2 = map(int, box)
-        width = min(width, self.widest)
+        width = min(width, self.max_width)
         if 2 * width <= min(x2 - x1, y2 - y1):
-            self._touch(((x1, y1), (x2, y2)), 0)
+            self._mark_changed(((x1, y1), (x2, y2)), 0)
             self._draw.rectangle((x1, y1, x2, y2), outline=colour, width=width)
             return
         start, stop = y1 + width, y2 - width + 1  # of the vertical lines, which may run upwards
@@ -71,39 +72,39 @@ class Canvas:
         ):
             self._fill(part, colour)
 
-    def _fill(self, box: Bounds, colour: Colour) -> None:
+    def _fill(self, box: Bounds, colour: Color) -> None:
         """Fills the part of a box, right and bottom included, that is on the picture."""
         x1, y1 = max(box[0], 0), max(box[1], 0)
         x2, y2 = min(box[2], self.size[0] - 1), min(box[3], self.size[1] - 1)
         if x1 <= x2 and y1 <= y2:
-            self._touch(((x1, y1), (x2, y2)), 0)
+            self._mark_changed(((x1, y1), (x2, y2)), 0)
             self._draw.rectangle((x1, y1, x2, y2), fill=colour)
 
     def ellipse(
         self,
         box: tuple[float, float, float, float],
         *,
-        fill: Colour | None = None,
-        outline: Colour | None = None,
+        fill: Color | None = None,
+        outline: Color | None = None,
         width: int = 1,
     ) -> None:
-        self._touch((box[:2], box[2:]), 0)
-        self._draw.ellipse(box, fill=fill, outline=outline, width=min(width, self.widest))
+        self._mark_changed((box[:2], box[2:]), 0)
+        self._draw.ellipse(box, fill=fill, outline=outline, width=min(width, self.max_width))
 
-    def polygon(self, corners: Sequence[Point], colour: Colour) -> None:
+    def polygon(self, corners: Sequence[Point], colour: Color) -> None:
         """A filled polygon."""
         corners = self._thinned(corners)
-        self._touch(corners, 0)
+        self._mark_changed(corners, 0)
         self._draw.polygon(corners, fill=colour)
 
-    def contour(self, polygons: Sequence[Sequence[Point]], colour: Colour, reach: int) -> None:
+    def contour(self, polygons: Sequence[Sequence[Point]], colour: Color, reach: int) -> None:
         """The outlines of polygons, drawn at every offset of up to `reach` pixels in both directions."""
         reach = min(reach, max(self.size))
         thinned = [self._thinned(corners) for corners in polygons]
         corners = [corner for polygon in thinned for corner in polygon]
-        self._touch(corners, reach)
+        self._mark_changed(corners, reach)
         pixels = sum(map(_length, thinned)) + 100 * len(corners)
-        if (2 * reach + 1) ** 2 * pixels > 5 * STEPS:
+        if (2 * reach + 1) ** 2 * pixels > 5 * MAX_OUTLINE_PIXELS:
             self._dilated_contour(thinned, self._clipped(corners, reach), colour, reach)
             return
         for polygon in thinned:
@@ -112,7 +113,7 @@ class Canvas:
                     self._draw.polygon([(x + dx, y + dy) for x, y in polygon], outline=colour)
 
     def _dilated_contour(
-        self, polygons: Sequence[Sequence[Point]], window: Bounds, colour: Colour, reach: int
+        self, polygons: Sequence[Sequence[Point]], window: Bounds, colour: Color, reach: int
     ) -> None:
         """The same, drawn once and dilated.
 
@@ -125,13 +126,13 @@ class Canvas:
         grown = _dilated(_dilated(np.asarray(lines.crop(window)), reach).T, reach).T
         self.image.paste(colour, window, Image.fromarray(grown))
 
-    def move_to(self, picture: Image.Image) -> Bounds | None:
+    def composite_onto(self, picture: Image.Image) -> Bounds | None:
         """Composites the drawing onto an RGB picture and clears the canvas; returns the changed bounds."""
-        if self._touched is None:
+        if self._changed is None:
             return None
-        left, top, right, bottom = self._touched
-        self._touched = None
-        touched = None
+        left, top, right, bottom = self._changed
+        self._changed = None
+        changed = None
         for y in range(top, bottom, TILE):
             for x in range(left, right, TILE):
                 tile = (x, y, min(x + TILE, right), min(y + TILE, bottom))
@@ -140,14 +141,14 @@ class Canvas:
                     under = picture.crop(tile).convert('RGBA')
                     picture.paste(Image.alpha_composite(under, drawn).convert('RGB'), tile)
                     self.image.paste((0, 0, 0, 0), tile)
-                    touched = _union(touched, (inner[0] + x, inner[1] + y, inner[2] + x, inner[3] + y))
-        return touched
+                    changed = _union(changed, (inner[0] + x, inner[1] + y, inner[2] + x, inner[3] + y))
+        return changed
 
-    def _touch(self, points: Sequence[Point], margin: float) -> None:
+    def _mark_changed(self, points: Sequence[Point], margin: float) -> None:
         """Records that pixels within a margin of the points may be drawn."""
         bounds = self._clipped(points, margin)
         if bounds[0] < bounds[2] and bounds[1] < bounds[3]:
-            self._touched = _union(self._touched, bounds)
+            self._changed = _union(self._changed, bounds)
 
     def _clipped(self, points: Sequence[Point], margin: float) -> Bounds:
         """The bounding box of the points with a margin, and 2 pixels for rounding, clipped to the picture."""
@@ -161,10 +162,12 @@ class Canvas:
 
     def _thinned(self, corners: Sequence[Point]) -> Sequence[Point]:
         """Every n-th corner; n is 1 unless the polygon crosses the picture many thousand times."""
-        if len(corners) < STEPS // max(self.size):
+        if len(corners) < MAX_OUTLINE_PIXELS // max(self.size):
             return corners
         height = np.ptp([y for _, y in corners]) + 1
-        step = max(math.ceil(_length(corners) / STEPS), math.ceil(len(corners) * height / CHECKS))
+        step = max(
+            math.ceil(_length(corners) / MAX_OUTLINE_PIXELS), math.ceil(len(corners) * height / MAX_EDGE_ROWS)
+        )
         return corners[::step] if step > 1 else corners
 
 

@@ -23,19 +23,20 @@ class ChatTemplate(NamedTuple):
     tokens: Mapping[str, str] = {}
 
 
-def find(folder: Path, tokens: Mapping[str, str]) -> ChatTemplate | None:
+def find_chat_template(folder: Path, tokens: Mapping[str, str]) -> ChatTemplate | None:
     """The chat template of a folder, or None; CheckpointError names a file with an invalid one."""
     for name in SOURCES:
         path = folder / name
         if not path.exists():
             continue
-        source = _default(path, _text(path) if path.suffix == '.jinja' else read_json(path))
+        fields = _read_jinja(path) if path.suffix == '.jinja' else read_json(path)
+        source = _default_template(path, fields)
         if source:
             return ChatTemplate(source, tokens)
     return None
 
 
-def _text(path: Path) -> dict[str, str]:
+def _read_jinja(path: Path) -> dict[str, str]:
     data = read_bytes(path)
     check_encoding(path, data[:4])
     try:
@@ -44,30 +45,32 @@ def _text(path: Path) -> dict[str, str]:
         raise CheckpointError(f'{path}: not UTF-8 ({error.reason} at byte {error.start})') from None
 
 
-def _default(path: Path, fields: Mapping[str, Any]) -> str | None:
-    """The template in a file: one text, or several by name, of which transformers uses 'default'."""
-    given = fields.get('chat_template')
-    if isinstance(given, list):
-        if not all(isinstance(entry, dict) and isinstance(entry.get('name'), str) for entry in given):
+def _default_template(path: Path, fields: Mapping[str, Any]) -> str | None:
+    """The template in a file: one text, or several by name, of which transformers uses `default`."""
+    template = fields.get('chat_template')
+    if isinstance(template, list):
+        if not all(isinstance(entry, dict) and isinstance(entry.get('name'), str) for entry in template):
             raise CheckpointError(f'{path}: chat_template: expected a list of {{"name", "template"}} objects')
-        given = {entry['name']: entry.get('template') for entry in given}
-    if isinstance(given, dict):
-        given = given.get('default')
-    if given is not None and not isinstance(given, str):
-        raise CheckpointError(f'{path}: chat_template: expected a text, found {brief(given)}')
-    return given
+        template = {entry['name']: entry.get('template') for entry in template}
+    if isinstance(template, dict):
+        template = template.get('default')
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f'{path}: chat_template: expected a text, found {brief(template)}')
+    return template
 
 
-def write(chat: ChatTemplate, messages: Sequence[Mapping[str, Any]], cue: bool) -> str:
-    """Renders messages in the format of transformers; with `cue` the text ends with the start of an answer.
+def render_chat(
+    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool
+) -> str:
+    """Renders messages in the format of transformers, at the end the start of an answer if asked for.
 
     Raises RenderingError if the template fails.
     """
     variables = {
-        **chat.tokens,
+        **template.tokens,
         'messages': messages,
         'tools': None,
         'documents': None,
-        'add_generation_prompt': cue,
+        'add_generation_prompt': add_generation_prompt,
     }
-    return RENDERER.render(chat.source, variables)
+    return RENDERER.render(template.source, variables)

@@ -9,9 +9,9 @@ import numpy as np
 
 from vipllava_jax.messages import brief
 
-MOST_CORNERS = 100_000  # per mark; the exact outline of an object in a large photo has a few thousand
-MOST_POLYGONS = 1000  # per mark
-FARTHEST = 1e9  # no picture is nearly as large; the bound keeps arithmetic on coordinates finite
+MAX_CORNERS = 100_000  # per mark; the exact outline of an object in a large photo has a few thousand
+MAX_POLYGONS = 1000  # per mark
+MAX_COORDINATE = 1e9  # no picture is nearly as large; the bound keeps arithmetic on coordinates finite
 
 Pair = tuple[float, float]
 
@@ -51,8 +51,10 @@ def read_number(value: Any) -> float:
         raise ValueError(f'expected numbers, found a {type(value).__name__}') from None
     except OverflowError:
         found = math.inf
-    if not abs(found) < FARTHEST:
-        raise ValueError(f'coordinates must be finite and less than {FARTHEST:.0e}, found {brief(value)}')
+    if not abs(found) < MAX_COORDINATE:
+        raise ValueError(
+            f'coordinates must be finite and less than {MAX_COORDINATE:.0e}, found {brief(value)}'
+        )
     return found
 
 
@@ -63,8 +65,8 @@ def read_numbers(values: Any, count: int | None, rule: str) -> tuple[float, ...]
         raise ValueError(f'expected numbers, found {brief(values)}: {rule}')
     if count is not None and len(found) != count:
         raise ValueError(f'found {len(found)} numbers, {brief(found)}: {rule}')
-    if len(found) > 2 * MOST_CORNERS:
-        raise ValueError(f'found {len(found)} numbers, expected at most {2 * MOST_CORNERS}: {rule}')
+    if len(found) > 2 * MAX_CORNERS:
+        raise ValueError(f'found {len(found)} numbers, expected at most {2 * MAX_CORNERS}: {rule}')
     try:
         return tuple(read_number(value) for value in found)
     except ValueError as error:
@@ -83,26 +85,28 @@ def read_box(values: Any) -> tuple[float, ...]:
 
 def read_polygons(values: Any) -> tuple[tuple[Pair, ...], ...]:
     """One polygon or several, each flat or as pairs -> a tuple of polygons as pairs."""
-    parts = _parts(values)
+    parts = _read_sequence(values)
     nested = [part for value in parts if (part := as_sequence(value)) is not None]
     one = not nested or (len(nested) == len(parts) and all(map(_is_pair, nested)))
     several = [parts] if one else parts
-    if len(several) > MOST_POLYGONS:
-        raise ValueError(f'found {len(several)} polygons, expected at most {MOST_POLYGONS}')
-    made = tuple(_polygon(polygon) for polygon in several)
-    if sum(map(len, made)) > MOST_CORNERS:
-        raise ValueError(f'the polygons have {sum(map(len, made))} corners, expected at most {MOST_CORNERS}')
-    return made
+    if len(several) > MAX_POLYGONS:
+        raise ValueError(f'found {len(several)} polygons, expected at most {MAX_POLYGONS}')
+    polygons = tuple(_read_polygon(polygon) for polygon in several)
+    if sum(map(len, polygons)) > MAX_CORNERS:
+        raise ValueError(
+            f'the polygons have {sum(map(len, polygons))} corners, expected at most {MAX_CORNERS}'
+        )
+    return polygons
 
 
-def _parts(values: Any) -> Any:
+def _read_sequence(values: Any) -> Any:
     found = as_sequence(values)
     if found is None:
         raise ValueError(
             f'expected numbers, found {brief(values)}: a polygon has x1, y1, x2, y2, x3, y3, ...'
         )
-    if len(found) > 2 * MOST_CORNERS:
-        raise ValueError(f'a polygon has {len(found)} numbers, expected at most {2 * MOST_CORNERS}')
+    if len(found) > 2 * MAX_CORNERS:
+        raise ValueError(f'a polygon has {len(found)} numbers, expected at most {2 * MAX_CORNERS}')
     return found
 
 
@@ -110,9 +114,9 @@ def _is_pair(values: Any) -> bool:
     return len(values) == 2 and all(as_sequence(value) is None for value in values)
 
 
-def _polygon(values: Any) -> tuple[Pair, ...]:
+def _read_polygon(values: Any) -> tuple[Pair, ...]:
     """Corners that enclose an area."""
-    parts = _parts(values)
+    parts = _read_sequence(values)
     if any(as_sequence(part) is not None for part in parts):
         pairs = [read_numbers(part, 2, 'a corner of a polygon has x and y') for part in parts]
     else:
@@ -124,7 +128,7 @@ def _polygon(values: Any) -> tuple[Pair, ...]:
         pairs = list(zip(flat[::2], flat[1::2], strict=True))
     corners = tuple((x, y) for x, y in pairs)
     if len(corners) < 3 or not encloses_area(corners):
-        shown = brief(flat_list(corners))
+        shown = brief(flatten(corners))
         raise ValueError(f'polygon {shown} is empty: give at least three corners that are not on one line')
     return corners
 
@@ -134,6 +138,6 @@ def encloses_area(corners: Any) -> bool:
     return bool(np.linalg.matrix_rank(np.subtract(corners, corners[0])) == 2)
 
 
-def flat_list(corners: Any) -> list[float]:
+def flatten(corners: Any) -> list[float]:
     """[(1, 2), (3, 4)] -> [1, 2, 3, 4]"""
     return [number for pair in corners for number in pair]

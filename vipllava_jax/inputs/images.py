@@ -10,26 +10,25 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from vipllava_jax.inputs.limits import Bounded
+from vipllava_jax.inputs.drawn_marks import drawn_marks, record_marks
+from vipllava_jax.inputs.image_arrays import ImageArray, check_array, image_of_array, is_array
+from vipllava_jax.inputs.limits import BoundedReader
 from vipllava_jax.inputs.metadata import without_metadata
 from vipllava_jax.messages import brief, one_line, printable
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image
-Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | ImageArray
 
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'ICO')
-LONGEST = 65_535  # pixels per side: the limit of JPEG
-LARGEST_FILE = 1 << 30  # bytes
-MARKS = 'vipllava marks'  # in a picture's info: what `marks.draw` drew on it
-MOST_SAMPLES = 270_000_000  # of a JPEG 2000 picture, whose decoder takes 4 bytes for each
+MAX_SIDE = 65_535  # pixels per side: the limit of JPEG
+MAX_FILE_BYTES = 1 << 30  # bytes
+MAX_SAMPLES = 270_000_000  # of a JPEG 2000 picture, whose decoder takes 4 bytes for each
 STRIP = 1 << 22  # pixels converted at a time
-TURNS = {  # by EXIF orientation, what makes the picture upright; 1 needs nothing
+TO_UPRIGHT = {  # by EXIF orientation, what makes the picture upright; 1 needs nothing
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,42 +38,34 @@ TURNS = {  # by EXIF orientation, what makes the picture upright; 1 needs nothin
     8: Image.Transpose.ROTATE_90,
 }
 
-_warning = threading.Lock()  # warnings.catch_warnings changes global state
+_warning_filters = threading.Lock()  # warnings.catch_warnings changes global state
 logging.getLogger('PIL').addHandler(logging.NullHandler())  # otherwise its log messages go to stderr
 
 
-@dataclass(frozen=True)
-class DrawnMarks:
-    """The marks drawn on a picture of this size, each with the bounds of its pixels."""
-
-    size: tuple[int, int]
-    extents: tuple[tuple[str, Box], ...] = ()
-
-
-def drawn_marks(image: Image.Image) -> DrawnMarks:
-    """The marks on a picture; none if it has been resized or cropped since."""
-    found = image.info.get(MARKS)
-    return found if isinstance(found, DrawnMarks) and found.size == image.size else DrawnMarks(image.size)
-
-
 def open_image(source: ImageSource, name: str = 'the picture') -> Image.Image:
-    """A path, the bytes of a file or a PIL picture -> a new RGB picture, upright, transparency on white.
+    """A path, the bytes of a file, a PIL picture or an array hw, hw3 or hw4 of uint8 -> a new RGB picture.
 
-    Takes the first frame of an animation and scales 16-bit grey to 8. Raises FileNotFoundError or ValueError,
-    in one line that names the file (or `name`), for anything that is not an intact picture of bounded size.
-    The bound is Pillow's, `PIL.Image.MAX_IMAGE_PIXELS`: 89 million pixels unless the caller changes it.
+    The picture is upright, with transparency on white, 16-bit grey scaled to 8 bits, and the first frame of
+    an animation. Raises FileNotFoundError or ValueError, in one line that names the file (or `name`), for
+    anything that is not an intact picture of bounded size: at most `PIL.Image.MAX_IMAGE_PIXELS`, 89 million
+    pixels unless the caller changes it.
     """
     if isinstance(source, Image.Image):
         return _decode(source, name)
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not len(source):
             raise ValueError(f'{name} is empty: expected the bytes of a picture file')
-        with _open(io.BytesIO(source), name) as picture:
+        with _read_header(io.BytesIO(source), name) as picture:
             return _decode(picture, name)
+    if is_array(source):
+        _check_size(check_array(source, name), name)
+        return _decode(image_of_array(source), name)
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f'{name} is a {type(source).__name__}: expected a path, bytes or a PIL picture')
+        raise TypeError(
+            f'{name} is a {type(source).__name__}: expected a path, bytes, a PIL picture or an array'
+        )
     text = os.fsdecode(source)
-    with _file(text) as file, _open(file, repr(text)) as picture:
+    with _open_file(text) as file, _read_header(file, repr(text)) as picture:
         return _decode(picture, repr(text))
 
 
@@ -84,7 +75,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises the errors of `open_image` that the header shows.
     """
     text = os.fsdecode(path)
-    with _file(text) as file, _open(file, repr(text)) as picture:
+    with _open_file(text) as file, _read_header(file, repr(text)) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImagePlugin.TiffImageFile):  # its size may already be rotated
             tags = picture.tag_v2
@@ -93,7 +84,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (height, width) if _orientation(picture) in (5, 6, 7, 8) else (width, height)
 
 
-def _file(text: str) -> IO[bytes]:
+def _open_file(text: str) -> IO[bytes]:
     """Opens a regular file that is not empty; a FIFO or device is refused without waiting for it."""
     shown = brief(text, 200)
     if re.match(r'[a-z][a-z0-9+.-]+://|data:', text, re.IGNORECASE):
@@ -103,28 +94,28 @@ def _file(text: str) -> IO[bytes]:
     if not stat.S_ISREG(os.stat(text).st_mode):
         raise ValueError(f'{shown} is not a file: expected a picture such as photo.jpg')
     # Without O_NONBLOCK, opening would block if a FIFO has replaced the file meanwhile.
-    file = Bounded(io.FileIO(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
+    file = BoundedReader(io.FileIO(os.open(text, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
     size = file.size
-    if 0 < size <= LARGEST_FILE:
+    if 0 < size <= MAX_FILE_BYTES:
         return file
     file.close()
     if size:
-        limit = LARGEST_FILE >> 20
+        limit = MAX_FILE_BYTES >> 20
         raise ValueError(f'{shown} has {size >> 20} MiB, expected at most {limit}: make it smaller first')
     raise ValueError(f'{shown} is empty: expected a picture file')
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
     """Suppresses Pillow's warnings about damaged metadata, which does not affect pixels."""
-    with _warning, warnings.catch_warnings():
+    with _warning_filters, warnings.catch_warnings():
         warnings.simplefilter('ignore')
         warnings.simplefilter('error', Image.DecompressionBombWarning)
         yield
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def _without_stderr() -> Iterator[None]:
     """Suppresses what libtiff, a C library, prints on stderr."""
     try:
         kept = os.dup(2)
@@ -141,13 +132,13 @@ def _silent() -> Iterator[None]:
         os.close(kept)
 
 
-def _open(file: IO[bytes], name: str) -> Image.Image:
+def _read_header(file: IO[bytes], name: str) -> Image.Image:
     """Reads the header only, so that a decompression bomb is refused before it is decompressed."""
     name = printable(name, 200)
     try:
         Image.init()
         known = [format for format in FORMATS if format in Image.OPEN]
-        with _quiet():
+        with _without_warnings():
             picture = Image.open(without_metadata(file), formats=known)
     except UnidentifiedImageError:
         raise ValueError(f'{name} is not a picture in a known format ({", ".join(FORMATS)})') from None
@@ -158,7 +149,7 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
         raise
     except Exception as error:  # a damaged header can cause almost any exception
         raise ValueError(f'{name} is damaged ({_reason(error)}): get a whole copy of it') from error
-    if picture.format == 'JPEG2000' and math.prod(picture.size) * len(picture.getbands()) > MOST_SAMPLES:
+    if picture.format == 'JPEG2000' and math.prod(picture.size) * len(picture.getbands()) > MAX_SAMPLES:
         width, height = picture.size
         raise ValueError(
             f'{name} is too large for JPEG 2000, {width}x{height} pixels of {picture.mode}: save it as PNG'
@@ -175,13 +166,13 @@ def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise ValueError(f'{name} is {width}x{height}: it has no pixels')
-    if max(width, height) > LONGEST or width * height > (Image.MAX_IMAGE_PIXELS or float('inf')):
+    if max(width, height) > MAX_SIDE or width * height > (Image.MAX_IMAGE_PIXELS or float('inf')):
         raise ValueError(f'{name} is too large, {width}x{height} pixels: make it smaller first')
 
 
 def _orientation(picture: Image.Image) -> object:
     """The orientation in EXIF or XMP data, which may be any value; 1 if that is damaged."""
-    with contextlib.suppress(Exception), _quiet():
+    with contextlib.suppress(Exception), _without_warnings():
         # PNG's own method would decode the picture; `without_metadata` has moved EXIF to the front.
         return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
     return 1
@@ -191,11 +182,11 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
     """An opened picture of any mode -> RGB, without metadata except the marks drawn on it."""
     name = printable(name, 200)
     _check_size(picture.size, name)
-    marks = drawn_marks(picture)
+    marks = drawn_marks(picture).extents
     upright = isinstance(picture, TiffImagePlugin.TiffImageFile)  # Pillow does so when it loads TIFF
     try:
         if upright:
-            with _quiet(), _silent():
+            with _without_warnings(), _without_stderr():
                 picture.load()
         else:
             picture.load()
@@ -214,28 +205,27 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
         raise ValueError(
             f'{name} cannot become RGB ({_reason(error)}): save it with 8 bits a colour'
         ) from error
-    if orientation in tuple(TURNS):
-        rgb = rgb.transpose(TURNS[orientation])
-    rgb.info = {MARKS: marks}
-    return rgb
+    if orientation in tuple(TO_UPRIGHT):
+        rgb = rgb.transpose(TO_UPRIGHT[orientation])
+    return record_marks(rgb, marks)
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
     """Pixels of any mode -> RGB; ValueError if their range is unknown."""
     if picture.mode == 'F':
         raise ValueError('its pixels are floating-point numbers')
-    deep = picture.mode.startswith('I')  # 16-bit grey, which Pillow's own conversion would clip to white
-    if not deep and not picture.has_transparency_data:
+    deep_grey = picture.mode.startswith('I')  # 16-bit grey, which Pillow's own conversion would clip to white
+    if not deep_grey and not picture.has_transparency_data:
         return picture.convert('RGB')
     rgb = Image.new('RGB', picture.size)
     rows = max(STRIP // picture.width, 1)
     for top in range(0, picture.height, rows):
         strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
-        rgb.paste(_grey(strip) if deep else _over_white(strip), (0, top))
+        rgb.paste(_rgb_of_grey(strip) if deep_grey else _over_white(strip), (0, top))
     return rgb
 
 
-def _grey(picture: Image.Image) -> Image.Image:
+def _rgb_of_grey(picture: Image.Image) -> Image.Image:
     """16-bit grey -> RGB."""
     levels = np.asarray(picture)
     if levels.min() < 0 or levels.max() > 65_535:

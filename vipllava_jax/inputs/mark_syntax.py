@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from vipllava_jax.inputs.marks import OPTIONS, QUOTED, Mark
+from vipllava_jax.inputs.marks import MAX_QUOTED, OPTIONS, Mark
 from vipllava_jax.messages import brief, printable
 
 SYNTAX = 'write SHAPE:X1,Y1,X2,Y2[:COLOR][:alpha=N][:width=N], such as rectangle:40,60,180,220:red'
@@ -25,16 +25,18 @@ def parse_mark(text: str) -> tuple[int, Mark]:
         if not fields:
             raise ValueError(SYNTAX)
         shape = ' '.join(shape.replace('-', ' ').replace('_', ' ').split())
-        return int(number) - 1 if slash else 0, Mark(shape, **_places(fields[0]), **_trailing(fields[1:]))
+        return int(number) - 1 if slash else 0, Mark(
+            shape, **_parse_places(fields[0]), **_parse_options(fields[1:])
+        )
     except ValueError as error:
-        raise ValueError(printable(f'mark {brief(text, QUOTED)}: {error}')) from None
+        raise ValueError(printable(f'mark {brief(text, MAX_QUOTED)}: {error}')) from None
 
 
-def _places(text: str) -> dict[str, Any]:
+def _parse_places(text: str) -> dict[str, Any]:
     """'40,60,180,220+90,90' -> the box and the point."""
     places: dict[str, Any] = {}
     for part in text.split('+'):
-        found = [_read_number(value) for value in part.split(',')]
+        found = [_parse_number(value) for value in part.split(',')]
         if len(found) % 2:
             raise ValueError(
                 f'{brief(part)} has {len(found)} numbers: a point has two, a box four, a polygon six or more'
@@ -49,7 +51,7 @@ def _places(text: str) -> dict[str, Any]:
     return places
 
 
-def _read_number(text: str) -> float:
+def _parse_number(text: str) -> float:
     """A number written with ASCII digits, without separators."""
     try:
         if text.isascii() and '_' not in text:
@@ -59,7 +61,7 @@ def _read_number(text: str) -> float:
     raise ValueError(f'expected numbers, found {brief(text)}: {SYNTAX}')
 
 
-def _trailing(fields: list[str]) -> dict[str, Any]:
+def _parse_options(fields: list[str]) -> dict[str, Any]:
     """['red', 'alpha=200'] -> the arguments of Mark."""
     found: dict[str, Any] = {}
     for field in fields:

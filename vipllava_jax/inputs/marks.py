@@ -13,8 +13,9 @@ from PIL import Image
 
 from vipllava_jax.inputs.canvas import Canvas
 from vipllava_jax.inputs.coordinates import as_sequence, is_number, read_box, read_numbers, read_polygons
-from vipllava_jax.inputs.images import MARKS, DrawnMarks, ImageSource, drawn_marks, open_image
-from vipllava_jax.inputs.strokes import STROKES, Hand, Pen, Point, Region
+from vipllava_jax.inputs.drawn_marks import drawn_marks, record_marks
+from vipllava_jax.inputs.images import ImageSource, open_image
+from vipllava_jax.inputs.strokes import STROKES, Pen, Point, Region, Variation
 from vipllava_jax.messages import brief, printable
 
 PREPOSITIONS = {
@@ -39,11 +40,11 @@ COLORS = {
     'gold': (255, 215, 0),
 }
 OPTIONS = {'alpha': int, 'width': float, 'units': str}  # that may follow the colour in a mark's text
-QUOTED = 160  # characters of a mark's text in a message
-POINTED = ('point', 'arrow')  # the shapes for which a point is enough
-LINELESS = ('point', 'mask')
+MAX_QUOTED = 160  # characters of a mark's text in a message
+POINT_SHAPES = ('point', 'arrow')  # the shapes for which a point is enough
+SHAPES_WITHOUT_LINES = ('point', 'mask')
 UNITS = ('pixel', 'relative')
-MOST_MARKS = 10_000  # on one picture
+MAX_MARKS = 10_000  # on one picture
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,12 @@ class Mark:
         shape = self.shape
         if not isinstance(shape, str) or shape not in PREPOSITIONS:
             raise ValueError(f'unknown shape {brief(shape)}: choose {", ".join(PREPOSITIONS)}')
-        if self.box is None and self.polygon is None and not (self.point is not None and shape in POINTED):
-            point = ', or a point x, y' if shape in POINTED else ''
+        if (
+            self.box is None
+            and self.polygon is None
+            and not (self.point is not None and shape in POINT_SHAPES)
+        ):
+            point = ', or a point x, y' if shape in POINT_SHAPES else ''
             raise ValueError(
                 f'{shape} needs a box x1, y1, x2, y2 or a polygon x1, y1, x2, y2, x3, y3, ...{point}'
             )
@@ -110,16 +115,16 @@ class Mark:
         parts = [np.array(part) for part in (pairs, spot, *(self.polygon or ())) if part]
         corners = np.concatenate(parts)
         relative = self.units == 'relative' or (self.units is None and corners.max() <= 1)
-        unit, read = (size, 'fractions') if relative else ((1, 1), 'pixels')
+        unit, units = (size, 'fractions') if relative else ((1, 1), 'pixels')
         if (corners < 0).any() or (corners * unit > size).any():
             raise ValueError(
                 f'mark {self.quoted()} lies outside the picture, which is {size[0]}x{size[1]} pixels: '
-                f'move it inside (its coordinates were read as {read})'
+                f'move it inside (its coordinates were read as {units})'
             )
         if any(len(part) > 1 and (np.ptp(part, axis=0) * unit).min() < 1 for part in parts):
             raise ValueError(
                 f'mark {self.quoted()} is less than a pixel wide or high: enlarge it '
-                f'(coordinates read as {read})'
+                f'(coordinates read as {units})'
             )
 
         def place(pairs: Iterable[Any]) -> tuple[Point, ...]:
@@ -133,7 +138,7 @@ class Mark:
 
     def quoted(self) -> str:
         """The mark's text, shortened for a message."""
-        return printable(str(self), QUOTED)
+        return printable(str(self), MAX_QUOTED)
 
 
 def _alpha(shape: str, alpha: Any) -> int:
@@ -145,7 +150,7 @@ def _alpha(shape: str, alpha: Any) -> int:
 
 def _width(shape: str, width: Any) -> float:
     """A positive number, for a shape that has lines."""
-    if shape in LINELESS:
+    if shape in SHAPES_WITHOUT_LINES:
         raise ValueError(f'{shape} has width {brief(width)}: leave it out, there is no line')
     with contextlib.suppress(OverflowError):  # of a whole number that no float can hold
         if is_number(width) and 0 < float(width) < math.inf:
@@ -177,27 +182,26 @@ def draw(image: ImageSource, marks: Mark | Iterable[Mark], seed: int | None = No
     Without a seed sizes are fixed and alpha is 128, as in evaluation; with one they vary as in training, the
     same way for the same seed. ValueError names a mark that lies outside the picture.
     """
-    several = [marks] if isinstance(marks, Mark) else list(itertools.islice(marks, MOST_MARKS + 1))
-    for mark in several:
+    mark_list = [marks] if isinstance(marks, Mark) else list(itertools.islice(marks, MAX_MARKS + 1))
+    for mark in mark_list:
         if not isinstance(mark, Mark):
             raise TypeError(
                 f'expected a Mark, found {brief(mark)}: Mark(...) makes one, and parse(...) from text'
             )
-    if len(several) > MOST_MARKS:
-        raise ValueError(f'more than {MOST_MARKS} marks on one picture: draw fewer')
+    if len(mark_list) > MAX_MARKS:
+        raise ValueError(f'more than {MAX_MARKS} marks on one picture: draw fewer')
     picture = open_image(image)
-    hand = Hand(None if seed is None else np.random.default_rng(seed))
+    vary = Variation(None if seed is None else np.random.default_rng(seed))
     scale = max(picture.size) / 336
     extents = list(drawn_marks(picture).extents)
     canvas = Canvas(picture.size)
-    regions = [mark.region(picture.size) for mark in several]
-    for mark, region in zip(several, regions, strict=True):
+    regions = [mark.region(picture.size) for mark in mark_list]
+    for mark, region in zip(mark_list, regions, strict=True):
         low, high = (48, 128) if mark.shape == 'mask' else (96, 255)
-        alpha = hand.whole(low, high, 128) if mark.alpha is None else mark.alpha
+        alpha = vary.integer(low, high, 128) if mark.alpha is None else mark.alpha
         rgb = COLORS[mark.color] if isinstance(mark.color, str) else mark.color
         pen = Pen(canvas, (*rgb, alpha), scale, mark.width)
-        STROKES[mark.shape](pen, region, hand)
-        if touched := canvas.move_to(picture):
+        STROKES[mark.shape](pen, region, vary)
+        if touched := canvas.composite_onto(picture):
             extents.append((mark.quoted(), touched))
-    picture.info = {MARKS: DrawnMarks(picture.size, tuple(extents))}
-    return picture
+    return record_marks(picture, tuple(extents))

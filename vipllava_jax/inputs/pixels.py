@@ -7,16 +7,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from vipllava_jax.inputs.images import drawn_marks
+from vipllava_jax.inputs.drawn_marks import drawn_marks
 from vipllava_jax.messages import CheckpointError, brief
 
 Fit = Literal['crop', 'pad', 'squash']
 FITS: tuple[Fit, ...] = get_args(Fit)
-LONGEST_SIDE = 4096  # pixels of the tower's input; published models have up to 1024
-LARGEST = 1e6  # of means, deviations and factors
+MAX_INPUT_SIDE = 4096  # pixels of the tower's input; published models have up to 1024
+MAX_FACTOR = 1e6  # of means, deviations and factors
 FLAGS = ('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize', 'do_pad')
-GIANT = 1 << 24  # pixels; intermediate pictures are kept below about this size
-TALL = 16 * GIANT  # pixels of a padded picture above which resizing it row by row takes seconds
+MAX_INTERMEDIATE = 1 << 24  # pixels; intermediate pictures are kept below about this size
+MAX_ROW_BY_ROW = 16 * MAX_INTERMEDIATE  # pixels of a padded picture: resizing more by rows takes seconds
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ImageSettings:
         cls, fields: Mapping[str, Any], name: str = 'preprocessor_config.json'
     ) -> 'ImageSettings':
         """The fields of a CLIP or LLaVA image processor -> ImageSettings; ValueError names an invalid one."""
-        given = {
+        values = {
             'resample': cls.resample,
             'rescale_factor': cls.scale,
             'image_mean': cls.mean,
@@ -45,39 +45,45 @@ class ImageSettings:
             'do_pad': False,
             **{key: value for key, value in fields.items() if value is not None},
         }
-        edge = _length(given, 'size', name)
-        side = _length(given, 'crop_size', name) if given['do_center_crop'] else edge
-        squash = isinstance(given['size'], dict) and 'height' in given['size']
-        mean, std = given['image_mean'], given['image_std']
+        edge = _read_side(values, 'size', name)
+        side = _read_side(values, 'crop_size', name) if values['do_center_crop'] else edge
+        squash = isinstance(values['size'], dict) and 'height' in values['size']
+        mean, std = values['image_mean'], values['image_std']
         wrong = {
-            **{key: not isinstance(given[key], bool) for key in given if key in FLAGS},
-            'rescale_factor': not _is_real(given['rescale_factor']) or given['rescale_factor'] <= 0,
+            **{key: not isinstance(values[key], bool) for key in values if key in FLAGS},
+            'rescale_factor': not _is_bounded_number(values['rescale_factor'])
+            or values['rescale_factor'] <= 0,
             'image_mean': not _is_color(mean),
             'image_std': not _is_color(std) or min(std) <= 0,
         }
-        _refuse(given, wrong, name)
-        pad = given['do_pad']
+        _refuse_invalid(values, wrong, name)
+        pad = values['do_pad']
         wrong = {
-            'do_resize': not given['do_resize'],
-            'do_center_crop': not (given['do_center_crop'] or squash or pad),
+            'do_resize': not values['do_resize'],
+            'do_center_crop': not (values['do_center_crop'] or squash or pad),
             'crop_size': side > edge,
-            'resample': not _is_whole(given['resample']) or given['resample'] not in [*Image.Resampling],
+            'resample': not _is_integer(values['resample']) or values['resample'] not in [*Image.Resampling],
         }
-        _refuse(given, wrong, name)
+        _refuse_invalid(values, wrong, name)
         return cls(
             side=side,
             edge=edge,
             fit='pad' if pad else 'squash' if squash else 'crop',
-            resample=given['resample'],
-            scale=given['rescale_factor'] if given['do_rescale'] else 1,
-            mean=tuple(mean) if given['do_normalize'] else (0, 0, 0),
-            std=tuple(std) if given['do_normalize'] else (1, 1, 1),
+            resample=values['resample'],
+            scale=values['rescale_factor'] if values['do_rescale'] else 1,
+            mean=tuple(mean) if values['do_normalize'] else (0, 0, 0),
+            std=tuple(std) if values['do_normalize'] else (1, 1, 1),
         )
 
     def normalize(self, pixels: Any) -> Any:
-        """Levels ...3 from 0 to 255, of numpy or JAX -> float32 as the tower takes them."""
+        """Pixels ...3 from 0 to 255, of NumPy or JAX -> float32 as the vision tower takes them."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         return (pixels.astype(np.float32) * np.float32(self.scale) - mean) / std
+
+    def denormalize(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels ...3 float32 as `normalize` returns them -> uint8 from 0 to 255."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.clip(np.rint((pixels * std + mean) / np.float32(self.scale)), 0, 255).astype(np.uint8)
 
     def to_fields(self) -> dict[str, Any]:
         """The fields that `from_fields` takes, complete enough for transformers."""
@@ -97,36 +103,37 @@ class ImageSettings:
         }
 
 
-def _refuse(given: Mapping[str, Any], wrong: Mapping[str, bool], name: str) -> None:
+def _refuse_invalid(values: Mapping[str, Any], wrong: Mapping[str, bool], name: str) -> None:
     for key in filter(wrong.get, wrong):
         raise CheckpointError(
-            f"{name}: {key} {brief(given[key])} is not valid; compare it with the original checkpoint's"
+            f"{name}: {key} {brief(values[key])} is not valid: compare it with the original checkpoint's"
         )
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_real(value: Any) -> bool:
+def _is_bounded_number(value: Any) -> bool:
     """Whether a value is a number of a size that colour levels may be multiplied or divided by."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_FACTOR
 
 
 def _is_color(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_real, value))
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_bounded_number, value))
 
 
-def _length(fields: Mapping[str, Any], key: str, name: str) -> int:
+def _read_side(fields: Mapping[str, Any], key: str, name: str) -> int:
     """`size` and `crop_size` have been a number, {shortest_edge} and {height, width} over the years."""
     value = fields.get(key)
     lengths: list[Any] = list(value.values()) if isinstance(value, dict) else [value]
     if not 1 <= len(lengths) <= 4 or any(
-        not _is_whole(length) or not 1 <= length <= LONGEST_SIDE or length != lengths[0] for length in lengths
+        not _is_integer(length) or not 1 <= length <= MAX_INPUT_SIDE or length != lengths[0]
+        for length in lengths
     ):
         raise CheckpointError(
             f'{name}: expected {key} to be the sides of one square in pixels, found {brief(value)} '
-            f'(1 to {LONGEST_SIDE} are allowed)'
+            f'(1 to {MAX_INPUT_SIDE} are allowed)'
         )
     return int(lengths[0])
 
@@ -160,7 +167,7 @@ def uint8_pixels(image: Image.Image, settings: ImageSettings, fit: Fit | None = 
     return np.asarray(image)
 
 
-def _window(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int, int, int]:
+def _crop_window(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int, int, int]:
     """A picture's width and height after resizing, and the left and top of its central square."""
     width, height = size
     short = min(size)
@@ -171,8 +178,8 @@ def _window(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int, i
 
 def _cropped(image: Image.Image, settings: ImageSettings) -> Image.Image:
     """The central square of the resized picture."""
-    side, (width, height, left, top) = settings.side, _window(image.size, settings)
-    if width * height <= GIANT:
+    side, (width, height, left, top) = settings.side, _crop_window(image.size, settings)
+    if width * height <= MAX_INTERMEDIATE:
         return image.resize((width, height), settings.resample).crop((left, top, left + side, top + side))
     # 1x1000 pixels would become 336x336000, so only the centre is computed. Width first, as in Pillow: both
     # passes round, so the order makes a difference.
@@ -186,13 +193,13 @@ def _padded(image: Image.Image, settings: ImageSettings) -> Image.Image:
     edge, longest = settings.edge, max(image.size)
     left, top = ((longest - length) // 2 for length in image.size)
     colour = tuple(int(mean * 255) for mean in settings.mean)
-    if image.height > image.width and longest**2 > TALL:
+    if image.height > image.width and longest**2 > MAX_ROW_BY_ROW:
         # Height first, because only the width is padded; the order only affects rounding.
         flat = Image.new('RGB', (longest, edge), colour)
         flat.paste(image.resize((image.width, edge), settings.resample), (left, 0))
         return flat.resize((edge, edge), settings.resample)
     narrow = Image.new('RGB', (edge, longest), colour)
-    rows = max(GIANT // longest, 1)
+    rows = max(MAX_INTERMEDIATE // longest, 1)
     for y in range(0, image.height, rows):
         part = image.crop((0, y, image.width, min(y + rows, image.height)))
         strip = Image.new('RGB', (longest, part.height), colour)
@@ -205,7 +212,7 @@ def marks_cut_off(image: Image.Image, settings: ImageSettings, fit: Fit | None =
     """The marks drawn on the picture that cropping would cut off by more than half a pixel, as text."""
     if (fit or settings.fit) != 'crop':
         return []
-    width, height, left, top = _window(image.size, settings)
+    width, height, left, top = _crop_window(image.size, settings)
     x, y = image.width / width, image.height / height
     kept = (left * x, top * y, (left + settings.side) * x, (top + settings.side) * y)
     return [

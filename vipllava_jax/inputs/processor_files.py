@@ -1,4 +1,4 @@
-"""The files of a processor, and the settings for pictures in them."""
+"""The files of a processor, and what they say about images."""
 
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,14 @@ PROCESSOR_FILES = (  # all that a folder needs for Processor.load
 )
 
 
-def settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> ImageSettings:
-    """Reads processor_config.json, preprocessor_config.json or, in the authors' checkpoints, config.json."""
-    name, fields = 'processor_config.json', own.get('image_processor')
+def read_image_settings(
+    folder: Path, processor_config: dict[str, Any], model_config: dict[str, Any]
+) -> ImageSettings:
+    """The settings in processor_config.json, preprocessor_config.json or, of the authors, config.json.
+
+    Raises CheckpointError for an invalid field, and FileNotFoundError if no file has the settings.
+    """
+    name, fields = 'processor_config.json', processor_config.get('image_processor')
     if fields is None:
         name = 'preprocessor_config.json'
         fields = read_json(folder / name, optional=True)
@@ -30,18 +35,21 @@ def settings(folder: Path, own: dict[str, Any], config: dict[str, Any]) -> Image
         raise CheckpointError(f'{folder / name}: image_processor: expected an object, found {brief(fields)}')
     if fields:
         return ImageSettings.from_fields(fields, str(folder / name))
-    if 'mm_vision_tower' in config:
-        return ImageSettings(fit='pad' if config.get('image_aspect_ratio') == 'pad' else 'crop')
+    if 'mm_vision_tower' in model_config:
+        return ImageSettings(fit='pad' if model_config.get('image_aspect_ratio') == 'pad' else 'crop')
     raise FileNotFoundError(f"no {name} in {folder}: copy it there from the checkpoint's repository")
 
 
-def patch_size(folder: Path, own: dict[str, Any], config: dict[str, Any], side: int) -> int:
+def read_patch_size(
+    folder: Path, processor_config: dict[str, Any], model_config: dict[str, Any], side: int
+) -> int:
     """The patch size in processor_config.json, or else in config.json, or else 14, the most common one."""
-    vision = config.get('vision_config')
-    of_tower = vision.get('patch_size') if isinstance(vision, dict) else None
-    patch = own.get('patch_size') or of_tower or 14
+    vision = model_config.get('vision_config')
+    vision_patch = vision.get('patch_size') if isinstance(vision, dict) else None
+    patch = processor_config.get('patch_size') or vision_patch or 14
     if type(patch) is not int or not 1 <= patch <= side:
         raise CheckpointError(
-            f'{folder}: patch_size {brief(patch)} does not fit pictures of {side} pixels a side'
+            f'{folder}: patch_size: expected a whole number from 1 to {side}, the side of an image, '
+            f'found {brief(patch)}'
         )
     return patch

@@ -11,6 +11,7 @@ from vipllava_jax.messages import brief, printable
 
 IMAGE_TOKEN = '<image>'
 DEFAULT_TEMPLATE = 'vipllava'
+ROLES = ('system', 'user', 'assistant')
 
 
 class Turn(NamedTuple):
@@ -21,14 +22,14 @@ class Turn(NamedTuple):
 
 
 class Template(NamedTuple):
-    """The format of each role's text; `cue` starts an answer, and each of `stops` ends it, as eos does."""
+    """The format of each role's text, and of the start of an answer."""
 
-    preamble: str  # the system text of a conversation without one
+    default_system: str  # the system text of a conversation without one
     system: str
     user: str
     assistant: str
-    cue: str
-    stops: tuple[str, ...] = ()
+    answer_start: str
+    stop_strings: tuple[str, ...] = ()  # each ends an answer, as eos does
     image: str = f'{IMAGE_TOKEN}\n'
 
 
@@ -65,42 +66,48 @@ TEMPLATES = {
 TEMPLATE_NAMES = (*TEMPLATES, 'checkpoint')
 
 
-def check_template(name: str, chat: ChatTemplate | None = None) -> None:
+def check_template(name: str, chat_template: ChatTemplate | None = None) -> None:
     """Raises ValueError for a template that does not exist, or that this checkpoint does not have."""
     if name not in TEMPLATE_NAMES:
         raise ValueError(f'unknown template {brief(name)}: choose {", ".join(TEMPLATE_NAMES)}')
-    if name == 'checkpoint' and chat is None:
-        raise ValueError(f'this checkpoint has no chat template of its own: choose {", ".join(TEMPLATES)}')
+    if name == 'checkpoint' and chat_template is None:
+        raise ValueError(f'this checkpoint has no chat template: choose {", ".join(TEMPLATES)}')
 
 
-def stop_strings(name: str, chat: ChatTemplate | None = None) -> tuple[str, ...]:
+def stop_strings(name: str, chat_template: ChatTemplate | None = None) -> tuple[str, ...]:
     """The texts that end an answer in this template, besides the eos token."""
-    check_template(name, chat)
-    if chat and name == 'checkpoint':
-        return tuple(stop for stop in TEMPLATES['hub'].stops if stop in chat.source)
-    return TEMPLATES[name].stops
+    check_template(name, chat_template)
+    if chat_template and name == 'checkpoint':
+        return tuple(text for text in TEMPLATES['hub'].stop_strings if text in chat_template.source)
+    return TEMPLATES[name].stop_strings
 
 
-def render(name: str, turns: Sequence[Turn], image_count: int, chat: ChatTemplate | None = None) -> str:
-    """A conversation -> the text for the model, with an `<image>` for each image, and the start of an answer.
+def render(
+    name: str, turns: Sequence[Turn], image_count: int, chat_template: ChatTemplate | None = None
+) -> str:
+    """A conversation -> the model's prompt, with an `<image>` for each image and the start of an answer.
 
-    The images come first in the user's first turn, unless the text already contains `<image>`. Raises
-    ValueError if it does so another number of times, for an unknown template or role, or if the checkpoint's
-    template fails.
+    The images come first in the user's first turn, unless the turns contain `<image>`. Raises ValueError if
+    they do so another number of times, for an unknown template or role, or if the checkpoint's template
+    fails.
     """
-    check_template(name, chat)
+    check_template(name, chat_template)
     _check_turns(turns)
     placed = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
     if placed not in (0, image_count):
         raise ValueError(
-            f'{placed} {IMAGE_TOKEN} in the text for {image_count} image(s): write one for each, '
-            'or none at all, and the images come first'
+            f'the text has {IMAGE_TOKEN} {placed} times for {image_count} image(s): write it once for each '
+            'image, or leave it out, and the images come first'
         )
-    missing = image_count - placed
-    text = _rendered(turns, missing, chat) if chat and name == 'checkpoint' else _framed(turns, missing, name)
-    if (written := text.count(IMAGE_TOKEN)) != image_count:
+    unplaced = image_count - placed
+    if chat_template and name == 'checkpoint':
+        text = _render_checkpoint_template(turns, unplaced, chat_template)
+    else:
+        text = _render_template(TEMPLATES[name], turns, unplaced)
+    if (found := text.count(IMAGE_TOKEN)) != image_count:
         raise ValueError(
-            f'template {name} wrote {written} {IMAGE_TOKEN} for {image_count} image(s): choose another'
+            f'the template {name} wrote {IMAGE_TOKEN} {found} times for {image_count} image(s): '
+            'choose another'
         )
     return text
 
@@ -108,8 +115,8 @@ def render(name: str, turns: Sequence[Turn], image_count: int, chat: ChatTemplat
 def _check_turns(turns: Sequence[Turn]) -> None:
     roles = [turn.role for turn in turns]
     for role in roles:
-        if role not in ('system', 'user', 'assistant'):
-            raise ValueError(f'unknown role {brief(role)}: choose system, user or assistant')
+        if role not in ROLES:
+            raise ValueError(f'unknown role {brief(role)}: choose {", ".join(ROLES)}')
     if 'user' not in roles or 'system' in roles[1:]:
         found = ', '.join(roles) or 'no turns'
         raise ValueError(
@@ -117,36 +124,42 @@ def _check_turns(turns: Sequence[Turn]) -> None:
         )
 
 
-def _framed(turns: Sequence[Turn], missing: int, name: str) -> str:
-    template = TEMPLATES[name]
-    if template.preamble and turns[0].role != 'system':
-        turns = [Turn('system', template.preamble), *turns]
+def _render_template(template: Template, turns: Sequence[Turn], unplaced: int) -> str:
+    """Renders turns, with the images that their texts do not place in the user's first turn."""
+    if template.default_system and turns[0].role != 'system':
+        turns = [Turn('system', template.default_system), *turns]
     pieces = []
     for role, text in turns:
         if role == 'user':
-            text, missing = template.image * missing + text, 0
+            text, unplaced = template.image * unplaced + text, 0
         pieces.append(getattr(template, role).format(text))
-    return ''.join(pieces) + (template.cue if turns[-1].role == 'user' else '')
+    return ''.join(pieces) + (template.answer_start if turns[-1].role == 'user' else '')
 
 
-def _rendered(turns: Sequence[Turn], missing: int, chat: ChatTemplate) -> str:
-    typed = re.search(r"""['".]type\b""", chat.source)  # otherwise each content is one text
+def _render_checkpoint_template(turns: Sequence[Turn], unplaced: int, chat_template: ChatTemplate) -> str:
+    """The same with a chat template, whose messages have parts if it reads their types, else texts."""
+    reads_parts = re.search(r"""['".]type\b""", chat_template.source)
     messages = []
     for role, text in turns:
-        images, missing = (missing, 0) if role == 'user' else (0, missing)
+        images, unplaced = (unplaced, 0) if role == 'user' else (0, unplaced)
         parts = [{'type': 'image'}] * images + [{'type': 'text', 'text': text}]
-        messages.append({'role': role, 'content': parts if typed else f'{IMAGE_TOKEN}\n' * images + text})
+        content = parts if reads_parts else f'{IMAGE_TOKEN}\n' * images + text
+        messages.append({'role': role, 'content': content})
     try:
-        return chat_templates.write(chat, messages, cue=turns[-1].role == 'user')
+        return chat_templates.render_chat(
+            chat_template, messages, add_generation_prompt=turns[-1].role == 'user'
+        )
     except RenderingError as error:
-        why, others = printable(str(error), 300), ', '.join(TEMPLATES)
-        raise ValueError(f"the checkpoint's chat template fails ({why}): choose {others}") from None
+        reason, others = printable(str(error), 300), ', '.join(TEMPLATES)
+        raise ValueError(
+            f"the checkpoint's chat template fails ({reason}): choose another template, {others}"
+        ) from None
 
 
-def rendering_problem(chat: ChatTemplate) -> str | None:
-    """Why a checkpoint's template cannot render a question about one picture; None if it can."""
+def rendering_problem(chat_template: ChatTemplate) -> str | None:
+    """Why a checkpoint's template cannot render a question about one image; None if it can."""
     try:
-        render('checkpoint', [Turn('user', 'What is this?')], 1, chat)
+        render('checkpoint', [Turn('user', 'What is this?')], 1, chat_template)
     except ValueError as error:
         return str(error)
     return None

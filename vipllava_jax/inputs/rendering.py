@@ -17,26 +17,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-LONGEST = 1_000_000  # characters of a template, and of its output
-SECONDS = 2  # of processor time per rendering; published templates take milliseconds
-PATIENCE = 8.0  # seconds of wall time per rendering, for a busy machine
-MEMORY = 256 << 20  # bytes of the child's address space; Python and jinja2 need 50 MB
-START = 60.0  # seconds for the child to start
-STRIKES = 3  # a template that has ended the child this often is refused; once is enough for time
-MOST = 16 << 20  # bytes of a request or a reply: LONGEST characters, each written as \\ud83d\\ude00
+MAX_CHARACTERS = 1_000_000  # characters of a template, and of its output
+CPU_SECONDS = 2  # of processor time per rendering; published templates take milliseconds
+WALL_SECONDS = 8.0  # seconds of wall time per rendering, for a busy machine
+MAX_MEMORY = 256 << 20  # bytes of the child's address space; Python and jinja2 need 50 MB
+START_SECONDS = 60.0  # seconds for the child to start
+MAX_FAILURES = 3  # a template that has ended the child this often is refused; once is enough for time
+MAX_MESSAGE = 16 << 20  # bytes of a request or a reply: LONGEST characters, each written as \\ud83d\\ude00
 HEADER = struct.Struct('>Q')
-KEPT = ('LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH', 'DYLD_FALLBACK_LIBRARY_PATH', 'TZ', 'TZDIR')
+KEPT_VARIABLES = ('LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH', 'DYLD_FALLBACK_LIBRARY_PATH', 'TZ', 'TZDIR')
 
 
 class RenderingError(Exception):
     """A template that could not be rendered."""
 
 
-class TooMuch(RenderingError):
+class LimitExceeded(RenderingError):
     """A template that exceeded a limit, so that the child was killed."""
 
 
-class TooLong(TooMuch):
+class TimeExceeded(LimitExceeded):
     """A template that exceeded a limit on time, as it would for every row of data."""
 
 
@@ -46,35 +46,40 @@ class Renderer:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
-        self.strikes: Counter[str] = Counter()  # of templates, by their source
+        self.failures: Counter[str] = Counter()  # of templates, by their source
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
         """The output of a template with these variables; RenderingError if it fails."""
-        if len(source) > LONGEST:
-            raise RenderingError(f'it is longer than {LONGEST} characters')
-        request = {'source': source, 'variables': variables, 'longest': LONGEST, 'seconds': SECONDS}
+        if len(source) > MAX_CHARACTERS:
+            raise RenderingError(f'it is longer than {MAX_CHARACTERS} characters')
+        request = {
+            'source': source,
+            'variables': variables,
+            'max_characters': MAX_CHARACTERS,
+            'seconds': CPU_SECONDS,
+        }
         body = json.dumps(request).encode()
-        if len(body) > MOST:
-            raise RenderingError(f'the conversation is longer than {LONGEST} characters')
+        if len(body) > MAX_MESSAGE:
+            raise RenderingError(f'the conversation is longer than {MAX_CHARACTERS} characters')
         with self.lock:
-            if self.strikes[source] >= STRIKES:
+            if self.failures[source] >= MAX_FAILURES:
                 raise RenderingError('it took too much time or memory before')
             try:
-                reply = self._ask(body)
+                reply = self._request(body)
                 if reply.get('memory'):
-                    raise TooMuch(f'it needs more than {MEMORY >> 20} MB of memory')
-            except TooMuch as error:
-                self.strikes[source] += STRIKES if isinstance(error, TooLong) else 1
-                self.end()  # also after a MemoryError, as the child's memory may be fragmented
+                    raise LimitExceeded(f'it needs more than {MAX_MEMORY >> 20} MB of memory')
+            except LimitExceeded as error:
+                self.failures[source] += MAX_FAILURES if isinstance(error, TimeExceeded) else 1
+                self.stop()  # also after a MemoryError, as the child's memory may be fragmented
                 raise
             except BaseException:  # also Ctrl-C: the next request must not get the reply to this one
-                self.end()
+                self.stop()
                 raise
         if 'text' not in reply:
             raise RenderingError(str(reply.get('error')))
         return str(reply['text'])
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Kills the child, if there is one."""
         process, self.process = self.process, None
         if process:
@@ -82,51 +87,58 @@ class Renderer:
             _close(process)
             process.wait()
 
-    def forget(self) -> None:
+    def drop_child(self) -> None:
         """After a fork, in the new process: drops the child, which belongs to the parent process."""
         process, self.process, self.lock = self.process, None, threading.Lock()
         if process:
             _close(process)
             process.returncode = 0  # so that Popen does not wait for a process that is not its child
 
-    def _ask(self, body: bytes) -> dict[str, Any]:
+    def _request(self, body: bytes) -> dict[str, Any]:
         """The reply to a request, which is sent once more, to a new child, if the first child has ended."""
-        for fresh in (False, True):
-            process = self._started()
+        for is_retry in (False, True):
+            process = self._running_child()
             assert process.stdin
             try:
                 process.stdin.write(HEADER.pack(len(body)) + body)
                 process.stdin.flush()
-                return _receive(process, PATIENCE)
+                return _receive(process, WALL_SECONDS)
             except TimeoutError:
-                raise TooLong(f'it takes longer than {PATIENCE:.0f} seconds') from None
+                raise TimeExceeded(f'it takes longer than {WALL_SECONDS:.0f} seconds') from None
             except (EOFError, OSError):
                 code = _exit_code(process)
-                self.end()
+                self.stop()
             if code == -signal.SIGXCPU:
-                raise TooLong(f'it computes for more than {SECONDS} seconds')
-            if fresh:
-                raise TooMuch(f'it ends the process that renders it (exit code {code})')
+                raise TimeExceeded(f'it computes for more than {CPU_SECONDS} seconds')
+            if is_retry:
+                raise LimitExceeded(f'it ends the process that renders it (exit code {code})')
         raise AssertionError
 
-    def _started(self) -> 'subprocess.Popen[bytes]':
+    def _running_child(self) -> 'subprocess.Popen[bytes]':
         if self.process and self.process.poll() is not None:
-            self.end()
+            self.stop()
         if self.process is None:
             self.process = _start()
             try:
-                why = _receive(self.process, START).get('error')
+                reason = _receive(self.process, START_SECONDS).get('error')
             except (EOFError, TimeoutError):
-                why = f'it did not answer, with exit code {self.process.poll()}'
-            if why:
-                raise RenderingError(f'the process that renders it does not start: {why}')
+                reason = f'it did not answer, with exit code {self.process.poll()}'
+            if reason:
+                raise RenderingError(f'the process that renders it does not start: {reason}')
         return self.process
 
 
 def _start() -> 'subprocess.Popen[bytes]':
     # -I and -S: ignore the user's settings, and keep this package's folder off the module search path
     worker = Path(__file__).absolute().with_name('template_worker.py')
-    command = [sys.executable, '-I', '-S', str(worker), str(MEMORY), *_homes('jinja2', 'markupsafe')]
+    command = [
+        sys.executable,
+        '-I',
+        '-S',
+        str(worker),
+        str(MAX_MEMORY),
+        *_import_folders('jinja2', 'markupsafe'),
+    ]
     try:
         return subprocess.Popen(
             command,
@@ -134,23 +146,23 @@ def _start() -> 'subprocess.Popen[bytes]':
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd='/',
-            env={name: os.environ[name] for name in KEPT if name in os.environ},
+            env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
             start_new_session=True,  # so that Ctrl-C in the terminal does not reach it
         )
     except OSError as error:
         raise RenderingError(f'the process that renders it does not start: {error.strerror}') from None
 
 
-def _homes(*packages: str) -> list[str]:
+def _import_folders(*packages: str) -> list[str]:
     """The folders that contain some packages, found without importing them."""
     found = [importlib.util.find_spec(name) for name in packages]
     return [str(Path(spec.origin).absolute().parent.parent) for spec in found if spec and spec.origin]
 
 
-def _receive(process: 'subprocess.Popen[bytes]', patience: float) -> dict[str, Any]:
+def _receive(process: 'subprocess.Popen[bytes]', seconds: float) -> dict[str, Any]:
     """The next reply; TimeoutError, or EOFError if the child has ended."""
     assert process.stdout
-    fd, deadline = process.stdout.fileno(), time.monotonic() + patience
+    fd, deadline = process.stdout.fileno(), time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
 
@@ -167,7 +179,7 @@ def _receive(process: 'subprocess.Popen[bytes]', patience: float) -> dict[str, A
             return b''.join(pieces)
 
         (size,) = HEADER.unpack(read(HEADER.size))
-        if size > MOST:
+        if size > MAX_MESSAGE:
             raise EOFError
         reply = json.loads(read(size))
     return reply if isinstance(reply, dict) else {}
@@ -187,5 +199,5 @@ def _close(process: 'subprocess.Popen[bytes]') -> None:
 
 
 RENDERER = Renderer()  # one for the process
-atexit.register(RENDERER.end)
-os.register_at_fork(after_in_child=RENDERER.forget)
+atexit.register(RENDERER.stop)
+os.register_at_fork(after_in_child=RENDERER.drop_child)

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, no_type_check
 
 HEADER = struct.Struct('>Q')
-LARGEST = 1_000_000  # entries or characters of a repeated list or text, or bits of a power
+MAX_RESULT = 1_000_000  # entries or characters of a repeated list or text, or bits of a power
 
 
 def _length(value: Any) -> int:
@@ -59,7 +59,7 @@ def _sandbox() -> Any:
             else:
                 sides = [side if isinstance(side, int) else _length(side) for side in (left, right)]
                 size = sides[0] * sides[1] if operator == '*' else 0
-            if size > LARGEST:
+            if size > MAX_RESULT:
                 raise SecurityError(f'{operator} makes something too large')
             return super().call_binop(context, operator, left, right)
 
@@ -141,19 +141,21 @@ def _strftime_now(format: str) -> str:  # templates may pass `format` by name
     return datetime.now().strftime(format)
 
 
-def restrict(memory: int) -> None:
+def limit_resources(memory: int) -> None:
     """Limits memory, files and processes from now on, as far as the system supports it."""
     import jinja2.debug  # noqa: F401  otherwise imported when a template fails, perhaps without memory left
 
-    none = [resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, getattr(resource, 'RLIMIT_NPROC', None)]
-    for kind, most in [*((kind, 0) for kind in none if kind is not None), (resource.RLIMIT_AS, memory)]:
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_AS: memory}
+    if hasattr(resource, 'RLIMIT_NPROC'):
+        limits[resource.RLIMIT_NPROC] = 0
+    for name, limit in limits.items():
         with contextlib.suppress(ValueError, OSError):  # macOS does not limit address spaces
-            hard = resource.getrlimit(kind)[1]
-            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            resource.setrlimit(kind, (most, most))
+            hard = resource.getrlimit(name)[1]
+            limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            resource.setrlimit(name, (limit, limit))
 
 
-def allow(seconds: int) -> None:
+def limit_cpu_time(seconds: int) -> None:
     """Makes the system end this process after so many more seconds of processor time."""
     with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -170,8 +172,8 @@ def reply(jinja: Any, request: dict[str, Any]) -> dict[str, Any]:
         for piece in jinja.from_string(request['source']).generate(request['variables']):
             pieces.append(piece)
             length += len(piece)
-            if length > request['longest']:
-                return {'error': f'it writes more than {request["longest"]} characters'}
+            if length > request['max_characters']:
+                return {'error': f'it writes more than {request["max_characters"]} characters'}
         return {'text': ''.join(pieces)}
     except MemoryError:
         return {'memory': True}
@@ -191,13 +193,13 @@ def main() -> None:
     try:
         sys.path.extend(sys.argv[2:])
         jinja = environment()
-        restrict(int(sys.argv[1]))
+        limit_resources(int(sys.argv[1]))
     except Exception as error:
         return send({'error': f'{type(error).__name__} {error}'})
     send({})
     while len(header := requests.read(HEADER.size)) == HEADER.size:
         request = json.loads(requests.read(*HEADER.unpack(header)))
-        allow(request['seconds'])
+        limit_cpu_time(request['seconds'])
         send(reply(jinja, request))
 
 

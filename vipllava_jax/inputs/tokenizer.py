@@ -9,10 +9,10 @@ import tokenizers
 
 from vipllava_jax.files import BOM, check_encoding, read_bytes
 from vipllava_jax.inputs import sentencepiece, tokenizer_json
-from vipllava_jax.inputs.tokenizer_fields import STANDARD, Added, Fields
+from vipllava_jax.inputs.tokenizer_fields import STANDARD, ExtraToken, TokenizerFields
 from vipllava_jax.messages import CheckpointError, brief, one_line
 
-PENDING = 64  # most tokens held back while a character is incomplete
+MAX_PENDING = 64  # most tokens held back while a character is incomplete
 DEFAULTS = {'bos': '<s>', 'eos': '</s>', 'unk': '<unk>', 'pad': '<pad>'}  # where no file names them
 T = TypeVar('T')
 
@@ -24,13 +24,13 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
-        named = {name: fields.get(f'{name}_token') or token for name, token in DEFAULTS.items()}
-        self.tokens = {name: token for name, token in named.items() if backend.token_to_id(token) is not None}
+        texts = {name: fields.get(f'{name}_token') or token for name, token in DEFAULTS.items()}
+        ids = {name: backend.token_to_id(token) for name, token in texts.items()}
+        self.bos, self.eos, pad = ids['bos'], ids['eos'], ids['pad']
         # the variables of chat templates: bos_token, eos_token and other named tokens
-        own = {name: token for name, token in fields.items() if isinstance(token, str)}
-        ends = {f'{name}_token': self.tokens[name] for name in ('bos', 'eos') if name in self.tokens}
-        self.template_variables = ends | own
-        self.bos, self.eos, pad = (self.token_to_id(self.tokens.get(name)) for name in ('bos', 'eos', 'pad'))
+        named_tokens = {name: token for name, token in fields.items() if isinstance(token, str)}
+        ends = {f'{name}_token': texts[name] for name in ('bos', 'eos') if ids[name] is not None}
+        self.template_variables = ends | named_tokens
         self.pad: int = (self.eos or 0) if pad is None else pad
         self.always_bos = bool(fields.get('add_bos_token'))
         self.special_ids = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
@@ -40,16 +40,17 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> 'Tokenizer':
         """Loads tokenizer.json or, with the same ids, tokenizer.model."""
         folder = Path(folder)
-        fields = Fields.read(folder)
+        fields = TokenizerFields.read(folder)
         if (path := folder / 'tokenizer.json').exists():
-            backend = _core(path)
-            named = [fields.values[name] for name in STANDARD if name in fields.values]
+            backend = _load_backend(path)
+            standard = [fields.values.get(name) for name in STANDARD]
             known = [
-                token for token in named if isinstance(token, str) and backend.token_to_id(token) is not None
+                text for text in standard if isinstance(text, str) and backend.token_to_id(text) is not None
             ]
-            _add(backend, [*fields.added, *(Added(token, None, {'special': True}) for token in known)], path)
+            special = [ExtraToken(text, None, {'special': True}) for text in known]
+            _add_tokens(backend, [*fields.added, *special], path)
         elif (path := folder / 'tokenizer.model').exists():
-            backend = sentencepiece.read(path, fields.added)
+            backend = sentencepiece.read_sentencepiece(path, fields.added)
         else:
             raise FileNotFoundError(
                 f"no tokenizer.json or tokenizer.model in {folder}: copy one there from the Hub's repository"
@@ -77,7 +78,7 @@ class Tokenizer:
             raise ValueError(
                 f'the text is not valid Unicode at character {error.start}: write it in UTF-8'
             ) from None
-        encoding = guarded(self.backend.encode, text)
+        encoding = call_library(self.backend.encode, text)
         ids, spans = encoding.ids, encoding.offsets
         if self.bos is not None and ids[:2] == [self.bos, self.bos]:
             return ids[1:], spans[1:]
@@ -93,7 +94,7 @@ class Tokenizer:
         """Like `decode`, but keeps white space."""
         if ids and min(ids) < 0:
             raise ValueError(f'ids start at 0, found {min(ids)}: leave out what is not a token')
-        return guarded(self.backend.decode, ids, skip_special_tokens=True)
+        return call_library(self.backend.decode, ids, skip_special_tokens=True)
 
 
 class TextStream:
@@ -120,7 +121,7 @@ class TextStream:
             # Consecutive bytes are decoded together: an invalid one turns all of them into replacements.
             if id not in tokenizer.byte_ids:
                 self.ready = len(self.pending)
-        return self._spell(patient=not tokenizer.byte_ids and len(self.pending) < PENDING)
+        return self._spell(patient=not tokenizer.byte_ids and len(self.pending) < MAX_PENDING)
 
     def end(self) -> str:
         """The rest of the text, after the last id."""
@@ -141,7 +142,7 @@ class TextStream:
         return piece
 
 
-def guarded(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def call_library(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Calls a function of the tokenizers library; any failure is a ValueError.
 
     The library raises a plain Exception, or a BaseException if its Rust code panics.
@@ -154,19 +155,19 @@ def guarded(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         raise ValueError(f'the tokenizer fails: {one_line(error)}') from None
 
 
-def _core(path: Path) -> tokenizers.Tokenizer:
+def _load_backend(path: Path) -> tokenizers.Tokenizer:
     data = read_bytes(path, tokenizer_json.MAX_BYTES).removeprefix(BOM)
     check_encoding(path, data[:4])
     try:
-        listed = tokenizer_json.parse(data).get('added_tokens') or ()
-        backend = guarded(tokenizers.Tokenizer.from_buffer, data)
+        listed = tokenizer_json.parse_tokenizer(data).get('added_tokens') or ()
+        backend = call_library(tokenizers.Tokenizer.from_buffer, data)
     except ValueError as error:
         raise CheckpointError(f'{path} is not a tokenizer that can be used: {error}') from None
     _check_ids(backend, ((token['content'], token['id']) for token in listed), path)
     return backend
 
 
-def _add(backend: tokenizers.Tokenizer, added: Iterable[Added], path: Path) -> None:
+def _add_tokens(backend: tokenizers.Tokenizer, added: Iterable[ExtraToken], path: Path) -> None:
     """Adds the tokens that other files list, as transformers does."""
     known = {repr(token) for token in backend.get_added_tokens_decoder().values()}
     contents = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -175,7 +176,7 @@ def _add(backend: tokenizers.Tokenizer, added: Iterable[Added], path: Path) -> N
         token = tokenizers.AddedToken(content, **flags)
         if content and repr(token) not in known and (replaces or content not in contents):
             missing.append(token)
-    guarded(backend.add_tokens, missing)
+    call_library(backend.add_tokens, missing)
     _check_ids(backend, ((token.content, token.id) for token in added if token.id is not None), path)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.files import read_json
-from vipllava_jax.inputs.tokenizer_json import LONGEST_ADDED, MOST_ADDED
+from vipllava_jax.inputs.tokenizer_json import MAX_ADDED_CHARACTERS, MAX_ADDED_TOKENS
 from vipllava_jax.messages import CheckpointError, brief
 
 STANDARD = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token')
@@ -14,7 +14,7 @@ FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 ID = re.compile('[0-9]{1,8}', re.ASCII)
 
 
-class Added(NamedTuple):
+class ExtraToken(NamedTuple):
     """A token that is added to those of tokenizer.json or tokenizer.model."""
 
     content: str
@@ -23,43 +23,46 @@ class Added(NamedTuple):
     replaces: bool = False  # whether its flags replace those of the same token in tokenizer.json
 
 
-class Fields(NamedTuple):
+class TokenizerFields(NamedTuple):
     """The fields of tokenizer_config.json, special_tokens_map.json and added_tokens.json that matter."""
 
     values: Mapping[str, str | bool] = {}  # such as bos_token and add_bos_token
-    added: tuple[Added, ...] = ()
+    added: tuple[ExtraToken, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path) -> 'Fields':
+    def read(cls, folder: Path) -> 'TokenizerFields':
         """The fields of a folder; CheckpointError names the file and the invalid field."""
-        small, config = folder / 'special_tokens_map.json', folder / 'tokenizer_config.json'
-        found = {path: read_json(path, optional=True) for path in (small, config)}
-        named: dict[str, str] = {}
-        extra: list[str] = []
+        special_map, config = folder / 'special_tokens_map.json', folder / 'tokenizer_config.json'
+        found = {path: read_json(path, optional=True) for path in (special_map, config)}
+        named_tokens: dict[str, str] = {}
+        special_tokens: list[str] = []
         for path, fields in found.items():
-            named |= _named(path, fields)
-            extra += _extra(path, fields)
+            named_tokens |= _named_tokens(path, fields)
+            special_tokens += _special_tokens(path, fields)
         flag = found[config].get('add_bos_token')
         if flag is not None and not isinstance(flag, bool):
             raise CheckpointError(f'{config}: add_bos_token: expected true or false, found {brief(flag)}')
         added = [
-            *_listed(config, found[config].get('added_tokens_decoder')),
-            *_legacy(folder / 'added_tokens.json', {*named.values(), *extra}),
+            *_decoder_tokens(config, found[config].get('added_tokens_decoder')),
+            *_added_json_tokens(folder / 'added_tokens.json', {*named_tokens.values(), *special_tokens}),
         ]
-        own = [token for name, token in named.items() if name not in STANDARD]
-        added += [Added(token, None, {'special': True}) for token in dict.fromkeys([*own, *extra])]
-        by_content: dict[str, Added] = {}
+        other_special = [token for name, token in named_tokens.items() if name not in STANDARD]
+        added += [
+            ExtraToken(token, None, {'special': True})
+            for token in dict.fromkeys([*other_special, *special_tokens])
+        ]
+        by_content: dict[str, ExtraToken] = {}
         for token in added:  # those of added_tokens_decoder first
             by_content.setdefault(token.content, token)
-        if len(by_content) > MOST_ADDED or sum(map(len, by_content)) > LONGEST_ADDED:
+        if len(by_content) > MAX_ADDED_TOKENS or sum(map(len, by_content)) > MAX_ADDED_CHARACTERS:
             raise CheckpointError(
                 f'{config}: it and the files beside it add {len(by_content)} tokens, expected at most '
-                f'{MOST_ADDED} of {LONGEST_ADDED} characters in all'
+                f'{MAX_ADDED_TOKENS} of {MAX_ADDED_CHARACTERS} characters in all'
             )
-        return cls({**named, 'add_bos_token': bool(flag)}, tuple(by_content.values()))
+        return cls({**named_tokens, 'add_bos_token': bool(flag)}, tuple(by_content.values()))
 
 
-def _named(path: Path, fields: Mapping[str, Any]) -> dict[str, str]:
+def _named_tokens(path: Path, fields: Mapping[str, Any]) -> dict[str, str]:
     """bos_token and other fields whose names end in _token, such as image_token in some models."""
     found = {}
     for field, value in fields.items():
@@ -75,7 +78,7 @@ def _may_be_token(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, dict) and 'content' in value)
 
 
-def _extra(path: Path, fields: Mapping[str, Any]) -> list[str]:
+def _special_tokens(path: Path, fields: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for field in ('additional_special_tokens', 'extra_special_tokens'):
         value = fields.get(field)
@@ -86,7 +89,7 @@ def _extra(path: Path, fields: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _listed(path: Path, tokens: Any) -> list[Added]:
+def _decoder_tokens(path: Path, tokens: Any) -> list[ExtraToken]:
     """The tokens of `added_tokens_decoder`, an object from ids to tokens with flags."""
     if tokens is not None and not isinstance(tokens, dict):
         raise CheckpointError(f'{path}: added_tokens_decoder: expected an object, found {brief(tokens)}')
@@ -104,11 +107,11 @@ def _listed(path: Path, tokens: Any) -> list[Added]:
                 raise CheckpointError(
                     f'{path}: {field}: {flag}: expected true or false, found {brief(value)}'
                 )
-        found.append(Added(content, int(id), flags, replaces=True))
+        found.append(ExtraToken(content, int(id), flags, replaces=True))
     return sorted(found, key=lambda token: token.id or 0)
 
 
-def _legacy(path: Path, special: set[str]) -> list[Added]:
+def _added_json_tokens(path: Path, special: set[str]) -> list[ExtraToken]:
     """The tokens of added_tokens.json, an object from tokens to ids, from older versions of transformers."""
     found = []
     for content, id in read_json(path, optional=True).items():
@@ -116,7 +119,7 @@ def _legacy(path: Path, special: set[str]) -> list[Added]:
         if type(id) is not int or not 0 <= id < 10**8:
             raise CheckpointError(f'{path}: {brief(content)}: expected an id, found {brief(id)}')
         is_special = content in special
-        found.append(Added(content, id, {'normalized': not is_special, 'special': is_special}))
+        found.append(ExtraToken(content, id, {'normalized': not is_special, 'special': is_special}))
     return sorted(found, key=lambda token: token.id or 0)
 
 

@@ -4,64 +4,37 @@ The library trusts its input: a malicious file can abort the process or exhaust 
 that the tokenizers of Llama, Vicuna, Llama 3, Phi 3, Mistral and Qwen use are allowed.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vipllava_jax.files import parse_bounded_json
 from vipllava_jax.inputs.token_patterns import PATTERNS
 from vipllava_jax.messages import brief
 
-LARGEST_ID = 1 << 24
+MAX_ID = 1 << 24
 MAX_BYTES = 40 << 20  # bytes of the file, several times what a vocabulary of 128,000 tokens takes
-MOST = 1 << 19  # tokens, and pairs to merge; the largest vocabularies have half as many
-MOST_ADDED = 1 << 16  # tokens besides the vocabulary
-MOST_OBJECTS = MOST_ADDED + 10_000  # in the JSON; each takes thirty times its bytes in memory
-LONGEST_ADDED = 1 << 20  # characters of all of them
-MOST_PARTS = 32  # normalizers, pre-tokenizers, decoders or post-processors
-DEEPEST = 4  # sequences within each other
-GROWTH = 16  # the largest factor by which a text may grow in bytes; Llama's is 3
+MAX_TOKENS = 1 << 19  # tokens, and pairs to merge; the largest vocabularies have half as many
+MAX_ADDED_TOKENS = 1 << 16  # tokens besides the vocabulary
+MAX_OBJECTS = MAX_ADDED_TOKENS + 10_000  # in the JSON; each takes thirty times its bytes in memory
+MAX_ADDED_CHARACTERS = 1 << 20  # characters of all of them
+MAX_PARTS = 32  # normalizers, pre-tokenizers, decoders or post-processors
+MAX_DEPTH = 4  # sequences within each other
+MAX_GROWTH = 16  # the largest factor by which a text may grow in bytes; Llama's is 3
 
 
-def parse(data: bytes) -> dict[str, Any]:
+def parse_tokenizer(data: bytes) -> dict[str, Any]:
     """The checked content of a tokenizer.json; ValueError names an invalid field."""
-    try:
-        found = json.loads(data, object_pairs_hook=_objects())
-    except RecursionError:
-        raise ValueError('its JSON is nested too deeply') from None
-    if not isinstance(found, dict):
-        raise ValueError(f'expected a JSON object, found {type(found).__name__}')
+    found = parse_bounded_json(data, MAX_OBJECTS)
     _model(found.get('model'))
     _added(found.get('added_tokens'))
     growth = _parts('normalizer', found.get('normalizer'), NORMALIZERS)
     growth *= _parts('pre_tokenizer', found.get('pre_tokenizer'), PRE_TOKENIZERS)
-    if growth > GROWTH:
-        raise ValueError(f'normalizer: can make a text more than {GROWTH} times as long')
-    if _parts('decoder', found.get('decoder'), DECODERS) > GROWTH:
-        raise ValueError(f'decoder: can make a text more than {GROWTH} times as long')
+    if growth > MAX_GROWTH:
+        raise ValueError(f'normalizer: can make a text more than {MAX_GROWTH} times as long')
+    if _parts('decoder', found.get('decoder'), DECODERS) > MAX_GROWTH:
+        raise ValueError(f'decoder: can make a text more than {MAX_GROWTH} times as long')
     _parts('post_processor', found.get('post_processor'), POST_PROCESSORS)
     return found
-
-
-def _objects() -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """The hook that makes the objects of one file, at most MOST_OBJECTS.
-
-    Repeated names are refused, as JSON parsers treat them differently.
-    """
-    left = MOST_OBJECTS
-
-    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError(f'more than {MOST_OBJECTS} objects in its JSON')
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise ValueError(f'{brief(twice)} occurs twice in one object')
-        return found
-
-    return make
 
 
 def _fail(field: str, value: Any, expected: str) -> ValueError:
@@ -73,15 +46,15 @@ def _model(model: Any) -> None:
         found = model.get('type') if isinstance(model, Mapping) else model
         raise _fail('model', found, 'one of type BPE')
     vocab, merges = model.get('vocab'), model.get('merges')
-    if not isinstance(vocab, dict) or not 0 < len(vocab) <= MOST:
-        raise _fail('model.vocab', vocab, f'an object of tokens and their ids, at most {MOST}')
-    if not all(type(id) is int and 0 <= id < LARGEST_ID for id in vocab.values()):
-        token = next(t for t, id in vocab.items() if type(id) is not int or not 0 <= id < LARGEST_ID)
-        raise _fail(f'model.vocab: the id of {brief(token)}', vocab[token], f'0 to {LARGEST_ID - 1}')
+    if not isinstance(vocab, dict) or not 0 < len(vocab) <= MAX_TOKENS:
+        raise _fail('model.vocab', vocab, f'an object of tokens and their ids, at most {MAX_TOKENS}')
+    if not all(type(id) is int and 0 <= id < MAX_ID for id in vocab.values()):
+        token = next(t for t, id in vocab.items() if type(id) is not int or not 0 <= id < MAX_ID)
+        raise _fail(f'model.vocab: the id of {brief(token)}', vocab[token], f'0 to {MAX_ID - 1}')
     if len(set(vocab.values())) < len(vocab):
         raise ValueError('model.vocab: two tokens have the same id')
-    if not isinstance(merges, list) or len(merges) > MOST:
-        raise _fail('model.merges', merges, f'a list of at most {MOST} pairs')
+    if not isinstance(merges, list) or len(merges) > MAX_TOKENS:
+        raise _fail('model.merges', merges, f'a list of at most {MAX_TOKENS} pairs')
     for field in (
         'continuing_subword_prefix',
         'end_of_word_suffix',
@@ -96,18 +69,18 @@ def _model(model: Any) -> None:
 
 
 def _added(tokens: Any) -> None:
-    if tokens is not None and (not isinstance(tokens, list) or len(tokens) > MOST_ADDED):
-        raise _fail('added_tokens', tokens, f'a list of at most {MOST_ADDED} tokens')
+    if tokens is not None and (not isinstance(tokens, list) or len(tokens) > MAX_ADDED_TOKENS):
+        raise _fail('added_tokens', tokens, f'a list of at most {MAX_ADDED_TOKENS} tokens')
     for token in tokens or ():
         if not isinstance(token, Mapping):
             raise _fail('added_tokens', token, 'objects')
         content, id = token.get('content'), token.get('id')
         if not isinstance(content, str) or not content:
             raise _fail('added_tokens: content', content, 'a text')
-        if type(id) is not int or not 0 <= id < LARGEST_ID:
-            raise _fail(f'added_tokens: the id of {brief(content)}', id, f'0 to {LARGEST_ID - 1}')
-    if sum(len(token['content']) for token in tokens or ()) > LONGEST_ADDED:
-        raise ValueError(f'added_tokens: more than {LONGEST_ADDED} characters in all')
+        if type(id) is not int or not 0 <= id < MAX_ID:
+            raise _fail(f'added_tokens: the id of {brief(content)}', id, f'0 to {MAX_ID - 1}')
+    if sum(len(token['content']) for token in tokens or ()) > MAX_ADDED_CHARACTERS:
+        raise ValueError(f'added_tokens: more than {MAX_ADDED_CHARACTERS} characters in all')
 
 
 Check = Callable[[str, Mapping[str, Any]], float]  # (field, part) -> the factor by which a text may grow
@@ -115,16 +88,16 @@ Check = Callable[[str, Mapping[str, Any]], float]  # (field, part) -> the factor
 
 def _parts(field: str, part: Any, kinds: Mapping[str, Check]) -> float:
     """The factor by which a part of the tokenizer, or a sequence of parts, may make a text longer."""
-    budget = [MOST_PARTS]
+    budget = [MAX_PARTS]
 
     def visit(part: Any, depth: int) -> float:
         if part is None:
             return 1
         kind = part.get('type') if isinstance(part, Mapping) else None
         budget[0] -= 1
-        if budget[0] < 0 or depth > DEEPEST:
+        if budget[0] < 0 or depth > MAX_DEPTH:
             raise ValueError(
-                f'{field}: more than {MOST_PARTS} parts, or sequences nested deeper than {DEEPEST}'
+                f'{field}: more than {MAX_PARTS} parts, or sequences nested deeper than {MAX_DEPTH}'
             )
         if kind == 'Sequence':
             listed = part.get(SEQUENCES[field])
@@ -201,11 +174,11 @@ def _template(field: str, part: Mapping[str, Any]) -> float:
             isinstance(ids, list)
             and isinstance(tokens, list)
             and len(ids) == len(tokens) <= 8
-            and all(type(id) is int and 0 <= id < LARGEST_ID for id in ids)
+            and all(type(id) is int and 0 <= id < MAX_ID for id in ids)
         ):
             raise _fail(f'{field}.special_tokens: {brief(name)}', token, 'at most 8 ids and their tokens')
-    if not isinstance(pieces, list) or len(pieces) > MOST_PARTS:
-        raise _fail(f'{field}.single', pieces, f'a list of at most {MOST_PARTS} pieces')
+    if not isinstance(pieces, list) or len(pieces) > MAX_PARTS:
+        raise _fail(f'{field}.single', pieces, f'a list of at most {MAX_PARTS} pieces')
     texts = 0
     for piece in pieces:
         kind, named = next(iter(piece.items())) if isinstance(piece, dict) and len(piece) == 1 else ('', None)

@@ -1,5 +1,6 @@
 """The decoder: Llama, from embeddings to logits, with a cache whose slot s holds position s."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,8 +11,10 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config, TextConfig
-from vipllava_jax.model.layers import Linear, RMSNorm, attend, attend_weights, rope
-from vipllava_jax.model.weights import LoRA, einsum, rearrange
+from vipllava_jax.model.attention import attend, attention_with_weights
+from vipllava_jax.model.equations import axes
+from vipllava_jax.model.layers import Linear, RMSNorm, param, rope
+from vipllava_jax.model.weights import LoRA, WeightAxes, einsum, map_output_axes
 
 
 @struct.dataclass
@@ -30,28 +33,76 @@ class Cache:
 
 
 class Embed(nn.Module):
-    """Tokens BT -> embeddings BTD, rows of the table w VD; ids outside the table are clamped to its ends."""
+    """The embedding table w VD: tokens -> embeddings, and hidden states -> logits if it is also the head."""
 
     sizes: dict[str, int]
 
-    def setup(self) -> None:
-        self.w = self.param('w', nn.initializers.normal(0.02), (self.sizes['V'], self.sizes['D']))
+    @nn.compact
+    def table(self, dtype: DTypeLike) -> Any:
+        """The table VD; `init` creates it in `dtype`."""
+        return param(self, 'w', nn.initializers.normal(0.02), WeightAxes('VD'), self.sizes, dtype)
 
-    def __call__(self, tokens: Array) -> Array:
-        return jnp.take(self.w, tokens, axis=0, mode='clip')
+    def __call__(self, tokens: Array, dtype: DTypeLike = jnp.float32) -> Array:
+        """Tokens BT -> embeddings BTD; ids outside the table are clamped to its ends."""
+        return jnp.take(self.table(dtype), tokens, axis=0, mode='clip')
 
     def logits(self, x: Array) -> Array:
         """Hidden states BTD -> float32 logits BTV, with the transposed table as the head."""
-        return einsum('BTD,VD->BTV', x, self.w, jnp.float32)
+        return einsum('BTD,VD->BTV', x, self.table(x.dtype), jnp.float32)
 
 
-class See(NamedTuple):
-    """Positions, cache offset and mask of one attention call, and whether to return the attention weights."""
+class AttentionSpec(NamedTuple):
+    """The inputs that every layer's attention shares: positions, slots and mask.
+
+    If `offset` is None, the prompt starts at slot 0 and attends only to its own tokens, so that cuDNN's
+    causal attention can compute it.
+    """
 
     positions: Array  # BT or 1T, for the rotary embeddings
-    start: int | Array  # the slot of the first query, one for all rows or B
+    offset: Array | None = None  # B, the slot of each row's first token
     mask: Array | None = None  # BS, False at slots to hide
-    weights: bool = False
+    return_weights: bool = False
+
+
+class Fused(NamedTuple):
+    """Weights of a layer that have the same input, and the product with all of them fused into one weight.
+
+    The axis X of the fused weight lies after the contracted axis. Each member of a layer with G query heads
+    per key/value head takes as many of its places as it has heads per key/value head: q takes G, k and v one
+    each. gate and up take one each.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    equation: str
+
+    @property
+    def axes(self) -> WeightAxes:
+        """The axes of the fused weight."""
+        found = axes(self.equation)
+        return WeightAxes(found.weight, found.contracted, quantizable=True)
+
+    def fuse(self, *ws: Any) -> Any:
+        """The weights of the members, such as DNH, DKH, DKH -> the fused weight, such as DXKH."""
+
+        def join(*ws: Array) -> Array:
+            D, K, *H = ws[-1].shape
+            return jnp.concatenate([w.reshape(D, K, -1, *H).swapaxes(1, 2) for w in ws], axis=1)
+
+        return map_output_axes(join, *ws)
+
+    def split(self, w: Array) -> dict[str, Array]:
+        """The inverse of `fuse` for a weight that is not quantized -> the weights of the members, by name."""
+        D, X, _, *H = w.shape
+        rest = len(self.members) - 1
+        parts = jnp.split(w, list(range(X - rest, X)), axis=1)
+        shaped = (part.swapaxes(1, 2).reshape(D, -1, *H) for part in parts)
+        return dict(zip(self.members, shaped, strict=True))
+
+
+QKV = Fused('qkv', ('q', 'k', 'v'), 'BTD,DXKH->BTXKH')
+GATE_UP = Fused('gate_up', ('gate', 'up'), 'BTD,DXF->BTXF')
+FUSED = (QKV, GATE_UP)
 
 
 class Layer(nn.Module):
@@ -61,31 +112,35 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, see: See, cached: tuple[Array, Array] | None
+        self, x: Array, spec: AttentionSpec, cached: tuple[Array, Array] | None
     ) -> tuple[Array, tuple[Array, Array], Array | None]:
         text = self.cfg.text
         s = text.sizes
-        y = RMSNorm(s['D'], text.eps, name='attn_norm')(x)
-        if self.has_variable('params', 'qkv'):
-            qkv = Linear('BTD,DXKH->BTXKH', {**s, 'X': s['G'] + 2}, name='qkv')(y)
-            qk, v = rope(qkv[:, :, :-1], see.positions, text.rope_theta), qkv[:, :, -1]
+        y = RMSNorm('D', s, text.eps, name='attn_norm')(x)
+        if self.has_variable('params', QKV.name):
+            qkv = Linear(QKV.equation, {**s, 'X': s['G'] + 2}, name=QKV.name)(y)
+            qk, v = rope(qkv[:, :, :-1], spec.positions, text.rope_theta), qkv[:, :, -1]
             q, k = qk[:, :, :-1].swapaxes(2, 3).reshape(*y.shape[:2], s['N'], s['H']), qk[:, :, -1]
         else:
-            q = rope(Linear('BTD,DNH->BTNH', s, name='q')(y), see.positions, text.rope_theta)
-            k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), see.positions, text.rope_theta)
+            q = rope(Linear('BTD,DNH->BTNH', s, name='q')(y), spec.positions, text.rope_theta)
+            k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), spec.positions, text.rope_theta)
             v = Linear('BTD,DKH->BTKH', s, name='v')(y)
-        kv = (write(cached[0], k, see.start), write(cached[1], v, see.start)) if cached else (k, v)
-        if not isinstance(see.start, int):  # a prompt that starts at slot 0 attends only to its own tokens
+        kv = (k, v)
+        if cached:
+            kv = write_to_cache(cached[0], k, spec.offset), write_to_cache(cached[1], v, spec.offset)
+        if spec.offset is not None:
             k, v = kv
         weights = None
-        if see.weights:
-            y, weights = attend_weights(q, k, v, start=see.start, mask=see.mask)
+        if spec.return_weights:
+            y, weights = attention_with_weights(q, k, v, causal=True, offset=spec.offset, mask=spec.mask)
         else:
-            y = attend(q, k, v, start=see.start, mask=see.mask, implementation=self.cfg.attention)
+            y = attend(
+                q, k, v, causal=True, offset=spec.offset, mask=spec.mask, implementation=self.cfg.attention
+            )
         x += Linear('BTNH,NHD->BTD', s, name='o')(y)
-        y = RMSNorm(s['D'], text.eps, name='mlp_norm')(x)
-        if self.has_variable('params', 'gate_up'):
-            gate, up = jnp.moveaxis(Linear('BTD,DXF->BTXF', {**s, 'X': 2}, name='gate_up')(y), 2, 0)
+        y = RMSNorm('D', s, text.eps, name='mlp_norm')(x)
+        if self.has_variable('params', GATE_UP.name):
+            gate, up = jnp.moveaxis(Linear(GATE_UP.equation, {**s, 'X': 2}, name=GATE_UP.name)(y), 2, 0)
         else:
             gate, up = Linear('BTD,DF->BTF', s, name='gate')(y), Linear('BTD,DF->BTF', s, name='up')(y)
         return x + Linear('BTF,FD->BTD', s, name='down')(jax.nn.silu(gate) * up), kv, weights
@@ -100,12 +155,12 @@ class Llama(nn.Module):
         text = self.cfg.text
         self.embed = Embed(text.sizes)
         self.layers = [Layer(self.cfg) for _ in range(text.layers)]
-        self.norm = RMSNorm(text.width, text.eps)
+        self.norm = RMSNorm('D', text.sizes, text.eps)
         if not text.tied:
             self.head = Linear('BTD,DV->BTV', text.sizes)
 
     def __call__(
-        self, x: Array, see: See, cache: Cache | None = None
+        self, x: Array, spec: AttentionSpec, cache: Cache | None = None
     ) -> tuple[list[Array], Cache, list[Array | None]]:
         """x BTD -> L+1 hidden states, the last after the final norm; a cache; attention weights BNTS or None.
 
@@ -113,7 +168,7 @@ class Llama(nn.Module):
         """
         states, filled, weights = [x], [], []
         for i, layer in enumerate(self.layers):
-            x, kv, w = layer(x, see, (cache.k[i], cache.v[i]) if cache else None)
+            x, kv, w = layer(x, spec, (cache.k[i], cache.v[i]) if cache else None)
             states.append(x)
             filled.append(kv)
             weights.append(w)
@@ -126,12 +181,15 @@ class Llama(nn.Module):
         return self.embed.logits(x) if self.cfg.text.tied else self.head(x, jnp.float32)
 
 
-def write(cached: Array, new: Array, start: int | Array) -> Array:
-    """Writes new BTKH into cached BSKH, from slot `start` of each row; drops what lies past the last slot."""
-    if isinstance(start, int) and start == 0:
+def write_to_cache(cached: Array, new: Array, offset: Array | None) -> Array:
+    """Writes keys or values BTKH into the slots from `offset` B on of a cache BSKH -> the cache.
+
+    None is slot 0 for all rows; T must then be at most S. Otherwise, what lies past the last slot is dropped.
+    """
+    if offset is None:
         return jax.lax.dynamic_update_slice(cached, new, (0, 0, 0, 0))
     B, T = new.shape[:2]
-    slots = jnp.reshape(start, (-1, 1)) + jnp.arange(T)
+    slots = offset.reshape(-1, 1) + jnp.arange(T)
     return cached.at[jnp.arange(B)[:, None], slots].set(new, mode='drop')
 
 
@@ -141,33 +199,29 @@ def fuse(layer: dict[str, Any]) -> dict[str, Any]:
     The axes K and F stay intact, so that they can be sharded. A layer with LoRA is returned unchanged,
     because the adapters of the joined weights differ.
     """
-    if any(isinstance(part.get('w'), LoRA) for part in layer.values()):
+    if any(isinstance(module.get('w'), LoRA) for module in layer.values()):
         return layer
     layer = dict(layer)
-    q, k, v, gate, up = (layer.pop(name)['w'] for name in ('q', 'k', 'v', 'gate', 'up'))
-
-    def join(q: Array, k: Array, v: Array) -> Array:
-        D, K, H = k.shape
-        return jnp.concatenate([q.reshape(D, K, -1, H).swapaxes(1, 2), k[:, None], v[:, None]], axis=1)
-
-    gate_up = rearrange(lambda *ws: jnp.stack(ws, axis=1), gate, up)
-    return {**layer, 'qkv': {'w': rearrange(join, q, k, v)}, 'gate_up': {'w': gate_up}}
+    for fused in FUSED:
+        layer[fused.name] = {'w': fused.fuse(*(layer.pop(member)['w'] for member in fused.members))}
+    return layer
 
 
-def reads(path: str) -> str:
-    """The first weight that has the same input as this one, by path: '…/layers_0/v/w' -> '…/layers_0/q'."""
-    layer, name, _ = path.rsplit('/', 2)
-    first = {'k': 'q', 'v': 'q', 'up': 'gate'}
-    return f'{layer}/{first.get(name, name)}'
+def split_fused(path: str, w: Array) -> Iterator[tuple[str, Array]]:
+    """A weight that is not quantized, and its path -> the weights that were fused into it, or itself."""
+    *parents, name, leaf = path.split('/')
+    for fused in FUSED:
+        if name == fused.name:
+            for member, part in fused.split(w).items():
+                yield '/'.join([*parents, member, leaf]), part
+            return
+    yield path, w
 
 
-def summed(path: str) -> int:
-    """The path of a weight -> how many leading axes its product contracts: 'llama/layers_0/o/w' -> 2.
+def shared_input(path: str) -> str:
+    """A name for the input of a weight, equal for weights with the same input.
 
-    In this example they are N and H. The result is 0 for all weights except those of the decoder's products,
-    which are the ones that can be quantized.
+    'llama/layers_0/v/w' -> 'llama/layers_0/qkv', the path of the module that would fuse them.
     """
-    if not (path.startswith('llama/') and path.endswith('/w')):
-        return 0
-    axes = {'o': 2, **dict.fromkeys(('q', 'k', 'v', 'gate', 'up', 'down', 'head'), 1)}
-    return axes.get(path.split('/')[-2], 0)
+    layer, name, _ = path.rsplit('/', 2)
+    return f'{layer}/{next((fused.name for fused in FUSED if name in fused.members), name)}'

@@ -5,7 +5,6 @@ with a static `cfg`; outside jit they first check that the images fit the tokens
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from vipllava_jax.config import Config
 from vipllava_jax.model.clip import Clip
+from vipllava_jax.model.input_checks import check_inputs, check_shapes
 from vipllava_jax.model.layers import LayerNorm, Linear
-from vipllava_jax.model.llama import Cache, Llama, See
+from vipllava_jax.model.llama import AttentionSpec, Cache, Llama
 
 Params = dict[str, Any]
 
@@ -42,7 +42,7 @@ class Projector(nn.Module):
     def __call__(self, x: Array) -> Array:
         s = self.cfg.sizes
         if self.cfg.projector_norm:
-            x = LayerNorm(s['M'], self.cfg.projector_eps, name='norm')(x)
+            x = LayerNorm('M', s, self.cfg.projector_eps, name='norm')(x)
         x = Linear('BPM,MD->BPD', s, bias=True, name='linear_1')(x)
         x = jax.nn.gelu(x, approximate=False)
         return Linear('BPD,DE->BPE', s, bias=True, name='linear_2')(x)
@@ -70,8 +70,11 @@ class VipLlava(nn.Module):
 
         `embeddings` BTD, if given, are used instead of those of the tokens.
         """
-        x = self.llama.embed(tokens)  # also if embeddings are given, so that `init` creates the table
-        x = x if embeddings is None else embeddings
+        if embeddings is None:
+            x = self.llama.embed(tokens)
+        else:
+            self.llama.embed(tokens, embeddings.dtype)  # so that `init` creates the table, in this dtype
+            x = embeddings
         return x if features is None else merge(x, features, tokens == self.cfg.image_token)
 
     def forward(
@@ -87,21 +90,34 @@ class VipLlava(nn.Module):
         x = self.embed(tokens, features, embeddings)
         if positions is None:
             positions = jnp.arange(x.shape[1])[None]
-        states, _, attentions = self.llama(x, See(positions, 0, mask, weights))
+        states, _, attentions = self.llama(x, AttentionSpec(positions, None, mask, weights))
         kept = tuple(w for w in attentions if w is not None)
         return Trace(self.llama.logits(states[-1]), tuple(states), kept, features)
 
     def prefill(self, tokens: Array, images: Array | None, lengths: Array, slots: int) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
         empty = Cache.empty(self.cfg.text, len(x), slots, x.dtype)
-        states, cache, _ = self.llama(x, See(jnp.arange(x.shape[1])[None], 0), empty)
-        last = jnp.take_along_axis(states[-1], lengths[:, None, None] - 1, axis=1)
-        return self.llama.logits(last)[:, 0], cache
+        states, cache, _ = self.llama(x, AttentionSpec(jnp.arange(x.shape[1])[None]), empty)
+        return self.last_logits(states[-1], lengths), cache
 
-    def extend(self, tokens: Array, cache: Cache, start: Array) -> tuple[Array, Cache]:
+    def extend(
+        self,
+        tokens: Array,
+        images: Array | None,
+        cache: Cache,
+        start: Array,
+        lengths: Array,
+        last_only: bool,
+    ) -> tuple[Array, Cache]:
+        x = self.embed(tokens, None if images is None else self.features(images))
         positions = start[:, None] + jnp.arange(tokens.shape[1])
-        states, cache, _ = self.llama(self.llama.embed(tokens), See(positions, start), cache)
-        return self.llama.logits(states[-1]), cache
+        states, cache, _ = self.llama(x, AttentionSpec(positions, start), cache)
+        return self.last_logits(states[-1], lengths) if last_only else self.llama.logits(states[-1]), cache
+
+    def last_logits(self, x: Array, lengths: Array) -> Array:
+        """Hidden states BTD -> the logits BV after the last of the `lengths` B tokens of each row."""
+        last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
+        return self.llama.logits(last)[:, 0]
 
 
 def merge(x: Array, features: Array, placeholder: Array) -> Array:
@@ -146,7 +162,7 @@ def forward(
                 f'the projector takes {len(cfg.feature_layers)} feature_layers, not {len(feature_layers)}'
             )
         cfg = dataclasses.replace(cfg, feature_layers=tuple(feature_layers))
-    check(ids, images, image_counts, cfg)
+    check_inputs(ids, images, image_counts, cfg)
     out = _apply(
         params,
         cfg,
@@ -176,7 +192,7 @@ def prefill(
     `lengths` B is the number of tokens of each row (default: T), and `slots` the size of the cache. Raises
     ValueError as `forward` does, and if T is larger than `slots`.
     """
-    check(tokens, images, image_counts, cfg, lengths)
+    check_inputs(tokens, images, image_counts, cfg, lengths)
     B, T = np.shape(tokens)
     if slots < T:
         raise ValueError(f'a prompt of {T} tokens does not fit a cache of {slots} slots')
@@ -185,16 +201,36 @@ def prefill(
 
 
 def extend(
-    params: Params, tokens: ArrayLike, cache: Cache, start: ArrayLike, *, cfg: Config
+    params: Params,
+    tokens: ArrayLike,
+    cache: Cache,
+    start: ArrayLike,
+    *,
+    cfg: Config,
+    images: ArrayLike | None = None,
+    image_counts: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    last_only: bool = False,
 ) -> tuple[Array, Cache]:
     """Tokens BT that follow the `start` B tokens in each row of the cache -> logits BTV, the extended cache.
 
-    Keys and values past the last slot are dropped without an error, so the cache must have enough slots.
-    Raises ValueError if `tokens` is not a jax.Array and holds an id outside the vocabulary.
+    Rows are right-padded to T, and `lengths` B is the number of tokens of each (default: T). `images` BIhw3
+    are those of the new tokens alone. With `last_only`, the logits are those after the last token of each
+    row, BV. Keys and values past the last slot are dropped without an error, so the cache must have enough
+    slots.
+
+    Raises ValueError as `forward` does. The values of `tokens` are not checked if there are no images and
+    they are a jax.Array, so that decoding does not wait for them.
     """
-    if not isinstance(tokens, jax.Array) and np.ndim(tokens) == 2:
-        check_ids(np.asarray(tokens), cfg, np.asarray(tokens) != cfg.pad)
-    return _apply(params, cfg, 'extend', jnp.asarray(tokens), cache, jnp.asarray(start))
+    check_shapes(tokens, images, image_counts, cfg, lengths, start)
+    if images is not None or not isinstance(tokens, jax.Array):
+        check_inputs(tokens, images, image_counts, cfg, lengths)
+    B, T = np.shape(tokens)
+    if len(cache.k) and len(cache.k[0]) != B:
+        raise ValueError(f'the cache has {len(cache.k[0])} rows, but the tokens have {B}')
+    lengths = jnp.full(B, T) if lengths is None else jnp.asarray(lengths)
+    tokens, start = jnp.asarray(tokens), jnp.asarray(start)
+    return _apply(params, cfg, 'extend', tokens, _images(images), cache, start, lengths, last_only)
 
 
 def decode(
@@ -203,87 +239,6 @@ def decode(
     """Tokens B at positions `start` B -> logits BV, the extended cache; equivalent to `extend` with T = 1."""
     logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg)
     return logits[:, 0], cache
-
-
-def init(key: Array, cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
-    """Random params with the shapes of the config.
-
-    Weights of products are normal with variance 1 / fan-in, the embedding table with standard deviation 0.02.
-    Gains are 1 and shifts 0.
-    """
-    images = jnp.zeros((1, 1, cfg.vision.image_size, cfg.vision.image_size, 3), dtype)
-    embeddings = jnp.zeros((1, 1, cfg.text.width), dtype)
-    tokens = jnp.zeros((1, 1), int)
-    params = VipLlava(cfg).init(key, tokens, images, embeddings, method='forward')['params']
-    return jax.tree.map(lambda w: w.astype(dtype), params)  # the embedding table is created as float32
-
-
-def abstract(cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
-    """The params of the config as jax.ShapeDtypeStruct leaves, without allocating arrays."""
-    return jax.tree.map(lambda shape: shape, _abstract(cfg, jnp.dtype(dtype)))  # a copy of the cached dict
-
-
-@functools.cache
-def _abstract(cfg: Config, dtype: DTypeLike) -> Params:
-    return jax.eval_shape(lambda: init(jax.random.key(0), cfg, dtype))
-
-
-def check(
-    tokens: ArrayLike,
-    images: ArrayLike | None,
-    image_counts: ArrayLike | None,
-    cfg: Config,
-    lengths: ArrayLike | None = None,
-) -> None:
-    """Raises ValueError if the shapes do not fit or, outside jit, the counts or token ids of a row do not.
-
-    The counts are those of images, of placeholders and of tokens; the message names the row and both the
-    count found and the count expected.
-    """
-    if np.ndim(tokens) != 2:
-        raise ValueError(f'tokens have the shape {np.shape(tokens)}, but the model takes B×T')
-    B, T = np.shape(tokens)
-    size, patches = cfg.vision.image_size, cfg.vision.patches
-    shape = (B, 0, size, size, 3) if images is None else np.shape(images)
-    if len(shape) != 5 or shape[0] != B or shape[2:] != (size, size, 3):
-        raise ValueError(f'images have the shape {shape}, but {B} rows of tokens take {B}×I×{size}×{size}×3')
-    for name, values in (('image_counts', image_counts), ('lengths', lengths)):
-        if values is not None and np.shape(values) != (B,):
-            raise ValueError(f'{name} have the shape {np.shape(values)}, but {B} rows take ({B},)')
-    if any(isinstance(x, jax.core.Tracer) for x in (tokens, image_counts, lengths)):
-        return  # under jit the values are not known
-    ids = np.asarray(tokens)
-    found = (ids == cfg.image_token).sum(axis=1)
-    counts = np.full(B, shape[1]) if image_counts is None else np.asarray(image_counts)
-    filled = np.full(B, T) if lengths is None else np.asarray(lengths)
-    for row in range(B):
-        if not 0 <= counts[row] <= shape[1]:
-            raise ValueError(
-                f'row {row} is said to have {counts[row]} images, but images hold {shape[1]} a row'
-            )
-        if found[row] != counts[row] * patches:
-            raise ValueError(
-                f'row {row} has {found[row]} image placeholders (id {cfg.image_token}), but needs '
-                f'{counts[row] * patches} for its {counts[row]} × {patches} image patches'
-            )
-        if not 1 <= filled[row] <= T:
-            raise ValueError(f'row {row} is said to have {filled[row]} tokens, but must have 1 to {T}')
-    # Image features replace the embedding of the image token, and padding is never used.
-    read = (ids != cfg.image_token) & (np.arange(T) < filled[:, None])
-    check_ids(ids, cfg, read if lengths is not None else read & (ids != cfg.pad))
-
-
-def check_ids(ids: np.ndarray, cfg: Config, read: np.ndarray | None = None) -> None:
-    """Raises ValueError for the first of ids BT outside the embedding table, where `read` BT is True."""
-    beyond = (ids < 0) | (ids >= cfg.text.vocab)
-    if read is not None:
-        beyond &= read
-    if beyond.any():
-        row, at = np.argwhere(beyond)[0]
-        raise ValueError(
-            f'row {row} has the token id {ids[row, at]} at position {at}, but the embedding of the model has '
-            f'{cfg.text.vocab} rows: ids go from 0 to {cfg.text.vocab - 1}'
-        )
 
 
 def _placed(params: Params, embeddings: ArrayLike, cfg: Config) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.folders import check_only
+from vipllava_jax.folders import check_no_other_files
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.loading import Source
 from vipllava_jax.model.vipllava import Params
@@ -22,7 +22,7 @@ def check_replaceable(target: Path) -> None:
     from vipllava_jax.convert.adapters import CONFIG, PAIRS
 
     of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
-    check_only(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
+    check_no_other_files(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
 
 
 def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None:

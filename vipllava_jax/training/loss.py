@@ -11,7 +11,7 @@ from jax import Array
 from vipllava_jax.config import Config
 from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.model.layers import RMSNorm
-from vipllava_jax.model.llama import Layer, See
+from vipllava_jax.model.llama import AttentionSpec, Layer
 from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.training.recipes import REMATS
 
@@ -54,20 +54,20 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
     wide = {'params': {'llama': {'embed': _wide(embed)}}}
     x: Any = model.apply(wide, batch.tokens, features, method='embed')
     x = x.astype(embed['w'].dtype)
-    see = See(jnp.arange(x.shape[1])[None], 0)
+    spec = AttentionSpec(jnp.arange(x.shape[1])[None])
 
     def layer(params: Params) -> Callable[[Array], Array]:
         # Params are closed over: if they were an argument of `jax.checkpoint`, a dropout key that adapters
         # share would be saved, and hashed, once for each of them.
         def run(x: Array) -> Any:
-            return Layer(cfg).apply({'params': params}, x, see, None)[0]
+            return Layer(cfg).apply({'params': params}, x, spec, None)[0]
 
         return jax.checkpoint(run, policy=KEPT[remat])
 
     for i in range(cfg.text.layers):
         with jax.named_scope(f'layers_{i}'):
             x = layer(params['llama'][f'layers_{i}'])(x)
-    norm: Any = RMSNorm(cfg.text.width, cfg.text.eps).apply({'params': params['llama']['norm']}, x)
+    norm: Any = RMSNorm('D', cfg.text.sizes, cfg.text.eps).apply({'params': params['llama']['norm']}, x)
     return norm
 
 

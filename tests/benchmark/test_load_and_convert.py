@@ -6,7 +6,7 @@ import pytest
 
 import vipllava_jax as vj
 from vipllava_jax.arrays import flat
-from vipllava_jax.benchmark.storage import Folders, lines
+from vipllava_jax.benchmark.load_and_convert import Folders, lines
 from vipllava_jax.benchmark.subject import Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure
 from vipllava_jax.placement import place
@@ -42,7 +42,7 @@ def test_lines(subject, tmp_path):
     assert [str(r.line) for r in results] == ['load, converted', 'load, PyTorch', 'convert, PyTorch']
     for result in results:
         assert not result.sides[OURS].fault
-        assert (len(result.sides[OURS].samples), result.line.most) == (1, 3)
+        assert (len(result.sides[OURS].samples), result.line.max_repeats) == (1, 3)
         assert result.line.output == (subject.size / 1e9, 'GB/s')
     size = sum(w.nbytes for w in jax.tree.leaves(subject.params))
     assert subject.size == size

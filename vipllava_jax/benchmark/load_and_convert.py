@@ -13,19 +13,19 @@ from vipllava_jax.benchmark.measure import timed
 from vipllava_jax.benchmark.subject import Subject, random_leaves
 from vipllava_jax.benchmark.timing import OURS, Line, Run
 from vipllava_jax.convert import to_flax, to_torch
-from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.model.params import abstract
 
 
 class Folders:
     """The same weights in a folder of our format and in one of PyTorch's, each written at its first use.
 
-    The folders are never quantised. Weights are loaded in the subject's dtype, and quantised if `quantize`
+    The folders are never quantized. Weights are loaded in the subject's dtype, and quantized if `quantize`
     is given.
     """
 
     def __init__(self, subject: Subject, source: Path | None, place: Path, quantize: str | None = None):
         self.subject, self.source, self.place = subject, source, place
-        self.kind: dict[str, Any] = dict(dtype=subject.dtype, quantize=quantize)
+        self.options: dict[str, Any] = dict(dtype=subject.dtype, quantize=quantize)
 
     @cached_property
     def converted(self) -> Path:
@@ -49,30 +49,32 @@ class Folders:
         to_torch.export(self.converted, target)
         return target
 
-    def load(self, kind: str) -> Run:
+    def load(self, format: str) -> Run:
         """Times a folder in the page cache -> its params on the device, in addition to the subject's."""
-        folder = getattr(self, kind.lower())
-        return timed(lambda: loading.load(folder, **self.kind).params)
+        folder = getattr(self, format.lower())
+        return timed(lambda: loading.load(folder, **self.options, progress=False).params)
 
     def convert(self) -> Run:
         """Times a PyTorch folder in the page cache -> a new folder in our format on the disk."""
         source, target = self.pytorch, self.place / 'again'
-        run = timed(lambda: to_flax.convert(source, target, **self.kind) and None)
+        run = timed(lambda: to_flax.convert(source, target, **self.options) and None)
 
-        def anew() -> float:
+        def from_the_start() -> float:
             shutil.rmtree(target, ignore_errors=True)
             return run()
 
-        return anew
+        return from_the_start
 
 
 def lines(folders: Folders, what: Sequence[str]) -> Iterator[Line]:
     """The lines about loading and converting, each repeated at most three times."""
     subject = folders.subject
-    output = size(abstract(subject.cfg, subject.dtype)) / 1e9, 'GB/s'  # before quantising
+    output = size(abstract(subject.cfg, subject.dtype)) / 1e9, 'GB/s'  # before quantizing
     if 'load' in what:
-        for kind in ('converted', 'PyTorch'):
-            run = {OURS: partial(folders.load, kind)}
-            yield Line('load', kind, 0, run, output=output, most=3, memory=True)
+        for format in ('converted', 'PyTorch'):
+            run = {OURS: partial(folders.load, format)}
+            yield Line('load', format, 0, run, output=output, max_repeats=3, memory=True)
     if 'convert' in what:
-        yield Line('convert', 'PyTorch', 0, {OURS: folders.convert}, output=output, most=3, memory=True)
+        yield Line(
+            'convert', 'PyTorch', 0, {OURS: folders.convert}, output=output, max_repeats=3, memory=True
+        )

@@ -1,0 +1,61 @@
+"""The result of generation: one record per answer, a short repr, and texts without stop strings."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from vipllava_jax.generation.result import Generation
+
+
+@pytest.fixture
+def out():
+    tokens = np.array([[5, 6, 2, 0], [7, 8, 9, 10]], np.int32)
+    return Generation(tokens, np.array([3, 4]), np.array([True, False]), ('stop', 'length'))
+
+
+def test_iterating_yields_one_record_per_answer(out):
+    first, second = out
+    assert (first.tokens.tolist(), first.finished, first.finish_reason) == ([5, 6, 2], True, 'stop')
+    assert (second.tokens.tolist(), second.finished, second.finish_reason) == ([7, 8, 9, 10], False, 'length')
+    assert len(out) == 2
+
+
+def test_the_repr_shows_shapes_and_no_tokens(out):
+    assert repr(out) == 'Generation(tokens 2×4, lengths 2, finished 1 of 2)'
+    html = out._repr_html_()
+    assert '<td>0</td><td>3</td><td>stop</td>' in html
+    assert '<td>1</td><td>4</td><td>length</td>' in html
+    many = Generation(np.zeros((99, 4)), np.full(99, 4), np.zeros(99, bool), ('length',) * 99)
+    assert 'and 83 more rows' in many._repr_html_()
+    assert len(many._repr_html_()) < 2000
+
+
+def test_it_is_frozen(out):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        out.tokens = None
+
+
+def test_texts_end_at_the_first_stop_string(out):
+    def text(whole, stop, keep_stop=False):
+        return dataclasses.replace(out, stop=stop, keep_stop=keep_stop).truncate(whole)
+
+    assert text(' A dog. ', ()) == 'A dog.'
+    assert text(' A dog. ###Human', ('###',)) == 'A dog.'
+    assert text(' A dog. ###Human', ('###',), keep_stop=True) == 'A dog. ###'
+    assert text('A\n\nB', ('\n\n',)) == 'A'
+    assert text('A\n\nB', ('\n\n',), keep_stop=True) == 'A\n\n'
+    assert text(' A dog. ', ('###',), keep_stop=True) == 'A dog.'
+    assert text('abcd', ('abcd', 'bc')) == 'a'  # the stop string that is complete first
+    assert text('abcd', ('c', 'bc')) == 'a'
+
+
+def test_it_is_on_the_host(params, cfg, rng):
+    from tests.rows import ragged
+
+    out = vj.generate(params, ragged(cfg, rng, [(4, 0), (5, 0)]), cfg=cfg, max_new_tokens=3, eos=())
+    for array in (out.tokens, out.lengths, out.finished):
+        assert type(array) is np.ndarray
+    assert out.tokens.dtype == np.int32
+    assert out.finished.dtype == bool
