@@ -164,7 +164,7 @@ def prefill(
     lengths: ArrayLike | None = None,
     image_counts: ArrayLike | None = None,
 ) -> tuple[Array, Cache]:
-    """Right-padded tokens BT, images BIhw3 -> float32 logits BV after the last token of each row, and the cache.
+    """Right-padded tokens BT, images BIhw3 -> logits BV after the last token of each row, and the cache.
 
     `lengths` B is the number of tokens of each row (default: T), and `slots` the size of the cache. Raises
     ValueError as `forward` does, and if T is larger than `slots`.
@@ -189,7 +189,7 @@ def extend(
     lengths: ArrayLike | None = None,
     last_only: bool = False,
 ) -> tuple[Array, Cache]:
-    """Tokens BT that follow the `start` B tokens in each row of the cache -> float32 logits BTV, and the cache.
+    """Tokens BT that follow the `start` B tokens in each row of the cache -> logits BTV, the extended cache.
 
     Rows are right-padded to T, and `lengths` B is the number of tokens of each (default: T). `images` BIhw3
     are those of the new tokens alone. With `last_only`, the logits are those after the last token of each
@@ -213,7 +213,7 @@ def extend(
 def decode(
     params: Params, tokens: ArrayLike, cache: Cache, start: ArrayLike, *, cfg: Config
 ) -> tuple[Array, Cache]:
-    """Tokens B at positions `start` B -> float32 logits BV, the extended cache.
+    """Tokens B at positions `start` B -> logits BV, the extended cache.
 
     Equivalent to `extend` with T = 1. Raises ValueError if the shapes do not fit each other.
     """
