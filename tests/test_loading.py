@@ -18,6 +18,7 @@ from vipllava_jax.convert.table import leaves
 from vipllava_jax.evaluation import evaluate
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.decoding import generate
+from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import WeightOptions, load
 from vipllava_jax.messages import CheckpointError
@@ -75,6 +76,17 @@ def test_quantised_when_loaded_or_when_converted(source, folder, tmp_path, kind,
 def test_an_unknown_way_to_quantise_is_named(folder):
     with pytest.raises(CheckpointError, match='int3: .* int8, int4'):
         load(folder, quantize='int3')
+
+
+def test_the_settings_are_those_of_the_generation_config(source, tmp_path):
+    copy = shutil.copytree(source, tmp_path / 'copy')
+    assert load(copy).settings == GenerationSettings()
+    file = copy / 'generation_config.json'
+    file.write_text(json.dumps({'do_sample': True, 'temperature': 0.2, 'top_p': 0.9, 'max_new_tokens': 7}))
+    assert load(copy).settings == GenerationSettings(temperature=0.2, top_p=0.9, max_new_tokens=7)
+    file.write_text(json.dumps({'top_k': 'many'}))
+    with pytest.raises(CheckpointError, match=f'^{copy}: generation_config.json: top_k'):
+        load(copy)
 
 
 def test_without_a_tokenizer_there_is_no_processor(source, tmp_path):

@@ -11,7 +11,7 @@ from vipllava_jax.demo.question_types import TYPES
 def rows(folder: Path, cases: Iterable[exam.Case]) -> list[dict[str, Any]]:
     """The rows of the cases; writes their pictures to the folder."""
     (folder / 'rows').mkdir()
-    return [exam.row(numbered, folder, 'rows') for numbered in enumerate(cases)]
+    return [exam.make_row(numbered, folder, 'rows') for numbered in enumerate(cases)]
 
 
 def of_all_types(each: int) -> list[exam.Case]:

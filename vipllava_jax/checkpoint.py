@@ -57,7 +57,7 @@ def save(
     """
     import jax
 
-    from vipllava_jax.model.vipllava import abstract
+    from vipllava_jax.model.params import abstract
     from vipllava_jax.model.weights import LoRA
 
     if any(isinstance(leaf, LoRA) for _, leaf in flat(params)):
@@ -129,14 +129,14 @@ class Checkpoint:
 
 def open(folder: Path) -> Checkpoint:
     """Reads the config and the manifest of a converted folder; raises CheckpointError if they disagree."""
-    from vipllava_jax.model.vipllava import abstract
+    from vipllava_jax.model.params import abstract
 
     cfg, manifest = read_config(folder), read_manifest(folder)
     leaves = _joined(folder, manifest.arrays)
     if cfg.text.layers + cfg.vision.layers > len(leaves):  # before allocating anything per layer
         raise CheckpointError(
             f'{folder}: config.json has {cfg.text.layers} and {cfg.vision.layers} layers, but {MARK} lists '
-            f'{len(leaves)} weights; get a whole copy of both'
+            f'{len(leaves)} weights; copy both again'
         )
     expected = {(path, leaf.shape) for path, leaf in flat(abstract(cfg))}
     found = {(path, leaf.shape) for path, leaf in leaves.items()}
@@ -175,26 +175,26 @@ def _joined(folder: Path, shapes: dict[str, Any]) -> dict[str, Any]:
 
 def _check_quantized(path: str, leaf: Any) -> None:
     """Raises ValueError unless values and scale have the shapes and dtypes of one quantized weight."""
-    from vipllava_jax.model.llama import summed
+    from vipllava_jax.model.params import weight_axes
 
     found = (*((x.shape, x.dtype.name) for x in (leaf.values, leaf.scale)),)
     try:
-        whole = found == _quantized_shapes(leaf.shape, summed(path), leaf.dtype.name)
+        matches = found == _quantized_shapes(leaf.shape, weight_axes(path).quantized_axes, leaf.dtype.name)
     except (ValueError, TypeError, IndexError, ArithmeticError):  # from impossible shapes
-        whole = False
-    if not whole:
-        raise ValueError(f'{path}: its values and scale are not of one weight')
+        matches = False
+    if not matches:
+        raise ValueError(f'{path}: its values and its scale do not belong together')
 
 
 @lru_cache
-def _quantized_shapes(shape: tuple[int, ...], axes: int, how: str) -> tuple[tuple[Any, str], ...]:
+def _quantized_shapes(shape: tuple[int, ...], axes: int, dtype: str) -> tuple[tuple[Any, str], ...]:
     """The shapes and dtypes of the values and scale of a quantized weight with `axes` contracted axes."""
     import jax
 
     from vipllava_jax.model.quantized import quantize
 
     weight = jax.ShapeDtypeStruct(shape, 'float32')
-    found = jax.eval_shape(partial(quantize, summed=axes, kind=how), weight)
+    found = jax.eval_shape(partial(quantize, contracted=axes, dtype=dtype), weight)
     return (*((x.shape, x.dtype.name) for x in (found.values, found.scale)),)
 
 

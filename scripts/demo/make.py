@@ -126,7 +126,7 @@ def write_start(folder: Path, seed: int) -> None:
 
     from vipllava_jax import checkpoint
     from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.model.vipllava import init
+    from vipllava_jax.model.params import init
 
     files = folder.with_name('processor')
     vocabulary.write_processor(files, VISION.image_size, VISION.patch_size)

@@ -109,7 +109,7 @@ def train(trains: tuple[str, ...], at: jax.sharding.Sharding, *targets: str) -> 
     ids, counts = (jax.ShapeDtypeStruct((1, ROWS, *T), jnp.int32) for T in ((PROMPT,), ()))
     pixels = pictures(SHALLOW, ROWS)
     batch = Examples(ids, ids, jax.ShapeDtypeStruct((1, *pixels.shape), jnp.bfloat16), counts)
-    step = make_step(SHALLOW, optimizer, apply_dropout=lora.dropping if 'lora' in trains else None)
+    step = make_step(SHALLOW, optimizer, apply_dropout=lora.with_dropout if 'lora' in trains else None)
     told = place((*jax.eval_shape(begun), batch, jax.eval_shape(lambda: jax.random.key(0))), at)
     return step.trace(*told).lower().compile()
 

@@ -9,7 +9,7 @@ import jax
 from tests.makers import noise, write_processor_files
 from vipllava_jax import checkpoint
 from vipllava_jax.config import Config, TextConfig, VisionConfig
-from vipllava_jax.model.vipllava import init
+from vipllava_jax.model.params import init
 
 TIMES = ('seconds', 'tokens_per_second')
 

@@ -89,7 +89,7 @@ def vipllava(compilation_cache: str | None) -> None:
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b
       vipllava info --model ./vip-llava-7b
     """
-    ours = compilation.keep(compilation_cache, os.environ)
+    ours = compilation.use_cache(compilation_cache, os.environ)
     warnings.showwarning = shown(ours)
 
 
@@ -175,7 +175,7 @@ def shown(ours: bool) -> Callable[..., None]:
     seen = set()
 
     def show(message: Warning | str, *_: object) -> None:
-        line = compilation.trouble(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
+        line = compilation.plain_warning(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
         if line and line not in seen:
             seen.add(line)
             click.echo(f'vipllava: {printable(line)}', err=True)

@@ -138,7 +138,7 @@ def _show_comparison(comparison: 'Comparison', folder: Path, target: Path, dtype
     for group, difference in differences.items():
         click.echo(f'{group:<24} largest difference {difference:g}')
     if names := comparison.not_finite:
-        advice = 'try --dtype bfloat16' if dtype == 'float16' else 'get a whole copy of the source'
+        advice = 'try --dtype bfloat16' if dtype == 'float16' else 'copy the source again'
         raise ValueError(
             f'{target} is not equal to {folder}: NaN or infinity in {listed(names, 3)}; {advice}'
         )

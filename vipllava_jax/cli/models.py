@@ -42,10 +42,10 @@ template_option = click.option(
 )
 
 
-def fit_option(usual: str) -> Callable[[F], F]:
+def fit_option(default: str) -> Callable[[F], F]:
     """The option for how pictures are fitted to the square that the model sees."""
     choices = click.Choice(('crop', 'pad', 'squash'))
-    text = f'How a picture is made square.  [default: {usual}]'
+    text = f'How a picture is made square.  [default: {default}]'
     return click.option('--fit', type=choices, help=text)
 
 

@@ -5,7 +5,6 @@ with a static `cfg`; outside jit they first check that the images fit the tokens
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from vipllava_jax.config import Config
 from vipllava_jax.model.clip import Clip
@@ -43,7 +42,7 @@ class Projector(nn.Module):
     def __call__(self, x: Array) -> Array:
         s = self.cfg.sizes
         if self.cfg.projector_norm:
-            x = LayerNorm(s['M'], self.cfg.projector_eps, name='norm')(x)
+            x = LayerNorm('M', s, self.cfg.projector_eps, name='norm')(x)
         x = Linear('BPM,MD->BPD', s, bias=True, name='linear_1')(x)
         x = jax.nn.gelu(x, approximate=False)
         return Linear('BPD,DE->BPE', s, bias=True, name='linear_2')(x)
@@ -71,8 +70,11 @@ class VipLlava(nn.Module):
 
         `embeddings` BTD, if given, are used instead of those of the tokens.
         """
-        x = self.llama.embed(tokens)  # also if embeddings are given, so that `init` creates the table
-        x = x if embeddings is None else embeddings
+        if embeddings is None:
+            x = self.llama.embed(tokens)
+        else:
+            self.llama.embed(tokens, embeddings.dtype)  # so that `init` creates the table, in this dtype
+            x = embeddings
         return x if features is None else merge(x, features, tokens == self.cfg.image_token)
 
     def forward(
@@ -237,29 +239,6 @@ def decode(
     """Tokens B at positions `start` B -> logits BV, the extended cache; equivalent to `extend` with T = 1."""
     logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg)
     return logits[:, 0], cache
-
-
-def init(key: Array, cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
-    """Random params with the shapes of the config.
-
-    Weights of products are normal with variance 1 / fan-in, the embedding table with standard deviation 0.02.
-    Gains are 1 and shifts 0.
-    """
-    images = jnp.zeros((1, 1, cfg.vision.image_size, cfg.vision.image_size, 3), dtype)
-    embeddings = jnp.zeros((1, 1, cfg.text.width), dtype)
-    tokens = jnp.zeros((1, 1), int)
-    params = VipLlava(cfg).init(key, tokens, images, embeddings, method='forward')['params']
-    return jax.tree.map(lambda w: w.astype(dtype), params)  # the embedding table is created as float32
-
-
-def abstract(cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
-    """The params of the config as jax.ShapeDtypeStruct leaves, without allocating arrays."""
-    return jax.tree.map(lambda shape: shape, _abstract(cfg, jnp.dtype(dtype)))  # a copy of the cached dict
-
-
-@functools.cache
-def _abstract(cfg: Config, dtype: DTypeLike) -> Params:
-    return jax.eval_shape(lambda: init(jax.random.key(0), cfg, dtype))
 
 
 def _placed(params: Params, embeddings: ArrayLike, cfg: Config) -> Array:
