@@ -20,7 +20,7 @@ from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.sampling import Sampling, sample, sampling_of
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, with_overrides
 from vipllava_jax.generation.state import State, eos_rows, write_ids
-from vipllava_jax.generation.stopping import AnswerEnds, RowStops, stop_ids
+from vipllava_jax.generation.stopping import AnswerEnds, RowStops, end_ids
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model import vipllava
@@ -145,13 +145,8 @@ def stream(
 def _plan(batch: Batch, cfg: Config, settings: GenerationSettings, processor: Processor | None) -> Plan:
     B, T = batch.tokens.shape
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
-    eos = cfg.eos if settings.eos is None else tuple(np.atleast_1d(settings.eos))
-    row_stops: list[RowStops] = []
-    if settings.stop:
-        if processor is None:
-            raise ValueError('stop needs processor=, which turns the tokens into the text that is searched')
-        eos = (*eos, *stop_ids(processor, settings.stop))
-        row_stops = [RowStops(processor, settings.stop) for _ in range(B)]
+    eos = end_ids(settings, cfg, processor)
+    row_stops = [RowStops(processor, settings.stop) for _ in range(B)] if processor and settings.stop else []
     limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
     slots = bucket(T + int(limits.max()))
     ends = AnswerEnds(limits, eos, cfg.pad, row_stops)
