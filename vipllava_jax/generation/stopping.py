@@ -50,18 +50,18 @@ def truncate_at_stops(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[s
     The first is the one that is complete first, however the text is split. Text that may be the beginning of
     a stop string is held back until later pieces decide.
     """
-    held = ''
+    buffer = ''
     for piece in pieces:
-        held += piece
-        if found := find_stop(held, stops):
-            yield held[: found[0]]
+        buffer += piece
+        if found := find_stop(buffer, stops):
+            yield buffer[: found[0]]
             return
-        certain = len(held) - _overlap(held, stops)
+        certain = len(buffer) - _overlap(buffer, stops)
         if certain:
-            yield held[:certain]
-            held = held[certain:]
-    if held:
-        yield held
+            yield buffer[:certain]
+            buffer = buffer[certain:]
+    if buffer:
+        yield buffer
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:
