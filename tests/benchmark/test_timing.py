@@ -28,7 +28,7 @@ def test_sides_take_turns_after_their_warm_ups():
     assert (ours.median, ours.quartiles) == (4.5, (3.75, 5.25))
 
 
-def test_few_repeats_and_no_warm_up():
+def test_a_line_may_limit_its_repeats_and_skip_the_warm_up():
     calls = []
     result = measure(
         Line('compile, cold', '1', 1, {OURS: side(calls, 'a')}, max_repeats=1, warm_up=False), 10
@@ -46,7 +46,7 @@ def test_few_repeats_and_no_warm_up():
     ],
 )
 @pytest.mark.parametrize('at', [1, 5])
-def test_a_side_that_fails_says_why(error, fault, at):
+def test_the_fault_of_a_failing_side_is_recorded(error, fault, at):
     calls = []
     sides = {OURS: side(calls, 'a', at, error), 'b': side(calls, 'b')}
     result = measure(Line('decode', '1', 1, sides), 4)
@@ -60,7 +60,7 @@ def test_an_interruption_is_not_a_fault():
         measure(Line('decode', '1', 1, {OURS: side([], 'a', 4, KeyboardInterrupt())}), 4)
 
 
-def test_memory_of_the_host_is_watched():
+def test_the_peak_of_host_memory_is_measured():
     def run():
         import time
 
@@ -73,7 +73,7 @@ def test_memory_of_the_host_is_watched():
 
 
 @pytest.mark.slow
-def test_the_device_can_do_something():
+def test_the_measured_rates_are_plausible():
     rates = ceilings.measure_ceilings('float32', repeats=1)
     assert 1e8 < rates.bandwidth < 1e14
     assert 1e8 < rates.matmul < 1e16
