@@ -34,7 +34,7 @@ def make(folder: Path, small: bool) -> None:
     from tests.makers import write_processor_files
     from vipllava_jax import checkpoint
     from vipllava_jax.benchmark.subject import PRESETS, random_leaves
-    from vipllava_jax.model.vipllava import abstract
+    from vipllava_jax.model.params import abstract
 
     cfg = PRESETS['tiny' if small else '7b']
     image = write_processor_files(folder / 'files', cfg.vision.image_size, cfg.vision.patch_size)

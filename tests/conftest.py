@@ -59,7 +59,7 @@ def cfg() -> Config:
 
 @pytest.fixture(scope='session')
 def params(cfg):
-    from vipllava_jax.model.vipllava import init
+    from vipllava_jax.model.params import init
 
     return init(jax.random.key(0), cfg)
 
@@ -74,7 +74,7 @@ def folder(tmp_path_factory) -> Path:
     """A converted checkpoint with a tokenizer: everything that `load` and the command need."""
     from tests.makers import write_processor_files
     from vipllava_jax import checkpoint
-    from vipllava_jax.model.vipllava import init
+    from vipllava_jax.model.params import init
 
     files = tmp_path_factory.mktemp('files')
     image = write_processor_files(files, TINY.vision.image_size, TINY.vision.patch_size, vocab=400)

@@ -17,7 +17,7 @@ from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.messages import CheckpointError
-from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.model.params import abstract
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.weight_options import FLOATS
 

@@ -134,7 +134,7 @@ def test_smaller_weights_give_nearly_the_same_answers(demo_model, tmp_path):
     questions = rows(tmp_path, of_all_types(1))
 
     def answers(model):
-        return [answer['said'] for answer in evaluate(model, questions, images=tmp_path).answers]
+        return [answer['answer'] for answer in evaluate(model, questions, images=tmp_path).answers]
 
     expected = answers(demo_model)
     for smaller in ({'dtype': 'bfloat16'}, {'dtype': 'float32', 'quantize': 'int8'}):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.prompts import Turn
     from vipllava_jax.loading import load
     from vipllava_jax.model.llama import Cache
-    from vipllava_jax.model.vipllava import Trace, abstract, decode, extend, forward, init, prefill
+    from vipllava_jax.model.params import abstract, init
+    from vipllava_jax.model.vipllava import Trace, decode, extend, forward, prefill
     from vipllava_jax.model.vocabulary import embeddings, replace_embeddings, resize_vocabulary, tie, untie
 
 _HOMES = {
@@ -31,7 +32,8 @@ _HOMES = {
     'inputs.prompts': ['Turn'],
     'loading': ['load'],
     'model.llama': ['Cache'],
-    'model.vipllava': ['Trace', 'abstract', 'decode', 'extend', 'forward', 'init', 'prefill'],
+    'model.params': ['abstract', 'init'],
+    'model.vipllava': ['Trace', 'decode', 'extend', 'forward', 'prefill'],
     'model.vocabulary': ['embeddings', 'replace_embeddings', 'resize_vocabulary', 'tie', 'untie'],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

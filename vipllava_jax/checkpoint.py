@@ -57,7 +57,7 @@ def save(
     """
     import jax
 
-    from vipllava_jax.model.vipllava import abstract
+    from vipllava_jax.model.params import abstract
     from vipllava_jax.model.weights import LoRA
 
     if any(isinstance(leaf, LoRA) for _, leaf in flat(params)):
@@ -129,7 +129,7 @@ class Checkpoint:
 
 def open(folder: Path) -> Checkpoint:
     """Reads the config and the manifest of a converted folder; raises CheckpointError if they disagree."""
-    from vipllava_jax.model.vipllava import abstract
+    from vipllava_jax.model.params import abstract
 
     cfg, manifest = read_config(folder), read_manifest(folder)
     leaves = _joined(folder, manifest.arrays)
@@ -175,11 +175,11 @@ def _joined(folder: Path, shapes: dict[str, Any]) -> dict[str, Any]:
 
 def _check_quantized(path: str, leaf: Any) -> None:
     """Raises ValueError unless values and scale have the shapes and dtypes of one quantized weight."""
-    from vipllava_jax.model.llama import summed
+    from vipllava_jax.model.params import weight_axes
 
     found = (*((x.shape, x.dtype.name) for x in (leaf.values, leaf.scale)),)
     try:
-        matches = found == _quantized_shapes(leaf.shape, summed(path), leaf.dtype.name)
+        matches = found == _quantized_shapes(leaf.shape, weight_axes(path).quantized_axes, leaf.dtype.name)
     except (ValueError, TypeError, IndexError, ArithmeticError):  # from impossible shapes
         matches = False
     if not matches:
@@ -194,7 +194,7 @@ def _quantized_shapes(shape: tuple[int, ...], axes: int, dtype: str) -> tuple[tu
     from vipllava_jax.model.quantized import quantize
 
     weight = jax.ShapeDtypeStruct(shape, 'float32')
-    found = jax.eval_shape(partial(quantize, summed=axes, kind=dtype), weight)
+    found = jax.eval_shape(partial(quantize, contracted=axes, dtype=dtype), weight)
     return (*((x.shape, x.dtype.name) for x in (found.values, found.scale)),)
 
 

@@ -33,11 +33,11 @@ def write_manifest(
     checksums: dict[str, str],
 ) -> None:
     """Writes the vipllava.json of a folder from the shapes of its leaves and stored arrays, by path."""
-    from vipllava_jax.model.quantized import Grouped, Quantized
+    from vipllava_jax.model.quantized import Int4, Int8
 
     types = {type(leaf) for leaf in shapes.values()}
     content = {
-        'format': 3 if Grouped in types else 2 if Quantized in types else 1,
+        'format': 3 if Int4 in types else 2 if Int8 in types else 1,
         'version': __version__,
         'params': {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in arrays.items()},
         'checksums': {path: checksums[path] for path in arrays},
@@ -118,7 +118,7 @@ def split_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, An
 
 def join_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """The inverse of `split_quantized`, for arrays in any order; raises ValueError for an incomplete leaf."""
-    from vipllava_jax.model.quantized import stored
+    from vipllava_jax.model.quantized import from_values_and_scale
 
     waiting: dict[str, dict[str, Any]] = {}
     for path, leaf in leaves:
@@ -128,6 +128,6 @@ def join_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any
             continue
         waiting.setdefault(weight, {})[part] = leaf
         if len(waiting[weight]) == 2:
-            yield weight, stored(**waiting.pop(weight))
+            yield weight, from_values_and_scale(**waiting.pop(weight))
     if waiting:
         raise ValueError(f'{next(iter(waiting))} has only one of values and scale')

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from vipllava_jax.model.llama import summed
+from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Quantized, quantize
 from vipllava_jax.model.weights import LoRA
 
@@ -34,6 +34,6 @@ def quantize_leaves(
         if isinstance(w, Quantized):
             yield path, leaf
             continue
-        convert_at = partial(convert, axes=summed(path))
+        convert_at = partial(convert, axes=weight_axes(path).quantized_axes)
         w = jax.eval_shape(convert_at, w) if isinstance(w, jax.ShapeDtypeStruct) else convert_at(w)
         yield path, dataclasses.replace(leaf, base=w) if isinstance(leaf, LoRA) else w

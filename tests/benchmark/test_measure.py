@@ -14,7 +14,7 @@ from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, sile
 from vipllava_jax.benchmark.timing import OURS, measure
 from vipllava_jax.model.cost import Work
 from vipllava_jax.model.input_checks import check_inputs
-from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.model.params import abstract
 from vipllava_jax.placement import place
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.training.test_lora import trained
 from vipllava_jax.generation.model import Model
 from vipllava_jax.loading import load
-from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.model.params import abstract
 
 
 def test_the_repr_has_the_sizes_in_a_few_lines(folder):

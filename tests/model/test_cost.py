@@ -8,7 +8,7 @@ import pytest
 from vipllava_jax.ceilings import Ceilings
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B
 from vipllava_jax.model.cost import Costs, Work
-from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.model.params import abstract
 
 COSTS = Costs(VIP_LLAVA_7B)
 H200 = Ceilings(4.3e12, 790e12, 'bfloat16')

@@ -35,3 +35,28 @@ def test_what_is_written_past_the_last_slot_is_dropped(offset, rng):
             if first + t < 4:
                 expected[row, first + t] = new[row, t]
     np.testing.assert_array_equal(llama.write_to_cache(cached, new, offset), expected)
+
+
+@pytest.mark.parametrize('kv_heads', [1, 2, 6])
+def test_fused_weights_are_split_into_those_that_were_fused(cfg, kv_heads):
+    cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, kv_heads=kv_heads))
+    layer = vj.init(jax.random.key(0), cfg)['llama']['layers_0']
+    leaves = [(f'llama/layers_0/{name}/w', module['w']) for name, module in llama.fuse(layer).items()]
+    split = dict(part for path, w in leaves for part in llama.split_fused(path, w))
+    assert split.keys() == {f'llama/layers_0/{name}/w' for name in layer}
+    for name, module in layer.items():
+        np.testing.assert_array_equal(split[f'llama/layers_0/{name}/w'], module['w'])
+
+
+@pytest.mark.parametrize(
+    ('names', 'shared'),
+    [
+        (('q', 'k', 'v', 'qkv'), 'qkv'),
+        (('gate', 'up', 'gate_up'), 'gate_up'),
+        (('o',), 'o'),
+        (('down',), 'down'),
+    ],
+)
+def test_weights_that_are_fused_share_their_input(names, shared):
+    for name in names:
+        assert llama.shared_input(f'llama/layers_7/{name}/w') == f'llama/layers_7/{shared}'

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 import vipllava_jax as vj
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.model import llama
-from vipllava_jax.model.quantized import GROUP, LONG, WIDE, Grouped, Quantized, _sum, quantize
-from vipllava_jax.model.vipllava import abstract
-from vipllava_jax.model.weights import einsum, rearrange
+from vipllava_jax.model.params import abstract
+from vipllava_jax.model.products import MAX_CHANNELS_IN_ONE_SUM, MAX_INPUTS_AS_BYTES, _product_by_sum
+from vipllava_jax.model.quantized import GROUP, Int4, Int8, Quantized, quantize
+from vipllava_jax.model.weights import einsum, map_output_axes
 from vipllava_jax.quantizing import quantize_leaves
 
 EQUATIONS = {'BTD,DNH->BTNH': 1, 'BTNH,NHD->BTD': 2, 'BTD,DXKH->BTXKH': 1, 'BTF,FD->BTD': 1, 'BTD,DV->BTV': 1}
 forward = jax.jit(vj.forward, static_argnames='cfg')
 SIZES = dict(B=2, T=3, D=24, N=4, K=2, H=8, X=4, F=16, V=9)
-KINDS = {'int8': Quantized, 'int4': Grouped}
+KINDS = {'int8': Int8, 'int4': Int4}
 
 
 @given(st.sampled_from([*EQUATIONS]), st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
@@ -42,12 +43,12 @@ def test_a_product_reads_a_quantised_weight_as_the_weight_it_stands_for(kind, eq
     )
 
 
-def allowed(w: jax.Array, summed: int, kind: str) -> jax.Array:
+def allowed(w: jax.Array, contracted: int, kind: str) -> jax.Array:
     """The largest error of each value: half a step, or a whole step at the end of the range."""
     if kind == 'int8':
-        return jnp.max(jnp.abs(w), axis=tuple(range(summed))) / 127 * 0.5001
-    inputs = w.reshape(-1, *w.shape[summed:])
-    groups = inputs.reshape(-1, math.gcd(GROUP, len(inputs)), *w.shape[summed:])
+        return jnp.max(jnp.abs(w), axis=tuple(range(contracted))) / 127 * 0.5001
+    inputs = w.reshape(-1, *w.shape[contracted:])
+    groups = inputs.reshape(-1, math.gcd(GROUP, len(inputs)), *w.shape[contracted:])
     step = jnp.max(jnp.abs(groups), axis=1, keepdims=True) / 8
     far = jnp.where(jnp.abs(groups) > 7.4 * step, 1.05, 0.55)  # a scale has eight bits
     return (step * far).reshape(w.shape)
@@ -59,21 +60,21 @@ def allowed(w: jax.Array, summed: int, kind: str) -> jax.Array:
         ('BTD,DXKH->BTXKH', (1, 1, 24), (24, 3, 2, 8)),
         ('BTNH,NHD->BTD', (1, 1, 4, 8), (4, 8, 24)),
         ('BTF,FD->BTD', (1, 1, 2 * GROUP), (2 * GROUP, 24)),
-        ('BTF,FD->BTD', (1, 1, LONG + 8), (LONG + 8, 24)),
-        ('BTF,FD->BTD', (1, 1, LONG + 3), (LONG + 3, 24)),
-        ('BTD,DV->BTV', (1, 1, 16), (16, WIDE + 2)),
-        ('BTD,DV->BTV', (1, 1, 16), (16, WIDE + 1)),
+        ('BTF,FD->BTD', (1, 1, MAX_INPUTS_AS_BYTES + 8), (MAX_INPUTS_AS_BYTES + 8, 24)),
+        ('BTF,FD->BTD', (1, 1, MAX_INPUTS_AS_BYTES + 3), (MAX_INPUTS_AS_BYTES + 3, 24)),
+        ('BTD,DV->BTV', (1, 1, 16), (16, MAX_CHANNELS_IN_ONE_SUM + 2)),
+        ('BTD,DV->BTV', (1, 1, 16), (16, MAX_CHANNELS_IN_ONE_SUM + 1)),
         ('BTNH,NHD->BTD', (3, 1, 4, 8), (4, 8, 24)),
-        ('BTD,DV->BTV', (2, 2, 2 * GROUP), (2 * GROUP, WIDE + 2)),
+        ('BTD,DV->BTV', (2, 2, 2 * GROUP), (2 * GROUP, MAX_CHANNELS_IN_ONE_SUM + 2)),
     ],
 )
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_few_rows_are_summed_to_what_their_dot_gives(kind, equation, x, w, dtype, rng):
+def test_a_few_rows_are_contracted_to_what_their_dot_gives(kind, equation, x, w, dtype, rng):
     """The form of the product that GPUs use, also tested on a CPU."""
     packed = quantize(jnp.float32(rng.standard_normal(w)), 2 if 'NHD' in equation else 1, kind)
     x = jnp.asarray(rng.standard_normal(x), dtype)
-    y, wanted = _sum(jnp.dtype(dtype), x, packed), einsum(equation, x, packed)
+    y, wanted = _product_by_sum(jnp.dtype(dtype), x, packed), einsum(equation, x, packed)
     assert (y.shape, y.dtype) == (wanted.shape, wanted.dtype)
     step = {'float32': 1e-5, 'bfloat16': 1e-2, 'float16': 2e-3}[dtype]
     np.testing.assert_allclose(*map(jnp.float32, (y, wanted)), atol=step * float(jnp.abs(wanted).max()))
@@ -96,7 +97,7 @@ def test_eight_values_lie_in_a_word_and_groups_have_scales_of_their_own():
 
 
 def test_what_does_not_fill_words_stays_in_int8(rng):
-    assert type(quantize(jnp.float32(rng.standard_normal((4, 5, 24))), 2, 'int4')) is Quantized
+    assert type(quantize(jnp.float32(rng.standard_normal((4, 5, 24))), 2, 'int4')) is Int8
 
 
 def test_kept_axes_must_end_the_result():
@@ -124,7 +125,7 @@ def test_what_moves_kept_axes_moves_them_in_quantised_weights_too(kind, rng):
     def stack(*ws):
         return jnp.stack(ws, axis=1)
 
-    packed = rearrange(stack, quantize(a, 1, kind), quantize(b, 1, kind))
+    packed = map_output_axes(stack, quantize(a, 1, kind), quantize(b, 1, kind))
     plain = quantize(stack(a, b), 1, kind)
     assert type(packed) is type(plain) is KINDS[kind]
     np.testing.assert_array_equal(packed.values, plain.values)

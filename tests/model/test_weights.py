@@ -17,9 +17,9 @@ PRODUCTS = {**EQUATIONS, 'BTD,DKH->BTKH': 1, 'BTD,DF->BTF': 1, 'BPNH,NHD->BPD': 
 def adapted(equation: str, rng, scale: float = 2.0, rank: int = 3) -> tuple[jax.Array, LoRA]:
     """An input, and a weight for the equation with a nonzero adapter."""
     (x, w) = equation.split('->')[0].split(',')
-    summed = PRODUCTS[equation]
+    contracted = PRODUCTS[equation]
     sizes = [{**SIZES, 'P': 5}[letter] for letter in w]
-    a, b = [*sizes[:summed], rank], [rank, *sizes[summed:]]
+    a, b = [*sizes[:contracted], rank], [rank, *sizes[contracted:]]
     base, a, b = (jnp.float32(rng.standard_normal(shape)) for shape in (sizes, a, b))
     return jnp.float32(rng.standard_normal([{**SIZES, 'P': 5}[letter] for letter in x])), LoRA(
         base, a, b, scale

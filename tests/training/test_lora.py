@@ -140,7 +140,7 @@ def test_adapters_drop_what_they_read_and_only_with_a_key(cfg, params, rng):
     tokens = rng.integers(3, cfg.image_token, (2, 9))
     plain = forward(trained(params, cfg), tokens, cfg=cfg)
     np.testing.assert_array_equal(forward(adapted, tokens, cfg=cfg), plain)
-    one, same, other = (lora.dropping(adapted, jax.random.key(i)) for i in (1, 1, 2))
+    one, same, other = (lora.with_dropout(adapted, jax.random.key(i)) for i in (1, 1, 2))
     keys: dict[bytes, set[str]] = {}
     for path, w in adapters(one).items():
         keys.setdefault(jax.random.key_data(w.key).tobytes(), set()).add(path.removesuffix('/w'))

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vipllava_jax.training.optimizer import KINDS, Optimizer, decays
+from vipllava_jax.training.optimizer import TRANSFORMS, Optimizer, decays
 
 PARAMS = {
-    'projector': {'norm': {'w': jnp.ones(4), 'b': jnp.ones(4)}, 'linear_1': {'w': jnp.ones((4, 4))}},
+    'projector': {
+        'norm': {'w': jnp.ones(4), 'b': jnp.ones(4)},
+        'linear_1': {'w': jnp.ones((4, 4)), 'b': jnp.ones(4)},
+    },
     'llama': {
-        'layers_0': {'q': {'w': {'a': jnp.ones((4, 2)), 'b': jnp.ones((2, 4))}, 'b': jnp.ones(4)}},
+        'layers_0': {'q': {'w': {'a': jnp.ones((4, 2)), 'b': jnp.ones((2, 4))}}},
         'norm': {'w': jnp.ones(4)},
         'embed': {'w': jnp.ones((4, 4))},
     },
@@ -50,15 +53,15 @@ def test_a_constant_rate_stays():
 
 def test_all_but_norms_and_biases_decay():
     decay = decays(PARAMS)
-    assert decay['projector'] == {'norm': {'w': False, 'b': False}, 'linear_1': {'w': True}}
+    assert decay['projector'] == {'norm': {'w': False, 'b': False}, 'linear_1': {'w': True, 'b': False}}
     assert decay['llama'] == {
-        'layers_0': {'q': {'w': {'a': True, 'b': True}, 'b': False}},
+        'layers_0': {'q': {'w': {'a': True, 'b': True}}},
         'norm': {'w': False},
         'embed': {'w': True},
     }
 
 
-@pytest.mark.parametrize('name', KINDS)
+@pytest.mark.parametrize('name', TRANSFORMS)
 def test_the_projector_has_a_rate_of_its_own(name):
     far, near = (
         moved(Optimizer(1e-2, 10, name=name, warmup=0, projector_rate=rate), steps=1) for rate in (None, 1e-3)
@@ -70,7 +73,7 @@ def test_the_projector_has_a_rate_of_its_own(name):
     assert all((w < 0).all() for w in jax.tree.leaves(far))  # downhill
 
 
-@pytest.mark.parametrize('name', KINDS)
+@pytest.mark.parametrize('name', TRANSFORMS)
 def test_what_decays_shrinks_without_a_gradient(name):
     shrunk = moved(Optimizer(1e-2, 10, name=name, warmup=0, weight_decay=0.1), gradient=0.0)
     assert (shrunk['llama']['embed']['w'] < 0).all()

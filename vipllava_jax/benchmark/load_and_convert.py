@@ -13,7 +13,7 @@ from vipllava_jax.benchmark.measure import timed
 from vipllava_jax.benchmark.subject import Subject, random_leaves
 from vipllava_jax.benchmark.timing import OURS, Line, Run
 from vipllava_jax.convert import to_flax, to_torch
-from vipllava_jax.model.vipllava import abstract
+from vipllava_jax.model.params import abstract
 
 
 class Folders:

@@ -1,7 +1,6 @@
 """The model to be measured: a config, its weights, and random prompts."""
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,8 +14,10 @@ from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.model.cost import Costs
+from vipllava_jax.model.llama import split_fused
+from vipllava_jax.model.params import specs
 from vipllava_jax.model.quantized import Quantized
-from vipllava_jax.model.vipllava import Params, abstract
+from vipllava_jax.model.vipllava import Params
 from vipllava_jax.quantizing import quantize_leaves
 
 PRESETS = {
@@ -66,17 +67,7 @@ class Subject(NamedTuple):
     def leaves(self) -> Iterator[tuple[str, Array]]:
         """Every weight with its path in a checkpoint: fused weights are split."""
         for path, w in flat(self.params):
-            stem = path.rpartition('/')[0].rpartition('/')[0]
-            if path.endswith('/qkv/w'):
-                D, _, _, H = w.shape
-                yield f'{stem}/q/w', w[:, :-2].swapaxes(1, 2).reshape(D, -1, H)
-                yield f'{stem}/k/w', w[:, -2]
-                yield f'{stem}/v/w', w[:, -1]
-            elif path.endswith('/gate_up/w'):
-                yield f'{stem}/gate/w', w[:, 0]
-                yield f'{stem}/up/w', w[:, 1]
-            else:
-                yield path, w
+            yield from split_fused(path, w)
 
     def prompt(self, rows: int, tokens: int, images: int = 1) -> Batch:
         """Rows of `tokens` random tokens each, with `images` random images after the first token."""
@@ -109,13 +100,13 @@ def random_params(cfg: Config, dtype: Any, quantize: str | None = None) -> Param
 def random_leaves(cfg: Config, dtype: Any) -> Iterator[tuple[str, Array]]:
     """The leaves of `random_params`, one at a time, before quantising."""
     key = jax.random.key(0, impl='rbg')  # four times faster than the default for billions of numbers
-    for i, (path, leaf) in enumerate(flat(abstract(cfg, dtype))):
-        mean, std = (float(path.endswith('/w')), 0.02) if len(leaf.shape) == 1 else (0, _std(leaf.shape))
-        yield path, _normal(jax.random.fold_in(key, i), mean, std, leaf.shape, leaf.dtype)
-
-
-def _std(shape: tuple[int, ...]) -> float:
-    return min(math.prod(shape[:-1]), 4096) ** -0.5
+    for i, (path, spec) in enumerate(specs(cfg).items()):
+        mean, std = 0.0, 0.02
+        if spec.contracted:
+            std = spec.fan_in**-0.5
+        elif not spec.decays and path.endswith('/w'):  # the gain of a norm
+            mean = 1.0
+        yield path, _normal(jax.random.fold_in(key, i), mean, std, spec.shape, jnp.dtype(dtype))
 
 
 @partial(jax.jit, static_argnames=('shape', 'dtype'))

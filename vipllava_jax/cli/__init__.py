@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from vipllava_jax import compilation, signals
+from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import brief, printable
 from vipllava_jax.version import __version__
 
@@ -41,6 +42,8 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
+            if ctx.resilient_parsing:  # of the shell's completion
+                return None
             raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(VERBS)}')
         return refusing_empty(getattr(import_module(f'vipllava_jax.cli.{name}'), name))
 
@@ -69,6 +72,7 @@ def not_empty(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
 @click.option(
     '--compilation-cache',
     metavar='FOLDER|off',
+    type=FOLDER,
     envvar='VIPLLAVA_COMPILATION_CACHE',
     show_envvar=True,
     help='Where compiled programs are kept, so that the next start is quick.  [default: '

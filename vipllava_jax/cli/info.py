@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vipllava_jax import compilation
+from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import printable
 from vipllava_jax.version import __version__
 
@@ -26,7 +27,11 @@ LONGEST = 4096  # characters of a value, which may be a path
 
 @click.command()
 @click.option(
-    '--model', 'source', metavar='M', help='A folder, PyTorch or converted, a name on the Hub, or demo.'
+    '--model',
+    'source',
+    metavar='M',
+    type=FOLDER,
+    help='A folder, PyTorch or converted, a name on the Hub, or demo.',
 )
 @click.option('--json', 'as_json', is_flag=True, help='One JSON object instead of text.')
 def info(source: str | None, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from vipllava_jax.convert import tensors
-from vipllava_jax.convert.adapters import Adapter, Pair, summed
+from vipllava_jax.convert.adapters import Adapter, Pair
 from vipllava_jax.convert.table import Leaf, arrange
 from vipllava_jax.convert.tensors import Tensor
 from vipllava_jax.model.quantized import Quantized, quantize
@@ -66,7 +66,7 @@ def _cast(w: Any, dtype: DTypeLike | None) -> jax.Array:
 
 def _with_pair(base: Any, pair: Pair, abstract: bool) -> LoRA:
     """A leaf, or its shape, with a pair in our layout: [R, in] and [out, R] of the file -> in R, R out."""
-    (rank, _), ours, n = pair.a.shape, pair.leaf.shapes[1], summed(pair.leaf)
+    (rank, _), ours, n = pair.a.shape, pair.leaf.shapes[1], pair.leaf.contracted
     into, out = (*ours[:n], rank), (rank, *ours[n:])
     a: Any
     b: Any
@@ -85,7 +85,9 @@ def _replacement(leaf: Any, row: Leaf, tensor: Tensor) -> Any:
     """A tensor of a file in the layout and type, and on the device, of the leaf that it replaces."""
     first = jax.tree.leaves(leaf)[0]
     x = jax.device_put(arrange(_array(tensor), row.layout, dict(row.sizes)), first.sharding)
-    return quantize(x, summed(row), leaf.dtype.name) if isinstance(leaf, Quantized) else x.astype(leaf.dtype)
+    if isinstance(leaf, Quantized):
+        return quantize(x, row.contracted, leaf.dtype.name)
+    return x.astype(leaf.dtype)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

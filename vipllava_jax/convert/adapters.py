@@ -22,7 +22,6 @@ from vipllava_jax.convert.table import (
     UNUSED,
     Leaf,
     arrange,
-    axes,
     canonical,
     leaves,
     reverse,
@@ -112,7 +111,7 @@ def _parts(
         for name, tensor in read_file(folder / file).items():
             module, half = _module(name)
             leaf = table.get(canonical(module + '.weight' if half else module))
-            if leaf and (summed(leaf) or not half):
+            if leaf and (leaf.is_linear or not half):
                 if half in parts[leaf]:
                     faults['stored twice'].append(name)
                 parts[leaf][half] = name, tensor
@@ -130,7 +129,7 @@ def _check_coverage(
     """Adds to the faults what the config lists and the files lack."""
     pairs = {leaf.name: halves.get('A') or halves.get('B') for leaf, halves in parts.items()}
     held = {name: _module(found[0])[0] for name, found in pairs.items() if found}
-    linear = [leaf for leaf in table.values() if summed(leaf)]
+    linear = [leaf for leaf in table.values() if leaf.is_linear]
     faults[f'without the pair that {CONFIG} says it has'] += missing_pairs(linear, held, config)
     whole = [leaf.name for leaf, halves in parts.items() if '' in halves]
     faults['missing from the weights that were trained whole'] += missing_weights(table, whole, config)
@@ -171,12 +170,6 @@ def _module(name: str) -> tuple[str, str]:
     inner = name.removeprefix(PREFIX).replace('.base_layer.', '.')  # peft's name of a weight that has a pair
     match = HALF.fullmatch(inner)
     return (match['module'], match['half']) if match else (inner, '')
-
-
-def summed(leaf: Leaf) -> int:
-    """The number of leading axes that a linear layer contracts; 0 for a leaf that is not a linear weight."""
-    theirs, ours = (axes(side) for side in leaf.layout.split('->'))
-    return len(theirs[1]) if len(theirs) == 2 and ''.join(ours) == theirs[1] + theirs[0] else 0
 
 
 def _check(leaf: Leaf, halves: Halves, config: AdapterConfig, faults: dict[str, list[str]]) -> None:

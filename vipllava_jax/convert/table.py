@@ -1,8 +1,8 @@
-"""The table of tensors: each one's name in PyTorch checkpoints, its path in our params, and its layouts.
+"""The table of tensors: each one's name in PyTorch checkpoints, its path in our params, and the file's axes.
 
-A layout such as '(NH)D->DNH' names axes in the letters of `vipllava_jax.config`: the file's axes left of the
-arrow, ours right of it, with merged axes in parentheses. The names are those of the Hub's checkpoints; names
-from other checkpoints are translated to them first (`canonical`).
+Axes such as '(NH)D' are named in the letters of `vipllava_jax.config`, with merged axes in parentheses; those
+of our params are the letters of `specs`. The names are those of the Hub's checkpoints; names from other
+checkpoints are translated to them first (`canonical`).
 """
 
 import dataclasses
@@ -16,54 +16,57 @@ from vipllava_jax.config import Config
 from vipllava_jax.convert.faults import described, ranges
 from vipllava_jax.convert.tensors import LONGEST_NAME, READABLE, Tensor, check_views
 from vipllava_jax.messages import CheckpointError, brief, printable
+from vipllava_jax.model.params import specs
 
 CLIP = (
-    ('embeddings.class_embedding', 'class_token', 'D->D'),
-    ('embeddings.position_embedding.weight', 'positions', 'PD->PD'),
-    ('embeddings.patch_embedding.weight', 'patch/w', 'Dchw->(hwc)D'),
-    ('pre_layrnorm.weight', 'pre_norm/w', 'D->D'),
-    ('pre_layrnorm.bias', 'pre_norm/b', 'D->D'),
-    ('encoder.layers.{}.layer_norm1.weight', 'layers_{}/norm1/w', 'D->D'),
-    ('encoder.layers.{}.layer_norm1.bias', 'layers_{}/norm1/b', 'D->D'),
-    ('encoder.layers.{}.self_attn.q_proj.weight', 'layers_{}/q/w', '(NH)D->DNH'),
-    ('encoder.layers.{}.self_attn.q_proj.bias', 'layers_{}/q/b', '(NH)->NH'),
-    ('encoder.layers.{}.self_attn.k_proj.weight', 'layers_{}/k/w', '(NH)D->DNH'),
-    ('encoder.layers.{}.self_attn.k_proj.bias', 'layers_{}/k/b', '(NH)->NH'),
-    ('encoder.layers.{}.self_attn.v_proj.weight', 'layers_{}/v/w', '(NH)D->DNH'),
-    ('encoder.layers.{}.self_attn.v_proj.bias', 'layers_{}/v/b', '(NH)->NH'),
-    ('encoder.layers.{}.self_attn.out_proj.weight', 'layers_{}/o/w', 'D(NH)->NHD'),
-    ('encoder.layers.{}.self_attn.out_proj.bias', 'layers_{}/o/b', 'D->D'),
-    ('encoder.layers.{}.layer_norm2.weight', 'layers_{}/norm2/w', 'D->D'),
-    ('encoder.layers.{}.layer_norm2.bias', 'layers_{}/norm2/b', 'D->D'),
-    ('encoder.layers.{}.mlp.fc1.weight', 'layers_{}/up/w', 'FD->DF'),
-    ('encoder.layers.{}.mlp.fc1.bias', 'layers_{}/up/b', 'F->F'),
-    ('encoder.layers.{}.mlp.fc2.weight', 'layers_{}/down/w', 'DF->FD'),
-    ('encoder.layers.{}.mlp.fc2.bias', 'layers_{}/down/b', 'D->D'),
-    ('post_layernorm.weight', 'post_norm/w', 'D->D'),
-    ('post_layernorm.bias', 'post_norm/b', 'D->D'),
+    ('embeddings.class_embedding', 'class_token', 'D'),
+    ('embeddings.position_embedding.weight', 'positions', 'PD'),
+    ('embeddings.patch_embedding.weight', 'patch/w', 'Dchw'),
+    ('pre_layrnorm.weight', 'pre_norm/w', 'D'),
+    ('pre_layrnorm.bias', 'pre_norm/b', 'D'),
+    ('encoder.layers.{}.layer_norm1.weight', 'layers_{}/norm1/w', 'D'),
+    ('encoder.layers.{}.layer_norm1.bias', 'layers_{}/norm1/b', 'D'),
+    ('encoder.layers.{}.self_attn.q_proj.weight', 'layers_{}/q/w', '(NH)D'),
+    ('encoder.layers.{}.self_attn.q_proj.bias', 'layers_{}/q/b', '(NH)'),
+    ('encoder.layers.{}.self_attn.k_proj.weight', 'layers_{}/k/w', '(NH)D'),
+    ('encoder.layers.{}.self_attn.k_proj.bias', 'layers_{}/k/b', '(NH)'),
+    ('encoder.layers.{}.self_attn.v_proj.weight', 'layers_{}/v/w', '(NH)D'),
+    ('encoder.layers.{}.self_attn.v_proj.bias', 'layers_{}/v/b', '(NH)'),
+    ('encoder.layers.{}.self_attn.out_proj.weight', 'layers_{}/o/w', 'D(NH)'),
+    ('encoder.layers.{}.self_attn.out_proj.bias', 'layers_{}/o/b', 'D'),
+    ('encoder.layers.{}.layer_norm2.weight', 'layers_{}/norm2/w', 'D'),
+    ('encoder.layers.{}.layer_norm2.bias', 'layers_{}/norm2/b', 'D'),
+    ('encoder.layers.{}.mlp.fc1.weight', 'layers_{}/up/w', 'FD'),
+    ('encoder.layers.{}.mlp.fc1.bias', 'layers_{}/up/b', 'F'),
+    ('encoder.layers.{}.mlp.fc2.weight', 'layers_{}/down/w', 'DF'),
+    ('encoder.layers.{}.mlp.fc2.bias', 'layers_{}/down/b', 'D'),
+    ('post_layernorm.weight', 'post_norm/w', 'D'),
+    ('post_layernorm.bias', 'post_norm/b', 'D'),
 )
 PROJECTOR = (
-    ('projector_layernorm.weight', 'norm/w', 'M->M'),
-    ('projector_layernorm.bias', 'norm/b', 'M->M'),
-    ('linear_1.weight', 'linear_1/w', 'DM->MD'),
-    ('linear_1.bias', 'linear_1/b', 'D->D'),
-    ('linear_2.weight', 'linear_2/w', 'ED->DE'),
-    ('linear_2.bias', 'linear_2/b', 'E->E'),
+    ('projector_layernorm.weight', 'norm/w', 'M'),
+    ('projector_layernorm.bias', 'norm/b', 'M'),
+    ('linear_1.weight', 'linear_1/w', 'DM'),
+    ('linear_1.bias', 'linear_1/b', 'D'),
+    ('linear_2.weight', 'linear_2/w', 'ED'),
+    ('linear_2.bias', 'linear_2/b', 'E'),
 )
 LLAMA = (
-    ('model.embed_tokens.weight', 'embed/w', 'VD->VD'),
-    ('model.layers.{}.input_layernorm.weight', 'layers_{}/attn_norm/w', 'D->D'),
-    ('model.layers.{}.self_attn.q_proj.weight', 'layers_{}/q/w', '(NH)D->DNH'),
-    ('model.layers.{}.self_attn.k_proj.weight', 'layers_{}/k/w', '(KH)D->DKH'),
-    ('model.layers.{}.self_attn.v_proj.weight', 'layers_{}/v/w', '(KH)D->DKH'),
-    ('model.layers.{}.self_attn.o_proj.weight', 'layers_{}/o/w', 'D(NH)->NHD'),
-    ('model.layers.{}.post_attention_layernorm.weight', 'layers_{}/mlp_norm/w', 'D->D'),
-    ('model.layers.{}.mlp.gate_proj.weight', 'layers_{}/gate/w', 'FD->DF'),
-    ('model.layers.{}.mlp.up_proj.weight', 'layers_{}/up/w', 'FD->DF'),
-    ('model.layers.{}.mlp.down_proj.weight', 'layers_{}/down/w', 'DF->FD'),
-    ('model.norm.weight', 'norm/w', 'D->D'),
-    ('lm_head.weight', 'head/w', 'VD->DV'),
+    ('model.embed_tokens.weight', 'embed/w', 'VD'),
+    ('model.layers.{}.input_layernorm.weight', 'layers_{}/attn_norm/w', 'D'),
+    ('model.layers.{}.self_attn.q_proj.weight', 'layers_{}/q/w', '(NH)D'),
+    ('model.layers.{}.self_attn.k_proj.weight', 'layers_{}/k/w', '(KH)D'),
+    ('model.layers.{}.self_attn.v_proj.weight', 'layers_{}/v/w', '(KH)D'),
+    ('model.layers.{}.self_attn.o_proj.weight', 'layers_{}/o/w', 'D(NH)'),
+    ('model.layers.{}.post_attention_layernorm.weight', 'layers_{}/mlp_norm/w', 'D'),
+    ('model.layers.{}.mlp.gate_proj.weight', 'layers_{}/gate/w', 'FD'),
+    ('model.layers.{}.mlp.up_proj.weight', 'layers_{}/up/w', 'FD'),
+    ('model.layers.{}.mlp.down_proj.weight', 'layers_{}/down/w', 'DF'),
+    ('model.norm.weight', 'norm/w', 'D'),
+    ('lm_head.weight', 'head/w', 'VD'),
 )
+
+MERGED_C = '(hwc)'  # the axis C, in the order of `patchify`: row and column of a pixel, and its color
 
 VISION, BRIDGE, TEXT = 'vision_tower.vision_model.', 'multi_modal_projector.', 'language_model.'
 LAYERS, VISION_LAYERS = TEXT + 'model.layers.', VISION + 'encoder.layers.'
@@ -98,12 +101,13 @@ Sizes = tuple[tuple[str, int], ...]  # (letter, size), …: a dict that can be h
 
 
 class Leaf(NamedTuple):
-    """A tensor's name and layout in a file and in our params."""
+    """A tensor's name and axes in a file and in our params."""
 
     path: str  # ours, 'llama/layers_0/q/w'
     name: str  # the Hub's
-    layout: str
+    layout: str  # the file's axes and ours, '(NH)D->DNH'
     sizes: Sizes  # of the letters of the layout
+    contracted: int = 0  # how many of our leading axes its product contracts
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -120,6 +124,11 @@ class Leaf(NamedTuple):
         """The number of elements."""
         return math.prod(self.shapes[1])
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether PyTorch's tensor is the weight of a linear layer, [out, in]."""
+        return self.contracted > 0 and len(self.shapes[0]) == 2
+
 
 class Plan(NamedTuple):
     """What will be read: a config that fits the weights, a tensor for each leaf, and the unused tensors."""
@@ -131,18 +140,23 @@ class Plan(NamedTuple):
 
 def leaves(cfg: Config) -> Iterator[Leaf]:
     """Every leaf of the params of a model, in the order of the table."""
-    patch, text = cfg.vision.patch_size, cfg.text
-    clip = {**cfg.vision.sizes, 'c': 3, 'h': patch, 'w': patch}
-    projector = {**cfg.sizes, 'E': text.width}
-    for part, prefix, rows, layers, sizes in (
-        ('clip', VISION, CLIP, cfg.vision.layers, clip),
-        ('projector', BRIDGE, PROJECTOR if cfg.projector_norm else PROJECTOR[2:], 0, projector),
-        ('llama', TEXT, LLAMA[:-1] if text.tied else LLAMA, text.layers, text.sizes),
+    patch, weights = cfg.vision.patch_size, specs(cfg)
+    for part, prefix, rows, layers in (
+        ('clip', VISION, CLIP, cfg.vision.layers),
+        ('projector', BRIDGE, PROJECTOR, 0),
+        ('llama', TEXT, LLAMA, cfg.text.layers),
     ):
-        for name, path, layout in rows:
+        for name, path, axes_in_file in rows:
+            if (first := f'{part}/{path.format(0)}') not in weights:  # no norm in the projector, a tied head
+                continue
+            spec = weights[first]
+            sizes = {**dict(zip(spec.letters, spec.shape, strict=True)), 'c': 3, 'h': patch, 'w': patch}
+            layout = f'{axes_in_file}->{spec.letters.replace("C", MERGED_C)}'
             used = tuple((letter, size) for letter, size in sizes.items() if letter in layout)
             for i in range(layers) if '{}' in name else (0,):
-                yield Leaf(f'{part}/{path.format(i)}', prefix + name.format(i), layout, used)
+                yield Leaf(
+                    f'{part}/{path.format(i)}', prefix + name.format(i), layout, used, len(spec.contracted)
+                )
 
 
 def arrange(x: Any, layout: str, sizes: Mapping[str, int]) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +19,13 @@ from vipllava_jax.convert.tensors import read
 from vipllava_jax.convert.to_flax import plan, rearranged, stream
 from vipllava_jax.integrity import finite
 from vipllava_jax.messages import CheckpointError
+from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params, forward
 from vipllava_jax.progress_bar import Progress
 from vipllava_jax.sharding import default_sharding
 
 AT_ONCE = 1 << 24  # elements that are compared together
-KINDS = {
-    **dict.fromkeys(('q', 'k', 'v', 'o'), 'attention'),
-    **dict.fromkeys(('gate', 'up', 'down'), 'mlp'),
-    **dict.fromkeys(('norm', 'norm1', 'norm2', 'attn_norm', 'mlp_norm', 'pre_norm', 'post_norm'), 'norms'),
-}
 _forward: Any = jax.jit(forward, static_argnames='cfg')
 
 
@@ -104,8 +101,13 @@ def _weights(ours: Checkpoint, what: Plan, progress: Progress | None) -> tuple[d
 
 def _group(path: str) -> str:
     """'llama/layers_3/q/w' -> 'llama attention'."""
-    part, *_, last = [name for name in path.split('/') if name not in ('w', 'b')]
-    return f'{part} {KINDS.get(last, last)}'
+    part, *_, module = [name for name in path.split('/') if name not in ('w', 'b')]
+    weight = weight_axes(re.sub('/b$', '/w', path))  # a bias belongs to the group of its weight
+    if weight.contracted:
+        group = 'attention' if 'H' in weight.letters else 'mlp' if 'F' in weight.letters else module
+    else:
+        group = module if weight.decays else 'norms'
+    return f'{part} {group}'
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from jax import Array
 from vipllava_jax.config import Config
 from vipllava_jax.model.attention import attend
 from vipllava_jax.model.layers import LayerNorm, Linear, param
+from vipllava_jax.model.weights import WeightAxes
 
 
 class Layer(nn.Module):
@@ -18,13 +19,13 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         s, eps = self.cfg.vision.sizes, self.cfg.vision.eps
-        y = LayerNorm(s['D'], eps, name='norm1')(x)
+        y = LayerNorm('D', s, eps, name='norm1')(x)
         q = Linear('BPD,DNH->BPNH', s, bias=True, name='q')(y)
         k = Linear('BPD,DNH->BPNH', s, bias=True, name='k')(y)
         v = Linear('BPD,DNH->BPNH', s, bias=True, name='v')(y)
         y = attend(q, k, v, causal=False, implementation=self.cfg.attention)
         x += Linear('BPNH,NHD->BPD', s, bias=True, name='o')(y)
-        y = LayerNorm(s['D'], eps, name='norm2')(x)
+        y = LayerNorm('D', s, eps, name='norm2')(x)
         y = quick_gelu(Linear('BPD,DF->BPF', s, bias=True, name='up')(y))
         return x + Linear('BPF,FD->BPD', s, bias=True, name='down')(y)
 
@@ -39,18 +40,18 @@ class Clip(nn.Module):
         vision = self.cfg.vision
         s = vision.sizes
         normal = nn.initializers.normal(s['D'] ** -0.5)
-        class_token = param(self, 'class_token', normal, (s['D'],), images.dtype)
+        class_token = param(self, 'class_token', normal, WeightAxes('D'), s, images.dtype)
         images = images.astype(class_token.dtype)  # or float32 pixels would make the tower float32
         patches = Linear('BPC,CD->BPD', s, name='patch')(patchify(images, vision.patch_size))
         first = jnp.broadcast_to(class_token, (len(images), 1, s['D']))
         x = jnp.concatenate([first, patches], axis=1)
-        x += param(self, 'positions', normal, (s['P'], s['D']), images.dtype)
-        states = [LayerNorm(s['D'], vision.eps, name='pre_norm')(x)]
+        x += param(self, 'positions', normal, WeightAxes('PD'), s, images.dtype)
+        states = [LayerNorm('D', s, vision.eps, name='pre_norm')(x)]
         # Layers after the deepest tap are not computed; `init` creates their params, which checkpoints hold.
         for i in range(vision.layers if self.is_initializing() else max(self.cfg.taps)):
             states.append(Layer(self.cfg, name=f'layers_{i}')(states[-1]))
         if self.is_initializing():
-            LayerNorm(s['D'], vision.eps, name='post_norm')(states[-1])
+            LayerNorm('D', s, vision.eps, name='post_norm')(states[-1])
         return [states[i] for i in self.cfg.taps]
 
 

@@ -1,28 +1,41 @@
-"""Functions of the einsum equation of a product, such as 'BTD,DNH->BTNH': its axes, related equations."""
+"""Functions of the einsum equation of a product, such as 'BTD,DNH->BTNH': its axes, and related equations."""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 
-def axes(equation: str) -> tuple[str, str, str, str]:
-    """An equation -> the axes of x, the weight's output axes, its contracted axes, the axes of the result."""
-    factors, out = equation.split('->')
-    x, w = factors.split(',')
-    return x, ''.join(a for a in w if a in out), ''.join(a for a in w if a not in out), out
+class Axes(NamedTuple):
+    """The letters of an equation: 'BTNH,NHD->BTD' -> BTNH, NHD, NH, D and BTD."""
+
+    x: str
+    weight: str
+    contracted: str  # the weight's axes that the product sums over
+    output: str  # the weight's other axes
+    result: str
 
 
-def turned(equation: str) -> str:
+def axes(equation: str) -> Axes:
+    """The axes of the product of an input and a weight."""
+    factors, result = equation.split('->')
+    x, weight = factors.split(',')
+    contracted = ''.join(a for a in weight if a not in result)
+    return Axes(x, weight, contracted, ''.join(a for a in weight if a in result), result)
+
+
+def output_axes_first(equation: str) -> str:
     """The equation for a weight stored with its output axes first: 'BTNH,NHD->BTD' -> 'BTNH,DNH->BTD'."""
-    x, kept, summed, out = axes(equation)
-    assert out.endswith(kept), f'{equation}: the axes that a quantised weight keeps must end the result'
-    return f'{x},{kept}{summed}->{out}'
+    x, _, contracted, output, result = axes(equation)
+    assert result.endswith(output), f'{equation}: the output axes of a quantized weight must end the result'
+    return f'{x},{output}{contracted}->{result}'
 
 
-def halves(equation: str) -> tuple[str, str]:
+def lora_equations(equation: str) -> tuple[str, str]:
     """The equations of LoRA's two products: 'BTNH,NHD->BTD' -> 'BTNH,NHR->BTR' and 'BTR,RD->BTD'."""
-    x, kept, summed, out = axes(equation)
-    between = ''.join(a for a in x if a in out) + 'R'
-    return f'{x},{summed}R->{between}', f'{between},R{kept}->{out}'
+    x, _, contracted, output, result = axes(equation)
+    low_rank = ''.join(a for a in x if a in result) + 'R'
+    return f'{x},{contracted}R->{low_rank}', f'{low_rank},R{output}->{result}'
 
 
 def precision(x: Array) -> lax.Precision | None:

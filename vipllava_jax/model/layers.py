@@ -1,52 +1,59 @@
 """Layers shared by the vision tower and the decoder: Linear, norms, rotary embeddings."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
 from jax.typing import DTypeLike
 
-from vipllava_jax.model.weights import einsum
+from vipllava_jax.model.equations import axes
+from vipllava_jax.model.weights import WeightAxes, einsum
 
 
-class Linear(nn.Module):
-    """x -> the product of x and a weight, as the equation states; the second factor is the weight's shape.
+@struct.dataclass
+class WithAxes(nn.meta.AxisMetadata[Array]):
+    """A new parameter in the box in which Flax's `init` returns it, with the description of its axes."""
 
-    `Linear('BTD,DKH->BTKH', sizes)` has the params `w` DKH and, with a bias, `b` KH. `init` creates them in
-    the dtype of x.
+    value: Any
+    axes: WeightAxes = struct.field(pytree_node=False)
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> Any:
+        return WithAxes(val, self.axes)
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> Any:
+        raise NotImplementedError('layers are unrolled: no parameter has an axis of layers')
+
+    remove_axis = add_axis
+
+
+def param(
+    module: nn.Module,
+    name: str,
+    init: Callable[..., Array],
+    axes: WeightAxes,
+    sizes: Mapping[str, int],
+    dtype: DTypeLike,
+) -> Any:
+    """Creates a parameter at init; afterwards returns the stored leaf, which may be quantized or have LoRA.
+
+    Its shape is that of the letters of `axes`, in `sizes`. `init` is an initializer of Flax, and `dtype` the
+    dtype of the new parameter. `Module.init` returns it in a box, `WithAxes`.
+
+    Raises Flax's ScopeParamNotFoundError if the leaf is missing and ScopeParamShapeError if it has another
+    shape; both name the path of the module.
     """
-
-    equation: str
-    sizes: Mapping[str, int]
-    bias: bool = False
-
-    @nn.compact
-    def __call__(self, x: Array, dtype: DTypeLike | None = None) -> Array:
-        factors, out = self.equation.split('->')
-        letters = factors.split(',')[1]
-        kept = [a for a in letters if a in out]
-        fan_in = math.prod(self.sizes[a] for a in letters if a not in out)
-        shape = tuple(self.sizes[a] for a in letters)
-        w = param(self, 'w', nn.initializers.normal(fan_in**-0.5), shape, x.dtype)
-        y = einsum(self.equation, x, w, dtype)
-        if self.bias:
-            y += param(self, 'b', nn.initializers.zeros, tuple(self.sizes[a] for a in kept), x.dtype)
-        return y
-
-
-def param(module: nn.Module, name: str, make: Any, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-    """Creates the parameter at init; afterwards returns the stored leaf, which may be quantized or have LoRA.
-
-    Raises Flax's ScopeParamNotFoundError if the leaf is missing and ScopeParamShapeError if its shape is not
-    `shape`; both name the path of the module.
-    """
+    shape = tuple(sizes[a] for a in axes.letters)
     if module.is_initializing():
-        return module.param(name, make, shape, dtype)
+        return module.param(name, lambda key: WithAxes(init(key, shape, dtype), axes))
     w: Any = module.get_variable('params', name)
     if w is None:
         raise flax.errors.ScopeParamNotFoundError(name, '/'.join(module.path))
@@ -55,30 +62,64 @@ def param(module: nn.Module, name: str, make: Any, shape: tuple[int, ...], dtype
     return w
 
 
-class RMSNorm(nn.Module):
-    """…D -> …D: normalizes to root mean square 1, then multiplies by the gain w, in float32."""
+class Linear(nn.Module):
+    """x -> the product of x and a weight, as the equation states; the second factor is the weight's shape.
 
-    width: int
+    `Linear('BTD,DKH->BTKH', sizes)` has the params `w` DKH and, with a bias, `b` KH. `init` creates them in
+    the dtype of x, w with variance 1 / fan-in and b as zeros.
+    """
+
+    equation: str
+    sizes: Mapping[str, int]
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, dtype: DTypeLike | None = None) -> Array:
+        _, letters, contracted, output, _ = axes(self.equation)
+        std = math.prod(self.sizes[a] for a in contracted) ** -0.5
+        spec = WeightAxes(letters, contracted)
+        w = param(self, 'w', nn.initializers.normal(std), spec, self.sizes, x.dtype)
+        y = einsum(self.equation, x, w, dtype)
+        if self.bias:
+            spec = WeightAxes(output, decays=False)
+            y += param(self, 'b', nn.initializers.zeros, spec, self.sizes, x.dtype)
+        return y
+
+
+class RMSNorm(nn.Module):
+    """x …D -> …D: normalizes to root mean square 1, then multiplies by the gain w, in float32.
+
+    `letter` is that of the last axis of x.
+    """
+
+    letter: str
+    sizes: Mapping[str, int]
     eps: float
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        w = param(self, 'w', nn.initializers.ones, (self.width,), x.dtype)
+        spec = WeightAxes(self.letter, decays=False)
+        w = param(self, 'w', nn.initializers.ones, spec, self.sizes, x.dtype)
         y = x.astype(jnp.float32)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         return (y * w).astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
-    """…D -> …D: normalizes to mean 0 and variance 1, then applies the gain w and the shift b, in float32."""
+    """x …D -> …D: normalizes to mean 0 and variance 1, then applies the gain w and the shift b, in float32.
 
-    width: int
+    `letter` is that of the last axis of x.
+    """
+
+    letter: str
+    sizes: Mapping[str, int]
     eps: float
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        w = param(self, 'w', nn.initializers.ones, (self.width,), x.dtype)
-        b = param(self, 'b', nn.initializers.zeros, (self.width,), x.dtype)
+        spec = WeightAxes(self.letter, decays=False)
+        w = param(self, 'w', nn.initializers.ones, spec, self.sizes, x.dtype)
+        b = param(self, 'b', nn.initializers.zeros, spec, self.sizes, x.dtype)
         y = x.astype(jnp.float32)
         y -= jnp.mean(y, axis=-1, keepdims=True)
         y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)

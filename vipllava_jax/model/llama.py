@@ -1,5 +1,6 @@
 """The decoder: Llama, from embeddings to logits, with a cache whose slot s holds position s."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,8 +12,9 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config, TextConfig
 from vipllava_jax.model.attention import attend, attention_with_weights
-from vipllava_jax.model.layers import Linear, RMSNorm, rope
-from vipllava_jax.model.weights import LoRA, einsum, rearrange
+from vipllava_jax.model.equations import axes
+from vipllava_jax.model.layers import Linear, RMSNorm, param, rope
+from vipllava_jax.model.weights import LoRA, WeightAxes, einsum, map_output_axes
 
 
 @struct.dataclass
@@ -31,19 +33,22 @@ class Cache:
 
 
 class Embed(nn.Module):
-    """Tokens BT -> embeddings BTD, rows of the table w VD; ids outside the table are clamped to its ends."""
+    """The embedding table w VD: tokens -> embeddings, and hidden states -> logits if it is also the head."""
 
     sizes: dict[str, int]
 
-    def setup(self) -> None:
-        self.w = self.param('w', nn.initializers.normal(0.02), (self.sizes['V'], self.sizes['D']))
+    @nn.compact
+    def table(self, dtype: DTypeLike) -> Any:
+        """The table VD; `init` creates it in `dtype`."""
+        return param(self, 'w', nn.initializers.normal(0.02), WeightAxes('VD'), self.sizes, dtype)
 
-    def __call__(self, tokens: Array) -> Array:
-        return jnp.take(self.w, tokens, axis=0, mode='clip')
+    def __call__(self, tokens: Array, dtype: DTypeLike = jnp.float32) -> Array:
+        """Tokens BT -> embeddings BTD; ids outside the table are clamped to its ends."""
+        return jnp.take(self.table(dtype), tokens, axis=0, mode='clip')
 
     def logits(self, x: Array) -> Array:
         """Hidden states BTD -> float32 logits BTV, with the transposed table as the head."""
-        return einsum('BTD,VD->BTV', x, self.w, jnp.float32)
+        return einsum('BTD,VD->BTV', x, self.table(x.dtype), jnp.float32)
 
 
 class AttentionSpec(NamedTuple):
@@ -59,6 +64,47 @@ class AttentionSpec(NamedTuple):
     return_weights: bool = False
 
 
+class Fused(NamedTuple):
+    """Weights of a layer that have the same input, and the product with all of them fused into one weight.
+
+    The axis X of the fused weight lies after the contracted axis. Each member of a layer with G query heads
+    per key/value head takes as many of its places as it has heads per key/value head: q takes G, k and v one
+    each. gate and up take one each.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    equation: str
+
+    @property
+    def axes(self) -> WeightAxes:
+        """The axes of the fused weight."""
+        found = axes(self.equation)
+        return WeightAxes(found.weight, found.contracted, quantizable=True)
+
+    def fuse(self, *ws: Any) -> Any:
+        """The weights of the members, such as DNH, DKH, DKH -> the fused weight, such as DXKH."""
+
+        def join(*ws: Array) -> Array:
+            D, K, *H = ws[-1].shape
+            return jnp.concatenate([w.reshape(D, K, -1, *H).swapaxes(1, 2) for w in ws], axis=1)
+
+        return map_output_axes(join, *ws)
+
+    def split(self, w: Array) -> dict[str, Array]:
+        """The inverse of `fuse` for a weight that is not quantized -> the weights of the members, by name."""
+        D, X, _, *H = w.shape
+        rest = len(self.members) - 1
+        parts = jnp.split(w, list(range(X - rest, X)), axis=1)
+        shaped = (part.swapaxes(1, 2).reshape(D, -1, *H) for part in parts)
+        return dict(zip(self.members, shaped, strict=True))
+
+
+QKV = Fused('qkv', ('q', 'k', 'v'), 'BTD,DXKH->BTXKH')
+GATE_UP = Fused('gate_up', ('gate', 'up'), 'BTD,DXF->BTXF')
+FUSED = (QKV, GATE_UP)
+
+
 class Layer(nn.Module):
     """x BTD -> x BTD, the layer's keys and values BSKH, the attention weights BNTS or None."""
 
@@ -70,9 +116,9 @@ class Layer(nn.Module):
     ) -> tuple[Array, tuple[Array, Array], Array | None]:
         text = self.cfg.text
         s = text.sizes
-        y = RMSNorm(s['D'], text.eps, name='attn_norm')(x)
-        if self.has_variable('params', 'qkv'):
-            qkv = Linear('BTD,DXKH->BTXKH', {**s, 'X': s['G'] + 2}, name='qkv')(y)
+        y = RMSNorm('D', s, text.eps, name='attn_norm')(x)
+        if self.has_variable('params', QKV.name):
+            qkv = Linear(QKV.equation, {**s, 'X': s['G'] + 2}, name=QKV.name)(y)
             qk, v = rope(qkv[:, :, :-1], spec.positions, text.rope_theta), qkv[:, :, -1]
             q, k = qk[:, :, :-1].swapaxes(2, 3).reshape(*y.shape[:2], s['N'], s['H']), qk[:, :, -1]
         else:
@@ -92,9 +138,9 @@ class Layer(nn.Module):
                 q, k, v, causal=True, offset=spec.offset, mask=spec.mask, implementation=self.cfg.attention
             )
         x += Linear('BTNH,NHD->BTD', s, name='o')(y)
-        y = RMSNorm(s['D'], text.eps, name='mlp_norm')(x)
-        if self.has_variable('params', 'gate_up'):
-            gate, up = jnp.moveaxis(Linear('BTD,DXF->BTXF', {**s, 'X': 2}, name='gate_up')(y), 2, 0)
+        y = RMSNorm('D', s, text.eps, name='mlp_norm')(x)
+        if self.has_variable('params', GATE_UP.name):
+            gate, up = jnp.moveaxis(Linear(GATE_UP.equation, {**s, 'X': 2}, name=GATE_UP.name)(y), 2, 0)
         else:
             gate, up = Linear('BTD,DF->BTF', s, name='gate')(y), Linear('BTD,DF->BTF', s, name='up')(y)
         return x + Linear('BTF,FD->BTD', s, name='down')(jax.nn.silu(gate) * up), kv, weights
@@ -109,7 +155,7 @@ class Llama(nn.Module):
         text = self.cfg.text
         self.embed = Embed(text.sizes)
         self.layers = [Layer(self.cfg) for _ in range(text.layers)]
-        self.norm = RMSNorm(text.width, text.eps)
+        self.norm = RMSNorm('D', text.sizes, text.eps)
         if not text.tied:
             self.head = Linear('BTD,DV->BTV', text.sizes)
 
@@ -153,33 +199,29 @@ def fuse(layer: dict[str, Any]) -> dict[str, Any]:
     The axes K and F stay intact, so that they can be sharded. A layer with LoRA is returned unchanged,
     because the adapters of the joined weights differ.
     """
-    if any(isinstance(part.get('w'), LoRA) for part in layer.values()):
+    if any(isinstance(module.get('w'), LoRA) for module in layer.values()):
         return layer
     layer = dict(layer)
-    q, k, v, gate, up = (layer.pop(name)['w'] for name in ('q', 'k', 'v', 'gate', 'up'))
-
-    def join(q: Array, k: Array, v: Array) -> Array:
-        D, K, H = k.shape
-        return jnp.concatenate([q.reshape(D, K, -1, H).swapaxes(1, 2), k[:, None], v[:, None]], axis=1)
-
-    gate_up = rearrange(lambda *ws: jnp.stack(ws, axis=1), gate, up)
-    return {**layer, 'qkv': {'w': rearrange(join, q, k, v)}, 'gate_up': {'w': gate_up}}
+    for fused in FUSED:
+        layer[fused.name] = {'w': fused.fuse(*(layer.pop(member)['w'] for member in fused.members))}
+    return layer
 
 
-def reads(path: str) -> str:
-    """The first weight that has the same input as this one, by path: '…/layers_0/v/w' -> '…/layers_0/q'."""
-    layer, name, _ = path.rsplit('/', 2)
-    first = {'k': 'q', 'v': 'q', 'up': 'gate'}
-    return f'{layer}/{first.get(name, name)}'
+def split_fused(path: str, w: Array) -> Iterator[tuple[str, Array]]:
+    """A weight that is not quantized, and its path -> the weights that were fused into it, or itself."""
+    *parents, name, leaf = path.split('/')
+    for fused in FUSED:
+        if name == fused.name:
+            for member, part in fused.split(w).items():
+                yield '/'.join([*parents, member, leaf]), part
+            return
+    yield path, w
 
 
-def summed(path: str) -> int:
-    """The path of a weight -> how many leading axes its product contracts: 'llama/layers_0/o/w' -> 2.
+def shared_input(path: str) -> str:
+    """A name for the input of a weight, equal for weights with the same input.
 
-    In this example they are N and H. The result is 0 for all weights except those of the decoder's products,
-    which are the ones that can be quantized.
+    'llama/layers_0/v/w' -> 'llama/layers_0/qkv', the path of the module that would fuse them.
     """
-    if not (path.startswith('llama/') and path.endswith('/w')):
-        return 0
-    axes = {'o': 2, **dict.fromkeys(('q', 'k', 'v', 'gate', 'up', 'down', 'head'), 1)}
-    return axes.get(path.split('/')[-2], 0)
+    layer, name, _ = path.rsplit('/', 2)
+    return f'{layer}/{next((fused.name for fused in FUSED if name in fused.members), name)}'

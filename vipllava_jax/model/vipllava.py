@@ -5,7 +5,6 @@ with a static `cfg`; outside jit they first check that the images fit the tokens
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from vipllava_jax.config import Config
 from vipllava_jax.model.clip import Clip
 from vipllava_jax.model.input_checks import check_inputs, check_shapes
-from vipllava_jax.model.layers import LayerNorm, Linear
 from vipllava_jax.model.llama import AttentionSpec, Cache, Llama
+from vipllava_jax.model.projector import Projector, merge
 
 Params = dict[str, Any]
 
@@ -32,21 +31,6 @@ class Trace(NamedTuple):
     hidden_states: tuple[Array, ...]  # L+1 times BTD: embeddings, then layer outputs, the last after the norm
     attentions: tuple[Array, ...]  # L times BNTS
     image_features: Array | None  # BIPD, P without the class token
-
-
-class Projector(nn.Module):
-    """Concatenated hidden states BPM -> BPD in the width of the decoder."""
-
-    cfg: Config
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        s = self.cfg.sizes
-        if self.cfg.projector_norm:
-            x = LayerNorm(s['M'], self.cfg.projector_eps, name='norm')(x)
-        x = Linear('BPM,MD->BPD', s, bias=True, name='linear_1')(x)
-        x = jax.nn.gelu(x, approximate=False)
-        return Linear('BPD,DE->BPE', s, bias=True, name='linear_2')(x)
 
 
 class VipLlava(nn.Module):
@@ -71,8 +55,11 @@ class VipLlava(nn.Module):
 
         `embeddings` BTD, if given, are used instead of those of the tokens.
         """
-        x = self.llama.embed(tokens)  # also if embeddings are given, so that `init` creates the table
-        x = x if embeddings is None else embeddings
+        if embeddings is None:
+            x = self.llama.embed(tokens)
+        else:
+            self.llama.embed(tokens, embeddings.dtype)  # so that `init` creates the table, in this dtype
+            x = embeddings
         return x if features is None else merge(x, features, tokens == self.cfg.image_token)
 
     def forward(
@@ -116,14 +103,6 @@ class VipLlava(nn.Module):
         """Hidden states BTD -> the logits BV after the last of the `lengths` B tokens of each row."""
         last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
         return self.llama.logits(last)[:, 0]
-
-
-def merge(x: Array, features: Array, placeholder: Array) -> Array:
-    """Embeddings x BTD -> x with the features BIPD of each row, in order, where placeholder BT is True."""
-    B, _, _, D = features.shape
-    nth = jnp.maximum(jnp.cumsum(placeholder, axis=1) - 1, 0)
-    inserted = jnp.take_along_axis(features.reshape(B, -1, D), nth[..., None], axis=1, mode='clip')
-    return jnp.where(placeholder[..., None], inserted.astype(x.dtype), x)
 
 
 def forward(
@@ -237,29 +216,6 @@ def decode(
     """Tokens B at positions `start` B -> logits BV, the extended cache; equivalent to `extend` with T = 1."""
     logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg)
     return logits[:, 0], cache
-
-
-def init(key: Array, cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
-    """Random params with the shapes of the config.
-
-    Weights of products are normal with variance 1 / fan-in, the embedding table with standard deviation 0.02.
-    Gains are 1 and shifts 0.
-    """
-    images = jnp.zeros((1, 1, cfg.vision.image_size, cfg.vision.image_size, 3), dtype)
-    embeddings = jnp.zeros((1, 1, cfg.text.width), dtype)
-    tokens = jnp.zeros((1, 1), int)
-    params = VipLlava(cfg).init(key, tokens, images, embeddings, method='forward')['params']
-    return jax.tree.map(lambda w: w.astype(dtype), params)  # the embedding table is created as float32
-
-
-def abstract(cfg: Config, dtype: DTypeLike = jnp.float32) -> Params:
-    """The params of the config as jax.ShapeDtypeStruct leaves, without allocating arrays."""
-    return jax.tree.map(lambda shape: shape, _abstract(cfg, jnp.dtype(dtype)))  # a copy of the cached dict
-
-
-@functools.cache
-def _abstract(cfg: Config, dtype: DTypeLike) -> Params:
-    return jax.eval_shape(lambda: init(jax.random.key(0), cfg, dtype))
 
 
 def _placed(params: Params, embeddings: ArrayLike, cfg: Config) -> Array:

@@ -1,6 +1,8 @@
-"""The types of a weight (an array, a quantized weight, or either with LoRA) and the products with them."""
+"""What a weight's axes are, the types of a weight (plain, quantized or with LoRA), and products with them."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,8 +11,46 @@ from flax import struct
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from vipllava_jax.model.equations import halves, precision
-from vipllava_jax.model.quantized import Quantized, product
+from vipllava_jax.model.equations import lora_equations, precision
+from vipllava_jax.model.products import product
+from vipllava_jax.model.quantized import Quantized
+
+
+@dataclass(frozen=True)
+class WeightAxes:
+    """What the module that creates a weight states about its axes, in the letters of `vipllava_jax.config`.
+
+    `letters` of the weight of an attention output are 'NHD', of which its product contracts 'NH'. The
+    contracted letters come first. They are '' for what is not the weight of a product: embeddings, norms,
+    biases.
+    """
+
+    letters: str
+    contracted: str = ''
+    decays: bool = True  # with weight decay in training: False for norms and biases
+    quantizable: bool = False  # whether int8 and int4 quantize it: the products of the decoder
+
+    @property
+    def quantized_axes(self) -> int:
+        """How many leading axes the quantized weight contracts; 0 if the weight is not quantizable."""
+        return len(self.contracted) if self.quantizable else 0
+
+
+@dataclass(frozen=True)
+class WeightSpec(WeightAxes):
+    """The axes of a weight, and their sizes."""
+
+    shape: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def fan_in(self) -> int:
+        """The number of terms that a product adds per output channel; 1 if there is no product."""
+        return math.prod(self.shape[: len(self.contracted)])
 
 
 @struct.dataclass
@@ -43,16 +83,16 @@ class LoRA:
     def astype(self, dtype: DTypeLike) -> Array:
         """The merged weight, computed in float32 and then rounded to `dtype`."""
         a, b = self.a.astype(jnp.float32), self.b.astype(jnp.float32)
-        low = jnp.tensordot(a, b, 1, precision=lax.Precision.HIGHEST)
-        return (self.base.astype(jnp.float32) + self.scale * low).astype(dtype)
+        update = jnp.tensordot(a, b, 1, precision=lax.Precision.HIGHEST)
+        return (self.base.astype(jnp.float32) + self.scale * update).astype(dtype)
 
 
 Weight = Array | Quantized | LoRA
 
 
-def rearrange(f: Callable[..., Array], *ws: Any) -> Any:
+def map_output_axes(f: Callable[..., Array], *ws: Any) -> Any:
     """Applies f, which only joins or moves output axes, to weights whose only contracted axis is axis 0."""
-    return ws[0].rearranged(f, *ws[1:]) if isinstance(ws[0], Quantized) else f(*ws)
+    return ws[0].map_output_axes(f, *ws[1:]) if isinstance(ws[0], Quantized) else f(*ws)
 
 
 def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -> Array:
@@ -60,19 +100,19 @@ def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -
 
     Products are accumulated in float32. float32 inputs are not rounded to TF32 or bfloat16 on any device.
     """
-    wanted = jnp.dtype(dtype or x.dtype)
+    dtype = jnp.dtype(dtype or x.dtype)
     if isinstance(w, LoRA):
-        return einsum(equation, x, w.base, wanted) + _adapted(equation, x, w, wanted)
+        return einsum(equation, x, w.base, dtype) + _lora_term(equation, x, w, dtype)
     if isinstance(w, Quantized):
-        return product(equation, x, w, wanted)
-    return jnp.einsum(equation, x, w, precision=precision(x), preferred_element_type=wanted)
+        return product(equation, x, w, dtype)
+    return jnp.einsum(equation, x, w, precision=precision(x), preferred_element_type=dtype)
 
 
-def _adapted(equation: str, x: Array, w: LoRA, dtype: DTypeLike) -> Array:
+def _lora_term(equation: str, x: Array, w: LoRA, dtype: DTypeLike) -> Array:
     """The term that LoRA adds to the product of x and w; its two matrices are cast to the dtype of x."""
     if w.key is not None and w.rate:
         x = dropout(x, w.rate, w.key)
-    down, up = halves(equation)
+    down, up = lora_equations(equation)
     y = einsum(down, x, w.a.astype(x.dtype))
     return einsum(up, y * w.scale, w.b.astype(x.dtype), dtype)
 

@@ -67,7 +67,7 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
     for i in range(cfg.text.layers):
         with jax.named_scope(f'layers_{i}'):
             x = layer(params['llama'][f'layers_{i}'])(x)
-    norm: Any = RMSNorm(cfg.text.width, cfg.text.eps).apply({'params': params['llama']['norm']}, x)
+    norm: Any = RMSNorm('D', cfg.text.sizes, cfg.text.eps).apply({'params': params['llama']['norm']}, x)
     return norm
 
 

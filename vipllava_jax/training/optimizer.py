@@ -11,6 +11,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
+from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.recipes import OPTIMIZERS, SCHEDULES
 
@@ -43,7 +44,7 @@ class Optimizer:
         if not 0 < self.beta2 < 1:
             raise ValueError(f'beta2 {self.beta2}: must be between 0 and 1')
         if self.clip is not None and self.clip <= 0:
-            raise ValueError(f'clip {self.clip}: must be more than 0, or nothing')
+            raise ValueError(f'clip {self.clip}: must be more than 0, or None for no clipping')
 
     def at(self, step: ArrayLike) -> Array:
         """The learning rate of a step, counted from 0: a linear warm-up from 0, then a cosine decay to 0.
@@ -51,34 +52,35 @@ class Optimizer:
         With the schedule 'constant' it stays at its peak after the warm-up. Like transformers'
         get_cosine_schedule_with_warmup, the first step has rate 0 if there is a warm-up.
         """
-        return self.rate * self._share(step)
+        return self.rate * self._fraction(step)
 
-    def _share(self, step: ArrayLike) -> Array:
-        rising = math.ceil(self.warmup * self.steps)
+    def _fraction(self, step: ArrayLike) -> Array:
+        """The learning rate of a step as a fraction of the peak."""
+        warmup = math.ceil(self.warmup * self.steps)
         step = jnp.asarray(step, jnp.float32)
-        done = jnp.clip((step - rising) / max(1, self.steps - rising), 0, 1)
-        falling = 0.5 * (1 + jnp.cos(jnp.pi * done)) if self.schedule == 'cosine' else 1.0
-        return jnp.where(step < rising, step / max(1, rising), falling)
+        done = jnp.clip((step - warmup) / max(1, self.steps - warmup), 0, 1)
+        after = 0.5 * (1 + jnp.cos(jnp.pi * done)) if self.schedule == 'cosine' else 1.0
+        return jnp.where(step < warmup, step / max(1, warmup), after)
 
     def transform(self) -> optax.GradientTransformation:
         """The optax transformation for a tree of trainable weights."""
 
         def rates(params: Params) -> Params:
-            own = self.rate if self.projector_rate is None else self.projector_rate
-            return by_path(lambda path: own if path[0] == 'projector' else self.rate, params)
+            projector = self.rate if self.projector_rate is None else self.projector_rate
+            return map_paths(lambda path: projector if path[0] == 'projector' else self.rate, params)
 
         def scale(updates: Params, state: optax.EmptyState, params: Params | None = None) -> Any:
             return jax.tree.map(lambda update, rate: update * rate, updates, rates(updates)), state
 
         return optax.chain(
             optax.identity() if self.clip is None else optax.clip_by_global_norm(self.clip),
-            KINDS[self.name](self),
+            TRANSFORMS[self.name](self),
             optax.GradientTransformation(lambda params: optax.EmptyState(), scale),
-            optax.scale_by_schedule(self._share),
+            optax.scale_by_schedule(self._fraction),
         )
 
 
-KINDS: dict[str, Callable[[Optimizer], optax.GradientTransformation]] = {  # with learning rate 1
+TRANSFORMS: dict[str, Callable[[Optimizer], optax.GradientTransformation]] = {  # with learning rate 1
     'adamw': lambda o: optax.adamw(
         1.0, b2=o.beta2, mu_dtype=o.moment_dtype, weight_decay=o.weight_decay, mask=decays
     ),
@@ -97,12 +99,12 @@ def decays(params: Params) -> Params:
     """True for weights with weight decay: all but norms and biases."""
 
     def decay(path: tuple[str, ...]) -> bool:
-        *_, module, name = path
-        return 'norm' not in module and (name != 'b' or module == 'w')
+        weight = path[:-1] if path[-2] == 'w' else path  # without the a or b of an adapter
+        return weight_axes('/'.join(weight)).decays
 
-    return by_path(decay, params)
+    return map_paths(decay, params)
 
 
-def by_path(f: Callable[[tuple[str, ...]], Any], params: Params) -> Params:
-    """Maps f over the paths of a tree's leaves, such as ('llama', 'norm', 'w')."""
+def map_paths(f: Callable[[tuple[str, ...]], Any], params: Params) -> Params:
+    """Params -> the tree of f(path) for the path of each leaf, such as ('llama', 'norm', 'w')."""
     return jax.tree_util.tree_map_with_path(lambda keys, _: f(tuple(key.key for key in keys)), params)

@@ -182,6 +182,6 @@ def step_function(plan: TrainingPlan) -> StepFunction:
         plan.optimizer,
         remat=settings.remat,
         dtype=jnp.dtype(settings.dtype),
-        apply_dropout=lora.dropping if has_dropout else None,
+        apply_dropout=lora.with_dropout if has_dropout else None,
         normalize=plan.batches.processor.image_settings.normalize,
     )
