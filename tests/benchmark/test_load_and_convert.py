@@ -8,7 +8,7 @@ import vipllava_jax as vj
 from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark.load_and_convert import Folders, lines
 from vipllava_jax.benchmark.subject import Subject, random_params, silent
-from vipllava_jax.benchmark.timing import OURS, measure
+from vipllava_jax.benchmark.timing import OURS, measure_line
 from vipllava_jax.placement import place
 
 
@@ -38,7 +38,7 @@ def test_an_existing_folder_is_read_and_not_written_again(subject, tmp_path):
 
 
 def test_load_and_convert_have_three_lines(subject, tmp_path):
-    results = [measure(line, 1) for line in lines(Folders(subject, None, tmp_path), ('load', 'convert'))]
+    results = [measure_line(line, 1) for line in lines(Folders(subject, None, tmp_path), ('load', 'convert'))]
     assert [str(r.line) for r in results] == ['load, converted', 'load, PyTorch', 'convert, PyTorch']
     for result in results:
         assert not result.sides[OURS].fault
@@ -57,7 +57,7 @@ def test_weights_are_quantized_when_they_are_read(cfg, tmp_path, dtype, bytes_pe
     assert bytes_per_weight < subject.weight < 1.5 * bytes_per_weight + 0.2
     folders = Folders(subject, None, tmp_path, dtype)
     for line in lines(folders, ('load', 'convert')):
-        side = measure(line, 1).sides[OURS]
+        side = measure_line(line, 1).sides[OURS]
         assert not side.fault, side.fault
     found = vj.load(tmp_path / 'again', fuse=True).params
     jax.tree.map(np.testing.assert_array_equal, found, params)

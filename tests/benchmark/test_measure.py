@@ -11,7 +11,7 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import plan
 from vipllava_jax.benchmark.measure import STEPS, Ours, compilation_cache
 from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
-from vipllava_jax.benchmark.timing import OURS, measure
+from vipllava_jax.benchmark.timing import OURS, measure_line
 from vipllava_jax.model.cost import Work
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.params import abstract
@@ -59,7 +59,7 @@ def test_every_line_is_measured(subject):
     sides = {OURS: Ours(subject)}
     with compilation_cache():
         cache = jax.config.jax_compilation_cache_dir
-        results = [measure(line, 2) for line in plan.lines(sides, subject.costs, what, (3,), (100,))]
+        results = [measure_line(line, 2) for line in plan.lines(sides, subject.costs, what, (3,), (100,))]
     assert jax.config.jax_compilation_cache_dir != cache
     assert [r.line.what for r in results] == ['compile, cold', 'compile, warm', *what[1:]]
     for result in results:

@@ -3,7 +3,7 @@
 import pytest
 
 from vipllava_jax import ceilings
-from vipllava_jax.benchmark.timing import NO_MEMORY, OURS, Line, measure
+from vipllava_jax.benchmark.timing import NO_MEMORY, OURS, Line, measure_line
 
 
 def side(calls, name, fails_at=None, error=None):
@@ -21,7 +21,7 @@ def side(calls, name, fails_at=None, error=None):
 def test_sides_take_turns_after_their_warm_ups():
     calls = []
     line = Line('decode', '1', 1, {OURS: side(calls, 'a'), 'b': side(calls, 'b')})
-    result = measure(line, 4)
+    result = measure_line(line, 4)
     assert calls == [*'aabb', *'abababab']
     ours = result.sides[OURS]
     assert ours.samples == [3, 4, 5, 6]
@@ -30,7 +30,7 @@ def test_sides_take_turns_after_their_warm_ups():
 
 def test_a_line_may_limit_its_repeats_and_skip_the_warm_up():
     calls = []
-    result = measure(
+    result = measure_line(
         Line('compile, cold', '1', 1, {OURS: side(calls, 'a')}, max_repeats=1, warm_up=False), 10
     )
     assert result.sides[OURS].samples == [1]
@@ -49,7 +49,7 @@ def test_a_line_may_limit_its_repeats_and_skip_the_warm_up():
 def test_the_fault_of_a_failing_side_is_recorded(error, fault, at):
     calls = []
     sides = {OURS: side(calls, 'a', at, error), 'b': side(calls, 'b')}
-    result = measure(Line('decode', '1', 1, sides), 4)
+    result = measure_line(Line('decode', '1', 1, sides), 4)
     assert result.sides[OURS].fault == fault
     assert len(result.sides[OURS].samples) == max(at - 3, 0)
     assert len(result.sides['b'].samples) == 4
@@ -57,7 +57,7 @@ def test_the_fault_of_a_failing_side_is_recorded(error, fault, at):
 
 def test_an_interruption_is_not_a_fault():
     with pytest.raises(KeyboardInterrupt):
-        measure(Line('decode', '1', 1, {OURS: side([], 'a', 4, KeyboardInterrupt())}), 4)
+        measure_line(Line('decode', '1', 1, {OURS: side([], 'a', 4, KeyboardInterrupt())}), 4)
 
 
 def test_the_peak_of_host_memory_is_measured():
@@ -68,7 +68,7 @@ def test_the_peak_of_host_memory_is_measured():
         time.sleep(0.05)
         return float(len(held))
 
-    result = measure(Line('load', 'x', 0, {OURS: lambda: run}, memory=True), 3)
+    result = measure_line(Line('load', 'x', 0, {OURS: lambda: run}, memory=True), 3)
     assert result.sides[OURS].memory >= 2**25
 
 

@@ -51,14 +51,14 @@ def test_a_checkpoint_is_measured(vipllava, folder):
 def test_an_interruption_shows_the_results_so_far(vipllava, monkeypatch, tmp_path):
     from vipllava_jax.benchmark import timing
 
-    measure = timing.measure
+    measure = timing.measure_line
 
     def once(line, repeats):
         if line.what == 'decode':
             raise KeyboardInterrupt
         return measure(line, repeats)
 
-    monkeypatch.setattr(timing, 'measure', once)
+    monkeypatch.setattr(timing, 'measure_line', once)
     monkeypatch.setattr(cli.signals, 'end_by_interrupt', lambda: sys.exit(130))
     ran = vipllava(*SMALL, '--what', 'vision,decode', '--json', tmp_path / 'speed.json')
     assert ran.code == 130
