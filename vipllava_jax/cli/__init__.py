@@ -19,7 +19,7 @@ from vipllava_jax.messages import brief, printable
 from vipllava_jax.version import __version__
 
 COMMANDS = {
-    'demo': 'Try a small model that is part of this package: nothing is downloaded.',
+    'demo': 'Try a small bundled model, without a download.',
     'ask': 'Ask a question about a picture, with marks drawn on it.',
     'draw': 'Draw marks on a picture.',
     'convert': 'Convert a checkpoint from PyTorch to Flax, or back.',
