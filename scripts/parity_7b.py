@@ -143,21 +143,20 @@ def ours(args: argparse.Namespace) -> dict:
 
     n = int(batch.lengths[0])
     ahead = slice(n - 1, n + 63)
+    continuation = sequence[0, n:]
     answer = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=64, eos=())
     return {
         'ours bf16 against transformers bf16': error(logits, theirs),
         'ours bf16 against transformers float32': error(logits, exact),
         'transformers bf16 against its float32': error(theirs, exact),
-        'greedy agreement along the continuation': float(
-            (logits[ahead].argmax(-1) == sequence[0, n:]).mean()
-        ),
+        'greedy agreement along the continuation': float((logits[ahead].argmax(-1) == continuation).mean()),
         'float32 greedy agreement of transformers bf16': float(
-            (exact[ahead].argmax(-1) == sequence[0, n:]).mean()
+            (exact[ahead].argmax(-1) == continuation).mean()
         ),
         'float32 greedy agreement of ours': float(
             (exact[ahead].argmax(-1) == logits[ahead].argmax(-1)).mean()
         ),
-        'tokens generated alike from the start': int((np.cumprod(answer.tokens[0] == sequence[0, n:])).sum()),
+        'tokens generated alike from the start': int((np.cumprod(answer.tokens[0] == continuation)).sum()),
     }
 
 

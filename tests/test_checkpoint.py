@@ -132,7 +132,7 @@ def message(folder) -> str:
 def test_a_file_that_ends_early(copy):
     largest = max((copy / 'params').rglob('*'), key=lambda path: path.stat().st_size if path.is_file() else 0)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-    assert message(copy).startswith(f'{copy}/params: damaged or not whole, copy it again: ')
+    assert message(copy).startswith(f'{copy}/params: damaged or incomplete, copy it again: ')
 
 
 @pytest.mark.parametrize('name', ['params', 'params/manifest.ocdbt', 'params/d', 'params/ocdbt.process_0'])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vipllava_jax.compilation import FOLDER, keep, trouble
+from vipllava_jax.compilation import FOLDER, plain_warning, use_cache
 
 PHOTO = Path(__file__).parent.parent / 'docs' / 'coffee.jpg'
 LIMITED = """
@@ -125,9 +125,9 @@ def left(folder: Path) -> set[str]:
 
 def test_only_the_program_that_was_cut_off_is_deleted(kept):
     before = left(kept)
-    assert 'No space left' in trouble(WRITING, kept, ours=True)
+    assert 'No space left' in plain_warning(WRITING, kept, is_ours=True)
     assert left(kept) == before - {'jit_start-a-cache'}
-    assert trouble(READING, kept, ours=True) is None
+    assert plain_warning(READING, kept, is_ours=True) is None
     assert 'jit_other-c-cache' in left(kept)
 
 
@@ -135,7 +135,7 @@ def test_what_is_in_the_way_of_others_is_deleted(kept):
     """A program without the time of its last use, which makes some versions of jax fail."""
     before = left(kept)
     missing = f"FileNotFoundError: [Errno 2] No such file or directory: '{kept}/jit_other-c-atime'"
-    told = trouble(WRITING.partition('OSError')[0] + missing, kept, ours=True)
+    told = plain_warning(WRITING.partition('OSError')[0] + missing, kept, is_ours=True)
     assert told is None
     assert left(kept) == before - {'jit_other-c-cache', 'jit_start-a-cache'}
 
@@ -143,7 +143,7 @@ def test_what_is_in_the_way_of_others_is_deleted(kept):
 @pytest.mark.parametrize('warning', [WRITING, READING])
 def test_nothing_is_deleted_in_a_folder_of_the_users(kept, warning):
     before = left(kept)
-    assert str(kept) in trouble(warning, kept, ours=False)
+    assert str(kept) in plain_warning(warning, kept, is_ours=False)
     assert left(kept) == before
 
 
@@ -159,10 +159,10 @@ def test_a_folder_of_the_users_is_left_alone_when_the_disk_is_full(start, kept):
 
 def test_an_empty_folder_is_none():
     environment = {FOLDER: '', 'XDG_CACHE_HOME': '/caches'}
-    assert keep(None, environment)
+    assert use_cache(None, environment)
     assert environment[FOLDER] == '/caches/vipllava/programs'
     with pytest.raises(ValueError, match='--compilation-cache is empty'):
-        keep('', environment)
+        use_cache('', environment)
 
 
 @pytest.mark.slow
@@ -176,12 +176,12 @@ def test_an_empty_option_is_one_line_and_an_empty_variable_none(start, tmp_path)
 
 def test_what_the_user_has_set_wins():
     environment = {FOLDER: '/own'}
-    assert not keep(None, environment)
+    assert not use_cache(None, environment)
     assert environment == {FOLDER: '/own'}
-    assert keep('~/mine', environment)
+    assert use_cache('~/mine', environment)
     assert environment[FOLDER] == str(Path.home() / 'mine')
     environment = {'XDG_CACHE_HOME': '/caches', 'JAX_COMPILATION_CACHE_MAX_SIZE': '7'}
-    keep(None, environment)
+    use_cache(None, environment)
     assert environment[FOLDER] == '/caches/vipllava/programs'
     assert environment['JAX_COMPILATION_CACHE_MAX_SIZE'] == '7'
 
@@ -192,12 +192,12 @@ def test_without_a_home_nothing_is_kept(monkeypatch):
 
     monkeypatch.setattr(Path, 'home', no_home)
     environment: dict[str, str] = {}
-    keep(None, environment)
+    use_cache(None, environment)
     assert environment == {}
 
 
 def test_other_warnings_pass(tmp_path):
-    assert trouble('a mark lies outside', tmp_path, ours=True) == 'a mark lies outside'
+    assert plain_warning('a mark lies outside', tmp_path, is_ours=True) == 'a mark lies outside'
 
 
 def test_the_library_leaves_the_cache_to_the_user(tmp_path):

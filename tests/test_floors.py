@@ -20,7 +20,7 @@ FLOORS = (
     'model.products',
     'model.weights',
     'model.layers model.attention',
-    'model.clip model.llama',
+    'model.clip model.projector model.llama',
     'model.vipllava',
     'model.params model.vocabulary model.cost',
     'quantizing',
@@ -31,6 +31,7 @@ FLOORS = (
     'checkpoint',
     'generation/',
     'convert/',
+    'answering/',
     'placement hub',
     'loading',
     'ceilings',
@@ -78,7 +79,7 @@ def test_every_file_has_one_entry_and_imports_only_from_lower_floors(file):
         if package == 'vipllava_jax':
             imported = max(entries(name), key=len, default='__init__')
             lower = FLOOR[imported] < FLOOR[entry] or (imported == entry and entry.endswith('/'))
-            assert lower, f'{module(file)} is below {imported} or beside it, but imports {name}'
+            assert lower, f'{module(file)} imports {name}, but {imported} is not on a lower floor'
 
 
 def test_every_entry_has_a_file():
@@ -114,6 +115,7 @@ def test_flax_nnx_is_never_imported(file):
         ('import vipllava_jax.training, vipllava_jax.cli.train', ('jax', 'numpy')),
         ('import vipllava_jax.data.batches', ('jax',)),
         ('import vipllava_jax.evaluation, vipllava_jax.cli.eval', ('jax', 'numpy')),
+        ('import vipllava_jax.answering, vipllava_jax.cli.ask', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.evaluation.cases', ('jax',)),
     ],
 )

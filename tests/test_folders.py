@@ -104,5 +104,5 @@ def test_folders_are_apart_by_whatever_path(tmp_path):
         ('a', 'a/../a/new'),
         ('link', 'a/x/y'),
     ):
-        with pytest.raises(CheckpointError, match='choose a place beside it'):
+        with pytest.raises(CheckpointError, match='choose another place'):
             check_apart(tmp_path / source, tmp_path / target)

@@ -18,6 +18,7 @@ from vipllava_jax.convert.table import leaves
 from vipllava_jax.evaluation import evaluate
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.decoding import generate
+from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import WeightOptions, load
 from vipllava_jax.messages import CheckpointError
@@ -77,6 +78,17 @@ def test_an_unknown_way_to_quantise_is_named(folder):
         load(folder, quantize='int3')
 
 
+def test_the_settings_are_those_of_the_generation_config(source, tmp_path):
+    copy = shutil.copytree(source, tmp_path / 'copy')
+    assert load(copy).settings == GenerationSettings()
+    file = copy / 'generation_config.json'
+    file.write_text(json.dumps({'do_sample': True, 'temperature': 0.2, 'top_p': 0.9, 'max_new_tokens': 7}))
+    assert load(copy).settings == GenerationSettings(temperature=0.2, top_p=0.9, max_new_tokens=7)
+    file.write_text(json.dumps({'top_k': 'many'}))
+    with pytest.raises(CheckpointError, match=f'^{copy}: generation_config.json: top_k'):
+        load(copy)
+
+
 def test_without_a_tokenizer_there_is_no_processor(source, tmp_path):
     shutil.copytree(source, tmp_path / 'bare', ignore=shutil.ignore_patterns('token*'))
     assert load(tmp_path / 'bare').processor is None
@@ -118,7 +130,7 @@ def test_smaller_weights_mean_the_same(demo_model, tmp_path):
     asked = rows(tmp_path, of_all_types(1))
 
     def said(model):
-        return [answer['said'] for answer in evaluate(model, asked, images=tmp_path).answers]
+        return [answer['answer'] for answer in evaluate(model, asked, images=tmp_path).answers]
 
     whole = said(demo_model)
     for smaller in ({'dtype': 'bfloat16'}, {'dtype': 'float32', 'quantize': 'int8'}):

@@ -203,7 +203,8 @@ def test_the_cache_of_the_hub_without_a_network(source, tmp_path):
         found, same, *missing = process.communicate(timeout=60)[0].splitlines()
     assert found == same == str(home / 'snapshots' / commit)
     for name, line in zip(('mine/partial', 'mine/other', 'mine/tiny'), missing, strict=True):
-        assert line.startswith(f'{name} on the Hugging Face Hub: no such folder here, not whole in the cache')
+        reason = 'no such folder here, not complete in the cache'
+        assert line.startswith(f'{name} on the Hugging Face Hub: {reason}')
 
 
 def test_a_folder_is_found_before_the_hub_is_asked(source, tmp_path, monkeypatch):

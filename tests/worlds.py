@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from scripts.demo import exam
-from vipllava_jax.demo.asking import TYPES
+from vipllava_jax.demo.question_types import TYPES
 
 
 def rows(folder: Path, cases: Iterable[exam.Case]) -> list[dict[str, Any]]:
     """The rows of the cases; writes their pictures to the folder."""
     (folder / 'rows').mkdir()
-    return [exam.row(numbered, folder, 'rows') for numbered in enumerate(cases)]
+    return [exam.make_row(numbered, folder, 'rows') for numbered in enumerate(cases)]
 
 
 def of_all_types(each: int) -> list[exam.Case]:

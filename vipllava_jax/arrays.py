@@ -169,40 +169,40 @@ def _groups(leaves: dict[str, Any], types: Mapping[str, Any]) -> Iterator[dict[s
     group: dict[str, Any] = {}
     held = 0
     for path, leaf in leaves.items():
-        taken = leaf.size * max(leaf.dtype.itemsize, types.get(path, leaf.dtype).itemsize)
-        if group and held + taken > AT_ONCE:
+        nbytes = leaf.size * max(leaf.dtype.itemsize, types.get(path, leaf.dtype).itemsize)
+        if group and held + nbytes > AT_ONCE:
             yield group
             group, held = {}, 0
         group[path] = leaf
-        held += taken
+        held += nbytes
     yield group
 
 
 def _read_some(
-    storage: Storage, types: Mapping[str, Any], sharding: Any, wanted: dict[str, Any]
+    storage: Storage, types: Mapping[str, Any], sharding: Any, shapes: dict[str, Any]
 ) -> dict[str, Any]:
     """Reads the arrays of a group in parallel: shapes by path -> arrays by path."""
     import jax
 
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     reads: dict[str, Any] = {}
     checks: list[Future[None]] = []
-    opened = {path: storage.open(path) for path in wanted}
+    opened = {path: storage.open(path) for path in shapes}
     try:
-        for path, leaf in wanted.items():
+        for path, leaf in shapes.items():
             reads[path] = storage.checked(path, leaf, opened[path]).read()
         for path, read in reads.items():
             array = storage.result(path, read)
             checks.append(storage.check(path, array))
             array = array.astype(types.get(path) or array.dtype, copy=False)
-            found[path] = array if sharding is None else jax.device_put(array, sharding)
+            arrays[path] = array if sharding is None else jax.device_put(array, sharding)
     finally:  # wait for every read that has started before its memory and files are released
         for future in (*opened.values(), *reads.values()):
             future.exception()
     for check in checks:
         check.result()
-    jax.block_until_ready(found)  # keeps the host arrays until they are on the device
-    return found
+    jax.block_until_ready(arrays)  # keeps the host arrays until they are on the device
+    return arrays
 
 
 @contextlib.contextmanager

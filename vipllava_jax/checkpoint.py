@@ -136,7 +136,7 @@ def open(folder: Path) -> Checkpoint:
     if cfg.text.layers + cfg.vision.layers > len(leaves):  # before allocating anything per layer
         raise CheckpointError(
             f'{folder}: config.json has {cfg.text.layers} and {cfg.vision.layers} layers, but {MARK} lists '
-            f'{len(leaves)} weights; get a whole copy of both'
+            f'{len(leaves)} weights; copy both again'
         )
     expected = {(path, leaf.shape) for path, leaf in flat(abstract(cfg))}
     found = {(path, leaf.shape) for path, leaf in leaves.items()}
@@ -179,22 +179,22 @@ def _check_quantized(path: str, leaf: Any) -> None:
 
     found = (*((x.shape, x.dtype.name) for x in (leaf.values, leaf.scale)),)
     try:
-        whole = found == _quantized_shapes(leaf.shape, weight_axes(path).quantized_axes, leaf.dtype.name)
+        matches = found == _quantized_shapes(leaf.shape, weight_axes(path).quantized_axes, leaf.dtype.name)
     except (ValueError, TypeError, IndexError, ArithmeticError):  # from impossible shapes
-        whole = False
-    if not whole:
-        raise ValueError(f'{path}: its values and scale are not of one weight')
+        matches = False
+    if not matches:
+        raise ValueError(f'{path}: its values and its scale do not belong together')
 
 
 @lru_cache
-def _quantized_shapes(shape: tuple[int, ...], axes: int, how: str) -> tuple[tuple[Any, str], ...]:
+def _quantized_shapes(shape: tuple[int, ...], axes: int, dtype: str) -> tuple[tuple[Any, str], ...]:
     """The shapes and dtypes of the values and scale of a quantized weight with `axes` contracted axes."""
     import jax
 
     from vipllava_jax.model.quantized import quantize
 
     weight = jax.ShapeDtypeStruct(shape, 'float32')
-    found = jax.eval_shape(partial(quantize, contracted=axes, dtype=how), weight)
+    found = jax.eval_shape(partial(quantize, contracted=axes, dtype=dtype), weight)
     return (*((x.shape, x.dtype.name) for x in (found.values, found.scale)),)
 
 

@@ -26,21 +26,21 @@ TROUBLE = re.compile(r"Error (reading|writing) persistent compilation cache entr
 UNTIMED = re.compile(r"No such file .*/([^/']+)-atime'")
 
 
-def keep(wanted: str | None, environment: MutableMapping[str, str]) -> bool:
+def use_cache(choice: str | None, environment: MutableMapping[str, str]) -> bool:
     """Sets environment variables with which jax, which must not be imported yet, caches compiled programs.
 
-    The folder is `wanted`, where 'off' disables the cache; if `wanted` is None, the one that the environment
+    The folder is `choice`, where 'off' disables the cache; if `choice` is None, the one that the environment
     names, or else that of `usual`. Returns whether the folder was set here rather than by the environment.
-    Raises ValueError if `wanted` is empty.
+    Raises ValueError if `choice` is empty.
     """
-    if wanted == '':
+    if choice == '':
         raise ValueError(f'--compilation-cache is empty: give a folder, or {OFF}')
-    if wanted == OFF:
+    if choice == OFF:
         environment.pop(FOLDER, None)
         return False
-    if wanted is None and environment.get(FOLDER):
+    if choice is None and environment.get(FOLDER):
         return False
-    folder = usual(environment) if wanted is None else Path(wanted).expanduser().absolute()
+    folder = default_folder(environment) if choice is None else Path(choice).expanduser().absolute()
     if folder:
         environment[FOLDER] = str(folder)
         for name, value in SETTINGS.items():
@@ -48,30 +48,30 @@ def keep(wanted: str | None, environment: MutableMapping[str, str]) -> bool:
     return folder is not None
 
 
-def usual(environment: Mapping[str, str]) -> Path | None:
+def default_folder(environment: Mapping[str, str]) -> Path | None:
     """The default cache folder, within the user's folder of caches; None if that is unknown."""
-    given = Path(environment.get('XDG_CACHE_HOME', ''))
+    configured = Path(environment.get('XDG_CACHE_HOME', ''))
     try:
         home = Path.home() / ('Library/Caches' if sys.platform == 'darwin' else '.cache')
     except RuntimeError:  # a user without a home folder, as in some containers
         home = None
-    caches = given if given.is_absolute() else home
+    caches = configured if configured.is_absolute() else home
     return caches and caches / 'vipllava' / 'programs'
 
 
-def trouble(warning: str, folder: Path, ours: bool) -> str | None:
+def plain_warning(warning: str, folder: Path, is_ours: bool) -> str | None:
     """A warning of jax about its cache -> the same in plain words, or None if the bad entry was deleted.
 
     jax would never replace an incomplete program, which a full disk or a killed process left. It is deleted,
-    but only if `ours`: if this program, rather than the user, chose the folder. Other warnings are returned
-    unchanged.
+    but only if `is_ours`: if this program, rather than the user, chose the folder. Other warnings are
+    returned unchanged.
     """
     found = TROUBLE.match(warning)
     if not found:
         return warning
-    what, program, why = found.groups()
-    message = f'{folder}: compiled programs cannot be kept there: {why.strip(" :")}'
-    if not ours:
+    action, program, reason = found.groups()
+    message = f'{folder}: compiled programs cannot be kept there: {reason.strip(" :")}'
+    if not is_ours:
         return message
     programs = [*folder.glob(f'{program}-*-cache')]
     # jax writes a file with the time of last use after the program. Some versions write no programs at all
@@ -79,18 +79,18 @@ def trouble(warning: str, folder: Path, ours: bool) -> str | None:
     untimed = UNTIMED.search(warning)
     blocking = [folder / f'{untimed[1]}-cache'] if untimed else []
     try:
-        for path in blocking + (programs if what == 'reading' else [p for p in programs if _cut_off(p)]):
+        for path in blocking + (programs if action == 'reading' else [p for p in programs if _cut_off(p)]):
             path.unlink(missing_ok=True)
     except OSError:
         return message
-    return None if blocking or (what == 'reading' and programs) else message
+    return None if blocking or (action == 'reading' and programs) else message
 
 
 def _cut_off(program: Path) -> bool:
     return not program.with_name(program.name.removesuffix('-cache') + '-atime').exists()
 
 
-def size(folder: Path) -> int:
+def cache_size(folder: Path) -> int:
     """The size in bytes of the programs in a folder; 0 if it does not exist."""
     try:
         return sum(file.stat().st_size for file in os.scandir(folder) if file.is_file())

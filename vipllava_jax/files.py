@@ -43,7 +43,7 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
     except OSError as error:
         raise CheckpointError(f'{path}: cannot be read: {error.strerror}') from None
     if len(data) > limit:
-        raise CheckpointError(f'{path}: larger than {amount(limit)}, which no file of this kind needs')
+        raise CheckpointError(f'{path}: larger than {amount(limit)}, more than such a file needs')
     return data
 
 
@@ -77,7 +77,7 @@ def read_json(path: Path, *, optional: bool = False, limit: int = LARGEST) -> di
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f'{path}: not JSON ({one_line(error)}); get a whole copy of it') from None
+        raise CheckpointError(f'{path}: not JSON ({one_line(error)}); copy it again') from None
     if not isinstance(data, dict):
         raise CheckpointError(f'{path}: expected a JSON object, found {type(data).__name__}')
     return data
@@ -207,4 +207,4 @@ def lies_in(path: Path, folder: Path) -> bool:
 
 def holds(folder: Path, file: Path) -> bool:
     """Whether a file exists and is one of the files in a folder; links are followed on both sides."""
-    return file.exists() and any(same_file(file, own) for own in folder.rglob('*'))
+    return file.exists() and any(same_file(file, path) for path in folder.rglob('*'))

@@ -35,7 +35,7 @@ def listing(folder: Path) -> str:
 def check_apart(source: Path, target: Path) -> None:
     """Raises CheckpointError if one folder is the other or lies in it; links are followed."""
     if lies_in(target, source) or lies_in(source, target):
-        raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose a place beside it')
+        raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose another place')
 
 
 def check_new_folder(folder: Path, overwrite: bool) -> None:
@@ -58,22 +58,22 @@ def check_no_other_files(folder: Path, patterns: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, size: int, ours: Callable[[Path], bool], overwrite: bool) -> Iterator[Path]:
+def new_folder(folder: Path, size: int, is_ours: Callable[[Path], bool], overwrite: bool) -> Iterator[Path]:
     """Yields the path of a temporary folder, which is synced to disk and renamed to `folder` after the block.
 
     If the block raises, nothing is left. If `folder` is a link, its target is written. Before the block,
     raises CheckpointError if `folder` exists, cannot be written, has no room for `size` bytes, or is being
     written by another process. Only an empty folder is replaced or, with `overwrite`, one
-    for which `ours` returns True.
+    for which `is_ours` returns True.
     """
     folder = _resolve(folder)
-    _check_free(folder, ours, overwrite)
+    _check_free(folder, is_ours, overwrite)
     partial = folder.parent / f'.{folder.name}.partial-{os.getpid()}'
     missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _new_locked_folder(folder, partial):
-            _check_free(folder, ours, overwrite)  # recovery may have put a folder back
+            _check_free(folder, is_ours, overwrite)  # recovery may have put a folder back
             free = shutil.disk_usage(folder.parent).free
             if free < size:
                 raise CheckpointError(
@@ -83,7 +83,7 @@ def new_folder(folder: Path, size: int, ours: Callable[[Path], bool], overwrite:
                 yield partial
                 for path in (*partial.rglob('*'), partial):
                     sync_to_disk(path)
-                move_into_place(partial, folder, _replaceable(folder, ours, overwrite))
+                move_into_place(partial, folder, _replaceable(folder, is_ours, overwrite))
         sync_to_disk(folder.parent)
     except OSError as error:
         raise CheckpointError(f'{folder}: {_write_failure(error, partial, size)}') from None
@@ -105,15 +105,15 @@ def _resolve(folder: Path) -> Path:
     return place
 
 
-def _check_free(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> None:
+def _check_free(folder: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> None:
     """Raises CheckpointError if the folder exists and must not be replaced."""
-    if folder.exists() and not _replaceable(folder, ours, overwrite):
+    if folder.exists() and not _replaceable(folder, is_ours, overwrite):
         reason = 'exists, and is not a model that we wrote' if overwrite else 'exists'
         raise CheckpointError(f'{folder}: {reason}; choose another place')
 
 
-def _replaceable(folder: Path, ours: Callable[[Path], bool], overwrite: bool) -> bool:
-    return folder.is_dir() and (not any(folder.iterdir()) or (overwrite and ours(folder)))
+def _replaceable(folder: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> bool:
+    return folder.is_dir() and (not any(folder.iterdir()) or (overwrite and is_ours(folder)))
 
 
 def _write_failure(error: OSError, partial: Path, size: int) -> str:

@@ -49,8 +49,9 @@ def _download(name: str, revision: str, patterns: list[str]) -> Path:
         if folder := _from_cache(name, revision):
             return folder
         reason = (
-            'no such folder here, not whole in the cache, and out of reach (no network, or HF_HUB_OFFLINE '
-            'is set): download it elsewhere and give its folder, or set HF_HOME to a cache that has it'
+            'no such folder here, not complete in the cache, and not reachable (no network, or '
+            'HF_HUB_OFFLINE is set): download it elsewhere and give its folder, or set HF_HOME to a cache '
+            'that has it'
         )
     except Exception as error:  # from the HTTP library, which may change
         problem = printable(str(error), 300)

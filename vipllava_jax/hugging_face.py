@@ -10,7 +10,7 @@ from vipllava_jax.json_fields import LARGEST_NUMBER, Fields
 from vipllava_jax.messages import CheckpointError, brief
 
 # Far above every published model; larger numbers are a mistake or an attack.
-MOST_LAYERS, MOST_HEADS = 512, 1024
+MAX_LAYERS, MAX_HEADS = 512, 1024
 WIDEST, LARGEST_VOCABULARY, LONGEST_CONTEXT = 1 << 18, 1 << 22, 1 << 28
 LARGEST_PICTURE = 8192  # pixels per side
 
@@ -49,7 +49,7 @@ def from_hugging_face(data: Mapping[str, Any], generation: Mapping[str, Any] | N
     if not flat:
         text.require('model_type', 'llama')
     vision = _vision(top.part('vision_config', {}))
-    vip = data['model_type'] == 'vipllava' or top.number('mm_hidden_size', 0, most=WIDEST) > vision.width
+    vip = data['model_type'] == 'vipllava' or top.number('mm_hidden_size', 0, maximum=WIDEST) > vision.width
     ids = (Fields(generation or {}, 'generation_config.json: '), top, text)
     llama = _text(text, tied=top.flag('tie_word_embeddings'))
     eos = _ids(ids, 'eos_token_id', 2)
@@ -91,12 +91,12 @@ def _vision(fields: Fields) -> VisionConfig:
     fields.require('num_channels', 3)
     default = VisionConfig()
     vision = VisionConfig(
-        image_size=fields.number('image_size', default.image_size, least=1, most=LARGEST_PICTURE),
-        patch_size=fields.number('patch_size', default.patch_size, least=1, most=LARGEST_PICTURE),
-        width=fields.number('hidden_size', default.width, least=1, most=WIDEST),
-        layers=fields.number('num_hidden_layers', default.layers, most=MOST_LAYERS),
-        heads=fields.number('num_attention_heads', default.heads, least=1, most=MOST_HEADS),
-        mlp=fields.number('intermediate_size', default.mlp, least=1, most=WIDEST),
+        image_size=fields.number('image_size', default.image_size, minimum=1, maximum=LARGEST_PICTURE),
+        patch_size=fields.number('patch_size', default.patch_size, minimum=1, maximum=LARGEST_PICTURE),
+        width=fields.number('hidden_size', default.width, minimum=1, maximum=WIDEST),
+        layers=fields.number('num_hidden_layers', default.layers, maximum=MAX_LAYERS),
+        heads=fields.number('num_attention_heads', default.heads, minimum=1, maximum=MAX_HEADS),
+        mlp=fields.number('intermediate_size', default.mlp, minimum=1, maximum=WIDEST),
         eps=fields.real('layer_norm_eps', default.eps),
     )
     if vision.image_size % vision.patch_size or vision.patches > LARGEST_PICTURE:
@@ -115,25 +115,25 @@ def _text(fields: Fields, tied: bool) -> TextConfig:
     for rope in (old, new):
         rope.require('rope_type', 'default')
         rope.require('type', 'default')
-    width = fields.number('hidden_size', 4096, least=1, most=WIDEST)
-    heads = fields.number('num_attention_heads', 32, least=1, most=MOST_HEADS)
-    kv_heads = fields.number('num_key_value_heads', heads, least=1, most=MOST_HEADS)
-    head_size = fields.number('head_dim', 0, most=WIDEST)
+    width = fields.number('hidden_size', 4096, minimum=1, maximum=WIDEST)
+    heads = fields.number('num_attention_heads', 32, minimum=1, maximum=MAX_HEADS)
+    kv_heads = fields.number('num_key_value_heads', heads, minimum=1, maximum=MAX_HEADS)
+    head_size = fields.number('head_dim', 0, maximum=WIDEST)
     if not head_size and width % heads:
         raise fields.error('num_attention_heads', heads, f'a divisor of hidden_size {width}')
     if heads % kv_heads:
         raise fields.error('num_key_value_heads', kv_heads, f'a divisor of num_attention_heads {heads}')
     return TextConfig(
-        vocab=fields.number('vocab_size', 32000, least=1, most=LARGEST_VOCABULARY),
+        vocab=fields.number('vocab_size', 32000, minimum=1, maximum=LARGEST_VOCABULARY),
         width=width,
-        layers=fields.number('num_hidden_layers', 32, most=MOST_LAYERS),
+        layers=fields.number('num_hidden_layers', 32, maximum=MAX_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size or width // heads,
-        mlp=fields.number('intermediate_size', 11008, least=1, most=WIDEST),
+        mlp=fields.number('intermediate_size', 11008, minimum=1, maximum=WIDEST),
         eps=fields.real('rms_norm_eps', 1e-6),
         rope_theta=new.real('rope_theta', fields.real('rope_theta', 10000.0)),
-        context=fields.number('max_position_embeddings', 2048, least=1, most=LONGEST_CONTEXT),
+        context=fields.number('max_position_embeddings', 2048, minimum=1, maximum=LONGEST_CONTEXT),
         tied=tied or fields.flag('tie_word_embeddings'),
     )
 

@@ -23,12 +23,12 @@ def checksum(array: Any) -> str:
     bytes would take longer than reading.
     """
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    whole = data.size // (8 * WORDS) * (8 * WORDS)
+    end = data.size // (8 * WORDS) * (8 * WORDS)
     rest = np.zeros(8 * WORDS, np.uint8)
-    rest[: data.size - whole] = data[whole:]
+    rest[: data.size - end] = data[end:]
     hashed = hashlib.blake2b(data.size.to_bytes(8, 'little'), digest_size=8)
     columns = np.zeros(WORDS, '<u8')
-    rows = data[:whole].view('<u8').reshape(-1, WORDS)
+    rows = data[:end].view('<u8').reshape(-1, WORDS)
     for block in (*(rows[i : i + ROWS] for i in range(0, len(rows), ROWS)), rest.view('<u8')[None]):
         hashed.update(block.sum(axis=1, dtype='<u8').data)
         columns += block.sum(axis=0, dtype='<u8')

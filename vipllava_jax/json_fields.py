@@ -5,7 +5,7 @@ from typing import Any
 
 from vipllava_jax.messages import brief
 
-LARGEST_NUMBER, MOST_NUMBERS = 2**31 - 1, 64
+LARGEST_NUMBER, MAX_NUMBERS = 2**31 - 1, 64
 
 
 class Fields:
@@ -24,15 +24,15 @@ class Fields:
             raise self.error(name, value, 'an object')
         return Fields(value, f'{self.where}{name}.')
 
-    def number(self, name: str, default: int, *, least: int = 0, most: int = LARGEST_NUMBER) -> int:
+    def number(self, name: str, default: int, *, minimum: int = 0, maximum: int = LARGEST_NUMBER) -> int:
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.error(name, value, f'a whole number from {least} to {most}')
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise self.error(name, value, f'a whole number from {minimum} to {maximum}')
         return value
 
-    def real(self, name: str, default: float, *, most: float = 1e30) -> float:
+    def real(self, name: str, default: float, *, maximum: float = 1e30) -> float:
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= maximum:
             raise self.error(name, value, 'a positive number')
         return float(value)
 
@@ -45,10 +45,10 @@ class Fields:
     def numbers(self, name: str, default: int | tuple[int, ...]) -> tuple[int, ...]:
         value = self.get(name, default)
         listed = tuple(value) if isinstance(value, list | tuple) else (value,)
-        if not 0 < len(listed) <= MOST_NUMBERS or not all(
+        if not 0 < len(listed) <= MAX_NUMBERS or not all(
             isinstance(i, int) and not isinstance(i, bool) and abs(i) <= LARGEST_NUMBER for i in listed
         ):
-            raise self.error(name, value, f'a whole number or a list of at most {MOST_NUMBERS} of them')
+            raise self.error(name, value, f'a whole number or a list of at most {MAX_NUMBERS} of them')
         return listed
 
     def require(self, name: str, *allowed: Any) -> None:

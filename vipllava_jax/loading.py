@@ -11,8 +11,10 @@ from vipllava_jax import checkpoint
 from vipllava_jax.arrays import nested
 from vipllava_jax.config import Config
 from vipllava_jax.convert import torch_files
+from vipllava_jax.files import read_json
 from vipllava_jax.folders import listing
 from vipllava_jax.generation.model import Model
+from vipllava_jax.generation.settings import GenerationSettings, settings_from_hugging_face
 from vipllava_jax.hub import HUB_NAME, from_hub, has_weights
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.progress_bar import Progress, shown_progress
@@ -57,7 +59,8 @@ def load(
     weights = open(folder, options)
     if processor is not None:
         processor = processor.for_model(weights.cfg)
-    return Model(weights.load(progress), weights.cfg, processor)
+    settings = default_settings(folder)
+    return Model(weights.load(progress), weights.cfg, processor, settings)
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,15 @@ def locate(source: str | os.PathLike[str]) -> Path:
 def bundled() -> Path:
     """The folder of the demo model."""
     return Path(__file__).parent / 'demo' / 'model'
+
+
+def default_settings(folder: Path) -> GenerationSettings:
+    """The settings in a folder's generation_config.json, or the defaults; raises CheckpointError."""
+    content = read_json(folder / 'generation_config.json', optional=True)
+    try:
+        return settings_from_hugging_face(content)
+    except ValueError as error:
+        raise CheckpointError(f'{folder}: {error}') from None
 
 
 def _processor(folder: Path) -> 'Processor | None':

@@ -13,7 +13,7 @@ MARK = 'vipllava.json'
 FORMAT = 3  # format 2 added quantized weights, 3 int4; a folder gets the lowest format that it needs
 TYPES = ('float32', 'float16', 'bfloat16', 'int8', 'int32')  # the last two are those of quantized values
 PATH = re.compile(r'[A-Za-z0-9_]{1,64}(/[A-Za-z0-9_]{1,64}){0,7}')
-MOST_ARRAYS = 10_000  # several times the number of arrays of the largest model
+MAX_ARRAYS = 10_000  # several times the number of arrays of the largest model
 LARGEST = 4 << 20  # maximum size of the file in bytes
 LARGEST_AXIS = 1 << 31
 CHECKSUM = re.compile(r'[0-9a-f]{16}')
@@ -35,9 +35,9 @@ def write_manifest(
     """Writes the vipllava.json of a folder from the shapes of its leaves and stored arrays, by path."""
     from vipllava_jax.model.quantized import Int4, Int8
 
-    kinds = {type(leaf) for leaf in shapes.values()}
+    types = {type(leaf) for leaf in shapes.values()}
     content = {
-        'format': 3 if Int4 in kinds else 2 if Int8 in kinds else 1,
+        'format': 3 if Int4 in types else 2 if Int8 in types else 1,
         'version': __version__,
         'params': {path: (leaf.dtype.name, list(leaf.shape)) for path, leaf in arrays.items()},
         'checksums': {path: checksums[path] for path in arrays},
@@ -56,7 +56,7 @@ def read_manifest(folder: Path) -> Manifest:
             f'{__version__} and reads formats 1 to {FORMAT}: upgrade it, or convert the checkpoint again'
         )
     listed = content.get('params')
-    if not isinstance(listed, dict) or not 0 < len(listed) <= MOST_ARRAYS:
+    if not isinstance(listed, dict) or not 0 < len(listed) <= MAX_ARRAYS:
         raise CheckpointError(f'{file}: params: a list of arrays expected, {brief(listed)} found')
     arrays = {path: _shape(file, path, entry) for path, entry in listed.items()}
     checksums = content.get('checksums', {})
@@ -74,9 +74,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 def check_complete(folder: Path, manifest: Manifest) -> None:
     """Raises CheckpointError unless the manifest has a checksum for every array, or none at all."""
-    if manifest.checksums and (odd := sorted(manifest.checksums.keys() ^ manifest.arrays.keys())):
+    if manifest.checksums and (unmatched := sorted(manifest.checksums.keys() ^ manifest.arrays.keys())):
         raise CheckpointError(
-            f'{folder / MARK}: checksums do not agree with params on {brief(odd[0])}; copy it again'
+            f'{folder / MARK}: checksums do not agree with params on {brief(unmatched[0])}; copy it again'
         )
 
 
@@ -122,12 +122,12 @@ def join_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any
 
     waiting: dict[str, dict[str, Any]] = {}
     for path, leaf in leaves:
-        whole, _, part = path.rpartition('/')
+        weight, _, part = path.rpartition('/')
         if part not in ('values', 'scale'):
             yield path, leaf
             continue
-        waiting.setdefault(whole, {})[part] = leaf
-        if len(waiting[whole]) == 2:
-            yield whole, from_values_and_scale(**waiting.pop(whole))
+        waiting.setdefault(weight, {})[part] = leaf
+        if len(waiting[weight]) == 2:
+            yield weight, from_values_and_scale(**waiting.pop(weight))
     if waiting:
         raise ValueError(f'{next(iter(waiting))} has only one of values and scale')

@@ -76,10 +76,10 @@ def one_line(error: BaseException) -> str:
     return printable(f'{type(error).__name__} {error}', 300)
 
 
-def listed(names: Sequence[str], most: int) -> str:
-    """The first `most` names and the number of the others: 'a, b and 7 more'."""
-    more = len(names) - most
-    return ', '.join(names[:most]) + (f' and {more} more' if more > 0 else '')
+def listed(names: Sequence[str], limit: int) -> str:
+    """The first `limit` names and the number of the others: 'a, b and 7 more'."""
+    more = len(names) - limit
+    return ', '.join(names[:limit]) + (f' and {more} more' if more > 0 else '')
 
 
 def amount(size: int) -> str:

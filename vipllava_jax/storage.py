@@ -11,7 +11,7 @@ from typing import Any
 from vipllava_jax.files import check_regular
 from vipllava_jax.messages import CheckpointError
 
-MOST_FILES = 1_000_000
+MAX_FILES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Storage:
             raise self.damaged(f'{path}: {without_details(error)}') from None
 
     def damaged(self, reason: str) -> CheckpointError:
-        return CheckpointError(f'{self.folder}: damaged or not whole, copy it again: {reason}')
+        return CheckpointError(f'{self.folder}: damaged or incomplete, copy it again: {reason}')
 
     @cached_property
     def _place(self) -> str:
@@ -111,8 +111,10 @@ class Storage:
                 with os.scandir(place) as entries:
                     for entry in entries:
                         seen += 1
-                        if seen > MOST_FILES:
-                            raise CheckpointError(f'{self.folder}: more than {MOST_FILES} files: no model')
+                        if seen > MAX_FILES:
+                            raise CheckpointError(
+                                f'{self.folder}: more than {MAX_FILES} files, which no model has'
+                            )
                         if entry.is_dir(follow_symlinks=False):
                             pending.append(Path(entry.path))
                         else:

@@ -43,7 +43,7 @@ def ours(source: str, rows: Sequence[Row], images: Path) -> list[str]:
     """The answers of `vipllava eval`."""
     print('asking vipllava-jax …', file=sys.stderr, flush=True)
     result = evaluate(load(source, dtype='float32'), rows, images=images, max_new_tokens=LONGEST)
-    return [answer['said'] for answer in result.answers]
+    return [answer['answer'] for answer in result.answers]
 
 
 def theirs(source: str, rows: Sequence[Row], images: Path) -> Iterator[str]:

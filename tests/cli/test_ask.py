@@ -12,17 +12,18 @@ import pytest
 from PIL import Image
 
 import vipllava_jax as vj
-from vipllava_jax import loading
-from vipllava_jax.cli import ask as ask_module
+from vipllava_jax import cli, loading
+from vipllava_jax.cli import stdin as stdin_module
+from vipllava_jax.cli.ask import read_question
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.world import Scene, Thing
 from vipllava_jax.messages import safe_answer
 
 MARK = 'rectangle:20,10,60,50:red'
-DRAWN = ('--max-new-tokens', 40, '--temperature', 2, '--seed', 1)  # an answer without an end token
+SAMPLED = ('--max-new-tokens', 40, '--temperature', 2, '--seed', 1)  # an answer without an end token
 
 
-def test_the_answer_is_the_librarys(vipllava, folder, photo):
+def test_the_answer_equals_that_of_the_library(vipllava, folder, photo):
     ran = vipllava(
         'ask', '--model', folder, '--image', photo, '--mark', MARK, '--max-new-tokens', 9, 'What is {mark}?'
     )
@@ -41,7 +42,7 @@ def test_the_answer_is_the_librarys(vipllava, folder, photo):
         ('arrow:75,190,145,260:lime', 'a ring'),
     ],
 )
-def test_it_says_what_is_marked(vipllava, tmp_path, mark, answer):
+def test_the_answer_is_about_the_marked_thing(vipllava, tmp_path, mark, answer):
     """Three things far apart, plain and clearly marked, which a trained model answers with certainty."""
     things = (
         Thing('star', 'navy', 'medium', 'plain', 80, 100, 50, 0.1),
@@ -55,41 +56,41 @@ def test_it_says_what_is_marked(vipllava, tmp_path, mark, answer):
     assert ran == (0, answer + '\n', '')
 
 
-def test_json_says_how_it_came(vipllava, folder, photo, tmp_path):
+def test_json_has_the_settings_with_which_the_answer_can_be_repeated(vipllava, folder, photo, tmp_path):
     marked = tmp_path / 'marked.png'
     two = ('ask', '--model', folder, '--image', photo, '--image', photo, '--mark', '2/' + MARK)
-    drawn = (*two, '--template', 'hub', '--max-new-tokens', 5, '--temperature', 0.7, '--seed', 3)
-    ran = vipllava(*drawn, '--json', '--save-image', marked, 'Compare {mark1}.')
+    sampled = (*two, '--template', 'hub', '--max-new-tokens', 5, '--temperature', 0.7, '--seed', 3)
+    ran = vipllava(*sampled, '--json', '--save-image', marked, 'Compare {mark1}.')
     assert ran.code == 0, ran.err
-    told = json.loads(ran.out)
-    assert told['template'] == 'hub'
-    assert told['prompt'] == 'Compare within the red rectangle.'
-    assert (told['seed'], told['new_tokens']) == (3, 5)
-    assert (told['dtype'], told['quantize']) == ('float32', None)
+    report = json.loads(ran.out)
+    assert report['template'] == 'hub'
+    assert report['prompt'] == 'Compare within the red rectangle.'
+    assert (report['seed'], report['new_tokens']) == (3, 5)
+    assert (report['dtype'], report['quantize']) == ('float32', None)
     with Image.open(marked) as picture:
         assert picture.size == (90, 60)
-    again = vipllava(*drawn, told['prompt'])
-    assert again.out == safe_answer(told['answer']) + '\n'
+    again = vipllava(*sampled, report['prompt'])
+    assert again.out == safe_answer(report['answer']) + '\n'
 
 
-def test_json_says_which_weights_answered(vipllava, folder):
+def test_json_has_the_type_of_the_weights(vipllava, folder):
     small = ('--dtype', 'bfloat16', '--quantize', 'int8')
     ran = vipllava('ask', '--model', folder, *small, '--max-new-tokens', 2, '--json', 'hi')
-    told = json.loads(ran.out)
-    assert (told['dtype'], told['quantize']) == ('bfloat16', 'int8')
+    report = json.loads(ran.out)
+    assert (report['dtype'], report['quantize']) == ('bfloat16', 'int8')
 
 
-def test_an_adapter_answers(vipllava, folder, adapter):
+def test_an_adapter_changes_the_answer(vipllava, folder, adapter):
     ask = ('ask', '--model', folder, '--max-new-tokens', 5)
     ran = vipllava(*ask, '--adapter', adapter, '--json', 'hi')
-    told = json.loads(ran.out)
+    report = json.loads(ran.out)
     model = vj.load(folder, adapter=adapter)
     out = vj.generate(model.params, model.processor('hi'), cfg=model.cfg, max_new_tokens=5)
-    assert (told['answer'], told['adapter']) == (model.processor.decode(out)[0], str(adapter))
-    assert told['answer'] != vipllava(*ask, 'hi').out.strip()
+    assert (report['answer'], report['adapter']) == (model.processor.decode(out)[0], str(adapter))
+    assert report['answer'] != vipllava(*ask, 'hi').out.strip()
 
 
-def test_a_model_too_large_is_told_what_makes_it_smaller(vipllava, folder, monkeypatch):
+def test_too_little_memory_is_an_error_that_suggests_quantization(vipllava, folder, monkeypatch):
     def full(*args, **kwargs):
         raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')
 
@@ -99,31 +100,73 @@ def test_a_model_too_large_is_told_what_makes_it_smaller(vipllava, folder, monke
     assert '--quantize int8' in ran.err
 
 
-def test_the_question_may_come_on_stdin(vipllava, folder):
+def test_the_question_can_be_read_from_stdin(vipllava, folder):
     given = vipllava('ask', '--model', folder, '--max-new-tokens', 4, 'Hello')
     assert given.code == 0
     assert vipllava('ask', '--model', folder, '--max-new-tokens', 4, stdin='Hello\n') == given
 
 
+@pytest.fixture
+def picture_on_stdin(monkeypatch):
+    """Runs the command with the bytes of a file on stdin."""
+
+    def run(data: bytes, *args: object) -> int:
+        monkeypatch.setattr(sys, 'argv', ['vipllava', *map(str, args)])
+        monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(data)))
+        with pytest.raises(SystemExit) as end:
+            cli.run()
+        return end.value.code or 0
+
+    return run
+
+
+def test_a_picture_can_be_read_from_stdin(vipllava, picture_on_stdin, capsys, folder, photo, tmp_path):
+    command = ('ask', '--model', folder, '--max-new-tokens', 4, '--mark', MARK, 'What is {mark}?')
+    expected = vipllava(*command, '--image', photo, '--save-image', tmp_path / 'a.png')
+    code = picture_on_stdin(photo.read_bytes(), *command, '--image', '-', '--save-image', tmp_path / 'b.png')
+    assert (code, *capsys.readouterr()) == expected
+    assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'x' * 100, 'the picture on stdin is not a picture in a known format'),
+        (b'x' * 2000, 'the picture on stdin has more than 0 MiB'),
+        (b'', 'the picture on stdin is empty'),
+    ],
+)
+def test_a_picture_on_stdin_has_the_limits_of_files(picture_on_stdin, capsys, monkeypatch, data, message):
+    monkeypatch.setattr('vipllava_jax.inputs.images.MAX_FILE_BYTES', 1000)
+    assert picture_on_stdin(data, 'ask', '--model', 'demo', '--image', '-', 'What?') == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_terminal_is_not_a_picture(monkeypatch):
+    monkeypatch.setattr(sys.stdin, 'isatty', lambda: True, raising=False)
+    with pytest.raises(ValueError, match='the picture on stdin is missing: pipe one in'):
+        stdin_module.read_picture()
+
+
 def test_a_stop_string_ends_the_answer(vipllava, folder, monkeypatch):
     from vipllava_jax.inputs.processor import Processor
 
-    asked = ('ask', '--model', folder, *DRAWN, '--json', 'hi')
-    whole = json.loads(vipllava(*asked).out)
-    assert not whole['finished']
-    stop = whole['answer'][5:7]
+    command = ('ask', '--model', folder, *SAMPLED, '--json', 'hi')
+    full = json.loads(vipllava(*command).out)
+    assert not full['finished']
+    stop = full['answer'][5:7]
     monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
-    cut = json.loads(vipllava(*asked).out)
+    cut = json.loads(vipllava(*command).out)
     assert cut['finished']
-    assert cut['answer'] == whole['answer'][: whole['answer'].find(stop)]
+    assert cut['answer'] == full['answer'][: full['answer'].find(stop)]
     assert cut['new_tokens'] < 40
 
 
-def test_a_stop_that_is_a_special_token_ends_the_answer(vipllava, folder, monkeypatch):
+def test_a_stop_string_that_is_a_special_token_ends_the_answer(vipllava, folder, monkeypatch):
     from vipllava_jax.inputs.processor import Processor
 
     processor = Processor.load(folder)
-    asked = ('ask', '--model', folder, *DRAWN, '--json', 'hi')
+    command = ('ask', '--model', folder, *SAMPLED, '--json', 'hi')
     batch = processor('hi')
     model = vj.load(folder)
     tokens = vj.generate(
@@ -131,18 +174,18 @@ def test_a_stop_that_is_a_special_token_ends_the_answer(vipllava, folder, monkey
     ).tokens[0]
     stop = processor.tokenizer.backend.id_to_token(int(tokens[6]))
     monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
-    cut = json.loads(vipllava(*asked).out)
+    cut = json.loads(vipllava(*command).out)
     assert cut['finished']
     assert cut['new_tokens'] == list(tokens).index(tokens[6]) + 1
 
 
-def test_without_a_picture_there_is_a_note(vipllava, folder):
+def test_without_a_picture_there_is_a_warning(vipllava, folder):
     ran = vipllava('ask', '--model', folder, '--max-new-tokens', 1, 'hi')
     assert (ran.code, ran.err.count('\n')) == (0, 1)
     assert 'no --image' in ran.err
 
 
-def test_commands_to_the_terminal_in_an_answer_are_shown_and_not_obeyed(vipllava, folder, monkeypatch):
+def test_control_characters_in_an_answer_are_escaped(vipllava, folder, monkeypatch):
     monkeypatch.setattr(
         'vipllava_jax.inputs.tokenizer.TextStream.end', lambda self: '\x1b]0;owned\x07\x9b2J\u202e'
     )
@@ -168,38 +211,39 @@ def test_commands_to_the_terminal_in_an_answer_are_shown_and_not_obeyed(vipllava
 def test_stdin_is_utf8_of_bounded_length(monkeypatch, data, expected):
     monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(data)))
     try:
-        found = ask_module.read(None)
+        found = read_question(None)
     except ValueError as error:
         found = str(error)
     assert expected in found
 
 
-def test_a_relative_folder(vipllava, folder, monkeypatch):
+def test_the_model_can_be_a_relative_path(vipllava, folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     assert vipllava('ask', '--model', folder.name, '--max-new-tokens', 1, 'hi').code == 0
 
 
 SLOWLY = """
 import signal, time
-from vipllava_jax.cli import ask, main
+from vipllava_jax.answering import replies
+from vipllava_jax.cli import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 
-pieces = ask.Reply._pieces
+pieces = replies.Reply._pieces
 
 def slowly(self):
     for piece in pieces(self):
         yield piece
         time.sleep(0.2)
 
-ask.Reply._pieces = slowly
+replies.Reply._pieces = slowly
 main()
 """
 
 
-def test_an_interrupt_ends_it_as_interrupts_do(folder):
-    asked = [sys.executable, '-c', SLOWLY, 'ask', '--model', folder, '--max-new-tokens', '900', 'hi']
-    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+def test_an_interrupt_ends_the_command_with_its_signal(folder):
+    command = [sys.executable, '-c', SLOWLY, 'ask', '--model', folder, '--max-new-tokens', '900', 'hi']
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         running.stdout.read(1)  # the answer has started
         while running.poll() is None:  # a signal that arrives while jax collects garbage is lost
             running.send_signal(signal.SIGINT)
@@ -224,22 +268,22 @@ main()
 """
 
 
-def test_a_damaged_folder_is_told_without_waiting_for_the_compiler(folder, tmp_path):
+def test_an_error_does_not_wait_for_the_compiler(folder, tmp_path):
     damaged = tmp_path / 'damaged'
     shutil.copytree(folder, damaged)
     for file in (damaged / 'params').rglob('*'):
         if file.is_file():
             file.write_bytes(b'')
     begin = time.perf_counter()
-    asked = [sys.executable, '-c', SLOW_TO_COMPILE, 'ask', '--model', damaged, 'hi']
-    done = subprocess.run(asked, capture_output=True, text=True)
+    command = [sys.executable, '-c', SLOW_TO_COMPILE, 'ask', '--model', damaged, 'hi']
+    done = subprocess.run(command, capture_output=True, text=True)
     assert time.perf_counter() - begin < 25  # most of it is imports, on a busy machine
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr.startswith('vipllava: ')
     assert done.stderr.count('\n') == 1, done.stderr
 
 
-def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
+def test_a_mark_that_the_crop_cuts_off_is_a_warning(vipllava, folder, photo):
     args = (
         'ask',
         '--model',
@@ -261,13 +305,16 @@ def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
         (['--image', 'none.jpg', 'q'], 'none.jpg'),
         (['--image', 'PHOTO', '--mark', 'blob:1,2,3,4', 'q'], "unknown shape 'blob'"),
         (['--image', 'PHOTO', '--mark', 'rectangle:1,2,300,4', 'q'], 'outside the picture'),
-        (['--image', 'PHOTO', '--mark', '3/' + MARK, 'q'], 'there is no image 3'),
-        (['--mark', MARK, 'q'], 'add --image FILE'),
+        (['--image', 'PHOTO', '--mark', '3/' + MARK, 'q'], 'is on image 3, but there is 1 image'),
+        (['--mark', MARK, 'q'], '--image FILE'),
         (['--image', 'PHOTO', 'What is {mark}?'], 'there are 0 marks'),
         (['--image', 'PHOTO', '--mark', MARK, 'What is {mark2}?'], 'there is 1 mark'),
         (['--image', 'PHOTO', '--save-image', 'x.nope', 'q'], 'end the name in .png'),
         (['--save-image', 'x.png', 'q'], 'needs an --image'),
         ([], 'the question is empty'),
+        (['--image', '-'], 'give the question as an argument'),
+        (['--image', '-', 'q'], 'the picture on stdin is empty'),
+        (['--image', '-', '--image', '-', 'q'], 'give it once'),
         (['--temperature', '-1', 'q'], '--temperature'),
         (['--temperature', 'nan', 'q'], '--temperature'),
         (['--temperature', '1e999', 'q'], '--temperature'),
@@ -283,7 +330,7 @@ def test_a_mark_at_the_border_is_warned_of(vipllava, folder, photo):
         (['--nonsense', 'q'], '--nonsense'),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkeypatch, args, message):
+def test_an_invalid_argument_is_one_line_before_loading(vipllava, photo, monkeypatch, args, message):
     monkeypatch.setattr(loading.Source, 'load', None)
     code, out, err = vipllava('ask', *[str(photo) if a == 'PHOTO' else a for a in args])
     assert (code, out) == (2, '')
@@ -301,7 +348,7 @@ def test_a_mistake_is_one_line_before_anything_is_loaded(vipllava, photo, monkey
         (['--adapter', '/nowhere', 'q'], '/nowhere: no adapter: looked for adapter_model.safetensors'),
     ],
 )
-def test_what_only_the_model_knows_is_told_before_its_weights(
+def test_what_does_not_fit_the_model_is_an_error_before_its_weights_are_loaded(
     vipllava, folder, photo, monkeypatch, args, message
 ):
     monkeypatch.setattr(loading.Source, 'load', None)

@@ -98,7 +98,7 @@ def test_weights_that_are_not_numbers(vipllava, folder, tmp_path):
     assert f'vipllava: warning: {name} holds NaN or infinity\n' in ran.err
     assert 'NaN' not in ran.out
     assert 'is not equal to' in ran.err
-    assert 'NaN or infinity in llama/layers_1/attn_norm/w, logits; get a whole copy' in ran.err
+    assert 'NaN or infinity in llama/layers_1/attn_norm/w, logits; copy the source again' in ran.err
     for place in ('ours', 'theirs'):
         ran = vipllava('ask', '--model', tmp_path / place, 'What is it?', '--max-new-tokens', 8)
         assert (ran.code, ran.out.strip()) == (2, '')

@@ -14,7 +14,7 @@ import vipllava_jax as vj
 from tests.makers import noise
 from tests.worlds import of_all_types, rows
 from vipllava_jax import loading
-from vipllava_jax.demo.asking import TYPES
+from vipllava_jax.demo.question_types import TYPES
 from vipllava_jax.evaluation import evaluate
 
 
@@ -40,9 +40,9 @@ def lines(path):
 SHORT = ('--max-new-tokens', 3)
 
 
-def test_it_prints_a_table_and_keeps_the_answers(vipllava, folder, data, tmp_path):
-    asked = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', 8, '--fit', 'pad')
-    ran = vipllava(*asked, '--by', 'type', '--together', 'pair', '--json', 'table.json')
+def test_the_table_is_printed_and_the_answers_are_written(vipllava, folder, data, tmp_path):
+    command = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', 8, '--fit', 'pad')
+    ran = vipllava(*command, '--by', 'type', '--together', 'pair', '--json', 'table.json')
     assert ran.code == 0, ran.err
     assert ran.out.splitlines() == [
         '              n  correct  accuracy  95 % interval',
@@ -57,15 +57,15 @@ def test_it_prints_a_table_and_keeps_the_answers(vipllava, folder, data, tmp_pat
     settings, *answers = lines(tmp_path / 'held-out.answers.jsonl')
     library = evaluate(vj.load(folder), data, max_new_tokens=3, fit='pad')
     assert sorted(answers, key=lambda answer: answer['n']) == library.answers
-    told = json.loads((tmp_path / 'table.json').read_text())
-    assert told['settings'] == settings['settings']
-    assert told['settings']['model'] == str(folder)
-    assert (told['answers'], told['left_out'], told['cut_off']) == (20, 0, library.cut)
-    assert told['scores'][2]['group'] == 'type a'
-    assert told['scores'][2]['high'] == pytest.approx(0.2775, abs=1e-4)
+    table = json.loads((tmp_path / 'table.json').read_text())
+    assert table['settings'] == settings['settings']
+    assert table['settings']['model'] == str(folder)
+    assert (table['answers'], table['left_out'], table['cut_off']) == (20, 0, library.cut_off)
+    assert table['scores'][2]['group'] == 'type a'
+    assert table['scores'][2]['high'] == pytest.approx(0.2775, abs=1e-4)
 
 
-def test_a_model_that_knows_is_right(vipllava, tmp_path):
+def test_the_demo_model_is_mostly_right(vipllava, tmp_path):
     """At 90 % accuracy, fewer than 10 right answers of 16 have a probability of about 0.001."""
     with (tmp_path / 'types.jsonl').open('w') as file:
         file.writelines(json.dumps(row) + '\n' for row in rows(tmp_path, of_all_types(1)))
@@ -81,19 +81,19 @@ def test_a_model_that_knows_is_right(vipllava, tmp_path):
     assert every['correct'] >= 10
 
 
-def test_a_mark_that_the_crop_cuts_off_is_told_once(vipllava, folder, data):
+def test_a_mark_that_the_crop_cuts_off_is_one_warning(vipllava, folder, data):
     ran = vipllava('eval', '--model', folder, '--data', data, *SHORT)
     assert ran.err.count('the crop cuts off the mark') == 1
     assert 'see --fit pad' in ran.err
 
 
-def test_what_is_answered_is_not_asked_again(vipllava, folder, data, monkeypatch):
-    asked = ('eval', '--model', folder, '--data', data, *SHORT)
-    first = vipllava(*asked)
+def test_existing_answers_are_not_asked_again(vipllava, folder, data, monkeypatch):
+    command = ('eval', '--model', folder, '--data', data, *SHORT)
+    first = vipllava(*command)
     assert first.code == 0, first.err
-    monkeypatch.setattr(loading, 'weights', None)
-    assert vipllava(*asked, '--batch', 3).out == first.out
-    assert 'type b' in vipllava(*asked, '--by', 'type').out
+    monkeypatch.setattr(loading.Source, 'load', None)
+    assert vipllava(*command, '--batch', 3).out == first.out
+    assert 'type b' in vipllava(*command, '--by', 'type').out
 
 
 KILLED = """
@@ -113,12 +113,12 @@ main()
 
 
 @pytest.mark.slow
-def test_killed_it_loses_a_batch_at_most_and_goes_on(vipllava, folder, data, tmp_path):
-    asked = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', '4')
+def test_a_killed_evaluation_resumes_and_loses_at_most_a_batch(vipllava, folder, data, tmp_path):
+    command = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', '4')
     path = tmp_path / 'held-out.answers.jsonl'
     counts = []
     for wanted in (3, 11):
-        command = [sys.executable, '-c', KILLED, *map(str, asked)]
+        command = [sys.executable, '-c', KILLED, *map(str, command)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
             while running.poll() is None and (not path.exists() or path.read_bytes().count(b'\n') < wanted):
                 time.sleep(0.01)
@@ -128,8 +128,8 @@ def test_killed_it_loses_a_batch_at_most_and_goes_on(vipllava, folder, data, tmp
     assert counts[0] >= 4 - 1
     assert counts[0] < counts[1] < 20
     kept = path.read_bytes()
-    whole = vipllava(*asked, '--output', 'whole.jsonl')
-    ran = vipllava(*asked)
+    whole = vipllava(*command, '--output', 'whole.jsonl')
+    ran = vipllava(*command)
     assert (ran.code, ran.out) == (0, whole.out)
     assert path.read_bytes().startswith(kept)
     assert sorted(path.read_bytes().split(b'\n')) == sorted(
@@ -138,9 +138,9 @@ def test_killed_it_loses_a_batch_at_most_and_goes_on(vipllava, folder, data, tmp
 
 
 @pytest.mark.slow
-def test_another_model_or_other_settings_are_refused_in_a_line(vipllava, folder, adapter, data, monkeypatch):
-    asked = ('eval', '--model', folder, '--data', data, *SHORT)
-    assert vipllava(*asked).code == 0
+def test_another_model_or_other_settings_are_refused(vipllava, folder, adapter, data, monkeypatch):
+    command = ('eval', '--model', folder, '--data', data, *SHORT)
+    assert vipllava(*command).code == 0
     load = loading.Source.load
     monkeypatch.setattr(loading.Source, 'load', None)
     for more, message in [
@@ -149,7 +149,7 @@ def test_another_model_or_other_settings_are_refused_in_a_line(vipllava, folder,
         (('--template', 'plain'), 'template was vipllava and is plain'),
         (('--fit', 'pad'), 'fit was not given and is pad'),
     ]:
-        ran = vipllava(*asked, *more)
+        ran = vipllava(*command, *more)
         assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
         assert message in ran.err
         assert '--restart' in ran.err
@@ -157,56 +157,56 @@ def test_another_model_or_other_settings_are_refused_in_a_line(vipllava, folder,
     found = config.stat()
     os.utime(config, ns=(found.st_atime_ns, found.st_mtime_ns + 10**9))
     try:
-        assert '(other weights in the model)' in vipllava(*asked).err
+        assert '(other weights in the model)' in vipllava(*command).err
     finally:
         os.utime(config, ns=(found.st_atime_ns, found.st_mtime_ns))
     monkeypatch.setattr(loading.Source, 'load', load)
-    ran = vipllava(*asked, '--quantize', 'int8', '--adapter', adapter, '--restart')
+    ran = vipllava(*command, '--quantize', 'int8', '--adapter', adapter, '--restart')
     assert ran.code == 0, ran.err
-    said = [answer['said'] for answer in lines(data.with_name('held-out.answers.jsonl'))[1:]]
+    texts = [answer['answer'] for answer in lines(data.with_name('held-out.answers.jsonl'))[1:]]
     model = vj.load(folder, quantize='int8', adapter=adapter)
-    assert sorted(said) == sorted(a['said'] for a in evaluate(model, data, max_new_tokens=3).answers)
+    assert sorted(texts) == sorted(a['answer'] for a in evaluate(model, data, max_new_tokens=3).answers)
 
 
-def test_vip_bench_is_written_for_its_evaluator(vipllava, folder, data, tmp_path):
+def test_answers_to_vip_bench_are_written_for_its_evaluator(vipllava, folder, data, tmp_path):
     rows = [{'question_id': n, 'image': f'{n}.png', 'text': 'What is it?'} for n in range(3)]
     (tmp_path / 'questions.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    asked = ('eval', '--model', folder, '--data', 'questions.jsonl', *SHORT, '--output', 'mine.jsonl')
-    ran = vipllava(*asked)
+    command = ('eval', '--model', folder, '--data', 'questions.jsonl', *SHORT, '--output', 'mine.jsonl')
+    ran = vipllava(*command)
     assert (ran.code, ran.out) == (0, 'mine.vip-bench.json: for the evaluator of ViP-Bench\n')
-    told = json.loads((tmp_path / 'mine.vip-bench.json').read_text())
-    assert [*told] == ['v1_0', 'v1_1', 'v1_2']
+    table = json.loads((tmp_path / 'mine.vip-bench.json').read_text())
+    assert [*table] == ['v1_0', 'v1_1', 'v1_2']
     model = vj.load(folder)
     batch = model.processor('What is it?', '1.png', fit='pad')
     out = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=3)
-    assert told['v1_1'] == model.processor.decode(out)[0]
-    assert vipllava(*asked, '--vip-bench', 'other.json').code == 0
-    assert json.loads((tmp_path / 'other.json').read_text()) == told
+    assert table['v1_1'] == model.processor.decode(out)[0]
+    assert vipllava(*command, '--vip-bench', 'other.json').code == 0
+    assert json.loads((tmp_path / 'other.json').read_text()) == table
 
 
-def test_broken_rows_are_told_first_or_left_out(vipllava, folder, data, monkeypatch):
+def test_broken_rows_are_errors_or_left_out(vipllava, folder, data, monkeypatch):
     with data.open('a') as file:
         file.write('{"image": "none.png", "question": "What?", "answer": "x"}\n')
-    asked = ('eval', '--model', folder, '--data', data, *SHORT)
+    command = ('eval', '--model', folder, '--data', data, *SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(loading, 'weights', None)
-        ran = vipllava(*asked)
+        patch.setattr(loading.Source, 'load', None)
+        ran = vipllava(*command)
     assert (ran.code, ran.out) == (2, '')
     assert f"{data}, line 21: no picture at '{data.parent}/none.png'" in ran.err
-    ran = vipllava(*asked, '--skip-broken')
+    ran = vipllava(*command, '--skip-broken')
     assert ran.code == 0
     assert 'left out: ' in ran.err
     assert re.search(r'rows +20 ', ran.out)
 
 
-def test_broken_rows_are_told_a_line_each_the_first_of_them(vipllava, folder, data):
+def test_the_first_broken_rows_are_listed_one_per_line(vipllava, folder, data):
     with data.open('a') as file:
         file.write('{"question": "What?"}\n' * 25)
     ran = vipllava('eval', '--model', folder, '--data', data)
     assert (ran.code, ran.out) == (2, '')
-    first, *told, last = ran.err.splitlines()
+    first, *rows, last = ran.err.splitlines()
     assert first == '25 of 45 rows are broken, the first 20 of them:'
-    assert [line.split(': ')[0] for line in told] == [f'{data}, line {n}' for n in range(21, 41)]
+    assert [line.split(': ')[0] for line in rows] == [f'{data}, line {n}' for n in range(21, 41)]
     assert last.startswith('vipllava: fix them')
 
 
@@ -214,19 +214,19 @@ def files(data, folder):
     return data.read_bytes(), {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
-def test_a_question_longer_than_the_context_is_named_first_or_left_out(vipllava, folder, data, monkeypatch):
+def test_a_question_longer_than_the_context_is_an_error_or_left_out(vipllava, folder, data, monkeypatch):
     with data.open('a') as file:
         file.write(json.dumps({'question': 'What? ' * 900, 'answer': 'x'}) + '\n')
-    asked = ('eval', '--model', folder, '--data', data, *SHORT)
+    command = ('eval', '--model', folder, '--data', data, *SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(loading, 'weights', None)
-        ran = vipllava(*asked)
+        patch.setattr(loading.Source, 'load', None)
+        ran = vipllava(*command)
     assert (ran.code, ran.out) == (2, '')
-    (told,) = ran.err.splitlines()  # one line for one broken row
+    (line,) = ran.err.splitlines()  # one line for one broken row
     place = f'vipllava: 1 of 21 questions are broken: {data}, line 21: '
-    assert re.match(rf'{place}a prompt of \d+ tokens and 3 new exceed the 1024 of the model', told)
+    assert re.match(rf'{place}a prompt of \d+ tokens and 3 new exceed the 1024 of the model', line)
     for _ in range(2):  # the second time, all other rows have answers
-        ran = vipllava(*asked, '--skip-broken', '--json', 'table.json')
+        ran = vipllava(*command, '--skip-broken', '--json', 'table.json')
         assert ran.code == 0, ran.err
         assert 'left out: ' in ran.err
         assert 'line 21' in ran.err
@@ -261,8 +261,8 @@ def test_a_question_longer_than_the_context_is_named_first_or_left_out(vipllava,
         (['--data', 'held-out.jsonl', '--batch', '0'], '--batch'),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_loaded(vipllava, folder, data, monkeypatch, args, message):
-    monkeypatch.setattr(loading, 'weights', None)
+def test_an_invalid_argument_is_one_line_before_loading(vipllava, folder, data, monkeypatch, args, message):
+    monkeypatch.setattr(loading.Source, 'load', None)
     (data.parent / 'link.jsonl').symlink_to(data)
     (data.parent / 'hard.jsonl').hardlink_to(data)
     (data.parent / 'link-to-x').symlink_to('x')

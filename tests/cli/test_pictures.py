@@ -21,7 +21,7 @@ def spellings(photo: Path) -> dict[str, Path]:
     """Other paths to the same file."""
     folder = photo.parent
     (folder / 'link.png').symlink_to(photo.name)
-    (folder / 'far.png').symlink_to('link.png')
+    (folder / 'link-to-link.png').symlink_to('link.png')
     os.link(photo, folder / 'hard.png')
     (folder / 'sub').mkdir()
     (folder / 'here').symlink_to('.')
@@ -29,7 +29,7 @@ def spellings(photo: Path) -> dict[str, Path]:
         'itself': photo,
         'dots': folder / 'sub' / '..' / photo.name,
         'link': folder / 'link.png',
-        'link to a link': folder / 'far.png',
+        'link to a link': folder / 'link-to-link.png',
         'hard link': folder / 'hard.png',
         'through a linked folder': folder / 'here' / photo.name,
     }
@@ -38,7 +38,7 @@ def spellings(photo: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     'name', ['itself', 'dots', 'link', 'link to a link', 'hard link', 'through a linked folder']
 )
-def test_no_picture_is_written_over_its_source(vipllava, photo, content, name):
+def test_a_picture_is_not_written_over_its_source(vipllava, photo, content, name):
     output = spellings(photo)[name]
     for source, target in [(photo, output), (output, photo)]:
         ran = vipllava('draw', source, target, *MARK)
@@ -49,7 +49,7 @@ def test_no_picture_is_written_over_its_source(vipllava, photo, content, name):
         assert output.is_symlink() == name.startswith('link')
 
 
-def test_nor_over_any_picture_of_a_question(vipllava, photo, content, tmp_path):
+def test_no_picture_of_a_question_is_overwritten(vipllava, photo, content, tmp_path):
     Image.new('RGB', (20, 20)).save(tmp_path / 'other.png')
     pictures = ('--image', photo, '--image', tmp_path / 'other.png')
     for target in ('photo.png', 'other.png'):
@@ -71,7 +71,7 @@ def test_nor_over_any_picture_of_a_question(vipllava, photo, content, tmp_path):
     ],
     ids=lambda command: f'{command[0]} {command[-2]}',
 )
-def test_nor_over_a_file_of_the_model(vipllava, photo, tmp_path, monkeypatch, command, linked):
+def test_no_file_of_the_model_is_overwritten(vipllava, photo, tmp_path, monkeypatch, command, linked):
     from vipllava_jax import loading
 
     model = tmp_path / 'model'
@@ -88,14 +88,14 @@ def test_nor_over_a_file_of_the_model(vipllava, photo, tmp_path, monkeypatch, co
     assert file.read_bytes() == output.read_bytes() == before
 
 
-def test_two_outputs_are_two_files(vipllava, photo, tmp_path):
+def test_two_outputs_cannot_be_one_file(vipllava, photo, tmp_path):
     (tmp_path / 'link.png').symlink_to('plot.png')
     ran = vipllava('bench', '--json', tmp_path / 'link.png', '--plot', tmp_path / 'plot.png')
     assert ran.code == 2
     assert 'are one file' in ran.err
 
 
-def test_a_link_stays_and_what_it_points_to_is_written(vipllava, photo, tmp_path):
+def test_the_target_of_a_link_is_written(vipllava, photo, tmp_path):
     for target in ('new.png', 'old.png'):
         (tmp_path / 'old.png').write_bytes(b'old')
         link = tmp_path / f'to {target}'
@@ -107,7 +107,7 @@ def test_a_link_stays_and_what_it_points_to_is_written(vipllava, photo, tmp_path
 
 
 @pytest.mark.parametrize('output', ['folder.png', 'missing/x.png', 'photo.png/x.png', 'x.txt', 'x', ''])
-def test_where_nothing_can_be_written(vipllava, photo, content, tmp_path, monkeypatch, output):
+def test_an_invalid_output_is_one_line(vipllava, photo, content, tmp_path, monkeypatch, output):
     (tmp_path / 'folder.png').mkdir()
     monkeypatch.chdir(tmp_path)
     ran = vipllava('draw', photo, output, *MARK)
@@ -118,7 +118,7 @@ def test_where_nothing_can_be_written(vipllava, photo, content, tmp_path, monkey
 
 
 @pytest.mark.parametrize('ending', ['png', 'jpg', 'webp', 'bmp', 'gif', 'tiff'])
-def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path, photo, ending):
+def test_a_full_disk_is_an_error_and_the_old_file_remains(tmp_path, photo, ending):
     output = tmp_path / f'out.{ending}'
     output.write_bytes(b'before')
     size = len(photo.read_bytes()) // 2
@@ -138,7 +138,7 @@ def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path, photo, e
 
 
 @pytest.mark.parametrize('ending', ['jpg', 'webp'])
-def test_a_picture_too_large_for_its_format(vipllava, tmp_path, ending):
+def test_a_picture_too_large_for_its_format_is_an_error(vipllava, tmp_path, ending):
     Image.new('RGB', (65_535, 2)).save(tmp_path / 'wide.png')
     mark = ('--mark', 'mask:1,0,9,2:red:units=pixel')
     ran = vipllava('draw', tmp_path / 'wide.png', tmp_path / f'x.{ending}', *mark)
@@ -148,7 +148,7 @@ def test_a_picture_too_large_for_its_format(vipllava, tmp_path, ending):
     assert vipllava('draw', tmp_path / 'wide.png', tmp_path / 'x.png', *mark).code == 0
 
 
-def test_a_device_is_written_as_it_is(vipllava, photo, tmp_path):
+def test_a_device_can_be_the_output(vipllava, photo, tmp_path):
     (tmp_path / 'null.png').symlink_to('/dev/null')
     assert vipllava('draw', photo, tmp_path / 'null.png', *MARK).code == 0
     (tmp_path / 'full.png').symlink_to('/dev/full')
@@ -161,20 +161,23 @@ def test_a_device_is_written_as_it_is(vipllava, photo, tmp_path):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['What is {mark}?'], 'the question says {mark}, but there are 0 marks: add --mark'),
-        (['What?', *MARK], 'there is no picture for the --mark: add --image FILE'),
+        (['What is {mark}?'], 'the question says {mark}, but there are 0 marks: add one (--mark SPEC)'),
+        (['What?', *MARK], 'there is a mark but no image: give the image that it is on (--image FILE)'),
         (['What is {mark2}?', '--image', 'PHOTO', *MARK], 'says {mark2}, but there is 1 mark'),
         (['What is {mark0}?', '--image', 'PHOTO', *MARK], 'says {mark0}, but there is 1 mark'),
         (['What is {mark' + '9' * 5000 + '}?', '--image', 'PHOTO', *MARK], 'but there is 1 mark'),
-        (['What?', '--image', 'PHOTO', '--mark', '2/point:1,1'], 'there is no image 2, only 1'),
-        (['What?', '--image', 'PHOTO', '--mark', '9' * 5000 + '/point:1,1'], 'is a number from 1'),
-        (['What?', '--image', 'PHOTO', '--mark', '\u0662/point:1,1'], 'is a number from 1'),
+        (['What?', '--image', 'PHOTO', '--mark', '2/point:1,1'], 'is on image 2, but there is 1 image'),
+        (
+            ['What?', '--image', 'PHOTO', '--mark', '9' * 5000 + '/point:1,1'],
+            'the number of an image, from 1',
+        ),
+        (['What?', '--image', 'PHOTO', '--mark', '\u0662/point:1,1'], 'the number of an image, from 1'),
         (['What?', '--image', 'PHOTO', '--mark', 'mask:' + '1,' * 500_001 + '1:red'], 'at most'),
         (['What?', '--image', 'PHOTO', '--mark', 'x' * 1_000_000], 'write SHAPE'),
         (['What?', '--image', 'PHOTO', '--mark', 'point:\x1b[31m,1'], 'expected numbers'),
     ],
 )
-def test_marks_that_cannot_be_are_one_short_line(vipllava, photo, args, message):
+def test_an_invalid_mark_is_one_short_line(vipllava, photo, args, message):
     ran = vipllava('ask', '--model', 'demo', *[photo if arg == 'PHOTO' else arg for arg in args])
     assert ran.code == 2
     assert message in ran.err
@@ -184,13 +187,13 @@ def test_marks_that_cannot_be_are_one_short_line(vipllava, photo, args, message)
 
 @pytest.mark.parametrize('width', ['1000000', '1e308', '1e-320'])
 @pytest.mark.parametrize('shape', ['rectangle', 'mask-contour', 'scribble', 'arrow'])
-def test_any_width_is_drawn_at_once(vipllava, photo, tmp_path, shape, width):
+def test_any_positive_width_is_drawn(vipllava, photo, tmp_path, shape, width):
     ran = vipllava('draw', photo, tmp_path / 'x.png', '--mark', f'{shape}:10,10,50,40:red:width={width}')
     assert ran.code == 0, ran.err
 
 
 @pytest.mark.parametrize('width', ['nan', 'inf', '-1', '0', '1e999', '-inf', 'x', '9' * 400])
-def test_a_width_that_is_none(vipllava, photo, tmp_path, width):
+def test_an_invalid_width_is_an_error(vipllava, photo, tmp_path, width):
     ran = vipllava('draw', photo, tmp_path / 'x.png', '--mark', f'rectangle:10,10,50,40:red:width={width}')
     assert ran.code == 2
     assert 'width' in ran.err

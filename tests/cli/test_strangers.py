@@ -80,7 +80,7 @@ def test_which_weights_are_read(vipllava, copy, tmp_path, command):
     ran = vipllava(command, *(['--model', copy] if command == 'info' else [copy, tmp_path / 'target']))
     assert ran.code == 0
     [line] = [line for line in ran.err.splitlines() if 'is read' in line]
-    assert 'model.safetensors is read, and model.safetensors.index.json beside it is not' in line
+    assert 'model.safetensors is read, as in transformers, and model.safetensors.index.json is not' in line
 
 
 def test_many_unused_tensors(vipllava, copy, tmp_path):

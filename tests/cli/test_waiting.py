@@ -14,7 +14,7 @@ def clock(monkeypatch):
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(clock, capsys):
-    with waiting.counting('answers') as progress:
+    with waiting.count_bar('answers') as progress:
         for at, done in [(100, 8), (110, 12), (131, 16), (140, 20), (150, 28)]:
             clock[0] = at
             progress(done, 28)
@@ -22,16 +22,16 @@ def test_without_a_terminal_there_is_a_line_now_and_then(clock, capsys):
 
 
 def test_nothing_to_do_is_nothing_to_tell(capsys):
-    with waiting.counting('answers') as progress:
+    with waiting.count_bar('answers') as progress:
         pass
-    with waiting.counting('answers') as progress:
+    with waiting.count_bar('answers') as progress:
         progress(3, 3)
     assert capsys.readouterr().err == ''
 
 
 def test_on_a_terminal_there_is_a_bar(clock, capsys, monkeypatch):
     monkeypatch.setenv('FORCE_COLOR', '1')
-    with waiting.counting('answers') as progress:
+    with waiting.count_bar('answers') as progress:
         progress(8, 28)
         clock[0] = 104
         progress(16, 28)

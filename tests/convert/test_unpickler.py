@@ -26,7 +26,7 @@ def plain(value):
         return value
     if isinstance(value.parts, dict):
         return {key: plain(part) for key, part in value.parts.items()}
-    return (tuple if value.kind == 'tuple' else list)(plain(part) for part in value.parts)
+    return (tuple if value.type == 'tuple' else list)(plain(part) for part in value.parts)
 
 
 @pytest.mark.parametrize(

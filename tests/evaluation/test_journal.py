@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from vipllava_jax.evaluation.journal import opened
+from vipllava_jax.evaluation.journal import open_journal
 
 SETTINGS = {'model': 'a', 'fit': None, 'data': 'd', 'weights': 'w'}
 
@@ -17,21 +17,29 @@ def path(tmp_path):
 
 
 def write(path, *numbers, settings=SETTINGS, restart=False):
-    with opened(path, settings, restart) as journal:
+    with open_journal(path, settings, restart) as journal:
         before = [*journal.records]
         journal.append(answer(n) for n in numbers)
         return before
 
 
 def answer(n, **changes):
-    return {'n': n, 'id': 'x', 'task': 'rows', 'question': 'What?', 'said': 'ä', 'finished': True, **changes}
+    return {
+        'n': n,
+        'id': 'x',
+        'task': 'rows',
+        'question': 'What?',
+        'answer': 'ä',
+        'finished': True,
+        **changes,
+    }
 
 
 def numbers(path):
     return [json.loads(line)['n'] for line in path.read_text().splitlines()[1:]]
 
 
-def test_it_goes_on_where_it_ended(path):
+def test_existing_answers_are_read_and_new_ones_appended(path):
     assert write(path, 0, 1) == []
     assert write(path, 1, 2) == [0, 1]
     assert numbers(path) == [0, 1, 2]
@@ -40,7 +48,7 @@ def test_it_goes_on_where_it_ended(path):
     assert numbers(path) == [5]
 
 
-def test_whatever_was_cut_off_is_left_out(path):
+def test_an_incomplete_last_line_is_removed(path):
     write(path, 0, 1)
     whole = path.read_bytes()
     for size in range(len(whole)):
@@ -59,7 +67,7 @@ def test_whatever_was_cut_off_is_left_out(path):
         ({'weights': 'v'}, 'other weights in the model'),
     ],
 )
-def test_another_ones_is_refused_in_a_line(path, changes, message):
+def test_other_settings_are_refused_in_one_line(path, changes, message):
     write(path, 0)
     with pytest.raises(ValueError, match=rf'answers.jsonl holds .*\({message}\): .*--restart') as error:
         write(path, settings={**SETTINGS, **changes})
@@ -68,7 +76,7 @@ def test_another_ones_is_refused_in_a_line(path, changes, message):
     assert write(path, settings={**SETTINGS, **changes}, restart=True) == []
 
 
-OTHERS = [
+NOT_ANSWERS = [
     '{"question": "What?"}\n',
     'x',
     '\n',
@@ -86,12 +94,12 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize('text', OTHERS)
+@pytest.mark.parametrize('text', NOT_ANSWERS)
 @pytest.mark.parametrize('restart', [False, True])
-def test_a_file_that_is_none_of_ours_stays_as_it_is(path, text, restart):
+def test_a_file_of_another_type_is_refused_and_unchanged(path, text, restart):
     path.parent.mkdir()
     path.write_text(text)
-    with pytest.raises(ValueError, match='is no file of answers'):
+    with pytest.raises(ValueError, match='is not a file of answers'):
         write(path, 0, restart=restart)
     assert path.read_text() == text
 
@@ -122,19 +130,19 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(('line', 'message'), DAMAGED, ids=range(len(DAMAGED)))
-def test_a_damaged_line_is_named_with_its_field_and_can_be_begun_anew(path, line, message):
+def test_a_damaged_line_is_refused_by_field_and_restart_empties_the_file(path, line, message):
     write(path, 0)
     path.write_text(path.read_text() + line + '\n' + json.dumps(answer(2)) + '\n{"n": 3, "cu')
     before = path.read_text()
-    told = rf'answers.jsonl, line 3 is damaged: .*{message}.*--restart'
-    with pytest.raises(ValueError, match=told) as error, opened(path, SETTINGS, False, 9):
+    message = rf'answers.jsonl, line 3 is damaged: .*{message}.*--restart'
+    with pytest.raises(ValueError, match=message) as error, open_journal(path, SETTINGS, False, 9):
         pass
     assert str(error.value).isprintable()
     assert path.read_text() == before, 'nothing is cut off a file that is refused'
     assert write(path, 1, restart=True) == []
 
 
-def test_a_file_of_other_settings_keeps_even_its_cut_line(path):
+def test_a_file_with_other_settings_keeps_its_incomplete_line(path):
     write(path, 0)
     path.write_text(path.read_text() + '{"n": 3, "cu')
     before = path.read_text()
@@ -143,15 +151,15 @@ def test_a_file_of_other_settings_keeps_even_its_cut_line(path):
     assert path.read_text() == before
 
 
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+def test_anything_but_a_regular_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / 'fifo')
-    for place, found in ((tmp_path / 'fifo', 'FIFO'), (tmp_path, 'folder'), ('/dev/null', 'device')):
+    for target, found in ((tmp_path / 'fifo', 'FIFO'), (tmp_path, 'folder'), ('/dev/null', 'device')):
         for restart in (True, False):
             with pytest.raises(ValueError, match=f'expected a regular file, found a {found}'):
-                write(place, restart=restart)
+                write(target, restart=restart)
 
 
-def test_a_link_to_where_answers_are_to_be_is_followed(path, tmp_path):
+def test_a_link_to_a_missing_file_is_followed(path, tmp_path):
     path.parent.mkdir()
     (tmp_path / 'link').symlink_to(path)
     assert write(tmp_path / 'link', 0) == []
@@ -159,7 +167,7 @@ def test_a_link_to_where_answers_are_to_be_is_followed(path, tmp_path):
     assert numbers(path) == [0, 1]
 
 
-def test_a_full_disk_leaves_no_empty_file(path, monkeypatch):
+def test_a_full_disk_leaves_no_new_file(path, monkeypatch):
     def full(file, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -170,7 +178,7 @@ def test_a_full_disk_leaves_no_empty_file(path, monkeypatch):
     assert not path.exists()
 
 
-def test_a_full_disk_names_the_file_and_leaves_whole_lines(path, monkeypatch):
+def test_a_full_disk_is_an_error_with_the_path_and_leaves_complete_lines(path, monkeypatch):
     write(path, 0)
     before, real = path.read_bytes(), os.write
 
@@ -188,13 +196,13 @@ def test_a_full_disk_names_the_file_and_leaves_whole_lines(path, monkeypatch):
     assert numbers(path) == [0, 1]
 
 
-def test_one_process_writes_at_a_time(path):
-    with opened(path, SETTINGS, False), pytest.raises(ValueError, match='another process'):
+def test_a_second_process_is_refused(path):
+    with open_journal(path, SETTINGS, False), pytest.raises(ValueError, match='another process'):
         write(path)
     assert write(path) == []
 
 
-def test_without_a_file_answers_are_kept_all_the_same():
-    with opened(None, SETTINGS, False) as journal:
+def test_without_a_file_answers_are_kept_in_memory():
+    with open_journal(None, SETTINGS, False) as journal:
         journal.append([{'n': 3}])
         assert journal.records == {3: {'n': 3}}

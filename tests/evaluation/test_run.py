@@ -12,50 +12,50 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_what_is_right_is_counted_by_what_is_wanted(model, questions):
+def test_right_answers_are_counted_by_field(model, questions):
     first = evaluate(model, questions, max_new_tokens=4)
     assert first.scores == [('rows', 9, 0)]
-    assert (first.left_out, first.broken) == (0, [])
+    assert (first.left_out, first.errors) == (0, [])
     rows = lines(questions)
     for row, answer in zip(rows, first.answers, strict=True):
-        row['answer'] = [answer['said'].upper(), 'y'] if row['type'] == 'a' else 'x'
+        row['answer'] = [answer['answer'].upper(), 'y'] if row['type'] == 'a' else 'x'
     questions.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     again = evaluate(model, questions, max_new_tokens=4, by=['type'], together=['type'])
     assert again.scores == [('rows', 9, 5), ('type', 2, 1), ('type a', 5, 5), ('type b', 4, 0)]
     assert [answer['right'] for answer in again.answers] == [row['type'] == 'a' for row in rows]
-    assert again.cut == sum(not answer['finished'] for answer in again.answers) > 0
+    assert again.cut_off == sum(not answer['finished'] for answer in again.answers) > 0
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_was_ended(model, questions, tmp_path):
-    path, told = tmp_path / 'answers.jsonl', []
+def test_an_interrupted_evaluation_resumes(model, questions, tmp_path):
+    path, calls = tmp_path / 'answers.jsonl', []
     settings = dict(max_new_tokens=4, batch=2, answers=path, about={'model': 'm'})
 
     def stop(done, total):
-        told.append((done, total))
+        calls.append((done, total))
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, questions, **settings, progress=stop)
-    assert told == [(0, 9), (2, 9), (4, 9)]
+    assert calls == [(0, 9), (2, 9), (4, 9)]
     kept = lines(path)
     assert len(kept) == 5
-    gone_on = evaluate(model, questions, **settings, progress=lambda *now: told.append(now))
-    assert told[3:] == [(4, 9), (6, 9), (8, 9), (9, 9)]
+    resumed = evaluate(model, questions, **settings, progress=lambda *now: calls.append(now))
+    assert calls[3:] == [(4, 9), (6, 9), (8, 9), (9, 9)]
     assert lines(path)[:5] == kept
-    assert gone_on == evaluate(model, questions, max_new_tokens=4, batch=2)
-    assert evaluate(model._replace(params={}), questions, **settings) == gone_on  # asks nothing
+    assert resumed == evaluate(model, questions, max_new_tokens=4, batch=2)
+    assert evaluate(model._replace(params={}), questions, **settings) == resumed  # asks nothing
     with pytest.raises(ValueError, match='model was m and is n'):
         evaluate(model, questions, **{**settings, 'about': {'model': 'n'}})
     with pytest.raises(ValueError, match='max_new_tokens was 4 and is 5'):
         evaluate(model, questions, **{**settings, 'max_new_tokens': 5})
     other = {**settings, 'batch': 3}  # settings that may change
-    assert evaluate(model, questions, **other) == gone_on
-    assert evaluate(model, questions, **other, restart=True).scores == gone_on.scores
+    assert evaluate(model, questions, **other) == resumed
+    assert evaluate(model, questions, **other, restart=True).scores == resumed.scores
 
 
-def test_rows_may_be_dicts(model):
+def test_rows_can_be_dicts(model):
     result = evaluate(model, [{'question': 'Hello?', 'answer': 'x'}], max_new_tokens=3)
     assert result.scores == [('rows', 1, 0)]
     (record,) = result.answers
@@ -70,7 +70,7 @@ def test_broken_rows_and_pictures_are_counted(model, questions):
         evaluate(model, questions)
     result = evaluate(model, questions, max_new_tokens=3, skip_broken=True)
     assert (result.left_out, result.scores) == (2, [('rows', 8, 0)])
-    assert ['line 10' in result.broken[0], 'line 5' in result.broken[1]] == [True, True]
+    assert ['line 10' in result.errors[0], 'line 5' in result.errors[1]] == [True, True]
 
 
 def test_vip_bench_answers_are_written_for_its_evaluator(model, questions, tmp_path):
@@ -78,6 +78,6 @@ def test_vip_bench_answers_are_written_for_its_evaluator(model, questions, tmp_p
     result = evaluate(model, rows, images=questions.parent, max_new_tokens=3)
     assert result.scores == []
     write_vip_bench(tmp_path / 'vip.json', result)
-    said = [answer['said'] for answer in result.answers]
-    assert json.loads((tmp_path / 'vip.json').read_text()) == {'v1_3': said[0], 'v1_x': said[1]}
+    answers = [answer['answer'] for answer in result.answers]
+    assert json.loads((tmp_path / 'vip.json').read_text()) == {'v1_3': answers[0], 'v1_x': answers[1]}
     assert 'right' not in result.answers[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vipllava_jax.evaluation.cases import GENERIC, TASKS, Case, Cases
-from vipllava_jax.evaluation.scores import Score, right, scores, table, wilson
+from vipllava_jax.evaluation.scores import Score, count_right, format_table, is_right, wilson
 
 
 def case(*accepted, groups=(), sets=(), task=GENERIC):
@@ -13,7 +13,7 @@ def case(*accepted, groups=(), sets=(), task=GENERIC):
 
 
 @pytest.mark.parametrize(
-    ('said', 'accepted', 'expected'),
+    ('answer', 'accepted', 'expected'),
     [
         ('A', ('A',), True),
         (' a\n', ('A',), True),
@@ -24,8 +24,8 @@ def case(*accepted, groups=(), sets=(), task=GENERIC):
         ('STRASSE', ('straße',), True),
     ],
 )
-def test_an_answer_is_right_if_it_is_one_of_them_but_for_capitals(said, accepted, expected):
-    assert right(said, accepted) is expected
+def test_an_answer_is_right_if_it_equals_an_accepted_one_ignoring_case(answer, accepted, expected):
+    assert is_right(answer, accepted) is expected
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_an_answer_is_right_if_it_is_one_of_them_but_for_capitals(said, accepted
         (29, 29, 0.8830, 1.0000),
     ],
 )
-def test_intervals_are_wilsons(correct, n, low, high):
+def test_intervals_equal_published_wilson_intervals(correct, n, low, high):
     assert wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
     assert wilson(n - correct, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
-def test_counted_by_hand():
+def test_scores_equal_counts_by_hand():
     cases = Cases(
         (
             case('red', groups=(('color',), ('arrow', 'point')), sets=(('pair', '1'),)),
@@ -55,8 +55,8 @@ def test_counted_by_hand():
         ),
         by=('type', 'shape'),
     )
-    said = {0: 'Red', 1: 'a fish', 2: 'fish', 4: 'bird', 5: 'fish'}
-    assert scores(cases, said) == [
+    answers = {0: 'Red', 1: 'a fish', 2: 'fish', 4: 'bird', 5: 'fish'}
+    assert count_right(cases, answers) == [
         ('rows', 4, 2),
         ('pair', 2, 1),
         ('type color', 1, 1),
@@ -67,15 +67,15 @@ def test_counted_by_hand():
     ]
 
 
-def test_an_answer_and_its_reason_are_right_together():
-    both = [case('A', task=TASKS['vcr'], sets=(('VCR Q->AR', str(n)),)) for n in range(3)]
-    why = [one._replace(task=one.task._replace(name='VCR QA->R')) for one in both]
-    told = scores(Cases((*both, *why)), {0: 'A', 1: 'A', 2: 'B', 3: 'A', 4: 'C', 5: 'A'})
-    assert told == [('VCR Q->A', 3, 2), ('VCR QA->R', 3, 2), ('VCR Q->AR', 3, 1)]
+def test_a_vcr_set_is_right_if_its_answer_and_its_reason_are():
+    answers = [case('A', task=TASKS['vcr'], sets=(('VCR Q->AR', str(n)),)) for n in range(3)]
+    reasons = [answer._replace(task=answer.task._replace(name='VCR QA->R')) for answer in answers]
+    scores = count_right(Cases((*answers, *reasons)), {0: 'A', 1: 'A', 2: 'B', 3: 'A', 4: 'C', 5: 'A'})
+    assert scores == [('VCR Q->A', 3, 2), ('VCR QA->R', 3, 2), ('VCR Q->AR', 3, 1)]
 
 
-def test_the_table_has_a_line_a_score():
-    assert table([Score('rows', 263, 81), Score('type a', 20, 0)]).splitlines() == [
+def test_the_table_has_one_line_per_score():
+    assert format_table([Score('rows', 263, 81), Score('type a', 20, 0)]).splitlines() == [
         '              n  correct  accuracy  95 % interval',
         'rows        263       81     30.8%  25.5% to 36.6%',
         'type a       20        0      0.0%  0.0% to 16.1%',

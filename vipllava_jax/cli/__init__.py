@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from vipllava_jax import compilation, signals
+from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import brief, printable
 from vipllava_jax.version import __version__
 
@@ -41,6 +42,8 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
+            if ctx.resilient_parsing:  # of the shell's completion
+                return None
             raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(VERBS)}')
         return refusing_empty(getattr(import_module(f'vipllava_jax.cli.{name}'), name))
 
@@ -69,6 +72,7 @@ def not_empty(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
 @click.option(
     '--compilation-cache',
     metavar='FOLDER|off',
+    type=FOLDER,
     envvar='VIPLLAVA_COMPILATION_CACHE',
     show_envvar=True,
     help='Where compiled programs are kept, so that the next start is quick.  [default: '
@@ -85,7 +89,7 @@ def vipllava(compilation_cache: str | None) -> None:
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b
       vipllava info --model ./vip-llava-7b
     """
-    ours = compilation.keep(compilation_cache, os.environ)
+    ours = compilation.use_cache(compilation_cache, os.environ)
     warnings.showwarning = shown(ours)
 
 
@@ -171,7 +175,7 @@ def shown(ours: bool) -> Callable[..., None]:
     seen = set()
 
     def show(message: Warning | str, *_: object) -> None:
-        line = compilation.trouble(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
+        line = compilation.plain_warning(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
         if line and line not in seen:
             seen.add(line)
             click.echo(f'vipllava: {printable(line)}', err=True)

@@ -12,7 +12,8 @@ import click
 
 from vipllava_jax.cli.lists import Names, Numbers
 from vipllava_jax.cli.memory import reserve
-from vipllava_jax.cli.numbers import Whole
+from vipllava_jax.cli.numbers import WholeNumber
+from vipllava_jax.cli.paths import FILE_PATH, FOLDER
 from vipllava_jax.evaluation.outputs import check_outputs
 from vipllava_jax.files import check_writable
 from vipllava_jax.signals import raising_interrupts, temporary_folder
@@ -28,7 +29,11 @@ WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'lo
 
 @click.command()
 @click.option(
-    '--model', 'source', metavar='M', help='A folder, PyTorch or converted, a name on the Hub, or demo.'
+    '--model',
+    'source',
+    metavar='M',
+    type=FOLDER,
+    help='A folder, PyTorch or converted, a name on the Hub, or demo.',
 )
 @click.option(
     '--preset',
@@ -40,7 +45,7 @@ WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'lo
 @click.option(
     '--context', 'contexts', metavar='N,…', type=Numbers(), help='[default: 704,1500, on a CPU 704]'
 )
-@click.option('--repeats', metavar='N', type=Whole(3, 10_000), default=10, show_default=True)
+@click.option('--repeats', metavar='N', type=WholeNumber(3, 10_000), default=10, show_default=True)
 @click.option(
     '--dtype',
     type=click.Choice(FLOATS),
@@ -58,10 +63,8 @@ WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'lo
 @click.option(
     '--peer', type=click.Choice(('transformers',)), help='Also measure this library, alternating with ours.'
 )
-@click.option(
-    '--json', 'json_file', metavar='FILE', type=click.Path(path_type=Path), help='Write all samples.'
-)
-@click.option('--plot', metavar='FILE.png', type=click.Path(path_type=Path), help='Draw a roofline plot.')
+@click.option('--json', 'json_file', metavar='FILE', type=FILE_PATH, help='Write all samples.')
+@click.option('--plot', metavar='FILE.png', type=FILE_PATH, help='Draw a roofline plot.')
 def bench(**options: Any) -> None:
     """Measure how fast each part of the model runs on this device.
 

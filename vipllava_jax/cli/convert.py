@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vipllava_jax.cli.paths import FOLDER, FOLDER_PATH
 from vipllava_jax.messages import listed, printable
 from vipllava_jax.progress_bar import progress_bar
 from vipllava_jax.weight_options import FLOATS, QUANTIZED
@@ -24,8 +25,8 @@ def conversion_options(command: F) -> F:
     """The arguments and options of the command and of the scripts in the folder convert/."""
     for add in reversed(
         (
-            click.argument('source'),
-            click.argument('target', type=click.Path(path_type=Path)),
+            click.argument('source', type=FOLDER),
+            click.argument('target', type=FOLDER_PATH),
             click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]"),
             click.option(
                 '--quantize', type=click.Choice(QUANTIZED), help='Quantize the large weights of the decoder.'
@@ -33,7 +34,7 @@ def conversion_options(command: F) -> F:
             click.option(
                 '--adapter',
                 metavar='FOLDER',
-                type=click.Path(path_type=Path),
+                type=FOLDER_PATH,
                 help="Merge an adapter in our format, peft's or the authors'.",
             ),
             click.option(
@@ -137,7 +138,7 @@ def _show_comparison(comparison: 'Comparison', folder: Path, target: Path, dtype
     for group, difference in differences.items():
         click.echo(f'{group:<24} largest difference {difference:g}')
     if names := comparison.not_finite:
-        advice = 'try --dtype bfloat16' if dtype == 'float16' else 'get a whole copy of the source'
+        advice = 'try --dtype bfloat16' if dtype == 'float16' else 'copy the source again'
         raise ValueError(
             f'{target} is not equal to {folder}: NaN or infinity in {listed(names, 3)}; {advice}'
         )

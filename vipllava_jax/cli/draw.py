@@ -2,24 +2,26 @@
 
 import click
 
-from vipllava_jax.cli.numbers import Whole
-from vipllava_jax.cli.pictures import check_saving, drawn, mark_option, save
+from vipllava_jax.cli.numbers import WholeNumber
+from vipllava_jax.cli.paths import FILE
+from vipllava_jax.cli.pictures import check_picture_output, mark_option, mark_pictures, save_picture
 
 
 @click.command()
-@click.argument('image')
-@click.argument('output')
+@click.argument('image', type=FILE)
+@click.argument('output', type=FILE)
 @mark_option
 @click.option(
     '--seed',
-    type=Whole(0),
-    help='Varies sizes, opacity and form as in training.  [default: fixed ones]',
+    type=WholeNumber(0),
+    help='Vary size, opacity and form of the marks, as in training.  [default: do not vary them]',
 )
 def draw(image: str, output: str, marks: tuple[str, ...], seed: int | None) -> None:
-    """Draw marks on IMAGE and save the result as OUTPUT; prints each mark's phrase, a line each.
+    """Draw marks on IMAGE, or on the picture on stdin for -, and save the result as OUTPUT.
 
-    SHAPE is one of rectangle, ellipse, triangle, point, scribble, mask, mask-contour, arrow; COLOR one of
-    red, lime, blue, yellow, fuchsia, aqua, orange, purple, gold, or #rrggbb.
+    SHAPE is one of rectangle, ellipse, triangle, point, scribble, mask, mask-contour, arrow; COLOR is one of
+    red, lime, blue, yellow, fuchsia, aqua, orange, purple, gold, or #rrggbb. Prints the phrase of each mark,
+    one per line.
 
     \b
     Examples:
@@ -29,8 +31,8 @@ def draw(image: str, output: str, marks: tuple[str, ...], seed: int | None) -> N
     """
     if not marks:
         raise ValueError('nothing to draw: add --mark SHAPE:X1,Y1,X2,Y2:COLOR')
-    check_saving(output, [image])
-    pictures, made = drawn([image], marks, seed)
-    save(pictures[0], output, [image])
-    for mark in made:
+    check_picture_output(output, [image])
+    (picture,), drawn = mark_pictures([image], marks, seed)
+    save_picture(picture, output, [image])
+    for mark in drawn:
         click.echo(mark.phrase)

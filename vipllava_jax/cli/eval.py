@@ -2,30 +2,37 @@
 
 import contextlib
 import hashlib
-import json
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from vipllava_jax.cli.eval_outputs import check_output_folder, output_paths, print_result, write_result
 from vipllava_jax.cli.models import (
     compiling,
     fit_option,
     load,
     model_option,
+    pop_weight_options,
     template_option,
     types,
     weight_options,
 )
-from vipllava_jax.cli.numbers import Whole
-from vipllava_jax.cli.rows import a_line_each
-from vipllava_jax.cli.waiting import counting
-from vipllava_jax.files import check_writable, write_text
+from vipllava_jax.cli.numbers import WholeNumber
+from vipllava_jax.cli.paths import FILE, FOLDER
+from vipllava_jax.cli.rows import report_broken_rows
+from vipllava_jax.cli.waiting import count_bar
 from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
-    from vipllava_jax.evaluation.answering import Asked
-    from vipllava_jax.evaluation.run import Result
+    from vipllava_jax.evaluation.batches import CaseBatch, CaseBatches
+    from vipllava_jax.evaluation.cases import Cases
+    from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.loading import Source
+    from vipllava_jax.model.vipllava import Params
+    from vipllava_jax.weight_options import WeightOptions
 
 
 @click.command()
@@ -33,67 +40,80 @@ if TYPE_CHECKING:
 @click.option(
     '--data',
     metavar='FILE',
+    type=FILE,
     multiple=True,
     required=True,
-    help='Questions: JSONL or a JSON list; ViP-Bench, Visual7W, PointQA and VCR are known by their rows. '
-    'May be repeated.',
+    help='The questions: JSONL or a JSON list. Files of ViP-Bench, Visual7W, PointQA and VCR are recognized '
+    'by their rows. May be repeated.',
 )
-@click.option('--images', metavar='FOLDER', help='Where the pictures are.  [default: beside each file]')
 @click.option(
-    '--by', metavar='FIELD', multiple=True, help='Count by the values of this field, too. Repeatable.'
+    '--images',
+    metavar='FOLDER',
+    type=FOLDER,
+    help='The folder of the pictures.  [default: the folder of each file]',
+)
+@click.option(
+    '--by',
+    metavar='FIELD',
+    multiple=True,
+    help='Also report the accuracy for each value of this field. May be repeated.',
 )
 @click.option(
     '--together',
     metavar='FIELD',
     multiple=True,
-    help='Count rows whose FIELD is the same as one, right if all of them are, too. Repeatable.',
+    help='Also count the rows with the same value of this field as one, which is right if all of them are. '
+    'May be repeated.',
 )
 @click.option(
     '--output',
     metavar='FILE',
-    help='Where answers are added as they come.  [default: NAME.answers.jsonl here, of the first --data]',
+    type=FILE,
+    help='Append the answers to this file as they come.  [default: NAME.answers.jsonl in the working '
+    'directory, with the name of the first --data]',
 )
-@click.option('--restart', is_flag=True, help='Ask all questions again, and empty --output first.')
-@click.option('--json', 'table_file', metavar='FILE', help='The table, for machines.')
+@click.option('--restart', is_flag=True, help='Empty --output first, and ask all questions again.')
+@click.option(
+    '--json', 'json_file', metavar='FILE', type=FILE, help='Write the table and the settings as JSON.'
+)
 @click.option(
     '--vip-bench',
     metavar='FILE',
-    help="Answers for ViP-Bench's evaluator.  [default: as --output, ending in .vip-bench.json]",
+    type=FILE,
+    help="Write the answers for ViP-Bench's evaluator.  [default: --output with the suffix .vip-bench.json]",
 )
 @template_option
-@fit_option("the data set's way, or the checkpoint's")
+@fit_option("as the data set requires, or as in the checkpoint's files")
 @click.option(
     '--max-new-tokens',
     metavar='N',
-    type=Whole(1),
-    help='The longest answer.  [default: 128; of ViP-Bench 1024]',
+    type=WholeNumber(1),
+    help='The maximum number of tokens of an answer.  [default: 128; for ViP-Bench 1024]',
 )
-@click.option('--batch', metavar='N', type=Whole(1, 2**16), default=16, show_default=True)
+@click.option(
+    '--batch',
+    metavar='N',
+    type=WholeNumber(1, 2**16),
+    default=16,
+    show_default=True,
+    help='The number of questions that are answered together.',
+)
 @weight_options
-@click.option('--skip-broken', is_flag=True, help='Leave out rows that are broken, instead of stopping.')
+@click.option('--skip-broken', is_flag=True, help='Leave out broken rows instead of stopping.')
 def eval(
     source: str,
     data: tuple[str, ...],
     images: str | None,
-    by: tuple[str, ...],
-    together: tuple[str, ...],
     output: str | None,
-    restart: bool,
-    table_file: str | None,
+    json_file: str | None,
     vip_bench: str | None,
-    template: str,
-    fit: Any,
-    max_new_tokens: int | None,
-    batch: int,
-    dtype: str | None,
-    quantize: str | None,
-    adapter: str | None,
-    skip_broken: bool,
+    restart: bool,
+    **options: Any,
 ) -> None:
     """Ask a model questions whose answers are known, and count how many it gets right.
 
-    An answer is right if it equals one of the accepted answers, ignoring case. It prints accuracies with
-    95 % intervals. After an interruption of any kind, the same command resumes where it stopped.
+    An answer is right if it equals one of the accepted answers, ignoring case. The command prints accuracies
+    with 95 % intervals. After an interruption of any kind, the same command resumes where it stopped.
 
     \b
     Examples:
@@ -102,69 +122,105 @@ def eval(
       vipllava eval --data bbox/questions.jsonl --images bbox/images --output vip-7b-bbox.jsonl
     """
     output = output or f'{Path(data[0]).stem}.answers.jsonl'
-    outputs = named(output, table_file, vip_bench)
-    from vipllava_jax.evaluation import cases
+    outputs = output_paths({'--output': output, '--json': json_file, '--vip-bench': vip_bench})
+    weights = pop_weight_options(options)
+    cases = find_cases(data, images, outputs, options)
+    plan = prepare(source, cases, outputs, weights, options)
+    from vipllava_jax.evaluation.run import run
+
+    with count_bar('answers') as progress:
+        result = run(
+            plan.batches,
+            partial(load_params, plan),
+            outputs['--output'],
+            plan.settings,
+            restart=restart,
+            progress=progress,
+        )
+    print_result(result)
+    write_result(result, cases, plan.settings, outputs)
+
+
+def find_cases(
+    data: Sequence[str], images: str | None, outputs: dict[str, Path], options: dict[str, Any]
+) -> 'Cases':
+    """The cases in the files; adds the default of --vip-bench to the outputs if ViP-Bench is among them.
+
+    Raises ValueError for broken rows, and for an output that is also read.
+    """
+    from vipllava_jax.evaluation.cases import VIP_BENCH, read_cases
     from vipllava_jax.evaluation.outputs import check_outputs
 
     check_outputs(outputs, map(Path, data))
-    with a_line_each():
-        found = cases.read(data, images, by=by, together=together, skip_broken=skip_broken)
-    of_vip_bench = any(case.task is cases.VIP_BENCH for case in found.cases)
-    if of_vip_bench and not vip_bench:
-        vip_bench = str(Path(output).with_suffix('.vip-bench.json'))
-        outputs = named(output, table_file, vip_bench)
-    check_outputs(outputs, (*map(Path, data), *(path for case in found.cases for path in case.images)))
-    from vipllava_jax.evaluation import run
-    from vipllava_jax.evaluation.answering import questions
-    from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.loading import WeightOptions, locate
-    from vipllava_jax.loading import open as open_weights
+    fields = {name: options.pop(name) for name in ('by', 'together')}
+    with report_broken_rows():
+        cases = read_cases(data, images, **fields, skip_broken=options['skip_broken'])
+    if '--vip-bench' not in outputs and any(case.task is VIP_BENCH for case in cases.cases):
+        path = outputs['--output'].with_suffix('.vip-bench.json')
+        check_output_folder(path, outputs['--output'])
+        outputs['--vip-bench'] = path
+    check_outputs(outputs, (*map(Path, data), *(path for case in cases.cases for path in case.images)))
+    return cases
 
-    folder = locate(source)
-    check_outputs(outputs, (), [folder, *([Path(adapter)] if adapter else [])])
+
+class Plan(NamedTuple):
+    """An evaluation that is ready to run: everything but the weights."""
+
+    processor: 'Processor'
+    weights: 'Source'
+    shapes: dict[str, Any]  # of the weights
+    batches: 'CaseBatches'
+    settings: dict[str, Any]  # on which answers depend, for the file of answers
+
+
+def prepare(
+    source: str,
+    cases: 'Cases',
+    outputs: dict[str, Path],
+    weight_options: 'WeightOptions',
+    options: dict[str, Any],
+) -> Plan:
+    """Locates the checkpoint, and checks everything that can be checked without reading the weights."""
+    from vipllava_jax import loading
+    from vipllava_jax.evaluation.batches import group_cases
+    from vipllava_jax.evaluation.outputs import check_outputs
+    from vipllava_jax.evaluation.run import answer_settings
+    from vipllava_jax.inputs.processor import Processor
+
+    folder = loading.locate(source)
+    adapter = weight_options.adapter
+    folders = [folder, *([Path(adapter)] if adapter else [])]
+    check_outputs(outputs, (), folders)
     processor = Processor.load(folder)
-    weights = open_weights(folder, WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter))
-    shapes, cfg = weights.shapes(), weights.cfg
-    how: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens)
-    with a_line_each():
-        asked = questions(found, processor, cfg, batch=batch, **how, skip_broken=skip_broken, note=Notes())
+    weights = loading.open(folder, weight_options)
+    shapes = weights.shapes()
+    with report_broken_rows():
+        batches = group_cases(cases, processor, weights.cfg, **options, warn=OncePerSubject())
     settings = {
         'model': str(folder.resolve()),
         'adapter': adapter and str(Path(adapter).resolve()),
         **types(shapes),
-        **run.identity(found, **how),
-        'weights': fingerprint(folder, *([adapter] if adapter else [])),
+        **answer_settings(cases, options['template'], options['fit'], options['max_new_tokens']),
+        'weights': fingerprint(folders),
     }
+    return Plan(processor, weights, shapes, batches, settings)
 
-    def loaded(first: 'Asked') -> Any:
-        batch = asked.make(first).batch
-        waited = compiling(shapes, batch, cfg, asked.settings(first.longest)) if batch else lambda: None
-        model, _ = load(weights, processor)
+
+def load_params(plan: Plan, first: 'CaseBatch') -> 'Params':
+    """Loads the weights while the programs for the first batch are compiled."""
+    batch = plan.batches.prepare(first).batch
+    settings = plan.batches.settings(first.max_new_tokens)
+    wait = (
+        None if batch is None else compiling(plan.shapes, batch, plan.batches.cfg, settings, plan.processor)
+    )
+    model, _ = load(plan.weights, plan.processor)
+    if wait is not None:
         with contextlib.suppress(Exception):  # decoding raises the same error again
-            waited()
-        return model.params
-
-    with counting('answers') as progress:
-        result = run.run(asked, loaded, output, settings, restart=restart, progress=progress)
-    show(result)
-    if table_file:
-        write_text(Path(table_file), json.dumps(as_json(result, settings), indent=2) + '\n')
-    if of_vip_bench and vip_bench:
-        run.write_vip_bench(vip_bench, result)
-        click.echo(f'{printable(vip_bench, 4096)}: for the evaluator of ViP-Bench')
+            wait()
+    return model.params
 
 
-def named(output: str, table_file: str | None, vip_bench: str | None) -> dict[str, Path]:
-    """The output files by their options; an OSError names one that cannot be written."""
-    for place in (table_file, vip_bench):
-        # the folder of --output is created if it does not exist
-        if place and (Path(place).exists() or Path(place).parent != Path(output).parent):
-            check_writable(Path(place))
-    given = {'--output': output, '--json': table_file, '--vip-bench': vip_bench}
-    return {name: Path(place) for name, place in given.items() if place}
-
-
-class Notes:
+class OncePerSubject:
     """Shows messages on stderr, one for each subject."""
 
     def __init__(self) -> None:
@@ -176,36 +232,13 @@ class Notes:
             click.echo(f'vipllava: {printable(message)}', err=True)
 
 
-def show(result: 'Result') -> None:
-    """Prints the table on stdout, and on stderr what was left out or cut off."""
-    from vipllava_jax.evaluation.scores import table
-
-    for line in result.broken:
-        click.echo(printable(f'vipllava: left out: {line}'), err=True)
-    if result.left_out > len(result.broken):
-        click.echo(f'vipllava: {result.left_out} are left out in all', err=True)
-    if result.cut:
-        click.echo(f'vipllava: {result.cut} answers were cut off: see --max-new-tokens', err=True)
-    if result.scores:
-        click.echo(table(result.scores))
-
-
-def as_json(result: 'Result', settings: dict[str, Any]) -> dict[str, Any]:
-    """The table and the settings as a JSON object."""
-    scores = []
-    for score in result.scores:
-        low, high = score.interval
-        scores.append({**score._asdict(), 'accuracy': score.accuracy, 'low': low, 'high': high})
-    counts = {'answers': len(result.answers), 'left_out': result.left_out, 'cut_off': result.cut}
-    return {'settings': settings, **counts, 'scores': scores}
-
-
-def fingerprint(*folders: str | Path) -> str:
+def fingerprint(folders: Iterable[Path]) -> str:
     """A hash that changes whenever a file in one of the folders is written."""
     digest = hashlib.blake2b(digest_size=16)
     for folder in folders:
-        for path in sorted(Path(folder).rglob('*')):
+        for path in sorted(folder.rglob('*')):
             if path.is_file():
-                found = path.stat()
-                digest.update(f'{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n'.encode())
+                status = path.stat()
+                name = path.relative_to(folder)
+                digest.update(f'{name} {status.st_size} {status.st_mtime_ns}\n'.encode())
     return digest.hexdigest()

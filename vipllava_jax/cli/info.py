@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vipllava_jax import compilation
+from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import printable
 from vipllava_jax.version import __version__
 
@@ -26,7 +27,11 @@ LONGEST = 4096  # characters of a value, which may be a path
 
 @click.command()
 @click.option(
-    '--model', 'source', metavar='M', help='A folder, PyTorch or converted, a name on the Hub, or demo.'
+    '--model',
+    'source',
+    metavar='M',
+    type=FOLDER,
+    help='A folder, PyTorch or converted, a name on the Hub, or demo.',
 )
 @click.option('--json', 'as_json', is_flag=True, help='One JSON object instead of text.')
 def info(source: str | None, as_json: bool) -> None:
@@ -37,15 +42,15 @@ def info(source: str | None, as_json: bool) -> None:
       vipllava info
       vipllava info --model ./vip-llava-7b
     """
-    told: dict[str, Any] = {'versions': versions(), 'devices': devices(), 'compiled programs': programs()}
+    sections: dict[str, Any] = {'versions': versions(), 'devices': devices(), 'compiled programs': programs()}
     if source is not None:
         from vipllava_jax.loading import locate
 
-        told = {'model': checkpoint(locate(source)), **told}
+        sections = {'model': checkpoint_contents(locate(source)), **sections}
     if as_json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(sections))
         return
-    for title, part in told.items():
+    for title, part in sections.items():
         click.echo(f'{title}')
         for name, value in part.items():
             shown = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
@@ -62,18 +67,18 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, str]:
-    """Each device's kind and, if it reports it, its memory."""
+    """The name of each device and, if it reports it, its memory."""
     import jax
 
     try:
         found = jax.devices()
     except (RuntimeError, AssertionError) as error:  # the requested platform is not available
         return {'none': ' '.join(str(error).split()) or 'jax found no device: see JAX_PLATFORMS'}
-    told = {}
+    descriptions = {}
     for device in found:
         memory = (device.memory_stats() or {}).get('bytes_limit')
-        told[str(device)] = device.device_kind + (f', {memory / 1e9:.0f} GB' if memory else '')
-    return told
+        descriptions[str(device)] = device.device_kind + (f', {memory / 1e9:.0f} GB' if memory else '')
+    return descriptions
 
 
 def programs() -> dict[str, str]:
@@ -84,23 +89,23 @@ def programs() -> dict[str, str]:
     folder = settings['jax_compilation_cache_dir']
     if not folder or not settings['jax_enable_compilation_cache']:
         return {'folder': 'none: see vipllava --help'}
-    return {'folder': folder, 'size': f'{compilation.size(Path(folder)) / 1e6:.1f} MB'}
+    return {'folder': folder, 'size': f'{compilation.cache_size(Path(folder)) / 1e6:.1f} MB'}
 
 
-def checkpoint(folder: Path) -> dict[str, Any]:
+def checkpoint_contents(folder: Path) -> dict[str, Any]:
     """A checkpoint folder's format, sizes and templates, read from headers only."""
-    from vipllava_jax import checkpoint as ours
+    from vipllava_jax import checkpoint
     from vipllava_jax.convert import to_flax
     from vipllava_jax.inputs.processor import Processor
 
-    if ours.is_checkpoint(folder):
-        stored = ours.open(folder)
-        kind, cfg = 'converted', stored.cfg
+    if checkpoint.is_checkpoint(folder):
+        stored = checkpoint.open(folder)
+        format, cfg = 'converted', stored.cfg
         leaves = [(leaf.size, leaf.dtype) for leaf in stored.leaves.values()]
         unused: tuple[str, ...] = ()
     else:
         plan = to_flax.plan_conversion(folder)
-        kind, cfg, unused = 'PyTorch', plan.cfg, plan.unused
+        format, cfg, unused = 'PyTorch', plan.cfg, plan.unused
         leaves = [(leaf.size, tensor.dtype) for leaf, tensor in plan.pairs]
     dtypes: Counter[str] = Counter()
     for size, dtype in leaves:
@@ -113,7 +118,7 @@ def checkpoint(folder: Path) -> dict[str, Any]:
         prompts = {'processor': f'none ({error})'}
     return {
         'folder': str(folder),
-        'kind': kind,
+        'format': format,
         'parameters': sum(dtypes.values()),
         'types': [f'{dtype} {size / sum(dtypes.values()):.1%}' for dtype, size in dtypes.items()],
         'text': f'{text.layers} layers, width {text.width}, {text.heads} heads, {text.kv_heads} for keys',

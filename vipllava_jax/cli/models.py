@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vipllava_jax.arrays import flat
+from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.inputs.prompts import TEMPLATE_NAMES
 from vipllava_jax.threads import background
 from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 if TYPE_CHECKING:
     from vipllava_jax.config import Config
+    from vipllava_jax.generation.settings import GenerationSettings
     from vipllava_jax.inputs.batch import Batch
     from vipllava_jax.inputs.processor import Processor
     from vipllava_jax.loading import Model, Source
+    from vipllava_jax.weight_options import WeightOptions
 
 F = TypeVar('F', bound=Callable[..., Any])
 DEFAULT_MODEL = 'llava-hf/vip-llava-7b-hf'
@@ -24,36 +27,54 @@ model_option = click.option(
     '--model',
     'source',
     metavar='M',
+    type=FOLDER,
     default=DEFAULT_MODEL,
     show_default=True,
-    help='A folder, PyTorch or converted, a name on the Hugging Face Hub, or demo: the small one inside.',
+    help='The model: a folder, PyTorch or converted; a name on the Hugging Face Hub; or demo, the small '
+    'model in this package.',
 )
 template_option = click.option(
     '--template',
     type=click.Choice(TEMPLATE_NAMES),
     default='vipllava',
     show_default=True,
-    help="The prompt's wording; checkpoint is the folder's own chat template.",
+    help="The format of the prompt; checkpoint stands for the chat template in the checkpoint's files.",
 )
 
 
-def fit_option(usual: str) -> Callable[[F], F]:
+def fit_option(default: str) -> Callable[[F], F]:
     """The option for how pictures are fitted to the square that the model sees."""
-    kinds = click.Choice(('crop', 'pad', 'squash'))
-    return click.option('--fit', type=kinds, help=f'How a picture becomes square.  [default: {usual}]')
+    choices = click.Choice(('crop', 'pad', 'squash'))
+    text = f'How a picture is made square.  [default: {default}]'
+    return click.option('--fit', type=choices, help=text)
 
 
 def weight_options(command: F) -> F:
     """The options for loading weights, named as the fields of `WeightOptions`."""
     command = click.option(
-        '--adapter', metavar='FOLDER', help="An adapter for the model, of ours, peft's or the authors'."
+        '--adapter',
+        metavar='FOLDER',
+        type=FOLDER,
+        help='The folder of an adapter for the model, in the format of this package, of peft or of the '
+        "model's authors.",
     )(command)
     command = click.option(
         '--quantize',
         type=click.Choice(QUANTIZED),
-        help="Keep the decoder's large weights so: half or a quarter of the memory.",
+        help="Quantize the decoder's large weights: int8 takes half of bfloat16's memory, int4 a quarter.",
     )(command)
-    return click.option('--dtype', type=click.Choice(FLOATS), help="[default: the checkpoint's]")(command)
+    return click.option(
+        '--dtype',
+        type=click.Choice(FLOATS),
+        help="The dtype of the weights that are not quantized.  [default: that of the checkpoint's files]",
+    )(command)
+
+
+def pop_weight_options(options: dict[str, Any]) -> 'WeightOptions':
+    """Removes the values of `weight_options` from a command's options and returns them."""
+    from vipllava_jax.weight_options import WeightOptions
+
+    return WeightOptions(**{name: options.pop(name) for name in ('dtype', 'quantize', 'adapter')})
 
 
 def types(shapes: dict[str, Any]) -> dict[str, str | None]:
@@ -64,12 +85,16 @@ def types(shapes: dict[str, Any]) -> dict[str, str | None]:
 
 
 def compiling(
-    shapes: dict[str, Any], batch: 'Batch', cfg: 'Config', settings: dict[str, Any]
+    shapes: dict[str, Any],
+    batch: 'Batch',
+    cfg: 'Config',
+    settings: 'GenerationSettings',
+    processor: 'Processor',
 ) -> Callable[[], None]:
     """Starts to compile in the background, before the weights are loaded; returns a function that waits."""
     from vipllava_jax.generation.decoding import compile_for
 
-    return background(partial(compile_for, shapes, batch, cfg=cfg, **settings))
+    return background(partial(compile_for, shapes, batch, cfg=cfg, settings=settings, processor=processor))
 
 
 def load(weights: 'Source', processor: 'Processor') -> 'tuple[Model, float]':

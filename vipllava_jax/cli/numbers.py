@@ -8,8 +8,8 @@ import click
 LARGEST = 2**31 - 1
 
 
-class Real(click.FloatRange):
-    """A finite number in a range; click's own type lets NaN pass."""
+class RealNumber(click.FloatRange):
+    """A finite number in a range; click's own type accepts NaN."""
 
     name = 'number'
 
@@ -20,17 +20,16 @@ class Real(click.FloatRange):
         return number
 
 
-class Whole(click.IntRange):
+class WholeNumber(click.IntRange):
     """A whole number in a range, by default up to the largest 32-bit integer."""
 
     name = 'whole number'
 
-    def __init__(self, least: int, most: int = LARGEST):
-        super().__init__(least, most)
+    def __init__(self, minimum: int, maximum: int = LARGEST):
+        super().__init__(minimum, maximum)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if (
-            isinstance(value, str) and len(value) > 20
-        ):  # int() raises a different error for thousands of digits
+        # int() raises a different error for thousands of digits
+        if isinstance(value, str) and len(value) > 20:
             self.fail(f'{value[:20]}… has too many digits: {self.min} to {self.max} is expected', param, ctx)
         return super().convert(value, param, ctx)

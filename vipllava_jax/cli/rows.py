@@ -1,4 +1,4 @@
-"""Reporting broken rows of data."""
+"""Reports broken rows of data."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from vipllava_jax.messages import printable
 
 
 @contextlib.contextmanager
-def a_line_each() -> Iterator[None]:
+def report_broken_rows() -> Iterator[None]:
     """Prints the lines of a ValueError, one for each broken row, on stderr; raises one with the last line.
 
-    If a single row is broken, all is one line.
+    If a single row is broken, the message is one line.
     """
     try:
         yield
     except ValueError as error:
-        *told, last = str(error).splitlines() or ['']
-        if len(told) == 2:
-            raise ValueError(f'{" ".join(told)}; {last}') from None
-        for line in told:
+        *lines, last = str(error).splitlines() or ['']
+        if len(lines) == 2:  # a heading and one row
+            raise ValueError(f'{" ".join(lines)}; {last}') from None
+        for line in lines:
             click.echo(printable(line), err=True)
         raise ValueError(last) from None

@@ -8,11 +8,13 @@ from typing import Any
 import click
 
 from vipllava_jax.cli.memory import reserve
-from vipllava_jax.cli.rows import a_line_each
+from vipllava_jax.cli.paths import FILE, FILE_PATH, FOLDER
+from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.training.keys import Key
 from vipllava_jax.training.settings import KEYS, REQUIRED, TrainingSettings, read_settings
 
 FIELDS = TrainingSettings.__dataclass_fields__
+PATHS = {'model': FOLDER, 'images': FOLDER, 'output': FOLDER, 'data': FILE, 'eval_data': FILE}
 
 
 class Grouped(click.Command):
@@ -39,7 +41,7 @@ def _option(name: str, key: Key) -> click.Option:
     repeated = ' May be repeated.' if key.is_list else ''
     return click.Option(
         [flag],
-        type=click.Choice(key.choices) if key.choices else types[key.type],
+        type=click.Choice(key.choices) if key.choices else PATHS.get(name, types[key.type]),
         multiple=key.is_list,
         metavar=None if key.choices else {str: 'X', int: 'N', float: 'X'}[key.type],
         help=key.help + repeated + _default(name, key),
@@ -77,7 +79,7 @@ def train(file: Path | None, **given: Any) -> None:
     from vipllava_jax.training.progress import ConsoleProgress
 
     try:
-        with a_line_each():
+        with report_broken_rows():
             trained = training.train(file, progress=ConsoleProgress(), **keys)
     except training.Stopped as stopped:
         click.echo(f'vipllava: {stopped}', err=True)
@@ -97,7 +99,7 @@ train = Grouped(
     callback=train,
     help=train.__doc__,
     params=[
-        click.Argument(['file'], required=False, type=click.Path(path_type=Path)),
+        click.Argument(['file'], required=False, type=FILE_PATH),
         *(_option(name, key) for name, key in KEYS.items()),
     ],
 )

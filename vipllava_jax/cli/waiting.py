@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from vipllava_jax.messages import duration
 
-QUIET = 30  # seconds between two lines if stderr is not a terminal
+SECONDS = 30  # seconds between two lines if stderr is not a terminal
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def spinner(what: str) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+def count_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yields `progress(done, total)`, which shows both, the rate and the time left from its first call on."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -33,20 +33,20 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[pace]}')]
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task(what, total=None, pace='')
-    first = shown = (0.0, 0)  # (time, number done) of the first call, and of the last line
+    first = last = (0.0, 0)  # (time, number done) of the first call, and of the last line
 
     def progress(done: int, total: int) -> None:
-        nonlocal first, shown
+        nonlocal first, last
         now = time.perf_counter()
-        begins = not first[0]
-        if begins:
-            first = shown = (now, done)
-        pace = paced(done - first[1], total - done, now - first[0])
+        is_first = not first[0]
+        if is_first:
+            first = last = (now, done)
+        pace = rate_and_time(done - first[1], total - done, now - first[0])
         bar.update(task, completed=done, total=total, pace=pace)
-        if begins and console.is_terminal:
+        if is_first and console.is_terminal:
             bar.start()
-        if not console.is_terminal and (now - shown[0] > QUIET or done == total > shown[1]):
-            shown = (now, done)
+        if not console.is_terminal and (now - last[0] > SECONDS or done == total > last[1]):
+            last = (now, done)
             console.print(f'{what} {done}/{total}  {pace}', markup=False, highlight=False, soft_wrap=True)
 
     try:
@@ -56,6 +56,6 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
 
-def paced(done: int, left: int, seconds: float) -> str:
+def rate_and_time(done: int, left: int, seconds: float) -> str:
     """'4.0/s, 1:15 left'; '' before anything is done."""
     return f'{done / seconds:.1f}/s, {duration(left * seconds / done)} left' if done else ''

@@ -11,9 +11,9 @@ from vipllava_jax.hugging_face import Fields
 from vipllava_jax.messages import CheckpointError, brief, printable
 
 CONFIG = 'adapter_config.json'
-MOST_RANK, LARGEST_ALPHA = 1 << 16, 1e6
-MOST_NAMES = 4000  # in a list of modules or a table of patterns
-MOST_PATTERNS = 32  # that are more than a name
+MAX_RANK, LARGEST_ALPHA = 1 << 16, 1e6
+MAX_NAMES = 4000  # in a list of modules or a table of patterns
+MAX_PATTERNS = 32  # that are more than a name
 NAME = re.compile(r'[\w.-]*')  # a pattern that is just a name; its dots match any character
 # Variants of LoRA in which a layer is not the base weight plus scale * B A.
 VARIANTS = (
@@ -41,11 +41,11 @@ class AdapterConfig:
             for name in VARIANTS:
                 fields.require(name, None, False)
             fields.require('init_lora_weights', *INITS)
-            self.rank = fields.number('r', 8, least=1, most=MOST_RANK)
-            self.alpha = fields.real('lora_alpha', 8, most=LARGEST_ALPHA)
+            self.rank = fields.number('r', 8, minimum=1, maximum=MAX_RANK)
+            self.alpha = fields.real('lora_alpha', 8, maximum=LARGEST_ALPHA)
             ranks, alphas = fields.part('rank_pattern', {}), fields.part('alpha_pattern', {})
-            self.ranks = _patterns(ranks, lambda p: ranks.number(p, 1, least=1, most=MOST_RANK))
-            self.alphas = _patterns(alphas, lambda p: alphas.real(p, 1, most=LARGEST_ALPHA))
+            self.ranks = _patterns(ranks, lambda p: ranks.number(p, 1, minimum=1, maximum=MAX_RANK))
+            self.alphas = _patterns(alphas, lambda p: alphas.real(p, 1, maximum=LARGEST_ALPHA))
             self.root = 0.5 if fields.flag('use_rslora') else 1
             self.targets = _modules(fields, 'target_modules')
             self.named = isinstance(fields.get('target_modules'), list)
@@ -76,17 +76,17 @@ class AdapterConfig:
 
 def _patterns(fields: Fields, value: Callable[[str], float]) -> list[tuple[Matches, float]]:
     """A table from patterns, which match the end of a module's name, to numbers."""
-    if len(fields.data) > MOST_NAMES:
-        raise fields.error('', fields.data, f'at most {MOST_NAMES} patterns')
+    if len(fields.data) > MAX_NAMES:
+        raise fields.error('', fields.data, f'at most {MAX_NAMES} patterns')
     found: list[tuple[Matches, float]] = []
-    left = MOST_PATTERNS
+    left = MAX_PATTERNS
     for pattern in fields.data:
         if NAME.fullmatch(pattern):
             found.append((_ending(pattern), value(pattern)))
             continue
         left -= 1
         if left < 0:
-            raise ValueError(f'{fields.where[:-1]}: at most {MOST_PATTERNS} patterns are supported')
+            raise ValueError(f'{fields.where[:-1]}: at most {MAX_PATTERNS} patterns are supported')
         try:
             found.append((Pattern(rf'(.*\.)?({pattern})').fullmatch, value(pattern)))
         except PatternError as error:
@@ -132,8 +132,8 @@ def endings(module: str) -> list[str]:
 
 def _names(fields: Fields, name: str) -> list[str]:
     value: Any = fields.get(name, [])
-    if not isinstance(value, list) or len(value) > MOST_NAMES or not all(isinstance(n, str) for n in value):
-        raise fields.error(name, value, f'a list of at most {MOST_NAMES} names')
+    if not isinstance(value, list) or len(value) > MAX_NAMES or not all(isinstance(n, str) for n in value):
+        raise fields.error(name, value, f'a list of at most {MAX_NAMES} names')
     return value
 
 
@@ -142,6 +142,6 @@ def _layers(fields: Fields) -> frozenset[int] | None:
     value = fields.get('layers_to_transform', [])
     if value == []:
         return None
-    if isinstance(value, list) and len(value) <= MOST_NAMES and all(type(n) is int for n in value):
+    if isinstance(value, list) and len(value) <= MAX_NAMES and all(type(n) is int for n in value):
         return frozenset(value)
     return frozenset({fields.number('layers_to_transform', 0)})

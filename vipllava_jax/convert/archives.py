@@ -35,12 +35,12 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
     size = os.fstat(file.fileno()).st_size
     count, length, start = _end(file, size)
     if length > LARGEST_DIRECTORY:
-        raise ArchiveError(f'a directory of {length} bytes, far too large for a checkpoint')
+        raise ArchiveError(f'a directory of {length} bytes, too large for a checkpoint')
     if start + length > size:
         raise ArchiveError('the directory ends beyond the file')
     entries: dict[str, Entry] = {}
     reached = 0
-    for entry, header in sorted(_entries(_at(file, start, length)), key=lambda found: found[1]):
+    for entry, header in sorted(_entries(_at(file, start, length)), key=lambda entry: entry[1]):
         if entry.name in entries:
             raise ArchiveError(f'two entries of the name {entry.name}')
         if header < reached:
@@ -121,8 +121,8 @@ def _zip64(extra: bytes, *sizes: int) -> list[int]:
     """Replaces sizes and offsets that do not fit in 32 bits by their ZIP64 values."""
     at = 0
     while at + 4 <= len(extra):
-        kind, length = struct.unpack_from('<HH', extra, at)
-        if kind == 1:
+        tag, length = struct.unpack_from('<HH', extra, at)
+        if tag == 1:
             values = iter(
                 struct.unpack(f'<{length // 8}Q', extra[at + 4 : at + 4 + length // 8 * 8])
                 if at + 4 + length // 8 * 8 <= len(extra)

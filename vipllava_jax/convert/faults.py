@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from vipllava_jax.messages import printable
 
-SHOWN = 5  # names of each kind
+SHOWN = 5  # names per fault
 LENGTH = 400  # characters of a description
 NAME = 120  # characters of a name
 
@@ -16,19 +16,19 @@ def described(faults: Mapping[str, Iterable[str]]) -> str:
 
     Faults without names are left out; without any names the result is ''.
     """
-    kinds = {what: sorted(names) for what, names in faults.items()}
-    kinds = {what: names for what, names in kinds.items() if names}
-    shown: dict[str, list[str]] = {what: [] for what in kinds}
-    left = LENGTH - sum(len(what) + 20 for what in kinds)
-    longest = max(56, min(NAME, left // max(1, len(kinds))))
+    named = {fault: sorted(names) for fault, names in faults.items()}
+    named = {fault: names for fault, names in named.items() if names}
+    shown: dict[str, list[str]] = {fault: [] for fault in named}
+    left = LENGTH - sum(len(fault) + 20 for fault in named)
+    longest = max(56, min(NAME, left // max(1, len(named))))
     for i in range(SHOWN):
-        for what, names in kinds.items():
-            if i < len(names) and len(shown[what]) == i:
+        for fault, names in named.items():
+            if i < len(names) and len(shown[fault]) == i:
                 text = printable(names[i], longest)
                 if i == 0 or len(text) + 2 <= left:
-                    shown[what].append(text)
+                    shown[fault].append(text)
                     left -= len(text) + 2
-    return '; '.join(f'{what}: {_counted(shown[what], names)}' for what, names in kinds.items())
+    return '; '.join(f'{fault}: {_counted(shown[fault], names)}' for fault, names in named.items())
 
 
 def first(names: Iterable[str]) -> str:

@@ -35,16 +35,16 @@ def refuse_by_config(config: Mapping[str, Any], folder: Path) -> None:
                 raise CheckpointError(f'{folder}: quantized by {tool} (config.json): {ADVICE}')
 
 
-def _tool(found: Any) -> str | None:
+def _tool(config: Any) -> str | None:
     """The tool that quantized the weights, from a quantization_config; None if they are not quantized."""
-    if not found:
+    if not config:
         return None
-    if not isinstance(found, Mapping):
-        return brief(found)
-    loads = [name for name in found if name.startswith('load_in_')]
-    if loads and not any(found[name] for name in loads):
+    if not isinstance(config, Mapping):
+        return brief(config)
+    loads = [name for name in config if name.startswith('load_in_')]
+    if loads and not any(config[name] for name in loads):
         return None
-    method = found.get('quant_method') or found.get('quant_algo')
+    method = config.get('quant_method') or config.get('quant_algo')
     if isinstance(method, str):
         return printable(method, 40)
     return 'bitsandbytes' if loads else 'an unnamed method'

@@ -11,7 +11,7 @@ from typing import Any
 
 LONGEST = 1000  # characters of a pattern
 DEEPEST = 30  # groups inside one another
-MOST_STATES = 1000
+MAX_STATES = 1000
 ACCEPT, SPLIT, START, END = 'accept', 'split', 'start', 'end'
 CLASS = re.compile(r'\[\^?\]?(\\.|[^\]\\])*\]', re.DOTALL)
 REPETITION = re.compile(r'([*+?])\??|\{(?!\})(\d{0,4})(,?)(\d{0,4})\}\??', re.ASCII)
@@ -25,7 +25,7 @@ class PatternError(ValueError):
 class _State:
     """A state of the automaton: the character, or the condition, that leads to the next states."""
 
-    what: Any  # a compiled pattern of one character, or one of the words above
+    symbol: Any  # a compiled pattern of one character, or one of the words above
     next: list[int] = field(default_factory=list)
 
 
@@ -54,7 +54,7 @@ class Pattern:
 
     def _step(self, places: frozenset[int], character: str, *, end: bool) -> frozenset[int]:
         states = [self.states[place] for place in places]
-        matched = (s for s in states if isinstance(s.what, re.Pattern) and s.what.fullmatch(character))
+        matched = (s for s in states if isinstance(s.symbol, re.Pattern) and s.symbol.fullmatch(character))
         return self._reached({place for state in matched for place in state.next}, start=False, end=end)
 
     def _reached(self, places: set[int], *, start: bool, end: bool) -> frozenset[int]:
@@ -62,16 +62,16 @@ class Pattern:
         reached, todo = set(places), list(places)
         while todo:
             state = self.states[todo.pop()]
-            if state.what == SPLIT or (state.what == START and start) or (state.what == END and end):
+            if state.symbol == SPLIT or (state.symbol == START and start) or (state.symbol == END and end):
                 new = set(state.next) - reached
                 reached |= new
                 todo += new
         return frozenset(reached)
 
-    def _add(self, what: Any, *after: int) -> int:
-        if len(self.states) >= MOST_STATES:
+    def _add(self, symbol: Any, *after: int) -> int:
+        if len(self.states) >= MAX_STATES:
             raise PatternError('a pattern that repeats too much')
-        self.states.append(_State(what, list(after)))
+        self.states.append(_State(symbol, list(after)))
         return len(self.states) - 1
 
     def _compile(self, node: Any, after: int) -> int:
@@ -83,16 +83,16 @@ class Pattern:
                 for item in reversed(items):
                     after = self._compile(item, after)
                 return after
-            case ('repeated', item, least, most):
-                if most is None:
+            case ('repeated', item, minimum, maximum):
+                if maximum is None:
                     loop = self._add(SPLIT, after)
                     self.states[loop].next.append(self._compile(item, loop))
                     after = loop
                 else:
                     end = after
-                    for _ in range(most - least):
+                    for _ in range(maximum - minimum):
                         after = self._add(SPLIT, self._compile(item, after), end)
-                for _ in range(least):
+                for _ in range(minimum):
                     after = self._compile(item, after)
                 return after
         return self._add(node, after)
@@ -137,11 +137,11 @@ class _Parser:
             raise PatternError('multiple repeat')
         if found[1]:
             return ('repeated', item, *{'*': (0, None), '+': (1, None), '?': (0, 1)}[found[1]])
-        least = int(found[2] or 0)
-        most = None if found[3] and not found[4] else int(found[4] or least)
-        if most is not None and most < least:
+        minimum = int(found[2] or 0)
+        maximum = None if found[3] and not found[4] else int(found[4] or minimum)
+        if maximum is not None and maximum < minimum:
             raise PatternError('min repeat greater than max repeat')
-        return ('repeated', item, least, most)
+        return ('repeated', item, minimum, maximum)
 
     def _item(self) -> Any:
         """A character, a class, a group or an anchor."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vipllava_jax.convert.archives import ArchiveError, Entry, read, read_directory
-from vipllava_jax.convert.records import ITEM_SIZES, Compound, Refused, View, kind_of
+from vipllava_jax.convert.records import ITEM_SIZES, Compound, Refused, View, type_of
 from vipllava_jax.convert.tensors import LONGEST_NAME, Tensor, check_not_pointer, extent, open_regular
 from vipllava_jax.convert.unpickler import unpickle
 from vipllava_jax.messages import CheckpointError, brief, one_line
@@ -20,7 +20,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         start = file.read(8)
         check_not_pointer(path, start)
         if not start:
-            raise CheckpointError(f'{path}: an empty file; get a whole copy of it')
+            raise CheckpointError(f'{path}: an empty file; copy it again')
         if start[:4] != b'PK\3\4':
             raise CheckpointError(
                 f'{path}: not a file that torch.save wrote since PyTorch 1.6; load it and save it again'
@@ -48,7 +48,7 @@ def _read_archive(path: Path, file: BinaryIO) -> dict[str, Tensor]:
     if root + 'constants.pkl' in entries:
         raise CheckpointError(f'{path}: a TorchScript program, not weights; save its state_dict instead')
     if entries[root + PICKLE].size > LONGEST_PICKLE:
-        raise CheckpointError(f'{path}: the data.pkl in it is far too large for a checkpoint')
+        raise CheckpointError(f'{path}: the data.pkl in it is too large for a checkpoint')
     order = entries.get(root + 'byteorder')
     if order and (order.size != len(b'little') or read(file, order) != b'little'):
         raise CheckpointError(f'{path}: big-endian')
@@ -64,14 +64,16 @@ def _is_program(name: str) -> bool:
 def _tensors(path: Path, found: Any, root: str, entries: dict[str, Entry]) -> dict[str, Tensor]:
     """The tensors in the result of a pickle."""
     if not isinstance(found, Compound) or not isinstance(found.parts, dict) or not found.parts:
-        what = f'an empty {found.kind}' if isinstance(found, Compound) and not found.parts else kind_of(found)
-        raise CheckpointError(f'{path}: holds {what}, not a dict of tensors')
+        content = (
+            f'an empty {found.type}' if isinstance(found, Compound) and not found.parts else type_of(found)
+        )
+        raise CheckpointError(f'{path}: holds {content}, not a dict of tensors')
     tensors = {}
     size = os.stat(path).st_size
     for name, value in found.parts.items():
         if not isinstance(name, str) or not isinstance(value, View):
             raise CheckpointError(
-                f'{path}: holds {kind_of(value)} under {brief(name)}, where a tensor should be'
+                f'{path}: holds {type_of(value)} under {brief(name)}, where a tensor should be'
             )
         if len(name) > LONGEST_NAME:
             raise CheckpointError(f'{path}: a tensor with a name of {len(name)} characters: {brief(name)}')

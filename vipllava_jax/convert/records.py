@@ -16,7 +16,7 @@ STORAGES = {
 ITEM_SIZES = {
     **dict(STORAGES.values()),
     **{'uint16': 2, 'uint32': 4, 'uint64': 8, 'complex32': 4, 'float4_e2m1fn_x2': 1},
-    **{f'float8_{kind}': 1 for kind in ('e4m3fn', 'e4m3fnuz', 'e5m2', 'e5m2fnuz', 'e8m0fnu')},
+    **{f'float8_{suffix}': 1 for suffix in ('e4m3fn', 'e4m3fnuz', 'e5m2', 'e5m2fnuz', 'e8m0fnu')},
 }
 UNSUPPORTED = (
     (r'torch\._utils\._rebuild_qtensor|torch\.Q\w+Storage', 'quantized tensors'),
@@ -24,7 +24,7 @@ UNSUPPORTED = (
     (r'torch\._utils\._rebuild_nested_tensor', 'nested tensors'),
     (r'torch\._utils\._rebuild_meta_tensor_no_storage', 'tensors without data, on the meta device'),
     (r'torch\._utils\._rebuild_wrapper_subclass', 'tensors of a class other than torch.Tensor'),
-    (r'torch\._tensor\._rebuild_from_type(_v2)?', 'tensors with attributes or of a class of their own'),
+    (r'torch\._tensor\._rebuild_from_type(_v2)?', 'tensors with attributes or of another class'),
     (r'torch\.(bits|u?int)\d\w*', 'tensors of an unsupported type'),
 )
 
@@ -37,7 +37,7 @@ class Refused(ValueError):
 class Compound:
     """A tuple, list, dict or OrderedDict of a pickle; `fixed` once it is part of another."""
 
-    kind: str
+    type: str
     parts: Any = field(repr=False)
     depth: int = 1
     fixed: bool = False
@@ -71,10 +71,10 @@ class View:
     strides: tuple[int, ...]
 
 
-def kind_of(value: Any) -> str:
+def type_of(value: Any) -> str:
     """A short description of the type of a pickle's value, for messages."""
     if isinstance(value, Compound):
-        return value.kind
+        return value.type
     if isinstance(value, Global):
         return value.name
     named = {View: 'a tensor', Storage: 'a storage', type(None): 'None'}
@@ -94,10 +94,10 @@ def allowed(name: str) -> Global:
         or name == 'torch.storage.UntypedStorage'
     ):
         return Global(name)
-    for pattern, kind in UNSUPPORTED:
+    for pattern, description in UNSUPPORTED:
         if re.fullmatch(pattern, name):
             raise Refused(
-                f'holds {kind} ({name}), which are not supported; '
+                f'holds {description} ({name}), which are not supported; '
                 'save a state_dict of plain float32, float16 or bfloat16 tensors'
             )
     raise Refused(
@@ -118,7 +118,7 @@ def _tensor(
     """torch._utils._rebuild_tensor_v2; its arguments for gradients and hooks are ignored."""
     _refuse_metadata(metadata)
     if not isinstance(storage, Storage):
-        raise ValueError(f'a tensor of {kind_of(storage)}, where a storage should be')
+        raise ValueError(f'a tensor of {type_of(storage)}, where a storage should be')
     return _view(storage, storage.dtype, offset, shape, strides)
 
 
@@ -135,10 +135,10 @@ def _tensor_of_type(
     """torch._utils._rebuild_tensor_v3, for the types that have no storage class; the length is in bytes."""
     _refuse_metadata(metadata)
     if not isinstance(storage, Storage) or storage.itemsize != 1:
-        raise ValueError(f'a tensor of {kind_of(storage)}, where an untyped storage should be')
+        raise ValueError(f'a tensor of {type_of(storage)}, where an untyped storage should be')
     name = dtype.name.removeprefix('torch.') if isinstance(dtype, Global) else ''
     if name not in ITEM_SIZES:
-        raise ValueError(f'a tensor of the type {kind_of(dtype)}')
+        raise ValueError(f'a tensor of the type {type_of(dtype)}')
     return _view(storage, name, offset, shape, strides)
 
 
@@ -154,8 +154,8 @@ def _refuse_metadata(metadata: Any) -> None:
 def _view(storage: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -> View:
     sizes = []
     for value in (shape, strides):
-        if not isinstance(value, Compound) or value.kind != 'tuple' or len(value.parts) > 64:
-            raise ValueError(f'a tensor whose shape or strides are {kind_of(value)}, where a tuple should be')
+        if not isinstance(value, Compound) or value.type != 'tuple' or len(value.parts) > 64:
+            raise ValueError(f'a tensor whose shape or strides are {type_of(value)}, where a tuple should be')
         sizes.append(value.parts)
     if len(sizes[0]) != len(sizes[1]) or not all(map(is_size, (offset, *sizes[0], *sizes[1]))):
         raise ValueError('offset, shape and strides that are not those of a tensor')
@@ -164,7 +164,7 @@ def _view(storage: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -
 
 def _parameter(tensor: Any, *_: Any) -> View:
     if not isinstance(tensor, View):
-        raise ValueError(f'a parameter of {kind_of(tensor)}, where a tensor should be')
+        raise ValueError(f'a parameter of {type_of(tensor)}, where a tensor should be')
     return tensor
 
 

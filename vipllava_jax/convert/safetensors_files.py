@@ -20,8 +20,8 @@ from vipllava_jax.files import parse_bounded_json
 from vipllava_jax.messages import CheckpointError, brief, one_line, printable
 
 LONGEST_HEADER = 1 << 24  # bytes; the header of 760 tensors has 90 KB
-MOST_OBJECTS = 100_000  # JSON objects in a header: one for each tensor
-MOST_AXES = 64
+MAX_OBJECTS = 100_000  # JSON objects in a header: one for each tensor
+MAX_AXES = 64
 LARGEST = (1 << 63) - 1  # the largest size or offset
 TYPES = {  # numpy's names, and the bits of an element
     **{'F64': ('float64', 64), 'F32': ('float32', 32), 'F16': ('float16', 16), 'BF16': ('bfloat16', 16)},
@@ -72,7 +72,7 @@ def _header(path: Path, file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]
             f'{path}: a header of {length} bytes; those of more than {LONGEST_HEADER} are not read'
         )
     try:
-        header = parse_bounded_json(file.read(length), MOST_OBJECTS)
+        header = parse_bounded_json(file.read(length), MAX_OBJECTS)
     except ValueError as error:
         raise CheckpointError(f'{path}: the header is corrupt: {one_line(error)}') from None
     header.pop('__metadata__', None)
@@ -86,7 +86,7 @@ def _checked(path: Path, name: str, entry: dict[str, Any]) -> tuple[int, int, st
         raise ValueError('a type that is not a string, or a shape that is not a list')
     if len(name) > LONGEST_NAME:
         raise ValueError(f'a name of {len(name)} characters')
-    if len(shape) > MOST_AXES:
+    if len(shape) > MAX_AXES:
         raise ValueError(f'a shape of {len(shape)} axes')
     if not all(type(n) is int and 0 <= n <= LARGEST for n in (*shape, begin, end)):
         raise ValueError(f'shape {brief(shape)} and offsets are not whole numbers of 63 bits')

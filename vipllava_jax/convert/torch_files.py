@@ -32,7 +32,7 @@ def open_checkpoint(folder: Path) -> dict[str, Tensor]:
     for single, index in zip(SINGLE, INDEXED, strict=True):
         if (folder / single).exists():
             if (folder / index).exists():
-                choice = f'{folder}: {single} is read, and {index} beside it is not, as in transformers'
+                choice = f'{folder}: {single} is read, as in transformers, and {index} is not'
                 warnings.warn(printable(f'{choice}; remove the one that is out of date'), stacklevel=2)
             return read_file(folder / single)
         if (folder / index).exists():
@@ -47,7 +47,7 @@ def open_checkpoint(folder: Path) -> dict[str, Tensor]:
 
 def _shard(folder: Path) -> Path | None:
     return next(
-        (path for kind in ('safetensors', 'bin') for path in sorted(folder.glob(f'*-of-*.{kind}'))), None
+        (path for suffix in ('safetensors', 'bin') for path in sorted(folder.glob(f'*-of-*.{suffix}'))), None
     )
 
 
@@ -71,16 +71,16 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for file in sorted(files):
         if file in ('', '.', '..') or '/' in file or '\\' in file or '\0' in file:
             raise CheckpointError(
-                f'{index}: refuses {brief(file)}, which is not the name of a file beside it'
+                f'{index}: refuses {brief(file)}, which is not the name of a file in its folder'
             )
         if not os.path.exists(index.parent / file):
             raise CheckpointError(f'{index.parent / file}: missing, but {index.name} names it')
     tensors: dict[str, Tensor] = {}
-    for file, wanted in sorted(files.items()):
+    for file, expected in sorted(files.items()):
         found = read_file(index.parent / file)
         for names, problem in (
-            (wanted - found.keys(), f'lacks tensors that {index.name} says it has'),
-            (found.keys() - wanted, f'has tensors that {index.name} does not know or puts elsewhere'),
+            (expected - found.keys(), f'lacks tensors that {index.name} says it has'),
+            (found.keys() - expected, f'has tensors that {index.name} does not know or puts elsewhere'),
         ):
             if names:
                 raise CheckpointError(f'{index.parent / file}: {problem}: {first(names)}')

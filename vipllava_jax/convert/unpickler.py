@@ -20,10 +20,10 @@ from vipllava_jax.convert.records import (
     Storage,
     allowed,
     is_size,
-    kind_of,
+    type_of,
 )
 
-MOST_STEPS = 1 << 20  # a tensor takes about 60 steps, so these are enough for 17,000 tensors
+MAX_STEPS = 1 << 20  # a tensor takes about 60 steps, so these are enough for 17,000 tensors
 DEEPEST = 32  # containers inside one another; a state dict has 4
 NEWEST_PROTOCOL = 5
 STOP = ord('.')
@@ -46,7 +46,7 @@ class _Machine:
 
     def run(self) -> Any:
         program, stack = self.program, self.stack
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_STEPS):
             opcode = program.opcode()
             if constant := CONSTANTS.get(opcode):
                 stack.append(constant(program))
@@ -56,7 +56,7 @@ class _Machine:
                 return self.pop()
             else:
                 raise Refused(f'refuses the pickle opcode {name_of(opcode)}, which no tensor needs')
-        raise ValueError(f'the pickle has more than {MOST_STEPS} opcodes')
+        raise ValueError(f'the pickle has more than {MAX_STEPS} opcodes')
 
     # The stack
 
@@ -102,8 +102,8 @@ class _Machine:
 
     # Containers
 
-    def make(self, kind: str, parts: list[Any]) -> None:
-        self.stack.append(Compound(kind, tuple(parts) if kind == 'tuple' else parts, _depth(parts)))
+    def make(self, type: str, parts: list[Any]) -> None:
+        self.stack.append(Compound(type, tuple(parts) if type == 'tuple' else parts, _depth(parts)))
 
     def tuple_of(self, size: int) -> None:
         self.make('tuple', [self.pop() for _ in range(size)][::-1])
@@ -132,7 +132,7 @@ class _Machine:
         _join(target, parts)
         for key, value in zip(parts[::2], parts[1::2], strict=True):
             if type(key) is not str:
-                raise Refused(f'refuses a dict whose keys are not strings, but {kind_of(key)}')
+                raise Refused(f'refuses a dict whose keys are not strings, but {type_of(key)}')
             if key in target.parts:
                 raise ValueError('a key occurs twice in a dict')
             target.parts[key] = value
@@ -156,8 +156,8 @@ class _Machine:
         args, called = self.pop(), self.pop()
         constructor = CONSTRUCTORS.get(called.name) if isinstance(called, Global) else None
         if constructor is None:
-            raise Refused(f'refuses to call {kind_of(called)}')
-        if not isinstance(args, Compound) or args.kind != 'tuple':
+            raise Refused(f'refuses to call {type_of(called)}')
+        if not isinstance(args, Compound) or args.type != 'tuple':
             raise ValueError(f'the arguments of {called.name} are not a tuple')
         try:
             self.stack.append(constructor(*args.parts))
@@ -168,15 +168,15 @@ class _Machine:
         """Drops the attributes of a state dict."""
         self.pop()
         target = self.top()
-        if not isinstance(target, Compound) or target.kind != 'OrderedDict':
-            raise Refused(f'refuses to change {kind_of(target)}, as only an attack would')
+        if not isinstance(target, Compound) or target.type != 'OrderedDict':
+            raise Refused(f'refuses to change {type_of(target)}, as only an attack would')
 
     def persistent(self) -> None:
         pid = self.pop()
-        match pid.parts if isinstance(pid, Compound) and pid.kind == 'tuple' else None:
+        match pid.parts if isinstance(pid, Compound) and pid.type == 'tuple' else None:
             case ('storage', Global(name=name), str(key), str(), length) if is_size(length):
-                if kind := STORAGES.get(name.rpartition('.')[2]):
-                    self.stack.append(Storage(key, *kind, length))
+                if storage := STORAGES.get(name.rpartition('.')[2]):
+                    self.stack.append(Storage(key, *storage, length))
                     return
         raise ValueError('a persistent id that does not name a storage')
 
@@ -191,11 +191,11 @@ class _Machine:
             raise ValueError('a frame that ends beyond the pickle')
 
 
-def _changeable(value: Any, *kinds: str) -> Compound:
-    if not isinstance(value, Compound) or value.kind not in kinds:
-        raise ValueError(f'a {kinds[0]} expected, found {kind_of(value)}')
+def _changeable(value: Any, *types: str) -> Compound:
+    if not isinstance(value, Compound) or value.type not in types:
+        raise ValueError(f'a {types[0]} expected, found {type_of(value)}')
     if value.fixed:
-        raise ValueError(f'a {kinds[0]} changes after it has become part of another')
+        raise ValueError(f'a {types[0]} changes after it has become part of another')
     return value
 
 
@@ -203,7 +203,7 @@ def _join(target: Compound, parts: list[Any]) -> None:
     """Fixes parts that are added to a container, which cannot become part of itself."""
     target.depth = max(target.depth, _depth(parts))
     if target.fixed:
-        raise ValueError(f'a {target.kind} is to become part of itself')
+        raise ValueError(f'a {target.type} is to become part of itself')
 
 
 def _depth(parts: Iterable[Any]) -> int:

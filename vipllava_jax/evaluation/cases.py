@@ -25,7 +25,7 @@ class Task(NamedTuple):
 
     name: str
     fit: Fit | None = None  # None: the checkpoint's
-    longest: int = 128  # tokens of an answer
+    max_new_tokens: int = 128  # per answer
 
 
 GENERIC = Task('rows')
@@ -57,7 +57,7 @@ class Cases:
 
     cases: tuple[Case, ...]
     by: tuple[str, ...] = ()
-    broken: tuple[str, ...] = ()  # the errors of the first rows that were left out
+    errors: tuple[str, ...] = ()  # of the first rows that were left out
     left_out: int = 0
 
     @property
@@ -66,12 +66,12 @@ class Cases:
         digest = hashlib.blake2b(digest_size=16)
         for case in self.cases:
             images = [path.name for path in case.images]
-            marks = [[*map(str, own)] for own in case.marks]
+            marks = [[*map(str, marks)] for marks in case.marks]
             digest.update(json.dumps([case.name, case.task.name, case.turns, images, marks]).encode())
         return digest.hexdigest()
 
 
-def read(
+def read_cases(
     files: str | os.PathLike[str] | Iterable[Any],
     folder: str | os.PathLike[str] | None = None,
     *,
@@ -85,62 +85,62 @@ def read(
     `together` that no row has is a ValueError.
     """
     cases: list[Case] = []
-    broken: list[str] = []
-    seen: set[str] = set()
+    errors: list[str] = []
+    names: set[str] = set()
     fields: set[str] = set()
     count = 0
-    for count, made in enumerate(_rows(files, folder), 1):  # noqa: B007
+    for count, read_row in enumerate(_row_readers(files, folder), 1):  # noqa: B007
         try:
-            row = made()
-            own = list(_cases(row, by, together))
-            if own[0].task is VIP_BENCH and own[0].name in seen:
-                raise BrokenRow(f'{row.where}: "question_id" {own[0].name} comes twice')
+            row = read_row()
+            of_row = list(_cases_of(row, by, together))
+            if of_row[0].task is VIP_BENCH and of_row[0].name in names:
+                raise BrokenRow(f'{row.where}: "question_id" {of_row[0].name} comes twice')
         except BrokenRow as error:
-            broken.append(str(error))
+            errors.append(str(error))
             continue
-        seen.add(own[0].name)
+        names.add(of_row[0].name)
         fields.update(row.fields)
-        cases += own
-    shown = raise_unless_skipped(broken, count, skip_broken)
+        cases += of_row
+    listed = raise_unless_skipped(errors, count, skip_broken)
     if missing := [name for name in (*by, *together) if name not in fields]:
         raise ValueError(f'no row has the field {missing[0]!r}: there are {", ".join(sorted(fields))}')
-    return Cases(tuple(cases), tuple(by), shown, len(broken))
+    return Cases(tuple(cases), tuple(by), listed, len(errors))
 
 
-def _rows(files: Any, folder: str | os.PathLike[str] | None) -> Iterator[Callable[[], Row]]:
+def _row_readers(files: Any, folder: str | os.PathLike[str] | None) -> Iterator[Callable[[], Row]]:
     """A function for each row that reads it from its file or dict."""
-    given = [files] if isinstance(files, (str, os.PathLike)) else list(files)
-    place = None if folder is None else Path(folder)
-    if given and all(isinstance(one, dict) for one in given):
-        for n, one in enumerate(given):
-            yield lambda n=n, one=one: row_from_fields(one, f'row {n}', place or Path())  # type: ignore[misc]
+    sources = [files] if isinstance(files, (str, os.PathLike)) else list(files)
+    images = None if folder is None else Path(folder)
+    if sources and all(isinstance(source, dict) for source in sources):
+        for n, fields in enumerate(sources):
+            yield lambda n=n, fields=fields: row_from_fields(fields, f'row {n}', images or Path())  # type: ignore[misc]
         return
-    if not all(isinstance(one, (str, os.PathLike)) for one in given):
+    if not all(isinstance(source, (str, os.PathLike)) for source in sources):
         raise ValueError('rows: expected paths of files, or a list of rows, each a dict')
-    found = index_rows([Path(file) for file in given], place)
+    found = index_rows([Path(file) for file in sources], images)
     for i in range(len(found)):
         yield lambda i=i: found[i]  # type: ignore[misc]
 
 
-def _cases(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Case]:
+def _cases_of(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[Case]:
     """The cases of a row, two for one of VCR; BrokenRow if the row is invalid."""
     name = find_data_set(row.fields)
     forms: list[tuple[Task, Callable[[Row], MarkedConversation]]] = [
-        (TASKS.get(name or '', GENERIC), _composed)
+        (TASKS.get(name or '', GENERIC), _case_conversation)
     ]
     if name == 'vcr':
         forms.append((REASONING, lambda row: vcr.rationale_question(row.fields, row.folder)))
     elif _is_vip_bench(row.fields):
-        forms = [(VIP_BENCH, _composed)]
+        forms = [(VIP_BENCH, _case_conversation)]
     sets = [(field, text) for field in together for text in _texts(row.fields.get(field)) if text != NONE]
     if name == 'vcr':
         sets.append((BOTH, row.where))
     groups = tuple(_texts(row.fields.get(field)) for field in by)
     for task, make in forms:
         turns, marks = make_checked(row, make)
-        named = _question_id(row) if task is VIP_BENCH else row.name
+        case_name = _question_id(row) if task is VIP_BENCH else row.name
         yield Case(
-            named,
+            case_name,
             row.where,
             task,
             tuple(turns[:-1]),
@@ -164,21 +164,21 @@ def _is_vip_bench(fields: dict[str, Any]) -> bool:
     return {'question_id', 'text'} <= fields.keys() and not {'question', 'conversations'} & fields.keys()
 
 
-def _composed(row: Row) -> MarkedConversation:
+def _case_conversation(row: Row) -> MarkedConversation:
     """The conversation, ending with the right answer, and the marks; ValueError without a question."""
     fields = row.fields
     if not find_data_set(fields) and not fields.get('conversations'):
         if _is_vip_bench(fields):
-            asked, answer = fields['text'], ''
+            question, answer = fields['text'], ''
         elif fields.get('question') is not None and fields.get('answer') is not None:
-            asked, answer = fields['question'], _answers(fields['answer'])[0]
+            question, answer = fields['question'], _answers(fields['answer'])[0]
         else:
             raise ValueError(
-                'nothing is asked: expected "question" and "answer", or "conversations", or "question_id" '
-                'and "text" as in ViP-Bench'
+                'there is no question: expected "question" and "answer", or "conversations", or '
+                '"question_id" and "text" as in ViP-Bench'
             )
-        talk = [{'from': 'human', 'value': asked}, {'from': 'gpt', 'value': answer}]
-        fields = {**fields, 'id': None, 'conversations': talk}
+        turns = [{'from': 'human', 'value': question}, {'from': 'gpt', 'value': answer}]
+        fields = {**fields, 'id': None, 'conversations': turns}
     return make_conversation(fields, len(row.images), row.folder, None)
 
 
@@ -189,10 +189,10 @@ def _accepted(row: Row, answer: str) -> tuple[str, ...]:
     return _answers(row.fields['answer'])
 
 
-def _answers(given: Any) -> tuple[str, ...]:
-    answers = given if isinstance(given, list) else [given]
-    if not answers or not all(_is_answer(one) for one in answers):
-        raise ValueError(f'"answer" is {brief(given)}: expected a text or a number, or a list of those')
+def _answers(value: Any) -> tuple[str, ...]:
+    answers = value if isinstance(value, list) else [value]
+    if not answers or not all(map(_is_answer, answers)):
+        raise ValueError(f'"answer" is {brief(value)}: expected a text or a number, or a list of those')
     return tuple(map(str, answers))
 
 

@@ -11,16 +11,16 @@ from typing import Any
 from vipllava_jax.files import LARGEST, check_regular, naming, parse_record
 from vipllava_jax.messages import brief, describe_changes
 
-HEAD = 'settings'  # the key of the first line
+SETTINGS = 'settings'  # the key of the first line
 FIELDS: dict[str, Any] = {
     'n': int,
     'id': str,
     'task': str,
     'question': str,
-    'said': str,
+    'answer': str,
     'finished': bool,
 }  # of the other lines
-WORDS = {str: 'a text', bool: 'true or false'}
+EXPECTED = {str: 'a text', bool: 'true or false'}
 
 
 class Journal:
@@ -38,7 +38,7 @@ class Journal:
 
 
 @contextlib.contextmanager
-def opened(
+def open_journal(
     path: str | os.PathLike[str] | None, settings: dict[str, Any], restart: bool, count: int = 2**31
 ) -> Iterator[Journal]:
     """Opens, or creates, the file of answers to `count` questions with these settings.
@@ -52,49 +52,40 @@ def opened(
         return
     path = Path(path)
     settings = json.loads(json.dumps(settings))
-    _check_place(path)
-    new = not path.exists()
+    _prepare_folder(path)
+    is_new = not path.exists()
     with path.open('a+b') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f'{path}: another process is writing its answers there') from None
-        before = _settings(path, file, settings)
-        if before is None or restart:
+        stored = _read_settings(path, file, settings)
+        if stored is None or restart:
             file.truncate(0)
             try:
-                _append(path, file.fileno(), [{HEAD: settings}])
+                _append(path, file.fileno(), [{SETTINGS: settings}])
             except OSError:
-                if new:
+                if is_new:
                     path.unlink()
                 raise
             yield Journal(file, {}, path)
             return
-        if changed := describe_changes(before, settings):
+        if changed := describe_changes(stored, settings):
             raise ValueError(
                 f'{path} holds answers with other settings ({changed}): give the same settings to continue, '
                 'another --output, or --restart to start again'
             )
-        records = {}
-        size = file.tell()
-        for number, line in enumerate(file, 2):
-            if not line.endswith(b'\n'):  # cut off
-                break
-            record = _record(f'{path}, line {number}', line, count)
-            records[record['n']] = record
-            size += len(line)
-        os.ftruncate(file.fileno(), size)
-        yield Journal(file, records, path)
+        yield Journal(file, _read_answers(path, file, count), path)
 
 
-def _check_place(path: Path) -> None:
+def _prepare_folder(path: Path) -> None:
     """Creates the folder of a file of answers; ValueError or OSError if the file cannot be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         check_regular(path)
 
 
-def _settings(path: Path, file: Any, own: dict[str, Any]) -> dict[str, Any] | None:
+def _read_settings(path: Path, file: Any, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Reads the settings in the first line of a file; None if that line is incomplete.
 
     Raises ValueError if the file is not one of answers, and must not be changed.
@@ -103,29 +94,43 @@ def _settings(path: Path, file: Any, own: dict[str, Any]) -> dict[str, Any] | No
     first = file.readline(LARGEST)
     try:
         if not first.endswith(b'\n'):
-            if _line({HEAD: own}).startswith(first):
+            if _line({SETTINGS: settings}).startswith(first):
                 return None
             raise ValueError
         head = json.loads(first)
-        if not isinstance(head, dict) or [*head] != [HEAD] or not {'data', 'fit'} <= {*head[HEAD]}:
+        if not isinstance(head, dict) or [*head] != [SETTINGS] or not {'data', 'fit'} <= {*head[SETTINGS]}:
             raise ValueError
-        return head[HEAD]
+        return head[SETTINGS]
     except (ValueError, TypeError, RecursionError):
         raise ValueError(
-            f'{path} is no file of answers: its first line is not {{"{HEAD}": ...}}; give another --output'
+            f'{path} is not a file of answers: its first line is not {{"{SETTINGS}": ...}}; '
+            'give another --output'
         ) from None
 
 
-def _record(where: str, line: bytes, count: int) -> dict[str, Any]:
+def _read_answers(path: Path, file: Any, count: int) -> dict[int, dict[str, Any]]:
+    """The answers in the lines after the first, by number; removes an incomplete last line."""
+    records = {}
+    size = file.tell()
+    for number, line in enumerate(file, 2):
+        if not line.endswith(b'\n'):
+            break
+        record = _parse_answer(f'{path}, line {number}', line, count)
+        records[record['n']] = record
+        size += len(line)
+    os.ftruncate(file.fileno(), size)
+    return records
+
+
+def _parse_answer(where: str, line: bytes, count: int) -> dict[str, Any]:
     """The answer in a line; ValueError names an invalid field."""
     advice = 'give another --output, or --restart to start again'
     record = parse_record(line, where, advice)
-    for name, kind in FIELDS.items():
+    for name, type_ in FIELDS.items():
         value: Any = record.get(name)
-        fits = type(value) is kind and (name != 'n' or 0 <= value < count)
-        if not fits:
+        if type(value) is not type_ or (name == 'n' and not 0 <= value < count):
             found = f'is {brief(value)}' if name in record else 'is missing'
-            expected = f'a number from 0 to {count - 1}' if name == 'n' else WORDS[kind]
+            expected = f'a number from 0 to {count - 1}' if name == 'n' else EXPECTED[type_]
             raise ValueError(f'{where} is damaged: "{name}" {found}, expected {expected}: {advice}')
     return record
 

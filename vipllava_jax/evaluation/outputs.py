@@ -13,26 +13,26 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path], folders: 
 
     Files are compared by device and inode, so that links and other spellings of a path are recognized.
     """
-    for (name, path), (other, same) in combinations(outputs.items(), 2):
-        if same_file(path, same):
-            raise ValueError(f'{name} and {other} are one file, {path}: give another place for one of them')
+    for (name, path), (other, other_path) in combinations(outputs.items(), 2):
+        if same_file(path, other_path):
+            raise ValueError(f'{name} and {other} are one file, {path}: give another path for one of them')
     for name, path in outputs.items():
         for folder in folders:
             if lies_in(path, folder) or holds(folder, path):
-                raise ValueError(f'{name} {path} lies in {folder}, which is read: give another place')
-    existing = {found: name for name, path in outputs.items() if (found := _identity(path))}
+                raise ValueError(f'{name} {path} lies in {folder}, which is read: give another path')
+    existing = {identity: name for name, path in outputs.items() if (identity := _identity(path))}
     for path in inputs if existing else ():
-        if (found := _identity(path)) in existing and found:
-            name = existing[found]
+        if (identity := _identity(path)) in existing and identity:
+            name = existing[identity]
             raise ValueError(
-                f'{name} {outputs[name]} is also read ({path}) and would be overwritten: give another place'
+                f'{name} {outputs[name]} is also read ({path}) and would be overwritten: give another path'
             )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
     """The device and inode of a file; None if there is none."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vipllava_jax.evaluation.answering import Asked, Questions, Said, questions
-from vipllava_jax.evaluation.cases import VIP_BENCH, Case, Cases, read
-from vipllava_jax.evaluation.journal import opened
+from vipllava_jax.evaluation.batches import Answer, CaseBatch, CaseBatches, group_cases
+from vipllava_jax.evaluation.cases import VIP_BENCH, Case, Cases, read_cases
+from vipllava_jax.evaluation.journal import open_journal
 from vipllava_jax.evaluation.outputs import check_outputs
-from vipllava_jax.evaluation.scores import Score, right, scores
+from vipllava_jax.evaluation.scores import Score, count_right, is_right
 from vipllava_jax.files import write_text
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
-    from vipllava_jax.loading import Model
+    from vipllava_jax.generation.model import Model
     from vipllava_jax.model.vipllava import Params
 
 Progress = Callable[[int, int], None]
@@ -27,9 +27,9 @@ class Result(NamedTuple):
 
     scores: list[Score]
     answers: list[dict[str, Any]]  # as in the file, in the order of the cases
-    broken: list[str]  # the errors of the first rows that were left out, and of pictures
+    errors: list[str]  # of the first rows that were left out, and of pictures
     left_out: int
-    cut: int  # answers that reached the limit of tokens
+    cut_off: int  # answers that reached the maximum number of tokens
 
 
 def evaluate(
@@ -61,21 +61,31 @@ def evaluate(
     if answers is not None:
         inputs = [Path(file) for file in files if isinstance(file, (str, os.PathLike))]
         check_outputs({'answers': Path(answers)}, inputs)
-    cases = read(rows, images, by=by, together=together, skip_broken=skip_broken)
-    how: dict[str, Any] = dict(batch=batch, template=template, fit=fit, max_new_tokens=max_new_tokens)
-    asked = questions(cases, model.processor, model.cfg, **how, skip_broken=skip_broken)
-    settings = {**(about or {}), **identity(cases, template, fit, max_new_tokens)}
-    return run(asked, lambda _: model.params, answers, settings, restart=restart, progress=progress)
+    cases = read_cases(rows, images, by=by, together=together, skip_broken=skip_broken)
+    batches = group_cases(
+        cases,
+        model.processor,
+        model.cfg,
+        batch=batch,
+        template=template,
+        fit=fit,
+        max_new_tokens=max_new_tokens,
+        skip_broken=skip_broken,
+    )
+    settings = {**(about or {}), **answer_settings(cases, template, fit, max_new_tokens)}
+    return run(batches, lambda _: model.params, answers, settings, restart=restart, progress=progress)
 
 
-def identity(cases: Cases, template: str, fit: str | None, max_new_tokens: int | None) -> dict[str, Any]:
+def answer_settings(
+    cases: Cases, template: str, fit: str | None, max_new_tokens: int | None
+) -> dict[str, Any]:
     """The settings on which answers depend, and a digest of the questions."""
     return {'template': template, 'fit': fit, 'max_new_tokens': max_new_tokens, 'data': cases.digest}
 
 
 def run(
-    asked: Questions,
-    load: Callable[[Asked], 'Params'],
+    batches: CaseBatches,
+    load: Callable[[CaseBatch], 'Params'],
     answers: str | os.PathLike[str] | None,
     settings: Mapping[str, Any],
     *,
@@ -83,41 +93,43 @@ def run(
     progress: Progress | None = None,
 ) -> Result:
     """Answers the questions without an answer, and counts; `load` is only called if there are any."""
-    cases = asked.cases.cases
-    broken = [*asked.cases.broken, *asked.broken]
-    left_out = asked.cases.left_out + asked.left_out
-    with opened(answers, dict(settings), restart, len(cases)) as journal:
-        if pending := asked.pending(journal.records):
+    cases = batches.cases.cases
+    errors = [*batches.cases.errors, *batches.errors]
+    left_out = batches.cases.left_out + batches.left_out
+    with open_journal(answers, dict(settings), restart, len(cases)) as journal:
+        if pending := batches.pending(journal.records):
             params = load(pending[0])
             if progress:
-                progress(len(journal.records), asked.total)
-            for said, wrong in asked.answer(params, pending):
-                journal.append(_record(cases[one.number], one) for one in said)
-                broken += wrong
-                left_out += len(wrong)
+                progress(len(journal.records), batches.total)
+            for new_answers, new_errors in batches.answer(params, pending):
+                journal.append(_record(cases[answer.number], answer) for answer in new_answers)
+                errors += new_errors
+                left_out += len(new_errors)
                 if progress:
-                    progress(len(journal.records), asked.total)
+                    progress(len(journal.records), batches.total)
         records = [journal.records[n] for n in sorted(journal.records)]
-    found = scores(asked.cases, {record['n']: record['said'] for record in records})
-    return Result(found, records, broken, left_out, sum(not record['finished'] for record in records))
+    scores = count_right(batches.cases, {record['n']: record['answer'] for record in records})
+    return Result(scores, records, errors, left_out, sum(not record['finished'] for record in records))
 
 
-def _record(case: Case, said: Said) -> dict[str, Any]:
+def _record(case: Case, answer: Answer) -> dict[str, Any]:
     """A record of the file of answers."""
-    judged = {'accepted': [*case.accepted], 'right': right(said.text, case.accepted)} if case.accepted else {}
+    verdict: dict[str, Any] = {}
+    if case.accepted:
+        verdict = {'accepted': [*case.accepted], 'right': is_right(answer.text, case.accepted)}
     return {
-        'n': said.number,
+        'n': answer.number,
         'id': case.name,
         'task': case.task.name,
         'question': case.turns[-1].text,
-        'said': said.text,
-        **judged,
-        'finished': said.finished,
+        'answer': answer.text,
+        **verdict,
+        'finished': answer.finished,
     }
 
 
 def write_vip_bench(path: str | os.PathLike[str], result: Result) -> None:
     """Writes the file for ViP-Bench's evaluator: an object from question ids to answers."""
-    own = [record for record in result.answers if record['task'] == VIP_BENCH.name]
-    text = json.dumps({f'v1_{record["id"]}': record['said'] for record in own}, indent=2, ensure_ascii=False)
-    write_text(Path(path), text + '\n')
+    records = [record for record in result.answers if record['task'] == VIP_BENCH.name]
+    answers = {f'v1_{record["id"]}': record['answer'] for record in records}
+    write_text(Path(path), json.dumps(answers, indent=2, ensure_ascii=False) + '\n')

@@ -7,14 +7,14 @@ from typing import NamedTuple
 from vipllava_jax.evaluation.cases import Cases
 from vipllava_jax.messages import printable
 
-LONGEST = 60  # characters of a group's name in the table, which may be a value of the data
+MAX_NAME = 60  # characters of a group's name in the table, which may be a value of the data
 Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
 
 class Score(NamedTuple):
     """How many of n are right; low and high are the ends of the 95 % interval of the accuracy."""
 
-    group: str  # what is counted: a data set, or 'type kind'
+    group: str  # what is counted: a data set, or a field and its value, 'shape arrow'
     n: int
     correct: int
 
@@ -27,9 +27,9 @@ class Score(NamedTuple):
         return wilson(self.correct, self.n)
 
 
-def right(said: str, accepted: Sequence[str]) -> bool:
+def is_right(answer: str, accepted: Sequence[str]) -> bool:
     """Whether an answer is one of the accepted ones, ignoring case and surrounding white space."""
-    return said.strip().casefold() in {answer.strip().casefold() for answer in accepted}
+    return answer.strip().casefold() in {text.strip().casefold() for text in accepted}
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
@@ -40,7 +40,7 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return (0.0 if correct == 0 else low), (1.0 if correct == n else high)
 
 
-def scores(cases: Cases, said: Mapping[int, str]) -> list[Score]:
+def count_right(cases: Cases, answers: Mapping[int, str]) -> list[Score]:
     """Cases and their answers by number -> a score per data set, kind of set, and value of each field.
 
     A set counts once, if all its cases were answered; cases without accepted answers are not counted.
@@ -51,29 +51,29 @@ def scores(cases: Cases, said: Mapping[int, str]) -> list[Score]:
     for n, case in enumerate(cases.cases):
         if not case.accepted:
             continue
-        good = right(said[n], case.accepted) if n in said else None
+        right = is_right(answers[n], case.accepted) if n in answers else None
         for key in case.sets:
-            sets.setdefault(key, []).append(good)
-        if good is None:
+            sets.setdefault(key, []).append(right)
+        if right is None:
             continue
-        groups.setdefault(case.task.name, []).append(good)
+        groups.setdefault(case.task.name, []).append(right)
         for field, values in enumerate(case.groups):
             for value in values:
-                fields.setdefault((field, value), []).append(good)
+                fields.setdefault((field, value), []).append(right)
     for (name, _), hits in sets.items():
         if None not in hits:
             groups.setdefault(name, []).append(all(hits))
-    told = [Score(name, len(hits), sum(hits)) for name, hits in groups.items()]
-    named = {f'{cases.by[field]} {value}': hits for (field, value), hits in sorted(fields.items())}
-    return told + [Score(name, len(hits), sum(hits)) for name, hits in named.items()]
+    scores = [Score(name, len(hits), sum(hits)) for name, hits in groups.items()]
+    by_name = {f'{cases.by[field]} {value}': hits for (field, value), hits in sorted(fields.items())}
+    return scores + [Score(name, len(hits), sum(hits)) for name, hits in by_name.items()]
 
 
-def table(told: Sequence[Score]) -> str:
+def format_table(scores: Sequence[Score]) -> str:
     """Scores as lines of text."""
-    names = [printable(score.group, LONGEST) for score in told]  # with values from the data
+    names = [printable(score.group, MAX_NAME) for score in scores]  # with values from the data
     width = max(map(len, names), default=0)
     lines = [f'{"":<{width}}  {"n":>7}  {"correct":>7}  accuracy  95 % interval']
-    for name, score in zip(names, told, strict=True):
+    for name, score in zip(names, scores, strict=True):
         low, high = score.interval
         lines.append(
             f'{name:<{width}}  {score.n:>7}  {score.correct:>7}  {score.accuracy:>8.1%}  '

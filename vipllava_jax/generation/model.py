@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from vipllava_jax.arrays import flat, size
 from vipllava_jax.config import Config
+from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.messages import amount, printable
 
 
@@ -15,7 +16,7 @@ class Model(NamedTuple):
     params: dict[str, Any]
     cfg: Config
     processor: Any  # a Processor, or None if the folder has no tokenizer
-    settings: Any = None  # None: the default settings
+    settings: GenerationSettings = GenerationSettings()
 
     def __repr__(self) -> str:
         """The sizes in a few lines; a tuple's own repr would print every weight."""

@@ -1,5 +1,6 @@
 """The ends of answers: end ids, stop strings and the maximum number of tokens, checked on the host."""
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -66,7 +67,8 @@ class RowStops:
         """The number of these ids up to and including the one that completes a stop string, or None."""
         for n, id in enumerate(ids, 1):
             self.text += self.stream.push([id])
-            if find_stop(self.text + self.stream.blank, self.stops):
+            last = copy.copy(self.stream)  # the text as it is if the answer ends here
+            if find_stop(self.text + last.end() + last.blank, self.stops):
                 return n
             self.text = self.text[-self.longest :]
         return None

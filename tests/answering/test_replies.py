@@ -1,0 +1,115 @@
+"""Replies are the text of generated ids up to a stop string, for each row of a batch."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from vipllava_jax import GenerationSettings
+from vipllava_jax.answering import replies as replies_module
+from vipllava_jax.answering.replies import replies, with_template_stops
+from vipllava_jax.inputs.processor import Processor
+
+QUESTIONS = ['What?', 'Who is it?', 'Why?']
+SETTINGS = GenerationSettings(max_new_tokens=24, temperature=2.0, seed=1)
+
+
+@pytest.fixture(scope='module')
+def model(folder):
+    return vj.load(folder)
+
+
+@pytest.fixture(scope='module')
+def out(model):
+    return vj.generate(model.params, model.processor(QUESTIONS), cfg=model.cfg, settings=SETTINGS)
+
+
+def rows(model, **changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    settings = with_template_stops(settings, model.processor, 'vipllava', model.cfg)
+    return replies(model, model.processor(QUESTIONS), settings)
+
+
+def test_texts_equal_the_decoded_tokens(model, out):
+    answers = rows(model)
+    assert [reply.text() for reply in answers] == model.processor.decode(out)
+    assert [reply.finished for reply in answers] == out.finished.tolist()
+    for reply, tokens, n in zip(answers, out.tokens, out.lengths, strict=True):
+        assert reply.tokens == tokens[:n].tolist()
+
+
+def test_replies_can_be_read_in_any_order(model, out):
+    answers = rows(model)
+    pieces = [next(iter(reply)) for reply in answers]
+    texts = model.processor.decode(out)
+    assert all(text.startswith(piece) for text, piece in zip(texts, pieces, strict=True))
+    assert [reply.text() for reply in reversed(rows(model))] == texts[::-1]
+
+
+def test_pieces_join_to_the_text(model):
+    reply = rows(model)[1]
+    assert len(pieces := [*reply]) > 1
+    assert ''.join(pieces) == rows(model)[1].text()
+
+
+def test_a_stop_string_ends_a_reply(model, monkeypatch):
+    full = rows(model)[0].text()
+    stop = full[4:6]
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
+    reply, other, _ = rows(model)
+    assert reply.text() == full.split(stop)[0].strip()
+    assert reply.finished
+    assert other.text()
+    (kept, *_) = rows(model, keep_stop=True)
+    assert kept.text() == full[: full.find(stop) + 2].strip()
+    decoded = model.processor.decode(reply.tokens)
+    assert stop in decoded
+    assert stop not in model.processor.decode(reply.tokens[:-1])
+
+
+def test_no_more_tokens_are_generated_than_a_reply_needs(model, monkeypatch):
+    counts = []
+    stream = replies_module.stream
+
+    def counted(*args, **settings):
+        for chunk in stream(*args, **settings):
+            counts.append(chunk.shape[1])
+            yield chunk
+
+    full = rows(model)[0].text()
+    monkeypatch.setattr(replies_module, 'stream', counted)
+    monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (full[0],))
+    assert rows(model, max_new_tokens=200)[0].text() == ''
+    assert sum(counts) <= 24
+
+
+def test_a_reply_that_reaches_the_maximum_is_not_finished(model):
+    reply = rows(model, max_new_tokens=1)[0]
+    reply.text()
+    report = reply.report()
+    assert (report['new_tokens'], report['finished'], report['tokens_per_second']) == (1, False, None)
+    assert report['prompt_tokens'] == model.processor(QUESTIONS).lengths[0]
+    assert report['first_token_seconds'] >= 0
+
+
+def test_the_end_id_ends_a_reply_and_is_its_last_token(model, out):
+    end = int(out.tokens[0, 5])
+    reply = rows(model, eos=end)[0]
+    first = int(np.argmax(out.tokens[0] == end))
+    assert reply.text() == model.processor.decode(out.tokens[0, :first])
+    assert (reply.finished, reply.tokens[-1], len(reply.tokens)) == (True, end, first + 1)
+
+
+def test_each_row_can_have_its_own_maximum(model):
+    answers = rows(model, max_new_tokens=[3, 9, 1])
+    assert [reply.text() != '' or reply.tokens for reply in answers]
+    assert [len(reply.tokens) for reply in answers if not reply.finished] == [3, 9, 1]
+
+
+def test_the_stops_of_a_template_are_added_to_the_settings(model):
+    add = with_template_stops
+    settings = add(GenerationSettings(stop='x'), model.processor, 'hub', model.cfg)
+    stop_id = model.processor.tokenizer.token_to_id('###')
+    assert (settings.stop, settings.eos) == (('x', '###'), (*model.cfg.eos, stop_id))
+    assert add(GenerationSettings(eos=7), model.processor, 'hub', model.cfg).eos == (7, stop_id)

@@ -1,0 +1,76 @@
+"""Prepares the prompt of a question: draws marks on its images, and inserts their phrases into its text."""
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from PIL import Image
+
+from vipllava_jax.inputs.images import ImageSource, open_image
+from vipllava_jax.inputs.mark_syntax import parse_mark
+from vipllava_jax.inputs.marks import Mark, draw
+from vipllava_jax.messages import brief
+
+MARK = re.compile(r'\{mark([0-9]*)\}')
+Marks = Mark | str | Iterable[Mark | str]
+
+
+def mark_images(
+    images: Sequence[ImageSource], marks: Marks, seed: int | None = None
+) -> tuple[list[Image.Image], list[Mark]]:
+    """The opened images with the marks drawn on them, and the marks in order.
+
+    A text is parsed as by `parse_mark`: with '2/' at its start, it is a mark on the second image; other marks
+    are drawn on the first. Raises ValueError for a mark that is invalid or on an image that is not there,
+    TypeError for something that is not a mark, and the errors of `open_image` and `draw`.
+    """
+    several = [marks] if isinstance(marks, Mark | str) else marks
+    if not isinstance(several, Iterable):
+        raise TypeError(f'expected a mark or a list of marks, found {brief(marks)}')
+    placed = [_place(mark) for mark in several]
+    if placed and not images:
+        raise ValueError('there is a mark but no image: give the image that it is on (--image FILE)')
+    for index, mark in placed:
+        if index >= len(images):
+            count = 'is 1 image' if len(images) == 1 else f'are {len(images)} images'
+            raise ValueError(f'mark {mark.quoted()} is on image {index + 1}, but there {count}')
+    drawn = []
+    for i, image in enumerate(images):
+        of_image = [mark for index, mark in placed if index == i]
+        drawn.append(draw(image, of_image, seed) if of_image else open_image(image))
+    return drawn, [mark for _, mark in placed]
+
+
+def _place(mark: Mark | str) -> tuple[int, Mark]:
+    """The index of the mark's image, and the mark."""
+    if isinstance(mark, str):
+        return parse_mark(mark)
+    if not isinstance(mark, Mark):
+        raise TypeError(f'expected a Mark, or a text such as point:40,60:red, found {brief(mark)}')
+    return 0, mark
+
+
+def insert_phrases(question: str, marks: Sequence[Mark]) -> str:
+    """The question with {mark} or {mark1}, {mark2}, … replaced by the phrases of the marks.
+
+    Raises ValueError for the number of a mark that is not there.
+    """
+
+    def phrase(match: re.Match[str]) -> str:
+        number = match[1].lstrip('0') if match[1] else '1'
+        if not number or len(number) > 6 or int(number) > len(marks):
+            count = 'is 1 mark' if len(marks) == 1 else f'are {len(marks)} marks'
+            name = brief(match[0])[1:-1]
+            raise ValueError(f'the question says {name}, but there {count}: add one (--mark SPEC)')
+        return marks[int(number) - 1].phrase
+
+    return MARK.sub(phrase, question)
+
+
+@contextlib.contextmanager
+def single_prompt() -> Iterator[None]:
+    """Removes the number of the row from the messages of errors about the only prompt of a batch."""
+    try:
+        yield
+    except ValueError as error:
+        raise type(error)(str(error).removeprefix('row 0: ')) from None

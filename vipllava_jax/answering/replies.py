@@ -1,0 +1,116 @@
+"""Turns generated tokens into the text of replies, which end at the stop strings of the template."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vipllava_jax.config import Config
+from vipllava_jax.generation.decoding import max_new_tokens_for, stream
+from vipllava_jax.generation.model import Model
+from vipllava_jax.generation.settings import GenerationSettings
+from vipllava_jax.generation.stopping import (
+    AnswerEnds,
+    RowStops,
+    find_stop,
+    stop_conditions,
+    stop_ids,
+    truncate_at_stops,
+)
+from vipllava_jax.inputs.batch import Batch
+from vipllava_jax.inputs.processor import Processor
+
+
+def with_template_stops(
+    settings: GenerationSettings, processor: Processor, template: str, cfg: Config
+) -> GenerationSettings:
+    """The settings with the stop strings of a template, and with the ids that end an answer."""
+    stops, eos = stop_conditions(processor, template, cfg)
+    if settings.eos is not None:
+        eos = (*np.atleast_1d(settings.eos).tolist(), *stop_ids(processor, stops))
+    return dataclasses.replace(settings, eos=eos, stop=(*settings.stop, *stops))
+
+
+class Reply:
+    """The reply to one prompt: iterated once, it yields pieces of text as they are generated.
+
+    The other attributes are complete after the last piece.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        chunks: Iterator[np.ndarray],
+        row: int,
+        prompt_tokens: int,
+        ends: AnswerEnds,
+        settings: GenerationSettings,
+    ):
+        self.processor, self.chunks, self.row = processor, chunks, row
+        self.prompt_tokens, self.ends, self.settings = prompt_tokens, ends, settings
+        self.tokens: list[int] = []
+        self.decoded = ''  # the text with the stop string that ended it
+        self.times = [time.perf_counter()]  # of the start, and of each chunk of tokens
+
+    def __iter__(self) -> Iterator[str]:
+        yield from truncate_at_stops(self._pieces(), self.settings.stop)
+        if self.settings.keep_stop and (found := find_stop(self.decoded, self.settings.stop)):
+            yield self.decoded[slice(*found)]
+
+    def _pieces(self) -> Iterator[str]:
+        text = self.processor.text_stream()
+        for chunk in self.chunks:
+            self.times.append(time.perf_counter())
+            self.ends.push(chunk[self.row : self.row + 1])
+            ids = chunk[self.row, : self.ends.lengths[0] - len(self.tokens)].tolist()
+            self.tokens += ids
+            piece = text.push(id for id in ids if id not in self.ends.eos)
+            self.decoded += piece
+            yield piece
+            if self.ends.all_ended:  # other rows of the batch may continue
+                break
+        piece = text.end()
+        self.decoded += piece
+        yield piece
+
+    @property
+    def finished(self) -> bool:
+        """Whether an end id or a stop string ended the reply, not the maximum number of tokens."""
+        return self.ends.reasons[0] == 'stop'
+
+    def text(self) -> str:
+        """Generates the whole reply -> its text, without white space at the ends."""
+        return ''.join(self).strip()
+
+    def report(self) -> dict[str, Any]:
+        """The numbers of tokens, whether the reply finished, and how fast it was."""
+        begin, first, last = self.times[0], self.times[1], self.times[-1]
+        rate = (len(self.tokens) - 1) / (last - first) if last > first else None
+        return {
+            'prompt_tokens': self.prompt_tokens,
+            'new_tokens': len(self.tokens),
+            'finished': self.finished,
+            'first_token_seconds': round(first - begin, 3),
+            'tokens_per_second': rate and round(rate, 1),
+        }
+
+
+def replies(model: Model, batch: Batch, settings: GenerationSettings) -> list[Reply]:
+    """The reply to each row of a batch; the settings are those of `with_template_stops`.
+
+    The replies can be read one after another or together: tokens are generated for the whole batch, as many
+    as the reply that is read needs. Raises the errors of `stream`.
+    """
+    processor, cfg = model.processor, model.cfg
+    chunks = stream(model.params, batch, cfg=cfg, settings=settings, processor=processor)
+    limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
+    eos = np.atleast_1d(cfg.eos if settings.eos is None else settings.eos).tolist()
+    found = []
+    for row, copy in enumerate(itertools.tee(chunks, len(batch.tokens))):
+        stops = [RowStops(processor, settings.stop)] if settings.stop else []
+        ends = AnswerEnds(limits[row : row + 1], eos, cfg.pad, stops)
+        found.append(Reply(processor, copy, row, int(batch.lengths[row]), ends, settings))
+    return found
