@@ -158,6 +158,21 @@ def test_a_device_can_be_the_output(vipllava, photo, tmp_path):
     assert Path('/dev/full').is_char_device()
 
 
+@pytest.mark.parametrize('command', ['draw', 'demo'])
+def test_the_picture_can_be_read_from_stdin(vipllava, photo, content, tmp_path, monkeypatch, command):
+    from vipllava_jax.cli import demo
+
+    monkeypatch.setattr(demo, 'answer_questions', lambda model, picture, questions: ['a star'])
+    for source, output in ((photo, 'a.png'), ('-', 'b.png')):
+        paths = {
+            'draw': (source, tmp_path / output),
+            'demo': ('--image', source, '--output', tmp_path / output),
+        }
+        ran = vipllava(command, *paths[command], *MARK, stdin=content)
+        assert ran.code == 0, ran.err
+    assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
@@ -167,8 +182,11 @@ def test_a_device_can_be_the_output(vipllava, photo, tmp_path):
         (['What is {mark0}?', '--image', 'PHOTO', *MARK], 'says {mark0}, but there is 1 mark'),
         (['What is {mark' + '9' * 5000 + '}?', '--image', 'PHOTO', *MARK], 'but there is 1 mark'),
         (['What?', '--image', 'PHOTO', '--mark', '2/point:1,1'], 'is on image 2, but there is 1 image'),
-        (['What?', '--image', 'PHOTO', '--mark', '9' * 5000 + '/point:1,1'], 'is a number from 1'),
-        (['What?', '--image', 'PHOTO', '--mark', '\u0662/point:1,1'], 'is a number from 1'),
+        (
+            ['What?', '--image', 'PHOTO', '--mark', '9' * 5000 + '/point:1,1'],
+            'the number of an image, from 1',
+        ),
+        (['What?', '--image', 'PHOTO', '--mark', '\u0662/point:1,1'], 'the number of an image, from 1'),
         (['What?', '--image', 'PHOTO', '--mark', 'mask:' + '1,' * 500_001 + '1:red'], 'at most'),
         (['What?', '--image', 'PHOTO', '--mark', 'x' * 1_000_000], 'write SHAPE'),
         (['What?', '--image', 'PHOTO', '--mark', 'point:\x1b[31m,1'], 'expected numbers'),

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.fuzz.explore import Fault, explore
-from tests.fuzz.runner import Runner, saved
+from tests.fuzz.runner import Runner, load_saved
 from tests.fuzz.targets import TARGETS
 
 TURN = 60.0  # seconds per turn of a target
@@ -17,17 +17,21 @@ TURN = 60.0  # seconds per turn of a target
 def main() -> int:
     parser = argparse.ArgumentParser(prog='python -m tests.fuzz', description=__doc__)
     parser.add_argument('targets', nargs='*', metavar='TARGET', help=f'{", ".join(TARGETS)}; default: all')
-    parser.add_argument('--minutes', type=float, default=10, help='of all targets together; default: 10')
-    parser.add_argument('--seed', type=int, default=secrets.randbits(32), help='default: a random one')
+    parser.add_argument('--minutes', type=float, default=10, help='for all targets together; default: 10')
+    parser.add_argument('--seed', type=int, default=secrets.randbits(32), help='default: a random seed')
     parser.add_argument(
-        '--keep', metavar='FOLDER', type=Path, default=Path('fuzz-failures'), help='where failing inputs go'
+        '--keep',
+        metavar='FOLDER',
+        type=Path,
+        default=Path('fuzz-failures'),
+        help='where to save failing inputs',
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix='fuzz-') as place:
         if options.targets[:1] == ['replay']:
             return replay([Path(name) for name in options.targets[1:]], Path(place))
         if unknown := set(options.targets) - {*TARGETS}:
-            parser.error(f'no target {", ".join(unknown)}: there are {", ".join(TARGETS)}')
+            parser.error(f'unknown target {", ".join(unknown)}: choose from {", ".join(TARGETS)}')
         runners = [Runner(name, TARGETS[name], Path(place)) for name in options.targets or TARGETS]
         return fuzz(runners, 60 * options.minutes, options.seed, options.keep)
 
@@ -36,12 +40,12 @@ def replay(folders: list[Path], place: Path) -> int:
     """Tries failing inputs again -> 1 if one still fails."""
     code = 0
     for folder in folders:
-        name, files = saved(folder)
+        name, files = load_saved(folder)
         runner = Runner(name, TARGETS[name], place)
-        told = runner.fault(files)
+        description = runner.fault(files)
         runner.close()
-        print(f'{folder}: {told or "passes"}')
-        code |= bool(told)
+        print(f'{folder}: {description or "no fault"}')
+        code |= bool(description)
     return code
 
 
@@ -54,7 +58,7 @@ def fuzz(runners: list[Runner], seconds: float, seed: int, keep: Path) -> int:
         while time.monotonic() < end:
             for runner in runners:
                 count = counts[runner.name]
-                explore(runner, seconds=turn, keep=keep, seed=seed, known=count.faults, told=count)
+                explore(runner, seconds=turn, keep=keep, seed=seed, known=count.faults, on_input=count)
                 runner.stop()
             seed += 1
     except KeyboardInterrupt:

@@ -28,6 +28,19 @@ CHAT = (
     "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %} {% endfor %}"
 )
+DOT = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=='
+MESSAGES: list[Any] = [
+    {'role': 'system', 'content': 'Be brief.'},
+    {
+        'role': 'user',
+        'content': [
+            {'type': 'text', 'text': 'What is it?'},
+            {'type': 'image_url', 'image_url': {'url': f'data:image/png;base64,{DOT}', 'detail': 'auto'}},
+        ],
+    },
+    {'role': 'assistant', 'content': [{'type': 'text', 'text': 'A dot.'}]},
+    {'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': 'And this?'}]},
+]
 ROWS: list[Any] = [
     {
         'id': 'a',
@@ -83,6 +96,12 @@ def model(folder: Path) -> None:
     write(folder / 'generation_config.json', {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 399})
     write(folder / 'special_tokens_map.json', {'bos_token': '<s>', 'eos_token': {'content': '</s>'}})
     (folder / 'chat_template.jinja').write_text(CHAT)
+
+
+def messages(folder: Path) -> None:
+    """The model, and a conversation in OpenAI's format."""
+    model(folder)
+    write(folder / 'messages.json', {'messages': MESSAGES})
 
 
 def shards(folder: Path) -> None:
@@ -204,24 +223,24 @@ ABOUT = {'model': 'tiny'}
 
 def journals(folder: Path) -> None:
     """Data with answers to all questions, and a run after two steps."""
-    from vipllava_jax.evaluation import cases
+    from vipllava_jax.evaluation.cases import read_cases
     from vipllava_jax.training.run_record import record_run
     from vipllava_jax.training.settings import read_settings
 
     data(folder)
-    found = cases.read(folder / 'rows.jsonl').cases
-    said = [
+    cases = read_cases(folder / 'rows.jsonl').cases
+    answers = [
         {
             'n': n,
-            'id': c.name,
-            'task': c.task.name,
-            'question': c.turns[-1].text,
+            'id': case.name,
+            'task': case.task.name,
+            'question': case.turns[-1].text,
             'answer': 'one',
             'finished': True,
         }
-        for n, c in enumerate(found)
+        for n, case in enumerate(cases)
     ]
-    lines = [{'settings': ABOUT}, *said]
+    lines = [{'settings': ABOUT}, *answers]
     (folder / 'answers.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
     for step in ('1', '2'):
         (folder / 'run' / 'checkpoints' / step).mkdir(parents=True)

@@ -1,6 +1,7 @@
-"""The process in which inputs are tried: reads the path of a folder per line of stdin, and writes a verdict.
+"""The process in which inputs are tried: reads a folder's path per line of stdin, and prints its fault.
 
-A verdict is '' or a description of the fault. The parent notices if an input ends or blocks this process.
+A fault is described by a line of JSON, '' if there is none. The parent notices if an input ends or blocks
+this process.
 """
 
 import contextlib
@@ -16,8 +17,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-LONGEST = {'stderr': 600, 'message': 10_000, 'warning': 10_000}  # characters; the command shortens them
-NO_MEMORY = 'not enough memory'  # a message of the command that counts as a fault
+MAX_LENGTH = {'stderr': 600, 'message': 10_000, 'warning': 10_000}  # characters; the command shortens them
+NO_MEMORY = 'not have enough memory'  # a message of the command that counts as a fault
 
 
 class Output:
@@ -40,8 +41,8 @@ class Output:
         return texts
 
 
-def verdict(read: Callable[[Path], None], folder: Path, output: Output) -> str:
-    """Runs a reader on a folder; returns a description of the fault, or ''."""
+def find_fault(read: Callable[[Path], None], folder: Path, output: Output) -> str:
+    """Runs a reader on a folder; returns a description of its fault, or ''."""
     code: object = None
     message, sys.stdin = '', open(os.devnull)  # noqa: SIM115
     with warnings.catch_warnings(record=True) as caught:
@@ -53,47 +54,48 @@ def verdict(read: Callable[[Path], None], folder: Path, output: Output) -> str:
         except SystemExit as end:
             code = end.code or 0
         except BaseException as error:
-            return f'{type(error).__name__} at {place(error)}: {clean(str(error))}'
+            return f'{type(error).__name__} at {location(error)}: {escaped(str(error))}'
     texts = output.take()
-    told = [('message', message), ('stderr', texts[2]), *(('warning', str(w.message)) for w in caught)]
-    for name, text in told:
-        if why := wrong(text, LONGEST[name]):
-            return f'{name} {why}'
+    texts_shown = [('message', message), ('stderr', texts[2]), *(('warning', str(w.message)) for w in caught)]
+    for name, text in texts_shown:
+        if fault := text_fault(text, MAX_LENGTH[name]):
+            return f'{name} {fault}'
     if not texts[1].replace('\n', '').replace('\t', '').isprintable():
-        return f'stdout has control characters: {clean(texts[1])}'
+        return f'stdout has control characters: {escaped(texts[1])}'
     if code not in (None, 0, 2):
-        return f'exit code {code}: {clean(texts[2])}'
+        return f'exit code {code}: {escaped(texts[2])}'
     if code == 2 and not ('\n' + texts[2]).rpartition('\nvipllava: ')[1]:
-        return f'exit code 2 without a message: {clean(texts[2])}'
+        return f'exit code 2 without a message: {escaped(texts[2])}'
     return ''
 
 
-def wrong(text: str, longest: int) -> str:
+def text_fault(text: str, max_length: int) -> str:
     """What is wrong with a text for the user, or ''."""
     if 'Traceback (most recent call last)' in text or 'panicked at' in text:
-        return f'has a traceback: {clean(text)}'
+        return f'has a traceback: {escaped(text)}'
     for line in text.split('\n'):
         if not line.isprintable():
-            return f'has control characters: {clean(line)}'
-        if len(line) > longest:
-            return f'has a line of {len(line)} characters: {clean(line)}'
-    return f'says that memory is short: {clean(text)}' if NO_MEMORY in text else ''
+            return f'has control characters: {escaped(line)}'
+        if len(line) > max_length:
+            return f'has a line of {len(line)} characters: {escaped(line)}'
+    return f'reports a lack of memory: {escaped(text)}' if NO_MEMORY in text else ''
 
 
-def place(error: BaseException) -> str:
+def location(error: BaseException) -> str:
     """The innermost line of the package, or of the harness, in an exception's traceback."""
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if 'site-packages' not in frame.filename
     ]
-    own = [frame for frame in frames if re.search('/vipllava_jax/', frame.filename)] or frames
-    return f'{Path(own[-1].filename).name}:{own[-1].lineno}' if own else '?'
+    in_package = [frame for frame in frames if re.search('/vipllava_jax/', frame.filename)] or frames
+    return f'{Path(in_package[-1].filename).name}:{in_package[-1].lineno}' if in_package else '?'
 
 
-def clean(text: str) -> str:
+def escaped(text: str) -> str:
+    """The start and the end of a text, with control characters escaped."""
     return ascii(text[:300] + (f' … {text[-200:]}' if len(text) > 500 else text[300:]))[1:-1]
 
 
-def grown() -> int:
+def peak_memory() -> int:
     """The peak memory in bytes of this process and its children since the last call."""
     peak = 0
     for process in processes():
@@ -113,32 +115,32 @@ def processes() -> list[str]:
     return found
 
 
-def too_much(memory: int) -> str:
-    """The verdict on an input for which more than `memory` bytes are needed."""
+def memory_fault(memory: int) -> str:
+    """The fault of an input for which more than `memory` bytes are needed."""
     return f'more than {memory >> 20} MiB of memory'
 
 
-def limit(more: int) -> None:
+def limit_memory(more: int) -> None:
     """Limits the further memory of this process and of each process that it starts."""
     found = re.search(r'VmData:\s+(\d+) kB', Path('/proc/self/status').read_text())
-    most = (int(found[1]) << 10 if found else 0) + more
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    limit = (int(found[1]) << 10 if found else 0) + more
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def main(module: str, name: str, memory: int) -> None:
     read = getattr(import_module(module), name)
-    answers = os.fdopen(os.dup(1), 'w')
+    faults = os.fdopen(os.dup(1), 'w')
     folders = os.fdopen(os.dup(0))
     output = Output()
     for number, line in enumerate(folders):
-        told = verdict(read, Path(line.rstrip('\n')), output)
-        if grown() > memory and not told:
-            told = too_much(memory)
+        fault = find_fault(read, Path(line.rstrip('\n')), output)
+        if peak_memory() > memory and not fault:
+            fault = memory_fault(memory)
         output.take()
-        answers.write(json.dumps(told) + '\n')
-        answers.flush()
+        faults.write(json.dumps(fault) + '\n')
+        faults.flush()
         if number == 0:
-            limit(2 * memory)  # the valid first input, which imports and compiles everything
+            limit_memory(2 * memory)  # the valid first input, which imports and compiles everything
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import click
 from hypothesis import strategies as st
 
 from tests.fuzz.nasty import TEXTS, Draw, words
-from vipllava_jax.cli import VERBS
+from vipllava_jax.cli import COMMANDS
 
 LINES = {
     'ask': words('What is {mark}?  --model  model  --image  photo.png  --mark  rectangle:10,10,50,40:red'),
@@ -19,43 +19,43 @@ LINES = {
     'bench': words('--model  model  --what  load'),
     'demo': words('--output  out.png'),
 }
-LONG = ('train', 'bench', 'demo')  # these would take minutes: each of their lines has an error
+SLOW_COMMANDS = ('train', 'bench', 'demo')  # these would take minutes: each of their lines has an error
 # Only paths in the working directory, because some options name files to write.
 WORDS = tuple(text for text in TEXTS if not {'/', '\0', '\ud800'} & set(text)) + words("""
     -  -x  rows.json  rows.jsonl  photo.png  link.png  fifo  out.png  out  model  run.toml  type  \udcff
     rectangle:10,10,50,40:red  2/point:1,1  What is {mark}?  {mark9}
 """)
-BAD = ('-1', 'x', '', 'nan', '1e400', '9' * 5000, '0x1', '\x1b[31m', '-' + '9' * 30)
-WHOLE = (*words('0  1  2  100  2147483647  2147483648  1.0'), '9' * 30, *BAD)
+INVALID = ('-1', 'x', '', 'nan', '1e400', '9' * 5000, '0x1', '\x1b[31m', '-' + '9' * 30)
+INTEGERS = (*words('0  1  2  100  2147483647  2147483648  1.0'), '9' * 30, *INVALID)
 STDIN = (b'What?', b'', b'\xff\xfeW\0', b'\xef\xbb\xbfWhat?', b'\xff', b'\x1b[2J', b'x' * (2 << 20))
 
 
 @st.composite
 def commands(draw: Draw) -> dict[str, bytes]:
     """A valid command line, with words inserted or removed and options of the subcommand added."""
-    verb = draw(st.sampled_from([*VERBS]))
+    verb = draw(st.sampled_from([*COMMANDS]))
     line = [*LINES[verb]]
     command = getattr(import_module(f'vipllava_jax.cli.{verb}'), verb)
     options = [option for option in command.params if isinstance(option, click.Option)]
-    bad = draw(st.sampled_from([o for o in options if not is_text(o)])) if verb in LONG else None
+    invalid = draw(st.sampled_from([o for o in options if not is_text(o)])) if verb in SLOW_COMMANDS else None
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(line)))
         line[at : at + min(1, draw(st.integers(0, 4)))] = [draw(st.sampled_from(WORDS))]
     for option in draw(st.lists(st.sampled_from(options), max_size=3, unique_by=lambda option: option.name)):
-        if option is not bad:
-            line += given(draw, option)
-    if bad:
-        line += [bad.opts[0], draw(st.sampled_from(BAD))]
+        if option is not invalid:
+            line += option_with_value(draw, option)
+    if invalid:
+        line += [invalid.opts[0], draw(st.sampled_from(INVALID))]
     return {'arguments.json': json.dumps([verb, *line]).encode(), 'stdin': draw(st.sampled_from(STDIN))}
 
 
-def given(draw: Draw, option: click.Option) -> list[str]:
+def option_with_value(draw: Draw, option: click.Option) -> list[str]:
     """An option with a valid or invalid value."""
     name = draw(st.sampled_from([*option.opts, *option.secondary_opts]))
     if option.is_flag:
         return [name]
-    good = option.type.choices if isinstance(option.type, click.Choice) else ()
-    return [name, draw(st.sampled_from((*good, *(WORDS if is_text(option) else WHOLE))))]
+    choices = option.type.choices if isinstance(option.type, click.Choice) else ()
+    return [name, draw(st.sampled_from((*choices, *(WORDS if is_text(option) else INTEGERS))))]
 
 
 def is_text(option: click.Option) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Reached(Exception):
+class ChecksPassed(Exception):
     """Raised when all checks have passed, instead of starting the long work."""
 
 
@@ -18,7 +18,7 @@ def rows(folder: Path) -> None:
     errors = []
     for file in (folder / 'rows.json', folder / 'rows.jsonl'):
         for skip_broken in (False, True):
-            for read in (_trained_on, _evaluated_with):
+            for read in (_read_for_training, _read_for_evaluation):
                 try:
                     read(folder, file, skip_broken)
                 except (ValueError, OSError) as error:
@@ -27,7 +27,7 @@ def rows(folder: Path) -> None:
         raise errors[0]
 
 
-def _trained_on(folder: Path, file: Path, skip_broken: bool) -> None:
+def _read_for_training(folder: Path, file: Path, skip_broken: bool) -> None:
     from vipllava_jax.data import row_checks
     from vipllava_jax.data.batches import Batches, BatchSettings
     from vipllava_jax.inputs.processor import Processor
@@ -37,13 +37,13 @@ def _trained_on(folder: Path, file: Path, skip_broken: bool) -> None:
         found,
         Processor.load(folder / 'model'),
         BatchSettings(batch_size=2, skip_broken=skip_broken),
-        report=lambda told: None,
+        report=lambda note: None,
     )
     for step in range(batches.steps + 1):
         batches.at(step)
 
 
-def _evaluated_with(folder: Path, file: Path, skip_broken: bool) -> None:
+def _read_for_evaluation(folder: Path, file: Path, skip_broken: bool) -> None:
     from tests.fuzz.base import CFG
     from vipllava_jax.evaluation.batches import group_cases
     from vipllava_jax.evaluation.cases import read_cases
@@ -67,13 +67,13 @@ def journals(folder: Path) -> None:
     from vipllava_jax.training.metrics_log import MetricsLog
     from vipllava_jax.training.settings import read_settings
 
-    def reached(_: Any) -> Any:
-        raise Reached
+    def stop_here(_: Any) -> Any:
+        raise ChecksPassed
 
     cases = read_cases(folder / 'rows.jsonl')
     batches = group_cases(cases, Processor.load(folder / 'model'), CFG, max_new_tokens=2)
-    with contextlib.suppress(Reached):
-        run.run(batches, reached, folder / 'answers.jsonl', ABOUT)
+    with contextlib.suppress(ChecksPassed):
+        run.run(batches, stop_here, folder / 'answers.jsonl', ABOUT)
     with (
         contextlib.closing(MetricsLog(folder / 'run', 2)) as log,
         checkpoints.open_checkpoints(folder / 'run' / 'checkpoints', keep=2) as saved,

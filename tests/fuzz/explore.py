@@ -13,20 +13,20 @@ from hypothesis import seed as seeded
 from tests.fuzz.inputs import Files
 from tests.fuzz.runner import Runner, save
 
-DISTINCT = 20  # different faults after which a target is not tried further
+MAX_FAULTS = 20  # types of faults after which a target is not tried further
 
 
 class Fault(NamedTuple):
     """A description of a fault, and the folder for `replay`."""
 
-    told: str
-    kept: Path
+    description: str
+    folder: Path
 
     def __str__(self) -> str:
-        return f'{self.told}\n  python -m tests.fuzz replay {self.kept}'
+        return f'{self.description}\n  python -m tests.fuzz replay {self.folder}'
 
 
-class Enough(BaseException):
+class StopExploring(BaseException):
     """Stops hypothesis; not an Exception, which would count as a failed test."""
 
 
@@ -38,27 +38,29 @@ def explore(
     inputs: int = 1_000_000,
     seed: int | None = None,
     known: dict[str, Fault] | None = None,
-    told: Callable[[Fault | None], None] = lambda fault: None,
+    on_input: Callable[[Fault | None], None] = lambda fault: None,
 ) -> dict[str, Fault]:
     """Tries inputs of a runner's target -> its faults by type, each with the first input that causes it.
 
-    Without a seed the inputs are always the same. `told` is called after each input, with any new fault.
+    Without a seed the inputs are always the same. `on_input` is called after each input, with any new fault.
     """
     faults = {} if known is None else known
 
-    def tried(files: Files) -> None:
-        what = runner.fault(files)
-        new = bool(what) and kind(what) not in faults
-        if new:
-            faults[kind(what)] = Fault(f'{runner.name}: {what}', save(files, runner.name, what, keep))
-        told(faults[kind(what)] if new else None)
+    def try_input(files: Files) -> None:
+        description = runner.fault(files)
+        is_new = bool(description) and fault_type(description) not in faults
+        if is_new:
+            faults[fault_type(description)] = Fault(
+                f'{runner.name}: {description}', save(files, runner.name, description, keep)
+            )
+        on_input(faults[fault_type(description)] if is_new else None)
 
     def attempt(files: Files) -> None:
-        if time.monotonic() > end or len(faults) >= DISTINCT:
-            raise Enough
-        tried(files)
+        if time.monotonic() > end or len(faults) >= MAX_FAULTS:
+            raise StopExploring
+        try_input(files)
 
-    tried({})  # the valid files; imports and compilation do not count
+    try_input({})  # the valid files; imports and compilation do not count
     end = time.monotonic() + seconds
     test = given(runner.target.inputs(runner.valid))(attempt)
     test = settings(
@@ -69,12 +71,12 @@ def explore(
         phases=[Phase.generate],  # shrinking would try hundreds of inputs, each of which may hang
         suppress_health_check=list(HealthCheck),
     )(test)
-    with contextlib.suppress(Enough):
+    with contextlib.suppress(StopExploring):
         (test if seed is None else seeded(seed)(test))()
     return faults
 
 
-def kind(told: str) -> str:
-    """A fault without details: an exception's type and line, or the first words."""
-    found = re.match(r'\w+ at [^:]+:\d+', told)
-    return found[0] if found else re.sub(r'\d+', 'N', told)[:44]
+def fault_type(description: str) -> str:
+    """A description without details: an exception's type and line, or the first words."""
+    found = re.match(r'\w+ at [^:]+:\d+', description)
+    return found[0] if found else re.sub(r'\d+', 'N', description)[:44]

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from tests.convert.files import write_safetensors
 from tests.fuzz import base
-from tests.fuzz.commands import LINES, LONG
+from tests.fuzz.commands import LINES, SLOW_COMMANDS
 from tests.fuzz.nasty import Draw, damaged, json_files, text, words
 from tests.fuzz.pngs import pngs
 from tests.fuzz.templates import templates
 
 Files = dict[str, bytes]  # contents by file name
 Inputs = st.SearchStrategy[Files]
-Maker = Callable[[Path], Inputs]  # given the folder of valid files
+InputsOf = Callable[[Path], Inputs]  # given the folder of valid files
 
 PATTERNS = ('(a+)+$', '(?<=a+)b', '[', '.{99999}', '(?:a{1000}){1000}', '\\p{Nope}')
 GROWING = [{'type': 'Replace', 'pattern': {'String': 'a'}, 'content': 'aa' * 9}] * 40
@@ -26,7 +26,7 @@ STAGES = ('normalizer', 'pre_tokenizer', 'post_processor', 'decoder')
 PARTS = (
     *({'type': 'Sequence', 'normalizers': GROWING}, {'type': 'Prepend', 'prepend': 'x' * 100_000}),
     *({'type': 'Strip', 'content': ' ', 'start': 2**40, 'stop': 0}, {'type': 'Truncate'}, {'type': 'NFKD'}),
-    *({'type': kind, 'prefix': '##'} for kind in ('WordPiece', 'ByteLevel', 'BertNormalizer')),
+    *({'type': type_name, 'prefix': '##'} for type_name in ('WordPiece', 'ByteLevel', 'BertNormalizer')),
     *({'type': 'Replace', 'pattern': {'Regex': pattern}, 'content': 'x'} for pattern in PATTERNS),
     *({'type': 'Split', 'pattern': {'Regex': p}, 'behavior': 'Isolated', 'invert': True} for p in PATTERNS),
     {'id': 10**9, 'content': '<image>', 'special': True, 'normalized': False},
@@ -52,11 +52,11 @@ AROUND = ((b'[', b']'), (b'[', b''), (b'\xef\xbb\xbf[', b']'), (b'[', b'][{}]'),
 ENDS = (b'\n', b'', b'\n{"n": 1', b'\n\n', b'\r\n', b'\0\n')  # of a journal
 
 
-def one_of(*makers: Maker) -> Maker:
-    return lambda folder: st.one_of([make(folder) for make in makers])
+def one_of(*inputs_of: InputsOf) -> InputsOf:
+    return lambda folder: st.one_of([make(folder) for make in inputs_of])
 
 
-def always(inputs: Inputs) -> Maker:
+def fixed(inputs: Inputs) -> InputsOf:
     return lambda folder: inputs
 
 
@@ -64,14 +64,14 @@ def named(name: str, contents: st.SearchStrategy[bytes]) -> Inputs:
     return contents.map(lambda data: {name: data})
 
 
-def objects(*names: str, extra: Sequence[Any] = ()) -> Maker:
+def objects(*names: str, extra: Sequence[Any] = ()) -> InputsOf:
     """One of several JSON files, changed."""
     return lambda folder: st.one_of(
         [named(name, json_files(json.loads((folder / name).read_bytes()), extra)) for name in names]
     )
 
 
-def binaries(pattern: str) -> Maker:
+def binaries(pattern: str) -> InputsOf:
     """One of the files that match, its bytes damaged."""
 
     def make(folder: Path) -> Inputs:
@@ -81,7 +81,7 @@ def binaries(pattern: str) -> Maker:
     return make
 
 
-def safetensors(name: str) -> Maker:
+def safetensors(name: str) -> InputsOf:
     """A safetensors file whose header is changed, or its size, or any bytes."""
 
     @st.composite
@@ -92,10 +92,10 @@ def safetensors(name: str) -> Maker:
         size = len(text) if draw(st.integers(0, 4)) else draw(sizes)
         return {name: size.to_bytes(8, 'little') + text + body}
 
-    return one_of(files, others(name), binaries(name))
+    return one_of(files, other_tensors(name), binaries(name))
 
 
-def others(name: str) -> Maker:
+def other_tensors(name: str) -> InputsOf:
     """A whole safetensors file in which tensors are missing, or have another name, type or shape."""
 
     @st.composite
@@ -117,13 +117,13 @@ def others(name: str) -> Maker:
     return files
 
 
-def commanded(maker: Maker) -> Maker:
+def with_command(inputs_of: InputsOf) -> InputsOf:
     """Inputs together with a command line that reads them."""
-    lines = [[verb, *line] for verb, line in LINES.items() if verb not in LONG]
+    lines = [[verb, *line] for verb, line in LINES.items() if verb not in SLOW_COMMANDS]
     lines.append([*lines[0], '--template', 'checkpoint'])
     arguments = st.sampled_from([json.dumps(line).encode() for line in lines])
     return lambda folder: st.builds(
-        lambda files, line: {**files, 'arguments.json': line}, maker(folder), arguments
+        lambda files, line: {**files, 'arguments.json': line}, inputs_of(folder), arguments
     )
 
 
@@ -133,16 +133,18 @@ def tokenizers(draw: Draw, folder: Path) -> Files:
     data = json.loads((folder / 'tokenizer.json').read_text())
     parts = draw(st.lists(st.sampled_from(PARTS), min_size=1, max_size=3))
     stage = draw(st.sampled_from(STAGES))
-    several = {'type': 'Sequence', stage + 's': parts, 'pretokenizers': parts, 'processors': parts}
-    data[stage] = parts[0] if draw(st.booleans()) else several
+    sequence = {'type': 'Sequence', stage + 's': parts, 'pretokenizers': parts, 'processors': parts}
+    data[stage] = parts[0] if draw(st.booleans()) else sequence
     return {'tokenizer.json': text(data).encode()}
 
 
-def chats() -> Inputs:
+def chat_templates() -> Inputs:
     """A chat template, as a file of its own or inside a JSON file."""
-    alone = templates().map(lambda text: {'chat_template.jinja': text.encode('utf-8', 'surrogatepass')})
-    held = templates().map(lambda text: {'chat_template.json': json.dumps({'chat_template': text}).encode()})
-    return st.one_of(alone, alone, held)
+    file = templates().map(lambda text: {'chat_template.jinja': text.encode('utf-8', 'surrogatepass')})
+    in_json = templates().map(
+        lambda text: {'chat_template.json': json.dumps({'chat_template': text}).encode()}
+    )
+    return st.one_of(file, file, in_json)
 
 
 def pictures(folder: Path) -> Inputs:
@@ -166,7 +168,7 @@ def rows(draw: Draw) -> Files:
     }
 
 
-def journal(name: str) -> Maker:
+def journal(name: str) -> InputsOf:
     """A file of answers with some lines changed."""
 
     @st.composite

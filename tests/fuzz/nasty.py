@@ -54,10 +54,10 @@ def text(value: Any) -> str:
 
 
 @st.composite
-def json_files(draw: Draw, valid: Any, extra: Sequence[Any] = (), most: int = 3) -> bytes:
+def json_files(draw: Draw, valid: Any, extra: Sequence[Any] = (), max_changes: int = 3) -> bytes:
     """A JSON file with up to `most` nodes changed, and sometimes damaged bytes."""
     data = [copy.deepcopy(valid)]  # in a list, so that the root can be replaced, too
-    for _ in range(draw(st.integers(1, most))):
+    for _ in range(draw(st.integers(1, max_changes))):
         change(draw, data, st.sampled_from((*VALUES, *extra, *extra)))
     file = text(data[0] if data else Raw('')).encode()
     return draw(damaged(file)) if draw(st.integers(0, 9)) == 0 else file
@@ -65,26 +65,26 @@ def json_files(draw: Draw, valid: Any, extra: Sequence[Any] = (), most: int = 3)
 
 def change(draw: Draw, data: list[Any], values: st.SearchStrategy[Any]) -> None:
     """Replaces, removes, duplicates, moves or adds a node."""
-    node, key = place(draw, data)
+    node, key = pick_node(draw, data)
     if key is None:
         return
-    kind = draw(st.sampled_from(('replace', 'replace', 'replace', 'remove', 'double', 'move', 'add')))
-    if kind == 'remove':
+    change_type = draw(st.sampled_from(('replace', 'replace', 'replace', 'remove', 'double', 'move', 'add')))
+    if change_type == 'remove':
         del node[key]
-    elif kind == 'double' and isinstance(node, dict):
+    elif change_type == 'double' and isinstance(node, dict):
         node[key] = Raw(f'{text(node[key])}, {json.dumps(key)}: {text(draw(values))}')
-    elif kind == 'double':
+    elif change_type == 'double':
         node[:] = node[:1000] * 3
-    elif kind == 'move':
-        other, name = place(draw, data)
+    elif change_type == 'move':
+        other, name = pick_node(draw, data)
         node[key] = copy.deepcopy(other[name]) if name is not None else None
-    elif kind == 'add' and isinstance(node, dict):
+    elif change_type == 'add' and isinstance(node, dict):
         node[draw(st.sampled_from(TEXTS))] = copy.deepcopy(draw(values))
     else:
         node[key] = copy.deepcopy(draw(values))  # a copy, because its content may be changed next
 
 
-def place(draw: Draw, data: list[Any]) -> tuple[Any, Any]:
+def pick_node(draw: Draw, data: list[Any]) -> tuple[Any, Any]:
     """A random node as its container and key; shallow ones, which readers look at, are more likely."""
     node: Any = data
     while node:
@@ -108,20 +108,22 @@ def damaged(draw: Draw, data: bytes) -> bytes:
         if draw(st.integers(0, 3)) == 0:  # most of what determines a reader's behaviour is at one of the ends
             at = min(at, rng.randrange(80)) if rng.random() < 0.7 else max(at, len(data) - rng.randrange(80))
         size = draw(st.sampled_from((1, 2, 4, 8, 64, 1000)))
-        kind = draw(st.sampled_from(('flip', 'flip', 'cut', 'remove', 'repeat', 'zero', 'number', 'insert')))
-        if kind == 'flip' and at < len(data):
+        change_type = draw(
+            st.sampled_from(('flip', 'flip', 'cut', 'remove', 'repeat', 'zero', 'number', 'insert'))
+        )
+        if change_type == 'flip' and at < len(data):
             middle, size = bytes([data[at] ^ 1 << draw(st.integers(0, 7))]), 1
-        elif kind == 'cut':
+        elif change_type == 'cut':
             middle, size = b'', len(data)
-        elif kind == 'repeat':
+        elif change_type == 'repeat':
             middle = data[at : at + size] * 3
-        elif kind == 'zero':
+        elif change_type == 'zero':
             middle = bytes(size)
-        elif kind == 'number':
+        elif change_type == 'number':
             form, number = draw(st.sampled_from(NUMBERS))
             middle = struct.pack(form, number)
             size = len(middle)
-        elif kind == 'insert':
+        elif change_type == 'insert':
             middle, size = draw(st.binary(max_size=20)), 0
         else:
             middle = b''

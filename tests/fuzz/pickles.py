@@ -68,9 +68,9 @@ STORAGES = {'0': np.arange(12, dtype=np.float32).tobytes(), '1': bytes(8)}
 VALID = pickled(TENSORS)
 
 
-def archive(program: bytes, storages: dict[str, bytes] = STORAGES, **kind: Any) -> bytes:
+def archive(program: bytes, storages: dict[str, bytes] = STORAGES, **part: Any) -> bytes:
     file: Any = io.BytesIO()
-    write_archive(file, program, storages, **kind)
+    write_archive(file, program, storages, **part)
     return file.getvalue()
 
 
@@ -98,10 +98,10 @@ def programs(draw: Draw) -> bytes:
 @st.composite
 def archives(draw: Draw) -> bytes:
     """A `.bin` file: a program in an archive, in which other parts or bytes may be changed."""
-    kind = draw(st.sampled_from(('program', 'program', 'program', 'entries', 'bytes')))
-    if kind == 'program':
+    part = draw(st.sampled_from(('program', 'program', 'program', 'entries', 'bytes')))
+    if part == 'program':
         return archive(draw(programs()))
-    if kind == 'bytes':
+    if part == 'bytes':
         return draw(damaged(archive(VALID)))
     names = ('0', '../../x', '0/', '\x1b[31m', 'x' * 5000, '1')
     data = st.sampled_from((b'', bytes(47), bytes(48), bytes(100_000)))

@@ -43,8 +43,8 @@ CONTENTS = (
 )
 
 
-def chunk(kind: str, data: bytes) -> bytes:
-    name = kind.encode()
+def chunk(part: str, data: bytes) -> bytes:
+    name = part.encode()
     return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
 
 

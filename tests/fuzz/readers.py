@@ -31,17 +31,17 @@ def weights(folder: Path) -> None:
     from vipllava_jax import loading
     from vipllava_jax.convert.torch_files import open_checkpoint
 
-    within(folder, open_checkpoint(folder).values())
+    check_tensors(folder, open_checkpoint(folder).values())
     loading.load(folder)
 
 
 def pickle(folder: Path) -> None:
     from vipllava_jax.convert.torch_files import read_file
 
-    within(folder, read_file(folder / 'pytorch_model.bin').values())
+    check_tensors(folder, read_file(folder / 'pytorch_model.bin').values())
 
 
-def within(folder: Path, found: Iterable[Any]) -> None:
+def check_tensors(folder: Path, found: Iterable[Any]) -> None:
     """Reads tensors; AssertionError if they are not in files of the folder."""
     from vipllava_jax.convert import tensors
 
@@ -50,7 +50,7 @@ def within(folder: Path, found: Iterable[Any]) -> None:
         assert folder in Path(tensor.file).parents, f'a tensor is in {tensor.file}'
         if tensor.dtype in tensors.READABLE:
             assert 0 <= tensor.offset <= tensor.offset + tensor.span <= os.path.getsize(tensor.file)
-            np.array(tensors.read(tensor, memoryview(bytearray(tensor.span))))
+            np.array(tensors.read_tensor(tensor, memoryview(bytearray(tensor.span))))
 
 
 def adapters(folder: Path) -> None:
@@ -58,11 +58,11 @@ def adapters(folder: Path) -> None:
     from vipllava_jax import loading
     from vipllava_jax.convert import adapters
 
-    for kind in ('peft', 'authors'):
-        found = adapters.read(folder / kind, CFG)
-        within(folder, [tensor for pair in found.pairs.values() for tensor in (pair.a, pair.b)])
-        within(folder, [tensor for _, tensor in found.whole.values()])
-        loading.open(folder / 'model', loading.WeightOptions(adapter=folder / kind)).load()
+    for name in ('peft', 'authors'):
+        found = adapters.read_adapter(folder / name, CFG)
+        check_tensors(folder, [tensor for pair in found.pairs.values() for tensor in (pair.a, pair.b)])
+        check_tensors(folder, [tensor for _, tensor in found.replacements.values()])
+        loading.open(folder / 'model', loading.WeightOptions(adapter=folder / name)).load()
 
 
 def tokenizer(folder: Path) -> None:
@@ -98,6 +98,23 @@ def chat(folder: Path) -> None:
     turns = [Turn('user', 'What is it?'), Turn('assistant', 'A dog.'), Turn('user', 'Why?')]
     processor.encode(turns, 1, 'checkpoint')
     processor.encode([Turn('system', 'Be brief.'), *turns], 0, 'checkpoint')
+
+
+def messages(folder: Path) -> None:
+    """Reads a conversation in OpenAI's format, alone and with an image, and in a list of prompts."""
+    from vipllava_jax.files import read_json
+    from vipllava_jax.inputs.processor import Processor
+
+    processor = Processor.load(folder)
+    conversation = read_json(folder / 'messages.json').get('messages')
+    errors = []
+    for prompts, images in ((conversation, None), (conversation, PICTURE), ([conversation, 'Hi'], None)):
+        try:
+            processor(prompts, images)
+        except (ValueError, OSError) as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def converted(folder: Path) -> None:
@@ -141,10 +158,10 @@ def mark(folder: Path) -> None:
     from vipllava_jax.inputs.marks import draw
     from vipllava_jax.inputs.pixels import FITS, ImageSettings, marks_cut_off, pixels
 
-    told = json.loads((folder / 'mark.json').read_text())
-    _, mark = parse_mark(told['mark'])
+    values = json.loads((folder / 'mark.json').read_text())
+    _, mark = parse_mark(values['mark'])
     assert parse_mark(str(mark))[1] == mark
-    picture = draw(Image.new('RGB', told['size']), mark, told['seed'])
+    picture = draw(Image.new('RGB', values['size']), mark, values['seed'])
     for fit in FITS:
         marks_cut_off(picture, ImageSettings(), fit)
         pixels(picture, ImageSettings(), fit)

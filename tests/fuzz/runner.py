@@ -14,15 +14,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fuzz.child import too_much
+from tests.fuzz.child import memory_fault
 from tests.fuzz.inputs import Files
 from tests.fuzz.targets import Target
 
 ROOT = Path(__file__).parents[2]
-START = 120.0  # seconds for the first, valid input, with all imports and compilations
-LIMIT = 10.0  # seconds for any other
+FIRST_SECONDS = 120.0  # for the first, valid input, with all imports and compilations
+SECONDS = 10.0  # for any other input
 MEMORY = 2 << 30  # bytes
-ENDLESS = 'no end after'
+TIMEOUT = 'no end after'
 ENVIRONMENT = {
     'PYTHONPATH': str(ROOT),
     'HF_HUB_OFFLINE': '1',
@@ -32,14 +32,14 @@ ENVIRONMENT = {
 }
 
 
-class Failed(Exception):
+class ChildEnded(Exception):
     """An input has ended or blocked the child."""
 
 
 class Runner:
     """Tries inputs of one target; `fault` returns what goes wrong with an input."""
 
-    def __init__(self, name: str, target: Target, place: Path, limit: float = LIMIT, memory: int = MEMORY):
+    def __init__(self, name: str, target: Target, place: Path, limit: float = SECONDS, memory: int = MEMORY):
         self.name, self.target, self.limit, self.memory = name, target, limit, memory
         self.place = Path(tempfile.mkdtemp(prefix=f'{name}-', dir=place))
         self.valid = self.place / 'valid'
@@ -51,23 +51,23 @@ class Runner:
 
         An input that takes too long is tried again, with more time if the machine is busy.
         """
-        told = self._tried(files, self.limit)
-        if not told.startswith(ENDLESS):
-            return told
-        return self._tried(files, self.limit * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+        description = self._try(files, self.limit)
+        if not description.startswith(TIMEOUT):
+            return description
+        return self._try(files, self.limit * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
-    def _tried(self, files: Files, limit: float) -> str:
+    def _try(self, files: Files, limit: float) -> str:
         try:
             if self.child is None:
                 self._start()
             with self.folder(files) as folder:
-                told = self._ask(folder, limit)
-            if told == too_much(self.memory):  # the child may not return it
+                description = self._send(folder, limit)
+            if description == memory_fault(self.memory):  # the child may not return the memory
                 self.stop()
-            return told
-        except Failed as failed:
+            return description
+        except ChildEnded as error:
             self.stop()
-            return str(failed)
+            return str(error)
 
     @contextlib.contextmanager
     def folder(self, files: Files) -> Iterator[Path]:
@@ -96,10 +96,10 @@ class Runner:
             start_new_session=True,
         )
         with self.folder({}) as folder:
-            self._ask(folder, START)
+            self._send(folder, FIRST_SECONDS)
 
-    def _ask(self, folder: Path, limit: float) -> str:
-        """The child's verdict; Failed if it ends, or takes longer than the limit."""
+    def _send(self, folder: Path, limit: float) -> str:
+        """The child's description of the fault, or ''; ChildEnded if it ends or exceeds the limit."""
         child = self.child
         assert child is not None
         assert child.stdin is not None
@@ -109,11 +109,13 @@ class Runner:
         end = time.monotonic() + limit
         while not select.select([child.stdout], [], [], 0.1)[0]:
             if time.monotonic() > end:
-                raise Failed(f'{ENDLESS} {limit:.0f} s')
+                raise ChildEnded(f'{TIMEOUT} {limit:.0f} s')
         if line := child.stdout.readline():
             return json.loads(line)
         code = child.wait()
-        raise Failed(f'ended by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}')
+        raise ChildEnded(
+            f'ended by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'
+        )
 
     def stop(self) -> None:
         """Ends the child and its children."""
@@ -131,21 +133,21 @@ class Runner:
         shutil.rmtree(self.place, ignore_errors=True)
 
 
-def save(files: Files, name: str, told: str, folder: Path) -> Path:
-    """Saves an input and its fault to a folder for `replay`."""
+def save(files: Files, name: str, description: str, folder: Path) -> Path:
+    """Saves an input and the description of its fault to a folder for `replay`; returns that folder."""
     digest = hashlib.blake2b(
         json.dumps(sorted((n, d.hex()) for n, d in files.items())).encode(), digest_size=6
     )
-    kept = folder / name / digest.hexdigest()
-    kept.mkdir(parents=True, exist_ok=True)
+    target = folder / name / digest.hexdigest()
+    target.mkdir(parents=True, exist_ok=True)
     for file, data in files.items():
-        (kept / file).parent.mkdir(parents=True, exist_ok=True)
-        (kept / file).write_bytes(data)
-    kept.with_suffix('.txt').write_text(told + '\n')
-    return kept
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        (target / file).write_bytes(data)
+    target.with_suffix('.txt').write_text(description + '\n')
+    return target
 
 
-def saved(kept: Path) -> tuple[str, Files]:
+def load_saved(folder: Path) -> tuple[str, Files]:
     """The target's name and the input in a folder written by `save`."""
-    files = {str(path.relative_to(kept)): path.read_bytes() for path in kept.rglob('*') if path.is_file()}
-    return kept.resolve().parent.name, files
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+    return folder.resolve().parent.name, files

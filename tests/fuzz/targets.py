@@ -10,11 +10,10 @@ from tests.fuzz.inputs import (
     PARTS,
     PATTERNS,
     SIZES,
-    Maker,
-    always,
+    InputsOf,
     binaries,
-    chats,
-    commanded,
+    chat_templates,
+    fixed,
     journal,
     named,
     objects,
@@ -23,12 +22,22 @@ from tests.fuzz.inputs import (
     rows,
     safetensors,
     tokenizers,
+    with_command,
 )
 from tests.fuzz.lines import marks, toml_files
 from tests.fuzz.nasty import words
 from tests.fuzz.pickles import archives
 
 FIELDS = (*words('full  cls_patch  anyres  fp8  llama'), {'quant_method': 'awq'}, {'rope_type': 'linear'})
+MESSAGE_VALUES = (
+    *words('user  assistant  tool  text  image  image_url  <image>  data:,  file:///etc/passwd  photo.png'),
+    *(
+        {'type': 'image'},
+        'data:image/png;base64,AAAA',
+        'data:image/png;base64,' + 'A' * 100_000,
+        [{'type': 'image'}] * 300,
+    ),
+)
 FILES = words('x  []  ../model  model-00001-of-00002.safetensors  /dev/zero  .')
 
 
@@ -36,7 +45,7 @@ class Target(NamedTuple):
     """`valid` writes the files that `read` reads; `inputs` are files that replace some of them."""
 
     valid: Callable[[Path], None]
-    inputs: Maker
+    inputs: InputsOf
     read: Callable[[Path], None]
 
 
@@ -46,7 +55,7 @@ TARGETS = {
     ),
     'index': Target(base.shards, objects('model.safetensors.index.json', extra=FILES), readers.plan),
     'safetensors': Target(base.model, safetensors('model.safetensors'), readers.weights),
-    'pickles': Target(base.pickle, always(named('pytorch_model.bin', archives())), readers.pickle),
+    'pickles': Target(base.pickle, fixed(named('pytorch_model.bin', archives())), readers.pickle),
     'adapters': Target(
         base.adapter,
         one_of(
@@ -76,7 +85,8 @@ TARGETS = {
         objects('preprocessor_config.json', 'processor_config.json', 'config.json', 'tokenizer_config.json'),
         readers.processor,
     ),
-    'templates': Target(base.model, always(chats()), readers.chat),
+    'messages': Target(base.messages, objects('messages.json', extra=MESSAGE_VALUES), readers.messages),
+    'templates': Target(base.model, fixed(chat_templates()), readers.chat),
     'converted': Target(
         base.converted,
         one_of(
@@ -89,20 +99,20 @@ TARGETS = {
         readers.converted,
     ),
     'pictures': Target(base.pictures, pictures, readers.picture),
-    'marks': Target(base.mark, always(named('mark.json', marks())), readers.mark),
-    'rows': Target(base.data, always(rows()), data_readers.rows),
+    'marks': Target(base.mark, fixed(named('mark.json', marks())), readers.mark),
+    'rows': Target(base.data, fixed(rows()), data_readers.rows),
     'journals': Target(
         base.journals,
         one_of(journal('answers.jsonl'), journal('run/metrics.jsonl'), objects('run/run.json')),
         data_readers.journals,
     ),
-    'toml': Target(base.data, always(named('run.toml', toml_files(base.RUN))), data_readers.run),
-    'commands': Target(base.data, always(commands()), data_readers.command),
+    'toml': Target(base.data, fixed(named('run.toml', toml_files(base.RUN))), data_readers.run),
+    'commands': Target(base.data, fixed(commands()), data_readers.command),
     'files': Target(
         base.data,
-        commanded(
+        with_command(
             one_of(
-                always(rows()),
+                fixed(rows()),
                 binaries('photo.png'),
                 safetensors('model/model.safetensors'),
                 objects('model/config.json', 'model/preprocessor_config.json', 'model/tokenizer_config.json'),

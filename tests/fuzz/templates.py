@@ -57,15 +57,15 @@ STATEMENTS = (
 def values(draw: Draw, depth: int = 2) -> str:
     """An expression."""
     large = draw(st.sampled_from(LARGE))
-    kind = draw(st.integers(0, 5)) if depth else 0
-    if kind <= 1:
+    choice = draw(st.integers(0, 5)) if depth else 0
+    if choice <= 1:
         return draw(st.sampled_from(ATOMS))
-    if kind == 2:
+    if choice == 2:
         return draw(st.sampled_from(FORMATS)).replace('{}', large).replace('{{', '{').replace('}}', '}')
     inner = draw(values(depth - 1))
-    if kind == 3:
+    if choice == 3:
         return f'({inner})|{draw(st.sampled_from(FILTERS)).format(large)}'
-    if kind == 4:
+    if choice == 4:
         return f'({inner}).{draw(st.sampled_from(METHODS)).format(large)}'
     return f'({inner} {draw(st.sampled_from(OPERATORS))} {large})'
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.fuzz.explore import explore
-from tests.fuzz.runner import Runner, saved
+from tests.fuzz.runner import Runner, load_saved
 from tests.fuzz.targets import Target
 
 OTHER = """
@@ -77,6 +77,6 @@ def test_what_an_input_does_is_seen(runner, program, told):
 def test_faults_are_found_once_and_kept_to_be_tried_again(runner, tmp_path):
     faults = explore(runner, seconds=60, inputs=30, keep=tmp_path)
     [fault] = faults.values()
-    assert fault.told.startswith('harm: ZeroDivisionError')
-    assert saved(fault.kept) == ('harm', {'program': b'1 / 0'})
-    assert str(fault.kept) in str(fault)
+    assert fault.description.startswith('harm: ZeroDivisionError')
+    assert load_saved(fault.folder) == ('harm', {'program': b'1 / 0'})
+    assert str(fault.folder) in str(fault)

@@ -113,7 +113,7 @@ def test_wrong_files_are_one_line_that_names_them(tmp_path):
     ):
         open_image([[1, 2], [3, 4]], 'image 3')
     with pytest.raises(
-        ValueError, match='cannot become RGB .its pixels are floating-point numbers.: save it'
+        ValueError, match='cannot be converted to RGB .its pixels are floating-point numbers.: save it'
     ):
         open_image(Image.new('F', (2, 2)))
     with pytest.raises(ValueError, match='0x4: it has no pixels'):
@@ -146,7 +146,7 @@ def test_a_picture_without_its_palette_is_refused():
 
     header = chunk(b'IHDR', struct.pack('>IIBBBBB', 8, 8, 8, 3, 0, 0, 0))
     pixels = chunk(b'IDAT', zlib.compress(bytes(8 * 9)))
-    with pytest.raises(ValueError, match='cannot become RGB'):
+    with pytest.raises(ValueError, match='cannot be converted to RGB'):
         open_image(b'\x89PNG\r\n\x1a\n' + header + pixels + chunk(b'IEND', b''))
 
 

@@ -88,7 +88,7 @@ def test_an_id_that_cannot_be_is_refused(folder, name):
         edit(folder / name, **{'<image>': 32000})
     else:
         decoder(folder, '<image>', first=32000)
-    with pytest.raises(CheckpointError, match="'<image>' has the id 32000 .* makes it 398"):
+    with pytest.raises(CheckpointError, match="'<image>' has the id 32000 .* gives it 398"):
         Processor.load(folder)
 
 
@@ -113,19 +113,19 @@ ODD = [
     (
         'tokenizer_config.json',
         {'added_tokens_decoder': {'x': {'content': 'q'}}},
-        "'x': expected ids as names",
+        "'x': expected an id",
     ),
     (
         'tokenizer_config.json',
         {'added_tokens_decoder': {'9' * 5000: {'content': 'q'}}},
-        'expected ids as names',
+        'expected an id',
     ),
     (
         'tokenizer_config.json',
         {'added_tokens_decoder': {'-1': {'content': 'q'}}},
-        "'-1': expected ids as names",
+        "'-1': expected an id",
     ),
-    ('tokenizer_config.json', {'added_tokens_decoder': {'٣': {'content': 'q'}}}, 'expected ids as names'),
+    ('tokenizer_config.json', {'added_tokens_decoder': {'٣': {'content': 'q'}}}, 'expected an id'),
     ('tokenizer_config.json', {'added_tokens_decoder': {'400': 'q'}}, "'400': expected an object, found 'q'"),
     ('tokenizer_config.json', {'added_tokens_decoder': {'400': {}}}, "'400': expected the text of a token"),
     (

@@ -138,7 +138,7 @@ WRONG = [
     ({'added_tokens': [added('x' * 2_000_000)]}, 'added_tokens: more than 1048576 characters in all'),
     ({'added_tokens': [added(id=-1)]}, "the id of 'qq': expected 0 to"),
     ({'added_tokens': [added(id=10**400)]}, "the id of 'qq': .* found a whole number of 401 digits"),
-    ({'added_tokens': [*BASE['added_tokens'], added(id=4000)]}, "token 'qq' has the id 4000 .* makes it 400"),
+    ({'added_tokens': [*BASE['added_tokens'], added(id=4000)]}, "token 'qq' has the id 4000 .* gives it 400"),
     ({'added_tokens': [added()] * 70_000}, 'added_tokens: expected a list of at most 65536'),
 ]
 

@@ -148,7 +148,7 @@ def _read_header(file: IO[bytes], name: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # a damaged header can cause almost any exception
-        raise ValueError(f'{name} is damaged ({_reason(error)}): get a whole copy of it') from error
+        raise ValueError(f'{name} is damaged ({_reason(error)}): use an intact copy') from error
     if picture.format == 'JPEG2000' and math.prod(picture.size) * len(picture.getbands()) > MAX_SAMPLES:
         width, height = picture.size
         raise ValueError(
@@ -193,9 +193,7 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ValueError(
-            f'{name} is damaged or cut short ({_reason(error)}): get a whole copy of it'
-        ) from error
+        raise ValueError(f'{name} is damaged or cut short ({_reason(error)}): use an intact copy') from error
     orientation = 1 if upright else _orientation(picture)
     try:
         rgb = _rgb(picture)
@@ -203,7 +201,7 @@ def _decode(picture: Image.Image, name: str) -> Image.Image:
         raise
     except Exception as error:  # ValueError, and AssertionError of a picture that lacks its palette
         raise ValueError(
-            f'{name} cannot become RGB ({_reason(error)}): save it with 8 bits a colour'
+            f'{name} cannot be converted to RGB ({_reason(error)}): save it with 8 bits per channel'
         ) from error
     if orientation in tuple(TO_UPRIGHT):
         rgb = rgb.transpose(TO_UPRIGHT[orientation])

@@ -20,7 +20,7 @@ def parse_mark(text: str) -> tuple[int, Mark]:
     number, slash, rest = text.partition('/')
     try:
         if slash and not re.fullmatch('0*[1-9][0-9]{0,5}', number[:20]):
-            raise ValueError(f'the image before "/" is a number from 1, found {brief(number)}')
+            raise ValueError(f'expected the number of an image, from 1, before "/", found {brief(number)}')
         shape, *fields = (rest if slash else text).split(':')
         if not fields:
             raise ValueError(SYNTAX)
@@ -44,7 +44,7 @@ def _parse_places(text: str) -> dict[str, Any]:
         if len(found) in (2, 4):
             name = 'point' if len(found) == 2 else 'box'
             if name in places:
-                raise ValueError(f'found two of {name}: give each mark a --mark of its own')
+                raise ValueError(f'found a second {name}: write another mark for it')
             places[name] = found
         else:
             places.setdefault('polygon', []).append(found)
@@ -70,7 +70,8 @@ def _parse_options(fields: list[str]) -> dict[str, Any]:
             key, value = 'color', field
         if key in found or key not in ('color', *OPTIONS):
             raise ValueError(
-                f'found {brief(field)} where only a color, {", ".join(OPTIONS)} may stand, each once'
+                f'unexpected {brief(field)}: after the coordinates come a color, {", ".join(OPTIONS)}, '
+                'each at most once'
             )
         try:
             found[key] = OPTIONS.get(key, str)(value)

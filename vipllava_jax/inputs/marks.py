@@ -186,7 +186,7 @@ def draw(image: ImageSource, marks: Mark | Iterable[Mark], seed: int | None = No
     for mark in mark_list:
         if not isinstance(mark, Mark):
             raise TypeError(
-                f'expected a Mark, found {brief(mark)}: Mark(...) makes one, and parse(...) from text'
+                f'expected a Mark, found {brief(mark)}: create one with Mark(...) or parse_mark(text)'
             )
     if len(mark_list) > MAX_MARKS:
         raise ValueError(f'more than {MAX_MARKS} marks on one picture: draw fewer')

@@ -28,7 +28,7 @@ def read_sentencepiece(path: Path, added: Sequence[ExtraToken] = ()) -> Tokenize
         model = parse_model(data)
     except ValueError as error:
         raise CheckpointError(
-            f'{path} is not a sentencepiece model of byte pairs ({error}): get a whole copy of it'
+            f'{path} is not a sentencepiece model of byte pairs ({error}): use an intact copy'
         ) from None
     pieces = [piece.text for piece in model.pieces]
     vocab = {piece: id for id, piece in enumerate(pieces)}
@@ -52,7 +52,7 @@ def read_sentencepiece(path: Path, added: Sequence[ExtraToken] = ()) -> Tokenize
         if token.id is not None and tokenizer.token_to_id(token.content) != token.id:
             raise CheckpointError(
                 f'{path} has {len(pieces)} pieces, so that {printable(token.content, 80)} cannot have the id '
-                f'{token.id}: get the tokenizer files of one model'
+                f'{token.id}: use the tokenizer files of one model'
             )
     return tokenizer
 

@@ -58,7 +58,7 @@ def parse_model(data: bytes) -> SentencePieceModel:
     if len(types) < len(pieces):
         raise ValueError('two pieces are the same')
     if list(types.values()).count(UNKNOWN) != 1 or types.get(bos) != CONTROL:
-        raise ValueError('no token for the unknown, or none that begins a text')
+        raise ValueError('it has no unknown token, or no beginning-of-sequence token')
     if sum(map(len, types)) > MAX_CHARACTERS:
         raise ValueError(f'its pieces have more than {MAX_CHARACTERS} characters in all')
     return SentencePieceModel(pieces, bos)

@@ -60,7 +60,7 @@ def _sandbox() -> Any:
                 sides = [side if isinstance(side, int) else _length(side) for side in (left, right)]
                 size = sides[0] * sides[1] if operator == '*' else 0
             if size > MAX_RESULT:
-                raise SecurityError(f'{operator} makes something too large')
+                raise SecurityError(f'the result of {operator} is too large')
             return super().call_binop(context, operator, left, right)
 
     return Sandbox

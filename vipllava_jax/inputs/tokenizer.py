@@ -185,6 +185,6 @@ def _check_ids(backend: tokenizers.Tokenizer, ids: Iterable[tuple[str, int]], pa
     for content, id in ids:
         if content and (found := backend.token_to_id(content)) != id:
             raise CheckpointError(
-                f'{path}: the added token {brief(content)} has the id {id} in a file, but its place among '
-                f'the tokens makes it {found}: get whole copies of the tokenizer files, all of one model'
+                f'{path}: the added token {brief(content)} has the id {id} in a file, but its position '
+                f'among the tokens gives it {found}: use intact tokenizer files of one model'
             )

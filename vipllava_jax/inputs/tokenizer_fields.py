@@ -56,8 +56,8 @@ class TokenizerFields(NamedTuple):
             by_content.setdefault(token.content, token)
         if len(by_content) > MAX_ADDED_TOKENS or sum(map(len, by_content)) > MAX_ADDED_CHARACTERS:
             raise CheckpointError(
-                f'{config}: it and the files beside it add {len(by_content)} tokens, expected at most '
-                f'{MAX_ADDED_TOKENS} of {MAX_ADDED_CHARACTERS} characters in all'
+                f'{config}: this and the other tokenizer files add {len(by_content)} tokens, expected '
+                f'at most {MAX_ADDED_TOKENS} of {MAX_ADDED_CHARACTERS} characters in all'
             )
         return cls({**named_tokens, 'add_bos_token': bool(flag)}, tuple(by_content.values()))
 
@@ -97,7 +97,7 @@ def _decoder_tokens(path: Path, tokens: Any) -> list[ExtraToken]:
     for id, token in (tokens or {}).items():
         field = f'added_tokens_decoder: {brief(id)}'
         if not ID.fullmatch(id):
-            raise CheckpointError(f'{path}: {field}: expected ids as names')
+            raise CheckpointError(f'{path}: {field}: expected an id')
         if not isinstance(token, dict):
             raise CheckpointError(f'{path}: {field}: expected an object, found {brief(token)}')
         content = token_text(path, field, token)

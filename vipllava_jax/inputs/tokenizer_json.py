@@ -110,7 +110,7 @@ def _parts(field: str, part: Any, kinds: Mapping[str, Check]) -> float:
         if not isinstance(kind, str) or kind not in kinds:
             raise ValueError(
                 f'{field}: {brief(kind or part)} is not supported, only Sequence, {", ".join(kinds)}: '
-                "get the tokenizer.json of the model's original"
+                'use the tokenizer.json of the original model'
             )
         return kinds[kind](f'{field}.{kind}', part)
 
@@ -187,9 +187,9 @@ def _template(field: str, part: Mapping[str, Any]) -> float:
         if not (kind == 'Sequence' and name == 'A') and not (
             kind == 'SpecialToken' and isinstance(name, str) and name in special
         ):
-            raise _fail(f'{field}.single', piece, 'a token of special_tokens, or the text A')
+            raise _fail(f'{field}.single', piece, 'a token of special_tokens, or the sequence A')
     if texts != 1:
-        raise ValueError(f'{field}.single: expected the text A once, found it {texts} times')
+        raise ValueError(f'{field}.single: expected the sequence A once, found it {texts} times')
     return 1
 
 
