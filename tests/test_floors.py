@@ -20,7 +20,7 @@ FLOORS = (
     'model.products',
     'model.weights',
     'model.layers model.attention',
-    'model.clip model.llama',
+    'model.clip model.projector model.llama',
     'model.vipllava',
     'model.params model.vocabulary model.cost',
     'quantizing',

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.demo import exam
-from vipllava_jax.demo.asking import TYPES
+from vipllava_jax.demo.question_types import TYPES
 
 
 def rows(folder: Path, cases: Iterable[exam.Case]) -> list[dict[str, Any]]:

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from vipllava_jax.demo.asking import TYPES
-from vipllava_jax.demo.examples import Example, about, example
+from vipllava_jax.demo.examples import Example, example, make_example
 from vipllava_jax.demo.marking import SHAPES, Marked, make_mark
+from vipllava_jax.demo.question_types import TYPES
 from vipllava_jax.demo.world import KINDS, NEW_KIND, held_out, make_scene
 from vipllava_jax.inputs.marks import COLORS
 from vipllava_jax.inputs.prompts import Turn
@@ -81,7 +81,7 @@ def of_type(type: str, each: int) -> Iterator[Case]:
     """Cases with `each` questions of a type."""
     for number in range(each):
         if type == 'words':
-            one = about(None, Random(f'held out words {number}'), questions=1)
+            one = make_example(None, Random(f'held out words {number}'), questions=1)
         else:
             one = example(number, 'held out', questions=1, types=[type])
         hand = 'varied' if one.seed is not None else 'fixed' if one.marks else 'none'

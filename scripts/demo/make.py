@@ -24,9 +24,9 @@ from rich.progress import track
 
 from vipllava_jax.config import Config, TextConfig, VisionConfig
 from vipllava_jax.demo import vocabulary
-from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.demo.drawing import picture
-from vipllava_jax.demo.examples import Example, about, example
+from vipllava_jax.demo.examples import Example, example, make_example
+from vipllava_jax.demo.question_types import TYPES
 from vipllava_jax.demo.world import KINDS, NEW_KIND, make_scene
 
 PART = 250  # pictures per task of a worker process
@@ -101,7 +101,7 @@ def rows(number: int, rows_each: int, teach: str | None) -> Iterator[Example]:
     first = example(number) if teach is None else taught(number, teach)
     yield first
     for n in range(1, rows_each):
-        yield about(first.scene, Random(f'row {number} {n}'))
+        yield make_example(first.scene, Random(f'row {number} {n}'))
 
 
 def held_out(number: int) -> Iterator[Example]:
@@ -112,7 +112,7 @@ def held_out(number: int) -> Iterator[Example]:
 def taught(number: int, kind: str) -> Example:
     """An example whose scene has things of this kind and of one known kind."""
     rng = Random(f'{kind} {number}')
-    return about(make_scene(rng, (kind, rng.choice(KINDS))), rng)
+    return make_example(make_scene(rng, (kind, rng.choice(KINDS))), rng)
 
 
 def config(image: int) -> Config:

@@ -14,7 +14,7 @@ import vipllava_jax as vj
 from tests.makers import noise
 from tests.worlds import of_all_types, rows
 from vipllava_jax import loading
-from vipllava_jax.demo.asking import TYPES
+from vipllava_jax.demo.question_types import TYPES
 from vipllava_jax.evaluation import evaluate
 
 

@@ -32,7 +32,7 @@ def command(world, tmp_path_factory):
     model, folder = world
     cache = str(tmp_path_factory.mktemp('programs'))
 
-    def begin(output, *flags):
+    def start(output, *flags, sigint=signal.SIG_DFL):
         keys = dict(recipe='finetune', model=model, data=folder / 'rows.jsonl', output=output, batch=4)
         keys |= dict(accumulate=2, steps=STEPS, learning_rate=1e-3, save_every=4, workers=0)
         keys |= dict(eval_data=folder / 'held.jsonl', eval_every=10)
@@ -42,15 +42,16 @@ def command(world, tmp_path_factory):
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
         )
 
-    return begin
+    return start
 
 
 @pytest.fixture(scope='module')
-def whole(command, tmp_path_factory):
+def uninterrupted(command, tmp_path_factory):
     """A run without interruption."""
-    output = tmp_path_factory.mktemp('whole') / 'run'
+    output = tmp_path_factory.mktemp('uninterrupted') / 'run'
     out, err = command(output).communicate()
     assert out == f'{output}/model\n', err
     return output
@@ -85,11 +86,12 @@ def params(output):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(command, whole, tmp_path):
+def test_a_run_that_is_killed_at_any_moment_resumes_exactly(command, uninterrupted, tmp_path):
     output, kills = tmp_path / 'run', []
     for while_saving in (False, True, False, True, False):
-        process, begun = command(output), newest(output)
-        until(process, lambda begun=begun: newest(output) > begun)  # otherwise it would make no progress
+        process, saved_step = command(output), newest(output)
+        # until a new checkpoint, because otherwise the run would make no progress
+        until(process, lambda saved_step=saved_step: newest(output) > saved_step)
         later = time.monotonic() + random.uniform(0, 0.5)
         until(process, lambda at=later, then=while_saving: saving(output) if then else time.monotonic() > at)
         process.kill()
@@ -101,15 +103,17 @@ def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(command, who
     assert len(kills) >= 3, kills
     assert any(during for _, during in kills), kills
     assert [record['step'] for record in runs.metrics(output)] == [*range(1, STEPS + 1)]
-    assert runs.metrics(output) == runs.metrics(whole), kills
+    assert runs.metrics(output) == runs.metrics(uninterrupted), kills
     assert not saving(output)
-    for path, w in params(whole).items():
+    for path, w in params(uninterrupted).items():
         np.testing.assert_array_equal(w, params(output)[path])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_says_where_and_the_same_command_goes_on(command, whole, tmp_path, number, code):
+def test_a_signal_saves_a_checkpoint_and_the_same_command_resumes(
+    command, uninterrupted, tmp_path, number, code
+):
     output = tmp_path / 'run'
     process = command(output, '--workers', '1')
     while lines(output) < 6:
@@ -117,15 +121,26 @@ def test_a_signal_saves_says_where_and_the_same_command_goes_on(command, whole, 
     process.send_signal(number)
     out, err = process.communicate()
     assert (process.returncode, out) == (code, ''), err
-    told = re.search(rf'stopped after step (\d+), saved as ({output}/checkpoints/\1)', err)
-    assert told, err
-    assert os.path.isdir(told[2])
-    assert lines(output) == int(told[1])
+    match = re.search(rf'stopped after step (\d+), saved as ({output}/checkpoints/\1)', err)
+    assert match, err
+    assert os.path.isdir(match[2])
+    assert lines(output) == int(match[1])
     out, err = command(output).communicate()
-    assert f'of which {told[1]} are done' in err
-    assert runs.metrics(output) == runs.metrics(whole)
+    assert f'of which {match[1]} are done' in err
+    assert runs.metrics(output) == runs.metrics(uninterrupted)
     out, err = command(output).communicate()
     assert (out, lines(output)) == (f'{output}/model\n', STEPS)
+
+
+@pytest.mark.slow
+def test_a_run_in_the_background_ignores_ctrl_c(command, uninterrupted, tmp_path):
+    output = tmp_path / 'run'
+    process = command(output, sigint=signal.SIG_IGN)  # as a shell starts a job in the background
+    until(process, lambda: lines(output) >= 6)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (0, f'{output}/model\n'), err
+    assert runs.metrics(output) == runs.metrics(uninterrupted)
 
 
 @pytest.fixture
@@ -138,7 +153,7 @@ def quick(world, tmp_path, monkeypatch):
     return ['train', *(word for name, value in given.items() for word in (f'--{name}', value))], folder
 
 
-def test_a_file_says_what_flags_say(vipllava, quick, tmp_path):
+def test_a_file_and_flags_are_equivalent(vipllava, quick, tmp_path):
     flags, folder = quick
     file = tmp_path / 'run.toml'
     file.write_text(f'data = "{folder}/rows.jsonl"\nlearning_rate = 1e-3\nseed = 5\nsteps = 7\n')
@@ -146,23 +161,23 @@ def test_a_file_says_what_flags_say(vipllava, quick, tmp_path):
     assert (ran.code, ran.out) == (0, f'{tmp_path}/run/model\n'), ran.err
     for expected in ('trains    projector', 'rows, none broken', 'steps     1', 'step 1/1  loss'):
         assert expected in ran.err
-    told = json.loads((tmp_path / 'run' / 'run.json').read_text())['settings']
-    assert (told['seed'], told['learning_rate'], told['steps']) == (5, 1e-3, 1)
+    settings = json.loads((tmp_path / 'run' / 'run.json').read_text())['settings']
+    assert (settings['seed'], settings['learning_rate'], settings['steps']) == (5, 1e-3, 1)
     assert os.environ[SHARE] == '0.95'
     assert vipllava('ask', '--model', ran.out.strip(), '--max-new-tokens', 4, 'What?').code == 0
 
 
-def test_broken_rows_are_listed_a_line_each(vipllava, quick, tmp_path):
+def test_each_broken_row_has_a_line(vipllava, quick, tmp_path):
     flags, folder = quick
     lines = (folder / 'rows.jsonl').read_text().replace('1.png', 'x.png').replace('2.png', 'y.png')
     (tmp_path / 'rows.jsonl').write_text(lines)
     ran = vipllava(*flags, '--data', tmp_path / 'rows.jsonl', '--images', folder)
     assert (ran.code, ran.out) == (2, '')
-    told = ran.err.splitlines()
-    assert len(told) == 4
-    assert 'line 2' in told[1]
-    assert 'line 3' in told[2]
-    assert told[3].startswith('vipllava: ')
+    errors = ran.err.splitlines()
+    assert len(errors) == 4
+    assert 'line 2' in errors[1]
+    assert 'line 3' in errors[2]
+    assert errors[3].startswith('vipllava: ')
 
 
 @pytest.mark.parametrize(
@@ -186,7 +201,7 @@ def test_broken_rows_are_listed_a_line_each(vipllava, quick, tmp_path):
         (['--data', 'ROWS', '--trains', 'lora', '--trains', 'llama'], 'trains llama and lora'),
     ],
 )
-def test_mistakes_are_one_line(vipllava, quick, args, message):
+def test_errors_are_one_line(vipllava, quick, args, message):
     flags, folder = quick
     ran = vipllava(*flags, *[folder / 'rows.jsonl' if word == 'ROWS' else word for word in args])
     assert (ran.code, ran.out) == (2, ''), ran.err
@@ -194,7 +209,7 @@ def test_mistakes_are_one_line(vipllava, quick, args, message):
     assert ran.err.count('\n') == 1
 
 
-def test_help_has_every_key_under_its_group(vipllava):
+def test_the_help_has_every_key_in_its_group(vipllava):
     out = vipllava('train', '--help').out
     for name, key in KEYS.items():
         assert f'--{name.replace("_", "-")} ' in out

@@ -7,6 +7,7 @@ TALK = [
     {'from': 'human', 'value': '<image>\nWhat is <bbox0>?'},
     {'from': 'gpt', 'value': 'A dog.'},
 ]
+HELLO = [{'from': 'human', 'value': 'Hello'}, {'from': 'gpt', 'value': 'Hello.'}]  # without a picture
 
 
 def region_row(**changes) -> dict:

@@ -50,7 +50,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize('workers', [0, 1, 2])
-def test_a_batch_is_the_same_whoever_makes_it(rows, processor, workers):
+def test_workers_and_this_process_make_the_same_batches(rows, processor, workers):
     batches = Batches(
         rows,
         processor,
@@ -66,7 +66,7 @@ def test_a_batch_is_the_same_whoever_makes_it(rows, processor, workers):
         )
 
 
-def test_what_a_batch_holds(rows, processor):
+def test_a_batch_holds_padded_tokens_targets_and_images(rows, processor):
     batches = Batches(rows, processor, BatchSettings(batch_size=4, pad_to_multiple_of=16, fit='pad'))
     for step in range(6):
         batch = batches.at(step)
@@ -85,7 +85,7 @@ def test_what_a_batch_holds(rows, processor):
             assert (targets[length - 1 :] == IGNORE).all()
 
 
-def test_each_epoch_has_every_row_once_and_another_order(rows, processor):
+def test_each_epoch_has_every_row_once_in_a_new_order(rows, processor):
     batches = Batches(rows, processor, BatchSettings(batch_size=4, fit='pad'))
     epochs = [[name for step in range(6 * e, 6 * e + 6) for name in batches.at(step).names] for e in (0, 1)]
     for names in epochs:
@@ -98,29 +98,29 @@ def test_each_epoch_has_every_row_once_and_another_order(rows, processor):
     )
 
 
-def test_marks_vary_with_the_epoch_and_the_seed_alone(pictures, processor):
+def test_marks_depend_only_on_the_epoch_and_the_seed(pictures, processor):
     rows = read_rows([write_lines(pictures / 'rows.jsonl', [region_row(marks=['ellipse:4,5,20,25'])])])
-    looks = [
+    images = [
         Batches(rows, processor, BatchSettings(batch_size=1, seed=seed, fit='pad')).at(step).images
         for seed in (0, 1)
         for step in (0, 1)
     ]
-    looks.append(Batches(rows, processor, BatchSettings(batch_size=1, seed=None, fit='pad')).at(0).images)
-    assert len({look.tobytes() for look in looks}) == 5
+    images.append(Batches(rows, processor, BatchSettings(batch_size=1, seed=None, fit='pad')).at(0).images)
+    assert len({image.tobytes() for image in images}) == 5
     fixed = vj.draw(pictures / 'a.png', [vj.Mark('ellipse', box=(4, 5, 20, 25))])
-    np.testing.assert_array_equal(looks[-1][0, 0], uint8_pixels(fixed, processor.image_settings, 'pad'))
+    np.testing.assert_array_equal(images[-1][0, 0], uint8_pixels(fixed, processor.image_settings, 'pad'))
 
 
-def test_evaluation_keeps_the_order_and_learns_nothing_from_what_fills_up(rows, processor):
+def test_evaluation_batches_keep_the_order_and_ignore_repeated_rows(rows, processor):
     batches = Batches(rows, processor, BatchSettings(batch_size=4, seed=None, fit='pad'))
-    made = list(batches.iterate(0, batches.steps))
-    assert [name for batch in made for name in batch.names][:23] == [f'x-{n}' for n in range(23)]
-    assert (made[-1].targets[:3] != IGNORE).any(axis=1).all()
-    assert (made[-1].targets[3:] == IGNORE).all()
+    results = list(batches.iterate(0, batches.steps))
+    assert [name for batch in results for name in batch.names][:23] == [f'x-{n}' for n in range(23)]
+    assert (results[-1].targets[:3] != IGNORE).any(axis=1).all()
+    assert (results[-1].targets[3:] == IGNORE).all()
     same(batches.at(6), batches.at(0))
 
 
-def test_few_rows_fill_a_large_batch(pictures, processor):
+def test_few_rows_are_repeated_to_fill_a_large_batch(pictures, processor):
     rows = read_rows([write_lines(pictures / 'rows.jsonl', mixed(3))])
     batches = Batches(rows, processor, BatchSettings(batch_size=8, fit='pad'))
     assert batches.steps == 1
@@ -130,79 +130,82 @@ def test_few_rows_fill_a_large_batch(pictures, processor):
 def test_rows_of_every_data_set_become_batches(pictures, processor):
     (pictures / 'meta').mkdir()
     (pictures / 'meta' / '1.json').write_text(json.dumps(META))
-    made = [{'image': 'a.png', **row} for row in (*ROWS.values(), VCR)]
-    rows = read_rows([write_lines(pictures / 'rows.jsonl', made)])
-    batches = Batches(rows, processor, BatchSettings(batch_size=len(made), fit='pad'))
+    samples = [{'image': 'a.png', **row} for row in (*ROWS.values(), VCR)]
+    rows = read_rows([write_lines(pictures / 'rows.jsonl', samples)])
+    batches = Batches(rows, processor, BatchSettings(batch_size=len(samples), fit='pad'))
     for step in range(10):  # each with other random choices
         batch = batches.at(step)
         assert (batch.targets != IGNORE).any(axis=1).all()
-        assert batch.image_counts.tolist() == [1] * len(made)
+        assert batch.image_counts.tolist() == [1] * len(samples)
 
 
 @pytest.fixture
-def spoilt(pictures) -> Rows:
+def damaged_rows(pictures) -> Rows:
     """A file of ten rows; the pictures of the fourth and fifth can be opened but not decoded."""
     data = (pictures / 'b.jpg').read_bytes()
     (pictures / 'cut.jpg').write_bytes(data[: len(data) // 2])
-    made = [region_row(id=f'x-{n}', image='cut.jpg' if n in (3, 4) else 'a.png') for n in range(10)]
-    return read_rows([write_lines(pictures / 'rows.jsonl', made)])
+    lines = [region_row(id=f'x-{n}', image='cut.jpg' if n in (3, 4) else 'a.png') for n in range(10)]
+    return read_rows([write_lines(pictures / 'rows.jsonl', lines)])
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_picture_that_cannot_be_decoded_stops_the_run_with_its_row(spoilt, processor, workers):
-    batches = Batches(spoilt, processor, BatchSettings(batch_size=2, seed=None, workers=workers))
+def test_a_damaged_picture_is_an_error_that_names_its_row(damaged_rows, processor, workers):
+    batches = Batches(damaged_rows, processor, BatchSettings(batch_size=2, seed=None, workers=workers))
     with pytest.raises(BrokenRow, match=r"rows.jsonl, line 4: '.*cut.jpg' is damaged or cut short"):
         list(batches.iterate(0, 5))
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_or_the_next_good_row_takes_its_place(spoilt, processor, workers):
-    told = []
+def test_the_next_good_row_replaces_a_skipped_one(damaged_rows, processor, workers):
+    notes = []
     batches = Batches(
-        spoilt,
+        damaged_rows,
         processor,
         BatchSettings(batch_size=2, seed=None, workers=workers, skip_broken=True),
-        report=told.append,
+        report=notes.append,
     )
-    made = [batch.names for batch in batches.iterate(0, 10)]
-    assert made[:5] == [('x-0', 'x-1'), ('x-2', 'x-5'), ('x-5', 'x-5'), ('x-6', 'x-7'), ('x-8', 'x-9')]
-    assert made[5:] == made[:5]
-    assert len(told) == 2
-    assert all('skipped: ' in line and 'cut.jpg' in line for line in told)
+    names = [batch.names for batch in batches.iterate(0, 10)]
+    assert names[:5] == [('x-0', 'x-1'), ('x-2', 'x-5'), ('x-5', 'x-5'), ('x-6', 'x-7'), ('x-8', 'x-9')]
+    assert names[5:] == names[:5]
+    assert len(notes) == 2
+    assert all('skipped: ' in line and 'cut.jpg' in line for line in notes)
 
 
-def test_nothing_but_broken_rows_ends(pictures, processor, spoilt):
-    rows = spoilt.select(np.array([3, 4]))
+def test_only_broken_rows_are_an_error_even_if_skipped(pictures, processor, damaged_rows):
+    rows = damaged_rows.select(np.array([3, 4]))
     with pytest.raises(BrokenRow, match='line 4: this row and the 99 after it are broken'):
         Batches(rows, processor, BatchSettings(batch_size=1, seed=None, skip_broken=True), report=list).at(0)
 
 
-def test_a_question_that_leaves_no_room_for_its_answer_is_passed_over(pictures, processor):
+def test_a_row_whose_answer_is_cut_off_is_skipped(pictures, processor):
     long = [{'from': 'human', 'value': 'Hello ' * 300}, {'from': 'gpt', 'value': 'Hello'}]
-    made = [region_row(id=n, **({'conversations': long} if n == 1 else {})) for n in range(3)]
-    told = []
-    rows = read_rows([write_lines(pictures / 'rows.jsonl', made)])
+    lines = [region_row(id=n, **({'conversations': long} if n == 1 else {})) for n in range(3)]
+    notes = []
+    rows = read_rows([write_lines(pictures / 'rows.jsonl', lines)])
     batches = Batches(
-        rows, processor, BatchSettings(batch_size=1, seed=None, max_length=300, fit='pad'), report=told.append
+        rows,
+        processor,
+        BatchSettings(batch_size=1, seed=None, max_length=300, fit='pad'),
+        report=notes.append,
     )
     assert [batch.names for batch in batches.iterate(0, 3)] == [('0',), ('2',), ('2',)]
-    assert len(told) == 1
-    assert 'line 2: its question alone fills max_length 300' in told[0]
+    assert len(notes) == 1
+    assert 'line 2: its question alone fills max_length 300' in notes[0]
 
 
-def test_a_mark_that_the_crop_cuts_off_is_told_once(pictures, processor):
+def test_a_cropped_mark_is_reported_once(pictures, processor):
     Image.new('RGB', (90, 30)).save(pictures / 'wide.png')
-    made = [region_row(id=f'x-{n}', image='wide.png', bboxes=[[1, 1, 20, 20]]) for n in range(6)]
-    rows = read_rows([write_lines(pictures / 'rows.jsonl', made)])
-    with pytest.warns(UserWarning, match='line 1: the crop cuts off the mark rectangle.*pad') as seen:
+    lines = [region_row(id=f'x-{n}', image='wide.png', bboxes=[[1, 1, 20, 20]]) for n in range(6)]
+    rows = read_rows([write_lines(pictures / 'rows.jsonl', lines)])
+    with pytest.warns(UserWarning, match='line 1: the crop cuts off the mark rectangle.*pad') as warned:
         list(Batches(rows, processor, BatchSettings(batch_size=2, seed=None)).iterate(0, 3))
-    assert len(seen) == 1
+    assert len(warned) == 1
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         Batches(rows, processor, BatchSettings(batch_size=2, seed=None, fit='pad')).at(0)
 
 
-def test_what_cannot_be_is_told_before_the_start(rows, processor):
+def test_invalid_settings_are_errors_before_the_first_batch(rows, processor):
     for options, message in [
         (dict(batch_size=0), 'batch_size is 0'),
         (dict(pad_to_multiple_of=-1), 'pad_to_multiple_of is -1'),
@@ -220,12 +223,12 @@ def test_what_cannot_be_is_told_before_the_start(rows, processor):
             Batches(rows, processor, BatchSettings(**{'batch_size': 2, **options}))
 
 
-def test_pictures_are_as_the_processor_makes_them(pictures, processor):
+def test_pictures_and_tokens_equal_those_of_the_processor(pictures, processor):
     row = region_row(bboxes=None, image=['a.png', 'b.jpg'])
     row['conversations'] = [{'from': 'human', 'value': 'What?'}, {'from': 'gpt', 'value': 'x'}]
     (pictures / 'l.json').write_text(json.dumps([row]))
     batch = Batches(read_rows([pictures / 'l.json']), processor, BatchSettings(batch_size=1, fit='pad')).at(0)
-    theirs = processor('What?', [noise(40, 30), pictures / 'b.jpg'], fit='pad')
-    np.testing.assert_array_equal(processor.image_settings.normalize(batch.images), theirs.images)
-    n = theirs.lengths[0]
-    np.testing.assert_array_equal(batch.tokens[0, :n], theirs.tokens[0, :n])
+    prompt = processor('What?', [noise(40, 30), pictures / 'b.jpg'], fit='pad')
+    np.testing.assert_array_equal(processor.image_settings.normalize(batch.images), prompt.images)
+    n = prompt.lengths[0]
+    np.testing.assert_array_equal(batch.tokens[0, :n], prompt.tokens[0, :n])

@@ -22,7 +22,7 @@ talks = st.lists(st.tuples(words | free, words | free), min_size=1, max_size=4)
 
 
 def turns(pairs):
-    return [Turn(*turn) for asked, said in pairs for turn in (('user', asked), ('assistant', said))]
+    return [Turn(*turn) for question, answer in pairs for turn in (('user', question), ('assistant', answer))]
 
 
 def targets_of(example):
@@ -30,14 +30,14 @@ def targets_of(example):
 
 
 @given(talks, st.integers(0, 3), st.sampled_from(['vipllava', 'llama3', 'phi3']))
-def test_ids_are_the_processors(pairs, images, template):
+def test_ids_equal_those_of_the_processor(pairs, images, template):
     batch = TINY(turns(pairs), [noise(28, 28)] * images, template=template)
     example = encode_conversation(turns(pairs), images, TINY, template, max_length=100_000)
     assert example.tokens.tolist() == batch.tokens[0, : batch.lengths[0]].tolist()
 
 
 @given(talks, st.integers(0, 2))
-def test_answers_and_their_ends_are_learnt(pairs, images):
+def test_targets_are_the_answers_and_their_endings(pairs, images):
     example = encode_conversation(turns(pairs), images, TINY, max_length=100_000)
     answers, answer = [], []
     for id in targets_of(example):
@@ -46,14 +46,14 @@ def test_answers_and_their_ends_are_learnt(pairs, images):
             answers.append(TINY.tokenizer.decode_untrimmed(answer))
             answer = []
     assert not answer
-    assert answers == [f' {said}'.removeprefix(' ') for _, said in pairs]
+    assert answers == [f' {answer}'.removeprefix(' ') for _, answer in pairs]
     following = example.targets[:-1] != IGNORE
     assert (example.targets[:-1] == example.tokens[1:])[following].all()
     assert example.targets[-1] == IGNORE
     assert TINY.image_id not in targets_of(example)
 
 
-def test_the_ids_of_llama():
+def test_targets_have_the_ids_of_llama_2():
     """The ids of two answers, by a tokenizer whose pieces have the same ids as in Llama 2."""
     form = json.loads(tiny_tokenizer().to_str())
     vocab, merges = form['model']['vocab'], form['model']['merges']
@@ -75,27 +75,27 @@ def test_the_ids_of_llama():
 
 
 @given(talks)
-def test_what_comes_before_an_answer_is_the_prompt_that_asks_for_it(pairs):
+def test_tokens_before_an_answer_equal_the_prompt_of_inference(pairs):
     example = encode_conversation(turns(pairs), 1, TINY, max_length=100_000)
     first = (example.targets != IGNORE).argmax()
     prompt = TINY(turns(pairs)[:1], noise(28, 28))
     assert example.tokens[: first + 1].tolist() == prompt.tokens[0, : prompt.lengths[0]].tolist()
 
 
-def test_the_ends_of_each_template():
-    said = turns([('What?', 'dog')])
+def test_each_template_has_its_ending():
+    conversation = turns([('What?', 'dog')])
     ids = TINY.tokenizer.encode
-    assert targets_of(encode_conversation(said, 0, TINY)) == [*ids('dog')[1:], 2]
-    assert targets_of(encode_conversation(said, 0, TINY, 'phi3')) == [*ids('\ndog<|end|>')[3:]]
-    assert targets_of(encode_conversation(said, 0, TINY, 'llama3')) == [*ids('\n\ndog<|eot_id|>')[4:]]
+    assert targets_of(encode_conversation(conversation, 0, TINY)) == [*ids('dog')[1:], 2]
+    assert targets_of(encode_conversation(conversation, 0, TINY, 'phi3')) == [*ids('\ndog<|end|>')[3:]]
+    assert targets_of(encode_conversation(conversation, 0, TINY, 'llama3')) == [*ids('\n\ndog<|eot_id|>')[4:]]
     assert [*ANSWER_ENDINGS] == ['vipllava', 'plain', 'llama3', 'phi3']
     with pytest.raises(
         ValueError, match="template 'hub' cannot be used for training: choose one of vipllava, plain"
     ):
-        encode_conversation(said, 0, TINY, 'hub')
+        encode_conversation(conversation, 0, TINY, 'hub')
 
 
-def test_a_caption_is_learnt_after_its_picture():
+def test_a_plain_caption_follows_its_picture():
     example = encode_conversation(turns([('Describe the picture.', 'A dog')]), 1, TINY, 'plain')
     caption = TINY.tokenizer.encode('A dog\n')[1:]
     assert example.tokens.tolist() == [1, *[398] * 4, *caption]
@@ -103,18 +103,18 @@ def test_a_caption_is_learnt_after_its_picture():
 
 
 @given(talks, st.integers(0, 3), st.integers(1, 400))
-def test_cutting_keeps_every_picture_whole(pairs, images, max_length):
-    whole = encode_conversation(turns(pairs), images, TINY, max_length=100_000)
-    if (whole.tokens[max_length:] == TINY.image_id).any():
+def test_truncation_never_splits_a_picture(pairs, images, max_length):
+    complete = encode_conversation(turns(pairs), images, TINY, max_length=100_000)
+    if (complete.tokens[max_length:] == TINY.image_id).any():
         with pytest.raises(ValueError, match=rf'end at token \d+: max_length {max_length} is too short'):
             encode_conversation(turns(pairs), images, TINY, max_length=max_length)
     else:
-        cut = encode_conversation(turns(pairs), images, TINY, max_length=max_length)
-        assert cut.tokens.tolist() == whole.tokens[:max_length].tolist()
-        assert cut.targets.tolist() == whole.targets[:max_length].tolist()
+        truncated = encode_conversation(turns(pairs), images, TINY, max_length=max_length)
+        assert truncated.tokens.tolist() == complete.tokens[:max_length].tolist()
+        assert truncated.targets.tolist() == complete.targets[:max_length].tolist()
 
 
-def test_a_token_of_question_and_answer_is_refused():
+def test_a_token_that_spans_question_and_answer_is_an_error():
     core = tiny_tokenizer()
     core.add_tokens([AddedToken(': A', normalized=False)])
     with pytest.raises(ValueError, match="token ': A' holds the end of a question and the start"):
@@ -142,7 +142,7 @@ def test_pictures_come_first():
     assert 'USER: ' + '<image>' * 4 in text.replace('<image> ', '<image>')
 
 
-def test_a_system_turn_stands_for_the_preamble():
+def test_a_system_turn_replaces_the_preamble():
     talk = [{'from': 'system', 'value': 'Be brief.'}, *({'from': r, 'value': r} for r in ('human', 'gpt'))]
     assert (
         TINY.tokenizer.decode(encode_conversation(parse_conversation(talk, 0), 0, TINY).tokens)
@@ -169,11 +169,11 @@ human, gpt = ({'from': role, 'value': 'x'} for role in ('human', 'gpt'))
         ([human, {'from': 'gpt', 'value': '<image>'}], 'turn 1 says <image>, but only the human may'),
     ],
 )
-def test_what_is_no_conversation_is_refused(talk, message):
+def test_an_invalid_conversation_is_an_error(talk, message):
     with pytest.raises(ValueError, match=message):
         parse_conversation(talk, 1)
 
 
-def test_a_picture_that_is_not_there_is_not_spoken_of():
+def test_an_image_placeholder_without_a_picture_is_an_error():
     with pytest.raises(ValueError, match='turn 0 says <image>, but the row has no image'):
         parse_conversation([{'from': 'human', 'value': '<image>\nx'}, gpt], 0)

@@ -1,4 +1,4 @@
-"""Marks of a row differ in looks and phrases, and rounding never moves them outside the picture."""
+"""Marks of a row differ in style and phrases, and rounding never moves them outside the picture."""
 
 import re
 
@@ -21,39 +21,39 @@ from vipllava_jax.inputs.marks import COLORS, Mark, draw
 
 
 @given(st.integers(0, 12), st.integers(0, 1000))
-def test_marks_of_one_shape_have_names_and_different_ones(count, seed):
-    looks = choose_styles(count, np.random.default_rng(seed), ('rectangle', 'ellipse'))
-    assert len(looks) == count
-    names = [color for _, color in looks if isinstance(color, str)]
+def test_marks_of_the_same_shape_have_different_named_colours(count, seed):
+    styles = choose_styles(count, np.random.default_rng(seed), ('rectangle', 'ellipse'))
+    assert len(styles) == count
+    names = [color for _, color in styles if isinstance(color, str)]
     assert len(set(names)) == len(names)
-    shapes = [shape for shape, _ in looks]
+    shapes = [shape for shape, _ in styles]
     needed = sum(shapes.count(shape) > 1 for shape in shapes)
     assert len(names) >= min(needed, len(COLORS))
 
 
-def test_a_shape_that_comes_once_has_a_name_in_half_of_the_cases():
-    looks = [choose_styles(1, np.random.default_rng(seed))[0] for seed in range(400)]
-    assert 150 < sum(isinstance(color, str) for _, color in looks) < 250
+def test_a_single_shape_has_a_named_colour_half_of_the_time():
+    styles = [choose_styles(1, np.random.default_rng(seed))[0] for seed in range(400)]
+    assert 150 < sum(isinstance(color, str) for _, color in styles) < 250
 
 
-def test_without_a_generator_looks_are_fixed():
+def test_styles_are_fixed_without_a_generator():
     assert choose_styles(2, None) == [('rectangle', 'red'), ('rectangle', 'lime')]
     assert choose_styles(10, None)[9] == ('rectangle', 'red')
 
 
 @given(st.tuples(*[st.floats(-1, 1)] * 4))
-def test_rounding_is_forgiven(off):
-    box = [c + d for c, d in zip((0, 0, 40, 30), off, strict=True)]
+def test_boxes_outside_by_rounding_are_moved_inside(offsets):
+    box = [c + d for c, d in zip((0, 0, 40, 30), offsets, strict=True)]
     outline = [box[0], box[1], box[2], box[1], box[2], box[3]]
-    for place in (ImageObject(box), ImageObject(box, (outline,))):
-        mark = clamp_mark(place.mark('rectangle', 'red'), (40, 30))
+    for item in (ImageObject(box), ImageObject(box, (outline,))):
+        mark = clamp_mark(item.mark('rectangle', 'red'), (40, 30))
         assert all(0 <= c <= limit for c, limit in zip(mark.box, (40, 30) * 2, strict=True))
         assert all(abs(c - d) <= 1 for c, d in zip(mark.box, box, strict=True))
         draw(Image.new('RGB', (40, 30)), mark)
 
 
 @pytest.mark.parametrize('box', [[-1.5, 0, 9, 9], [0, 0, 41.5, 9], [0, 0, 9, 31.5], [39.9, 0, 40.5, 9]])
-def test_what_lies_further_outside_is_not(box):
+def test_boxes_further_outside_are_errors(box):
     with pytest.raises(ValueError, match='outside the picture|less than a pixel'):
         clamp_mark(ImageObject(box).mark('rectangle', 'red'), (40, 30))
 
@@ -72,8 +72,8 @@ def test_tags_become_phrases():
         insert_phrases('<bbox2>', ['x', 'y'], 'it')
     mark = Mark('arrow', point=(1, 1), color='blue')
     assert mark_phrase(mark, None) == 'pointed to by the blue arrow'
-    spoken = {mark_phrase(mark, np.random.default_rng(seed)) for seed in range(20)}
-    assert spoken == {'pointed to by the blue arrow', 'pointed to by blue arrow'}
+    phrases = {mark_phrase(mark, np.random.default_rng(seed)) for seed in range(20)}
+    assert phrases == {'pointed to by the blue arrow', 'pointed to by blue arrow'}
 
 
 @pytest.mark.parametrize(
@@ -102,22 +102,22 @@ def test_tags_become_phrases():
         ({'segmentations': [[[[[1]]]]]}, '"segmentations"[0]: expected numbers, found [1]'),
     ],
 )
-def test_a_wrong_place_is_named(changes, message):
+def test_an_invalid_box_or_polygon_is_named(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         read_objects({'bboxes': [[1, 2, 30, 40]], **changes})
 
     assert len(str(caught.value)) < 500
 
 
-def test_outlines_without_an_area_are_left_out():
+def test_polygons_without_an_area_are_ignored():
     square = [1, 1, 9, 1, 9, 9]
     for outline in (
         [square],
         [[[1, 1], [9, 1], [9, 9]]],
         [square, [1, 2], [], [1, 1, 5, 5, 9, 9], [1, 1, 9, 1]],
     ):
-        (place,) = read_objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [outline]})
-        assert place.polygons == ([1, 1, 9, 1, 9, 9],)
+        (item,) = read_objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [outline]})
+        assert item.polygons == ([1, 1, 9, 1, 9, 9],)
     assert read_objects({'bboxes': [[0, 0, 10, 10]], 'segmentations': [[]]})[0].polygons == ()
     assert read_objects({}) == read_objects({'bboxes': None}) == read_objects({'bboxes': []}) == []
 
@@ -125,14 +125,14 @@ def test_outlines_without_an_area_are_left_out():
 @pytest.mark.parametrize(
     'value', [3, None, '', [], {'a': [1]}, [[[[]]]], pytest.param(10**5000, id='5001 digits')]
 )
-def test_a_field_that_is_no_text(value):
+def test_a_field_without_text_is_an_error(value):
     with pytest.raises(ValueError, match=r'"answer" is .*: expected a text') as caught:
         text_field({'answer': value}, 'answer')
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize('tag', ['<bbox' + '9' * 5000 + '>', '<bbox9999999999>'])
-def test_a_tag_with_a_number_too_large(tag):
+def test_a_tag_number_beyond_the_marks_is_an_error(tag):
     with pytest.raises(ValueError, match='but the row has 1 mark') as caught:
         insert_phrases(tag, ['x'], 'it')
     assert len(str(caught.value)) < 200

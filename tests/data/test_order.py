@@ -15,14 +15,14 @@ def counted(count, rng):
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.booleans(), st.integers(0, 3), st.integers(0, 3))
-def test_an_order_is_of_all_rows(count, batch_size, by_length, seed, epoch):
+def test_an_epoch_has_all_rows(count, batch_size, by_length, seed, epoch):
     rows = counted(count, np.random.default_rng(0))
-    found = order.epoch_order(rows, batch_size, by_length, seed, epoch)
-    assert sorted(found) == [*range(count)]
-    np.testing.assert_array_equal(found, order.epoch_order(rows, batch_size, by_length, seed, epoch))
+    result = order.epoch_order(rows, batch_size, by_length, seed, epoch)
+    assert sorted(result) == [*range(count)]
+    np.testing.assert_array_equal(result, order.epoch_order(rows, batch_size, by_length, seed, epoch))
 
 
-def test_rows_of_a_batch_are_of_about_one_length():
+def test_rows_of_a_batch_have_similar_lengths():
     rows = counted(4000, np.random.default_rng(0))
     grouped = order.epoch_order(rows, 8, True, 0, 0).reshape(-1, 8)
     mixed_up = order.epoch_order(rows, 8, False, 0, 0).reshape(-1, 8)
@@ -35,7 +35,7 @@ def test_rows_of_a_batch_are_of_about_one_length():
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
 
 
-def test_what_varies_in_a_row_has_a_seed_of_its_own():
+def test_each_row_and_epoch_has_its_seed():
     seeds = {order.sample_seed(s, e, name) for s in (0, 1) for e in (0, 1) for name in ('a', '0 a', '\ud800')}
     assert len(seeds) == 12
     assert order.sample_seed(3, 1, 'x-1') == order.sample_seed(3, 1, 'x-1')

@@ -53,7 +53,7 @@ def phrases(text):
 
 
 @pytest.mark.parametrize('name', ROWS)
-def test_words_and_marks_are_of_one_seed(name):
+def test_a_seed_fixes_words_and_marks(name):
     many = {str(conversation(ROWS[name], seed)) for seed in range(20)}
     assert many == {str(conversation(ROWS[name], seed)) for seed in range(20)}
     assert len(many) > 1 or name == 'pointQA_twice'
@@ -62,41 +62,41 @@ def test_words_and_marks_are_of_one_seed(name):
 
 @pytest.mark.parametrize('name', ['refcocog-gpt4v', 'vg_rel', 'vg_rel-gpt4v', 'v7w', 'any'])
 @given(seed=st.integers(0, 10_000))
-def test_what_is_said_is_what_is_drawn(name, seed):
+def test_phrases_match_the_marks(name, seed):
     turns, (marks,) = conversation(ROWS[name], seed)
-    said = phrases(turns[0].text)
-    assert said == [(mark.color if isinstance(mark.color, str) else '', mark.shape) for mark in marks]
+    mentioned = phrases(turns[0].text)
+    assert mentioned == [(mark.color if isinstance(mark.color, str) else '', mark.shape) for mark in marks]
     assert not re.search('<bbox|None', turns[0].text)
     shapes = [mark.shape for mark in marks]
     for mark in marks:
         if shapes.count(mark.shape) > 1:  # otherwise they could not be distinguished
             assert isinstance(mark.color, str)
-    assert len(set(said)) == len(said)
+    assert len(set(mentioned)) == len(mentioned)
 
 
-def test_all_shapes_and_colours_come_and_those_of_a_data_set_alone():
-    def seen(name):
+def test_each_data_set_uses_all_of_its_shapes_and_colours():
+    def styles_of(name):
         marks = [mark for seed in range(300) for mark in conversation(ROWS[name], seed).marks[0]]
         return {mark.shape for mark in marks}, {mark.color for mark in marks if isinstance(mark.color, str)}
 
-    assert seen('any') == seen('refcocog')
-    assert seen('any')[0] == set(SHAPES)
-    assert len(seen('any')[1]) == 9
-    assert seen('vg_rel')[0] == seen('vg_rel-gpt4v')[0] == {'rectangle', 'ellipse'}
-    assert seen('flickr30k')[0] == {'rectangle', 'ellipse', 'arrow'}
+    assert styles_of('any') == styles_of('refcocog')
+    assert styles_of('any')[0] == set(SHAPES)
+    assert len(styles_of('any')[1]) == 9
+    assert styles_of('vg_rel')[0] == styles_of('vg_rel-gpt4v')[0] == {'rectangle', 'ellipse'}
+    assert styles_of('flickr30k')[0] == {'rectangle', 'ellipse', 'arrow'}
 
 
-def test_two_shapes_do_not_share_a_colour_by_default():
+def test_two_marks_have_different_colours():
     pairs = [[mark.color for mark in conversation(ROWS['vg_rel'], seed).marks[0]] for seed in range(300)]
     assert sum(a == b for a, b in pairs) == 0
 
 
-def test_a_referred_object_is_described():
-    asked = {conversation(ROWS['refcocog'], seed).turns[0].text for seed in range(300)}
-    assert all(text.endswith(' Please provide a short phrase.') for text in asked)
+def test_refcocog_asks_for_a_short_phrase():
+    questions = {conversation(ROWS['refcocog'], seed).turns[0].text for seed in range(300)}
+    assert all(text.endswith(' Please provide a short phrase.') for text in questions)
     plain = {'Describe the object with the visual prompt.', 'Describe the pointed region.'}
-    others = {text.removesuffix(' Please provide a short phrase.') for text in asked} - plain
-    assert len(asked) == len(others) + 2
+    others = {text.removesuffix(' Please provide a short phrase.') for text in questions} - plain
+    assert len(questions) == len(others) + 2
     assert all(phrases(text) for text in others)
     turns, ((mark,),) = conversation(ROWS['refcocog'])
     assert turns[0].text == 'Describe the object within the red rectangle. Please provide a short phrase.'
@@ -104,7 +104,7 @@ def test_a_referred_object_is_described():
     assert mark == Mark('rectangle', box=BOXES[0], color='red', units='pixel')
 
 
-def test_one_of_several_boxes_is_chosen_by_its_letter():
+def test_visual7w_asks_for_the_letter_of_a_box():
     turns, (marks,) = visual7w(ROWS['v7w'], None)
     assert turns[0].text == (
         'Which is it?\n'
@@ -120,7 +120,7 @@ def test_one_of_several_boxes_is_chosen_by_its_letter():
     assert len({len(re.findall('within the', text)) for text in trained}) > 2
 
 
-def test_a_question_about_all_that_are_alike():
+def test_point_qa_asks_about_objects_of_the_same_kind():
     turns, ((mark,),) = point_qa(ROWS['pointQA_twice'], None)
     assert turns[0].text == (
         'How many? The exemplary object is within the rectangle.\n'
@@ -130,24 +130,26 @@ def test_a_question_about_all_that_are_alike():
     assert (mark.shape, mark.color, mark.width) == ('rectangle', 'red', 3)
 
 
-def test_a_caption_names_its_marks():
+def test_a_flickr30k_caption_names_its_marks():
     (_, caption), (marks,) = conversation(ROWS['flickr30k'])
     assert caption.text == (
         'A dog within the red rectangle, and two cats within the lime rectangle near a tree.'
     )
     assert [mark.box for mark in marks] == [tuple(map(float, box)) for box in BOXES[:3]]
     assert [mark.color for mark in marks] == ['red', 'lime', 'lime']
-    said = [conversation(ROWS['flickr30k'], seed) for seed in range(100)]
-    bare = [one for one in said if one.turns[1].text == 'A dog, and two cats near a tree.']
-    assert 20 < len(bare) < 80
-    assert all(len(phrases(one.turns[1].text)) == 2 for one in said if one not in bare)
-    hinted = [one.turns[0].text for one in said if 'The visual prompts are: ' in one.turns[0].text]
-    assert 20 < len(hinted) < 80
+    conversations = [conversation(ROWS['flickr30k'], seed) for seed in range(100)]
+    without_marks = [one for one in conversations if one.turns[1].text == 'A dog, and two cats near a tree.']
+    assert 20 < len(without_marks) < 80
+    assert all(len(phrases(one.turns[1].text)) == 2 for one in conversations if one not in without_marks)
+    with_list = [
+        one.turns[0].text for one in conversations if 'The visual prompts are: ' in one.turns[0].text
+    ]
+    assert 20 < len(with_list) < 80
     one = r'(\w+ )?(rectangle|ellipse|arrow)'
-    assert all(re.search(rf' are: {one} and {one}\.$', text) for text in hinted)
+    assert all(re.search(rf' are: {one} and {one}\.$', text) for text in with_list)
 
 
-def test_exact_marks_are_taken_as_they_are():
+def test_exact_marks_are_unchanged():
     row = region_row(
         bboxes=None,
         marks=['2/arrow:3,4:#010203', 'mask-contour:1,2,9,9:gold:alpha=7'],
@@ -159,18 +161,18 @@ def test_exact_marks_are_taken_as_they_are():
     turns, marks = make_conversation(row, 2, None, np.random.default_rng(0))
     assert turns[0].text == 'What is with the gold mask contour, and pointed to by the arrow?'
     assert turns[1].text == 'pointed to by the arrow?'
-    assert [[str(mark) for mark in own] for own in marks] == [
+    assert [[str(mark) for mark in image_marks] for image_marks in marks] == [
         ['mask contour:1,2,9,9:gold:alpha=7'.replace(' ', '-')],
         ['arrow:3,4:#010203'],
     ]
 
 
-def test_marks_are_drawn_though_nothing_speaks_of_them():
+def test_marks_that_no_text_mentions_are_drawn():
     row = region_row(conversations=[{'from': 'human', 'value': 'What is marked?'}, TALK[1]])
     assert len(conversation(row, 0).marks[0]) == 1
 
 
-def test_outlines_without_an_area_are_left_out():
+def test_polygons_without_an_area_are_ignored():
     good = [4, 5, 20, 5, 9, 25]
     row = region_row(segmentations=[[[1, 2], [1, 2, 3, 4], [1, 1, 2, 2, 3, 3], good]])
     assert conversation(row).marks[0][0].polygon == (((4, 5), (20, 5), (9, 25)),)
@@ -196,14 +198,14 @@ def test_outlines_without_an_area_are_left_out():
         ('flickr30k', {'grounding': ''}, '"grounding" is \'\': expected a text'),
     ],
 )
-def test_fields_that_do_not_fit_are_told(name, changes, message):
+def test_invalid_fields_are_errors(name, changes, message):
     with pytest.raises(ValueError, match=message):
         conversation({**ROWS[name], **changes})
     with pytest.raises(ValueError, match='has one image, found 0'):
         make_conversation(ROWS[name], 0, None, None)
 
 
-def test_an_id_alone_makes_no_data_set():
+def test_a_row_without_the_fields_of_its_data_set_has_the_general_format():
     row = region_row(id='v7w-or-not')
     assert conversation(row).turns[0].text == 'What is within the red rectangle?'
     assert {'refcocog', 'vcr', 'vg_rel', 'flickr30k', 'v7w', 'pointQA_twice'} == DATA_SETS.keys()

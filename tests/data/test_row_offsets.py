@@ -27,7 +27,7 @@ def texts(path):
     st.sampled_from(['', '\ufeff', '\n ']),
     st.sampled_from([8, 64, 1 << 20]),
 )
-def test_both_kinds_of_files_give_their_rows(tmp_path_factory, rows, indent, ascii, before, window):
+def test_lists_and_lines_have_the_same_rows(tmp_path_factory, rows, indent, ascii, before, window):
     folder = tmp_path_factory.mktemp('files')
     (folder / 'l.json').write_text(before + json.dumps(rows, indent=indent, ensure_ascii=ascii), 'utf-8')
     lines = '\n\n'.join(json.dumps(row, ensure_ascii=ascii) for row in rows)

@@ -32,7 +32,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_an_answer_is_chosen_by_its_letter(folder):
+def test_the_answer_is_a_letter(folder):
     turns, (marks,) = answer_question(ROW, folder)
     assert turns[0].text == (
         'Why is the person at the red point sad, friend?\n'
@@ -52,7 +52,7 @@ def test_an_answer_is_chosen_by_its_letter(folder):
     assert make_conversation(ROW, 1, folder, None) == answer_question(ROW, folder)
 
 
-def test_so_is_a_reason(folder):
+def test_the_rationale_is_a_letter(folder):
     turns, (marks,) = rationale_question(ROW, folder)
     assert turns[0].text == (
         'I give you a question and its answer, I need you to provide a rationale explaining why the answer '
@@ -68,23 +68,23 @@ def test_so_is_a_reason(folder):
     assert len(marks) == 3
 
 
-def test_training_asks_for_the_answer_and_then_why(folder):
-    made = [make_conversation(ROW, 1, folder, np.random.default_rng(seed)) for seed in range(300)]
-    assert all([turn.role for turn in one.turns] == ['user', 'assistant'] * 2 for one in made)
-    offered = [('(D) Hm.' in one.turns[0].text, '(D) Hm.' in one.turns[2].text) for one in made]
-    assert {*offered} == {(a, b) for a in (False, True) for b in (False, True)}
-    for (answers, reasons), one in zip(offered, made, strict=True):
-        asked, answer, _, reason = (turn.text for turn in one.turns)
-        assert 'sad, friend?' in asked
+def test_training_asks_for_the_answer_and_then_the_rationale(folder):
+    conversations = [make_conversation(ROW, 1, folder, np.random.default_rng(seed)) for seed in range(300)]
+    assert all([turn.role for turn in one.turns] == ['user', 'assistant'] * 2 for one in conversations)
+    with_choices = [('(D) Hm.' in one.turns[0].text, '(D) Hm.' in one.turns[2].text) for one in conversations]
+    assert {*with_choices} == {(a, b) for a in (False, True) for b in (False, True)}
+    for (answers, reasons), one in zip(with_choices, conversations, strict=True):
+        question, answer, _, reason = (turn.text for turn in one.turns)
+        assert 'sad, friend?' in question
         assert ('(C)' in answer) == answers
         assert answers or answer.endswith('fell.')
         assert ('(A)' in reason) == reasons
         assert reasons or reason == 'The floor.'
         assert len(one.marks[0]) == 2 + reasons  # only mentioned objects are marked
-    shapes = {mark.shape for one in made for mark in one.marks[0]}
+    shapes = {mark.shape for one in conversations for mark in one.marks[0]}
     assert len(shapes) == 7
     assert 'point' not in shapes
-    words = ' '.join(one.turns[0].text for one in made)
+    words = ' '.join(one.turns[0].text for one in conversations)
     assert all(noun in words for noun in ('the person ', 'the object ', 'the instance '))
 
 
@@ -100,7 +100,7 @@ def test_training_asks_for_the_answer_and_then_why(folder):
         ({'meta_dir': 'none.json'}, 'none.json: cannot be read'),
     ],
 )
-def test_what_does_not_fit_is_told_without_drawing_lots(folder, changes, message):
+def test_invalid_rows_are_errors_without_a_generator(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         make_conversation({**ROW, **changes}, 1, folder, None)
 
@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_told_without_drawing_lots(folder, changes, message
         ({'class_names': [1, 2, 3]}, '"class_names" is .*: expected a list of texts'),
     ],
 )
-def test_letters_do_not_pass_for_words(folder, changes, message):
+def test_a_text_is_not_a_list_of_words(folder, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         make_conversation({**ROW, **changes}, 1, folder, None)
     assert len(str(caught.value)) < 500

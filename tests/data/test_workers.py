@@ -61,45 +61,45 @@ def test_results_are_in_order(workers, count):
     assert list(map_in_order(slow_square, range(count), workers)) == [n * n for n in range(count)]
 
 
-def test_arrays_arrive_whole_and_can_be_written_to():
-    for n, found in enumerate(map_in_order(arrays, range(5), 2)):
-        assert found.keys() == {'a', 'b'}
-        np.testing.assert_array_equal(found['a'], arrays(n)['a'])
-        np.testing.assert_array_equal(found['b'], arrays(n)['b'])
-        found['a'][0] = -1
+def test_arrays_arrive_complete_and_writable():
+    for n, result in enumerate(map_in_order(arrays, range(5), 2)):
+        assert result.keys() == {'a', 'b'}
+        np.testing.assert_array_equal(result['a'], arrays(n)['a'])
+        np.testing.assert_array_equal(result['b'], arrays(n)['b'])
+        result['a'][0] = -1
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize('workers', [1, 2])
-def test_tasks_and_results_may_be_larger_than_any_pipe(workers):
+def test_tasks_and_results_may_be_larger_than_a_pipe(workers):
     tasks = [np.full(4 << 20, n, np.uint8) for n in range(8)]
-    for n, found in enumerate(map_in_order(doubled, tasks, workers)):
-        np.testing.assert_array_equal(found, np.full(8 << 20, n, np.uint8))
+    for n, result in enumerate(map_in_order(doubled, tasks, workers)):
+        np.testing.assert_array_equal(result, np.full(8 << 20, n, np.uint8))
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(('work', 'told'), [(leaves, 'SystemExit: I leave'), (cannot_be_sent, 'pickle')])
-def test_no_kind_of_failure_is_waited_for_for_ever(work, told):
-    with pytest.raises(RuntimeError, match=told):
+@pytest.mark.parametrize(('work', 'message'), [(leaves, 'SystemExit: I leave'), (cannot_be_sent, 'pickle')])
+def test_every_failure_of_a_worker_is_raised(work, message):
+    with pytest.raises(RuntimeError, match=message):
         list(map_in_order(work, range(3), 2))
 
 
 @pytest.mark.parametrize(
-    ('task', 'kind', 'message'),
+    ('task', 'error', 'message'),
     [
         (3, ValueError, '^no three$'),
         (4, RuntimeError, 'fails_at_three[^$]*ZeroDivisionError: no four'),
         (5, ChildProcessError, 'a worker process ended unexpectedly, exit code 9'),
     ],
 )
-def test_an_error_comes_back_after_the_results_before_it(task, kind, message):
-    seen = []
-    with pytest.raises(kind, match=message):
-        seen.extend(map_in_order(fails_at_three, [0, 1, 2, task, 0, 1, 2], 2))
-    assert seen == [0, 1, 2]
+def test_an_error_is_raised_after_the_results_before_it(task, error, message):
+    results = []
+    with pytest.raises(error, match=message):
+        results.extend(map_in_order(fails_at_three, [0, 1, 2, task, 0, 1, 2], 2))
+    assert results == [0, 1, 2]
 
 
-def test_an_error_of_the_tasks_comes_back():
+def test_an_error_of_the_tasks_is_raised():
     def tasks():
         yield 1
         raise KeyError('tasks')
@@ -108,7 +108,7 @@ def test_an_error_of_the_tasks_comes_back():
         list(map_in_order(slow_square, tasks(), 2))
 
 
-def test_work_that_cannot_be_sent_is_an_error():
+def test_work_that_cannot_be_pickled_is_an_error():
     with pytest.raises(Exception, match='pickle'):
         list(map_in_order(lambda n: n, range(3), 2))
 
@@ -125,7 +125,7 @@ def gone(pid, patience=10.0):
     return False
 
 
-def test_closing_ends_the_processes_in_the_middle():
+def test_closing_ends_the_processes():
     results = map_in_order(process_id, range(1000), 2)
     pids = {next(results), next(results)}
     assert len(pids) == 2
@@ -138,12 +138,12 @@ def test_closing_ends_the_processes_in_the_middle():
 
 SCRIPT = """
 import sys, time
-import tests.data.test_workers as own
+import tests.data.test_workers as module
 from vipllava_jax.data.workers import map_in_order
 sys.modules['jax'] = None  # a worker that ran this script again would have it too
-results = map_in_order(own.process_id, range(10**6), 2)
+results = map_in_order(module.process_id, range(10**6), 2)
 print(next(results), next(results), flush=True)
-assert not any(map_in_order(own.has_jax, range(2), 2))
+assert not any(map_in_order(module.has_jax, range(2), 2))
 try:
     print('ready', flush=True)
     for _ in results:
@@ -154,7 +154,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize('sign', [signal.SIGKILL, signal.SIGINT])
-def test_no_worker_outlives_a_process_that_is_ended(sign, tmp_path):
+def test_no_worker_outlives_its_parent(sign, tmp_path):
     (tmp_path / 'script.py').write_text(SCRIPT)  # without the guard that multiprocessing would need
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
     with subprocess.Popen(
@@ -175,7 +175,7 @@ def test_no_worker_outlives_a_process_that_is_ended(sign, tmp_path):
         assert (out, err) == ('interrupted\n', '')
 
 
-def test_an_iterator_that_nobody_closed_ends_with_its_process(tmp_path):
+def test_an_unclosed_iterator_does_not_block_the_exit(tmp_path):
     (tmp_path / 'script.py').write_text(
         'import numpy as np\n'
         'from tests.data.test_workers import arrays\n'

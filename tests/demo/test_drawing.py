@@ -24,7 +24,7 @@ def seen(thing: Thing, background: str = 'flat') -> np.ndarray:
 
 
 @pytest.mark.parametrize('kind', [*KINDS, NEW_KIND])
-def test_a_thing_is_painted_where_its_outline_is(kind):
+def test_a_thing_is_painted_within_its_outline(kind):
     thing = dataclasses.replace(THING, kind=kind)
     empty = np.asarray(picture(Scene((), 'flat', 1)), int)
     painted = np.abs(seen(thing) - empty).max(axis=2) > 0
@@ -34,14 +34,14 @@ def test_a_thing_is_painted_where_its_outline_is(kind):
     assert off.max() <= 10
 
 
-def test_no_two_kinds_look_alike():
+def test_all_kinds_look_different():
     shapes = {kind: inside(dataclasses.replace(THING, kind=kind)) for kind in (*KINDS, NEW_KIND)}
     for a, b in itertools.combinations(shapes.values(), 2):
         assert (a & b).sum() < 0.85 * (a | b).sum()
 
 
 @pytest.mark.parametrize('color', COLORS)
-def test_a_pattern_is_seen_on_every_colour(color):
+def test_every_pattern_is_visible_on_every_colour(color):
     seen_ = {t: seen(dataclasses.replace(THING, color=color, texture=t)) for t in TEXTURES}
     for a, b in itertools.combinations(TEXTURES, 2):
         changed = np.abs(seen_[a] - seen_[b]).max(axis=2)[inside(THING)] > 40
@@ -49,7 +49,7 @@ def test_a_pattern_is_seen_on_every_colour(color):
 
 
 @pytest.mark.parametrize('background', BACKGROUNDS)
-def test_backgrounds_are_light_and_differ(background):
+def test_backgrounds_are_light_and_different(background):
     pictures = [np.asarray(picture(Scene((), background, seed)), int) for seed in range(8)]
     assert min(p.min() for p in pictures) > 150
     assert all((a != b).any() for a, b in itertools.combinations(pictures, 2))

@@ -10,9 +10,9 @@ from PIL import Image
 from scripts.demo import exam
 from tests.demo.oracle import answer
 from tests.worlds import of_all_types, rows
-from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.marking import SHAPES
+from vipllava_jax.demo.question_types import TYPES
 from vipllava_jax.demo.questions import View
 from vipllava_jax.demo.world import held_out
 from vipllava_jax.evaluation import cases
@@ -23,30 +23,30 @@ MOVED = [*exam.moved(20)]
 
 
 def test_every_combination_is_held_out():
-    for _, made in ALL + MARKS + MOVED:
-        for mark, at in made.marks:
-            thing = made.scene.things[at]
+    for _, sample in ALL + MARKS + MOVED:
+        for mark, at in sample.marks:
+            thing = sample.scene.things[at]
             assert held_out(thing.kind, thing.color, mark.shape)
 
 
-def test_each_case_is_what_its_fields_say():
+def test_the_fields_of_a_row_describe_its_case():
     assert Counter(fields['type'] for fields, _ in ALL) == dict.fromkeys(TYPES, 8)
-    for fields, made in ALL:
-        assert [question.type for question in made.questions] == [fields['type']]
-        hand = 'none' if made.scene is None else 'fixed' if made.seed is None else 'varied'
+    for fields, sample in ALL:
+        assert [question.type for question in sample.questions] == [fields['type']]
+        hand = 'none' if sample.scene is None else 'fixed' if sample.seed is None else 'varied'
         assert fields['hand'] == hand
-    for fields, made in MARKS:
-        assert [mark.shape for mark, _ in made.marks] == [fields['shape']]
-        assert [question.type for question in made.questions] == ['kind']
+    for fields, sample in MARKS:
+        assert [mark.shape for mark, _ in sample.marks] == [fields['shape']]
+        assert [question.type for question in sample.questions] == ['kind']
 
 
-def test_of_four_pictures_three_have_varied_marks():
+def test_three_of_four_pictures_have_varied_marks():
     hands = Counter(case.fields['hand'] for case in of_all_types(30))
     assert 0.2 < hands['fixed'] / (hands['fixed'] + hands['varied']) < 0.3
     assert hands['none'] == 30
 
 
-def test_a_moved_mark_is_the_same_picture_with_another_answer():
+def test_a_pair_has_one_picture_with_the_mark_on_two_things():
     for one, other in zip(MOVED[::2], MOVED[1::2], strict=True):
         assert one.fields == other.fields
         assert one.example.scene == other.example.scene
@@ -59,34 +59,34 @@ def test_a_moved_mark_is_the_same_picture_with_another_answer():
             assert case.example.turns[1].text == f'a {kind}'
 
 
-def test_what_is_taught_is_asked_beside_others():
+def test_questions_about_the_new_kind_are_mixed_with_others():
     taught = [*exam.taught('fish', 40)]
     assert {fields['kind'] for fields, _ in taught} == {'fish', 'other'}
-    for fields, made in taught:
-        (question,) = made.questions
+    for fields, sample in taught:
+        (question,) = sample.questions
         assert (question.answer == 'a fish') == (fields['kind'] == 'fish')
-        assert answer(View(made.scene, made.marks), question.text) == question.answer
+        assert answer(View(sample.scene, sample.marks), question.text) == question.answer
 
 
-def test_rows_are_what_eval_reads(tmp_path):
+def test_eval_reads_the_rows(tmp_path):
     some = [*ALL[::9], *MARKS[::9], *MOVED[:2]]
     written = rows(tmp_path, some)
-    read = cases.read(written, tmp_path)
-    for (_, made), case in zip(some, read.cases, strict=True):
-        assert case.turns == made.turns[:1]
-        assert case.accepted == (made.turns[1].text,)
+    loaded = cases.read_cases(written, tmp_path)
+    for (_, sample), case in zip(some, loaded.cases, strict=True):
+        assert case.turns == sample.turns[:1]
+        assert case.accepted == (sample.turns[1].text,)
         assert not any(case.marks)
         for path in case.images:
             with Image.open(path) as image:
-                np.testing.assert_array_equal(image, made.picture())
-                assert not made.marks or np.any(np.asarray(image) != np.asarray(picture(made.scene)))
+                np.testing.assert_array_equal(image, sample.picture())
+                assert not sample.marks or np.any(np.asarray(image) != np.asarray(picture(sample.scene)))
 
 
-def test_files_are_written_by_all_cores(tmp_path):
+def test_files_are_written_in_parallel(tmp_path):
     file = exam.write(tmp_path, 'moved', MOVED[:4])
     written = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row['pair'] for row in written] == [0, 0, 1, 1]
-    assert cases.read([file], together=['pair']).cases[3].sets == (('pair', '1'),)
+    assert cases.read_cases([file], together=['pair']).cases[3].sets == (('pair', '1'),)
 
 
 @pytest.mark.parametrize('name', ['types', 'marks', 'moved'])

@@ -22,16 +22,16 @@ from vipllava_jax.loading import bundled
 
 @pytest.fixture
 def score(demo_model, tmp_path):
-    """Asks the cases -> the number of cases and of right answers in each group."""
+    """A function from cases to the number of cases and of right answers in each group."""
 
-    def asked(cases, **settings):
-        found = evaluate(demo_model, rows(tmp_path, cases), images=tmp_path, **settings)
-        return {one.group: (one.n, one.correct) for one in found.scores}
+    def evaluated(cases, **settings):
+        result = evaluate(demo_model, rows(tmp_path, cases), images=tmp_path, **settings)
+        return {score.group: (score.n, score.correct) for score in result.scores}
 
-    return asked
+    return evaluated
 
 
-def test_it_knows_what_is_marked(score):
+def test_the_model_recognizes_marked_things(score):
     cases = [case for shape in SHAPES for case in exam.of_mark(shape, 8)]
     found = score(cases, by=['shape'])
     assert found['rows'][0] == 64
@@ -41,13 +41,13 @@ def test_it_knows_what_is_marked(score):
 
 
 @pytest.mark.slow
-def test_it_knows_the_rest(score):
+def test_the_model_answers_all_types_of_questions(score):
     n, correct = score(of_all_types(3))['rows']
     assert n == 48
     assert correct >= 35
 
 
-def test_a_moved_mark_moves_the_answer(score):
+def test_the_answer_follows_a_moved_mark(score):
     """If each answer is right in 95 % of the cases, both of a pair are in 90 %; by chance, in 1 of 144."""
     n, correct = score(exam.moved(32), together=['pair'])['pair']
     assert n == 32
@@ -56,7 +56,7 @@ def test_a_moved_mark_moves_the_answer(score):
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings('ignore')  # warnings in transformers
-def test_transformers_hears_the_same(tmp_path):
+def test_transformers_gives_the_same_answers(tmp_path):
     import torch
 
     torch.set_num_threads(1)  # for a small model, threads would mostly wait for each other
@@ -66,7 +66,7 @@ def test_transformers_hears_the_same(tmp_path):
     assert parity.ours('demo', written, tmp_path) == [*parity.theirs('demo', written, tmp_path)]
 
 
-def test_it_is_in_the_package():
+def test_the_model_is_in_the_package():
     inside = importlib.resources.files('vipllava_jax') / 'demo' / 'model'
     assert str(inside) == str(bundled())
     sizes = {path.name: path.stat().st_size for path in bundled().iterdir()}
@@ -75,12 +75,15 @@ def test_it_is_in_the_package():
     assert sum(sizes.values()) <= 8 * 2**20
 
 
-def test_it_is_a_vip_llava():
+def test_the_model_has_the_architecture_of_vip_llava():
     weights = loading.open(bundled())
     cfg = weights.cfg
     assert torch_files.is_torch_folder(bundled())
     assert {str(w.dtype) for _, w in weights.leaf_shapes()} == {'bfloat16'}
     assert len({*cfg.taps}) == 5
     assert cfg.projector_norm
-    said = json.loads((bundled() / 'config.json').read_text())
-    assert (said['model_type'], said['architectures']) == ('vipllava', ['VipLlavaForConditionalGeneration'])
+    config = json.loads((bundled() / 'config.json').read_text())
+    assert (config['model_type'], config['architectures']) == (
+        'vipllava',
+        ['VipLlavaForConditionalGeneration'],
+    )

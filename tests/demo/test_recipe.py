@@ -13,9 +13,9 @@ from PIL import Image
 from scripts.demo import make
 from tests.demo.oracle import answer
 from vipllava_jax.demo import vocabulary
-from vipllava_jax.demo.asking import TYPES
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.examples import example
+from vipllava_jax.demo.question_types import TYPES
 from vipllava_jax.demo.questions import View
 from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.processor import Processor
@@ -33,7 +33,7 @@ def written(tmp_path_factory):
     return folder
 
 
-def test_rows_say_what_the_examples_say(written):
+def test_rows_equal_the_examples(written):
     rows = [json.loads(line) for line in (written / 'training.jsonl').read_text().splitlines()]
     assert len({row['id'] for row in rows}) == len(rows) == 18
     for number, row in enumerate(rows[::3]):
@@ -53,7 +53,7 @@ def test_the_same_numbers_give_the_same_rows(written, tmp_path):
         assert (tmp_path / path.relative_to(written)).read_bytes() == path.read_bytes()
 
 
-def test_what_is_there_is_not_made_again(written, tmp_path):
+def test_existing_files_are_not_generated_again(written, tmp_path):
     shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     (part,) = (tmp_path / 'parts').rglob('*.jsonl')
     part.write_text('{}\n')
@@ -62,13 +62,13 @@ def test_what_is_there_is_not_made_again(written, tmp_path):
     assert (tmp_path / 'training.jsonl').read_text() == '{}\n'
 
 
-def test_held_out_rows_are_of_every_type_with_a_picture():
+def test_held_out_rows_have_every_type_with_a_picture():
     made = [one for number in range(30) for one in make.held_out(number)]
     assert {one.questions[0].type for one in made} == {*TYPES} - {'words'}
     assert all(one.marks and len(one.turns) == 2 for one in made)
 
 
-def test_a_new_kind_is_taught():
+def test_the_examples_of_a_new_kind_contain_it():
     made = [make.taught(number, 'fish') for number in range(60)]
     kinds = [{thing.kind for thing in one.scene.things} for one in made]
     assert np.mean(['fish' in found for found in kinds]) > 0.9
@@ -84,14 +84,14 @@ def test_the_model_is_small_enough_to_bundle():
     assert len(set(make.config(764).taps)) == 5
 
 
-def test_training_is_told_of_the_files_that_are_made():
+def test_the_recipe_names_the_generated_files():
     recipe = read_settings(Path(make.__file__).parent / 'train.toml')
     named = (recipe.model, *recipe.data, recipe.eval_data, recipe.images)
     assert [Path(path).name for path in named] == ['start', 'training.jsonl', 'held-out.jsonl', 'pictures']
     assert recipe.trains == ('vision', 'projector', 'llama')
 
 
-def test_the_recipe_cuts_no_row_in_a_hundred(tmp_path):
+def test_the_recipe_truncates_under_one_percent_of_rows(tmp_path):
     files = tmp_path / 'processor'
     vocabulary.write_processor(files, make.VISION.image_size, make.VISION.patch_size)
     processor = Processor.load(files)

@@ -23,7 +23,7 @@ def processor(files):
 
 
 @pytest.mark.parametrize('text', ['a star', 'Ünïcode 日本 😀\n new "line"', 'It is pink.', '', '\x00'])
-def test_any_text_comes_back(processor, text):
+def test_any_text_is_decoded_unchanged(processor, text):
     assert processor.tokenizer.decode(processor.tokenizer.encode(text)) == text.strip()
 
 
@@ -36,14 +36,14 @@ def test_the_words_of_the_world_are_tokens(processor):
     assert pieces < 1.05 * words
 
 
-def test_a_prompt_opens_with_few_tokens(processor):
+def test_a_prompt_begins_with_few_tokens(processor):
     ids = processor.tokenizer.encode(render('vipllava', [Turn('user', 'What is it?')], 1))
     assert ids.index(processor.image_id) == 5
     assert ids[0] == processor.tokenizer.bos
     assert len(ids) == 13
 
 
-def test_it_is_no_larger_than_it_says(files):
+def test_the_vocabulary_has_its_size(files):
     ids = json.loads((files / 'tokenizer.json').read_text())['model']['vocab'].values()
     assert sorted(ids) == list(range(len(ids)))
     assert max(ids) < vocabulary.SIZE
@@ -56,18 +56,18 @@ def test_the_chat_template_writes_the_default_prompt(processor):
     assert render('checkpoint', turns, 0, processor.chat_template) == render('vipllava', turns, 0)
 
 
-def test_training_it_again_gives_the_same(files):
+def test_training_the_tokenizer_is_deterministic(files):
     assert vocabulary.make_tokenizer().to_str(pretty=True) == (files / 'tokenizer.json').read_text()
 
 
 @pytest.mark.parity
-def test_transformers_reads_the_same_ids(files, processor):
+def test_transformers_encodes_to_the_same_ids(files, processor):
     from transformers import AutoTokenizer
 
     peer = AutoTokenizer.from_pretrained(files)
     for number in range(20):
-        made = example(number)
-        text = render('vipllava', [*made.turns, Turn('user', 'Ünïcode?')], int(made.scene is not None))
+        sample = example(number)
+        text = render('vipllava', [*sample.turns, Turn('user', 'Ünïcode?')], int(sample.scene is not None))
         ids = processor.tokenizer.encode(text)
         assert peer(text)['input_ids'] == ids
         assert peer.decode(ids[-12:], skip_special_tokens=True).strip() == processor.tokenizer.decode(

@@ -4,19 +4,19 @@ import itertools
 import math
 from random import Random
 
-from vipllava_jax.demo.world import COLORS, FEWEST, KINDS, MOST, NEW_KIND, SIDE, SIZES, make_scene
+from vipllava_jax.demo.world import COLORS, KINDS, MAX_THINGS, MIN_THINGS, NEW_KIND, SIDE, SIZES, make_scene
 
 SCENES = [make_scene(Random(seed)) for seed in range(300)]
 
 
-def test_a_seed_is_a_scene():
+def test_the_same_seed_gives_the_same_scene():
     assert SCENES[:5] == [make_scene(Random(seed)) for seed in range(5)]
     assert len(set(SCENES)) == len(SCENES)
 
 
-def test_things_lie_inside_and_overlap_little():
+def test_things_are_inside_the_picture_and_overlap_little():
     for scene in SCENES:
-        assert FEWEST <= len(scene.things) <= MOST
+        assert MIN_THINGS <= len(scene.things) <= MAX_THINGS
         for thing in scene.things:
             low, high = SIZES[thing.size]
             assert low <= thing.radius <= high
@@ -25,7 +25,7 @@ def test_things_lie_inside_and_overlap_little():
             assert math.dist((a.x, a.y), (b.x, b.y)) >= 0.9 * (a.radius + b.radius)
 
 
-def test_everything_occurs_but_what_is_left_to_teach():
+def test_every_kind_occurs_except_the_new_one():
     things = [thing for scene in SCENES for thing in scene.things]
     assert {thing.kind for thing in things} == set(KINDS)
     assert {thing.color for thing in things} == set(COLORS)

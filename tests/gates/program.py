@@ -46,19 +46,19 @@ class Instruction(NamedTuple):
     line: str
 
 
-def one(platform: str, name: str = '', **described: str) -> jax.sharding.Sharding:
+def device_of(platform: str, name: str = '', **options: str) -> jax.sharding.Sharding:
     """A device of a platform that this machine need not have."""
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # other pytest workers load libtpu, too
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no metadata server to query
-    devices = topologies.get_topology_desc(name, platform=platform, **described).devices
+    devices = topologies.get_topology_desc(name, platform=platform, **options).devices
     return jax.sharding.SingleDeviceSharding(devices[0])
 
 
-def place(tree: Any, where: Any) -> Any:
+def place(tree: Any, sharding: Any) -> Any:
     """Shapes placed on a device, with one sharding for all or a tree of formats."""
-    if isinstance(where, jax.sharding.Sharding):
-        where = jax.tree.map(lambda _: where, tree)
-    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, where)
+    if isinstance(sharding, jax.sharding.Sharding):
+        sharding = jax.tree.map(lambda _, same=sharding: same, tree)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, sharding)
 
 
 def weights(cfg: vj.Config, quantize: str | None) -> Any:
@@ -67,38 +67,39 @@ def weights(cfg: vj.Config, quantize: str | None) -> Any:
 
 
 def state(cfg: vj.Config, B: int) -> State:
-    def make():
+    def zeros():
         cache = llama.Cache.empty(cfg.text, B, SLOTS, jnp.bfloat16)
         ids, rows = jnp.zeros((B, SLOTS), int), jnp.zeros(B, int)
         eos = jnp.asarray(eos_rows(cfg.eos, B))
         return State(cache, ids, rows, rows, jnp.zeros(B, bool), eos, None)
 
-    return jax.eval_shape(make)
+    return jax.eval_shape(zeros)
 
 
-def decode(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> Any:
-    return decoding.decode_chunk.trace(params, place(state(cfg, B), at), cfg=cfg, steps=8).lower().compile()
+def decode(params: Any, cfg: vj.Config, B: int, sharding: jax.sharding.Sharding) -> Any:
+    rows = place(state(cfg, B), sharding)
+    return decoding.decode_chunk.trace(params, rows, cfg=cfg, steps=8).lower().compile()
 
 
-def prefill(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> Any:
+def prefill(params: Any, cfg: vj.Config, B: int, sharding: jax.sharding.Sharding) -> Any:
     ids, counts = jax.ShapeDtypeStruct((B, PROMPT), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.int32)
-    batch = place(Batch(ids, counts, pictures(cfg, B), counts), at)
-    eos = place(jax.eval_shape(lambda: jnp.asarray(eos_rows(cfg.eos, B))), at)
+    batch = place(Batch(ids, counts, pictures(cfg, B), counts), sharding)
+    eos = place(jax.eval_shape(lambda: jnp.asarray(eos_rows(cfg.eos, B))), sharding)
     return decoding.prefill_batch.trace(params, batch, None, eos, cfg=cfg, slots=SLOTS).lower().compile()
 
 
-def vision(params: Any, cfg: vj.Config, B: int, at: jax.sharding.Sharding) -> Any:
+def vision(params: Any, cfg: vj.Config, B: int, sharding: jax.sharding.Sharding) -> Any:
     def features(params, images):
         return VipLlava(cfg).apply({'params': params}, images, method='features')
 
-    return jax.jit(features).trace(params, place(pictures(cfg, B), at)).lower().compile()
+    return jax.jit(features).trace(params, place(pictures(cfg, B), sharding)).lower().compile()
 
 
-def train(trains: tuple[str, ...], at: jax.sharding.Sharding, *targets: str) -> Any:
+def train(trains: tuple[str, ...], sharding: jax.sharding.Sharding, *targets: str) -> Any:
     """A training step of a shallow bfloat16 model, with adapters on the targets if there are any."""
     optimizer = Optimizer(1e-4, 100, moment_dtype='bfloat16')
 
-    def begun() -> tuple[Any, Any]:
+    def initial() -> tuple[Any, Any]:
         params = jax.tree.map(lambda w: jnp.zeros(w.shape, w.dtype), vj.abstract(SHALLOW, jnp.bfloat16))
         if 'lora' in trains:
             key = jax.random.key(0)
@@ -110,20 +111,20 @@ def train(trains: tuple[str, ...], at: jax.sharding.Sharding, *targets: str) -> 
     pixels = pictures(SHALLOW, ROWS)
     batch = Examples(ids, ids, jax.ShapeDtypeStruct((1, *pixels.shape), jnp.bfloat16), counts)
     step = make_step(SHALLOW, optimizer, apply_dropout=lora.with_dropout if 'lora' in trains else None)
-    told = place((*jax.eval_shape(begun), batch, jax.eval_shape(lambda: jax.random.key(0))), at)
-    return step.trace(*told).lower().compile()
+    arguments = place((*jax.eval_shape(initial), batch, jax.eval_shape(lambda: jax.random.key(0))), sharding)
+    return step.trace(*arguments).lower().compile()
 
 
 def pictures(cfg: vj.Config, B: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((B, 1, cfg.vision.image_size, cfg.vision.image_size, 3), jnp.float32)
 
 
-def weigh(tree: Any) -> int:
+def size_in_bytes(tree: Any) -> int:
     """The size of a tree of arrays in bytes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def held(compiled: Any, params: Any, cfg: vj.Config, B: int = 0) -> int:
+def bytes_in_use(compiled: Any, params: Any, cfg: vj.Config, B: int = 0) -> int:
     """Bytes on the device while the 7B's program runs, including weights that it does not read.
 
     For a shallow program, the missing layers' weights and, if it has one, cache of B rows are added.
@@ -131,11 +132,11 @@ def held(compiled: Any, params: Any, cfg: vj.Config, B: int = 0) -> int:
     m = compiled.memory_analysis()
     running = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
     formats = jax.tree.leaves(compiled.input_formats[0][0])
-    unread = [w for w, f in zip(jax.tree.leaves(params), formats, strict=True) if f.layout is None]
-    lacking = weigh(state(CFG, B).cache) - weigh(state(cfg, B).cache)
-    lacking += (CFG.text.layers - cfg.text.layers) * weigh(params['llama']['layers_0'])
-    lacking += (CFG.vision.layers - cfg.vision.layers) * weigh(params['clip']['layers_0'])
-    return running - m.alias_size_in_bytes + weigh(unread) + lacking
+    unused = [w for w, f in zip(jax.tree.leaves(params), formats, strict=True) if f.layout is None]
+    missing = size_in_bytes(state(CFG, B).cache) - size_in_bytes(state(cfg, B).cache)
+    missing += (CFG.text.layers - cfg.text.layers) * size_in_bytes(params['llama']['layers_0'])
+    missing += (CFG.vision.layers - cfg.vision.layers) * size_in_bytes(params['clip']['layers_0'])
+    return running - m.alias_size_in_bytes + size_in_bytes(unused) + missing
 
 
 def entry(text: str) -> list[Instruction]:
@@ -164,7 +165,7 @@ def results(shapes: str) -> list[tuple[str, int, bool]]:
     ]
 
 
-def moved(text: str) -> list[str]:
+def copies(text: str) -> list[str]:
     """Copies and transposes anywhere, and slices outside of fusions, of 1 MiB or more.
 
     Transfers to and from the fast memory of a TPU are not included, nor are int8 copies that keep the order
@@ -172,36 +173,38 @@ def moved(text: str) -> list[str]:
     """
     orders = dict(re.findall(r'%([\w.\-]+) = s8\[[\d,]*\]\{([\d,]+)', text))
     inside = re.findall(r' = (\w+\[[\d,]*\])\{?([\d,]*)\S* (copy|transpose)\(%?([\w.\-]+)', text)
-    turned = [
+    copied = [
         shape
         for shape, order, op, of in inside
         if op == 'transpose' or not shape.startswith('s8') or orders.get(of) != order
     ]
     outside = [x for x in entry(text) + loop(text) if x.op in ('copy', 'slice', 'dynamic-slice')]
-    return [shape for shape in turned + [x.results[0][0] for x in outside] if results(shape)[0][1] >= 2**20]
+    return [shape for shape in copied + [x.results[0][0] for x in outside] if results(shape)[0][1] >= 2**20]
 
 
-def moved_weights(text: str, params: Any) -> list[str]:
+def copied_weights(text: str, params: Any) -> list[str]:
     """The copies and transposes of arrays with the size of a weight matrix, whatever their shape."""
     matrices = {w.size for w in jax.tree.leaves(params) if w.ndim > 1}
     inside = re.findall(r' = \w+\[([\d,]+)\]\S* (?:copy|transpose)\(', text)
     return [dims for dims in inside if math.prod(map(int, dims.split(','))) in matrices]
 
 
-def returned(computation: list[Instruction]) -> int:
+def bytes_copied_back(computation: list[Instruction]) -> int:
     """The bytes copied back from the fast memory: a cache that is not updated in place."""
     transfers = [x.results for x in computation if x.op == 'copy-start']
     return sum(to[1] for to, of, *_ in transfers if of[2] and not to[2])
 
 
-def made(computation: list[Instruction], cache: Any) -> list[str]:
+def large_results(computation: list[Instruction], cache: Any) -> list[str]:
     """Results as large as an int8 weight, except for the caches that are updated in place."""
-    own = {str(x.shape).replace(' ', '').strip('(,)') for x in jax.tree.leaves(cache)}
+    cache_shapes = {str(x.shape).replace(' ', '').strip('(,)') for x in jax.tree.leaves(cache)}
     working = ('fusion', 'convert', 'multiply', 'broadcast')
     fused = [result for x in computation if x.op in working for result in x.results]
-    return [shape for shape, size, _ in fused if size >= 2**24 and shape.split('[')[1][:-1] not in own]
+    return [
+        shape for shape, size, _ in fused if size >= 2**24 and shape.split('[')[1][:-1] not in cache_shapes
+    ]
 
 
-def kernels(computation: list[Instruction]) -> int:
+def kernel_count(computation: list[Instruction]) -> int:
     """The number of kernels: instructions except for transfers and tuples."""
     return sum(not x.op.endswith(('-start', '-done')) and 'ConcatBitcast' not in x.line for x in computation)

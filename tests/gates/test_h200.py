@@ -24,8 +24,8 @@ MEMORY = 141e9 * 0.9  # 10 % margin
 
 @pytest.fixture(scope='module')
 def h200():
-    described = Path(__file__).with_name('h200.textproto').read_text()
-    return program.one('cuda', topology='1x1x1', target_config=described)
+    description = Path(__file__).with_name('h200.textproto').read_text()
+    return program.device_of('cuda', topology='1x1x1', target_config=description)
 
 
 @pytest.fixture(scope='module')
@@ -33,14 +33,14 @@ def params(h200):
     return load(h200)
 
 
-def load(at, quantize=None):
+def load(device, quantize=None):
     """The shapes of the params, as fused by `vj.load` on a GPU."""
     params = program.weights(CFG, quantize)
     layers = {
         name: jax.eval_shape(llama.fuse, part) if name.startswith('layers_') else part
         for name, part in params['llama'].items()
     }
-    return program.place({**params, 'llama': layers}, at)
+    return program.place({**params, 'llama': layers}, device)
 
 
 @pytest.mark.parametrize(
@@ -66,22 +66,23 @@ def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
     compiled = program.decode(params, cfg, B, h200)
     text, cache = compiled.as_text(), program.state(CFG, B).cache
     loop = program.loop(text)
-    assert program.held(compiled, params, CFG, B) < MEMORY
-    assert compiled.memory_analysis().alias_size_in_bytes >= program.weigh(cache)  # donated, updated in place
-    kinds = Counter(x.op for x in loop)
-    assert set(kinds) <= {'fusion', 'fusion-start', 'fusion-done', 'custom-call'}, kinds
-    assert not program.moved(text)
-    assert not program.made(program.entry(text) + loop, cache)
-    assert kinds.total() <= kernels * CFG.text.layers + 20, kinds
+    assert program.bytes_in_use(compiled, params, CFG, B) < MEMORY
+    donated = compiled.memory_analysis().alias_size_in_bytes
+    assert donated >= program.size_in_bytes(cache)  # the caches are updated in place
+    ops = Counter(x.op for x in loop)
+    assert set(ops) <= {'fusion', 'fusion-start', 'fusion-done', 'custom-call'}, ops
+    assert not program.copies(text)
+    assert not program.large_results(program.entry(text) + loop, cache)
+    assert ops.total() <= kernels * CFG.text.layers + 20, ops
 
 
-def test_int4_makes_the_weight_of_a_product_for_many_rows_and_no_more(h200):
+def test_int4_dequantizes_one_weight_at_a_time_for_many_rows(h200):
     compiled = program.decode(load(h200, 'int4'), CFG, 8, h200)
     largest = 2 * CFG.text.width * CFG.text.vocab
     assert largest <= compiled.memory_analysis().temp_size_in_bytes < 2 * largest
 
 
-def test_adapters_that_read_the_same_share_their_dropout(h200):
+def test_adapters_of_the_same_input_share_their_dropout(h200):
     words = program.ROWS * program.PROMPT * CFG.text.width // 4  # of random bits, for dropout on q's input
 
     def hashes(*targets: str) -> int:
@@ -91,17 +92,17 @@ def test_adapters_that_read_the_same_share_their_dropout(h200):
     assert hashes('q') == hashes('q', 'k', 'v') > 0
 
 
-def test_gradients_stay_as_narrow_as_the_weights(h200):
+def test_gradients_have_the_dtype_of_the_weights(h200):
     text = program.train(('projector', 'llama'), h200).as_text()
     q = CFG.text.width, CFG.text.heads, CFG.text.head_size
     wide = {f'f32[{",".join(map(str, shape))}]' for shape in (q, (*q[1:], q[0]))}  # of q, k, v; of o
-    alone = [x for x in program.entry(text) if len(x.results) == 1]  # what moves a weight has three
-    assert alone
-    assert not [x.line for x in alone if x.results[0][0] in wide]
+    single = [x for x in program.entry(text) if len(x.results) == 1]  # what moves a weight has three
+    assert single
+    assert not [x.line for x in single if x.results[0][0] in wide]
 
 
 @pytest.mark.parametrize('T', [577, 1024])
-def test_attention_is_trained_by_cudnn(h200, T, monkeypatch):
+def test_the_gradient_of_attention_is_computed_by_cudnn(h200, T, monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
     q = jax.ShapeDtypeStruct((1, T, 16, 64), jnp.bfloat16, sharding=h200)
 
@@ -117,7 +118,7 @@ def test_prefill(h200, quantize, monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
     B, params = 8, load(h200, quantize)
     compiled = program.prefill(params, dataclasses.replace(CFG, attention='cudnn'), B, h200)
-    assert program.held(compiled, params, CFG, B) < MEMORY
+    assert program.bytes_in_use(compiled, params, CFG, B) < MEMORY
     text = compiled.as_text()
     assert 'layers_22' in text  # the deepest tap is the output of this block
     assert 'clip/layers_23' not in text
@@ -129,6 +130,6 @@ def test_prefill(h200, quantize, monkeypatch):
 def test_vision(h200, params):
     compiled = program.vision(params, CFG, 8, h200)
     text = compiled.as_text()
-    assert program.held(compiled, params, CFG) < MEMORY
-    assert not program.moved_weights(text, params)
-    assert program.kernels(program.entry(text)) < 17 * max(CFG.taps) + 20
+    assert program.bytes_in_use(compiled, params, CFG) < MEMORY
+    assert not program.copied_weights(text, params)
+    assert program.kernel_count(program.entry(text)) < 17 * max(CFG.taps) + 20

@@ -16,13 +16,13 @@ CHIPS = list(MEMORY)
 KERNELS = {1: 27, 8: 23}  # per layer, by batch size
 
 
-def fits(chip: str, held: int) -> bool:
-    return held < MEMORY[chip] * 2**30 * 0.9  # 10 % margin
+def fits(chip: str, size: int) -> bool:
+    return size < MEMORY[chip] * 2**30 * 0.9  # 10 % margin
 
 
-def load(cfg, at, quantize=None):
+def load(cfg, device, quantize=None):
     """The shapes of the params, placed as `vj.load` does on a TPU."""
-    params = program.place(program.weights(cfg, quantize), at)
+    params = program.place(program.weights(cfg, quantize), device)
     llama = params['llama']
     return {**params, 'llama': program.place(llama, placement.formats(llama, cfg))}
 
@@ -42,38 +42,39 @@ def load(cfg, at, quantize=None):
     ],
 )
 def test_decode(chip, quantize, B):
-    at = program.one('tpu', chip)
-    params = load(CFG, at, quantize)
-    compiled = program.decode(params, CFG, B, at)
+    device = program.device_of('tpu', chip)
+    params = load(CFG, device, quantize)
+    compiled = program.decode(params, CFG, B, device)
     text, cache = compiled.as_text(), program.state(CFG, B).cache
     loop = program.loop(text)
-    assert fits(chip, program.held(compiled, params, CFG, B))
-    assert compiled.memory_analysis().alias_size_in_bytes >= program.weigh(cache)  # donated, updated in place
-    assert not program.moved(text)
-    assert not program.made(program.entry(text) + loop, cache)
+    assert fits(chip, program.bytes_in_use(compiled, params, CFG, B))
+    donated = compiled.memory_analysis().alias_size_in_bytes
+    assert donated >= program.size_in_bytes(cache)  # the caches are updated in place
+    assert not program.copies(text)
+    assert not program.large_results(program.entry(text) + loop, cache)
     # The compiler may keep some caches in fast memory and copy them back: a few, or with int8 all keys.
-    few = 0.01 * program.weigh(params['llama'])
-    assert program.returned(loop) < (program.weigh(cache.k) if quantize else 0) + few
-    assert program.kernels(loop) < KERNELS[B] * CFG.text.layers + 10
+    margin = 0.01 * program.size_in_bytes(params['llama'])
+    assert program.bytes_copied_back(loop) < (program.size_in_bytes(cache.k) if quantize else 0) + margin
+    assert program.kernel_count(loop) < KERNELS[B] * CFG.text.layers + 10
 
 
 @pytest.mark.parametrize(('chip', 'B'), [('v5e:1x1', 1), ('v5p:2x2x1', 8), ('v6e:1x1', 8)])
 def test_prefill(chip, B):
-    at = program.one('tpu', chip)
-    params = load(SHALLOW, at)
-    compiled = program.prefill(params, SHALLOW, B, at)
+    device = program.device_of('tpu', chip)
+    params = load(SHALLOW, device)
+    compiled = program.prefill(params, SHALLOW, B, device)
     text = compiled.as_text()
-    assert fits(chip, program.held(compiled, params, SHALLOW, B))
-    assert not program.moved_weights(text, params)
+    assert fits(chip, program.bytes_in_use(compiled, params, SHALLOW, B))
+    assert not program.copied_weights(text, params)
     assert f'[{B},{program.PROMPT},{CFG.text.vocab}]' not in text  # only the logits of the last tokens
 
 
 @pytest.mark.parametrize('chip', CHIPS)
 def test_vision(chip):
-    at = program.one('tpu', chip)
-    params = load(SHALLOW, at)
-    compiled = program.vision(params, SHALLOW, 8, at)
+    device = program.device_of('tpu', chip)
+    params = load(SHALLOW, device)
+    compiled = program.vision(params, SHALLOW, 8, device)
     text = compiled.as_text()
-    assert fits(chip, program.held(compiled, params, SHALLOW))
-    assert not program.moved_weights(text, params)
-    assert program.kernels(program.entry(text)) < 15 * max(SHALLOW.taps) + 45
+    assert fits(chip, program.bytes_in_use(compiled, params, SHALLOW))
+    assert not program.copied_weights(text, params)
+    assert program.kernel_count(program.entry(text)) < 15 * max(SHALLOW.taps) + 45

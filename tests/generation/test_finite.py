@@ -23,7 +23,7 @@ def batch(rng):
     return ragged(SMALL, rng, [(9, 2), (4, 0), (5, 1)], T=32)
 
 
-def spoilt(params, path, value, at=0):
+def with_value(params, path, value, at=0):
     """Params in which one value of a weight is replaced."""
     leaves = dict(flat(params))
     leaf = leaves[path]
@@ -31,67 +31,70 @@ def spoilt(params, path, value, at=0):
     return nested(leaves.items())
 
 
-def refused(params, batch, **settings) -> str:
-    with pytest.raises(ValueError, match="the model's logits are not finite") as told:
+def error_message(params, batch, **settings) -> str:
+    with pytest.raises(ValueError, match="the model's logits are not finite") as error:
         vj.generate(params, batch, cfg=SMALL, max_new_tokens=4, **settings)
-    assert len(str(told.value)) < 300
-    return str(told.value)
+    message = str(error.value)
+    assert len(message) < 300
+    return message
 
 
 @pytest.mark.parametrize(
     ('path', 'value'),
     [('llama/layers_0/gate/w', np.inf), ('llama/norm/w', np.nan), ('llama/head/w', -np.inf)],
 )
-def test_a_weight_that_is_no_number_is_named(params, batch, path, value):
-    told = refused(spoilt(params, path, value), batch)
-    assert f': {path} holds NaN or infinity; get a whole copy' in told
+def test_a_weight_that_is_not_finite_is_named(params, batch, path, value):
+    message = error_message(with_value(params, path, value), batch)
+    assert f': {path} holds NaN or infinity; get a complete copy' in message
 
 
-def test_so_it_is_when_tokens_are_drawn(params, batch):
-    broken = spoilt(params, 'llama/norm/w', np.nan)
-    assert 'llama/norm/w' in refused(broken, batch, temperature=1.0, seed=0)
+def test_a_weight_that_is_not_finite_is_named_when_sampling(params, batch):
+    broken = with_value(params, 'llama/norm/w', np.nan)
+    assert 'llama/norm/w' in error_message(broken, batch, temperature=1.0, seed=0)
 
 
-def test_a_weight_that_one_row_alone_reads_ends_it(params, batch):
+def test_a_weight_that_only_one_row_uses_is_named(params, batch):
     """A weight of the tower, which rows without a picture do not use."""
-    broken = spoilt(params, 'projector/linear_2/b', np.nan)
-    assert 'projector/linear_2/b holds' in refused(broken, batch)
+    broken = with_value(params, 'projector/linear_2/b', np.nan)
+    assert 'projector/linear_2/b holds' in error_message(broken, batch)
     words = batch._replace(images=batch.images[:, :0], image_counts=batch.image_counts * 0)
     words.tokens[words.tokens == SMALL.image_token] = 5
     assert vj.generate(broken, words, cfg=SMALL, max_new_tokens=4).lengths.all()
 
 
-def test_the_stream_ends_before_its_first_token(params, batch):
+def test_a_stream_fails_before_its_first_token(params, batch):
     pieces = []
     with pytest.raises(ValueError, match='not finite'):
-        pieces.extend(vj.stream(spoilt(params, 'llama/norm/w', np.nan), batch, cfg=SMALL, max_new_tokens=4))
+        pieces.extend(
+            vj.stream(with_value(params, 'llama/norm/w', np.nan), batch, cfg=SMALL, max_new_tokens=4)
+        )
     assert not pieces
 
 
-def test_many_weights_are_counted(params, batch):
+def test_a_message_counts_the_weights_that_it_does_not_name(params, batch):
     broken = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(np.nan), params)
-    assert ' and ' in refused(broken, batch)
-    assert ' more hold NaN or infinity' in refused(broken, batch)
+    assert ' and ' in error_message(broken, batch)
+    assert ' more hold NaN or infinity' in error_message(broken, batch)
 
 
-@pytest.mark.parametrize('kind', ['int8', 'int4'])
-def test_quantised_weights_have_a_scale(params, kind):
-    small = nested(quantize_leaves(flat(spoilt(params, 'llama/layers_0/q/w', np.inf)), kind))
+@pytest.mark.parametrize('quantize', ['int8', 'int4'])
+def test_the_scale_of_a_quantized_weight_is_named(params, quantize):
+    small = nested(quantize_leaves(flat(with_value(params, 'llama/layers_0/q/w', np.inf)), quantize))
     assert not_finite(small) == ['llama/layers_0/q/w/scale']
 
 
-def test_an_overflow_of_half_precision_gets_advice(params, batch):
-    large = jax.tree.map(lambda x: x.astype(jnp.float16), spoilt(params, 'llama/norm/w', 6e4))
-    told = explain(large, batch)
-    assert told.endswith(
+def test_an_overflow_of_float16_gets_advice(params, batch):
+    large = jax.tree.map(lambda x: x.astype(jnp.float16), with_value(params, 'llama/norm/w', 6e4))
+    message = explain(large, batch)
+    assert message.endswith(
         'all weights are finite, but a result became too large; '
         'numbers above 65504 are infinite in float16: try --dtype bfloat16 or float32'
     )
-    infinite = jax.tree.map(lambda x: x.astype(jnp.float16), spoilt(params, 'llama/norm/w', 7e4))
-    told = explain(infinite, batch)
-    assert 'llama/norm/w holds NaN or infinity; numbers above 65504 are infinite in float16' in told
+    infinite = jax.tree.map(lambda x: x.astype(jnp.float16), with_value(params, 'llama/norm/w', 7e4))
+    message = explain(infinite, batch)
+    assert 'llama/norm/w holds NaN or infinity; numbers above 65504 are infinite in float16' in message
 
 
-def test_pictures_that_are_not_numbers(params, batch):
+def test_images_that_are_not_finite_are_named(params, batch):
     images = np.full_like(batch.images, np.nan)
-    assert 'the pictures hold NaN' in refused(params, batch._replace(images=images))
+    assert 'the pictures hold NaN' in error_message(params, batch._replace(images=images))

@@ -1,4 +1,4 @@
-"""Which tokens can be sampled, and how often."""
+"""Which tokens can be sampled, and how often they are."""
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +15,22 @@ def sampling(B, temperature=1.0, top_k=0, top_p=1.0, seed=0):
     return Sampling(jnp.full(B, temperature), jnp.full(B, top_k), jnp.full(B, top_p), keys)
 
 
-def test_without_sampling_the_likeliest_wins(rng):
+def test_greedy_decoding_selects_the_most_likely_token(rng):
     logits = rng.normal(size=(5, 30)).astype(np.float32)
     np.testing.assert_array_equal(sample(logits, None, jnp.arange(5)), logits.argmax(axis=-1))
 
 
-def test_temperature_zero_beside_others_is_the_likeliest(rng):
+def test_rows_of_temperature_0_are_greedy_beside_sampled_rows(rng):
     logits = rng.normal(size=(2, 30)).astype(np.float32)
     mixed = sampling(2).replace(temperature=jnp.array([0.0, 5.0]))
-    drawn = np.array([sample(logits, mixed, jnp.full(2, i)) for i in range(20)])
-    assert (drawn[:, 0] == logits[0].argmax()).all()
-    assert len(set(drawn[:, 1])) > 5
+    sampled = np.array([sample(logits, mixed, jnp.full(2, i)) for i in range(20)])
+    assert (sampled[:, 0] == logits[0].argmax()).all()
+    assert len(set(sampled[:, 1])) > 5
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 20), st.floats(0.05, 0.999), st.floats(0.2, 3.0), st.integers(0, 1000))
-def test_cuts_are_those_of_the_definition(k, p, temperature, seed):
+def test_top_k_and_top_p_keep_the_tokens_of_their_definition(k, p, temperature, seed):
     logits = np.random.default_rng(seed).normal(size=20).astype(np.float32)
     got = np.isfinite(filter_top_k_top_p(logits[None], sampling(1, temperature, k, p))[0])
     order = np.argsort(-logits)[:k]
@@ -39,22 +39,22 @@ def test_cuts_are_those_of_the_definition(k, p, temperature, seed):
     near = np.abs(before - p) < 1e-5  # rounding may include or exclude these
     expected = np.zeros(20, bool)
     expected[order[before < p]] = True
-    unsure = np.zeros(20, bool)
-    unsure[order[near]] = True
-    np.testing.assert_array_equal(got | unsure, expected | unsure)
+    ambiguous = np.zeros(20, bool)
+    ambiguous[order[near]] = True
+    np.testing.assert_array_equal(got | ambiguous, expected | ambiguous)
 
 
-def test_draws_follow_the_softmax(rng):
+def test_sampled_tokens_follow_the_softmax(rng):
     logits = rng.normal(size=6).astype(np.float32)
     n = 20_000
-    drawn = sample(jnp.broadcast_to(logits, (n, 6)), sampling(n, 0.7), jnp.zeros(n, int))
+    sampled = sample(jnp.broadcast_to(logits, (n, 6)), sampling(n, 0.7), jnp.zeros(n, int))
     expected = np.exp(logits / 0.7) / np.exp(logits / 0.7).sum()
-    counts = np.bincount(drawn, minlength=6)
+    counts = np.bincount(sampled, minlength=6)
     chi2 = ((counts - n * expected) ** 2 / (n * expected)).sum()
     assert chi2 < 20.5  # 5 degrees of freedom: passed by 99.9 % of seeds
 
 
-def test_a_row_draws_the_same_whoever_is_beside_it(rng):
+def test_other_rows_do_not_change_a_sampled_token(rng):
     logits = rng.normal(size=(3, 50)).astype(np.float32)
     three = sampling(3)
     alone = jax.tree.map(lambda x: x[1:2], three)
@@ -63,7 +63,7 @@ def test_a_row_draws_the_same_whoever_is_beside_it(rng):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(('temperature', 'k', 'p'), [(0.7, 0, 0.6), (1.3, 5, 1.0), (0.9, 12, 0.8)])
-def test_cuts_are_those_of_transformers(rng, temperature, k, p):
+def test_filtered_logits_are_those_of_transformers(rng, temperature, k, p):
     import torch
     from transformers.generation.logits_process import (
         LogitsProcessorList,

@@ -1,44 +1,25 @@
 """A stop string ends the text, however the text is split into pieces."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import vipllava_jax as vj
-from vipllava_jax.generation.stopping import AnswerEnds, find_stop, stop_conditions, truncate_at_stops
+from vipllava_jax.generation.stopping import (
+    AnswerEnds,
+    RowStops,
+    find_stop,
+    stop_conditions,
+    truncate_at_stops,
+)
+from vipllava_jax.inputs.processor import Processor
 
 texts = st.text('ab#', max_size=20)
 
 
 @given(st.lists(texts), st.lists(st.text('ab#', min_size=1, max_size=4), max_size=3))
-def test_pieces_make_the_text_before_the_first_stop(pieces, stops):
-    whole = ''.join(pieces)
-    ends = [whole.find(stop) for stop in stops if stop in whole]
-    got = ''.join(truncate_at_stops(pieces, stops))
-    if not ends:
-        assert got == whole
-    else:  # pieces may complete a later stop before an earlier, longer one
-        assert whole.startswith(got)
-        assert not any(stop in got for stop in stops)
-        assert any(whole[len(got) :].startswith(stop) for stop in stops)
-
-
-def test_text_that_cannot_be_a_stop_comes_at_once():
-    seen = truncate_at_stops(iter(['one #', ' two ##', '#', ' never']), ['###'])
-    assert [*seen] == ['one ', '# two ', '']
-    assert [*truncate_at_stops(['a', 'b'], [])] == ['a', 'b']
-
-
-def test_nothing_is_read_past_the_stop():
-    def endless():
-        yield 'a###'
-        raise AssertionError('read on')
-
-    assert [*truncate_at_stops(endless(), ['###'])] == ['a']
-
-
-@given(st.lists(texts), st.lists(st.text('ab#', min_size=1, max_size=4), min_size=1, max_size=3))
-def test_the_text_does_not_depend_on_the_pieces(pieces, stops):
+def test_the_text_ends_before_the_first_stop_string(pieces, stops):
     whole = ''.join(pieces)
     found = find_stop(whole, stops)
     expected = whole if found is None else whole[: found[0]]
@@ -47,6 +28,20 @@ def test_the_text_does_not_depend_on_the_pieces(pieces, stops):
     if found:
         assert whole[slice(*found)] in stops
         assert not any(stop in whole[: found[1] - 1] for stop in stops)
+
+
+def test_text_that_cannot_begin_a_stop_string_is_yielded_immediately():
+    seen = truncate_at_stops(iter(['one #', ' two ##', '#', ' never']), ['###'])
+    assert [*seen] == ['one ', '# two ', '']
+    assert [*truncate_at_stops(['a', 'b'], [])] == ['a', 'b']
+
+
+def test_no_piece_after_the_stop_string_is_requested():
+    def endless():
+        yield 'a###'
+        raise AssertionError('a piece after the stop string was requested')
+
+    assert [*truncate_at_stops(endless(), ['###'])] == ['a']
 
 
 def test_answers_end_with_an_end_id_or_at_their_limit():
@@ -73,3 +68,21 @@ def test_a_template_has_stop_strings_and_stop_ids(folder):
     stops, ids = stop_conditions(model.processor, 'hub', model.cfg)
     assert stops == ('###',)
     assert ids[: len(model.cfg.eos)] == model.cfg.eos
+
+
+@pytest.mark.parametrize('stop', ['\n', '. ', '.', 'dog', 'never'])
+def test_a_row_ends_with_the_token_that_completes_a_stop_string(folder, stop):
+    """A newline is the token of a byte, whose text is final only when the next token is known."""
+    processor = Processor.load(folder)
+    tokenizer = processor.tokenizer
+    ids = tokenizer.encode('A dog. It\nsleeps')
+    texts = [tokenizer.decode_untrimmed(ids[:n]) for n in range(1, len(ids) + 1)]
+    expected = next((n for n, text in enumerate(texts, 1) if stop in text), None)
+    assert (expected is None) == (stop == 'never')
+    for size in (1, 3, len(ids)):
+        row, found = RowStops(processor, [stop]), None
+        for begin in range(0, len(ids), size):
+            if (n := row.push(ids[begin : begin + size])) is not None:
+                found = begin + n
+                break
+        assert found == expected

@@ -30,18 +30,18 @@ def run(params, batch, cfg, **settings):
     return forward(params, batch.tokens, batch.images, image_counts=batch.image_counts, cfg=cfg, **settings)
 
 
-def test_published_sizes():
+def test_the_published_models_have_the_published_sizes():
     for cfg, total in [(vj.VIP_LLAVA_7B, 7_080_214_528), (vj.VIP_LLAVA_13B, 13_372_476_416)]:
         assert sum(x.size for x in jax.tree.leaves(vj.abstract(cfg))) == total
 
 
-def test_rows_of_a_batch_are_rows_alone(params, cfg, batch):
+def test_other_rows_do_not_change_the_logits(params, cfg, batch):
     logits = run(params, batch, cfg)
     for row, n in enumerate(batch.lengths):
         close(logits[row, :n], run(params, alone(batch, row), cfg)[0])
 
 
-def test_no_token_sees_a_later_one(params, cfg, rng):
+def test_later_tokens_do_not_change_the_logits(params, cfg, rng):
     embeddings = rng.normal(size=(1, 8, cfg.text.width)).astype(np.float32)
 
     def score(x):
@@ -52,7 +52,7 @@ def test_no_token_sees_a_later_one(params, cfg, rng):
     assert (seen[5:] == 0).all()
 
 
-def test_hidden_padding_on_the_left_changes_nothing(params, cfg, batch):
+def test_masked_padding_on_the_left_does_not_change_the_logits(params, cfg, batch):
     row = alone(batch, 0)
     pad = 5
     tokens = np.pad(row.tokens, ((0, 0), (pad, 0)), constant_values=cfg.pad)
@@ -62,7 +62,7 @@ def test_hidden_padding_on_the_left_changes_nothing(params, cfg, batch):
     close(padded[:, pad:], run(params, row, cfg))
 
 
-def test_prefill_then_decode_is_forward(params, cfg, batch):
+def test_prefill_and_decode_equal_forward(params, cfg, batch):
     whole = run(params, batch, cfg)
     short = batch.lengths - 3  # three real tokens of each row are left to decode
     tokens = np.where(np.arange(batch.tokens.shape[1]) < short[:, None], batch.tokens, cfg.pad)
@@ -74,7 +74,7 @@ def test_prefill_then_decode_is_forward(params, cfg, batch):
         close(logits, whole[rows, short + i])
 
 
-def test_extending_by_pieces_is_extending_at_once(params, cfg, rng):
+def test_extending_twice_equals_extending_once(params, cfg, rng):
     tokens = rng.integers(3, cfg.image_token, (2, 12))
     start = np.array([4, 4])
     _, cache = prefill(params, tokens[:, :4], slots=16, cfg=cfg)
@@ -85,7 +85,7 @@ def test_extending_by_pieces_is_extending_at_once(params, cfg, rng):
     jax.tree.map(close, cache, once_cache)
 
 
-def test_extending_with_images_and_padding_is_forward(params, cfg, rng):
+def test_extending_with_images_and_padding_equals_forward(params, cfg, rng):
     """Rows of text in the cache are extended by rows of other lengths, some of which have images."""
     first = ragged(cfg, rng, [(5, 0), (9, 0), (4, 0)])
     batch = ragged(cfg, rng, [(9, 2), (4, 0), (7, 1)])
@@ -130,28 +130,28 @@ def test_extend_checks_its_inputs_before_it_runs(params, cfg, rng):
             vj.extend(params, tokens, cache, start, cfg=cfg, **given)
 
 
-def test_what_falls_past_the_cache_is_dropped(params, cfg, rng):
+def test_keys_and_values_past_the_last_slot_are_dropped(params, cfg, rng):
     tokens = rng.integers(3, cfg.image_token, (1, 6))
     _, cache = prefill(params, tokens, slots=6, cfg=cfg)
     _, after = decode(params, tokens[:, 0], cache, np.array([6]), cfg=cfg)
     jax.tree.map(np.testing.assert_array_equal, after, cache)
 
 
-def test_embeddings_stand_in_for_tokens(params, cfg, batch):
+def test_embeddings_replace_tokens(params, cfg, batch):
     embeddings = params['llama']['embed']['w'][batch.tokens]
     got = forward(params, embeddings=embeddings, images=batch.images, cfg=cfg)
     close(got, run(params, batch, cfg))
 
 
 @pytest.mark.slow
-def test_embeddings_are_taken_in_the_dtype_of_the_weights(cfg, rng):
+def test_embeddings_are_cast_to_the_dtype_of_the_weights(cfg, rng):
     half = vj.init(jax.random.key(1), cfg, jnp.bfloat16)
     embeddings = rng.normal(size=(1, 5, cfg.text.width)).astype(np.float32)
     trace = forward(half, embeddings=embeddings, cfg=cfg, trace=True)
     assert trace.hidden_states[1].dtype == jnp.bfloat16
 
 
-def test_a_trace_holds_every_step(params, cfg, batch):
+def test_a_trace_holds_all_intermediate_results(params, cfg, batch):
     trace = run(params, batch, cfg, trace=True)
     B, T = batch.tokens.shape
     text = cfg.text
@@ -164,20 +164,20 @@ def test_a_trace_holds_every_step(params, cfg, batch):
     close(trace.logits, run(params, batch, cfg))
 
 
-def test_other_feature_layers_for_one_call(params, cfg, batch):
+def test_feature_layers_replace_those_of_the_config(params, cfg, batch):
     other = (1, 2, 3, 4, -1)  # the last layer is not tapped by default, but has weights
     got = run(params, batch, cfg, feature_layers=other)
     close(got, run(params, batch, dataclasses.replace(cfg, feature_layers=other)))
     assert np.abs(got - run(params, batch, cfg)).max() > 1e-3
 
 
-def test_no_layer_past_the_deepest_tap_runs(params, cfg, batch):
+def test_layers_after_the_deepest_tap_are_not_used(params, cfg, batch):
     unused = ['layers_11', 'post_norm']
     fewer = {**params, 'clip': {name: w for name, w in params['clip'].items() if name not in unused}}
     np.testing.assert_array_equal(run(fewer, batch, cfg), run(params, batch, cfg))
 
 
-def test_a_missing_and_a_wrong_weight_are_named(params, cfg, batch):
+def test_an_error_names_a_missing_weight_and_one_of_another_shape(params, cfg, batch):
     missing = {**params, 'projector': {**params['projector'], 'linear_1': {}}}
     with pytest.raises(Exception, match='linear_1'):
         run(missing, batch, cfg)
@@ -186,7 +186,7 @@ def test_a_missing_and_a_wrong_weight_are_named(params, cfg, batch):
         run(wrong, batch, cfg)
 
 
-def test_placeholders_must_fit_the_images(params, cfg, batch):
+def test_inputs_that_do_not_match_are_refused(params, cfg, batch):
     tokens, images, counts = batch.tokens, batch.images, batch.image_counts
     short = tokens.copy()
     short[2][short[2] == cfg.image_token] = 5

@@ -1,4 +1,4 @@
-"""A model and rows small enough to train in a test, and the reproducible part of a run's metrics."""
+"""A model and rows small enough to train in a test, and functions that examine a run."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,16 @@ from typing import Any
 
 import jax
 
+import vipllava_jax as vj
 from tests.makers import noise, write_processor_files
 from vipllava_jax import checkpoint
+from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config, TextConfig, VisionConfig
+from vipllava_jax.data.batches import Batches, BatchSettings
+from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.model.params import init
+from vipllava_jax.training.loss import Examples, loss
+from vipllava_jax.training.progress import ProgressListener
 
 TIMES = ('seconds', 'tokens_per_second')
 
@@ -52,3 +58,34 @@ def metrics(output: Path) -> list[dict[str, Any]]:
     """The records of a run, without times and rates."""
     records = [json.loads(line) for line in (output / 'metrics.jsonl').read_text().splitlines()]
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+class Listener(ProgressListener):
+    """Records the progress of a run."""
+
+    def __init__(self):
+        self.description, self.notes, self.steps = {}, [], []
+
+    def run_started(self, description, done, steps, log_every):
+        self.description = description
+
+    def step_done(self, record):
+        self.steps.append(record['step'])
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def leaves(folder: Path) -> dict[str, Any]:
+    """The weights of a model by their paths."""
+    return dict(flat(vj.load(folder, fuse=False).params))
+
+
+def mean_loss(model, file, **batch_settings):
+    """The loss of a model on the first batch of a file's rows, by the functions that the loop uses."""
+    batch = Batches(
+        read_rows([file]), model.processor, BatchSettings(batch_size=4, fit='pad', **batch_settings)
+    ).at(0)
+    images = model.processor.image_settings.normalize(batch.images)
+    total, count = loss(model.params, Examples(batch.tokens, batch.targets, images, None), model.cfg)
+    return float(total) / int(count)

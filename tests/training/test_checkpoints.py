@@ -27,67 +27,67 @@ def shapes(state):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def test_what_is_saved_is_the_state_of_that_moment_although_it_is_given_away(tmp_path, state):
+def test_a_saved_state_is_unaffected_by_donation(tmp_path, state):
     forward = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
-    form = shapes(state)
-    with open_checkpoints(tmp_path, 9) as saved:
+    state_shapes = shapes(state)
+    with open_checkpoints(tmp_path, 9) as checkpoints:
         for step in range(5):
-            saved.save(step, state, None)
+            checkpoints.save(step, state, None)
             state = jax.block_until_ready(forward(state))
-        saved.wait()
-        assert saved.steps() == [0, 1, 2, 3, 4]
-    with open_checkpoints(tmp_path, 9) as saved:
+        checkpoints.wait()
+        assert checkpoints.steps() == [0, 1, 2, 3, 4]
+    with open_checkpoints(tmp_path, 9) as checkpoints:
         for step in range(5):
-            found = saved.restore(step, form)
-            assert jax.tree.structure(found) == jax.tree.structure(state)
-            assert isinstance(found.optimizer[1][0], optax.ScaleByAdamState)
-            assert [x.dtype for x in jax.tree.leaves(found)] == [x.dtype for x in jax.tree.leaves(state)]
-            assert int(found.step) == step
-            np.testing.assert_array_equal(found.params['llama']['w'], step + 1)
+            restored = checkpoints.restore(step, state_shapes)
+            assert jax.tree.structure(restored) == jax.tree.structure(state)
+            assert isinstance(restored.optimizer[1][0], optax.ScaleByAdamState)
+            assert [x.dtype for x in jax.tree.leaves(restored)] == [x.dtype for x in jax.tree.leaves(state)]
+            assert int(restored.step) == step
+            np.testing.assert_array_equal(restored.params['llama']['w'], step + 1)
 
 
-def test_the_last_ones_and_the_best_are_kept(tmp_path, state):
-    with open_checkpoints(tmp_path, 2) as saved:
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, state):
+    with open_checkpoints(tmp_path, 2) as checkpoints:
         for step in range(1, 8):
-            saved.save(step, state, 2 if step >= 2 else None)
-        saved.wait()
-        assert saved.steps() == [2, 6, 7]
-        saved.save(8, state, 8)
-        assert {2, 6, 7} <= {*saved.steps()}  # while writing may still fail
-        saved.wait()
-        assert saved.steps() == [7, 8]
+            checkpoints.save(step, state, 2 if step >= 2 else None)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 6, 7]
+        checkpoints.save(8, state, 8)
+        assert {2, 6, 7} <= {*checkpoints.steps()}  # while writing may still fail
+        checkpoints.wait()
+        assert checkpoints.steps() == [7, 8]
 
 
-def test_what_was_half_written_or_half_deleted_is_removed(tmp_path, state):
-    with open_checkpoints(tmp_path, 2) as saved:
-        saved.save(1, state, None)
+def test_incomplete_checkpoints_are_removed(tmp_path, state):
+    with open_checkpoints(tmp_path, 2) as checkpoints:
+        checkpoints.save(1, state, None)
     (tmp_path / '2.orbax-checkpoint-tmp' / 'd').mkdir(parents=True)
     (tmp_path / '.deleted-0').mkdir()
     (tmp_path / 'thesis').mkdir()  # a folder of the user, which must be kept
-    with open_checkpoints(tmp_path, 2) as saved:
-        assert saved.steps() == [1]
+    with open_checkpoints(tmp_path, 2) as checkpoints:
+        assert checkpoints.steps() == [1]
     assert {path.name for path in tmp_path.iterdir()} == {'1', 'thesis'}
 
 
-def test_a_state_that_is_another_or_damaged_is_named(tmp_path, state):
+def test_a_different_or_damaged_checkpoint_is_an_error(tmp_path, state):
     other = init_state({'llama': {'v': jnp.ones(3)}}, Optimizer(1e-3, 10))
-    with open_checkpoints(tmp_path, 2) as saved:
-        saved.save(1, state, None)
-        saved.wait()
+    with open_checkpoints(tmp_path, 2) as checkpoints:
+        checkpoints.save(1, state, None)
+        checkpoints.wait()
         with pytest.raises(CheckpointError, match=r'1: not a state of this run, or damaged'):
-            saved.restore(1, shapes(other))
+            checkpoints.restore(1, shapes(other))
         (tmp_path / '1' / '_METADATA').unlink()
         (tmp_path / '1' / 'manifest.ocdbt').unlink()
         with pytest.raises(CheckpointError, match=r'1: not a state of this run, or damaged'):
-            saved.restore(1, shapes(state))
+            checkpoints.restore(1, shapes(state))
 
 
-def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path, state):
-    with open_checkpoints(tmp_path / 'run', 2) as saved:
+def test_an_unwritable_folder_is_an_error(tmp_path, state):
+    with open_checkpoints(tmp_path / 'run', 2) as checkpoints:
         (tmp_path / 'run').rmdir()
         (tmp_path / 'run').write_text('')
         with pytest.raises((CheckpointError, OSError)):  # immediately or in `wait`
-            (saved.save(1, state, None), saved.wait())
+            (checkpoints.save(1, state, None), checkpoints.wait())
 
 
 @contextlib.contextmanager
@@ -101,24 +101,24 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_state_that_does_not_fit_leaves_nothing_and_is_told_once(tmp_path, capfd):
+def test_a_full_disk_leaves_no_checkpoint_and_is_reported_once(tmp_path, capfd):
     params = {'llama': {f'w{n}': jnp.full((100, 200), n) for n in range(24)}}
     many = init_state(params, Optimizer(1e-3, 10))
     for _ in range(2):
-        with open_checkpoints(tmp_path, 2) as saved:
-            if not saved.steps():
-                saved.save(1, many, None)
-                saved.wait()
+        with open_checkpoints(tmp_path, 2) as checkpoints:
+            if not checkpoints.steps():
+                checkpoints.save(1, many, None)
+                checkpoints.wait()
             with files_of_at_most(20_000), pytest.raises(OSError, match='File too large') as error:
-                (saved.save(2, many, None), saved.wait())
+                (checkpoints.save(2, many, None), checkpoints.wait())
             assert error.value.filename == str(tmp_path / '2')
         assert [path.name for path in tmp_path.iterdir()] == ['1']
     assert 'Event loop' not in capfd.readouterr().err
-    with open_checkpoints(tmp_path, 2) as saved:  # with enough space again
-        saved.save(2, many, None)
-        saved.wait()
-        assert saved.steps() == [1, 2]
-        assert int(saved.restore(1, shapes(many)).step) == 0
+    with open_checkpoints(tmp_path, 2) as checkpoints:  # with enough space again
+        checkpoints.save(2, many, None)
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2]
+        assert int(checkpoints.restore(1, shapes(many)).step) == 0
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path):
@@ -132,7 +132,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
         assert subprocess.run(command).returncode == 0
 
 
-def test_to_look_whether_a_run_is_there_writes_nothing(tmp_path):
+def test_checking_for_another_run_writes_nothing(tmp_path):
     check_run_unlocked(tmp_path)
     check_run_unlocked(tmp_path / 'run')
     assert not any(tmp_path.iterdir())

@@ -7,17 +7,17 @@ from vipllava_jax.training.export import check_replaceable
 
 
 @pytest.mark.parametrize(
-    ('name', 'own'),
+    ('name', 'files'),
     [
         ('adapter', ['adapter_model.safetensors', 'adapter_config.json']),
         ('model', ['vipllava.json', 'config.json', 'tokenizer.json', 'chat_template.jinja']),
     ],
 )
-def test_what_a_user_puts_beside_a_result_is_not_replaced_with_it(tmp_path, name, own):
+def test_a_result_with_other_files_in_its_folder_is_not_replaced(tmp_path, name, files):
     target = tmp_path / name
     check_replaceable(target)
     target.mkdir()
-    for file in own:
+    for file in files:
         (target / file).touch()
     check_replaceable(target)
     (target / 'README.md').touch()

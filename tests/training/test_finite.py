@@ -26,7 +26,7 @@ def keys(world, tmp_path):
     return dict(**given, recipe='finetune', steps=1, warmup=0.0, schedule='constant', optimizer='sgd')
 
 
-def spoilt(world, folder, path, value):
+def with_value(world, folder, path, value):
     """A copy of the model in which one value of a weight is replaced."""
     model = vj.load(world[0], fuse=False)
     leaves = dict(flat(model.params))
@@ -40,10 +40,10 @@ def spoilt(world, folder, path, value):
     ('path', 'value'),
     [('llama/norm/w', np.nan), ('projector/linear_1/w', np.inf), ('clip/post_norm/b', -np.inf)],
 )
-def test_a_model_of_weights_that_are_no_numbers_is_refused_by_name(world, keys, tmp_path, path, value):
-    model = spoilt(world, tmp_path / 'spoilt', path, value)
+def test_a_model_with_weights_that_are_not_finite_is_an_error(world, keys, tmp_path, path, value):
+    model = with_value(world, tmp_path / 'not-finite', path, value)
     with pytest.raises(
-        training.NotFinite, match=f'spoilt: {path} holds NaN or infinity: get a complete copy'
+        training.NotFinite, match=f'not-finite: {path} holds NaN or infinity: get a complete copy'
     ):
         training.train(**{**keys, 'model': model})
     assert not (keys['output'] / 'model').exists()
@@ -51,36 +51,36 @@ def test_a_model_of_weights_that_are_no_numbers_is_refused_by_name(world, keys, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('recipe', 'result'), [('finetune', 'model'), ('lora', 'adapter')])
-def test_a_result_that_is_no_number_is_not_written(keys, recipe, result):
+def test_a_result_that_is_not_finite_is_not_written(keys, recipe, result):
     """No later step's loss would reveal that the last step's update was not finite."""
-    wild = dict(learning_rate=3e38, recipe=recipe, **({'lora_rank': 2} if recipe == 'lora' else {}))
+    diverging = dict(learning_rate=3e38, recipe=recipe, **({'lora_rank': 2} if recipe == 'lora' else {}))
     for _ in range(2):  # the second time, the run is resumed
         with pytest.raises(
             training.NotFinite, match=rf'run/{result}: not written, because .*NaN or infinity'
-        ) as told:
-            training.train(**{**keys, **wild})
-        assert 'llama/' in str(told.value)
+        ) as caught:
+            training.train(**{**keys, **diverging})
+        assert 'llama/' in str(caught.value)
         assert not (keys['output'] / result).exists()
 
 
-def test_numbers_too_large_for_the_models_own_type_are_not_written(world, keys, tmp_path, monkeypatch):
+def test_weights_that_overflow_in_the_dtype_of_the_model_are_not_written(world, keys, tmp_path, monkeypatch):
     half = tmp_path / 'half'
     model = vj.load(world[0], dtype='float16', fuse=False)
     vj.checkpoint.save(half, model.params, model.cfg, files_from=world[0])
-    write = export.export_result
+    export_result = export.export_result
 
-    def grown(plan, trained, frozen):
+    def overflowing(plan, trained, frozen):
         path = 'projector/linear_1/b'
         leaves = dict(flat(trained))
-        write(plan, nested({**leaves, path: leaves[path].at[0].set(1e5)}.items()), frozen)
+        export_result(plan, nested({**leaves, path: leaves[path].at[0].set(1e5)}.items()), frozen)
 
-    monkeypatch.setattr(run.export, 'export_result', grown)
+    monkeypatch.setattr(run.export, 'export_result', overflowing)
     with pytest.raises(training.NotFinite, match='model: not written, because projector/linear_1/b holds'):
         training.train(**{**keys, 'model': half, 'recipe': 'projector'})
     assert not [path for path in keys['output'].iterdir() if 'model' in path.name]
 
 
-def test_a_loss_that_is_no_number_names_the_weights_at_fault(keys, monkeypatch):
+def test_a_loss_that_is_not_finite_names_the_weights_that_are_not(keys, monkeypatch):
     monkeypatch.setattr(
         finite,
         'check_loaded',
@@ -90,14 +90,14 @@ def test_a_loss_that_is_no_number_names_the_weights_at_fault(keys, monkeypatch):
         training.train(**keys)
 
 
-def test_weights_of_every_kind_are_looked_at():
+def test_weights_of_every_type_are_checked():
     w = Quantized(jnp.ones((8, 4), jnp.int8), jnp.ones(8))
     assert describe_not_finite({'a': {'w': w, 'b': jnp.arange(3)}}) == ''
-    odd = {'a': {'w': w.replace(scale=w.scale * jnp.nan)}, 'b': np.array([1, np.inf], np.float32)}
-    assert describe_not_finite(odd) == 'a/w/scale, b hold NaN or infinity'
+    params = {'a': {'w': w.replace(scale=w.scale * jnp.nan)}, 'b': np.array([1, np.inf], np.float32)}
+    assert describe_not_finite(params) == 'a/w/scale, b hold NaN or infinity'
     many = {str(n): jnp.full(2, jnp.nan) for n in range(5)}
     assert describe_not_finite(many) == '0, 1, 2 and 2 more hold NaN or infinity'
-    taken = finite.check_each('out', [('x', jnp.ones(2)), ('y', jnp.full(2, jnp.inf))])
-    assert next(taken)[0] == 'x'
+    leaves = finite.check_each('out', [('x', jnp.ones(2)), ('y', jnp.full(2, jnp.inf))])
+    assert next(leaves)[0] == 'x'
     with pytest.raises(NotFinite, match='out: not written, because y holds'):
-        next(taken)
+        next(leaves)

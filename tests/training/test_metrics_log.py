@@ -17,12 +17,12 @@ def write(folder, step, steps):
     return [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()]
 
 
-def test_a_run_that_goes_on_tells_each_step_once(tmp_path):
+def test_a_resumed_run_has_each_step_once(tmp_path):
     assert write(tmp_path, 0, range(1, 6)) == [1, 2, 3, 4, 5]
     assert write(tmp_path, 3, range(4, 7)) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_line_that_was_cut_off_is_dropped(tmp_path):
+def test_an_incomplete_line_is_dropped(tmp_path):
     write(tmp_path, 0, range(1, 4))
     with (tmp_path / 'metrics.jsonl').open('a') as file:
         file.write('{"step": 4, "lo')
@@ -48,7 +48,7 @@ def test_a_line_that_was_cut_off_is_dropped(tmp_path):
         (f'{{"step": 2, "loss": {"8" * 400}}}', '"loss" is a whole number of 400 digits'),
     ],
 )
-def test_a_damaged_line_before_the_step_is_named_and_the_file_left_as_it_is(tmp_path, line, message):
+def test_a_damaged_line_before_the_step_is_named_and_the_file_is_unchanged(tmp_path, line, message):
     write(tmp_path, 0, [1, 2, 3])
     path = tmp_path / 'metrics.jsonl'
     lines = path.read_text().splitlines()
@@ -72,7 +72,7 @@ def test_a_full_disk_names_the_file(tmp_path):
             kept.write({'step': 1})
 
 
-def test_numbers_come_back_as_they_were(tmp_path):
+def test_records_are_read_unchanged(tmp_path):
     write(tmp_path, 0, [1, 2])
     with contextlib.closing(metrics_log.MetricsLog(tmp_path, 1)) as kept:
         assert kept.records == [{'step': 1, 'loss': 1 / 3}]
@@ -86,7 +86,7 @@ def test_tensorboard_shows_each_step_once(tmp_path):
     assert [event.value for event in shown] == pytest.approx([n / 3 for n in range(1, 5)])
 
 
-def test_a_full_disk_under_tensorboards_file_names_it(tmp_path):
+def test_a_full_disk_names_the_file_of_tensorboard(tmp_path):
     with contextlib.closing(metrics_log.TensorBoardFile(tmp_path, 0)) as shown:
         shown._file.close()
         shown._file = open('/dev/full', 'ab', buffering=0)  # noqa: SIM115
@@ -94,7 +94,7 @@ def test_a_full_disk_under_tensorboards_file_names_it(tmp_path):
             shown.write({'step': 1, 'loss': 2.0})
 
 
-def test_without_tensorboard_nothing_is_missed(tmp_path, monkeypatch):
+def test_tensorboard_is_optional(tmp_path, monkeypatch):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert write(tmp_path, 0, [1]) == [1]
     assert not (tmp_path / 'tensorboard').exists()

@@ -30,9 +30,9 @@ def here(tmp_path, monkeypatch):
 
 
 def check(model='model', **keys):
-    made = read_settings(**{'model': model, 'data': 'rows.json', 'output': 'run', **keys})
-    check_writable_folder(Path(made.output))
-    check_overwrites_no_input(made, Path(model))
+    settings = read_settings(**{'model': model, 'data': 'rows.json', 'output': 'run', **keys})
+    check_writable_folder(Path(settings.output))
+    check_overwrites_no_input(settings, Path(model))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def check(model='model', **keys):
         ({'output': 'rows.json/deep/run'}, 'rows.json is a file, expected a folder'),
     ],
 )
-def test_an_output_that_is_read_is_refused(here, keys, message):
+def test_an_output_that_overwrites_an_input_is_an_error(here, keys, message):
     with pytest.raises(ValueError, match=message) as error:
         check(**keys)
     assert '\n' not in str(error.value)
@@ -75,22 +75,22 @@ def test_an_output_that_is_read_is_refused(here, keys, message):
         {'model': 'run/model'},  # whose adapter is written next to it
     ],
 )
-def test_a_folder_of_its_own_is_fine(here, keys):
+def test_a_separate_folder_is_valid(here, keys):
     check(**keys)
 
 
 @pytest.mark.parametrize('name', ['run.json', 'metrics.jsonl', '.lock'])
-@pytest.mark.parametrize('read', ['model/config.json', 'pictures/0.png', 'run.toml'])
-def test_files_of_a_run_are_no_links_to_what_it_may_read(here, name, read):
-    (here / read).write_text('{}')
+@pytest.mark.parametrize('target', ['model/config.json', 'pictures/0.png', 'run.toml'])
+def test_files_of_a_run_must_not_be_links(here, name, target):
+    (here / target).write_text('{}')
     (here / 'run' / name).unlink(missing_ok=True)
-    (here / 'run' / name).symlink_to(here / read)
+    (here / 'run' / name).symlink_to(here / target)
     with pytest.raises(ValueError, match=f'run/{name} is a link'):
         check(images='pictures')
 
 
 @pytest.mark.parametrize('name', ['run.json', 'metrics.jsonl', '.lock'])
-def test_files_of_a_run_are_regular(here, name):
+def test_files_of_a_run_must_be_regular(here, name):
     (here / 'run' / name).unlink(missing_ok=True)
     os.mkfifo(here / 'run' / name)
     with pytest.raises(ValueError, match=f'run/{name}: expected a regular file, found a FIFO'):
@@ -98,7 +98,7 @@ def test_files_of_a_run_are_regular(here, name):
 
 
 @pytest.mark.parametrize('name', ['checkpoints', 'tensorboard'])
-def test_folders_of_a_run_may_lie_elsewhere_but_not_in_the_model(here, name):
+def test_folders_of_a_run_may_be_links_but_not_into_the_model(here, name):
     (here / 'disk').mkdir()
     link = here / 'new' / name
     link.parent.mkdir()
@@ -110,7 +110,7 @@ def test_folders_of_a_run_may_lie_elsewhere_but_not_in_the_model(here, name):
         check(output='new')
 
 
-def test_a_link_to_nothing_is_no_folder(here):
+def test_a_broken_link_is_an_error(here):
     (here / 'dangling').symlink_to('nowhere')
     with pytest.raises(ValueError, match='is a broken link'):
         check(output='dangling')

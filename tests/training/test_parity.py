@@ -11,7 +11,7 @@ from tests import peer
 from tests.conftest import SMALL, TINY
 from tests.rows import examples, ragged, stack
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.convert.table import arrange, canonical, leaves
+from vipllava_jax.convert.table import hub_name, leaves, rearrange_axes
 from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.training.loss import loss
@@ -28,15 +28,15 @@ CLIP, PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
 
 def ours(theirs, cfg, of=lambda w: w):
     """The peer's weights, or their gradients, as our params; zeros where there are none."""
-    found = {canonical(name): of(w) for name, w in theirs.named_parameters()}
+    tensors = {hub_name(name): of(w) for name, w in theirs.named_parameters()}
     arrays = {
         leaf.path: np.zeros(leaf.shapes[0], np.float32)
-        if found[leaf.name] is None
-        else found[leaf.name].detach().numpy().copy()
+        if tensors[leaf.name] is None
+        else tensors[leaf.name].detach().numpy().copy()
         for leaf in leaves(cfg)
     }
     return nested(
-        (leaf.path, arrange(arrays[leaf.path], leaf.layout, dict(leaf.sizes))) for leaf in leaves(cfg)
+        (leaf.path, rearrange_axes(arrays[leaf.path], leaf.layout, dict(leaf.sizes))) for leaf in leaves(cfg)
     )
 
 
@@ -65,7 +65,7 @@ def summed_loss(theirs, batch: Batch, cfg):
         pytest.param(TIED, 'layers', id='layers, tied'),
     ],
 )
-def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
+def test_the_loss_and_every_gradient_agree(cfg, remat, rng, monkeypatch):
     monkeypatch.setattr('vipllava_jax.training.loss.AT_ONCE', 30 * cfg.text.vocab)  # several pieces
     theirs, batch = peer.model(cfg), ragged(cfg, rng, ROWS)
     total, count = summed_loss(theirs, batch, cfg)
@@ -78,10 +78,10 @@ def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
     value, gradient = jax.jit(jax.value_and_grad(mean))(ours(theirs, cfg))
     assert abs(value - (total / count).item()) < 1e-5
     expected = dict(flat(ours(theirs, cfg, lambda w: w.grad)))
-    whole = np.sqrt(sum(np.sum(g * g) for g in expected.values()))
+    norm = np.sqrt(sum(np.sum(g * g) for g in expected.values()))
     for path, g in flat(gradient):
         # a shift of all keys does not change attention, so the gradient of their bias is only rounding errors
-        none = 1e-6 * whole if path.endswith('k/b') else 0
+        none = 1e-6 * norm if path.endswith('k/b') else 0
         assert np.linalg.norm(g - expected[path]) <= 1e-4 * np.linalg.norm(expected[path]) + none, path
 
 
@@ -98,7 +98,7 @@ def test_loss_and_every_gradient(cfg, remat, rng, monkeypatch):
         ),
     ],
 )
-def test_twenty_steps_of_adamw(trains, settings, accumulated, rng):
+def test_twenty_steps_of_adamw_agree(trains, settings, accumulated, rng):
     cfg = SMALL
     o = Optimizer(3e-3, STEPS, warmup=0.1, **settings)
     theirs = peer.model(cfg)
@@ -106,7 +106,7 @@ def test_twenty_steps_of_adamw(trains, settings, accumulated, rng):
     state, step = init_state(trainable, o), make_step(cfg, o, dtype=jnp.float32)
     rows = [[(9, 2), (15, 1)], [(5, 0), (8, 0)], [(20, 1), (7, 2)], [(6, 0), (9, 2)]]
     batches = [ragged(cfg, rng, pair, T=32) for pair in rows]  # one has no image at all
-    told = []
+    losses_so_far = []
     descent = torch_steps(theirs, o, trains)
     for i in range(STEPS):
         some = [batches[(i * accumulated + j) % len(batches)] for j in range(accumulated)]
@@ -118,8 +118,8 @@ def test_twenty_steps_of_adamw(trains, settings, accumulated, rng):
         norm, rate = descent(expected)
         np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-3)
         np.testing.assert_allclose(metrics.learning_rate, rate, rtol=1e-5)
-        told.append(metrics.loss)
-    assert told[16] < told[0] - 0.01  # on the same batches
+        losses_so_far.append(metrics.loss)
+    assert losses_so_far[16] < losses_so_far[0] - 0.01  # on the same batches
 
 
 def torch_steps(theirs, o: Optimizer, trains):
@@ -130,14 +130,14 @@ def torch_steps(theirs, o: Optimizer, trains):
     groups = []
     trained = []
     for name, w in theirs.named_parameters():
-        name = canonical(name)
+        name = hub_name(name)
         part = 'vision' if name.startswith(CLIP) else 'projector' if name.startswith(PROJECTOR) else 'llama'
         w.requires_grad_(part in trains)
         if part in trains:
             trained.append(w)
             plain = name.endswith('.bias') or 'norm' in name
-            own = o.projector_rate if part == 'projector' and o.projector_rate else o.rate
-            groups.append(dict(params=[w], lr=own, weight_decay=0.0 if plain else o.weight_decay))
+            rate = o.projector_rate if part == 'projector' and o.projector_rate else o.rate
+            groups.append(dict(params=[w], lr=rate, weight_decay=0.0 if plain else o.weight_decay))
     groups.sort(key=lambda group: group['lr'] != o.rate)  # the returned rate is that of the first group
     adam = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
     schedule = get_cosine_schedule_with_warmup(adam, int(np.ceil(o.warmup * o.steps)), o.steps)

@@ -16,7 +16,7 @@ from vipllava_jax.training.recipes import LORA, PARTS, RECIPES
         ('stage-3', {'projector', 'llama'}, 2e-7, 128, 'vipllava', 'pad'),
     ],
 )
-def test_the_three_stages(name, trains, rate, batch, template, fit):
+def test_the_stages_have_the_settings_of_the_authors(name, trains, rate, batch, template, fit):
     stage = RECIPES[name]
     assert set(stage.trains) == trains
     assert (stage.learning_rate, stage.batch, stage.template, stage.fit) == (rate, batch, template, fit)
@@ -24,14 +24,14 @@ def test_the_three_stages(name, trains, rate, batch, template, fit):
     assert (stage.max_length, stage.projector_rate) == (2048, None)
 
 
-def test_lora_trains_the_projector_slower():
+def test_lora_trains_the_projector_with_a_lower_learning_rate():
     lora = RECIPES['lora']
     assert (lora.trains, lora.learning_rate, lora.projector_rate) == (('projector', 'lora'), 2e-4, 2e-5)
     assert (lora.lora_rank, lora.lora_alpha, lora.lora_dropout) == (128, 256, 0.05)
 
 
 @pytest.mark.parametrize('name', RECIPES)
-def test_every_recipe_can_be_followed(name):
+def test_every_recipe_is_valid(name):
     recipe = RECIPES[name]
     assert {*recipe.trains} <= {*PARTS, LORA}
     assert recipe.template in TEMPLATES

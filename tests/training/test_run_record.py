@@ -11,15 +11,15 @@ from vipllava_jax.training.settings import read_settings
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / 'rows.json').write_text('[]')
-    made = read_settings(model='m', data=tmp_path / 'rows.json', output=tmp_path, steps=3)
-    run_record.record_run(tmp_path, made, resumes=False)
+    settings = read_settings(model='m', data=tmp_path / 'rows.json', output=tmp_path, steps=3)
+    run_record.record_run(tmp_path, settings, resumes=False)
     run_record.record_export(tmp_path, tmp_path / 'model', 3)
-    return tmp_path, made
+    return tmp_path, settings
 
 
-def test_the_same_run_goes_on(run):
-    folder, made = run
-    run_record.record_run(folder, made, resumes=True)
+def test_the_same_run_is_resumed(run):
+    folder, settings = run
+    run_record.record_run(folder, settings, resumes=True)
     (folder / 'model').mkdir()
     assert run_record.exported_step(folder, folder / 'model') == 3
 
@@ -36,57 +36,59 @@ def test_the_same_run_goes_on(run):
         ({'exported': {'model': [[3]]}}, '"exported.model" is a list'),
     ],
 )
-def test_a_damaged_field_is_named(run, changes, message):
-    folder, made = run
+def test_an_invalid_field_is_named(run, changes, message):
+    folder, settings = run
     path = folder / run_record.FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     before = path.read_text()
-    for go_on in (
-        lambda: run_record.record_run(folder, made, resumes=True),
+    for use in (
+        lambda: run_record.record_run(folder, settings, resumes=True),
         lambda: run_record.exported_step(folder, folder / 'model'),
         lambda: run_record.record_export(folder, folder / 'model', 3),
     ):
         with pytest.raises(ValueError, match=f'run.json: {message}') as error:
-            go_on()
+            use()
         assert str(error.value).isprintable()
     assert path.read_text() == before
 
 
 @pytest.mark.parametrize('text', ['', 'junk', '[]', '{"identity": ' + '[' * 5000, '\0'])
 def test_a_damaged_file_is_named(run, text):
-    folder, made = run
+    folder, settings = run
     (folder / run_record.FILE).write_text(text)
     with pytest.raises(ValueError, match=r'run.json: (not JSON|expected a JSON object)'):
-        run_record.record_run(folder, made, resumes=True)
+        run_record.record_run(folder, settings, resumes=True)
 
 
-def test_checkpoints_of_which_nothing_is_known_are_not_gone_on_with(run):
-    folder, made = run
+def test_checkpoints_of_an_unknown_run_are_not_resumed(run):
+    folder, settings = run
     path = folder / run_record.FILE
     for text in (None, '{}', '{"identity": {}}'):
         path.unlink()
         if text:
             path.write_text(text)
         with pytest.raises(ValueError, match='run.json does not say which run'):
-            run_record.record_run(folder, made, resumes=True)
-        run_record.record_run(folder, read_settings(**{**given(made), 'resume_anyway': True}), resumes=True)
+            run_record.record_run(folder, settings, resumes=True)
+        run_record.record_run(
+            folder, read_settings(**{**keys_of(settings), 'resume_anyway': True}), resumes=True
+        )
 
 
-def given(made):
-    return dict(model=made.model, data=made.data, output=made.output, steps=made.steps)
+def keys_of(settings):
+    return dict(model=settings.model, data=settings.data, output=settings.output, steps=settings.steps)
 
 
-def test_settings_of_any_kind_are_told_in_a_line(run):
-    folder, made = run
+def test_changed_settings_of_any_type_are_listed_in_one_line(run):
+    folder, settings = run
     path = folder / run_record.FILE
-    told = json.loads(path.read_text())
-    told['identity'] |= {'seed': [[1]] * 3, 'template': 'x' * 9000, 'batch': '\x1b[2J'}
-    path.write_text(json.dumps(told))
+    record = json.loads(path.read_text())
+    record['identity'] |= {'seed': [[1]] * 3, 'template': 'x' * 9000, 'batch': '\x1b[2J'}
+    path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match='holds a run with other settings .*seed was a list') as error:
-        run_record.record_run(folder, made, resumes=True)
+        run_record.record_run(folder, settings, resumes=True)
     assert '\x1b' not in str(error.value)
-    told['identity'] = {'model': 'other'}
-    path.write_text(json.dumps(told))
+    record['identity'] = {'model': 'other'}
+    path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match='model was other and is m, .* and [0-9]+ more') as error:
-        run_record.record_run(folder, made, resumes=True)
+        run_record.record_run(folder, settings, resumes=True)
     assert len(str(error.value)) <= 500

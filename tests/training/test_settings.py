@@ -11,24 +11,24 @@ from vipllava_jax.training.settings import KEYS, read_settings
 GIVEN = dict(model='m', data='d.json', output='o')
 
 
-def test_what_is_given_goes_before_the_file_and_that_before_the_recipe(tmp_path):
+def test_arguments_override_the_file_which_overrides_the_recipe(tmp_path):
     file = tmp_path / 'run.toml'
     file.write_text('recipe = "stage-1"\nbatch = 8\nlearning-rate = 1\ndata = ["a.json", "b.json"]\n')
-    made = read_settings(file, model='m', output=tmp_path, batch=16)
-    assert (made.batch, made.learning_rate, made.data) == (16, 1.0, ('a.json', 'b.json'))
-    assert (made.template, made.trains, made.output) == ('plain', ('projector',), str(tmp_path))
-    assert (made.epochs, made.steps) == (1.0, None)
+    settings = read_settings(file, model='m', output=tmp_path, batch=16)
+    assert (settings.batch, settings.learning_rate, settings.data) == (16, 1.0, ('a.json', 'b.json'))
+    assert (settings.template, settings.trains, settings.output) == ('plain', ('projector',), str(tmp_path))
+    assert (settings.epochs, settings.steps) == (1.0, None)
 
 
-def test_steps_stand_instead_of_the_recipes_epochs():
-    made = read_settings(**GIVEN, steps=10)
-    assert (made.epochs, made.steps) == (None, 10)
+def test_steps_replace_the_epochs_of_the_recipe():
+    settings = read_settings(**GIVEN, steps=10)
+    assert (settings.epochs, settings.steps) == (None, 10)
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
-def test_every_recipe_is_one_of_settings(recipe):
-    made = read_settings(**GIVEN, recipe=recipe)
-    assert {name: getattr(made, name) for name in vars(RECIPES[recipe])} == vars(RECIPES[recipe])
+def test_every_recipe_has_valid_settings(recipe):
+    settings = read_settings(**GIVEN, recipe=recipe)
+    assert {name: getattr(settings, name) for name in vars(RECIPES[recipe])} == vars(RECIPES[recipe])
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_every_recipe_is_one_of_settings(recipe):
         ({'trains': 'llama', 'quantize': 'int8'}, 'cannot be trained'),
     ],
 )
-def test_mistakes_are_told_in_a_line(keys, message):
+def test_invalid_settings_are_errors_of_one_line(keys, message):
     with pytest.raises(ValueError, match='.') as caught:
         read_settings(**{**GIVEN, **keys})
     assert message in str(caught.value)
@@ -101,24 +101,24 @@ def test_every_whole_number_is_bounded(name):
     assert KEYS[name].maximum is not None
 
 
-def test_a_byte_order_mark_in_a_file_is_dropped(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     file = tmp_path / 'run.toml'
     file.write_text('\ufeffseed = 5\n', 'utf-8')
     assert read_settings(file, **GIVEN).seed == 5
 
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be', 'utf-32', 'utf-32-le', 'utf-32-be'])
-def test_another_encoding_is_named(tmp_path, encoding):
+def test_another_encoding_is_an_error(tmp_path, encoding):
     file = tmp_path / 'run.toml'
     file.write_bytes('seed = 5\n'.encode(encoding))
     with pytest.raises(ValueError, match=f'run.toml: is {encoding[:6].upper()}, expected UTF-8'):
         read_settings(file, **GIVEN)
 
 
-def test_a_special_file_is_refused_at_once(tmp_path):
+def test_special_files_are_errors(tmp_path):
     os.mkfifo(tmp_path / 'run.toml')
-    for name, found in (('run.toml', 'FIFO'), ('.', 'folder'), ('/dev/zero', 'device')):
-        with pytest.raises(ValueError, match=f'expected a regular file, found a {found}'):
+    for name, file_type in (('run.toml', 'FIFO'), ('.', 'folder'), ('/dev/zero', 'device')):
+        with pytest.raises(ValueError, match=f'expected a regular file, found a {file_type}'):
             read_settings(tmp_path / name, **GIVEN)
 
 
@@ -140,7 +140,7 @@ def test_a_special_file_is_refused_at_once(tmp_path):
         ('"\\u001b[2J" = 2', 'is not a setting of a run'),
     ],
 )
-def test_a_file_that_is_wrong_is_named(tmp_path, text, message):
+def test_an_invalid_file_is_an_error_that_names_it(tmp_path, text, message):
     file = tmp_path / 'run.toml'
     file.write_text(text)
     with pytest.raises(ValueError, match=f'run.toml: .*{message}'):
@@ -149,9 +149,9 @@ def test_a_file_that_is_wrong_is_named(tmp_path, text, message):
         read_settings(tmp_path / 'none.toml')
 
 
-def test_every_fit_may_be_chosen():
+def test_every_fit_is_a_choice():
     assert KEYS['fit'].choices == FITS
 
 
-def test_every_key_explains_itself():
+def test_every_key_has_a_help_text():
     assert all(key.help for key in KEYS.values())

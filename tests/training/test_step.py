@@ -33,7 +33,7 @@ def halves(params):
     return split(params, TRAINS)
 
 
-def begun(trainable, optimizer=FAST, dtype=jnp.float32):
+def start(trainable, optimizer=FAST, dtype=jnp.float32):
     """The state before the first step, of copies, because other tests share the weights."""
     return init_state(jax.tree.map(jnp.copy, trainable), optimizer, dtype)
 
@@ -42,20 +42,20 @@ def numbers(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
-def test_learns(step, halves, batches):
+def test_the_loss_falls(step, halves, batches):
     trainable, frozen = halves
-    state, told = begun(trainable), []
+    state, losses = start(trainable), []
     for _ in range(10):
         state, metrics = step(state, frozen, stack(batches[:1]), KEY)
-        told.append(float(metrics.loss))
-    assert told[-1] < told[0] / 3
+        losses.append(float(metrics.loss))
+    assert losses[-1] < losses[0] / 3
     assert state.step == 10
 
 
-def test_what_is_frozen_stays_and_the_rest_moves(step, params, halves, batches):
+def test_only_trainable_weights_change(step, params, halves, batches):
     trainable, frozen = halves
     before = jax.tree.map(np.array, params)  # copies
-    state, metrics = step(begun(trainable), frozen, stack(batches[:1]), KEY)
+    state, metrics = step(start(trainable), frozen, stack(batches[:1]), KEY)
     jax.tree.map(np.testing.assert_array_equal, frozen, split(before, TRAINS)[1])
     assert set(state.params) == {'projector', 'llama'}
     still = [path for path, w in flat(state.params) if np.array_equal(w, dict(flat(before))[path])]
@@ -65,30 +65,30 @@ def test_what_is_frozen_stays_and_the_rest_moves(step, params, halves, batches):
 
 
 @pytest.mark.slow
-def test_two_batches_one_after_another_are_one_large_one(step, halves, batches):
+def test_accumulated_micro_batches_equal_one_large_batch(step, halves, batches):
     trainable, frozen = halves
-    apart = stack(batches)
-    together = Examples(*(np.concatenate(part)[None] for part in apart))
-    a, told_a = step(begun(trainable), frozen, apart, KEY)
-    b, told_b = step(begun(trainable), frozen, together, KEY)
-    np.testing.assert_allclose(told_a, told_b, rtol=1e-5)
+    separate = stack(batches)
+    together = Examples(*(np.concatenate(part)[None] for part in separate))
+    a, metrics_a = step(start(trainable), frozen, separate, KEY)
+    b, metrics_b = step(start(trainable), frozen, together, KEY)
+    np.testing.assert_allclose(metrics_a, metrics_b, rtol=1e-5)
     for x, y in zip(numbers(a), numbers(b), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4)
 
 
-def test_a_batch_without_a_word_to_learn_has_no_loss(step, halves, batches):
+def test_a_batch_without_targets_has_no_loss(step, halves, batches):
     trainable, frozen = halves
     nothing = batches[0]._replace(targets=np.full_like(batches[0].targets, IGNORE))
-    state, metrics = step(begun(trainable), frozen, stack([nothing]), KEY)
+    state, metrics = step(start(trainable), frozen, stack([nothing]), KEY)
     assert (metrics.loss, metrics.grad_norm, metrics.target_tokens, metrics.finite) == (0, 0, 0, True)
     assert all(np.isfinite(x).all() for x in numbers(state))
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
-def test_what_is_not_finite_changes_nothing(step, halves, batches, bad):
+def test_a_loss_that_is_not_finite_changes_nothing(step, halves, batches, bad):
     trainable, frozen = halves
     broken = batches[0]._replace(images=np.full_like(batches[0].images, bad))
-    state = begun(trainable)
+    state = start(trainable)
     before = [x.copy() for x in numbers(state)]
     state, metrics = step(state, frozen, stack([broken]), KEY)
     assert not metrics.finite
@@ -96,7 +96,7 @@ def test_what_is_not_finite_changes_nothing(step, halves, batches, bad):
         np.testing.assert_array_equal(x, y)
 
 
-def test_a_step_uses_up_the_state_and_what_it_began_with(step, halves, batches):
+def test_the_state_and_the_initial_weights_are_donated(step, halves, batches):
     trainable = jax.tree.map(jnp.copy, halves[0])
     state = init_state(trainable, FAST)
     step(state, halves[1], stack(batches[:1]), KEY)
@@ -104,22 +104,22 @@ def test_a_step_uses_up_the_state_and_what_it_began_with(step, halves, batches):
 
 
 @pytest.mark.slow
-def test_each_part_of_each_step_varies_by_itself(cfg, halves, batches):
+def test_dropout_differs_between_steps_and_micro_batches(cfg, halves, batches):
     trainable, frozen = halves
 
-    def noisy(params, key):
+    def noise_for_dropout(params, key):
         noise = 0.5 * jax.random.normal(key)
         return {**params, 'projector': jax.tree.map(lambda w: w * (1 + noise), params['projector'])}
 
     still = Optimizer(0.0, 10)
-    step = make_step(cfg, still, dtype=jnp.float32, apply_dropout=noisy)
+    step = make_step(cfg, still, dtype=jnp.float32, apply_dropout=noise_for_dropout)
 
     def losses(batches):
-        state, told = begun(trainable, still), []
+        state, losses = start(trainable, still), []
         for _ in range(2):
             state, metrics = step(state, frozen, stack(batches), KEY)
-            told.append(float(metrics.loss))
-        return told
+            losses.append(float(metrics.loss))
+        return losses
 
     one = losses(batches[:1])
     assert one == losses(batches[:1])  # the same key, the same run
@@ -129,26 +129,26 @@ def test_each_part_of_each_step_varies_by_itself(cfg, halves, batches):
 
 
 @pytest.mark.slow
-def test_half_the_bits_stay_near(cfg, params, halves, batches):
+def test_bfloat16_training_is_close_to_float32(cfg, params, halves, batches):
     """With bfloat16 weights, moments and computation, dtypes are kept, and the loss falls as with float32."""
     o = Optimizer(1e-3, 20, warmup=0, moment_dtype='bfloat16')
-    told = {}
-    for kind in (jnp.float32, jnp.bfloat16):
-        step = make_step(cfg, o, dtype=kind)
+    losses = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        step = make_step(cfg, o, dtype=dtype)
         trainable, frozen = halves
-        state, told[kind] = begun(trainable, o, kind), []
-        frozen = jax.tree.map(lambda w, kind=kind: w.astype(kind), frozen)
-        kinds = [x.dtype for x in jax.tree.leaves(state)]
+        state, losses[dtype] = start(trainable, o, dtype), []
+        frozen = jax.tree.map(lambda w, dtype=dtype: w.astype(dtype), frozen)
+        dtypes = [x.dtype for x in jax.tree.leaves(state)]
         for _ in range(20):
             state, metrics = step(state, frozen, stack(batches), KEY)
-            told[kind].append(float(metrics.loss))
-        assert [x.dtype for x in jax.tree.leaves(state)] == kinds
-    full, half = told[jnp.float32], told[jnp.bfloat16]
+            losses[dtype].append(float(metrics.loss))
+        assert [x.dtype for x in jax.tree.leaves(state)] == dtypes
+    full, half = losses[jnp.float32], losses[jnp.bfloat16]
     assert full[-1] < full[0] / 2
     np.testing.assert_allclose(half, full, rtol=0.05)
 
 
-def test_what_is_lost_by_rounding_is_not_lost_on_average():
+def test_stochastic_rounding_is_right_on_average():
     old = {'w': jnp.full(20_000, 1.0, jnp.bfloat16), 'x': jnp.full(20_000, -3.0, jnp.float32)}
     new = {'w': jnp.full(20_000, 1 + 1e-3), 'x': jnp.full(20_000, -3 + 1e-5)}
     once = round_stochastically(new, old, KEY)

@@ -33,12 +33,12 @@ def device():
 
 @pytest.fixture
 def timer(device):
-    made = StepTimer(lambda: device.now, device.wait)
-    yield made
-    made.close()
+    timer = StepTimer(lambda: device.now, device.wait)
+    yield timer
+    timer.close()
 
 
-def test_a_host_that_looks_late_does_not_make_the_next_step_faster(device, timer):
+def test_a_busy_host_does_not_change_the_times(device, timer):
     steps = [timer.start(device.begin(n), 'shape') for n in range(3)]
     for n, at in enumerate((10.0, 11.0, 12.0)):
         device.complete(steps[n], n, at)
@@ -46,7 +46,7 @@ def test_a_host_that_looks_late_does_not_make_the_next_step_faster(device, timer
     assert [timer.seconds(step) for step in steps] == [10.0, 1.0, 1.0]
 
 
-def test_a_program_is_compiled_for_each_shape_once(device, timer):
+def test_a_program_is_compiled_once_per_shape(device, timer):
     shapes = ['a', 'a', 'b', 'a', 'b', 'c']
     steps = [timer.start(device.begin(n), shape) for n, shape in enumerate(shapes)]
     assert [step.compiled for step in steps] == [True, False, True, False, False, True]
@@ -54,7 +54,7 @@ def test_a_program_is_compiled_for_each_shape_once(device, timer):
         event.set()
 
 
-def test_what_is_done_between_two_steps_is_no_part_of_either(device, timer):
+def test_pauses_between_steps_are_excluded(device, timer):
     first = timer.start(device.begin(1), 'shape')
     device.complete(first, 1, 2.0)
     assert timer.seconds(first) == 2.0
@@ -65,7 +65,7 @@ def test_what_is_done_between_two_steps_is_no_part_of_either(device, timer):
     assert timer.seconds(second) == 1.0
 
 
-def test_what_went_wrong_on_the_device_is_raised_by_whoever_asks(device):
+def test_an_error_of_the_device_is_raised(device):
     def wait(_):
         raise RuntimeError('RESOURCE_EXHAUSTED')
 
@@ -75,7 +75,7 @@ def test_what_went_wrong_on_the_device_is_raised_by_whoever_asks(device):
     timer.close()
 
 
-def test_rates_that_cannot_be_are_left_out():
+def test_impossible_throughputs_are_left_out():
     assert throughput(2.0, 100, 4e12, 4e12) == {'tokens_per_second': 50.0, 'tflops': 2.0, 'mfu': 0.5}
     assert throughput(2.0, 100, 8e12, 4e12)['mfu'] == 1.0
     assert throughput(2.0, 100, 8.1e12, 4e12) == {'tokens_per_second': 50.0}

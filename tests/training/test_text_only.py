@@ -1,4 +1,4 @@
-"""Rows without pictures train like rows with pictures: alone, mixed, in micro-batches, held out."""
+"""Rows without pictures train like rows with pictures: alone, mixed, in micro-batches, as held-out rows."""
 
 import json
 import math
@@ -19,8 +19,8 @@ from vipllava_jax.training.recipes import RECIPES
 
 
 def text_row(n):
-    said = [('human', f'What is {n}?'), ('gpt', f'A dog {n}.')]
-    return {'id': f'text-{n}', 'conversations': [{'from': who, 'value': text} for who, text in said]}
+    turns = [('human', f'What is {n}?'), ('gpt', f'A dog {n}.')]
+    return {'id': f'text-{n}', 'conversations': [{'from': who, 'value': text} for who, text in turns]}
 
 
 @pytest.fixture(scope='module')
@@ -43,18 +43,20 @@ def run(world, output, data, recipe='projector', **more):
 
 
 @pytest.mark.parametrize('accumulate', [1, 2, 4])
-def test_rows_of_text_alone_train(world, tmp_path, accumulate):
-    held = dict(eval_data=world[1] / 'text.jsonl', eval_every=2)
-    records = run(world, tmp_path / 'run', 'text.jsonl', accumulate=accumulate, **held)
+def test_rows_without_pictures_can_be_trained(world, tmp_path, accumulate):
+    held_out_keys = dict(eval_data=world[1] / 'text.jsonl', eval_every=2)
+    records = run(world, tmp_path / 'run', 'text.jsonl', accumulate=accumulate, **held_out_keys)
     assert [record['grad_norm'] for record in records] == [0, 0, 0]  # no picture reaches the projector
     assert all(math.isfinite(record['loss']) and record['target_tokens'] > 0 for record in records)
     assert ['eval_loss' in record for record in records] == [False, True, True]
 
 
 @pytest.mark.parametrize('group_by_length', [True, False])
-@pytest.mark.parametrize('held', ['text.jsonl', 'held.jsonl', 'mixed.jsonl'])
-def test_mixed_rows_train(world, tmp_path, group_by_length, held):
-    more = dict(group_by_length=group_by_length, accumulate=2, eval_data=world[1] / held, eval_every=2)
+@pytest.mark.parametrize('held_out_file', ['text.jsonl', 'held.jsonl', 'mixed.jsonl'])
+def test_rows_with_and_without_pictures_can_be_mixed(world, tmp_path, group_by_length, held_out_file):
+    more = dict(
+        group_by_length=group_by_length, accumulate=2, eval_data=world[1] / held_out_file, eval_every=2
+    )
     records = run(world, tmp_path / 'run', 'mixed.jsonl', **more, steps=5)
     assert len(records) == 5
     norms = [record['grad_norm'] for record in records]
@@ -64,14 +66,14 @@ def test_mixed_rows_train(world, tmp_path, group_by_length, held):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('recipe', RECIPES)
-def test_every_recipe_takes_rows_of_text(world, tmp_path, recipe):
+def test_every_recipe_accepts_rows_without_pictures(world, tmp_path, recipe):
     more = {'lora_rank': 2} if recipe == 'lora' else {}
     for record in run(world, tmp_path / 'run', 'text.jsonl', recipe, steps=2, accumulate=2, **more):
         assert math.isfinite(record['loss'])
 
 
 @pytest.mark.parametrize('template', ANSWER_ENDINGS)
-def test_answers_to_text_are_learnt_in_every_template(tmp_path, processor, template):
+def test_answers_without_pictures_are_targets_in_every_template(tmp_path, processor, template):
     rows = read_rows([write_lines(tmp_path / 'text.jsonl', [text_row(n) for n in range(5)])])
     batch = Batches(
         rows, processor, BatchSettings(batch_size=5, seed=None, template=template, pad_to_multiple_of=16)
@@ -79,15 +81,15 @@ def test_answers_to_text_are_learnt_in_every_template(tmp_path, processor, templ
     assert batch.images.shape[1] == 0
     assert batch.image_counts.tolist() == [0] * 5
     for n, (tokens, targets) in enumerate(zip(batch.tokens, batch.targets, strict=True)):
-        learnt = targets != IGNORE
-        np.testing.assert_array_equal(targets[:-1][learnt[:-1]], tokens[1:][learnt[:-1]])
-        assert f'A dog {n}.' in processor.decode(targets[learnt])
-        assert 'What' not in processor.decode(targets[learnt])
+        is_target = targets != IGNORE
+        np.testing.assert_array_equal(targets[:-1][is_target[:-1]], tokens[1:][is_target[:-1]])
+        assert f'A dog {n}.' in processor.decode(targets[is_target])
+        assert 'What' not in processor.decode(targets[is_target])
 
 
 @pytest.mark.parametrize('images', [0, 1, 2])
 @pytest.mark.parametrize('count', [1, 2, 4])
-def test_a_batch_is_split_into_parts_whatever_its_pictures(images, count):
+def test_a_batch_is_split_with_any_number_of_pictures(images, count):
     tokens = np.arange(4 * 8).reshape(4, 8)
     pictures = np.stack([[noise(28, 28)] * images for _ in range(4)]).reshape(4, images, 28, 28, 3)
     batch = TrainingBatch(tokens, tokens, pictures, np.full(4, images), ('a',) * 4)
@@ -97,15 +99,15 @@ def test_a_batch_is_split_into_parts_whatever_its_pictures(images, count):
     np.testing.assert_array_equal(np.concatenate(parts.images), pictures)
 
 
-def test_rows_that_are_cut_are_counted_before_the_first_step(world, tmp_path):
-    class Told(ProgressListener):
+def test_truncated_rows_are_counted_before_the_first_step(world, tmp_path):
+    class Listener(ProgressListener):
         def run_started(self, description, done, steps, log_every):
             self.description = description
 
-    folder, told = world[1], Told()
+    folder, listener = world[1], Listener()
     question = 'What is it? ' * 60
-    said = [('human', 'What?'), ('gpt', 'A dog.'), ('human', question), ('gpt', 'A sofa.')]
-    long = [{'from': who, 'value': text} for who, text in said]
+    turns = [('human', 'What?'), ('gpt', 'A dog.'), ('human', question), ('gpt', 'A sofa.')]
+    long = [{'from': who, 'value': text} for who, text in turns]
     rows = [*(text_row(n) for n in range(6)), {'id': 'long', 'conversations': long}]
     write_lines(folder / 'cut.jsonl', [*rows, {'id': 'lost', 'conversations': long[2:]}])
     run(
@@ -115,14 +117,14 @@ def test_rows_that_are_cut_are_counted_before_the_first_step(world, tmp_path):
         steps=1,
         max_length=200,
         eval_data=folder / 'cut.jsonl',
-        progress=told,
+        progress=listener,
     )
     cut = '8 rows, none broken, 2 truncated to max_length 200, 1 of them without an answer and skipped'
-    assert told.description['data'] == cut
-    assert '2 truncated to max_length 200, 1 of' in told.description['held out']
+    assert listener.description['data'] == cut
+    assert '2 truncated to max_length 200, 1 of' in listener.description['held out']
 
 
-def test_a_length_that_leaves_no_answer_is_refused_before_weights_are_read(world, tmp_path, monkeypatch):
+def test_a_max_length_without_answers_is_an_error_before_weights_are_read(world, tmp_path, monkeypatch):
     monkeypatch.setattr('vipllava_jax.training.prepare.initial_state', None)
     with pytest.raises(
         ValueError, match='max_length 16 leaves no answer in any of the 12 rows of .*text.jsonl'

@@ -126,9 +126,9 @@ def random_scenario(seed: int) -> Scenario:
 
 def _natural_question(rng: Random, view: 'View', type: str) -> 'Question | None':
     """A question of a type in natural wording, if there is one for this view."""
-    from vipllava_jax.demo.asking import ask
+    from vipllava_jax.demo.question_types import choose_questions
 
-    tries = (question for _ in range(20) for question in ask(rng, view, 1, [type]))
+    tries = (question for _ in range(20) for question in choose_questions(rng, view, 1, [type]))
     return next((question for question in tries if not any(words in question.text for words in CLUMSY)), None)
 
 

@@ -8,10 +8,10 @@ from PIL import Image, ImageDraw
 
 from vipllava_jax.demo.world import COLORS, SIDE, Scene, Thing
 
-Pairs = list[tuple[float, float]]
+Points = list[tuple[float, float]]
 Colour = tuple[int, int, int]
-ROUND = 48  # corners of a full circle
-FINER = 2  # the factor by which outlines are drawn larger, then reduced for antialiasing
+CIRCLE_CORNERS = 48
+SCALE = 2  # the factor by which outlines are drawn larger, then reduced for antialiasing
 
 
 def picture(scene: Scene) -> Image.Image:
@@ -23,7 +23,7 @@ def picture(scene: Scene) -> Image.Image:
     return image
 
 
-def outline(thing: Thing) -> Pairs:
+def outline(thing: Thing) -> Points:
     """The polygon of a thing, in pixels."""
     corners = _unit(thing.kind) @ _turn(thing.angle) * thing.radius + (thing.x, thing.y)
     return [(x, y) for x, y in corners.tolist()]
@@ -41,40 +41,40 @@ def _unit(kind: str) -> np.ndarray:
     return corners / max(np.hypot(*corners.T).max(), 1e-9)
 
 
-def _arc(radius: float, first: float, last: float, x: float = 0, y: float = 0, n: int = 24) -> Pairs:
+def _arc(radius: float, first: float, last: float, x: float = 0, y: float = 0, n: int = 24) -> Points:
     """Points on a circle from one angle to another, in degrees, clockwise from the positive x axis."""
     angles = np.radians(np.linspace(first, last, n))
     return [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
 
 
-def _star() -> Pairs:
+def _star() -> Points:
     spokes = [(1 if i % 2 == 0 else 0.42, math.radians(36 * i - 90)) for i in range(10)]
     return [(r * math.cos(a), r * math.sin(a)) for r, a in spokes]
 
 
-def _heart() -> Pairs:
+def _heart() -> Points:
     t = np.linspace(0, 2 * math.pi, 36, endpoint=False)
     x = 16 * np.sin(t) ** 3
     y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) - 2.5
     return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
-def _cross() -> Pairs:
+def _cross() -> Points:
     a, b = 0.3, 0.95
     return [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a),
             (-a, -a)]  # fmt: skip
 
 
-def _tree() -> Pairs:
+def _tree() -> Points:
     return [(0, -1), (0.5, -0.3), (0.28, -0.3), (0.72, 0.45), (0.16, 0.45), (0.16, 0.95), (-0.16, 0.95),
             (-0.16, 0.45), (-0.72, 0.45), (-0.28, -0.3), (-0.5, -0.3)]  # fmt: skip
 
 
-def _bolt() -> Pairs:
+def _bolt() -> Points:
     return [(0.5, -1), (-0.75, 0.2), (-0.1, 0.2), (-0.5, 1), (0.75, -0.3), (0.15, -0.3)]
 
 
-def _house() -> Pairs:
+def _house() -> Points:
     return [
         (0, -0.95),
         (0.85, -0.15),
@@ -86,19 +86,19 @@ def _house() -> Pairs:
     ]
 
 
-def _fish() -> Pairs:
+def _fish() -> Points:
     body = _arc(0.6, 150, -150, x=0.25, n=28)
     return [(x, y * 0.8) for x, y in body] + [(-0.95, -0.5), (-0.75, 0.0), (-0.95, 0.5)]
 
 
 _OUTLINES = {
-    'ball': lambda: _arc(1, 0, 352.5, n=ROUND),
+    'ball': lambda: _arc(1, 0, 352.5, n=CIRCLE_CORNERS),
     'square': lambda: [(-1, -1), (1, -1), (1, 1), (-1, 1)],
     'star': _star,
     'heart': _heart,
     'cross': _cross,
     # A single polygon: the outer circle clockwise, then the inner circle back, which leaves a hole.
-    'ring': lambda: _arc(1, 0, 360, n=ROUND) + _arc(0.52, 360, 0, n=36),
+    'ring': lambda: _arc(1, 0, 360, n=CIRCLE_CORNERS) + _arc(0.52, 360, 0, n=36),
     'moon': lambda: _arc(1, 45, 315, n=36) + _arc(0.72, 284, 76, x=0.53, n=28),
     'diamond': lambda: [(0, -1), (0.66, 0), (0, 1), (-0.66, 0)],
     'drop': lambda: [(0, -1), *_arc(0.58, -25, 205, y=0.4, n=28)],
@@ -113,18 +113,18 @@ def _paint(image: Image.Image, thing: Thing, rng: np.random.Generator) -> None:
     corners = np.array(outline(thing))
     left, top = (int(c) - 3 for c in corners.min(axis=0))
     width, height = (math.ceil(c) + 4 for c in np.ptp(corners, axis=0))
-    local = [(FINER * (x - left), FINER * (y - top)) for x, y in corners.tolist()]
-    size = (width * FINER, height * FINER)
+    local = [(SCALE * (x - left), SCALE * (y - top)) for x, y in corners.tolist()]
+    size = (width * SCALE, height * SCALE)
     inside, edge = Image.new('L', size), Image.new('L', size)
     ImageDraw.Draw(inside).polygon(local, fill=255)
     pen = ImageDraw.Draw(edge)
-    for part in [local[:ROUND], local[ROUND:]] if thing.kind == 'ring' else [local]:
-        pen.line([*part, part[0]], fill=255, width=2 * FINER, joint='curve')
+    for part in [local[:CIRCLE_CORNERS], local[CIRCLE_CORNERS:]] if thing.kind == 'ring' else [local]:
+        pen.line([*part, part[0]], fill=255, width=2 * SCALE, joint='curve')
     red, green, blue = np.clip(np.array(COLORS[thing.color]) + rng.integers(-10, 11, 3), 0, 255).tolist()
     base = (red, green, blue)
     cloth = _cloth(thing.texture, (width, height), base, rng)
-    image.paste(cloth, (left, top), inside.reduce(FINER))
-    image.paste(tuple(c // 3 for c in base), (left, top, left + width, top + height), edge.reduce(FINER))
+    image.paste(cloth, (left, top), inside.reduce(SCALE))
+    image.paste(tuple(c // 3 for c in base), (left, top, left + width, top + height), edge.reduce(SCALE))
 
 
 def _cloth(texture: str, size: tuple[int, int], base: Colour, rng: np.random.Generator) -> Image.Image:

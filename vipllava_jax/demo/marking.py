@@ -12,12 +12,14 @@ from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 
 Split = Literal['training', 'held out']
 SHAPES = tuple(PREPOSITIONS)
-# Sets of mark colours that are too similar, when translucent, to distinguish two marks of the same shape.
-ALIKE = ({'orange', 'gold', 'yellow'}, {'red', 'orange'}, {'fuchsia', 'purple'}, {'blue', 'purple'},
-         {'lime', 'aqua'}, {'fuchsia', 'red'})  # fmt: skip
-SKETCHED = {'triangle', 'scribble', 'arrow'}  # shapes that look similar on small things
+# Mark colours that are too similar, when translucent, to distinguish two marks of the same shape.
+CONFUSABLE_COLORS = (
+    *({'orange', 'gold', 'yellow'}, {'red', 'orange'}, {'fuchsia', 'purple'}, {'blue', 'purple'}),
+    *({'lime', 'aqua'}, {'fuchsia', 'red'}),
+)
+SIMILAR_SHAPES = {'triangle', 'scribble', 'arrow'}  # shapes that look similar on small things
 # The range of alpha of a mask. A wider one is ambiguous: faint blue on navy looks like strong blue on black.
-MASK = (96, 128)
+MASK_ALPHA = (96, 128)
 
 
 class Marked(NamedTuple):
@@ -38,8 +40,8 @@ def make_marks(rng: Random, scene: Scene, count: int, split: Split = 'training')
             shape = marks[0].mark.shape  # share a shape as often as held-out pairs: 1 in 5, by chance 1 in 10
         color = rng.choice(tuple(COLORS))
         thing = scene.things[index]
-        wanted = held_out(thing.kind, thing.color, shape) == (split == 'held out')
-        if wanted and index not in [m.thing for m in marks] and not _confusable(shape, color, marks):
+        in_split = held_out(thing.kind, thing.color, shape) == (split == 'held out')
+        if in_split and index not in [m.thing for m in marks] and not _confusable(shape, color, marks):
             marks.append(Marked(make_mark(rng, thing, shape, color), index))
     return marks
 
@@ -47,14 +49,14 @@ def make_marks(rng: Random, scene: Scene, count: int, split: Split = 'training')
 def _confusable(shape: str, color: str, marks: Sequence[Marked]) -> bool:
     return any(
         look_alike(shape, other.shape)
-        and (color == other.color or any({color, other.color} <= set for set in ALIKE))
+        and (color == other.color or any({color, other.color} <= set for set in CONFUSABLE_COLORS))
         for other, _ in marks
     )
 
 
 def look_alike(shape: str, other: str) -> bool:
     """Whether two marks of these shapes can be confused unless their colours differ."""
-    return shape == other or {shape, other} <= SKETCHED
+    return shape == other or {shape, other} <= SIMILAR_SHAPES
 
 
 def make_mark(rng: Random, thing: Thing, shape: str, color: str) -> Mark:
@@ -65,7 +67,7 @@ def make_mark(rng: Random, thing: Thing, shape: str, color: str) -> Mark:
     low = (max(min(x) - slack[0], 0), max(min(y) - slack[1], 0))
     high = (min(max(x) + slack[2], SIDE), min(max(y) + slack[3], SIDE))
     box = tuple(round(c, 1) for c in (*low, *high))
-    alpha = rng.randint(*MASK) if shape == 'mask' else None
+    alpha = rng.randint(*MASK_ALPHA) if shape == 'mask' else None
     if shape in ('rectangle', 'ellipse', 'arrow') or (shape != 'mask contour' and rng.random() < 0.25):
         return Mark(shape, box=box, color=color, alpha=alpha)
     corners = [(round(px, 1), round(py, 1)) for px, py in polygon]

@@ -35,7 +35,7 @@ class View(NamedTuple):
 Make = Callable[[Random, View], Question | None]  # None if there is no such question, or no unique answer
 
 
-def spoken(rng: Random, view: View, i: int) -> str:
+def refer_to(rng: Random, view: View, i: int) -> str:
     """A phrase for the thing that mark `i` is on: 'the object within the red rectangle'."""
     mark, noun = view.marks[i].mark, rng.choice(('object', 'thing'))
     if len(view.marks) == 1 and rng.random() < 0.4:
@@ -49,10 +49,10 @@ def spoken(rng: Random, view: View, i: int) -> str:
 
 
 def yes_or_no(
-    type: str, text: str, yes: bool, facts: Iterable[Fact], said: tuple[str, str] = ('it is', 'it is not')
+    type: str, text: str, yes: bool, facts: Iterable[Fact], replies: tuple[str, str] = ('it is', 'it is not')
 ) -> Question:
     """A question whose answer is yes or no."""
-    sentence = f'Yes, {said[0]}.' if yes else f'No, {said[1]}.'
+    sentence = f'Yes, {replies[0]}.' if yes else f'No, {replies[1]}.'
     return Question(type, text, 'yes' if yes else 'no', sentence, frozenset(facts))
 
 

@@ -13,9 +13,9 @@ from vipllava_jax.inputs.prompts import IMAGE_TOKEN, VICUNA_SYSTEM, Turn, render
 SIZE = 768
 SPECIAL = ('<unk>', '<s>', '</s>')
 BYTES = tuple(f'<0x{byte:02X}>' for byte in range(256))
-ADDED = (IMAGE_TOKEN, '<pad>', VICUNA_SYSTEM)  # the system prompt is a single token
+ADDED_TOKENS = (IMAGE_TOKEN, '<pad>', VICUNA_SYSTEM)  # the system prompt is a single token
 # The Jinja form of `prompts.TEMPLATES['vipllava']`; a message's content is a text or a list of parts.
-CHAT = (
+CHAT_TEMPLATE = (
     '{% macro text(content) %}{% if content is string %}{{ content }}{% else %}'
     "{% for part in content if part['type'] == 'image' %}<image>\n{% endfor %}"
     "{% for part in content if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
@@ -32,8 +32,8 @@ CHAT = (
 def world_text(count: int = 4000) -> Iterable[str]:
     """The rendered conversations of `count` examples, without special tokens."""
     for number in range(count):
-        made = example(number)
-        text = render('vipllava', [*made.turns, Turn('user', 'What?')], int(made.scene is not None))
+        drawn = example(number)
+        text = render('vipllava', [*drawn.turns, Turn('user', 'What?')], int(drawn.scene is not None))
         yield text.replace(IMAGE_TOKEN, '').replace(VICUNA_SYSTEM, '').replace('</s>', '\n')
 
 
@@ -47,9 +47,9 @@ def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
             pre_tokenizers.Punctuation('isolated'),
         ]
     )
-    learnt = SIZE - len(SPECIAL) - len(BYTES) - len(ADDED)
+    learned = SIZE - len(SPECIAL) - len(BYTES) - len(ADDED_TOKENS)
     trainer = trainers.BpeTrainer(
-        vocab_size=learnt,
+        vocab_size=learned,
         show_progress=False,
         initial_alphabet=[chr(code) for code in range(33, 127)],
     )
@@ -62,7 +62,9 @@ def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(' ', 1, 0)]
     )
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in (*SPECIAL, *ADDED[:2])])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False) for token in (*SPECIAL, *ADDED_TOKENS[:2])]
+    )
     tokenizer.add_tokens([AddedToken(VICUNA_SYSTEM, normalized=False)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single='<s> $A', pair='<s> $A <s> $B', special_tokens=[('<s>', 1)]
@@ -70,24 +72,24 @@ def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
     return tokenizer
 
 
+TOKENIZER_CONFIG = {
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'processor_class': 'LlavaProcessor',
+    'bos_token': '<s>',
+    'eos_token': '</s>',
+    'unk_token': '<unk>',
+    'pad_token': '<pad>',
+    'padding_side': 'left',
+    'clean_up_tokenization_spaces': False,
+    'model_max_length': 1024,
+}
+
+
 def write_processor(folder: Path, side: int, patch: int) -> None:
     """Writes the tokenizer's and processor's files in Hugging Face's format to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer().save(str(folder / 'tokenizer.json'))
-    write_json(
-        folder / 'tokenizer_config.json',
-        {
-            'tokenizer_class': 'PreTrainedTokenizerFast',
-            'processor_class': 'LlavaProcessor',
-            'bos_token': '<s>',
-            'eos_token': '</s>',
-            'unk_token': '<unk>',
-            'pad_token': '<pad>',
-            'padding_side': 'left',
-            'clean_up_tokenization_spaces': False,
-            'model_max_length': 1024,
-        },
-    )
+    write_json(folder / 'tokenizer_config.json', TOKENIZER_CONFIG)
     write_json(
         folder / 'preprocessor_config.json',
         {
@@ -114,4 +116,4 @@ def write_processor(folder: Path, side: int, patch: int) -> None:
             'vision_feature_select_strategy': 'default',
         },
     )
-    (folder / 'chat_template.jinja').write_text(CHAT, encoding='utf-8')
+    (folder / 'chat_template.jinja').write_text(CHAT_TEMPLATE, encoding='utf-8')

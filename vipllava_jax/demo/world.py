@@ -23,7 +23,7 @@ COLORS = {
 SIZES = {'small': (32, 36), 'medium': (45, 51), 'large': (64, 72)}  # the range of the radius in pixels
 TEXTURES = ('plain', 'striped', 'dotted', 'checked')
 BACKGROUNDS = ('flat', 'slope', 'glow', 'clouds', 'grain')
-FEWEST, MOST = 3, 7  # things per scene
+MIN_THINGS, MAX_THINGS = 3, 7  # per scene
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class Scene:
 
 def make_scene(rng: Random, kinds: tuple[str, ...] = KINDS) -> Scene:
     """A random scene, in which things overlap slightly at most."""
-    wanted = rng.randint(FEWEST, MOST)
+    count = rng.randint(MIN_THINGS, MAX_THINGS)
     things: list[Thing] = []
-    few = rng.sample(kinds, min(len(kinds), rng.randint(2, 6)))  # so that some things share a kind
+    scene_kinds = rng.sample(kinds, min(len(kinds), rng.randint(2, 6)))  # so that some things share one
     colors = rng.sample(tuple(COLORS), rng.randint(2, 6))
     for _ in range(80):
-        if thing := _placed(rng, things, few, colors):
+        if thing := _random_thing(rng, things, scene_kinds, colors):
             things.append(thing)
-        if len(things) == wanted:
+        if len(things) == count:
             break
     return Scene(tuple(things), rng.choice(BACKGROUNDS), rng.getrandbits(32))
 
 
-def _placed(rng: Random, things: list[Thing], kinds: list[str], colors: list[str]) -> Thing | None:
+def _random_thing(rng: Random, things: list[Thing], kinds: list[str], colors: list[str]) -> Thing | None:
     """A random thing at a random position; None if it would overlap others too much."""
     large = sum(thing.size == 'large' for thing in things)
     size = rng.choice(('small', 'medium', 'large') if large < 2 else ('small', 'medium'))

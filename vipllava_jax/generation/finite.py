@@ -8,16 +8,18 @@ from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.messages import listed
 from vipllava_jax.model.vipllava import Params
 
-NAMED = 3  # maximum number of weights that a message names
+MAX_NAMES = 3  # of weights in a message
 
 
 def explain(params: Params, batch: Batch) -> str:
     """The error message for logits that hold NaN or infinity; checks weights and images for the cause."""
-    halves = any(x.dtype == jnp.float16 for x in jax.tree.leaves(params))
-    advice = 'numbers above 65504 are infinite in float16: try --dtype bfloat16 or float32' if halves else ''
-    if odd := describe_not_finite(params):
-        reason = odd
-        advice = advice or 'get a whole copy of the weights, or convert them again'
+    has_float16 = any(x.dtype == jnp.float16 for x in jax.tree.leaves(params))
+    advice = (
+        'numbers above 65504 are infinite in float16: try --dtype bfloat16 or float32' if has_float16 else ''
+    )
+    if names := describe_not_finite(params):
+        reason = names
+        advice = advice or 'get a complete copy of the weights, or convert them again'
     elif not np.isfinite(batch.images).all():
         reason, advice = 'the pictures hold NaN or infinity', 'give pictures whose pixels are numbers'
     else:
@@ -30,7 +32,7 @@ def describe_not_finite(params: Params) -> str:
     """'a/w, b/w hold NaN or infinity', for a message; '' if all weights are finite."""
     names = not_finite(params)
     verb = 'hold' if len(names) > 1 else 'holds'
-    return f'{listed(names, NAMED)} {verb} NaN or infinity' if names else ''
+    return f'{listed(names, MAX_NAMES)} {verb} NaN or infinity' if names else ''
 
 
 def not_finite(params: Params) -> list[str]:

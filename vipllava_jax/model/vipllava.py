@@ -18,8 +18,8 @@ from jax.typing import ArrayLike
 from vipllava_jax.config import Config
 from vipllava_jax.model.clip import Clip
 from vipllava_jax.model.input_checks import check_inputs, check_shapes
-from vipllava_jax.model.layers import LayerNorm, Linear
 from vipllava_jax.model.llama import AttentionSpec, Cache, Llama
+from vipllava_jax.model.projector import Projector, merge
 
 Params = dict[str, Any]
 
@@ -31,21 +31,6 @@ class Trace(NamedTuple):
     hidden_states: tuple[Array, ...]  # L+1 times BTD: embeddings, then layer outputs, the last after the norm
     attentions: tuple[Array, ...]  # L times BNTS
     image_features: Array | None  # BIPD, P without the class token
-
-
-class Projector(nn.Module):
-    """Concatenated hidden states BPM -> BPD in the width of the decoder."""
-
-    cfg: Config
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        s = self.cfg.sizes
-        if self.cfg.projector_norm:
-            x = LayerNorm('M', s, self.cfg.projector_eps, name='norm')(x)
-        x = Linear('BPM,MD->BPD', s, bias=True, name='linear_1')(x)
-        x = jax.nn.gelu(x, approximate=False)
-        return Linear('BPD,DE->BPE', s, bias=True, name='linear_2')(x)
 
 
 class VipLlava(nn.Module):
@@ -118,14 +103,6 @@ class VipLlava(nn.Module):
         """Hidden states BTD -> the logits BV after the last of the `lengths` B tokens of each row."""
         last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
         return self.llama.logits(last)[:, 0]
-
-
-def merge(x: Array, features: Array, placeholder: Array) -> Array:
-    """Embeddings x BTD -> x with the features BIPD of each row, in order, where placeholder BT is True."""
-    B, _, _, D = features.shape
-    nth = jnp.maximum(jnp.cumsum(placeholder, axis=1) - 1, 0)
-    inserted = jnp.take_along_axis(features.reshape(B, -1, D), nth[..., None], axis=1, mode='clip')
-    return jnp.where(placeholder[..., None], inserted.astype(x.dtype), x)
 
 
 def forward(
@@ -236,7 +213,10 @@ def extend(
 def decode(
     params: Params, tokens: ArrayLike, cache: Cache, start: ArrayLike, *, cfg: Config
 ) -> tuple[Array, Cache]:
-    """Tokens B at positions `start` B -> logits BV, the extended cache; equivalent to `extend` with T = 1."""
+    """Tokens B at positions `start` B -> logits BV, the extended cache.
+
+    Equivalent to `extend` with T = 1. Raises ValueError if the shapes do not fit each other.
+    """
     logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg)
     return logits[:, 0], cache
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from random import Random
 
-from vipllava_jax.demo.of_mark import OF_MARK
-from vipllava_jax.demo.of_scene import OF_SCENE, OF_TWO
+from vipllava_jax.demo.mark_questions import MARK_QUESTIONS
 from vipllava_jax.demo.questions import Fact, Question, View
+from vipllava_jax.demo.scene_questions import SCENE_QUESTIONS, TWO_MARK_QUESTIONS
 
-TYPES = (*OF_MARK, *OF_TWO, *OF_SCENE, 'words')
+TYPES = (*MARK_QUESTIONS, *TWO_MARK_QUESTIONS, *SCENE_QUESTIONS, 'words')
 WEIGHTS = {  # of the other types: 1; types that are harder to learn occur more often
     'relation': 5.0,
     'compare': 3.0,
@@ -23,26 +23,30 @@ SENTENCE = (' Answer in a sentence.', ' Use a whole sentence.')
 SHORT = (' Answer with a word or a short phrase.', ' Answer in a few words.', ' Be short.')
 
 
-def ask(rng: Random, view: View, count: int, types: Sequence[str] = TYPES) -> list[Question]:
+def choose_questions(rng: Random, view: View, count: int, types: Sequence[str] = TYPES) -> list[Question]:
     """At most `count` random questions about a view; no answer reveals the answer to another question."""
-    makers = {**OF_SCENE, **(OF_MARK if view.marks else {}), **(OF_TWO if len(view.marks) == 2 else {})}
+    makers = {
+        **SCENE_QUESTIONS,
+        **(MARK_QUESTIONS if view.marks else {}),
+        **(TWO_MARK_QUESTIONS if len(view.marks) == 2 else {}),
+    }
     names = [name for name in makers if name in types]
     weights = [WEIGHTS.get(name, 1.0) for name in names]
-    found: list[Question] = []
+    questions: list[Question] = []
     known: set[Fact] = set()
     for name in rng.choices(names, weights, k=6 * count) if names else ():
         question = makers[name](rng, view)
         if question and not question.facts & known:
-            found.append(question)
+            questions.append(question)
             known |= question.facts
-        if len(found) == count:
+        if len(questions) == count:
             break
-    return found
+    return questions
 
 
-def styled(rng: Random, question: Question) -> tuple[str, str]:
-    """The question's text, sometimes with an instruction on the form, and the answer in that form."""
-    wish = rng.random()
-    if wish < 0.15:
+def with_instruction(rng: Random, question: Question) -> tuple[str, str]:
+    """The question's text, sometimes with an instruction on the form of the answer, and that answer."""
+    draw = rng.random()
+    if draw < 0.15:
         return question.text + rng.choice(SENTENCE), question.sentence
-    return question.text + (rng.choice(SHORT) if wish < 0.25 else ''), question.answer
+    return question.text + (rng.choice(SHORT) if draw < 0.25 else ''), question.answer

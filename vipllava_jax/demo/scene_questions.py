@@ -3,7 +3,7 @@
 import itertools
 from random import Random
 
-from vipllava_jax.demo.questions import NUMBERS, Make, Question, View, number, plural, spoken, yes_or_no
+from vipllava_jax.demo.questions import NUMBERS, Make, Question, View, number, plural, refer_to, yes_or_no
 from vipllava_jax.demo.world import COLORS, KINDS, SIZES, TEXTURES
 from vipllava_jax.inputs.marks import COLORS as MARK_COLORS
 
@@ -18,7 +18,7 @@ def relation(rng: Random, view: View) -> Question | None:
         answer = 'to the left' if across < 0 else 'to the right'
     else:
         answer = 'above' if down < 0 else 'below'
-    it, that = spoken(rng, view, a), spoken(rng, view, b)
+    it, that = refer_to(rng, view, a), refer_to(rng, view, b)
     words = (
         'Where is {0} compared with {1}?',
         'Seen from {1}, where is {0}?',
@@ -30,7 +30,7 @@ def relation(rng: Random, view: View) -> Question | None:
 
 def compare(rng: Random, view: View) -> Question:
     one, other = view.thing(0), view.thing(1)
-    it, that = spoken(rng, view, 0), spoken(rng, view, 1)
+    it, that = refer_to(rng, view, 0), refer_to(rng, view, 1)
     at = [marked.thing for marked in view.marks]
     if one.size != other.size and rng.random() < 0.5:
         word = rng.choice(('larger', 'smaller'))
@@ -46,18 +46,18 @@ def compare(rng: Random, view: View) -> Question:
 def exists(rng: Random, view: View) -> Question:
     """Whether the scene has such a thing; if not, it often combines a kind and a colour that do occur."""
     things = view.scene.things
-    yes, whole = rng.random() < 0.5, rng.random() < 0.5
+    yes, with_color = rng.random() < 0.5, rng.random() < 0.5
     if yes:
         thing = rng.choice(things)
-        word = thing.short if whole else thing.kind
+        word = thing.short if with_color else thing.kind
     else:
         mixed = {f'{o.color} {p.kind}' for o in things for p in things} - {o.short for o in things}
-        near = sorted(mixed) if whole and rng.random() < 0.7 else []
+        near = sorted(mixed) if with_color and rng.random() < 0.7 else []
         word = rng.choice(near or sorted(set(KINDS) - {o.kind for o in things}))
     words = ('Is there a {}?', 'Is there a {} in the picture?', 'Do you see a {}?')
     text = rng.choice(words).format(word)
-    said = ('I do', 'I do not') if text.startswith('Do') else ('there is', 'there is not')
-    return yes_or_no('exists', text, yes, {('exists', word)}, said)
+    replies = ('I do', 'I do not') if text.startswith('Do') else ('there is', 'there is not')
+    return yes_or_no('exists', text, yes, {('exists', word)}, replies)
 
 
 def count(rng: Random, view: View) -> Question:
@@ -85,20 +85,20 @@ def list_all(rng: Random, view: View) -> Question | None:
     if not orders:
         return None
     things, words = rng.choice(orders)
-    asked = ('List the objects {}.', 'Name all objects {}.', 'What do you see {}?')
+    wordings = ('List the objects {}.', 'Name all objects {}.', 'What do you see {}?')
     answer = ', '.join(f'a {o.short}' for o in things)
     facts = {(fact, j) for j in range(len(things)) for fact in ('kind', 'colour')} | {('all',)}
-    return Question('list', rng.choice(asked).format(words), answer, f'I see {answer}.', frozenset(facts))
+    return Question('list', rng.choice(wordings).format(words), answer, f'I see {answer}.', frozenset(facts))
 
 
-def of_world(rng: Random) -> Question:
+def world_question(rng: Random) -> Question:
     """A question about the world in general, or about numbers and words, without a picture."""
-    make = rng.choice((_listed, _added, _sorted))
+    make = rng.choice((_list_words, _addition, _category))
     return make(rng)
 
 
-def _listed(rng: Random) -> Question:
-    asked, known = rng.choice(
+def _list_words(rng: Random) -> Question:
+    wordings, words = rng.choice(
         (
             (('What kinds of objects are there in your world?', 'Which objects do you know?'), KINDS),
             (('What colours do objects have in your world?', 'Which colours do you know?'), COLORS),
@@ -107,11 +107,11 @@ def _listed(rng: Random) -> Question:
             (('Which colours can a mark have?', 'What colours do marks have?'), MARK_COLORS),
         )
     )
-    answer = ', '.join(known)
-    return Question('words', rng.choice(asked), answer, f'There are {answer}.')
+    answer = ', '.join(words)
+    return Question('words', rng.choice(wordings), answer, f'There are {answer}.')
 
 
-def _added(rng: Random) -> Question:
+def _addition(rng: Random) -> Question:
     a, b = rng.randint(1, 4), rng.randint(1, 3)
     one, other = rng.sample(KINDS, 2)
     first, second = (f'{NUMBERS[n]} {kind if n == 1 else plural(kind)}' for n, kind in ((a, one), (b, other)))
@@ -119,15 +119,15 @@ def _added(rng: Random) -> Question:
     return number('words', f'There {verb} {first} and {second}. How many objects are there?', a + b, set())
 
 
-def _sorted(rng: Random) -> Question:
+def _category(rng: Random) -> Question:
     what, word = rng.choice(
         [('kind of object', f'a {kind}') for kind in KINDS]
         + [('colour', color) for color in COLORS]
         + [('pattern', texture) for texture in TEXTURES]
     )
-    asked = what if rng.random() < 0.5 else rng.choice(('kind of object', 'colour', 'pattern'))
-    return yes_or_no('words', f'Is {word} a {asked}?', what == asked, set())
+    category = what if rng.random() < 0.5 else rng.choice(('kind of object', 'colour', 'pattern'))
+    return yes_or_no('words', f'Is {word} a {category}?', what == category, set())
 
 
-OF_SCENE: dict[str, Make] = {'exists': exists, 'count': count, 'list': list_all}
-OF_TWO: dict[str, Make] = {'relation': relation, 'compare': compare}
+SCENE_QUESTIONS: dict[str, Make] = {'exists': exists, 'count': count, 'list': list_all}
+TWO_MARK_QUESTIONS: dict[str, Make] = {'relation': relation, 'compare': compare}
