@@ -132,7 +132,7 @@ def test_there_and_back(vipllava, folder, tmp_path):
     assert a.cfg == b.cfg
     assert vipllava('convert', folder, tmp_path / 'ours').code == 2
     told = json.loads(vipllava('info', '--model', tmp_path / 'pytorch', '--json').out)
-    assert told['model']['kind'] == 'PyTorch'
+    assert told['model']['format'] == 'PyTorch'
     assert told['model']['feature layers'] == list(a.cfg.feature_layers)
 
 
