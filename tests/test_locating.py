@@ -122,7 +122,7 @@ def test_a_repository_without_safetensors_is_downloaded_as_bin(source, tmp_path,
 
     repository = tmp_path / 'repository'
     repository.mkdir()
-    plan = to_flax.plan(source)
+    plan = to_flax.plan_conversion(source)
     arrays = {leaf.name: np.asarray(x) for (leaf, _), x in zip(plan.pairs, _as_stored(plan), strict=True)}
     write_bin(repository / 'pytorch_model.bin', arrays)
     shutil.copy(source / 'config.json', repository)
@@ -132,10 +132,10 @@ def test_a_repository_without_safetensors_is_downloaded_as_bin(source, tmp_path,
 
 
 def _as_stored(plan):
-    from vipllava_jax.convert.tensors import read
+    from vipllava_jax.convert.tensors import read_tensor
 
     for _, tensor in plan.pairs:
-        yield np.array(read(tensor, memoryview(bytearray(tensor.span))))
+        yield np.array(read_tensor(tensor, memoryview(bytearray(tensor.span))))
 
 
 def test_a_converted_repository_is_loaded(folder, tmp_path, monkeypatch):

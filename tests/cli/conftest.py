@@ -19,9 +19,10 @@ class Ran(NamedTuple):
 def vipllava(monkeypatch, capsys):
     """Runs the command in this process as from a shell, with an empty or a given stdin."""
 
-    def run(*args: object, stdin: str = '') -> Ran:
+    def run(*args: object, stdin: str | bytes = '') -> Ran:
         monkeypatch.setattr(sys, 'argv', ['vipllava', *map(str, args)])
-        monkeypatch.setattr(sys, 'stdin', io.StringIO(stdin))
+        stream = io.StringIO(stdin) if isinstance(stdin, str) else io.TextIOWrapper(io.BytesIO(stdin))
+        monkeypatch.setattr(sys, 'stdin', stream)
         with pytest.raises(SystemExit) as end:
             cli.run()
         return Ran(end.value.code or 0, *capsys.readouterr())
@@ -45,5 +46,5 @@ def adapter(folder, tmp_path_factory) -> Path:
 
     params, cfg, *_ = load(folder, fuse=False)
     target = tmp_path_factory.mktemp('adapters') / 'adapter'
-    adapters.save(target, trained(params, cfg), cfg)
+    adapters.save_adapter(target, trained(params, cfg), cfg)
     return target

@@ -12,7 +12,7 @@ import pytest
 from tests.convert.files import pickled, storage, tensor, write_bin
 from vipllava_jax.convert.archives import LARGEST_DIRECTORY
 from vipllava_jax.convert.pickles import read_pickle
-from vipllava_jax.convert.tensors import read
+from vipllava_jax.convert.tensors import read_tensor
 from vipllava_jax.messages import CheckpointError
 
 PROGRAM = pickled({'x': tensor(storage('0', 'FloatStorage', 4), (4,), (1,))})
@@ -47,7 +47,7 @@ USUAL = (('archive/data.pkl', PROGRAM), ('archive/data/0', DATA))
 def test_any_root_folder_is_accepted(path, root, comment):
     write(path, (root + 'data.pkl', PROGRAM), (root + 'data/0', DATA), comment=comment)
     found = read_pickle(path)['x']
-    np.testing.assert_array_equal(read(found, memoryview(bytearray(16))), np.arange(4))
+    np.testing.assert_array_equal(read_tensor(found, memoryview(bytearray(16))), np.arange(4))
 
 
 @pytest.mark.parametrize(
@@ -243,4 +243,4 @@ def test_damage_is_reported_or_harmless(path, at):
     data[-1 - at % len(data)] ^= 0xFF
     path.write_bytes(data)
     with contextlib.suppress(CheckpointError):
-        read(read_pickle(path)['x'], memoryview(bytearray(16)))
+        read_tensor(read_pickle(path)['x'], memoryview(bytearray(16)))

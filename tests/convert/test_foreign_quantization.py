@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tests.convert.files import write_safetensors
 from vipllava_jax.convert.foreign_quantization import refuse_by_names
 from vipllava_jax.convert.table import CLIP, LLAMA, PROJECTOR
-from vipllava_jax.convert.to_flax import plan
+from vipllava_jax.convert.to_flax import plan_conversion
 from vipllava_jax.messages import CheckpointError
 
 ADVICE = 'take the original and --quantize int8'
@@ -29,7 +29,7 @@ def configured(folder, **fields):
 
 def message(folder) -> str:
     with pytest.raises(CheckpointError) as raised:
-        plan(folder)
+        plan_conversion(folder)
     assert len(str(raised.value)) <= 500
     return str(raised.value)
 
@@ -68,7 +68,7 @@ def test_quantization_in_a_part_of_the_config_is_recognized(copy):
 )
 def test_a_config_without_quantization_is_accepted(copy, config):
     configured(copy, quantization_config=config)
-    plan(copy)
+    plan_conversion(copy)
 
 
 def test_the_config_is_checked_before_the_files(copy):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.convert.files import integer, pickled, storage, string, tensor, tuple_of, write_archive, write_bin
 from vipllava_jax.convert.pickles import read_pickle
-from vipllava_jax.convert.tensors import read
+from vipllava_jax.convert.tensors import read_tensor
 from vipllava_jax.messages import CheckpointError
 
 FOUR = {'0': np.arange(4, dtype=np.float32).tobytes()}
@@ -22,7 +22,7 @@ HELD = storage('0', 'FloatStorage', 4)
 
 
 def bytes_of(tensor):
-    return np.array(read(tensor, memoryview(bytearray(1 << 12))))
+    return np.array(read_tensor(tensor, memoryview(bytearray(1 << 12))))
 
 
 def message(path) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.convert.files import write_bin, write_safetensors
 from vipllava_jax.convert.safetensors_files import read_safetensors
-from vipllava_jax.convert.tensors import Tensor, read
+from vipllava_jax.convert.tensors import Tensor, read_tensor
 from vipllava_jax.convert.torch_files import INDEXED, is_torch_folder, open_checkpoint
 from vipllava_jax.messages import CheckpointError
 
@@ -23,7 +23,7 @@ NAMES = ('model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors')
 
 
 def bytes_of(tensor):
-    return np.array(read(tensor, memoryview(bytearray(1 << 12))))
+    return np.array(read_tensor(tensor, memoryview(bytearray(1 << 12))))
 
 
 def message(call, *args) -> str:
