@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipllava_jax.integrity import ROWS, WORDS, checksum, finite
+from vipllava_jax.integrity import ROWS, WORDS, checksum, is_finite
 
 ROW = 8 * WORDS
 
@@ -48,15 +48,15 @@ def test_the_checksum_does_not_depend_on_the_memory_layout(dtype):
 def test_nan_and_infinity_are_found(dtype):
     x = np.zeros(ROWS * WORDS + 3, jnp.dtype(dtype))
     x[:5] = [jnp.finfo(dtype).max, jnp.finfo(dtype).min, jnp.finfo(dtype).tiny, -0.0, 1]
-    assert finite(x)
+    assert is_finite(x)
     for at in (0, 1, -1):
         for value in (np.nan, -np.nan, np.inf, -np.inf):
             changed = x.copy()
             changed[at] = value
-            assert not finite(changed)
-            assert not finite(changed.reshape(3, -1).T if changed.size % 3 == 0 else changed[::-1])
+            assert not is_finite(changed)
+            assert not is_finite(changed.reshape(3, -1).T if changed.size % 3 == 0 else changed[::-1])
 
 
 def test_integers_are_finite():
-    assert all(finite(np.array(x)) for x in ([-1, 2], [True], np.zeros(0, np.int8), np.float64(1)))
-    assert not finite(np.float64('inf'))
+    assert all(is_finite(np.array(x)) for x in ([-1, 2], [True], np.zeros(0, np.int8), np.float64(1)))
+    assert not is_finite(np.float64('inf'))

@@ -79,9 +79,9 @@ def write_arrays(
 
 
 def _inspected(array: Any) -> Written:
-    from vipllava_jax.integrity import checksum, finite
+    from vipllava_jax.integrity import checksum, is_finite
 
-    return Written(checksum(array), finite(array))
+    return Written(checksum(array), is_finite(array))
 
 
 @contextlib.contextmanager

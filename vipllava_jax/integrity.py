@@ -36,7 +36,7 @@ def checksum(array: Any) -> str:
     return hashed.hexdigest()
 
 
-def finite(array: Any) -> bool:
+def is_finite(array: Any) -> bool:
     """Whether an array holds neither infinity nor NaN."""
     array = np.asarray(array)
     if array.dtype.name not in EXPONENTS:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vipllava_jax.convert.faults import described, first, ranges
+from vipllava_jax.convert.faults import describe_faults, join_layer_numbers, some_names
 
 
 @pytest.mark.parametrize(
@@ -19,17 +19,17 @@ from vipllava_jax.convert.faults import described, first, ranges
     ],
 )
 def test_faults_are_described_in_one_line(faults, expected):
-    assert described(faults) == expected
+    assert describe_faults(faults) == expected
 
 
 def test_the_first_names_are_listed_with_the_number_of_others():
-    assert first({'b', 'a'}) == 'a, b'
+    assert some_names({'b', 'a'}) == 'a, b'
 
 
 @given(st.dictionaries(st.text(max_size=60), st.lists(st.text(max_size=2000), max_size=30), max_size=6))
 def test_any_names_are_short_and_printable(faults):
-    assert len(described(faults)) < 1000
-    assert described({'x': faults.get('x', ['\x00' * 900])}).isprintable()
+    assert len(describe_faults(faults)) < 1000
+    assert describe_faults({'x': faults.get('x', ['\x00' * 900])}).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_any_names_are_short_and_printable(faults):
     ],
 )
 def test_numbers_of_layers_are_joined_to_ranges(numbers, expected):
-    assert ranges(f'a.layers.{number}.w' for number in numbers) == expected
+    assert join_layer_numbers(f'a.layers.{number}.w' for number in numbers) == expected
 
 
 def test_names_with_braces_are_matched():
-    assert ranges(['{}', 'a.{}.layers.0.w', 'a.{}.layers.1.w']) == ['{}', 'a.{}.layers.{0-1}.w']
+    assert join_layer_numbers(['{}', 'a.{}.layers.0.w', 'a.{}.layers.1.w']) == ['{}', 'a.{}.layers.{0-1}.w']

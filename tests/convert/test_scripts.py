@@ -16,7 +16,8 @@ import pytest
 
 from vipllava_jax import checkpoint
 from vipllava_jax.cli.convert import convert
-from vipllava_jax.convert.table import BRIDGE, CLIP, LLAMA, PROJECTOR, TEXT, VISION
+from vipllava_jax.config import VIP_LLAVA_7B
+from vipllava_jax.convert.table import BRIDGE, CLIP, LLAMA, PROJECTOR, TEXT, VISION, leaves
 
 SCRIPTS = Path(__file__).parents[2] / 'convert'
 
@@ -86,7 +87,12 @@ def test_the_options_are_those_of_the_command(run, script):
 
 def test_the_readme_lists_every_name_path_and_layout():
     text = (SCRIPTS / 'README.md').read_text()
-    for prefix, rows in ((VISION, CLIP), (BRIDGE, PROJECTOR), (TEXT, LLAMA)):
-        assert f'`{prefix}`' in text
-        for name, path, layout in rows:
-            assert f'| `{name}` | `{path}` | `{layout}` |\n' in text
+    layouts = {leaf.path: leaf.layout for leaf in leaves(VIP_LLAVA_7B)}
+    for part, prefix, rows in (
+        ('clip', VISION, CLIP),
+        ('projector', BRIDGE, PROJECTOR),
+        ('llama', TEXT, LLAMA),
+    ):
+        assert f'`{prefix}` and `{part}/`' in text
+        for name, path, _ in rows:
+            assert f'| `{name}` | `{path}` | `{layouts[f"{part}/{path.format(0)}"]}` |\n' in text

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from vipllava_jax.cli.models import (
-    compiling,
+    compile_in_background,
     fit_option,
-    load,
+    load_model,
     model_option,
     pop_weight_options,
     template_option,
-    types,
+    weight_dtypes,
     weight_options,
 )
 from vipllava_jax.cli.numbers import RealNumber, WholeNumber
@@ -125,7 +125,7 @@ def ask(
         save_picture(pictures[0], save_image, [*images, request.weights.folder, *adapter])
     answer, report = answer_request(request, quiet=as_json)
     inputs = {'model': source, 'adapter': weights.adapter, 'template': template, 'prompt': prompt}
-    report = {'answer': answer, **inputs, **types(request.shapes), **options, **report}
+    report = {'answer': answer, **inputs, **weight_dtypes(request.shapes), **options, **report}
     click.echo(safe_json(report) if as_json else '')
     if not pictures:
         click.echo('vipllava: there was no --image: the model answered from the question alone', err=True)
@@ -205,8 +205,8 @@ def answer_request(request: Request, quiet: bool) -> tuple[str, dict[str, Any]]:
     from vipllava_jax.answering.replies import replies
 
     processor, batch, weights, shapes, settings = request
-    wait = compiling(shapes, batch, weights.cfg, settings, processor)
-    model, seconds = load(weights, processor)
+    wait = compile_in_background(shapes, batch, weights.cfg, settings, processor)
+    model, seconds = load_model(weights, processor)
     (reply,) = replies(model, batch, settings)
     answer = stream_answer(reply, wait, quiet)
     return answer, {'load_seconds': seconds, **reply.report()}

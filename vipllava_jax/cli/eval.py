@@ -11,13 +11,13 @@ import click
 
 from vipllava_jax.cli.eval_outputs import check_output_folder, output_paths, print_result, write_result
 from vipllava_jax.cli.models import (
-    compiling,
+    compile_in_background,
     fit_option,
-    load,
+    load_model,
     model_option,
     pop_weight_options,
     template_option,
-    types,
+    weight_dtypes,
     weight_options,
 )
 from vipllava_jax.cli.numbers import WholeNumber
@@ -199,7 +199,7 @@ def prepare(
     settings = {
         'model': str(folder.resolve()),
         'adapter': adapter and str(Path(adapter).resolve()),
-        **types(shapes),
+        **weight_dtypes(shapes),
         **answer_settings(cases, options['template'], options['fit'], options['max_new_tokens']),
         'weights': fingerprint(folders),
     }
@@ -210,10 +210,10 @@ def load_params(plan: Plan, first: 'CaseBatch') -> 'Params':
     """Loads the weights while the programs for the first batch are compiled."""
     batch = plan.batches.prepare(first).batch
     settings = plan.batches.settings(first.max_new_tokens)
-    wait = (
-        None if batch is None else compiling(plan.shapes, batch, plan.batches.cfg, settings, plan.processor)
-    )
-    model, _ = load(plan.weights, plan.processor)
+    wait = None
+    if batch is not None:
+        wait = compile_in_background(plan.shapes, batch, plan.batches.cfg, settings, plan.processor)
+    model, _ = load_model(plan.weights, plan.processor)
     if wait is not None:
         with contextlib.suppress(Exception):  # decoding raises the same error again
             wait()

@@ -77,14 +77,14 @@ def pop_weight_options(options: dict[str, Any]) -> 'WeightOptions':
     return WeightOptions(**{name: options.pop(name) for name in ('dtype', 'quantize', 'adapter')})
 
 
-def types(shapes: dict[str, Any]) -> dict[str, str | None]:
+def weight_dtypes(shapes: dict[str, Any]) -> dict[str, str | None]:
     """The dtype and quantization of a model's weights, named as the options."""
     dtypes = {leaf.dtype.name for _, leaf in flat(shapes)}
     quantize = [name for name in QUANTIZED if name in dtypes]
     return {'dtype': shapes['llama']['norm']['w'].dtype.name, 'quantize': quantize[-1] if quantize else None}
 
 
-def compiling(
+def compile_in_background(
     shapes: dict[str, Any],
     batch: 'Batch',
     cfg: 'Config',
@@ -97,7 +97,7 @@ def compiling(
     return background(partial(compile_for, shapes, batch, cfg=cfg, settings=settings, processor=processor))
 
 
-def load(weights: 'Source', processor: 'Processor') -> 'tuple[Model, float]':
+def load_model(weights: 'Source', processor: 'Processor') -> 'tuple[Model, float]':
     """Loads the model with a progress bar; returns it and the seconds taken."""
     from vipllava_jax.loading import Model
 

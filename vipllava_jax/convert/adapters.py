@@ -15,7 +15,7 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
 from vipllava_jax.convert.adapter_config import CONFIG, AdapterConfig
 from vipllava_jax.convert.adapter_coverage import missing_pairs, missing_weights
-from vipllava_jax.convert.faults import described, ranges
+from vipllava_jax.convert.faults import describe_faults, join_layer_numbers
 from vipllava_jax.convert.table import (
     BRIDGE,
     TEXT,
@@ -88,7 +88,7 @@ def read_adapter(source: str | os.PathLike[str], cfg: Config) -> Adapter:
     for leaf, halves in parts.items():
         _check(leaf, halves, config, faults)
     _check_coverage(parts, table, config, faults)
-    if problems := described({fault: ranges(names) for fault, names in faults.items()}):
+    if problems := describe_faults({fault: join_layer_numbers(names) for fault, names in faults.items()}):
         raise CheckpointError(f'{folder}: not an adapter of this model. {problems}{config.advice}')
     if not parts:
         raise CheckpointError(
@@ -163,7 +163,7 @@ def _warn_of_unnamed(folder: Path, parts: Mapping[Leaf, Halves], config: Adapter
     modules = [_module(halves['A'][0])[0] for halves in parts.values() if 'A' in halves]
     unnamed = [module for module in modules if config.targets and not config.adapts(module)]
     if unnamed:
-        names = ranges(unnamed)
+        names = join_layer_numbers(unnamed)
         more = f' and {len(names) - 3} more' if len(names) > 3 else ''
         warnings.warn(
             printable(

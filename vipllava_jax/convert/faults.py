@@ -11,7 +11,7 @@ LENGTH = 400  # characters of a description
 NAME = 120  # characters of a name
 
 
-def described(faults: Mapping[str, Iterable[str]]) -> str:
+def describe_faults(faults: Mapping[str, Iterable[str]]) -> str:
     """Names grouped by fault -> 'missing: a, b and 7 more; unknown: c'.
 
     Faults without names are left out; without any names the result is ''.
@@ -31,9 +31,9 @@ def described(faults: Mapping[str, Iterable[str]]) -> str:
     return '; '.join(f'{fault}: {_counted(shown[fault], names)}' for fault, names in named.items())
 
 
-def first(names: Iterable[str]) -> str:
+def some_names(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
-    return described({'': names}).removeprefix(': ')
+    return describe_faults({'': names}).removeprefix(': ')
 
 
 def _counted(shown: list[str], names: list[str]) -> str:
@@ -41,7 +41,7 @@ def _counted(shown: list[str], names: list[str]) -> str:
     return ', '.join(shown) + (f' and {more} more' if more else '')
 
 
-def ranges(names: Iterable[str]) -> list[str]:
+def join_layer_numbers(names: Iterable[str]) -> list[str]:
     """'layers.0.w', 'layers.1.w', 'layers.2.w' -> 'layers.{0-2}.w'."""
     numbers = defaultdict(set)
     for name in names:

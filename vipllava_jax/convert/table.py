@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from vipllava_jax.config import Config
-from vipllava_jax.convert.faults import described, ranges
+from vipllava_jax.convert.faults import describe_faults, join_layer_numbers
 from vipllava_jax.convert.tensors import LONGEST_NAME, READABLE, Tensor, check_views
 from vipllava_jax.messages import CheckpointError, brief, printable
 from vipllava_jax.model.params import specs
@@ -198,8 +198,8 @@ def match_tensors(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Pla
     common = expected.keys() & found.keys()
     faults = {
         **layers,
-        'missing': ranges(expected.keys() - found.keys()),
-        'unknown': ranges(name for key in found.keys() - expected.keys() for name in found[key]),
+        'missing': join_layer_numbers(expected.keys() - found.keys()),
+        'unknown': join_layer_numbers(name for key in found.keys() - expected.keys() for name in found[key]),
         'stored twice': [' and '.join(sorted(found[name])) for name in common if len(found[name]) > 1],
         'of another shape than the config says': [
             f'{found[name][0]} {brief(list(first[name].shape))} instead of {list(expected[name].shapes[0])}'
@@ -210,7 +210,7 @@ def match_tensors(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Pla
             f'{found[name][0]} ({first[name].dtype})' for name in common if first[name].dtype not in READABLE
         ],
     }
-    if problems := described(faults):
+    if problems := describe_faults(faults):
         advice = _advice(found, (first[name].dtype for name in common))
         raise CheckpointError(f'{where}: its tensors and its config do not fit. {problems}{advice}')
     pairs = sorted(((expected[name], first[name]) for name in common), key=lambda pair: pair[1].place)

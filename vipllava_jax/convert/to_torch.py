@@ -28,7 +28,7 @@ from vipllava_jax.files import naming, write_json
 from vipllava_jax.folders import check_apart, check_no_other_files, new_folder
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
-from vipllava_jax.integrity import finite
+from vipllava_jax.integrity import is_finite
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.progress_bar import Progress
@@ -171,7 +171,7 @@ def _write_shard(path: Path, shard: list[Entry], arrays: Iterator[Array]) -> lis
         for entry, array in zip(shard, arrays, strict=False):
             data = np.asarray(array)
             file.write(data.reshape(-1).view(np.uint8).data)
-            if not finite(data):
+            if not is_finite(data):
                 not_finite_names.append(entry.name)
     return not_finite_names
 

@@ -5,7 +5,7 @@ import warnings
 from collections import defaultdict
 from pathlib import Path
 
-from vipllava_jax.convert.faults import first
+from vipllava_jax.convert.faults import some_names
 from vipllava_jax.convert.pickles import read_pickle
 from vipllava_jax.convert.safetensors_files import read_safetensors
 from vipllava_jax.convert.tensors import Tensor
@@ -83,6 +83,6 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             (found.keys() - expected, f'has tensors that {index.name} does not know or puts elsewhere'),
         ):
             if names:
-                raise CheckpointError(f'{index.parent / file}: {problem}: {first(names)}')
+                raise CheckpointError(f'{index.parent / file}: {problem}: {some_names(names)}')
         tensors |= found
     return tensors

@@ -13,11 +13,11 @@ from vipllava_jax import checkpoint
 from vipllava_jax.arrays import nested
 from vipllava_jax.checkpoint import Checkpoint
 from vipllava_jax.config import Config
-from vipllava_jax.convert.faults import first
+from vipllava_jax.convert.faults import some_names
 from vipllava_jax.convert.table import Plan
 from vipllava_jax.convert.tensors import read_tensor
 from vipllava_jax.convert.to_flax import plan_conversion, rearrange, stream
-from vipllava_jax.integrity import finite
+from vipllava_jax.integrity import is_finite
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Quantized
@@ -65,7 +65,7 @@ def verify(source: Path, converted: Path, *, progress: Progress | None = None) -
     other = _logits(nested(stream(plan)), plan.cfg)
     shared = min(stored.cfg.text.vocab, plan.cfg.text.vocab)
     mine, other = mine[..., :shared], other[..., :shared]
-    if not (finite(mine) and finite(other)):
+    if not (is_finite(mine) and is_finite(other)):
         not_finite.append('logits')
     return Comparison(groups, difference(mine, other), tuple(not_finite))
 
@@ -76,7 +76,7 @@ def _compare_weights(
     """The largest difference in each group of tensors, and the paths of those with NaN or infinity."""
     pairs = {leaf.path: (leaf, tensor) for leaf, tensor in plan.pairs}
     if unmatched := pairs.keys() ^ ours.leaves.keys():
-        raise CheckpointError(f'{ours.folder}: only one side has {first(unmatched)}')
+        raise CheckpointError(f'{ours.folder}: only one side has {some_names(unmatched)}')
     cpu = jax.local_devices(backend='cpu')[0]
     buffer = memoryview(mmap.mmap(-1, max(tensor.span for _, tensor in pairs.values())))
     groups: dict[str, float] = {}
@@ -89,7 +89,7 @@ def _compare_weights(
             mine = np.asarray(jax.device_put(mine, cpu).astype(np.float32))
         uploaded = jax.device_put(read_tensor(tensor, buffer), cpu)
         other = np.asarray(rearrange(uploaded, leaf.layout, leaf.sizes, uploaded.dtype))
-        if not (finite(mine) and finite(other)):
+        if not (is_finite(mine) and is_finite(other)):
             not_finite.append(path)
         if mine.shape != other.shape:
             both = tuple(slice(min(sizes)) for sizes in zip(mine.shape, other.shape, strict=True))
