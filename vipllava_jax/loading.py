@@ -120,14 +120,14 @@ def open(folder: Path, options: WeightOptions | None = None) -> Source:
     else:
         from vipllava_jax.convert import to_flax
 
-        plan = to_flax.plan(folder)
+        plan = to_flax.plan_conversion(folder)
         cfg, shapes = plan.cfg, partial(to_flax.shapes, plan)
         leaves = partial(to_flax.stream, plan)
     adapter = None
     if options.adapter:
         from vipllava_jax.convert import adapters
 
-        adapter = adapters.read(options.adapter, cfg)
+        adapter = adapters.read_adapter(options.adapter, cfg)
     return Source(folder, cfg, options, adapter, shapes, leaves)
 
 

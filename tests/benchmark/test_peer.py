@@ -8,7 +8,7 @@ import vipllava_jax as vj
 from vipllava_jax.benchmark import plan
 from vipllava_jax.benchmark.measure import Ours
 from vipllava_jax.benchmark.subject import Subject, random_params, silent
-from vipllava_jax.benchmark.timing import OURS, measure
+from vipllava_jax.benchmark.timing import OURS, measure_line
 from vipllava_jax.placement import place
 
 pytestmark = pytest.mark.parity
@@ -26,7 +26,7 @@ def pair(request, cfg):
     return subject, peer.copied(subject)
 
 
-def test_the_same_weights(pair):
+def test_the_peer_has_the_same_weights(pair):
     import torch
 
     from vipllava_jax.benchmark.peer import Default
@@ -42,7 +42,7 @@ def test_the_same_weights(pair):
 
 
 @pytest.mark.parametrize('pair', ['float32'], indirect=True)
-def test_the_same_answers_both_ways(pair):
+def test_both_configurations_give_our_answers(pair):
     from vipllava_jax.benchmark.peer import Compiled, Default
 
     subject, model = pair
@@ -56,7 +56,7 @@ def test_the_same_answers_both_ways(pair):
 
 
 @pytest.mark.parametrize('pair', ['float32'], indirect=True)
-def test_lines_of_both(pair):
+def test_the_report_has_lines_of_both_configurations(pair):
     from vipllava_jax.benchmark.peer import Compiled, Default
 
     subject, model = pair
@@ -67,7 +67,7 @@ def test_lines_of_both(pair):
     }
     what = ('vision', 'prefill', 'decode')
     for line in plan.lines(sides, subject.costs, what, (2,), (100,)):
-        result = measure(line, 1)
+        result = measure_line(line, 1)
         assert ('compiled' in result.sides) == (line.what == 'decode')
         for name, side in result.sides.items():
             assert not side.fault, (str(line), name, side.fault)

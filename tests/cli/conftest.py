@@ -46,5 +46,5 @@ def adapter(folder, tmp_path_factory) -> Path:
 
     params, cfg, *_ = load(folder, fuse=False)
     target = tmp_path_factory.mktemp('adapters') / 'adapter'
-    adapters.save(target, trained(params, cfg), cfg)
+    adapters.save_adapter(target, trained(params, cfg), cfg)
     return target

@@ -21,5 +21,5 @@ def adapter(model, tmp_path_factory):
     from vipllava_jax.convert import adapters
 
     target = tmp_path_factory.mktemp('adapters') / 'adapter'
-    adapters.save(target, *model, projector=True, base='somebody/model')
+    adapters.save_adapter(target, *model, projector=True, base='somebody/model')
     return target

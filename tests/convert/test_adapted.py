@@ -38,7 +38,7 @@ def test_the_shapes_are_known_before_the_weights(folder, source, adapter, dtype,
         assert ('qkv' in params['llama']['layers_0']) == merge
 
 
-def test_merged_and_then_quantised(model, adapter, source, tmp_path, rng):
+def test_an_adapter_is_merged_before_quantizing(model, adapter, source, tmp_path, rng):
     params, _ = model
     expected = nested(quantize_leaves(flat(lora.merge(params)), 'int8'))
     same(dict(flat(load(source, adapter=adapter, quantize='int8', fuse=False).params)), dict(flat(expected)))
@@ -47,7 +47,7 @@ def test_merged_and_then_quantised(model, adapter, source, tmp_path, rng):
 
 
 @pytest.mark.slow
-def test_beside_weights_that_are_stored_in_int8_it_is_kept(model, adapter, source, tmp_path, rng):
+def test_an_adapter_stays_separate_for_weights_stored_in_int8(model, adapter, source, tmp_path, rng):
     params, cfg = model
     to_flax.convert(source, tmp_path / 'small', quantize='int8')
     found = load(tmp_path / 'small', adapter=adapter).params
@@ -68,7 +68,7 @@ def test_merging_rounds_once(folder, adapter, model):
         np.testing.assert_array_equal(w, exact[path].astype(jnp.bfloat16))
 
 
-def test_converting_merges_it_in_both_directions(folder, source, adapter, model, tmp_path):
+def test_both_conversions_merge_the_adapter(folder, source, adapter, model, tmp_path):
     expected = dict(flat(lora.merge(model[0])))
     to_flax.convert(source, tmp_path / 'ours', adapter=adapter)
     to_torch.export(folder, tmp_path / 'theirs', adapter=adapter)
@@ -76,12 +76,12 @@ def test_converting_merges_it_in_both_directions(folder, source, adapter, model,
         same(dict(flat(load(tmp_path / made, fuse=False).params)), expected)
 
 
-def test_params_with_an_adapter_are_no_checkpoint(model, tmp_path):
+def test_params_with_an_adapter_cannot_be_saved(model, tmp_path):
     with pytest.raises(CheckpointError, match='have an adapter: merge it, or save it by itself'):
         checkpoint.save(tmp_path / 'model', *model)
 
 
-def test_on_a_tpu_adapters_of_every_kind_are_kept(folder, tmp_path, rng, monkeypatch):
+def test_on_a_tpu_adapters_stay_separate(folder, tmp_path, rng, monkeypatch):
     """On a TPU all layers share one layer's formats, but not every layer must have an adapter."""
     write_adapter(tmp_path / 'a', pair(Q, 48, 48, rng))
     expected = load(folder, adapter=tmp_path / 'a', merge=False, fuse=False).params

@@ -34,7 +34,7 @@ def test_what_is_saved_is_loaded(model, adapter, folder, source, kind):
     same(dict(flat(load(base, adapter=adapter, fuse=False).params)), dict(flat(lora.merge(params))))
 
 
-def test_the_files_are_pefts(adapter, model):
+def test_the_files_have_the_format_of_peft(adapter, model):
     params, cfg = model
     tensors, config = (
         load_file(adapter / 'adapter_model.safetensors'),
@@ -86,22 +86,22 @@ def test_the_files_are_pefts(adapter, model):
 def test_adapters_that_no_config_describes(model, tmp_path):
     params, cfg = model
     with pytest.raises(ValueError, match='one rank, scale and dropout expected, found none'):
-        adapters.save(tmp_path / 'a', lora.merge(params), cfg)
+        adapters.save_adapter(tmp_path / 'a', lora.merge(params), cfg)
     w = params['llama']['layers_0']['q']['w']
     odd = dict(flat(params)) | {'llama/layers_0/q/w': w.replace(scale=1.0)}
     with pytest.raises(ValueError, match='found rank 3 scale 1, rank 3 scale 2.66667'):
-        adapters.save(tmp_path / 'a', nested(odd.items()), cfg)
+        adapters.save_adapter(tmp_path / 'a', nested(odd.items()), cfg)
     odd = dict(flat(params)) | {'llama/head/w': LoRA(params['llama']['head']['w'], w.a, w.b, 8 / 3)}
     with pytest.raises(ValueError, match="llama/head/w: only adapters of the decoder's layers"):
-        adapters.save(tmp_path / 'a', nested(odd.items()), cfg)
+        adapters.save_adapter(tmp_path / 'a', nested(odd.items()), cfg)
     assert not (tmp_path / 'a').exists()
 
 
-def test_a_place_that_is_taken(model, adapter, tmp_path):
+def test_an_existing_folder_is_not_overwritten(model, adapter, tmp_path):
     place = shutil.copytree(adapter, tmp_path / 'taken')
     with pytest.raises(CheckpointError, match='exists; choose another place'):
-        adapters.save(place, *model)
-    adapters.save(place, *model, overwrite=True)
+        adapters.save_adapter(place, *model)
+    adapters.save_adapter(place, *model, overwrite=True)
     assert (
         len(load_file(place / 'adapter_model.safetensors'))
         == len(load_file(adapter / 'adapter_model.safetensors')) - 6
@@ -115,7 +115,7 @@ def message(folder, adapter) -> str:
     return str(error.value)
 
 
-def test_all_that_does_not_fit_is_told_at_once(folder, tmp_path, rng):
+def test_all_faults_are_reported_together(folder, tmp_path, rng):
     tensors = {}
     for i in range(5):  # two more than the model has layers
         tensors |= pair(f'base_model.model.model.language_model.layers.{i}.self_attn.v_proj', 16, 64, rng)
@@ -152,7 +152,7 @@ def test_all_that_does_not_fit_is_told_at_once(folder, tmp_path, rng):
         ({'alpha_pattern': []}, r'alpha_pattern: expected an object, found \[\]'),
     ],
 )
-def test_a_config_that_does_not_do(folder, tmp_path, rng, fields, told):
+def test_unsupported_configs_are_refused(folder, tmp_path, rng, fields, told):
     write_adapter(tmp_path / 'a', pair(Q, 48, 48, rng), **fields)
     with pytest.raises(CheckpointError, match=told):
         load(folder, adapter=tmp_path / 'a')

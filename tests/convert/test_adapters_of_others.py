@@ -9,7 +9,7 @@ import vipllava_jax as vj
 from tests.convert.files import pair, write_adapter, write_bin
 from tests.trees import same
 from vipllava_jax.arrays import flat
-from vipllava_jax.convert.table import arrange, leaves, reverse
+from vipllava_jax.convert.table import leaves, rearrange_axes, reverse_layout
 from vipllava_jax.loading import load
 
 forward = jax.jit(vj.forward, static_argnames='cfg')
@@ -41,11 +41,11 @@ def test_every_tree_of_names(folder, tmp_path, rng, tree, kind, own):
     text, vision, bridge = TREES[tree]
     params, cfg, *_ = load(folder, fuse=False)
     linears = {
-        'llama/layers_1/q/w': pair(f'{text}layers.1.self_attn.q_proj', 48, 48, rng, own=own),
-        'llama/layers_2/o/w': pair(f'{text}layers.2.self_attn.o_proj', 48, 48, rng, own=own),
-        'llama/layers_0/down/w': pair(f'{text}layers.0.mlp.down_proj', 48, 56, rng, own=own),
-        'clip/layers_3/up/w': pair(f'{vision}encoder.layers.3.mlp.fc1', 40, 32, rng, own=own),
-        'projector/linear_1/w': pair(bridge, 48, 160, rng, own=own),
+        'llama/layers_1/q/w': pair(f'{text}layers.1.self_attn.q_proj', 48, 48, rng, suffix=own),
+        'llama/layers_2/o/w': pair(f'{text}layers.2.self_attn.o_proj', 48, 48, rng, suffix=own),
+        'llama/layers_0/down/w': pair(f'{text}layers.0.mlp.down_proj', 48, 56, rng, suffix=own),
+        'clip/layers_3/up/w': pair(f'{vision}encoder.layers.3.mlp.fc1', 40, 32, rng, suffix=own),
+        'projector/linear_1/w': pair(bridge, 48, 160, rng, suffix=own),
     }
     write_adapter(tmp_path / 'a', {k: v for both in linears.values() for k, v in both.items()}, kind)
     found, before = dict(flat(load(folder, adapter=tmp_path / 'a', fuse=False).params)), dict(flat(params))
@@ -53,11 +53,14 @@ def test_every_tree_of_names(folder, tmp_path, rng, tree, kind, own):
     for path, w in found.items():
         a, b = linears.get(path, {'': 0, '0': 0}).values()
         row = rows[path]
-        old, new = (arrange(np.asarray(x), reverse(row.layout), dict(row.sizes)) for x in (before[path], w))
+        old, new = (
+            rearrange_axes(np.asarray(x), reverse_layout(row.layout), dict(row.sizes))
+            for x in (before[path], w)
+        )
         np.testing.assert_allclose(new, old + 3 * (b @ a if path in linears else 0), atol=1e-5)
 
 
-def test_the_authors_projector_and_what_they_leave_beside_it(folder, tmp_path, rng):
+def test_the_files_that_the_authors_training_saves(folder, tmp_path, rng):
     params, _, *_ = load(folder, fuse=False)
     stem = 'base_model.model.model.mm_projector.'
     names = {
@@ -90,7 +93,7 @@ def test_the_authors_projector_and_what_they_leave_beside_it(folder, tmp_path, r
     same(dict(flat(alone['llama'])), dict(flat(params['llama'])))
 
 
-def test_a_head_as_peft_has_it_both_whole_and_with_an_adapter(folder, tmp_path, rng):
+def test_a_head_with_a_replacement_and_an_adapter(folder, tmp_path, rng):
     params, cfg, *_ = load(folder)
     stem = 'base_model.model.lm_head'
     tensors = pair(stem, 400, 48, rng) | {

@@ -39,7 +39,7 @@ def theirs(ours, tmp_path_factory):
     return target
 
 
-def test_converting_names_them(theirs, tmp_path):
+def test_conversions_name_tensors_that_are_not_finite(theirs, tmp_path):
     assert convert(theirs, tmp_path / 'a').warnings == (
         f'{GATE} (llama/layers_1/gate/w) holds NaN or infinity',
         'multi_modal_projector.linear_1.weight (projector/linear_1/w) holds NaN or infinity',
@@ -48,7 +48,7 @@ def test_converting_names_them(theirs, tmp_path):
     assert f'{GATE} (llama/layers_1/gate/w) holds NaN or infinity' in warnings
 
 
-def test_what_half_precision_cannot_hold_is_told(folder, tmp_path):
+def test_overflow_to_float16_is_reported(folder, tmp_path):
     params, cfg = checkpoint.restore(folder)
     norm = params['llama']['norm']
     norm['w'] = norm['w'].at[3].set(7e4)
@@ -61,14 +61,14 @@ def test_what_half_precision_cannot_hold_is_told(folder, tmp_path):
     assert warnings == (f'{name} (llama/norm/w) {reason}',)
 
 
-def test_they_are_equal_to_nothing(ours, theirs):
+def test_not_finite_weights_never_compare_equal(ours, theirs):
     found = verify(theirs, ours)
     assert found.not_finite == ('llama/layers_1/gate/w', 'projector/linear_1/w', 'logits')
     assert not found.equal
     assert set(found.groups.values()) == {0}
 
 
-def test_one_side_alone(ours, source, theirs, folder):
+def test_not_finite_values_on_one_side_are_found(ours, source, theirs, folder):
     for pair in ((source, ours), (theirs, folder)):
         found = verify(*pair)
         assert found.not_finite == ('llama/layers_1/gate/w', 'projector/linear_1/w', 'logits')

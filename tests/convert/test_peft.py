@@ -51,7 +51,7 @@ def test_what_we_save_peft_loads(base, tmp_path, rng, projector):
     adapted = trained(params, cfg, rank=3, alpha=8)
     if projector:
         adapted['projector'] = jax.tree.map(lambda w: w + 0.1, adapted['projector'])
-    adapters.save(tmp_path / 'a', adapted, cfg, projector=projector)
+    adapters.save_adapter(tmp_path / 'a', adapted, cfg, projector=projector)
     loaded = PeftModel.from_pretrained(copy.deepcopy(theirs), tmp_path / 'a')
     agree(loaded, [adapted, load(folder, adapter=tmp_path / 'a').params], cfg, theirs, rng)
 

@@ -64,7 +64,7 @@ def test_reading_does_not_wait_for_the_compiler(tmp_path_factory, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_leaf_that_nobody_keeps_is_gone(tmp_path_factory):
+def test_a_leaf_without_references_is_freed(tmp_path_factory):
     plan = one_after_another(dict(D=64, F=64), 'float32', 'FD->DF', tmp_path_factory)
     alive = []
     for _, array in to_flax.stream(plan):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.conftest import TINY
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config
-from vipllava_jax.convert.table import Leaf, arrange, canonical, fit, leaves, reverse
+from vipllava_jax.convert.table import Leaf, hub_name, leaves, match_tensors, rearrange_axes, reverse_layout
 from vipllava_jax.convert.tensors import Tensor, dense
 from vipllava_jax.hugging_face import from_hugging_face
 from vipllava_jax.messages import CheckpointError
@@ -82,44 +82,44 @@ def stored(cfg: Config, layout: str = '(a) the Hub', **changed: dict) -> dict[st
 
 
 @given(st.sampled_from(sorted({leaf.layout for leaf in leaves(TINY)})), st.data())
-def test_layouts_are_undone(layout, data):
+def test_reversed_layouts_restore_the_array(layout, data):
     sizes = {letter: data.draw(st.integers(1, 4), letter) for letter in layout if letter.isalpha()}
     shape = Leaf('', '', layout, tuple(sizes.items())).shapes[0]
     x = np.arange(math.prod(shape)).reshape(shape)
-    there = arrange(x, layout, sizes)
-    np.testing.assert_array_equal(arrange(there, reverse(layout), sizes), x)
+    there = rearrange_axes(x, layout, sizes)
+    np.testing.assert_array_equal(rearrange_axes(there, reverse_layout(layout), sizes), x)
 
 
 def test_a_patch_is_read_row_by_row_with_its_colours_last():
     x = np.arange(5 * 3 * 2 * 2).reshape(5, 3, 2, 2)
-    y = arrange(x, 'Dchw->(hwc)D', dict(D=5, c=3, h=2, w=2))
+    y = rearrange_axes(x, 'Dchw->(hwc)D', dict(D=5, c=3, h=2, w=2))
     assert y[1 * 2 * 3 + 0 * 3 + 2, 4] == x[4, 2, 1, 0]
 
 
 @pytest.mark.parametrize('cfg', [TINY, LLAVA, TIED, VIP_LLAVA_7B, VIP_LLAVA_13B])
-def test_leaves_are_those_of_the_model(cfg):
+def test_leaves_equal_the_params_of_the_model(cfg):
     assert {leaf.path: leaf.shapes[1] for leaf in leaves(cfg)} == {p: x.shape for p, x in flat(abstract(cfg))}
 
 
 @pytest.mark.parametrize(('cfg', 'tensors'), [(VIP_LLAVA_7B, 688), (VIP_LLAVA_13B, 760)])
-def test_the_published_models_count_right(cfg, tensors):
+def test_the_number_of_tensors_of_the_published_models(cfg, tensors):
     assert len(list(leaves(cfg))) == tensors
 
 
-def test_seven_billion():
+def test_the_number_of_weights_of_the_7b():
     assert sum(leaf.size for leaf in leaves(VIP_LLAVA_7B)) == 7_080_214_528
 
 
 @pytest.mark.parametrize('layout', PREFIXES)
 @pytest.mark.parametrize('cfg', [TINY, LLAVA])
-def test_every_layout_has_one_name(layout, cfg):
+def test_every_name_has_one_name_on_the_hub(layout, cfg):
     for leaf in leaves(cfg):
-        assert canonical(renamed(leaf, layout, cfg.projector_norm)) == leaf.name
-        assert canonical(leaf.name) == leaf.name
+        assert hub_name(renamed(leaf, layout, cfg.projector_norm)) == leaf.name
+        assert hub_name(leaf.name) == leaf.name
 
 
 @pytest.mark.parametrize('layout', PREFIXES)
-def test_everything_is_used_once_or_named_as_unused(layout):
+def test_every_tensor_is_used_once_or_listed_as_unused(layout):
     extra = {
         **{f'model.layers.{i}.self_attn.rotary_emb.inv_freq': 'float32' for i in range(3)},
         'vision_tower.vision_model.embeddings.position_ids': 'int64',
@@ -132,14 +132,14 @@ def test_everything_is_used_once_or_named_as_unused(layout):
     tensors = stored(TINY, layout) | {
         name: Tensor(Path('x'), 0, dtype, (1,), (1,)) for name, dtype in extra.items()
     }
-    plan = fit(tensors, TINY, 'here')
+    plan = match_tensors(tensors, TINY, 'here')
     assert plan.unused == tuple(sorted(extra))
     assert len(plan.pairs) == len(list(leaves(TINY)))
     places = [tensor.place for _, tensor in plan.pairs]
     assert places == sorted(places)
 
 
-def test_the_published_config_lies_and_the_weights_decide():
+def test_the_weights_take_precedence_over_the_published_config():
     said = {
         'model_type': 'vipllava',
         'vision_feature_layer': -2,
@@ -149,7 +149,7 @@ def test_the_published_config_lies_and_the_weights_decide():
     }
     cfg = from_hugging_face(said)
     assert cfg.feature_layers == (-2,)
-    plan = fit(stored(VIP_LLAVA_7B), cfg, 'here')
+    plan = match_tensors(stored(VIP_LLAVA_7B), cfg, 'here')
     assert plan.cfg.feature_layers == (-2, -5, -8, -11, 6)
     assert plan.cfg.projector_norm
 
@@ -162,12 +162,12 @@ def test_an_original_checkpoint_of_13b():
     }
     text = dataclasses.replace(VIP_LLAVA_13B.text, vocab=32000)
     tensors = stored(dataclasses.replace(VIP_LLAVA_13B, text=text), '(c) the authors')
-    plan = fit(tensors, from_hugging_face(said), 'here')
+    plan = match_tensors(tensors, from_hugging_face(said), 'here')
     assert plan.cfg.feature_layers == (-2, -5, -8, -11, 6)
     assert len(plan.pairs) == len(tensors) == 760
 
 
-def test_all_faults_at_once_by_name():
+def test_all_faults_are_reported_together_by_name():
     tensors = stored(TINY)
     for i in (0, 1, 2):
         del tensors[f'language_model.model.layers.{i}.mlp.up_proj.weight']
@@ -178,8 +178,8 @@ def test_all_faults_at_once_by_name():
     tensors['model.norm.q_norm'] = norm
     embed = tensors['language_model.model.embed_tokens.weight']
     tensors['language_model.model.embed_tokens.weight'] = dataclasses.replace(embed, dtype='int8')
-    with pytest.raises(CheckpointError) as told:
-        fit(tensors, TINY, 'here')
+    with pytest.raises(CheckpointError) as message:
+        match_tensors(tensors, TINY, 'here')
     for words in (
         'here: ',
         'missing: language_model.model.layers.{0-2}.mlp.up_proj.weight and 1 more;',
@@ -188,8 +188,8 @@ def test_all_faults_at_once_by_name():
         'language_model.model.norm.weight [7] instead of [48]',
         'language_model.model.embed_tokens.weight (int8)',
     ):
-        assert words in str(told.value)
-    assert '\n' not in str(told.value)
+        assert words in str(message.value)
+    assert '\n' not in str(message.value)
 
 
 def test_a_base_model_lacks_its_head():
@@ -198,15 +198,15 @@ def test_a_base_model_lacks_its_head():
     with pytest.raises(
         CheckpointError, match=r'missing: language_model.lm_head.weight\. A model saved without its head'
     ):
-        fit(tensors, TINY, 'here')
-    assert fit(tensors, TIED, 'here').cfg.text.tied
+        match_tensors(tensors, TINY, 'here')
+    assert match_tensors(tensors, TIED, 'here').cfg.text.tied
 
 
-def test_a_tied_head_is_unused_and_another_one_is_not():
+def test_a_head_equal_to_the_embeddings_is_unused():
     tensors = stored(TINY)
     head, embed = 'language_model.lm_head.weight', 'language_model.model.embed_tokens.weight'
-    assert not fit(tensors, TIED, 'here').cfg.text.tied
-    plan = fit(tensors | {head: tensors[embed]}, TIED, 'here')
+    assert not match_tensors(tensors, TIED, 'here').cfg.text.tied
+    plan = match_tensors(tensors | {head: tensors[embed]}, TIED, 'here')
     assert plan.cfg.text.tied
     assert plan.unused == (head,)
 
@@ -216,14 +216,14 @@ def test_a_checkpoint_without_its_tower():
     with pytest.raises(
         CheckpointError, match='class_embedding.* and .* more. The vision tower is not in this'
     ):
-        fit(tensors, TINY, 'here')
+        match_tensors(tensors, TINY, 'here')
 
 
-def test_a_projector_that_fits_no_taps():
+def test_a_projector_width_that_fits_no_taps_is_refused():
     shape = (48, 33)
     tensors = stored(TINY, **{'projector/linear_1/w': dict(shape=shape, strides=dense(shape))})
     with pytest.raises(CheckpointError, match='here: vision_feature_layers: .* takes 33'):
-        fit(tensors, TINY, 'here')
+        match_tensors(tensors, TINY, 'here')
 
 
 def test_a_norm_that_is_missing_is_not_taken_for_another_model():
@@ -231,7 +231,7 @@ def test_a_norm_that_is_missing_is_not_taken_for_another_model():
     with pytest.raises(
         CheckpointError, match='missing: multi_modal_projector.projector_layernorm.bias, multi'
     ):
-        fit(tensors, TINY, 'here')
+        match_tensors(tensors, TINY, 'here')
 
 
 @pytest.mark.parametrize('said', [0, 1, 2, 4, 512])
@@ -241,12 +241,12 @@ def test_the_config_and_the_files_differ_on_layers(said):
     with pytest.raises(
         CheckpointError, match=f'layers of the decoder: config.json says {said}, the files hold 3;'
     ):
-        fit(tensors, text, 'here')
+        match_tensors(tensors, text, 'here')
     vision = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, layers=13))
     with pytest.raises(
         CheckpointError, match='layers of the vision tower: config.json says 13, the files hold 12;'
     ):
-        fit(tensors, vision, 'here')
+        match_tensors(tensors, vision, 'here')
 
 
 def test_a_layer_that_is_missing_in_the_middle():
@@ -254,7 +254,7 @@ def test_a_layer_that_is_missing_in_the_middle():
     with pytest.raises(
         CheckpointError, match='config.json says 3, the files hold 2; missing: .*layers.1.input_lay'
     ):
-        fit(tensors, TINY, 'here')
+        match_tensors(tensors, TINY, 'here')
 
 
 @pytest.mark.parametrize('number', ['999999999', '9' * 500, '01', '-1', '٣', '1e3', ''])
@@ -264,9 +264,9 @@ def test_layers_of_any_number(number):
     tensors[odd] = tensors['lm_head' if 'lm_head' in tensors else 'language_model.lm_head.weight']
     with pytest.raises(
         CheckpointError, match='the files hold 4; unknown: language_model.model.layers.'
-    ) as told:
-        fit(tensors, TINY, 'here')
-    assert len(str(told.value)) <= 500
+    ) as message:
+        match_tensors(tensors, TINY, 'here')
+    assert len(str(message.value)) <= 500
 
 
 def test_messages_are_short_and_printable():
@@ -274,37 +274,37 @@ def test_messages_are_short_and_printable():
     odd = {f'\x1b[31m{"x" * 900}\u202e{i}': some for i in range(3000)}
     odd |= {f'a.{i}.qkv.bias': some for i in range(3000)}
     for tensors in (odd, stored(TINY) | odd, {}, {'x\n': some}):
-        with pytest.raises(CheckpointError) as told:
-            fit(tensors, TINY, 'here')
-        assert len(str(told.value)) <= 500
-        assert str(told.value).isprintable()
-    assert ' and 36 more; unknown: x' in str(told.value)
+        with pytest.raises(CheckpointError) as message:
+            match_tensors(tensors, TINY, 'here')
+        assert len(str(message.value)) <= 500
+        assert str(message.value).isprintable()
+    assert ' and 36 more; unknown: x' in str(message.value)
 
 
 def test_unused_names_are_printable():
     some = stored(TINY)['language_model.lm_head.weight']
-    plan = fit(stored(TINY) | {'text_model.\x1b[31mred': some}, TINY, 'here')
+    plan = match_tensors(stored(TINY) | {'text_model.\x1b[31mred': some}, TINY, 'here')
     assert plan.unused == ('text_model.\\x1b[31mred',)
 
 
 @pytest.mark.parametrize('dtype', ['complex64', 'float8_e4m3fn', 'float4_e2m1fn', 'int64', 'bool', 'float64'])
 def test_types_that_are_not_supported(dtype):
     tensors = stored(TINY, **{'llama/norm/w': dict(dtype=dtype)})
-    with pytest.raises(CheckpointError, match=f'of a type other than .*: .*norm.weight .{dtype}.') as told:
-        fit(tensors, TINY, 'here')
-    assert ('take the original and --quantize int8' in str(told.value)) == ('8' in dtype or '4_' in dtype)
+    with pytest.raises(CheckpointError, match=f'of a type other than .*: .*norm.weight .{dtype}.') as message:
+        match_tensors(tensors, TINY, 'here')
+    assert ('take the original and --quantize int8' in str(message.value)) == ('8' in dtype or '4_' in dtype)
 
 
-def test_views_that_fill_the_memory():
+def test_views_that_would_fill_the_memory_are_refused():
     """A file could claim that all weights of a model are views of the same few bytes."""
     tensors = {name: dataclasses.replace(tensor, offset=0) for name, tensor in stored(TINY).items()}
     with pytest.raises(CheckpointError, match='here: .* bytes of weights are repeated views of .* bytes'):
-        fit(tensors, TINY, 'here')
+        match_tensors(tensors, TINY, 'here')
     embed = 'language_model.model.embed_tokens.weight'
     repeated = stored(TINY)
     for name in (embed, 'language_model.lm_head.weight'):
         repeated[name] = dataclasses.replace(repeated[name], strides=(0, 1))
-    fit(repeated, TINY, 'here')  # a few such views are allowed
+    match_tensors(repeated, TINY, 'here')  # a few such views are allowed
     far = stored(TINY) | {embed: dataclasses.replace(repeated[embed], strides=(1 << 40, 1))}
     with pytest.raises(CheckpointError, match='is spread over'):
-        fit(far, TINY, 'here')
+        match_tensors(far, TINY, 'here')

@@ -15,7 +15,7 @@ import pytest
 from vipllava_jax import checkpoint, folders
 from vipllava_jax.arrays import nested
 from vipllava_jax.convert.table import leaves
-from vipllava_jax.convert.to_flax import convert, plan, stream
+from vipllava_jax.convert.to_flax import convert, plan_conversion, stream
 from vipllava_jax.messages import CheckpointError
 
 
@@ -33,44 +33,44 @@ def same(a: Path, b: Path) -> bool:
     return x.keys() == y.keys() and all(x[path].tobytes() == y[path].tobytes() for path in x)
 
 
-def test_one_self_contained_folder(source, folder, tmp_path):
-    seen = []
-    report = convert(source, tmp_path / 'new' / 'model', progress=lambda *told: seen.append(told))
+def test_the_new_folder_is_self_contained(source, folder, tmp_path):
+    calls = []
+    report = convert(source, tmp_path / 'new' / 'model', progress=lambda *call: calls.append(call))
     assert same(tmp_path / 'new' / 'model', folder)
     kept = {path.name for path in folder.iterdir()}
     assert {path.name for path in (tmp_path / 'new' / 'model').iterdir()} == kept
     assert 'tokenizer.json' in kept
-    assert [told[0] for told in seen] == sorted(told[0] for told in seen)
-    assert seen[-1][:2] == (report.size, report.size)
-    assert len(seen) == report.tensors == len(list(leaves(checkpoint.open(folder).cfg)))
+    assert [call[0] for call in calls] == sorted(call[0] for call in calls)
+    assert calls[-1][:2] == (report.size, report.size)
+    assert len(calls) == report.tensors == len(list(leaves(checkpoint.open(folder).cfg)))
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
-def test_to_another_type(source, tmp_path, dtype):
+def test_weights_are_cast_to_the_dtype(source, tmp_path, dtype):
     convert(source, tmp_path / 'model', dtype=dtype)
-    exact = dict(stream(plan(source)))
+    exact = dict(stream(plan_conversion(source)))
     for path, x in checkpoint.open(tmp_path / 'model').stream():
         assert x.dtype == dtype
         assert x.tobytes() == np.asarray(exact[path]).astype(x.dtype).tobytes(), path
 
 
-def test_no_type_but_floats(source, tmp_path):
+def test_only_float_dtypes_are_accepted(source, tmp_path):
     with pytest.raises(CheckpointError, match='int8: not a dtype .* float32, float16, bfloat16'):
         convert(source, tmp_path / 'model', dtype='int8')
 
 
-def test_places_that_are_taken(source, folder, tmp_path):
+def test_existing_folders_are_not_overwritten(source, folder, tmp_path):
     (tmp_path / 'letters').mkdir()
     (tmp_path / 'letters' / 'from grandmother').touch()
     (tmp_path / 'file').touch()
-    for target, told in (
+    for target, message in (
         (source, 'is, or lies in, or holds'),
         (source / 'inside', 'is, or lies in, or holds'),
         (source.parent, 'is, or lies in, or holds'),
         (tmp_path / 'letters', 'exists; choose another place'),
         (tmp_path / 'file', 'exists; choose another place'),
     ):
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             convert(source, target)
     for name in ('letters', 'file'):
         with pytest.raises(CheckpointError, match='exists, and is not a model that we wrote'):
@@ -78,7 +78,7 @@ def test_places_that_are_taken(source, folder, tmp_path):
     assert (tmp_path / 'letters' / 'from grandmother').exists()
 
 
-def test_an_empty_place_is_free_and_a_model_can_be_replaced(source, folder, tmp_path):
+def test_an_empty_folder_is_used_and_a_model_can_be_replaced(source, folder, tmp_path):
     (tmp_path / 'model').mkdir()
     convert(source, tmp_path / 'model')
     with pytest.raises(CheckpointError, match='exists'):
@@ -91,7 +91,7 @@ def test_an_empty_place_is_free_and_a_model_can_be_replaced(source, folder, tmp_
 def test_a_shard_that_ends_early_leaves_nothing(source, tmp_path):
     broken = shutil.copytree(source, tmp_path / 'broken')
     shard = sorted(broken.glob('*-of-*'))[-1]
-    whole = plan(broken)
+    whole = plan_conversion(broken)
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=f'{shard}: truncated'):
         convert(broken, tmp_path / 'model')
@@ -107,12 +107,12 @@ def _shapes(what) -> dict:
     return nested(shapes)
 
 
-def test_a_disk_that_is_too_small(source, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_the_work(source, tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=300_000)
     monkeypatch.setattr(folders.shutil, 'disk_usage', lambda path: free)
-    size = sum(tensor.nbytes for _, tensor in plan(source).pairs)
-    told = f'model: takes {size / 1e6:.2f} MB, {(size - 300_000) / 1e6:.2f} MB more than the disk has free'
-    with pytest.raises(CheckpointError, match=told):
+    size = sum(tensor.nbytes for _, tensor in plan_conversion(source).pairs)
+    message = f'model: takes {size / 1e6:.2f} MB, {(size - 300_000) / 1e6:.2f} MB more than the disk has free'
+    with pytest.raises(CheckpointError, match=message):
         convert(source, tmp_path / 'model')
     assert not list(tmp_path.iterdir())
 
@@ -166,7 +166,7 @@ print('done', flush=True)
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_there_is_nothing_or_all_of_it(source, folder, tmp_path):
+def test_a_killed_conversion_leaves_nothing_or_everything(source, folder, tmp_path):
     before = contents(source)
     chance = random.Random(0)
     model, finished = tmp_path / 'model', 0

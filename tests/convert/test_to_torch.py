@@ -30,7 +30,7 @@ from vipllava_jax.messages import CheckpointError
         (TIED, 'float32', 10**9),
     ],
 )
-def test_transformers_loads_it_whole(cfg, dtype, limit, tmp_path):
+def test_transformers_loads_every_tensor(cfg, dtype, limit, tmp_path):
     import torch
     import transformers
 
@@ -38,8 +38,8 @@ def test_transformers_loads_it_whole(cfg, dtype, limit, tmp_path):
     theirs.save_pretrained(tmp_path / 'theirs')
     convert(tmp_path / 'theirs', tmp_path / 'ours')
     export(tmp_path / 'ours', tmp_path / 'back', max_shard_bytes=limit)
-    back, told = type(theirs).from_pretrained(tmp_path / 'back', output_loading_info=True)
-    assert not any(told.values()), told
+    back, message = type(theirs).from_pretrained(tmp_path / 'back', output_loading_info=True)
+    assert not any(message.values()), message
     assert back.dtype == theirs.dtype
     state, wanted = back.state_dict(), theirs.state_dict()
     assert state.keys() == wanted.keys()
@@ -48,7 +48,7 @@ def test_transformers_loads_it_whole(cfg, dtype, limit, tmp_path):
     assert isinstance(theirs, getattr(transformers, back.config.architectures[0]))
 
 
-def test_there_and_back(folder, source, tmp_path):
+def test_converting_back_restores_the_files(folder, source, tmp_path):
     assert len(list(source.glob('model-*-of-*.safetensors'))) > 2
     assert (source / 'tokenizer.json').read_bytes() == (folder / 'tokenizer.json').read_bytes()
     convert(source, tmp_path / 'ours')
@@ -56,7 +56,7 @@ def test_there_and_back(folder, source, tmp_path):
     assert checkpoint.open(tmp_path / 'ours').cfg == checkpoint.open(folder).cfg
 
 
-def test_shards_are_no_larger_than_told_and_the_index_counts_them(source):
+def test_shards_are_within_their_limit_and_the_index_lists_them(source):
     index = json.loads((source / 'model.safetensors.index.json').read_text())
     tensors = open_checkpoint(source)
     assert index['metadata']['total_size'] == sum(tensor.nbytes for tensor in tensors.values())
@@ -84,7 +84,7 @@ def test_a_vocabulary_without_the_image_token_grows(tied, tmp_path):
     params = random_params(cfg)
     checkpoint.save(tmp_path / 'ours', params, cfg)
     report = export(tmp_path / 'ours', tmp_path / 'back')
-    assert report.notes == ('image token 126: the vocabulary grew from 120 to 128 by rows of the mean',)
+    assert report.notes == ('image token 126: the vocabulary grew from 120 to 128; new rows are the mean',)
     convert(tmp_path / 'back', tmp_path / 'again')
     found, grown = checkpoint.restore(tmp_path / 'again')
     assert grown.text == dataclasses.replace(cfg.text, vocab=128)
@@ -96,7 +96,7 @@ def test_a_vocabulary_without_the_image_token_grows(tied, tmp_path):
         np.testing.assert_allclose(table(found)[120:], np.tile(table(params).mean(0), (8, 1)), atol=1e-6)
 
 
-def test_to_another_type(folder, tmp_path):
+def test_weights_are_cast_to_the_dtype(folder, tmp_path):
     report = export(folder, tmp_path / 'back', dtype='bfloat16')
     tensors = open_checkpoint(tmp_path / 'back')
     assert {tensor.dtype for tensor in tensors.values()} == {'bfloat16'}
@@ -104,13 +104,13 @@ def test_to_another_type(folder, tmp_path):
     assert json.loads((tmp_path / 'back' / 'config.json').read_text())['torch_dtype'] == 'bfloat16'
 
 
-def test_only_a_folder_of_ours(source, tmp_path):
+def test_only_converted_folders_are_exported(source, tmp_path):
     with pytest.raises(CheckpointError, match=r'vipllava\.json: cannot be read'):
         export(source, tmp_path / 'back')
 
 
-def test_what_is_quantised_cannot_be_given_back(folder, source, tmp_path):
+def test_quantized_weights_cannot_be_exported(folder, source, tmp_path):
     convert(source, tmp_path / 'int8', quantize='int8')
-    with pytest.raises(CheckpointError, match='int8: holds quantised'):
+    with pytest.raises(CheckpointError, match='int8: the weights are quantized'):
         export(tmp_path / 'int8', tmp_path / 'back')
     assert not (tmp_path / 'back').exists()

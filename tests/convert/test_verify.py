@@ -15,9 +15,9 @@ from vipllava_jax.messages import CheckpointError
 
 
 @pytest.mark.parametrize('order', [1, -1])
-def test_nothing_differs(folder, source, order):
-    seen = []
-    found = verify(*[source, folder][::order], progress=lambda *told: seen.append(told))
+def test_equal_checkpoints_do_not_differ(folder, source, order):
+    calls = []
+    found = verify(*[source, folder][::order], progress=lambda *call: calls.append(call))
     assert found.logits == 0
     assert set(found.groups.values()) == {0}
     assert {
@@ -27,10 +27,10 @@ def test_nothing_differs(folder, source, order):
         'llama mlp',
         'llama head',
     } <= found.groups.keys()
-    assert seen[-1][0] == seen[-1][1]
+    assert calls[-1][0] == calls[-1][1]
 
 
-def test_one_weight_differs(folder, source, tmp_path):
+def test_a_changed_weight_is_found(folder, source, tmp_path):
     params, cfg = checkpoint.restore(folder)
     gate = params['llama']['layers_1']['gate']
     gate['w'] = gate['w'].at[3, 4].add(0.5)
@@ -42,7 +42,7 @@ def test_one_weight_differs(folder, source, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_type_differs_by_its_rounding(folder, tmp_path):
+def test_another_dtype_differs_by_its_rounding(folder, tmp_path):
     export(folder, tmp_path / 'half', dtype='bfloat16')
     found = verify(folder, tmp_path / 'half')
     largest = max(float(abs(x).max()) for x in jax.tree.leaves(checkpoint.restore(folder)[0]))
@@ -50,7 +50,7 @@ def test_another_type_differs_by_its_rounding(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_vocabulary_that_grew_is_compared_as_far_as_both_reach(folder, tmp_path):
+def test_of_vocabularies_of_different_size_the_common_rows_are_compared(folder, tmp_path):
     params, cfg = checkpoint.restore(folder)
     small = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, vocab=cfg.image_token))
     llama = params['llama']
@@ -63,7 +63,7 @@ def test_a_vocabulary_that_grew_is_compared_as_far_as_both_reach(folder, tmp_pat
     assert set(found.groups.values()) == {0}
 
 
-def test_one_of_each(folder, source, tmp_path):
+def test_one_folder_must_be_converted_and_the_other_pytorch(folder, source, tmp_path):
     for a, b in ((folder, folder), (source, source)):
         with pytest.raises(CheckpointError, match='one must be converted, and the other PyTorch'):
             verify(a, b)
@@ -92,7 +92,7 @@ def test_difference(a, b, far):
 
 
 @pytest.mark.parametrize(('kind', 'most'), [('int8', 0.5), ('int4', 5.0)])
-def test_quantised_weights_differ_by_half_a_step(kind, most, source, tmp_path):
+def test_quantized_weights_differ_by_half_a_step(kind, most, source, tmp_path):
     convert(source, tmp_path / kind, quantize=kind)
     compared = verify(source, tmp_path / kind)
     packed = {group for group in compared.groups if group.endswith(f' ({kind})')}

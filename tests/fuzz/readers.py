@@ -50,7 +50,7 @@ def check_tensors(folder: Path, found: Iterable[Any]) -> None:
         assert folder in Path(tensor.file).parents, f'a tensor is in {tensor.file}'
         if tensor.dtype in tensors.READABLE:
             assert 0 <= tensor.offset <= tensor.offset + tensor.span <= os.path.getsize(tensor.file)
-            np.array(tensors.read(tensor, memoryview(bytearray(tensor.span))))
+            np.array(tensors.read_tensor(tensor, memoryview(bytearray(tensor.span))))
 
 
 def adapters(folder: Path) -> None:
@@ -59,9 +59,9 @@ def adapters(folder: Path) -> None:
     from vipllava_jax.convert import adapters
 
     for name in ('peft', 'authors'):
-        found = adapters.read(folder / name, CFG)
+        found = adapters.read_adapter(folder / name, CFG)
         check_tensors(folder, [tensor for pair in found.pairs.values() for tensor in (pair.a, pair.b)])
-        check_tensors(folder, [tensor for _, tensor in found.whole.values()])
+        check_tensors(folder, [tensor for _, tensor in found.replacements.values()])
         loading.open(folder / 'model', loading.WeightOptions(adapter=folder / name)).load()
 
 

@@ -22,26 +22,26 @@ def test_a_decode_step_reads_every_weight_of_the_decoder_and_the_cache():
 
 
 @pytest.mark.parametrize(('rows', 'ms'), [(1, 3.16), (8, 3.76), (32, 5.82), (128, 14.1)])
-def test_the_floors_of_decode(rows, ms):
+def test_minimum_times_of_decode(rows, ms):
     work = COSTS.decode(rows, 704)
     assert H200.floor(work) * 1e3 == pytest.approx(ms, rel=5e-3)
     assert H200.bound(work) == 'bandwidth'
 
 
 @pytest.mark.parametrize(('rows', 'ms'), [(1, 10.6), (8, 85), (32, 340)])
-def test_the_floors_of_prefill(rows, ms):
+def test_minimum_times_of_prefill(rows, ms):
     work = COSTS.prefill(rows, 640)
     assert work.flop == pytest.approx(rows * 8.4e12, rel=1e-2)
     assert H200.floor(work) * 1e3 == pytest.approx(ms, rel=1e-2)
     assert H200.bound(work) == 'matmul'
 
 
-def test_the_floor_of_vision():
+def test_minimum_time_of_vision():
     assert COSTS.vision(1).flop == pytest.approx(0.41e12, rel=1e-2)
     assert H200.floor(COSTS.vision(1)) * 1e3 == pytest.approx(0.52, rel=1e-2)
 
 
-def test_only_tapped_layers_count():
+def test_layers_after_the_deepest_tap_cost_nothing():
     shallow = dataclasses.replace(VIP_LLAVA_7B, feature_layers=(6, 6, 6, 6, 6))
     a, b = Costs(shallow).vision(1), COSTS.vision(1)
     assert b.flop - a.flop == pytest.approx((23 - 6) * 15.9e9, rel=1e-2)
@@ -49,7 +49,7 @@ def test_only_tapped_layers_count():
 
 
 @pytest.mark.parametrize('cfg', [VIP_LLAVA_7B, VIP_LLAVA_13B])
-def test_the_weights_are_those_of_the_model(cfg):
+def test_the_number_of_weights_equals_that_of_the_params(cfg):
     matrices = {
         jax.tree_util.keystr(path): leaf.size
         for path, leaf in jax.tree.leaves_with_path(abstract(cfg)['llama'])
@@ -58,19 +58,19 @@ def test_the_weights_are_those_of_the_model(cfg):
     assert Costs(cfg, weight=1).decode(0, 0).bytes == sum(matrices.values())
 
 
-def test_fewer_bytes_a_weight():
+def test_fewer_bytes_per_weight_reduce_the_bytes_moved():
     small = Costs(VIP_LLAVA_7B, weight=1)
     assert small.decode(1, 0).bytes == pytest.approx(6.61e9, rel=1e-3)
     assert small.vision(1) == COSTS.vision(1)
 
 
-def test_the_greater_of_two_times_is_the_floor():
+def test_the_minimum_time_is_the_larger_of_memory_and_compute_time():
     rates = Ceilings(10, 100, 'float32')
     assert (rates.floor(Work(20, 100)), rates.bound(Work(20, 100))) == (2, 'bandwidth')
     assert (rates.floor(Work(1, 300)), rates.bound(Work(1, 300))) == (3, 'matmul')
 
 
-def test_a_step_of_training_costs_three_times_what_trains_and_twice_what_does_not():
+def test_a_training_step_costs_three_passes_for_trainable_weights_and_two_for_frozen_ones():
     forward = COSTS.prefill(1, 1024).flop
     head = 2 * VIP_LLAVA_7B.text.width * VIP_LLAVA_7B.text.vocab
     whole = forward + 1023 * head  # the loss needs logits of every token
@@ -84,6 +84,6 @@ def test_a_step_of_training_costs_three_times_what_trains_and_twice_what_does_no
 
 
 @pytest.mark.parametrize(('trains', 'times'), [({'llama'}, 1), ({'vision', 'projector'}, 3)])
-def test_a_picture_costs_a_step_once_unless_its_tower_trains(trains, times):
+def test_an_image_costs_only_a_forward_pass_unless_the_tower_trains(trains, times):
     more = COSTS.training([1024], 4, trains) - COSTS.training([1024], 0, trains)
     assert more == pytest.approx(times * COSTS.vision(4).flop)

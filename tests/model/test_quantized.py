@@ -27,7 +27,7 @@ KINDS = {'int8': Int8, 'int4': Int4}
 @given(st.sampled_from([*EQUATIONS]), st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
 @settings(max_examples=30, deadline=None)
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_product_reads_a_quantised_weight_as_the_weight_it_stands_for(kind, equation, seed, scale):
+def test_a_product_with_a_quantized_weight_equals_that_with_the_dequantized_one(kind, equation, seed, scale):
     rng = np.random.default_rng(seed)
     (a, b), out = equation.split('->')[0].split(','), equation.split('->')[1]
     x, w = (jnp.float32(rng.standard_normal([SIZES[c] for c in letters])) for letters in (a, b))
@@ -70,7 +70,7 @@ def allowed(w: jax.Array, contracted: int, kind: str) -> jax.Array:
 )
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_few_rows_are_contracted_to_what_their_dot_gives(kind, equation, x, w, dtype, rng):
+def test_the_sum_for_a_few_rows_equals_the_matrix_multiplication(kind, equation, x, w, dtype, rng):
     """The form of the product that GPUs use, also tested on a CPU."""
     packed = quantize(jnp.float32(rng.standard_normal(w)), 2 if 'NHD' in equation else 1, kind)
     x = jnp.asarray(rng.standard_normal(x), dtype)
@@ -87,7 +87,7 @@ def test_large_activations_do_not_overflow_float16(rng):
     np.testing.assert_allclose(y, einsum('BTD,DV->BTV', x, w), atol=1)
 
 
-def test_eight_values_lie_in_a_word_and_groups_have_scales_of_their_own():
+def test_a_word_holds_eight_values_and_each_group_has_a_scale():
     values = jnp.arange(-8, 8, dtype=jnp.float32)
     w = jnp.concatenate([jnp.tile(values, GROUP // 16), jnp.tile(-4 * values, GROUP // 16)])[:, None]
     packed = quantize(w, 1, 'int4')
@@ -96,17 +96,17 @@ def test_eight_values_lie_in_a_word_and_groups_have_scales_of_their_own():
     np.testing.assert_array_equal(packed.astype(jnp.float32), w)
 
 
-def test_what_does_not_fill_words_stays_in_int8(rng):
+def test_inputs_that_are_no_multiple_of_eight_become_int8(rng):
     assert type(quantize(jnp.float32(rng.standard_normal((4, 5, 24))), 2, 'int4')) is Int8
 
 
-def test_kept_axes_must_end_the_result():
+def test_output_axes_must_end_the_result():
     with pytest.raises(AssertionError, match='must end'):
         einsum('BTD,DV->VBT', jnp.ones((1, 1, 3)), quantize(jnp.ones((3, 2)), 1))
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_no_rows_have_a_product_without_rows(kind):
+def test_the_product_of_no_rows_has_no_rows(kind):
     w = quantize(jnp.ones((256, 64)), 1, kind)
     product = jax.jit(lambda x: einsum('BTF,FD->BTD', x, w))
     assert product(jnp.zeros((0, 1, 256))).shape == (0, 1, 64)
@@ -119,7 +119,7 @@ def test_a_channel_of_zeros_stays_zero(kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_what_moves_kept_axes_moves_them_in_quantised_weights_too(kind, rng):
+def test_output_axes_of_quantized_weights_can_be_rearranged(kind, rng):
     a, b = (jnp.float32(rng.standard_normal((16, 2, 3))) for _ in 'ab')
 
     def stack(*ws):
@@ -134,7 +134,7 @@ def test_what_moves_kept_axes_moves_them_in_quantised_weights_too(kind, rng):
 
 @pytest.mark.parametrize('fuse', [False, True])
 @pytest.mark.parametrize(('kind', 'most'), [('int8', 0.02), ('int4', 0.3)])
-def test_answers_stay_close(cfg, rng, kind, most, fuse):
+def test_logits_of_quantized_weights_stay_close(cfg, rng, kind, most, fuse):
     params = vj.init(jax.random.key(0), cfg)
     small = nested(quantize_leaves(flat(params), kind))
     dense = nested((path, jnp.asarray(w.astype(jnp.float32))) for path, w in flat(small))
@@ -149,7 +149,7 @@ def test_answers_stay_close(cfg, rng, kind, most, fuse):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_the_large_weights_of_the_decoder_are_quantised_and_no_others(kind, cfg):
+def test_only_the_large_weights_of_the_decoder_are_quantized(kind, cfg):
     shapes = dict(quantize_leaves(flat(abstract(cfg)), kind))
     names = {path.split('/')[-2] for path, leaf in shapes.items() if isinstance(leaf, Quantized)}
     assert names == {'q', 'k', 'v', 'o', 'gate', 'up', 'down', 'head'}

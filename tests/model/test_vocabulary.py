@@ -21,7 +21,7 @@ def test_new_tokens_do_not_change_old_logits(params, cfg):
     np.testing.assert_array_equal(vj.embeddings(back), vj.embeddings(params))
 
 
-def test_tied_and_untied_again(params, cfg):
+def test_untie_reverses_tie(params, cfg):
     tied, tied_cfg = vj.tie(params, cfg)
     assert 'head' not in tied['llama']
     logits = vj.forward(tied, TOKENS, cfg=tied_cfg)
@@ -33,7 +33,7 @@ def test_tied_and_untied_again(params, cfg):
     assert vj.untie(params, cfg) == (params, cfg)
 
 
-def test_replaced_embeddings_are_read(params, cfg):
+def test_replaced_embeddings_are_used(params, cfg):
     table = jnp.ones_like(vj.embeddings(params))
     np.testing.assert_array_equal(vj.embeddings(vj.replace_embeddings(params, table)), table)
     with pytest.raises(ValueError, match=r'expected the shape \(128, 48\), found \(3, 48\)'):

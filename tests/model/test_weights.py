@@ -27,7 +27,7 @@ def adapted(equation: str, rng, scale: float = 2.0, rank: int = 3) -> tuple[jax.
 
 
 @pytest.mark.parametrize('equation', PRODUCTS)
-def test_a_product_reads_an_adapter_as_the_weight_it_is_merged_into(equation, rng):
+def test_a_product_with_an_adapter_equals_that_with_the_merged_weight(equation, rng):
     x, w = adapted(equation, rng)
     merged = w.astype(jnp.float32)
     assert merged.shape == w.shape == w.base.shape
@@ -42,7 +42,7 @@ def test_a_product_reads_an_adapter_as_the_weight_it_is_merged_into(equation, rn
 
 @pytest.mark.parametrize('equation', EQUATIONS)
 @pytest.mark.parametrize(('kind', 'most'), [('int8', 0.01), ('int4', 0.15)])
-def test_an_adapter_stands_beside_a_quantised_weight(kind, most, equation, rng):
+def test_a_quantized_weight_can_have_an_adapter(kind, most, equation, rng):
     x, w = adapted(equation, rng)
     packed = w.replace(base=quantize(w.base, EQUATIONS[equation], kind))
     assert (packed.shape, packed.dtype) == (w.shape, kind)
@@ -51,7 +51,7 @@ def test_an_adapter_stands_beside_a_quantised_weight(kind, most, equation, rng):
     assert 0 < jnp.linalg.norm(y - exact) < most * jnp.linalg.norm(exact)
 
 
-def test_an_adapter_is_read_in_the_type_of_the_input(rng):
+def test_an_adapter_is_cast_to_the_dtype_of_the_input(rng):
     x, w = adapted('BTF,FD->BTD', rng)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), w)
     mixed = w.replace(base=half.base)  # as in training, with the pair in float32
@@ -61,7 +61,7 @@ def test_an_adapter_is_read_in_the_type_of_the_input(rng):
     assert einsum('BTF,FD->BTD', x.astype(jnp.bfloat16), mixed, jnp.float32).dtype == jnp.float32
 
 
-def test_dropout_is_of_the_adapters_input_and_keeps_its_mean(rng):
+def test_dropout_applies_to_the_input_of_the_adapter_and_keeps_the_mean(rng):
     x, w = adapted('BTF,FD->BTD', rng)
     base = einsum('BTF,FD->BTD', x, w.base)
     plain = einsum('BTF,FD->BTD', x, w) - base
@@ -76,7 +76,7 @@ def test_dropout_is_of_the_adapters_input_and_keeps_its_mean(rng):
     ('rate', 'dropped'), [(0.05, 13), (0.5, 128), (0.9, 230), (1e-6, 1), (1 - 1e-6, 255)], ids=str
 )
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_dropout_drops_as_many_as_it_should_each_by_itself(rate, dropped, dtype):
+def test_dropout_drops_values_independently_at_its_rate(rate, dropped, dtype):
     x = jnp.full((301, 11, 31), 2, dtype)  # no multiple of four
     y = dropout(x, rate, jax.random.key(3))
     assert (y.shape, y.dtype) == (x.shape, x.dtype)
@@ -93,7 +93,7 @@ def test_dropout_drops_as_many_as_it_should_each_by_itself(rate, dropped, dtype)
     assert not np.array_equal(y, dropout(x, rate, jax.random.key(4)))
 
 
-def test_one_hash_decides_for_four_values():
+def test_dropout_uses_one_random_word_for_four_values():
     program = str(jax.make_jaxpr(lambda x: dropout(x, 0.5, jax.random.key(0)))(jnp.ones((9, 31))))
     assert 'shape=(70,)' in program
 

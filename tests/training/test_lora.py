@@ -36,7 +36,7 @@ def adapters(params) -> dict[str, LoRA]:
 
 
 @pytest.mark.parametrize('targets', [lora.TARGETS, ('q', 'v'), ('q_proj', 'v_proj'), ('gate', 'down_proj')])
-def test_a_new_adapter_is_on_its_targets_and_changes_nothing(cfg, params, rng, targets):
+def test_a_new_adapter_is_on_its_targets_and_changes_no_result(cfg, params, rng, targets):
     adapted = lora.add(params, cfg, rank=4, alpha=8, key=jax.random.key(1), targets=targets)
     names = {name.removesuffix('_proj') for name in targets}
     found = adapters(adapted)
@@ -57,7 +57,7 @@ def test_a_new_adapter_is_on_its_targets_and_changes_nothing(cfg, params, rng, t
 
 
 @pytest.mark.parametrize(
-    ('settings', 'told'),
+    ('settings', 'message'),
     [
         ({'targets': ['q', 'head', 'fc1']}, 'targets: head, fc1 unknown, expected some of q, k, v'),
         ({'targets': []}, 'needs a target'),
@@ -65,23 +65,26 @@ def test_a_new_adapter_is_on_its_targets_and_changes_nothing(cfg, params, rng, t
         ({'dropout': 1.0}, 'a dropout of at least 0 and below 1'),
     ],
 )
-def test_what_is_no_adapter(cfg, params, settings, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_settings_are_refused(cfg, params, settings, message):
+    with pytest.raises(ValueError, match=message):
         lora.add(params, cfg, **{'rank': 4, 'alpha': 8, 'key': jax.random.key(0), **settings})
 
 
-def test_weights_that_no_adapter_fits(cfg, params):
+def test_fused_and_adapted_weights_are_refused(cfg, params):
     layers = {
         name: llama.fuse(part) if name.startswith('layers_') else part
         for name, part in params['llama'].items()
     }
-    for weights, told in (({**params, 'llama': layers}, 'fused'), (trained(params, cfg), 'merge it before')):
-        with pytest.raises(ValueError, match=told):
+    for weights, message in (
+        ({**params, 'llama': layers}, 'fused'),
+        (trained(params, cfg), 'merge it before'),
+    ):
+        with pytest.raises(ValueError, match=message):
             lora.add(weights, cfg, rank=4, alpha=8, key=jax.random.key(0))
 
 
 @pytest.mark.slow
-def test_merging_changes_no_answer(cfg, params, rng):
+def test_merging_does_not_change_the_answers(cfg, params, rng):
     adapted = trained(params, cfg)
     merged = lora.merge(adapted)
     assert jax.tree.structure(merged) == jax.tree.structure(params)
@@ -106,7 +109,7 @@ def test_bfloat16_is_merged_in_float32_and_rounded_once(cfg, params):
         assert merged[path].dtype == jnp.bfloat16
 
 
-def test_an_adapter_over_int8_answers_and_is_not_merged(cfg, params, rng):
+def test_an_adapter_works_on_int8_weights_but_is_not_merged_into_them(cfg, params, rng):
     small = nested(quantize_leaves(flat(params), 'int8'))
     adapted = trained(small, cfg)
     assert adapters(adapted).keys() == adapters(trained(params, cfg)).keys()
@@ -115,12 +118,12 @@ def test_an_adapter_over_int8_answers_and_is_not_merged(cfg, params, rng):
     a, b, plain = (forward(tree, batch.tokens, **inputs) for tree in (adapted, trained(params, cfg), small))
     assert jnp.linalg.norm(a - b) < 0.03 * jnp.linalg.norm(b)
     assert jnp.linalg.norm(a - plain) > 0.1 * jnp.linalg.norm(b)
-    with pytest.raises(ValueError, match=r'llama/layers_0/\w+/w: int8, into which no adapter is merged'):
+    with pytest.raises(ValueError, match=r'llama/layers_0/\w+/w: an adapter cannot be merged into int8'):
         lora.merge(adapted)
 
 
 @pytest.mark.parametrize('kind', ['int8', 'int4'])
-def test_an_adapter_over_quantised_weights_trains(kind, cfg, params, rng):
+def test_an_adapter_on_quantized_weights_has_gradients(kind, cfg, params, rng):
     adapted = trained(nested(quantize_leaves(flat(params), kind)), cfg)
     pairs = {path: (w.a, w.b) for path, w in adapters(adapted).items()}
     tokens = rng.integers(3, cfg.image_token, (2, 9))
@@ -135,7 +138,7 @@ def test_an_adapter_over_quantised_weights_trains(kind, cfg, params, rng):
     assert both(jax.tree.map(lambda w, g: w - 0.1 * g, pairs, grads))[0] < before
 
 
-def test_adapters_drop_what_they_read_and_only_with_a_key(cfg, params, rng):
+def test_dropout_applies_to_the_inputs_of_adapters_and_only_with_a_key(cfg, params, rng):
     adapted = trained(params, cfg, dropout=0.5)
     tokens = rng.integers(3, cfg.image_token, (2, 9))
     plain = forward(trained(params, cfg), tokens, cfg=cfg)
@@ -168,7 +171,7 @@ class Adapted:
 
 
 @pytest.mark.parity
-def test_loss_and_gradients_are_those_of_torch(cfg, tmp_path, rng):
+def test_loss_and_gradients_equal_those_of_torch(cfg, tmp_path, rng):
     import torch
 
     theirs = peer.model(cfg).requires_grad_(False)

@@ -31,7 +31,7 @@ def gradient(params, batch, cfg, remat='none'):
 
 
 @pytest.mark.parametrize('at_once', [1, 30, 10_000])
-def test_is_what_forward_says_of_the_learnt_tokens(params, cfg, batch, at_once, monkeypatch):
+def test_the_loss_is_the_cross_entropy_of_the_target_tokens(params, cfg, batch, at_once, monkeypatch):
     monkeypatch.setattr(module, 'AT_ONCE', at_once * cfg.text.vocab)
     some = examples(batch, cfg)
     logits = forward(params, batch.tokens, batch.images, image_counts=batch.image_counts, cfg=cfg)
@@ -44,7 +44,7 @@ def test_is_what_forward_says_of_the_learnt_tokens(params, cfg, batch, at_once, 
     np.testing.assert_allclose(total, -np.sum(expected), rtol=1e-5)
 
 
-def test_rows_and_padding_do_not_matter(params, cfg, rng, batch):
+def test_other_rows_and_padding_do_not_change_the_loss(params, cfg, rng, batch):
     wide = batch._replace(tokens=np.pad(batch.tokens, ((0, 0), (0, 9)), constant_values=3))
     whole, count = value(params, examples(wide, cfg), cfg)
     rows = [value(params, examples(alone(batch, row), cfg), cfg) for row in range(len(ROWS))]
@@ -53,7 +53,7 @@ def test_rows_and_padding_do_not_matter(params, cfg, rng, batch):
 
 
 @pytest.mark.slow
-def test_nothing_to_learn_is_nothing(params, cfg, batch):
+def test_the_loss_without_target_tokens_is_zero(params, cfg, batch):
     nothing = examples(batch, cfg)
     nothing.targets[:] = IGNORE
     total, count = value(params, nothing, cfg)
@@ -62,13 +62,13 @@ def test_nothing_to_learn_is_nothing(params, cfg, batch):
 
 
 @pytest.mark.slow
-def test_what_is_computed_again_is_the_same(params, cfg, batch):
+def test_rematerialization_does_not_change_the_gradient(params, cfg, batch):
     some = examples(batch, cfg)
     kept, again = gradient(params, some, cfg), gradient(params, some, cfg, 'layers')
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), again, kept)
 
 
-def test_what_is_computed_again_is_not_kept(params, cfg, batch):
+def test_rematerialized_values_are_not_saved(params, cfg, batch):
     def size(remat):
         backward = jax.eval_shape(
             lambda params: jax.vjp(lambda p: loss(p, examples(batch, cfg), cfg, remat)[0], params)[1], params
@@ -78,14 +78,14 @@ def test_what_is_computed_again_is_not_kept(params, cfg, batch):
     assert size('layers') < size('products') < size('none')
 
 
-def test_an_unknown_remat_is_told(params, cfg, batch):
+def test_an_unknown_remat_is_refused(params, cfg, batch):
     with pytest.raises(ValueError, match="remat is 'all', but must be one of none, products, layers"):
         value(params, examples(batch, cfg), cfg, 'all')
 
 
 @pytest.mark.parametrize('tied', [False, True])
 @pytest.mark.slow
-def test_what_many_tokens_share_is_summed_in_float32(params, cfg, tied, monkeypatch):
+def test_gradients_of_embeddings_and_head_are_summed_in_float32(params, cfg, tied, monkeypatch):
     if tied:
         params, cfg = vj.tie(params, cfg)
     monkeypatch.setattr(module, 'AT_ONCE', 1)

@@ -33,7 +33,7 @@ def moved(o: Optimizer, steps: int = 2, gradient: float = 0.5):
     return jax.tree.map(jnp.subtract, params, PARAMS)
 
 
-def test_the_rate_rises_falls_and_stays_at_zero():
+def test_the_rate_warms_up_decays_and_stays_at_zero():
     o = Optimizer(2.0, 100, warmup=0.1)
     assert [float(o.at(i)) for i in (0, 5, 10)] == [0, 1, 2]
     np.testing.assert_allclose(o.at(55), 1, rtol=1e-5)
@@ -41,17 +41,17 @@ def test_the_rate_rises_falls_and_stays_at_zero():
     np.testing.assert_allclose([o.at(100), o.at(150)], 0, atol=1e-6)
 
 
-def test_a_fraction_of_a_step_warms_up_for_a_whole_one():
+def test_the_warm_up_is_rounded_up_to_a_step():
     assert [float(Optimizer(1.0, 10).at(i)) for i in (0, 1)] == [0, 1]
     assert float(Optimizer(1.0, 10, warmup=0).at(0)) == 1
 
 
-def test_a_constant_rate_stays():
+def test_the_constant_schedule_stays_at_the_peak():
     o = Optimizer(2.0, 10, schedule='constant', warmup=0.2)
     assert [float(o.at(i)) for i in (0, 1, 2, 9)] == [0, 1, 2, 2]
 
 
-def test_all_but_norms_and_biases_decay():
+def test_all_weights_but_norms_and_biases_decay():
     decay = decays(PARAMS)
     assert decay['projector'] == {'norm': {'w': False, 'b': False}, 'linear_1': {'w': True, 'b': False}}
     assert decay['llama'] == {
@@ -62,7 +62,7 @@ def test_all_but_norms_and_biases_decay():
 
 
 @pytest.mark.parametrize('name', TRANSFORMS)
-def test_the_projector_has_a_rate_of_its_own(name):
+def test_the_projector_can_have_another_rate(name):
     far, near = (
         moved(Optimizer(1e-2, 10, name=name, warmup=0, projector_rate=rate), steps=1) for rate in (None, 1e-3)
     )
@@ -74,13 +74,13 @@ def test_the_projector_has_a_rate_of_its_own(name):
 
 
 @pytest.mark.parametrize('name', TRANSFORMS)
-def test_what_decays_shrinks_without_a_gradient(name):
+def test_weights_with_decay_shrink_without_a_gradient(name):
     shrunk = moved(Optimizer(1e-2, 10, name=name, warmup=0, weight_decay=0.1), gradient=0.0)
     assert (shrunk['llama']['embed']['w'] < 0).all()
     assert (shrunk['llama']['norm']['w'] == 0).all()
 
 
-def test_clipping_is_of_all_weights_together():
+def test_clipping_uses_the_norm_of_all_weights_together():
     size = sum(w.size for w in jax.tree.leaves(PARAMS))
     o = Optimizer(1.0, 10, name='sgd', warmup=0, schedule='constant', clip=2.0)
     np.testing.assert_allclose(
@@ -89,14 +89,14 @@ def test_clipping_is_of_all_weights_together():
 
 
 @pytest.mark.parametrize(('name', 'rest'), [('adamw', 'nu'), ('lion', None), ('sgd', None)])
-def test_the_first_moment_may_be_half_as_large(name, rest):
+def test_the_first_moment_can_be_bfloat16(name, rest):
     state = Optimizer(1.0, 10, name=name, moment_dtype='bfloat16').transform().init(PARAMS)
     kinds = {w.dtype.name for w in jax.tree.leaves(state) if w.ndim}
     assert kinds == ({'bfloat16', 'float32'} if rest else {'bfloat16'})
 
 
 @pytest.mark.parametrize(
-    ('wrong', 'told'),
+    ('wrong', 'message'),
     [
         (dict(name='adam'), "optimizer 'adam' is not one of adamw, lion, sgd, adafactor"),
         (dict(schedule='linear'), "schedule 'linear' is not one of cosine, constant"),
@@ -106,12 +106,12 @@ def test_the_first_moment_may_be_half_as_large(name, rest):
         (dict(beta2=1.0), r'beta2 1\.0'),
     ],
 )
-def test_what_is_wrong_is_told(wrong, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         Optimizer(**{'rate': 1.0, 'steps': 10, **wrong})
 
 
-def test_squares_are_forgotten_at_the_rate_of_beta2():
+def test_beta2_is_the_decay_rate_of_the_second_moment():
     def second(beta2):
         transform = Optimizer(1.0, 10, warmup=0, schedule='constant', beta2=beta2).transform()
         params = {'llama': {'norm': {'w': jnp.ones(1)}}}

@@ -11,7 +11,7 @@ from tests import peer
 from tests.conftest import SMALL, TINY
 from tests.rows import examples, ragged, stack
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.convert.table import arrange, canonical, leaves
+from vipllava_jax.convert.table import hub_name, leaves, rearrange_axes
 from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.training.loss import loss
@@ -28,7 +28,7 @@ CLIP, PROJECTOR = 'vision_tower.', 'multi_modal_projector.'
 
 def ours(theirs, cfg, of=lambda w: w):
     """The peer's weights, or their gradients, as our params; zeros where there are none."""
-    tensors = {canonical(name): of(w) for name, w in theirs.named_parameters()}
+    tensors = {hub_name(name): of(w) for name, w in theirs.named_parameters()}
     arrays = {
         leaf.path: np.zeros(leaf.shapes[0], np.float32)
         if tensors[leaf.name] is None
@@ -36,7 +36,7 @@ def ours(theirs, cfg, of=lambda w: w):
         for leaf in leaves(cfg)
     }
     return nested(
-        (leaf.path, arrange(arrays[leaf.path], leaf.layout, dict(leaf.sizes))) for leaf in leaves(cfg)
+        (leaf.path, rearrange_axes(arrays[leaf.path], leaf.layout, dict(leaf.sizes))) for leaf in leaves(cfg)
     )
 
 
@@ -130,7 +130,7 @@ def torch_steps(theirs, o: Optimizer, trains):
     groups = []
     trained = []
     for name, w in theirs.named_parameters():
-        name = canonical(name)
+        name = hub_name(name)
         part = 'vision' if name.startswith(CLIP) else 'projector' if name.startswith(PROJECTOR) else 'llama'
         w.requires_grad_(part in trains)
         if part in trains:

@@ -28,7 +28,7 @@ def adapted(params):
         ({'vision', 'projector', 'llama'}, {'clip', 'projector', 'llama'}),
     ],
 )
-def test_parts_are_whole_and_join_to_what_they_were(params, trains, tops):
+def test_join_reverses_split(params, trains, tops):
     trainable, frozen = split(params, trains)
     assert set(trainable) == tops
     assert set(frozen) == set(params) - tops
@@ -37,7 +37,7 @@ def test_parts_are_whole_and_join_to_what_they_were(params, trains, tops):
     jax.tree.map(np.testing.assert_array_equal, joined, params)
 
 
-def test_of_an_adapter_the_pair_trains(params):
+def test_of_an_adapted_weight_only_the_pair_trains(params):
     whole = adapted(params)
     trainable, frozen = split(whole, {'lora', 'projector'})
     assert set(dict(flat(trainable['llama']))) == {'layers_0/q/w/a', 'layers_0/q/w/b'}
@@ -52,23 +52,23 @@ def test_of_an_adapter_the_pair_trains(params):
     assert jax.tree.structure(joined) == jax.tree.structure(whole)
 
 
-def test_an_adapter_that_does_not_train_stays_whole(params):
+def test_an_adapter_that_does_not_train_is_not_split(params):
     _, frozen = split(adapted(params), {'projector'})
     assert (frozen['llama']['layers_0']['q']['w'].a == 1).all()
 
 
-def test_what_cannot_train_is_told(params):
+def test_weights_that_cannot_train_are_refused(params):
     int8 = quantize(params['llama']['layers_0']['q']['w'], 1)
     layer = {**params['llama']['layers_0'], 'q': {'w': int8}}
     quantized = {**params, 'llama': {**params['llama'], 'layers_0': layer}}
-    for weights, trains, told in [
+    for weights, trains, message in [
         (params, {'clip'}, r"\['clip'\], but must be some of vision, projector, llama, lora"),
         (params, set(), 'must be some of'),
-        (params, {'lora'}, 'have none: add it first'),
-        (adapted(params), {'llama', 'lora'}, 'llama/layers_0/q/w: cannot train as a whole and have'),
-        (adapted(params), {'llama'}, 'merge that first'),
+        (params, {'lora'}, 'have none: add one first'),
+        (adapted(params), {'llama', 'lora'}, 'llama/layers_0/q/w: its part trains, but it has an adapter'),
+        (adapted(params), {'llama'}, 'merge the adapter first'),
         (quantized, {'llama'}, 'llama/layers_0/q/w: int8 weights do not train'),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             split(weights, trains)
     split(quantized, {'projector'})

@@ -1,6 +1,6 @@
 """Measures transformers on the same weights: by default, and with a static cache and torch.compile.
 
-Every weight is copied through the host, rearranged according to the converter's table, so that both sides
+Every weight is copied through the host, rearrange according to the converter's table, so that both sides
 hold the same values, each in its layout.
 """
 
@@ -21,8 +21,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, CompileConfig,
 from vipllava_jax.benchmark.measure import STEPS
 from vipllava_jax.benchmark.subject import Subject
 from vipllava_jax.benchmark.timing import Run
-from vipllava_jax.convert.table import canonical, leaves, reverse
-from vipllava_jax.convert.to_flax import rearranged
+from vipllava_jax.convert.table import hub_name, leaves, reverse_layout
+from vipllava_jax.convert.to_flax import rearrange
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.batch import Batch, bucket
 
@@ -176,11 +176,11 @@ def copied(subject: Subject) -> Any:
         model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**data), dtype=dtype).eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = cfg.pad
-    theirs = {canonical(name): tensor for name, tensor in model.state_dict().items()}
+    theirs = {hub_name(name): tensor for name, tensor in model.state_dict().items()}
     table = {leaf.path: leaf for leaf in leaves(cfg)}
     for path, w in subject.leaves():
         leaf = table[path]
-        array = rearranged(w, reverse(leaf.layout), leaf.sizes, subject.dtype)
+        array = rearrange(w, reverse_layout(leaf.layout), leaf.sizes, subject.dtype)
         bits = np.asarray(array).view(f'i{subject.dtype.itemsize}')
         theirs[leaf.name].copy_(torch.from_numpy(bits.copy()).view(dtype))
     return model

@@ -51,7 +51,7 @@ class Subject(NamedTuple):
 
     @property
     def quantized(self) -> str | None:
-        """The quantised dtype of the decoder's large weights; None if they are not quantised."""
+        """The quantized dtype of the decoder's large weights; None if they are not quantized."""
         w = self.params['llama']['layers_0']['o']['w']
         return w.dtype.name if isinstance(w, Quantized) else None
 
@@ -98,7 +98,7 @@ def random_params(cfg: Config, dtype: Any, quantize: str | None = None) -> Param
 
 
 def random_leaves(cfg: Config, dtype: Any) -> Iterator[tuple[str, Array]]:
-    """The leaves of `random_params`, one at a time, before quantising."""
+    """The leaves of `random_params`, one at a time, before quantizing."""
     key = jax.random.key(0, impl='rbg')  # four times faster than the default for billions of numbers
     for i, (path, spec) in enumerate(specs(cfg).items()):
         mean, std = 0.0, 0.02

@@ -104,7 +104,7 @@ def checkpoint_contents(folder: Path) -> dict[str, Any]:
         leaves = [(leaf.size, leaf.dtype) for leaf in stored.leaves.values()]
         unused: tuple[str, ...] = ()
     else:
-        plan = to_flax.plan(folder)
+        plan = to_flax.plan_conversion(folder)
         format, cfg, unused = 'PyTorch', plan.cfg, plan.unused
         leaves = [(leaf.size, tensor.dtype) for leaf, tensor in plan.pairs]
     dtypes: Counter[str] = Counter()

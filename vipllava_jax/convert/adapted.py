@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.convert import tensors
 from vipllava_jax.convert.adapters import Adapter, Pair
-from vipllava_jax.convert.table import Leaf, arrange
+from vipllava_jax.convert.table import Leaf, rearrange_axes
 from vipllava_jax.convert.tensors import Tensor
 from vipllava_jax.model.quantized import Quantized, quantize
 from vipllava_jax.model.weights import LoRA
@@ -41,12 +41,12 @@ def with_adapter(
 ) -> Iterator[tuple[str, Any]]:
     """Leaves as stored, or their shapes -> with an adapter merged into them, all floats in `dtype`.
 
-    Pairs for quantised weights, or with `merge` false all pairs, are kept separate, in float32.
+    Pairs for quantized weights, or with `merge` false all pairs, are kept separate, in float32.
     """
     for path, leaf in weights:
         abstract = isinstance(jax.tree.leaves(leaf)[0], jax.ShapeDtypeStruct)
-        if path in adapter.whole and not abstract:
-            leaf = _replacement(leaf, *adapter.whole[path])
+        if path in adapter.replacements and not abstract:
+            leaf = _replacement(leaf, *adapter.replacements[path])
         fixed = isinstance(leaf, Quantized)
         pair = adapter.pairs.get(path)
         if pair and merge and not fixed:
@@ -60,7 +60,7 @@ def with_adapter(
 
 @partial(jax.jit, static_argnames='dtype')
 def _cast(w: Any, dtype: DTypeLike | None) -> jax.Array:
-    """A weight in `dtype`, or in its own type; an adapter is merged."""
+    """A weight in `dtype` (None: unchanged), with its adapter merged."""
     return w.astype(dtype or w.dtype)
 
 
@@ -84,11 +84,11 @@ def _with_pair(base: Any, pair: Pair, abstract: bool) -> LoRA:
 def _replacement(leaf: Any, row: Leaf, tensor: Tensor) -> Any:
     """A tensor of a file in the layout and type, and on the device, of the leaf that it replaces."""
     first = jax.tree.leaves(leaf)[0]
-    x = jax.device_put(arrange(_array(tensor), row.layout, dict(row.sizes)), first.sharding)
+    x = jax.device_put(rearrange_axes(_array(tensor), row.layout, dict(row.sizes)), first.sharding)
     if isinstance(leaf, Quantized):
         return quantize(x, row.contracted, leaf.dtype.name)
     return x.astype(leaf.dtype)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensors.read(tensor, memoryview(bytearray(tensor.span)))
+    return tensors.read_tensor(tensor, memoryview(bytearray(tensor.span)))

@@ -52,8 +52,8 @@ def missing_pairs(linear: Iterable[Leaf], held: Mapping[str, str], config: Adapt
 def missing_weights(table: Mapping[str, Leaf], held: Iterable[str], config: AdapterConfig) -> list[str]:
     """The weights that should be in the files, replacing the model's own, and are not.
 
-    These are the weights of all modules in modules_to_save, and the whole projector if the files have any of
-    its weights: the authors' training saves all of them.
+    These are the weights of all modules in modules_to_save, and all weights of the projector if the files
+    have any of them: the authors' training saves all of them.
     """
     present = set(held)
     saved = set(config.saved)

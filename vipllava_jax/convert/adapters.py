@@ -21,10 +21,10 @@ from vipllava_jax.convert.table import (
     TEXT,
     UNUSED,
     Leaf,
-    arrange,
-    canonical,
+    hub_name,
     leaves,
-    reverse,
+    rearrange_axes,
+    reverse_layout,
 )
 from vipllava_jax.convert.tensors import READABLE, Tensor, check_views
 from vipllava_jax.convert.torch_files import read_file
@@ -34,12 +34,17 @@ from vipllava_jax.messages import CheckpointError, brief, printable
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 
-PAIRS = ('adapter_model.safetensors', 'adapter_model.bin')
-WHOLE = ('non_lora_trainables.bin', 'mm_projector.bin')  # the authors' files of fully trained weights
+PAIR_FILES = ('adapter_model.safetensors', 'adapter_model.bin')
+REPLACEMENT_FILES = (
+    'non_lora_trainables.bin',
+    'mm_projector.bin',
+)  # the authors' files of fully trained weights
 PREFIX = 'base_model.model.'
 HALF = re.compile(r'(?P<module>.+)\.lora_(?P<half>[AB])(\.\w+)?\.weight')
 
-Halves = dict[str, tuple[str, Tensor]]  # name and tensor by 'A' and 'B', or by '' for a whole weight
+Halves = dict[
+    str, tuple[str, Tensor]
+]  # name and tensor by 'A' and 'B', or by '' for a weight that replaces the model's
 
 
 class Pair(NamedTuple):
@@ -55,15 +60,15 @@ class Adapter(NamedTuple):
     """Where the tensors of an adapter are in its files, by the paths of the params."""
 
     pairs: Mapping[str, Pair]
-    whole: Mapping[str, tuple[Leaf, Tensor]]  # weights that replace the model's own
+    replacements: Mapping[str, tuple[Leaf, Tensor]]  # weights that replace the model's own
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter."""
-    return any((folder / name).exists() for name in PAIRS + WHOLE)
+    return any((folder / name).exists() for name in PAIR_FILES + REPLACEMENT_FILES)
 
 
-def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
+def read_adapter(source: str | os.PathLike[str], cfg: Config) -> Adapter:
     """An adapter's folder -> its tensors for a model of that config, with all but their values checked.
 
     Raises CheckpointError that names everything that does not fit.
@@ -71,17 +76,19 @@ def read(source: str | os.PathLike[str], cfg: Config) -> Adapter:
     folder = Path(source).expanduser()
     if not is_adapter(folder):
         found = listing(folder) if folder.is_dir() else 'no such folder'
-        raise CheckpointError(f'{folder}: no adapter: looked for {", ".join(PAIRS + WHOLE)}, found {found}')
-    files = [name for name in PAIRS if (folder / name).exists()][:1]
+        raise CheckpointError(
+            f'{folder}: no adapter: looked for {", ".join(PAIR_FILES + REPLACEMENT_FILES)}, found {found}'
+        )
+    files = [name for name in PAIR_FILES if (folder / name).exists()][:1]
     config = AdapterConfig(folder / CONFIG, optional=not files)
-    files += [name for name in WHOLE if (folder / name).exists()]
+    files += [name for name in REPLACEMENT_FILES if (folder / name).exists()]
     table = {leaf.name: leaf for leaf in leaves(cfg)}
     faults: dict[str, list[str]] = defaultdict(list)
     parts = _parts(folder, files, table, faults)
     for leaf, halves in parts.items():
         _check(leaf, halves, config, faults)
     _check_coverage(parts, table, config, faults)
-    if problems := described({kind: ranges(names) for kind, names in faults.items()}):
+    if problems := described({fault: ranges(names) for fault, names in faults.items()}):
         raise CheckpointError(f'{folder}: not an adapter of this model. {problems}{config.advice}')
     if not parts:
         raise CheckpointError(
@@ -110,7 +117,7 @@ def _parts(
     for file in files:
         for name, tensor in read_file(folder / file).items():
             module, half = _module(name)
-            leaf = table.get(canonical(module + '.weight' if half else module))
+            leaf = table.get(hub_name(module + '.weight' if half else module))
             if leaf and (leaf.is_linear or not half):
                 if half in parts[leaf]:
                     faults['stored twice'].append(name)
@@ -131,8 +138,10 @@ def _check_coverage(
     held = {name: _module(found[0])[0] for name, found in pairs.items() if found}
     linear = [leaf for leaf in table.values() if leaf.is_linear]
     faults[f'without the pair that {CONFIG} says it has'] += missing_pairs(linear, held, config)
-    whole = [leaf.name for leaf, halves in parts.items() if '' in halves]
-    faults['missing from the weights that were trained whole'] += missing_weights(table, whole, config)
+    replaced = [leaf.name for leaf, halves in parts.items() if '' in halves]
+    faults['missing from the weights that were trained without an adapter'] += missing_weights(
+        table, replaced, config
+    )
 
 
 def _warn_of_projector(folder: Path, parts: Mapping[Leaf, Halves]) -> None:
@@ -142,8 +151,8 @@ def _warn_of_projector(folder: Path, parts: Mapping[Leaf, Halves]) -> None:
     if of_authors and not any(leaf.name.startswith(BRIDGE) for leaf in parts):
         warnings.warn(
             printable(
-                f"{folder}: no {WHOLE[0]}, where the authors' training leaves the projector that it tunes; "
-                "the model's own is used"
+                f"{folder}: no {REPLACEMENT_FILES[0]}, in which the authors' training saves the projector; "
+                "the model's projector is used instead"
             ),
             stacklevel=3,
         )
@@ -173,22 +182,22 @@ def _module(name: str) -> tuple[str, str]:
 
 
 def _check(leaf: Leaf, halves: Halves, config: AdapterConfig, faults: dict[str, list[str]]) -> None:
-    """Adds to the faults what is wrong with the tensors for a leaf."""
+    """Adds to the faults those of the tensors for a leaf."""
     if ('A' in halves) != ('B' in halves):
         faults['without its other half'] += [name for half, (name, _) in halves.items() if half]
     for half, (name, tensor) in halves.items():
-        wanted = leaf.shapes[0]
+        expected = leaf.shapes[0]
         if half:
             rank, _ = config.rank_and_scale(_module(name)[0])
-            wanted = (rank, wanted[1]) if half == 'A' else (wanted[0], rank)
-        if tensor.shape != wanted:
-            shapes = f'{name} {brief(list(tensor.shape))} instead of {list(wanted)}'
+            expected = (rank, expected[1]) if half == 'A' else (expected[0], rank)
+        if tensor.shape != expected:
+            shapes = f'{name} {brief(list(tensor.shape))} instead of {list(expected)}'
             faults['of another shape'].append(shapes)
         if tensor.dtype not in READABLE:
             faults[f'of a type other than {", ".join(READABLE)}'].append(f'{name} ({tensor.dtype})')
 
 
-def save(
+def save_adapter(
     folder: str | os.PathLike[str],
     params: Params,
     cfg: Config,
@@ -197,7 +206,7 @@ def save(
     base: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """The decoder's adapters -> a new folder, for `read`, and for peft on transformers 4.52 or later.
+    """The decoder's adapters -> a new folder, for `read_adapter`, and for peft on transformers 4.52 or later.
 
     With `projector` its weights are saved too; `base` is the name of the model that the adapters are for.
     Raises ValueError for adapters that one config cannot describe.
@@ -205,14 +214,14 @@ def save(
     tensors, config = _exported(params, cfg, projector)
     size = sum(x.nbytes for x in tensors.values())
     with new_folder(Path(folder).expanduser(), size, is_adapter, overwrite) as new:
-        save_file(tensors, new / PAIRS[0], metadata={'format': 'pt'})
+        save_file(tensors, new / PAIR_FILES[0], metadata={'format': 'pt'})
         write_json(new / CONFIG, {**config, 'base_model_name_or_path': base})
 
 
 def _exported(params: Params, cfg: Config, projector: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors of an adapter's file by peft's names, and the fields of its config."""
     table, tensors = {leaf.path: leaf for leaf in leaves(cfg)}, {}
-    kinds, modules = set(), set()
+    settings, modules = set(), set()
     for path, w in flat(params):
         row = table.get(path)
         if isinstance(w, LoRA):
@@ -222,15 +231,15 @@ def _exported(params: Params, cfg: Config, projector: bool) -> tuple[dict[str, n
             rank = w.a.shape[-1]
             tensors[_peft_name(module + '.lora_A.weight')] = np.asarray(w.a, np.float32).reshape(-1, rank).T
             tensors[_peft_name(module + '.lora_B.weight')] = np.asarray(w.b, np.float32).reshape(rank, -1).T
-            kinds.add((rank, w.scale, w.rate))
+            settings.add((rank, w.scale, w.rate))
             modules.add('.'.join(module.split('.')[-2:]))
         elif projector and row and row.name.startswith(BRIDGE):
             x = np.asarray(w, np.float32)
-            tensors[_peft_name(row.name)] = arrange(x, reverse(row.layout), dict(row.sizes))
-    if len(kinds) != 1:
-        found = ', '.join(f'rank {rank} scale {scale:g}' for rank, scale, _ in sorted(kinds)) or 'none'
+            tensors[_peft_name(row.name)] = rearrange_axes(x, reverse_layout(row.layout), dict(row.sizes))
+    if len(settings) != 1:
+        found = ', '.join(f'rank {rank} scale {scale:g}' for rank, scale, _ in sorted(settings)) or 'none'
         raise ValueError(f'adapters of one rank, scale and dropout expected, found {found}')
-    config = _config(*kinds.pop(), modules, projector)
+    config = _config(*settings.pop(), modules, projector)
     return {name: np.ascontiguousarray(x) for name, x in tensors.items()}, config
 
 

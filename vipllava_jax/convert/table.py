@@ -2,7 +2,7 @@
 
 Axes such as '(NH)D' are named in the letters of `vipllava_jax.config`, with merged axes in parentheses; those
 of our params are the letters of `specs`. The names are those of the Hub's checkpoints; names from other
-checkpoints are translated to them first (`canonical`).
+checkpoints are translated to them first (`hub_name`).
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ LAYERS, VISION_LAYERS = TEXT + 'model.layers.', VISION + 'encoder.layers.'
 EMBED, HEAD = TEXT + 'model.embed_tokens.weight', TEXT + 'lm_head.weight'
 
 # Applied in this order, each where it matches the beginning of a name.
-SAME = tuple(
+RENAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # the authors' code: a tower inside a tower, and the projector's layers by number
@@ -94,7 +94,7 @@ SAME = tuple(
 )
 UNUSED = re.compile(
     r'(.*\.)?(rotary_emb\.(original_)?inv_freq|embeddings\.position_ids'  # computed, not learned
-    r'|text_model\..*|(text|visual)_projection\.weight|logit_scale)'  # the rest of a whole CLIP
+    r'|text_model\..*|(text|visual)_projection\.weight|logit_scale)'  # the text model and heads of CLIP
 )
 
 Sizes = tuple[tuple[str, int], ...]  # (letter, size), …: a dict that can be hashed
@@ -131,7 +131,7 @@ class Leaf(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What will be read: a config that fits the weights, a tensor for each leaf, and the unused tensors."""
+    """What a conversion reads: the tensor of each leaf, with a config that fits the weights."""
 
     cfg: Config
     pairs: tuple[tuple[Leaf, Tensor], ...]  # in the order in which the bytes lie in the files
@@ -159,7 +159,7 @@ def leaves(cfg: Config) -> Iterator[Leaf]:
                 )
 
 
-def arrange(x: Any, layout: str, sizes: Mapping[str, int]) -> Any:
+def rearrange_axes(x: Any, layout: str, sizes: Mapping[str, int]) -> Any:
     """Rearranges an array of numpy or jax from the layout left of the arrow to that on the right."""
     source, target = map(axes, layout.split('->'))
     letters = ''.join(source)
@@ -167,19 +167,19 @@ def arrange(x: Any, layout: str, sizes: Mapping[str, int]) -> Any:
     return x.reshape([math.prod(sizes[a] for a in axis) for axis in target])
 
 
-def reverse(layout: str) -> str:
+def reverse_layout(layout: str) -> str:
     """'(NH)D->DNH' -> 'DNH->(NH)D'."""
     return '->'.join(reversed(layout.split('->')))
 
 
-def canonical(name: str) -> str:
-    """A tensor's name in any known kind of checkpoint -> its name on the Hub."""
-    for pattern, replacement in SAME:
+def hub_name(name: str) -> str:
+    """A tensor's name in a checkpoint of any known layout -> its name on the Hub."""
+    for pattern, replacement in RENAMES:
         name = pattern.sub(replacement, name, count=1) if pattern.match(name) else name
     return name
 
 
-def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
+def match_tensors(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
     """The tensors of a checkpoint, by the names in its files, and its config -> what will be read.
 
     Raises CheckpointError that names all tensors that are missing, unknown, stored twice, of a wrong shape or
@@ -188,23 +188,23 @@ def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
     unused = [name for name in tensors if UNUSED.fullmatch(name)]
     found: dict[str, list[str]] = defaultdict(list)
     for name in tensors.keys() - set(unused):
-        found[canonical(name)].append(name)
+        found[hub_name(name)].append(name)
     first = {name: tensors[origins[0]] for name, origins in found.items()}
     cfg = _corrected(first, cfg, where)
     layers = _layer_faults(found, cfg)
-    wanted = {leaf.name: leaf for leaf in leaves(cfg)}
+    expected = {leaf.name: leaf for leaf in leaves(cfg)}
     if cfg.text.tied:
         unused += found.pop(HEAD, [])
-    common = wanted.keys() & found.keys()
+    common = expected.keys() & found.keys()
     faults = {
         **layers,
-        'missing': ranges(wanted.keys() - found.keys()),
-        'unknown': ranges(name for key in found.keys() - wanted.keys() for name in found[key]),
+        'missing': ranges(expected.keys() - found.keys()),
+        'unknown': ranges(name for key in found.keys() - expected.keys() for name in found[key]),
         'stored twice': [' and '.join(sorted(found[name])) for name in common if len(found[name]) > 1],
         'of another shape than the config says': [
-            f'{found[name][0]} {brief(list(first[name].shape))} instead of {list(wanted[name].shapes[0])}'
+            f'{found[name][0]} {brief(list(first[name].shape))} instead of {list(expected[name].shapes[0])}'
             for name in common
-            if first[name].shape != wanted[name].shapes[0]
+            if first[name].shape != expected[name].shapes[0]
         ],
         f'of a type other than {", ".join(READABLE)}': [
             f'{found[name][0]} ({first[name].dtype})' for name in common if first[name].dtype not in READABLE
@@ -213,7 +213,7 @@ def fit(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
     if problems := described(faults):
         advice = _advice(found, (first[name].dtype for name in common))
         raise CheckpointError(f'{where}: its tensors and its config do not fit. {problems}{advice}')
-    pairs = sorted(((wanted[name], first[name]) for name in common), key=lambda pair: pair[1].place)
+    pairs = sorted(((expected[name], first[name]) for name in common), key=lambda pair: pair[1].place)
     check_views((tensor for _, tensor in pairs), where)
     return Plan(cfg, tuple(pairs), tuple(sorted(printable(name, LONGEST_NAME) for name in unused)))
 
@@ -226,13 +226,13 @@ def _layer_faults(names: Iterable[str], cfg: Config) -> dict[str, list[str]]:
             if name.startswith(prefix):
                 numbers.add(name.removeprefix(prefix).partition('.')[0])
     faults = {}
-    for prefix, part, said in (
+    for prefix, part, expected in (
         (LAYERS, 'decoder', cfg.text.layers),
         (VISION_LAYERS, 'vision tower', cfg.vision.layers),
     ):
         held = len(found[prefix])
-        if held not in (0, said):
-            faults[f'layers of the {part}'] = [f'config.json says {said}, the files hold {held}']
+        if held not in (0, expected):
+            faults[f'layers of the {part}'] = [f'config.json says {expected}, the files hold {held}']
     return faults
 
 
@@ -252,7 +252,7 @@ def _corrected(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Config
 
 
 def _advice(found: Mapping[str, list[str]], types: Iterable[str]) -> str:
-    """What to do about whole parts that are missing or quantized."""
+    """What to do if a part of the model is missing or the weights are quantized."""
     advice = ''
     if any(re.fullmatch(r'u?int8|float[468]_\w+', dtype) for dtype in types):
         advice += '. Weights in so few bits were quantized: take the original and --quantize int8'

@@ -24,7 +24,7 @@ class Tensor:
 
     file: Path
     offset: int  # of the first element, in bytes
-    dtype: str  # numpy's name, or the file's own for what numpy does not have
+    dtype: str  # NumPy's name, or the file's for a dtype that NumPy lacks
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in elements
 
@@ -34,12 +34,12 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Its size in memory without strides."""
+        """Its size in bytes as a contiguous array."""
         return math.prod(self.shape) * READABLE[self.dtype].itemsize
 
     @property
     def span(self) -> int:
-        """The bytes from its first element to the end of its last."""
+        """The number of bytes from its first element to the end of its last."""
         return extent(self.shape, self.strides) * READABLE[self.dtype].itemsize
 
 
@@ -54,7 +54,7 @@ def dense(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def check_views(tensors: Iterable[Tensor], where: str) -> None:
-    """Raises CheckpointError for tensors that take far more memory than the bytes they are views of.
+    """Raises CheckpointError for tensors that take much more memory than the bytes that they are views of.
 
     A tensor of a `.bin` file may repeat its elements, and tensors may share them, as a head tied to the
     embeddings does: a file of a few bytes could exhaust the memory.
@@ -73,7 +73,7 @@ def check_views(tensors: Iterable[Tensor], where: str) -> None:
     if taken > 2 * covered:
         raise CheckpointError(
             f'{where}: {taken} bytes of weights are repeated views of {covered} bytes in the files; '
-            'save the tensors whole (tensor.clone() in PyTorch)'
+            'save copies of the tensors (tensor.clone() in PyTorch)'
         )
 
 
@@ -92,7 +92,7 @@ def check_not_pointer(path: Path, start: bytes) -> None:
         raise CheckpointError(f'{path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder')
 
 
-def read(tensor: Tensor, buffer: memoryview) -> np.ndarray:
+def read_tensor(tensor: Tensor, buffer: memoryview) -> np.ndarray:
     """Reads a tensor into the beginning of a buffer; returns a view of it."""
     buffer = buffer[: tensor.span]
     done = 0

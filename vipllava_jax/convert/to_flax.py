@@ -19,8 +19,8 @@ from vipllava_jax.checkpoint import MARK, PARAMS, is_checkpoint, save
 from vipllava_jax.convert import adapters
 from vipllava_jax.convert.adapted import with_options
 from vipllava_jax.convert.foreign_quantization import refuse_by_config, refuse_by_names
-from vipllava_jax.convert.table import Leaf, Plan, Sizes, arrange, fit
-from vipllava_jax.convert.tensors import READABLE, Tensor, read
+from vipllava_jax.convert.table import Leaf, Plan, Sizes, match_tensors, rearrange_axes
+from vipllava_jax.convert.tensors import READABLE, Tensor, read_tensor
 from vipllava_jax.convert.torch_files import open_checkpoint
 from vipllava_jax.files import read_json
 from vipllava_jax.folders import check_apart, check_no_other_files
@@ -32,7 +32,7 @@ from vipllava_jax.weight_options import WeightOptions
 
 THREADS = 6
 AT_ONCE = 1 << 28  # bytes of buffers for converting, where the leaves are in the same memory
-Kind = tuple[str, str, Sizes]  # the dtype in the file, the layout and its sizes: one program for each
+ProgramKey = tuple[str, str, Sizes]  # the dtype in the file, the layout and its sizes: one program for each
 
 
 class Report(NamedTuple):
@@ -46,14 +46,14 @@ class Report(NamedTuple):
     warnings: tuple[str, ...] = ()  # weights that hold NaN or infinity
 
 
-def plan(source: Path) -> Plan:
-    """What to read from a PyTorch checkpoint's folder, with all but the tensors' values checked."""
+def plan_conversion(source: Path) -> Plan:
+    """The folder of a PyTorch checkpoint -> what a conversion reads; checks all but the tensors' values."""
     content = read_json(source / 'config.json', optional=True)
     refuse_by_config(content, source)
     cfg = read_config(source, content)
     tensors = open_checkpoint(source)
     refuse_by_names(tensors, str(source))
-    return fit(tensors, cfg, str(source))
+    return match_tensors(tensors, cfg, str(source))
 
 
 def shapes(plan: Plan, dtype: DTypeLike | None = None) -> dict[str, jax.ShapeDtypeStruct]:
@@ -89,15 +89,17 @@ def stream(
         tensor = pair[1]
         buffer = buffers.get()
         try:
-            uploaded = jax.device_put(read(tensor, buffer), device)
+            uploaded = jax.device_put(read_tensor(tensor, buffer), device)
             # the buffer is in use until then: for the transfer, or on a CPU as `uploaded` itself
-            return programs[_kind(*pair)].result()(uploaded).block_until_ready()
+            return programs[_program_key(*pair)].result()(uploaded).block_until_ready()
         finally:
             buffers.put(buffer)
 
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(THREADS) as compilers:
-        kinds = dict.fromkeys(_kind(*pair) for pair in plan.pairs)  # in the order in which they are needed
-        programs = {kind: compilers.submit(_program, *kind, dtype, device) for kind in kinds}
+        keys = dict.fromkeys(
+            _program_key(*pair) for pair in plan.pairs
+        )  # in the order in which they are needed
+        programs = {key: compilers.submit(_program, *key, dtype, device) for key in keys}
         arrays = map_ahead(pool, load, plan.pairs, threads)
         for (leaf, tensor), array in zip(plan.pairs, arrays, strict=True):
             done += tensor.nbytes
@@ -106,18 +108,18 @@ def stream(
             yield leaf.path, array
 
 
-def _kind(leaf: Leaf, tensor: Tensor) -> Kind:
+def _program_key(leaf: Leaf, tensor: Tensor) -> ProgramKey:
     return tensor.dtype, leaf.layout, leaf.sizes
 
 
 def _program(stored: str, layout: str, sizes: Sizes, dtype: DTypeLike | None, device: Any) -> Any:
-    """The compiled `rearranged` of one kind of tensor on a device."""
+    """The compiled `rearrange` for tensors of one dtype and layout on a device."""
     here = jax.sharding.SingleDeviceSharding(device)
     shape = Leaf('', '', layout, sizes).shapes[0]
     x = jax.ShapeDtypeStruct(shape, READABLE[stored], sharding=here)
     # autotuning takes longer than it could save
     options: Any = {'xla_gpu_autotune_level': '0'} if device.platform == 'gpu' else None
-    return rearranged.lower(x, layout, sizes, jnp.dtype(dtype or stored)).compile(options)
+    return rearrange.lower(x, layout, sizes, jnp.dtype(dtype or stored)).compile(options)
 
 
 def convert(
@@ -144,18 +146,20 @@ def convert(
         )
     options = WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter)
     began = time.monotonic()
-    what = plan(source)
-    pairs = adapters.read(adapter, what.cfg) if adapter else None
+    plan = plan_conversion(source)
+    pairs = adapters.read_adapter(adapter, plan.cfg) if adapter else None
     cpu = jax.local_devices(backend='cpu')[0]
-    stored = stream(what, options.dtype_to_read, cpu, progress, AT_ONCE)
-    wanted = with_options(shapes(what, options.dtype_to_read).items(), options, pairs)
+    stored = stream(plan, options.dtype_to_read, cpu, progress, AT_ONCE)
+    expected = with_options(shapes(plan, options.dtype_to_read).items(), options, pairs)
     leaves = with_options(stored, options, pairs)
-    odd = save(target, nested(wanted), what.cfg, leaves=leaves, files_from=source, overwrite=overwrite)
-    size = sum(tensor.nbytes for _, tensor in what.pairs)
-    names = {leaf.path: f'{leaf.name} ({leaf.path})' for leaf, _ in what.pairs}
-    paths = (path.removesuffix('/scale') for path in odd)
+    not_finite_paths = save(
+        target, nested(expected), plan.cfg, leaves=leaves, files_from=source, overwrite=overwrite
+    )
+    size = sum(tensor.nbytes for _, tensor in plan.pairs)
+    names = {leaf.path: f'{leaf.name} ({leaf.path})' for leaf, _ in plan.pairs}
+    paths = (path.removesuffix('/scale') for path in not_finite_paths)
     warnings = not_finite((names.get(path, path) for path in paths), options.dtype)
-    return Report(len(what.pairs), size, time.monotonic() - began, what.unused, warnings=warnings)
+    return Report(len(plan.pairs), size, time.monotonic() - began, plan.unused, warnings=warnings)
 
 
 def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]:
@@ -165,7 +169,7 @@ def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def rearranged(x: Array, layout: str, sizes: Sizes, dtype: DTypeLike) -> Array:
-    """`arrange` on the device, and a cast; the result never shares memory with x."""
+def rearrange(x: Array, layout: str, sizes: Sizes, dtype: DTypeLike) -> Array:
+    """`rearrange_axes` on the device, and a cast; the result never shares memory with x."""
     # without the copy, jax could return x if nothing changes, and the result would share the buffer's memory
-    return jnp.copy(arrange(x, layout, dict(sizes)).astype(dtype))
+    return jnp.copy(rearrange_axes(x, layout, dict(sizes)).astype(dtype))

@@ -21,8 +21,8 @@ from vipllava_jax.convert import adapters
 from vipllava_jax.convert.adapted import with_options
 from vipllava_jax.convert.adapters import Adapter
 from vipllava_jax.convert.safetensors_files import TYPES
-from vipllava_jax.convert.table import Leaf, leaves, reverse
-from vipllava_jax.convert.to_flax import Report, not_finite, rearranged
+from vipllava_jax.convert.table import Leaf, leaves, reverse_layout
+from vipllava_jax.convert.to_flax import Report, not_finite, rearrange
 from vipllava_jax.convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax.files import naming, write_json
 from vipllava_jax.folders import check_apart, check_no_other_files, new_folder
@@ -83,9 +83,10 @@ def export(
     cfg = stored.cfg
     if any(isinstance(leaf, Quantized) for leaf in stored.leaves.values()):
         raise CheckpointError(
-            f'{source}: holds quantised weights, for which PyTorch has no name: convert what it was made of'
+            f'{source}: the weights are quantized, for which PyTorch has no names; convert the folder that '
+            'they were quantized from'
         )
-    pairs = adapters.read(adapter, cfg) if adapter else None
+    pairs = adapters.read_adapter(adapter, cfg) if adapter else None
     grown, notes = _with_image_token(cfg)
     written = {leaf.path: leaf.shapes[0] for leaf in leaves(grown)}
     table = {leaf.path: leaf for leaf in leaves(cfg)}
@@ -96,22 +97,22 @@ def export(
     size = sum(entry.size for entry in entries)
     with new_folder(target, size, is_torch_folder, overwrite) as partial:
         arrays = _arrays(stored, options, pairs, table, written, progress)
-        odd = _write_shards(partial, _shards(entries, max_shard_bytes), arrays, size)
+        not_finite_names = _write_shards(partial, _shards(entries, max_shard_bytes), arrays, size)
         common = max({entry.dtype for entry in entries}, key=[entry.dtype for entry in entries].count)
         write_json(partial / 'config.json', to_hugging_face(grown) | {'torch_dtype': common.name})
         checkpoint.copy_files(source, partial)
-    warnings = not_finite(odd, options.dtype)
+    warnings = not_finite(not_finite_names, options.dtype)
     return Report(len(entries), size, time.monotonic() - began, (), notes, warnings)
 
 
 def _with_image_token(cfg: Config) -> tuple[Config, tuple[str, ...]]:
-    """A config whose vocabulary has a row for the image token, and a note if it had to grow."""
+    """A config whose vocabulary has a row for the image token, and a note if the vocabulary grew."""
     vocab = cfg.text.vocab
     if vocab > cfg.image_token:
         return cfg, ()
     rows = -(-(cfg.image_token + 1) // 64) * 64
     text = dataclasses.replace(cfg.text, vocab=rows)
-    note = f'image token {cfg.image_token}: the vocabulary grew from {vocab} to {rows} by rows of the mean'
+    note = f'image token {cfg.image_token}: the vocabulary grew from {vocab} to {rows}; new rows are the mean'
     return dataclasses.replace(cfg, text=text), (note,)
 
 
@@ -128,7 +129,7 @@ def _arrays(
     leaves = ((path, jax.device_put(x, cpu)) for path, x in stored.stream(progress=progress))
     for path, array in with_options(leaves, options, adapter):
         leaf = table[path]
-        x = rearranged(array, reverse(leaf.layout), leaf.sizes, np.dtype(options.dtype or array.dtype))
+        x = rearrange(array, reverse_layout(leaf.layout), leaf.sizes, np.dtype(options.dtype or array.dtype))
         if missing := written[path][0] - len(x):
             mean = jnp.mean(x, axis=0, dtype=jnp.float32).astype(x.dtype)
             x = jnp.concatenate([x, jnp.broadcast_to(mean, (missing, len(mean)))])
@@ -151,28 +152,28 @@ def _write_shards(folder: Path, shards: list[list[Entry]], arrays: Iterator[Arra
     Returns the names of the arrays that hold NaN or infinity.
     """
     homes: dict[str, str] = {}
-    odd: list[str] = []
+    not_finite_names: list[str] = []
     for i, shard in enumerate(shards, 1):
         name = 'model.safetensors' if len(shards) == 1 else f'model-{i:05}-of-{len(shards):05}.safetensors'
         with naming(folder / name):
-            odd += _write_shard(folder / name, shard, arrays)
+            not_finite_names += _write_shard(folder / name, shard, arrays)
         homes |= dict.fromkeys((entry.name for entry in shard), name)
     if len(shards) > 1:
         write_json(folder / INDEXED[0], {'metadata': {'total_size': size}, 'weight_map': homes})
-    return odd
+    return not_finite_names
 
 
 def _write_shard(path: Path, shard: list[Entry], arrays: Iterator[Array]) -> list[str]:
     """Writes a safetensors file; returns the names of its tensors that hold NaN or infinity."""
-    odd = []
+    not_finite_names = []
     with open(path, 'wb') as file:
         file.write(_header(shard))
         for entry, array in zip(shard, arrays, strict=False):
             data = np.asarray(array)
             file.write(data.reshape(-1).view(np.uint8).data)
             if not finite(data):
-                odd.append(entry.name)
-    return odd
+                not_finite_names.append(entry.name)
+    return not_finite_names
 
 
 def _header(shard: list[Entry]) -> bytes:

@@ -15,8 +15,8 @@ from vipllava_jax.checkpoint import Checkpoint
 from vipllava_jax.config import Config
 from vipllava_jax.convert.faults import first
 from vipllava_jax.convert.table import Plan
-from vipllava_jax.convert.tensors import read
-from vipllava_jax.convert.to_flax import plan, rearranged, stream
+from vipllava_jax.convert.tensors import read_tensor
+from vipllava_jax.convert.to_flax import plan_conversion, rearrange, stream
 from vipllava_jax.integrity import finite
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.params import weight_axes
@@ -32,19 +32,19 @@ _forward: Any = jax.jit(forward, static_argnames='cfg')
 class Comparison(NamedTuple):
     """The largest absolute differences between two checkpoints; infinity where only one is finite."""
 
-    groups: dict[str, float]  # of the weights, by group; 'llama mlp (int8)' for quantised ones
+    groups: dict[str, float]  # of the weights, by group; 'llama mlp (int8)' for quantized ones
     logits: float  # of a forward pass on a fixed picture and prompt
     not_finite: tuple[str, ...] = ()  # weights, or 'logits', that hold NaN or infinity on either side
 
     @property
     def equal(self) -> bool:
-        """Whether all weights that are not quantised are equal and, if none is quantised, the logits too.
+        """Whether all weights that are not quantized are equal and, if none is quantized, the logits too.
 
         NaN and infinity count as different.
         """
         if self.not_finite:
             return False
-        exact = {group: far for group, far in self.groups.items() if not group.endswith(')')}
+        exact = {group: error for group, error in self.groups.items() if not group.endswith(')')}
         return not any(exact.values()) and (len(exact) < len(self.groups) or not self.logits)
 
 
@@ -52,28 +52,31 @@ def verify(source: Path, converted: Path, *, progress: Progress | None = None) -
     """Compares a PyTorch folder and a converted one, given in either order.
 
     If one vocabulary is larger, only the rows that both have are compared. The forward pass runs on one side
-    after the other, each in its own dtype. Raises CheckpointError if the tensors differ in name or shape.
+    after the other, each in the dtype of its weights. Raises CheckpointError if the tensors differ in name
+    or shape.
     """
     if checkpoint.is_checkpoint(source) == checkpoint.is_checkpoint(converted):
         raise CheckpointError(f'{source} and {converted}: one must be converted, and the other PyTorch')
     ours, theirs = (source, converted) if checkpoint.is_checkpoint(source) else (converted, source)
     stored = checkpoint.open(ours)
-    what = plan(theirs)
-    groups, odd = _weights(stored, what, progress)
+    plan = plan_conversion(theirs)
+    groups, not_finite = _compare_weights(stored, plan, progress)
     mine = _logits(nested(stored.stream(sharding=default_sharding())), stored.cfg)
-    other = _logits(nested(stream(what)), what.cfg)
-    shared = min(stored.cfg.text.vocab, what.cfg.text.vocab)
+    other = _logits(nested(stream(plan)), plan.cfg)
+    shared = min(stored.cfg.text.vocab, plan.cfg.text.vocab)
     mine, other = mine[..., :shared], other[..., :shared]
     if not (finite(mine) and finite(other)):
-        odd.append('logits')
-    return Comparison(groups, difference(mine, other), tuple(odd))
+        not_finite.append('logits')
+    return Comparison(groups, difference(mine, other), tuple(not_finite))
 
 
-def _weights(ours: Checkpoint, what: Plan, progress: Progress | None) -> tuple[dict[str, float], list[str]]:
+def _compare_weights(
+    ours: Checkpoint, plan: Plan, progress: Progress | None
+) -> tuple[dict[str, float], list[str]]:
     """The largest difference in each group of tensors, and the paths of those with NaN or infinity."""
-    pairs = {leaf.path: (leaf, tensor) for leaf, tensor in what.pairs}
-    if odd := pairs.keys() ^ ours.leaves.keys():
-        raise CheckpointError(f'{ours.folder}: one side alone has {first(odd)}')
+    pairs = {leaf.path: (leaf, tensor) for leaf, tensor in plan.pairs}
+    if unmatched := pairs.keys() ^ ours.leaves.keys():
+        raise CheckpointError(f'{ours.folder}: only one side has {first(unmatched)}')
     cpu = jax.local_devices(backend='cpu')[0]
     buffer = memoryview(mmap.mmap(-1, max(tensor.span for _, tensor in pairs.values())))
     groups: dict[str, float] = {}
@@ -84,8 +87,8 @@ def _weights(ours: Checkpoint, what: Plan, progress: Progress | None) -> tuple[d
         if isinstance(mine, Quantized):
             group += f' ({mine.dtype})'
             mine = np.asarray(jax.device_put(mine, cpu).astype(np.float32))
-        uploaded = jax.device_put(read(tensor, buffer), cpu)
-        other = np.asarray(rearranged(uploaded, leaf.layout, leaf.sizes, uploaded.dtype))
+        uploaded = jax.device_put(read_tensor(tensor, buffer), cpu)
+        other = np.asarray(rearrange(uploaded, leaf.layout, leaf.sizes, uploaded.dtype))
         if not (finite(mine) and finite(other)):
             not_finite.append(path)
         if mine.shape != other.shape:
@@ -122,8 +125,8 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
         if x.dtype == y.dtype and x.tobytes() == y.tobytes():
             continue
         with np.errstate(invalid='ignore'):
-            far = np.abs(x.astype(np.float32) - y.astype(np.float32)).max()
-        largest = max(largest, math.inf if np.isnan(far) else float(far))
+            error = np.abs(x.astype(np.float32) - y.astype(np.float32)).max()
+        largest = max(largest, math.inf if np.isnan(error) else float(error))
     return largest
 
 

@@ -19,10 +19,10 @@ def embeddings(params: Params) -> Array:
 
 def replace_embeddings(params: Params, table: ArrayLike) -> Params:
     """The params with `table` VD as the embedding table; raises ValueError if its shape differs."""
-    old = embeddings(params)
-    if jnp.shape(table) != old.shape:
-        raise ValueError(f'embeddings: expected the shape {old.shape}, found {jnp.shape(table)}')
-    return _with(params, embed={'w': jnp.asarray(table, old.dtype)})
+    current = embeddings(params)
+    if jnp.shape(table) != current.shape:
+        raise ValueError(f'embeddings: expected the shape {current.shape}, found {jnp.shape(table)}')
+    return _with(params, embed={'w': jnp.asarray(table, current.dtype)})
 
 
 def resize_vocabulary(

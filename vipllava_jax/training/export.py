@@ -19,10 +19,10 @@ from vipllava_jax.training.settings import TrainingSettings
 
 def check_replaceable(target: Path) -> None:
     """Raises CheckpointError if replacing an earlier result would delete files that are not part of it."""
-    from vipllava_jax.convert.adapters import CONFIG, PAIRS
+    from vipllava_jax.convert.adapters import CONFIG, PAIR_FILES
 
     of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
-    check_no_other_files(target, (*PAIRS, CONFIG) if target.name == 'adapter' else of_model)
+    check_no_other_files(target, (*PAIR_FILES, CONFIG) if target.name == 'adapter' else of_model)
 
 
 def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None:
@@ -32,7 +32,7 @@ def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None
     if target.name == 'adapter':
         from vipllava_jax.convert import adapters
 
-        adapters.save(
+        adapters.save_adapter(
             target,
             join(trainable, frozen),
             plan.cfg,

@@ -16,7 +16,7 @@ from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.training.recipes import REMATS
 
 AT_ONCE = 2**25  # logits in memory at the same time, 134 MB in float32
-KEPT = {
+SAVED = {
     'none': jax.checkpoint_policies.everything_saveable,
     'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     'layers': jax.checkpoint_policies.nothing_saveable,
@@ -28,7 +28,7 @@ class Examples(NamedTuple):
 
     tokens: Array | np.ndarray  # BT int32, padded on the right
     targets: Array | np.ndarray  # BT int32, the id that should follow each token, or IGNORE: no loss there
-    images: Array | np.ndarray  # BIhw3, normalised; a training step takes uint8 and normalises them
+    images: Array | np.ndarray  # BIhw3, normalized; a training step takes uint8 and normalizes them
     image_counts: Array | np.ndarray  # B int32
 
 
@@ -45,14 +45,14 @@ def loss(params: Params, batch: Examples, cfg: Config, remat: str = 'none') -> t
 
 
 def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
-    """The decoder's last hidden states BTD, normalised; each layer is rematerialized as `remat` says."""
+    """A batch -> the decoder's last hidden states BTD, after the final norm; `remat` is that of `loss`."""
     if remat not in REMATS:
         raise ValueError(f'remat is {remat!r}, but must be one of {", ".join(REMATS)}')
     model, variables = VipLlava(cfg), {'params': params}
     features = model.apply(variables, batch.images, method='features') if batch.images.shape[1] else None
     embed = params['llama']['embed']
-    wide = {'params': {'llama': {'embed': _wide(embed)}}}
-    x: Any = model.apply(wide, batch.tokens, features, method='embed')
+    in_float32 = {'params': {'llama': {'embed': _in_float32(embed)}}}
+    x: Any = model.apply(in_float32, batch.tokens, features, method='embed')
     x = x.astype(embed['w'].dtype)
     spec = AttentionSpec(jnp.arange(x.shape[1])[None])
 
@@ -62,7 +62,7 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
         def run(x: Array) -> Any:
             return Layer(cfg).apply({'params': params}, x, spec, None)[0]
 
-        return jax.checkpoint(run, policy=KEPT[remat])
+        return jax.checkpoint(run, policy=SAVED[remat])
 
     for i in range(cfg.text.layers):
         with jax.named_scope(f'layers_{i}'):
@@ -77,30 +77,33 @@ def cross_entropy(params: Params, x: Array, targets: Array, cfg: Config) -> Arra
     head = params['llama'][name]
 
     def piece(wide: Params, x: Array, targets: Array) -> Array:
-        narrow = jax.tree.map(lambda w, own: w.astype(own.dtype), wide, head)
+        narrow = jax.tree.map(lambda w, stored: w.astype(stored.dtype), wide, head)
         logits: Any = VipLlava(cfg).apply(
             {'params': {'llama': {name: narrow}}}, x, method=lambda model, x: model.llama.logits(x)
         )
-        learnt = targets != IGNORE
-        own = jnp.take_along_axis(logits, jnp.where(learnt, targets, 0)[..., None], axis=-1)[..., 0]
-        return jnp.sum(jnp.where(learnt, jax.nn.logsumexp(logits, axis=-1) - own, 0))
+        is_target = targets != IGNORE
+        ids = jnp.where(is_target, targets, 0)[..., None]
+        target_logits = jnp.take_along_axis(logits, ids, axis=-1)[..., 0]
+        return jnp.sum(jnp.where(is_target, jax.nn.logsumexp(logits, axis=-1) - target_logits, 0))
 
-    again = jax.checkpoint(piece, prevent_cse=False)
+    rematerialized = jax.checkpoint(piece, prevent_cse=False)
     T = max(1, AT_ONCE // (len(x) * cfg.text.vocab))
-    wide, pieces = _wide(head), (_pieces(x, T, 0), _pieces(targets, T, IGNORE))
-    total, _ = jax.lax.scan(lambda total, xs: (total + again(wide, *xs), None), jnp.float32(0), pieces)
+    wide, pieces = _in_float32(head), (_pieces(x, T, 0), _pieces(targets, T, IGNORE))
+    total, _ = jax.lax.scan(
+        lambda total, xs: (total + rematerialized(wide, *xs), None), jnp.float32(0), pieces
+    )
     return total
 
 
-def _wide(params: Params) -> Params:
+def _in_float32(params: Params) -> Params:
     """Casts weights that many tokens share to float32, so that their gradient is summed in float32."""
     half = (jnp.bfloat16, jnp.float16)
     return jax.tree.map(lambda w: w.astype(jnp.float32) if w.dtype in half else w, params)
 
 
-def _pieces(x: Array, most: int, fill: int) -> Array:
-    """BT… -> nBt…, the tokens of each row in pieces of `most` at most; rows stay apart."""
+def _pieces(x: Array, size: int, fill: int) -> Array:
+    """BT… -> nBt…: each row in pieces of at most `size` tokens, padded with `fill`."""
     B, T = x.shape[:2]
-    t = min(T, most)
+    t = min(T, size)
     x = jnp.pad(x, [(0, 0), (0, -T % t), *[(0, 0)] * (x.ndim - 2)], constant_values=fill)
     return jnp.moveaxis(x.reshape(B, -1, t, *x.shape[2:]), 1, 0)

@@ -24,7 +24,7 @@ class Optimizer:
     """
 
     rate: float  # the peak learning rate
-    steps: int  # of the whole run
+    steps: int  # of the run
     name: str = 'adamw'
     projector_rate: float | None = None  # the projector's peak, if it differs
     schedule: str = 'cosine'

@@ -12,34 +12,34 @@ PAIR = ('a', 'b')
 
 
 def split(params: Params, trains: Collection[str]) -> tuple[Params, Params]:
-    """Splits params into trainable ones and the rest; of a weight with an adapter, only the pair trains.
+    """Splits params into trainable and frozen ones; of a weight with an adapter, only the pair trains.
 
-    `trains` are some of 'vision', 'projector', 'llama' (embeddings and head included), and 'lora', every
-    adapter wherever it is. Raises ValueError if they are not, or cannot train.
+    `trains` holds some of 'vision', 'projector', 'llama' (with embeddings and head) and 'lora' (all adapters
+    of the params). Raises ValueError for another name, and for weights that cannot train.
     """
     names = (*PARTS, LORA)
     if not trains or not set(trains) <= set(names):
-        raise ValueError(f'what trains is {sorted(trains)}, but must be some of {", ".join(names)}')
+        raise ValueError(f'trains is {sorted(trains)}, but must be some of {", ".join(names)}')
     leaves = dict(flat(params))
     adapted = {path for path, leaf in leaves.items() if isinstance(leaf, LoRA)}
-    whole = {path for path in leaves if wholly(path, trains)}
+    in_parts = {path for path in leaves if in_trained_part(path, trains)}
     pairs = adapted if LORA in trains else set()
     if LORA in trains and not adapted:
-        raise ValueError('an adapter is to train, but the weights have none: add it first')
-    for path in sorted(whole):
+        raise ValueError("'lora' trains adapters, but the weights have none: add one first")
+    for path in sorted(in_parts):
         if path in adapted:
-            raise ValueError(f'{path}: cannot train as a whole and have an adapter: merge that first')
+            raise ValueError(f'{path}: its part trains, but it has an adapter: merge the adapter first')
         if isinstance(leaves[path], Quantized):
             raise ValueError(f'{path}: {leaves[path].dtype} weights do not train: load them without quantize')
-    trainable = {path: leaves[path] for path in whole}
+    trainable = {path: leaves[path] for path in in_parts}
     trainable |= {f'{path}/{name}': getattr(leaves[path], name) for path in pairs for name in PAIR}
-    frozen = {path: leaf for path, leaf in leaves.items() if path not in whole}
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in in_parts}
     frozen |= {path: leaves[path].replace(**dict.fromkeys(PAIR)) for path in pairs}
     return nested(sorted(trainable.items())), nested(frozen.items())
 
 
-def wholly(path: str, trains: Collection[str]) -> bool:
-    """Whether a weight belongs to a part that trains as a whole."""
+def in_trained_part(path: str, trains: Collection[str]) -> bool:
+    """Whether the weight at a path belongs to one of the parts that train."""
     return path.split('/')[0] in {PARTS[name] for name in trains if name != LORA}
 
 

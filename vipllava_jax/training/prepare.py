@@ -23,7 +23,7 @@ from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training import finite, lora, output_folder
 from vipllava_jax.training.optimizer import Optimizer
-from vipllava_jax.training.parts import split, wholly
+from vipllava_jax.training.parts import in_trained_part, split
 from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recipes import LORA
 from vipllava_jax.training.settings import MAX_STEPS, TrainingSettings
@@ -153,7 +153,7 @@ def initial_state(
     def cast(path: str, leaf: Any) -> Any:
         if isinstance(leaf, Quantized):
             return leaf
-        return leaf.astype(settings.param_dtype if wholly(path, settings.trains) else settings.dtype)
+        return leaf.astype(settings.param_dtype if in_trained_part(path, settings.trains) else settings.dtype)
 
     params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
     finite.check_loaded(plan.initial_weights.folder, params)
