@@ -10,14 +10,6 @@ from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.processor import Processor
 
 
-def stop_conditions(
-    processor: Processor, template: str, cfg: Config
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The stop strings and stop ids of a template; a stop string that is one token is also a stop id."""
-    stops = processor.stop_strings(template)
-    return stops, (*cfg.eos, *stop_ids(processor, stops))
-
-
 def stop_ids(processor: Processor, stops: Sequence[str]) -> list[int]:
     """The ids of the stop strings that are one token."""
     ids = [processor.tokenizer.token_to_id(stop) for stop in stops]
