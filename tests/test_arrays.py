@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 
 @given(st.dictionaries(st.text('ab', min_size=1, max_size=3), st.integers(), max_size=5))
-def test_a_tree_and_its_leaves(leaves):
+def test_nesting_undoes_flattening(leaves):
     tree = {'x': {'y': leaves}, **leaves} if leaves else {}
     assert arrays.nested(arrays.flat(tree)) == tree
 
@@ -25,29 +25,29 @@ def shapes(sizes: dict[str, tuple[int, ...]]) -> dict[str, jax.ShapeDtypeStruct]
 def test_writing_holds_a_bounded_number_of_bytes(tmp_path, monkeypatch):
     """Each array is 1 MiB: at most three exist when the next one is requested."""
     monkeypatch.setattr(arrays, 'AT_ONCE', 3 * MIB)
-    wanted = shapes({f'a/x{i}': (512, 512) for i in range(12)})
-    alive, most = [], []
+    expected = shapes({f'a/x{i}': (512, 512) for i in range(12)})
+    alive, counts = [], []
 
     def leaves():
-        for path, leaf in wanted.items():
+        for path, leaf in expected.items():
             array = np.ones(leaf.shape, leaf.dtype)
             alive.append(weakref.ref(array))
             yield path, array
             del array
-            most.append(sum(each() is not None for each in alive))
+            counts.append(sum(each() is not None for each in alive))
 
-    arrays.write_arrays(tmp_path / 'params', arrays.nested(wanted.items()), leaves())
-    assert len(most) == 12
-    assert 1 < max(most) <= 3
+    arrays.write_arrays(tmp_path / 'params', arrays.nested(expected.items()), leaves())
+    assert len(counts) == 12
+    assert 1 < max(counts) <= 3
 
 
 def test_reading_asks_for_a_bounded_number_of_bytes(monkeypatch):
     """Sizes are as stored or as requested, whichever is larger; a single larger array is read alone."""
     groups = []
 
-    def some(folder, types, sharding, wanted):
-        groups.append([int(path) for path in wanted])
-        return dict(wanted)
+    def some(folder, types, sharding, expected):
+        groups.append([int(path) for path in expected])
+        return dict(expected)
 
     monkeypatch.setattr(arrays, '_read_some', some)
     monkeypatch.setattr(arrays, 'AT_ONCE', 3 * MIB)
@@ -68,10 +68,10 @@ def test_every_array_is_stored_in_one_piece(tmp_path):
     """Chunks would be copied to buffers first, whose number in memory depends on the allocator."""
     import orbax.checkpoint as ocp
 
-    wanted = shapes({'a/wide': (64, 48_000), 'a/tall': (48_000, 64), 'a/flat': (3_000_000,)})
-    leaves = [(path, np.zeros(leaf.shape, leaf.dtype) + 1) for path, leaf in wanted.items()]
-    arrays.write_arrays(tmp_path / 'params', arrays.nested(wanted.items()), leaves)
+    expected = shapes({'a/wide': (64, 48_000), 'a/tall': (48_000, 64), 'a/flat': (3_000_000,)})
+    leaves = [(path, np.zeros(leaf.shape, leaf.dtype) + 1) for path, leaf in expected.items()]
+    arrays.write_arrays(tmp_path / 'params', arrays.nested(expected.items()), leaves)
     with ocp.PyTreeCheckpointer() as checkpointer:
         found = checkpointer.metadata(tmp_path / 'params').item_metadata
     for path, leaf in arrays.flat(found.tree):
-        assert leaf.storage.chunk_shape == wanted[path].shape, path
+        assert leaf.storage.chunk_shape == expected[path].shape, path

@@ -20,7 +20,7 @@ from pathlib import Path; from vipllava_jax.folders import new_folder
 from vipllava_jax.signals import end_cleanly
 end_cleanly()
 with new_folder(Path(sys.argv[1]), 0, lambda folder: True, True) as partial:
-    (partial / 'x').write_text('of the child'); print('begun', flush=True); sys.stdin.read()
+    (partial / 'x').write_text('of the child'); print('started', flush=True); sys.stdin.read()
 """
 
 
@@ -28,7 +28,7 @@ def child(place: Path) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, '-c', CHILD, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout.readline() == 'begun\n'
+    assert process.stdout.readline() == 'started\n'
     return process
 
 
@@ -43,7 +43,7 @@ def names(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize('target', ['empty', 'missing', 'deep/missing', 'full'])
 @pytest.mark.parametrize('absolute', [False, True])
-def test_what_a_link_points_to_is_written_and_the_link_stays(tmp_path, target, absolute):
+def test_the_target_of_a_link_is_written_and_the_link_stays(tmp_path, target, absolute):
     real = tmp_path / target
     if target in ('empty', 'full'):
         real.mkdir()
@@ -59,26 +59,26 @@ def test_what_a_link_points_to_is_written_and_the_link_stays(tmp_path, target, a
     assert names(tmp_path) == {'link', 'second', target.split('/')[0]}
 
 
-def test_a_link_to_what_is_taken_or_to_itself(tmp_path):
+def test_a_link_to_an_existing_folder_or_to_itself_is_refused(tmp_path):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'letter').touch()
     (tmp_path / 'link').symlink_to('full')
     (tmp_path / 'loop').symlink_to('loop')
     (tmp_path / 'file').touch()
     (tmp_path / 'to file').symlink_to('file')
-    for name, told in (
+    for name, expected in (
         ('link', 'full: exists; choose another place'),
         ('loop', 'loop: a link that leads to itself'),
         ('to file', 'file: exists; choose'),
     ):
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=expected):
             write(tmp_path / name)
     with pytest.raises(CheckpointError, match='exists, and is not a model that we wrote'):
         write(tmp_path / 'link', overwrite=True, ours=False)
     assert names(tmp_path / 'full') == {'letter'}
 
 
-def test_the_folder_in_which_one_is(tmp_path, monkeypatch):
+def test_the_current_folder_can_be_written(tmp_path, monkeypatch):
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
     write(Path('.'))
@@ -93,7 +93,7 @@ def test_a_mount_point_is_refused_before_any_work(tmp_path, monkeypatch):
     write(tmp_path / 'volume' / 'model')
 
 
-def test_the_second_of_two_is_refused_at_its_start(tmp_path):
+def test_the_second_of_two_writers_is_refused_at_its_start(tmp_path):
     (tmp_path / 'link').symlink_to('model')
     process = child(tmp_path / 'model')
     for place in ('model', 'link', f'../{tmp_path.name}/model', './model'):
@@ -106,17 +106,17 @@ def test_the_second_of_two_is_refused_at_its_start(tmp_path):
     assert names(tmp_path) == {'link', 'model'}
 
 
-def test_two_threads_are_two(tmp_path):
-    begun, end = threading.Event(), threading.Event()
+def test_two_threads_cannot_write_the_same_folder(tmp_path):
+    started, end = threading.Event(), threading.Event()
 
     def first() -> None:
         with new_folder(tmp_path / 'model', 0, lambda folder: False, False):
-            begun.set()
+            started.set()
             end.wait(10)
 
     thread = threading.Thread(target=first)
     thread.start()
-    begun.wait(10)
+    started.wait(10)
     with pytest.raises(CheckpointError, match='another process is writing there'):
         write(tmp_path / 'model')
     end.set()
@@ -125,7 +125,7 @@ def test_two_threads_are_two(tmp_path):
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_ended_in_the_middle_the_target_is_as_it_was(tmp_path, number):
+def test_the_target_does_not_change_if_the_process_is_killed(tmp_path, number):
     write(tmp_path / 'model', 'old')
     process = child(tmp_path / 'model')
     process.send_signal(number)
@@ -139,7 +139,7 @@ def test_ended_in_the_middle_the_target_is_as_it_was(tmp_path, number):
     assert names(tmp_path) == {'model'}
 
 
-def test_replacing_is_one_step(tmp_path, monkeypatch):
+def test_replacing_is_atomic(tmp_path, monkeypatch):
     """With two renames, a process that ends between them would leave no model."""
     write(tmp_path / 'model', 'old')
     monkeypatch.setattr(Path, 'rename', None)
@@ -148,7 +148,7 @@ def test_replacing_is_one_step(tmp_path, monkeypatch):
     assert names(tmp_path) == {'model'}
 
 
-def test_where_that_cannot_be_it_is_two_and_the_first_is_undone(tmp_path, monkeypatch):
+def test_without_atomic_exchange_a_failed_replacement_is_undone(tmp_path, monkeypatch):
     write(tmp_path / 'model', 'old')
     monkeypatch.setattr(atomic, 'exchange', lambda one, other: False)
     write(tmp_path / 'model', 'new', overwrite=True)
@@ -171,7 +171,7 @@ def test_where_that_cannot_be_it_is_two_and_the_first_is_undone(tmp_path, monkey
     assert names(tmp_path) == {'model'}
 
 
-def test_what_was_moved_aside_by_a_process_that_died_comes_back(tmp_path):
+def test_a_folder_moved_aside_by_a_dead_process_is_restored(tmp_path):
     aside = tmp_path / '.model.partial-999999-replaced'
     aside.mkdir()
     (aside / 'x').write_text('old')
@@ -182,7 +182,7 @@ def test_what_was_moved_aside_by_a_process_that_died_comes_back(tmp_path):
     assert (tmp_path / 'model' / 'x').read_text() == 'old'
 
 
-def test_what_only_looks_like_ours_stays(tmp_path):
+def test_similar_names_are_not_removed(tmp_path):
     kept = {'.model.partial-notes', '.model.partial-1.txt', '.model.partial-1-replaced-x', '.model.partial-2'}
     for name in kept - {'.model.partial-2'}:
         (tmp_path / name).mkdir()
@@ -192,14 +192,14 @@ def test_what_only_looks_like_ours_stays(tmp_path):
     assert names(tmp_path) == kept | {'.model.partial-3', 'model'}
 
 
-def test_parents_that_were_made_go_with_a_failure(tmp_path):
-    begun = new_folder(tmp_path / 'a' / 'b' / 'model', 0, lambda folder: False, False)
-    begun.__enter__()
-    assert not begun.__exit__(ValueError, ValueError('no'), None)
+def test_new_parent_folders_are_removed_after_a_failure(tmp_path):
+    started = new_folder(tmp_path / 'a' / 'b' / 'model', 0, lambda folder: False, False)
+    started.__enter__()
+    assert not started.__exit__(ValueError, ValueError('no'), None)
     assert not names(tmp_path)
 
 
-def test_other_files_than_a_models_are_not_overwritten(tmp_path):
+def test_folders_with_other_files_are_not_overwritten(tmp_path):
     model = tmp_path / 'model'
     check_no_other_files(model, ('a', '*.bin'))
     model.mkdir()

@@ -77,21 +77,21 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.parametrize('dtype', [*FLOATS, jnp.bfloat16])
-def test_restoring_in_another_type_rounds_once(model, dtype):
+def test_restoring_in_another_dtype_rounds_once(model, dtype):
     folder, params = model
     seen = []
-    found, _ = checkpoint.restore(folder, dtype=dtype, progress=lambda *told: seen.append(told))
+    found, _ = checkpoint.restore(folder, dtype=dtype, progress=lambda *values: seen.append(values))
     same(found, jax.tree.map(lambda x: x.astype(dtype), params))
     assert seen[-1][0] == seen[-1][1] == sum(x.nbytes for x in jax.tree.leaves(params))
 
 
-def test_streaming_in_a_type_by_its_name(model):
+def test_streaming_takes_a_dtype_by_its_name(model):
     folder, params = model
     expected = dict(flat(jax.tree.map(lambda x: x.astype('bfloat16'), params)))
     same(dict(checkpoint.open(folder).stream('bfloat16')), expected)
 
 
-def test_the_whole_folder_is_described_without_its_params(model, tmp_path):
+def test_a_folder_is_described_without_its_params(model, tmp_path):
     folder, params = model
     copy = shutil.copytree(folder, tmp_path / 'copy', ignore=shutil.ignore_patterns('params'))
     stored = checkpoint.open(copy)
@@ -101,7 +101,7 @@ def test_the_whole_folder_is_described_without_its_params(model, tmp_path):
     }
 
 
-def test_orbax_alone_reads_the_params(model):
+def test_orbax_can_read_the_params(model):
     import orbax.checkpoint as ocp
 
     folder, params = model
@@ -109,7 +109,7 @@ def test_orbax_alone_reads_the_params(model):
         same(jax.tree.map(np.asarray, checkpointer.restore(folder / 'params')), params)
 
 
-def test_nothing_is_said(model, tmp_path, capfd):
+def test_saving_and_restoring_print_nothing(model, tmp_path, capfd):
     folder, params = model
     checkpoint.restore(folder)
     checkpoint.save(tmp_path / 'other', params, SMALL)
@@ -122,27 +122,27 @@ def copy(model, tmp_path):
 
 
 def message(folder) -> str:
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as raised:
         checkpoint.restore(folder)
-    assert '\n' not in str(told.value)
-    assert str(folder) in str(told.value)
-    return str(told.value)
+    assert '\n' not in str(raised.value)
+    assert str(folder) in str(raised.value)
+    return str(raised.value)
 
 
-def test_a_file_that_ends_early(copy):
+def test_a_truncated_file_is_an_error(copy):
     largest = max((copy / 'params').rglob('*'), key=lambda path: path.stat().st_size if path.is_file() else 0)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     assert message(copy).startswith(f'{copy}/params: damaged or incomplete, copy it again: ')
 
 
 @pytest.mark.parametrize('name', ['params', 'params/manifest.ocdbt', 'params/d', 'params/ocdbt.process_0'])
-def test_a_file_that_is_missing(copy, name):
+def test_a_missing_file_is_an_error(copy, name):
     path = copy / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert message(copy).startswith(f'{copy}/params: ')
 
 
-def test_a_config_that_is_missing(copy):
+def test_a_missing_config_is_an_error(copy):
     (copy / 'config.json').unlink()
     assert message(copy) == f'{copy}/config.json: cannot be read: No such file or directory'
 
@@ -153,26 +153,26 @@ def changed(folder, **fields) -> str:
     return message(folder)
 
 
-def test_a_newer_format(copy):
-    told = changed(copy, format=4, version='9.9')
-    assert 'vipllava.json: format 4 of vipllava-jax 9.9; this is 0' in told
-    assert 'upgrade it' in told
+def test_a_newer_format_is_an_error(copy):
+    error = changed(copy, format=4, version='9.9')
+    assert 'vipllava.json: format 4 of vipllava-jax 9.9; this is 0' in error
+    assert 'upgrade it' in error
 
 
 @pytest.mark.parametrize('params', [None, 3, [], {'x': 3}, {'x': ['float32', 'y']}, {'x': ['no type', [2]]}])
-def test_a_list_of_params_that_is_none(copy, params):
+def test_an_invalid_list_of_params_is_an_error(copy, params):
     assert 'vipllava.json' in changed(copy, params=params)
 
 
-def test_a_list_that_disagrees_with_the_config(copy):
+def test_a_list_that_disagrees_with_the_config_is_an_error(copy):
     listed = json.loads((copy / checkpoint.MARK).read_text())['params']
     del listed['clip/positions']
     listed['llama/norm/w'][1] = [49]
-    told = changed(copy, params={**listed, 'llama/extra': ['float32', [1]]})
-    assert told.endswith('do not agree on clip/positions, llama/extra, llama/norm/w; convert it again')
+    error = changed(copy, params={**listed, 'llama/extra': ['float32', [1]]})
+    assert error.endswith('do not agree on clip/positions, llama/extra, llama/norm/w; convert it again')
 
 
-def test_params_that_disagree_with_the_list(copy):
+def test_params_that_disagree_with_the_list_are_an_error(copy):
     text = dataclasses.replace(SMALL.text, mlp=57)
     other = dataclasses.replace(SMALL, text=text)
     shutil.rmtree(copy / 'params')
@@ -186,7 +186,7 @@ def test_params_that_disagree_with_the_list(copy):
     assert 'llama/head/w is not the array [48, 128] that is expected' in message(copy)
 
 
-def test_fused_params_are_not_saved_by_mistake(folder, tmp_path):
+def test_fused_params_are_refused_when_saving(folder, tmp_path):
     from vipllava_jax.loading import load
 
     model = load(folder, fuse=True)
@@ -195,7 +195,7 @@ def test_fused_params_are_not_saved_by_mistake(folder, tmp_path):
     assert not (tmp_path / 'fused').exists()
 
 
-def test_the_authors_processor_travels_in_files_of_its_own(folder, tmp_path):
+def test_the_authors_image_settings_are_kept_in_processor_files(folder, tmp_path):
     """Image settings that only config.json has must be kept, although config.json is rewritten."""
     import json
     import shutil
@@ -213,27 +213,27 @@ def test_the_authors_processor_travels_in_files_of_its_own(folder, tmp_path):
     assert Processor.load(target).image_settings == Processor.load(source).image_settings
 
 
-def test_a_file_beside_the_weights_that_is_none_is_not_waited_for(tmp_path):
+def test_special_files_are_not_copied_with_the_processor(tmp_path):
     (tmp_path / 'source').mkdir()
-    for name, kind in (('tokenizer.json', 'FIFO'), ('generation_config.json', 'device')):
+    for name, file_type in (('tokenizer.json', 'FIFO'), ('generation_config.json', 'device')):
         place = tmp_path / 'source' / name
-        os.mkfifo(place) if kind == 'FIFO' else place.symlink_to('/dev/zero')
-        with pytest.raises(CheckpointError, match=f'{name}: .* a {kind}'):
+        os.mkfifo(place) if file_type == 'FIFO' else place.symlink_to('/dev/zero')
+        with pytest.raises(CheckpointError, match=f'{name}: .* a {file_type}'):
             checkpoint.copy_files(tmp_path / 'source', tmp_path)
         place.unlink()
 
 
-@pytest.mark.parametrize(('kind', 'format'), [('int8', 2), ('int4', 3)])
-def test_values_and_scales_find_each_other_in_any_order(kind, format, tmp_path):
-    params = nested(quantize_leaves(flat(random_params(SMALL)), kind))
+@pytest.mark.parametrize(('dtype', 'format'), [('int8', 2), ('int4', 3)])
+def test_values_and_scales_are_joined_in_any_order(dtype, format, tmp_path):
+    params = nested(quantize_leaves(flat(random_params(SMALL)), dtype))
     checkpoint.save(tmp_path / 'model', params, SMALL)
     mark = tmp_path / 'model' / 'vipllava.json'
-    told = json.loads(mark.read_text())
-    assert told['format'] == format
-    told['params'] = dict(sorted(told['params'].items()))
-    mark.write_text(json.dumps(told))
+    content = json.loads(mark.read_text())
+    assert content['format'] == format
+    content['params'] = dict(sorted(content['params'].items()))
+    mark.write_text(json.dumps(content))
     same(checkpoint.restore(tmp_path / 'model')[0], params)
-    del told['params']['llama/head/w/scale']
-    mark.write_text(json.dumps(told))
+    del content['params']['llama/head/w/scale']
+    mark.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match='llama/head/w has only one'):
         checkpoint.restore(tmp_path / 'model')

@@ -14,8 +14,8 @@ LIMITED = """
 import resource, sys
 from vipllava_jax.cli import main
 
-most = int(sys.argv.pop(1))
-resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # the largest file, as if the disk were full then
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # the largest file, as if the disk were full then
 main()
 """
 
@@ -30,14 +30,14 @@ class Start:
         self.environment |= {'HOME': str(place), 'PYTHONPATH': os.pathsep.join(sys.path)}
 
     def __call__(
-        self, *options: object, most: int = -1, **environment: object
+        self, *options: object, limit: int = -1, **environment: object
     ) -> subprocess.CompletedProcess:
         self.times += 1
         here = self.place / f'here-{self.times}'
         here.mkdir()
-        asked = [*options, 'ask', '--model', self.model, '--image', PHOTO, '--max-new-tokens', 12, 'hi']
+        arguments = [*options, 'ask', '--model', self.model, '--image', PHOTO, '--max-new-tokens', 12, 'hi']
         done = subprocess.run(
-            [sys.executable, '-c', LIMITED, str(most), *map(str, asked)],
+            [sys.executable, '-c', LIMITED, str(limit), *map(str, arguments)],
             env={**self.environment, **{name: str(value) for name, value in environment.items()}},
             cwd=here,
             capture_output=True,
@@ -70,39 +70,39 @@ def test_a_second_start_compiles_nothing(start, tmp_path):
 
 
 @pytest.mark.slow
-def test_our_place_among_the_caches(start, tmp_path):
+def test_the_default_folder_is_in_the_users_caches(start, tmp_path):
     start(XDG_CACHE_HOME='not/absolute')
     usual = tmp_path / ('Library/Caches' if sys.platform == 'darwin' else '.cache')
     assert programs(usual / 'vipllava' / 'programs')
 
 
 @pytest.mark.slow
-def test_off_keeps_nothing(start, tmp_path):
+def test_the_cache_can_be_disabled(start, tmp_path):
     start(VIPLLAVA_COMPILATION_CACHE='off', JAX_COMPILATION_CACHE_DIR=tmp_path / 'own')
     assert not [path for path in tmp_path.rglob('*') if path.is_file()]
 
 
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_written_is_told_once(start, tmp_path):
+def test_an_unwritable_folder_is_reported_once(start, tmp_path):
     (tmp_path / 'file').touch()
-    told = start(VIPLLAVA_COMPILATION_CACHE=tmp_path / 'file').stderr
-    assert told.startswith(f'vipllava: {tmp_path / "file"}: compiled programs cannot be kept there: ')
-    assert told.count('\n') == 1
+    error = start(VIPLLAVA_COMPILATION_CACHE=tmp_path / 'file').stderr
+    assert error.startswith(f'vipllava: {tmp_path / "file"}: compiled programs cannot be kept there: ')
+    assert error.count('\n') == 1
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_once_and_what_is_damaged_replaced(start, tmp_path):
+def test_a_full_disk_is_reported_once_and_damaged_programs_are_replaced(start, tmp_path):
     folder = tmp_path / 'programs'
-    told = start('--compilation-cache', folder, most=20_000).stderr
-    assert 'File too large' in told
-    assert told.count('\n') == 1
+    error = start('--compilation-cache', folder, limit=20_000).stderr
+    assert 'File too large' in error
+    assert error.count('\n') == 1
     assert not [*folder.glob('jit_start-*-cache')]
     assert start('--compilation-cache', folder).stderr == ''
     [path] = folder.glob('jit_start-*-cache')
-    whole = path.stat().st_size
+    size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:100])
     assert start('--compilation-cache', folder).stderr == ''
-    assert path.stat().st_size > whole / 2
+    assert path.stat().st_size > size / 2
 
 
 WRITING = (
@@ -123,7 +123,7 @@ def left(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_only_the_program_that_was_cut_off_is_deleted(kept):
+def test_only_incomplete_programs_are_deleted(kept):
     before = left(kept)
     assert 'No space left' in plain_warning(WRITING, kept, is_ours=True)
     assert left(kept) == before - {'jit_start-a-cache'}
@@ -131,33 +131,33 @@ def test_only_the_program_that_was_cut_off_is_deleted(kept):
     assert 'jit_other-c-cache' in left(kept)
 
 
-def test_what_is_in_the_way_of_others_is_deleted(kept):
+def test_programs_that_block_others_are_deleted(kept):
     """A program without the time of its last use, which makes some versions of jax fail."""
     before = left(kept)
     missing = f"FileNotFoundError: [Errno 2] No such file or directory: '{kept}/jit_other-c-atime'"
-    told = plain_warning(WRITING.partition('OSError')[0] + missing, kept, is_ours=True)
-    assert told is None
+    error = plain_warning(WRITING.partition('OSError')[0] + missing, kept, is_ours=True)
+    assert error is None
     assert left(kept) == before - {'jit_other-c-cache', 'jit_start-a-cache'}
 
 
 @pytest.mark.parametrize('warning', [WRITING, READING])
-def test_nothing_is_deleted_in_a_folder_of_the_users(kept, warning):
+def test_nothing_is_deleted_in_the_users_folder(kept, warning):
     before = left(kept)
     assert str(kept) in plain_warning(warning, kept, is_ours=False)
     assert left(kept) == before
 
 
 @pytest.mark.slow
-def test_a_folder_of_the_users_is_left_alone_when_the_disk_is_full(start, kept):
+def test_a_full_disk_deletes_nothing_in_the_users_folder(start, kept):
     before = left(kept)
-    told = start(
-        JAX_COMPILATION_CACHE_DIR=kept, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0, most=20_000
+    error = start(
+        JAX_COMPILATION_CACHE_DIR=kept, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0, limit=20_000
     ).stderr
-    assert 'File too large' in told
+    assert 'File too large' in error
     assert before <= left(kept)
 
 
-def test_an_empty_folder_is_none():
+def test_an_empty_variable_is_ignored_and_an_empty_option_refused():
     environment = {FOLDER: '', 'XDG_CACHE_HOME': '/caches'}
     assert use_cache(None, environment)
     assert environment[FOLDER] == '/caches/vipllava/programs'
@@ -166,7 +166,7 @@ def test_an_empty_folder_is_none():
 
 
 @pytest.mark.slow
-def test_an_empty_option_is_one_line_and_an_empty_variable_none(start, tmp_path):
+def test_the_command_ignores_an_empty_variable_and_refuses_an_empty_option(start, tmp_path):
     with pytest.raises(AssertionError, match=r'^vipllava: --compilation-cache is empty: [^\n]*\n  \n'):
         start('--compilation-cache', '')
     start(VIPLLAVA_COMPILATION_CACHE='', XDG_CACHE_HOME=tmp_path / 'caches')
@@ -174,7 +174,7 @@ def test_an_empty_option_is_one_line_and_an_empty_variable_none(start, tmp_path)
     assert not [path for here in tmp_path.glob('here-*') for path in here.iterdir()]
 
 
-def test_what_the_user_has_set_wins():
+def test_the_users_settings_take_precedence():
     environment = {FOLDER: '/own'}
     assert not use_cache(None, environment)
     assert environment == {FOLDER: '/own'}
@@ -186,7 +186,7 @@ def test_what_the_user_has_set_wins():
     assert environment['JAX_COMPILATION_CACHE_MAX_SIZE'] == '7'
 
 
-def test_without_a_home_nothing_is_kept(monkeypatch):
+def test_without_a_home_folder_there_is_no_cache(monkeypatch):
     def no_home():
         raise RuntimeError('Could not determine home directory.')
 
@@ -196,11 +196,11 @@ def test_without_a_home_nothing_is_kept(monkeypatch):
     assert environment == {}
 
 
-def test_other_warnings_pass(tmp_path):
+def test_other_warnings_do_not_change(tmp_path):
     assert plain_warning('a mark lies outside', tmp_path, is_ours=True) == 'a mark lies outside'
 
 
-def test_the_library_leaves_the_cache_to_the_user(tmp_path):
+def test_the_library_does_not_change_the_users_cache(tmp_path):
     code = 'import jax, vipllava_jax as vj; vj.generate, vj.load; print(jax.config.jax_compilation_cache_dir)'
     environment = {**os.environ, 'HOME': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path)}
     environment.pop('VIPLLAVA_COMPILATION_CACHE')

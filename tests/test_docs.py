@@ -65,7 +65,7 @@ def test_the_journey_goes_up_the_floors():
 def test_commands_and_their_options_exist(page):
     for line in re.findall(r'vipllava (?:[^\n`|&]|\\\n)*', page.read_text()):
         command, _, rest = line.removeprefix('vipllava ').partition(' ')
-        if command not in cli.VERBS:
+        if command not in cli.COMMANDS:
             continue
         known = cli.vipllava.get_command(None, command)
         options = {name for option in known.params for name in (*option.opts, *option.secondary_opts)}

@@ -11,20 +11,20 @@ from vipllava_jax.messages import CheckpointError
 
 
 @pytest.mark.parametrize('text', ['', '{', '[1]', '{"a": NaN', '\xff', '[' * 10_000])
-def test_json_that_is_none(tmp_path, text):
+def test_invalid_json_is_an_error(tmp_path, text):
     path = tmp_path / 'x.json'
     path.write_text(text, encoding='latin1')
-    with pytest.raises(CheckpointError, match='x.json: ') as told:
+    with pytest.raises(CheckpointError, match='x.json: ') as raised:
         read_json(path)
-    assert '\n' not in str(told.value)
+    assert '\n' not in str(raised.value)
 
 
 def test_only_regular_files_of_bounded_size_are_read(tmp_path):
     os.mkfifo(tmp_path / 'fifo.json')
     (tmp_path / 'link.json').symlink_to('fifo.json')
-    (tmp_path / 'whole.json').write_text('{"a": 1}')
-    (tmp_path / 'to_whole.json').symlink_to('whole.json')
-    assert read_json(tmp_path / 'to_whole.json') == {'a': 1}
+    (tmp_path / 'complete.json').write_text('{"a": 1}')
+    (tmp_path / 'to_complete.json').symlink_to('complete.json')
+    assert read_json(tmp_path / 'to_complete.json') == {'a': 1}
     for name, found in (
         ('fifo.json', 'FIFO'),
         ('link.json', 'FIFO'),
@@ -35,7 +35,7 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path):
             with pytest.raises(CheckpointError, match=f'expected a regular file, found a {found}'):
                 read_json(tmp_path / name, optional=optional)
     with pytest.raises(CheckpointError, match='larger than 0.00 MB'):
-        files.read_bytes(tmp_path / 'whole.json', 7)
+        files.read_bytes(tmp_path / 'complete.json', 7)
     with pytest.raises(CheckpointError, match='cannot be read: No such file'):
         read_json(tmp_path / 'none.json')
     assert read_json(tmp_path / 'none.json', optional=True) == {}
@@ -44,13 +44,13 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path):
 @pytest.mark.parametrize(
     'text', ['[' * 10**6, '{"a":' * 10**5, '{"a": ' + '9' * 5000 + '}', '"\\ud800', '[]', 'null']
 )
-def test_json_that_is_none_or_no_object_is_a_message(tmp_path, text):
+def test_invalid_json_and_other_values_are_errors(tmp_path, text):
     (tmp_path / 'a.json').write_text(text)
     with pytest.raises(CheckpointError, match=r'a\.json: (not JSON|expected a JSON object)'):
         read_json(tmp_path / 'a.json')
 
 
-def test_a_file_is_replaced_whole_or_keeps_what_it_had(tmp_path):
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path):
     path = tmp_path / 'table.json'
     path.write_text('before')
     path.chmod(0o640)
@@ -69,7 +69,7 @@ def test_a_file_is_replaced_whole_or_keeps_what_it_had(tmp_path):
         files.write_text(tmp_path / 'none' / 'a', 'x')
 
 
-def test_no_output_is_an_input(tmp_path, monkeypatch):
+def test_an_input_is_not_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('data').mkdir()
     data = Path('data/d.jsonl')

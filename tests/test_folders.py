@@ -16,7 +16,7 @@ def never(folder: Path) -> bool:
     return False
 
 
-def test_it_appears_at_the_end(tmp_path):
+def test_the_folder_appears_when_it_is_complete(tmp_path):
     with new_folder(tmp_path / 'a' / 'model', 0, never, False) as partial:
         (partial / 'x').write_text('x')
         assert not (tmp_path / 'a' / 'model').exists()
@@ -36,7 +36,7 @@ def test_an_error_leaves_nothing(tmp_path, error):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_with_the_missing_bytes(tmp_path, monkeypatch):
     free = iter([10**9, 1000])
     monkeypatch.setattr(folders.shutil, 'disk_usage', lambda path: type('Usage', (), {'free': next(free)}))
     with pytest.raises(CheckpointError, match=r'model: the disk is full, 0\.30 MB are missing'):
@@ -44,13 +44,13 @@ def test_a_full_disk_says_how_much_is_missing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written(tmp_path):
+def test_an_unwritable_target_is_an_error(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(CheckpointError, match='model: cannot be written: (Not a directory|File exists)'):
         fail(tmp_path / 'file' / 'model', ValueError())
 
 
-def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+def test_leftovers_are_removed_unless_a_process_is_writing(tmp_path):
     code = (
         f'import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n'
         'from pathlib import Path; from vipllava_jax.folders import new_folder\n'
@@ -75,7 +75,7 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not
     }
 
 
-def test_a_place_that_is_taken_meanwhile(tmp_path):
+def test_a_target_that_appears_meanwhile_is_refused(tmp_path):
     slow = new_folder(tmp_path / 'model', 0, never, False)
     slow.__enter__()
     (tmp_path / 'model').mkdir()
@@ -85,7 +85,7 @@ def test_a_place_that_is_taken_meanwhile(tmp_path):
     assert [path.name for path in tmp_path.rglob('*')] == ['model', 'x']
 
 
-def test_apart(tmp_path):
+def test_unrelated_folders_are_accepted(tmp_path):
     check_apart(tmp_path / 'a', tmp_path / 'ab')
     (tmp_path / 'link').symlink_to(tmp_path / 'a')
     for other in ('a', 'a/b', '.', 'a/../a', 'link', 'link/b'):
@@ -93,7 +93,7 @@ def test_apart(tmp_path):
             check_apart(tmp_path / 'a', tmp_path / other)
 
 
-def test_folders_are_apart_by_whatever_path(tmp_path):
+def test_folders_are_compared_after_resolving_links(tmp_path):
     (tmp_path / 'a' / 'b').mkdir(parents=True)
     (tmp_path / 'link').symlink_to('a')
     check_apart(tmp_path / 'a', tmp_path / 'c')

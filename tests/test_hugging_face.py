@@ -76,7 +76,7 @@ def with_text(**fields) -> dict:
     return published(text_config={**PUBLISHED_7B['text_config'], **fields})
 
 
-def test_the_published_7b_is_the_preset_once_its_weights_are_seen():
+def test_the_published_7b_with_its_projector_equals_the_preset():
     cfg = from_hugging_face(PUBLISHED_7B, {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 32001})
     assert cfg.feature_layers == (-2,)
     assert cfg.with_projector(5120, norm=True) == vj.VIP_LLAVA_7B
@@ -102,11 +102,11 @@ def test_the_authors_13b_has_the_five_layers_of_its_tower():
         ({'vision_feature_layer': None, 'model_type': 'llava'}, (-2,)),
     ],
 )
-def test_feature_layers_of_every_era(fields, expected):
+def test_feature_layers_are_read_from_every_version_of_transformers(fields, expected):
     assert from_hugging_face(published(**fields)).feature_layers == expected
 
 
-def test_the_projector_decides_and_what_it_cannot_be_is_an_error():
+def test_the_projector_determines_the_feature_layers():
     two = from_hugging_face(published(vision_feature_layers=[3, 4]))
     assert two.with_projector(2048, norm=True).feature_layers == (3, 4)
     assert two.with_projector(1024, norm=False).feature_layers == (-2,)
@@ -114,14 +114,14 @@ def test_the_projector_decides_and_what_it_cannot_be_is_an_error():
         two.with_projector(3072, norm=True)
 
 
-def test_rope_theta_of_both_eras():
+def test_rope_theta_is_read_from_both_places():
     assert from_hugging_face(with_text(rope_theta=5e5)).text.rope_theta == 5e5
     new = {'rope_theta': 2e4, 'rope_type': 'default'}
     assert from_hugging_face(with_text(rope_parameters=new)).text.rope_theta == 2e4
     assert from_hugging_face(PUBLISHED_7B).text.rope_theta == 1e4
 
 
-def test_text_fields():
+def test_text_fields_are_read():
     text = from_hugging_face(with_text(num_key_value_heads=8, head_dim=64, tie_word_embeddings=True)).text
     assert (text.kv_heads, text.head_size, text.tied) == (8, 64, True)
     assert text.sizes['G'] == 4
@@ -185,12 +185,12 @@ def test_text_fields():
         (published(tie_word_embeddings='false'), "tie_word_embeddings: .* true or false, found 'false'"),
     ],
 )
-def test_what_is_not_supported_is_named(data, message):
+def test_unsupported_variants_are_named(data, message):
     with pytest.raises(ValueError, match=message):
         from_hugging_face(data)
 
 
-def test_llava_takes_the_layer_that_its_authors_config_names():
+def test_a_llava_config_of_the_authors_names_its_layer():
     llava = AUTHORS_13B | {'mm_hidden_size': 1024}
     assert from_hugging_face(llava | {'mm_vision_select_layer': -3}).feature_layers == (-3,)
     assert from_hugging_face(llava | {'mm_vision_select_layer': -1}).feature_layers == (-1,)
@@ -224,7 +224,7 @@ VISION = (
 
 
 @pytest.mark.parametrize('value', NO_NUMBERS, ids=lambda value: repr(value)[:12])
-def test_numbers_that_cannot_be_are_named_with_their_field(value):
+def test_invalid_numbers_are_errors_that_name_the_field(value):
     configs = [(name, AUTHORS_13B | {name: value}) for name in (*TEXT, 'pad_token_id', 'mm_hidden_size')]
     configs += [(f'text_config.{name}', with_text(**{name: value})) for name in TEXT]
     configs += [
@@ -239,7 +239,7 @@ def test_numbers_that_cannot_be_are_named_with_their_field(value):
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -1.0, 0, 10**400, True, '1e-5', [1e-5]])
-def test_real_numbers_that_cannot_be_are_named_with_their_field(value):
+def test_invalid_real_numbers_are_errors_that_name_the_field(value):
     for part, name in (
         *(('text_config', 'rms_norm_eps'), ('text_config', 'rope_theta')),
         *(('vision_config', 'layer_norm_eps'), (None, 'projector_layernorm_eps')),
@@ -249,7 +249,7 @@ def test_real_numbers_that_cannot_be_are_named_with_their_field(value):
             from_hugging_face(data)
 
 
-def test_minus_one_is_no_id():
+def test_minus_one_means_no_id():
     assert from_hugging_face(published(pad_token_id=-1), {'pad_token_id': -1}).pad == 0
     with pytest.raises(ValueError, match='eos_token_id'):
         from_hugging_face(published(eos_token_id=[2, -7]))
@@ -269,7 +269,7 @@ def test_minus_one_is_no_id():
         ),
     ],
 )
-def test_there_and_back(cfg):
+def test_a_config_survives_writing_and_reading(cfg):
     assert from_hugging_face(to_hugging_face(cfg)) == cfg
 
 

@@ -27,7 +27,7 @@ from vipllava_jax.messages import CheckpointError
 @pytest.mark.parametrize('dtype', [None, 'float16', 'bfloat16', jnp.float32])
 def test_loading_is_converting_and_restoring(folder, source, dtype):
     seen = []
-    a = load(source, dtype=dtype, progress=lambda *told: seen.append(told))
+    a = load(source, dtype=dtype, progress=lambda *values: seen.append(values))
     b = load(str(folder), dtype=dtype)
     assert a.cfg == b.cfg
     same(a.params, b.params)
@@ -40,9 +40,9 @@ def test_loading_is_converting_and_restoring(folder, source, dtype):
 @pytest.mark.parametrize(
     ('dtype', 'quantize', 'fuse'),
     [(None, None, False), ('bfloat16', None, True), ('float16', 'int8', False)]
-    + [(None, kind, True) for kind in ('int8', 'int4')],
+    + [(None, dtype, True) for dtype in ('int8', 'int4')],
 )
-def test_the_shapes_are_known_before_the_weights(folder, source, dtype, quantize, fuse):
+def test_the_shapes_equal_those_of_the_loaded_params(folder, source, dtype, quantize, fuse):
     def described(params):
         return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), params)
 
@@ -55,25 +55,29 @@ def test_the_shapes_are_known_before_the_weights(folder, source, dtype, quantize
 
 @pytest.mark.parametrize('fuse', [False, True])
 @pytest.mark.parametrize(
-    ('kind', 'types'), [('int8', ('int8', 'float32')), ('int4', ('int32', 'bfloat16'))], ids=['int8', 'int4']
+    ('quantize', 'types'),
+    [('int8', ('int8', 'float32')), ('int4', ('int32', 'bfloat16'))],
+    ids=['int8', 'int4'],
 )
 @pytest.mark.slow
-def test_quantised_when_loaded_or_when_converted(source, folder, tmp_path, kind, types, fuse):
+def test_quantizing_when_loading_equals_quantizing_when_converting(
+    source, folder, tmp_path, quantize, types, fuse
+):
     """Values and scales are the same, and `dtype` only changes the other weights."""
-    small = tmp_path / kind
-    to_flax.convert(source, small, quantize=kind)
+    small = tmp_path / quantize
+    to_flax.convert(source, small, quantize=quantize)
     for dtype in (None, 'bfloat16'):
         found = load(small, dtype=dtype, fuse=fuse).params
-        same(found, load(source, dtype=dtype, quantize=kind, fuse=fuse).params)
-        same(found, load(folder, dtype=dtype, quantize=kind, fuse=fuse).params)
-        same(found, load(small, dtype=dtype, quantize=kind, fuse=fuse).params)
+        same(found, load(source, dtype=dtype, quantize=quantize, fuse=fuse).params)
+        same(found, load(folder, dtype=dtype, quantize=quantize, fuse=fuse).params)
+        same(found, load(small, dtype=dtype, quantize=quantize, fuse=fuse).params)
         o = found['llama']['layers_0']['o']['w']
-        assert (o.dtype, o.values.dtype, o.scale.dtype) == (kind, *types)
+        assert (o.dtype, o.values.dtype, o.scale.dtype) == (quantize, *types)
         assert found['llama']['norm']['w'].dtype == (dtype or 'float32')
     assert size(checkpoint.open(small).leaves) < size(checkpoint.open(folder).leaves)
 
 
-def test_an_unknown_way_to_quantise_is_named(folder):
+def test_an_unknown_quantization_is_an_error(folder):
     with pytest.raises(CheckpointError, match='int3: .* int8, int4'):
         load(folder, quantize='int3')
 
@@ -94,7 +98,7 @@ def test_without_a_tokenizer_there_is_no_processor(source, tmp_path):
     assert load(tmp_path / 'bare').processor is None
 
 
-def test_a_broken_processor_is_told_before_the_weights_are_read(source, tmp_path, monkeypatch):
+def test_a_broken_processor_is_an_error_before_the_weights_are_read(source, tmp_path, monkeypatch):
     copy = shutil.copytree(source, tmp_path / 'copy')
     (copy / 'tokenizer.json').write_text('{')
     monkeypatch.setattr(to_flax, 'stream', None)
@@ -102,16 +106,16 @@ def test_a_broken_processor_is_told_before_the_weights_are_read(source, tmp_path
         load(copy)
 
 
-def test_the_published_7b_lies_about_its_features(source, tmp_path):
+def test_the_feature_layers_of_the_published_7b_are_corrected(source, tmp_path):
     copy = shutil.copytree(source, tmp_path / 'copy')
-    said = json.loads((copy / 'config.json').read_text())
-    del said['vision_feature_layers']
-    said |= {
+    config = json.loads((copy / 'config.json').read_text())
+    del config['vision_feature_layers']
+    config |= {
         'vision_feature_layer': -2,
         'projector_layernorm': False,
         'vision_feature_select_strategy': 'default',
     }
-    (copy / 'config.json').write_text(json.dumps(said))
+    (copy / 'config.json').write_text(json.dumps(config))
     assert load(copy).cfg == load(source).cfg
     assert len(list(leaves(load(copy).cfg))) == len(jax.tree.leaves(load(copy).params))
 
@@ -125,20 +129,20 @@ def test_fused_weights_answer_the_same(folder):
 
 
 @pytest.mark.slow
-def test_smaller_weights_mean_the_same(demo_model, tmp_path):
+def test_smaller_weights_give_nearly_the_same_answers(demo_model, tmp_path):
     """A trained model is mostly certain, so that rounding changes few of 16 answers."""
-    asked = rows(tmp_path, of_all_types(1))
+    questions = rows(tmp_path, of_all_types(1))
 
-    def said(model):
-        return [answer['answer'] for answer in evaluate(model, asked, images=tmp_path).answers]
+    def answers(model):
+        return [answer['answer'] for answer in evaluate(model, questions, images=tmp_path).answers]
 
-    whole = said(demo_model)
+    expected = answers(demo_model)
     for smaller in ({'dtype': 'bfloat16'}, {'dtype': 'float32', 'quantize': 'int8'}):
-        same = [a == b for a, b in zip(whole, said(load('demo', **smaller)), strict=True)]
+        same = [a == b for a, b in zip(expected, answers(load('demo', **smaller)), strict=True)]
         assert sum(same) >= 15, smaller
 
 
-def test_on_a_tpu_the_compiler_lays_the_decoder_out(folder, monkeypatch):
+def test_on_a_tpu_the_compiler_chooses_the_formats_of_the_decoder(folder, monkeypatch):
     plain = load(folder).params
 
     def turned(llama, cfg):
@@ -154,7 +158,7 @@ def test_on_a_tpu_the_compiler_lays_the_decoder_out(folder, monkeypatch):
 
 
 @pytest.mark.parametrize('quantize', [None, 'int8'])
-def test_on_a_tpu_what_is_compiled_for_the_shapes_is_what_runs(folder, monkeypatch, quantize):
+def test_on_a_tpu_the_programs_compiled_for_the_shapes_are_used(folder, monkeypatch, quantize):
     def turned(llama, cfg):
         def format(w):
             return Format(Layout(tuple(reversed(range(w.ndim))), tiling=()), w.sharding)

@@ -15,13 +15,13 @@ from vipllava_jax.messages import CheckpointError
 
 
 def message(source) -> str:
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as raised:
         load(source)
-    assert '\n' not in str(told.value)
-    return str(told.value)
+    assert '\n' not in str(raised.value)
+    return str(raised.value)
 
 
-def test_no_such_folder(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     assert message(tmp_path / 'none').startswith(
         f'{tmp_path}/none: no such folder, and not a name on the Hugging Face Hub'
     )
@@ -41,7 +41,7 @@ def test_no_such_folder(tmp_path):
     ],
     ids=['paths', 'characters', 'revisions', 'lengths'],
 )
-def test_a_path_is_never_a_name_on_the_hub(sources, monkeypatch):
+def test_paths_are_not_names_on_the_hub(sources, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', None)
@@ -53,11 +53,11 @@ def test_a_path_is_never_a_name_on_the_hub(sources, monkeypatch):
     'source',
     ['a/b', 'llava-hf/vip-llava-7b-hf', '_a/b_', 'a.b/c.d', 'a/b@main', 'a/b@refs/pr/1', 'A/b@v1.0--x'],
 )
-def test_names_on_the_hub(source):
+def test_names_on_the_hub_are_recognized(source):
     assert HUB_NAME.fullmatch(source)
 
 
-def test_a_folder_without_weights(tmp_path):
+def test_a_folder_without_weights_is_an_error(tmp_path):
     assert message(tmp_path).endswith('pytorch_model.bin.index.json, found nothing')
     (tmp_path / 'readme').touch()
     assert message(tmp_path).startswith(
@@ -67,7 +67,7 @@ def test_a_folder_without_weights(tmp_path):
 
 
 @pytest.mark.parametrize('dtype', ['int8', 'float64', 'x'])
-def test_no_type_but_floats(folder, dtype):
+def test_only_float_dtypes_are_accepted(folder, dtype):
     with pytest.raises(CheckpointError, match=f'{dtype}: not a dtype of weights'):
         load(folder, dtype=dtype)
 
@@ -75,7 +75,7 @@ def test_no_type_but_floats(folder, dtype):
 @pytest.mark.parametrize(
     'text', [None, '{', '{"model_type": "bert"}', '{"model_type": "vipllava", "text_config": 3}']
 )
-def test_a_config_that_does_not_do(source, tmp_path, text):
+def test_an_invalid_config_is_an_error_that_names_it(source, tmp_path, text):
     copy = shutil.copytree(source, tmp_path / 'copy')
     (copy / 'config.json').unlink()
     if text is not None:
@@ -88,7 +88,7 @@ class Hub:
     """A fake Hub: a folder takes the place of a repository, from which it returns the requested files."""
 
     def __init__(self, source, cache, monkeypatch):
-        self.source, self.cache, self.asked = source, cache, []
+        self.source, self.cache, self.requests = source, cache, []
         import huggingface_hub
 
         monkeypatch.setattr(huggingface_hub, 'snapshot_download', self.download)
@@ -96,7 +96,7 @@ class Hub:
     def download(self, name, *, revision, allow_patterns):
         from fnmatch import fnmatch
 
-        self.asked.append((name, revision))
+        self.requests.append((name, revision))
         self.cache.mkdir(exist_ok=True)
         for path in self.source.rglob('*'):
             inside = path.relative_to(self.source)
@@ -106,18 +106,18 @@ class Hub:
         return str(self.cache)
 
 
-def test_a_name_on_the_hub(source, folder, tmp_path, monkeypatch):
+def test_a_name_on_the_hub_is_downloaded(source, folder, tmp_path, monkeypatch):
     repository = shutil.copytree(source, tmp_path / 'repository')
     for other in ('pytorch_model.bin', 'training_args.bin', 'optimizer.safetensors', 'flax_model.msgpack'):
         (repository / other).touch()
     hub = Hub(repository, tmp_path / 'cache', monkeypatch)
     same(load('mine/tiny').params, load(folder).params)
     assert load('mine/tiny@v1.0').processor is not None
-    assert hub.asked == [('mine/tiny', None), ('mine/tiny', 'v1.0')]
+    assert hub.requests == [('mine/tiny', None), ('mine/tiny', 'v1.0')]
     assert {path.name for path in hub.cache.iterdir()} == {path.name for path in source.iterdir()}
 
 
-def test_a_repository_without_safetensors(source, tmp_path, monkeypatch):
+def test_a_repository_without_safetensors_is_downloaded_as_bin(source, tmp_path, monkeypatch):
     from tests.convert.files import write_bin
 
     repository = tmp_path / 'repository'
@@ -128,7 +128,7 @@ def test_a_repository_without_safetensors(source, tmp_path, monkeypatch):
     shutil.copy(source / 'config.json', repository)
     hub = Hub(repository, tmp_path / 'cache', monkeypatch)
     same(load('mine/tiny').params, load(source).params)
-    assert len(hub.asked) == 2
+    assert len(hub.requests) == 2
 
 
 def _as_stored(plan):
@@ -138,7 +138,7 @@ def _as_stored(plan):
         yield np.array(read_tensor(tensor, memoryview(bytearray(tensor.span))))
 
 
-def test_a_converted_repository(folder, tmp_path, monkeypatch):
+def test_a_converted_repository_is_loaded(folder, tmp_path, monkeypatch):
     Hub(folder, tmp_path / 'cache', monkeypatch)
     same(load('mine/converted').params, load(folder).params)
 
@@ -148,7 +148,7 @@ class Response:
 
 
 @pytest.mark.parametrize(
-    ('name', 'told'),
+    ('name', 'expected'),
     [
         ('GatedRepoError', 'accept their terms'),
         ('RepositoryNotFoundError', 'no such model or a private one'),
@@ -158,22 +158,22 @@ class Response:
         ('HfHubHTTPError', r'the download failed \(broken pipe\): try again'),
     ],
 )
-def test_what_is_wrong_with_the_hub(name, told, monkeypatch):
+def test_errors_of_the_hub_are_explained(name, expected, monkeypatch):
     import huggingface_hub
     from huggingface_hub import errors
 
-    kind = getattr(errors, name)
-    more = {'response': Response()} if issubclass(kind, errors.HfHubHTTPError) else {}
+    error_type = getattr(errors, name)
+    more = {'response': Response()} if issubclass(error_type, errors.HfHubHTTPError) else {}
 
     def download(*_, **__):
-        raise kind('broken\npipe', **more)
+        raise error_type('broken\npipe', **more)
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
-    with pytest.raises(CheckpointError, match=f'mine/tiny on the Hugging Face Hub: .*{told}'):
+    with pytest.raises(CheckpointError, match=f'mine/tiny on the Hugging Face Hub: .*{expected}'):
         load('mine/tiny@v9')
 
 
-def test_the_cache_of_the_hub_without_a_network(source, tmp_path):
+def test_the_cache_of_the_hub_is_used_without_a_network(source, tmp_path):
     """The real client, offline, in a separate process, because it reads its settings when imported."""
     from tests.convert.test_to_flax import child
 
@@ -207,7 +207,7 @@ def test_the_cache_of_the_hub_without_a_network(source, tmp_path):
         assert line.startswith(f'{name} on the Hugging Face Hub: {reason}')
 
 
-def test_a_folder_is_found_before_the_hub_is_asked(source, tmp_path, monkeypatch):
+def test_a_local_folder_takes_precedence_over_the_hub(source, tmp_path, monkeypatch):
     (tmp_path / 'mine').mkdir()
     shutil.copytree(source, tmp_path / 'mine' / 'tiny')
     monkeypatch.chdir(tmp_path)

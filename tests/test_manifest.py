@@ -30,14 +30,14 @@ def edited(folder, **fields) -> None:
     mark.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
 
-def test_a_folder_without_checksums_is_read_as_ever(model, copy):
+def test_a_folder_without_checksums_can_be_read(model, copy):
     edited(copy, checksums=None)
     same(checkpoint.restore(copy)[0], model[1])
 
 
-def test_checksums_are_of_what_is_listed(copy):
+def test_checksums_must_match_the_listed_arrays(copy):
     sums = json.loads((copy / 'vipllava.json').read_text())['checksums']
-    for wrong, told in (
+    for wrong, expected in (
         (
             {k: v for k, v in sums.items() if k != 'llama/norm/w'},
             "do not agree with params on 'llama/norm/w'",
@@ -50,21 +50,21 @@ def test_checksums_are_of_what_is_listed(copy):
         (7, 'checksums: an object expected, 7 found'),
     ):
         edited(copy, checksums=wrong)
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=expected):
             checkpoint.restore(copy)
 
 
-def test_more_layers_than_weights_are_refused_before_any_is_made(copy):
+def test_more_layers_than_weights_are_refused_early(copy):
     text = json.loads((copy / 'config.json').read_text())
     text['text_config']['num_hidden_layers'] = 4000
     (copy / 'config.json').write_text(json.dumps(text))
     assert 'layers' in message(copy)
 
 
-@pytest.mark.parametrize('kind', QUANTIZED)
-def test_values_and_scale_must_be_of_one_weight(tmp_path, kind):
+@pytest.mark.parametrize('dtype', QUANTIZED)
+def test_values_and_scale_must_belong_together(tmp_path, dtype):
     folder = tmp_path / 'model'
-    saved(kind, folder)
+    saved(dtype, folder)
     params = json.loads((folder / 'vipllava.json').read_text())['params']
     for part, entry in (
         ('scale', ['float32', [1]]),
@@ -104,14 +104,14 @@ WRONG = [
 
 
 @pytest.mark.parametrize('params', WRONG, ids=range(len(WRONG)))
-def test_a_list_of_a_strangers_is_bounded_and_named(copy, params):
+def test_an_untrusted_list_is_bounded_and_its_file_is_named(copy, params):
     edited(copy, params=params)
-    told = message(copy)
-    assert told.startswith(f'{copy}/vipllava.json: ')
-    assert told.isprintable()
+    error = message(copy)
+    assert error.startswith(f'{copy}/vipllava.json: ')
+    assert error.isprintable()
 
 
 @pytest.mark.parametrize('format', [None, 0, 4, -1, 10**400, 'x' * 10**6, [[1]], {}, 1.5, '1'])
-def test_a_format_that_is_none(copy, format):
+def test_an_invalid_format_is_an_error(copy, format):
     edited(copy, format=format, version='9\x1b' * 1000)
     assert 'vipllava.json: format ' in message(copy)

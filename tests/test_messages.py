@@ -23,7 +23,7 @@ def test_messages_are_one_printable_line_of_bounded_length():
     assert str(CheckpointError('one\ntwo\x1b')) == r'one two\x1b'
 
 
-def test_answers_keep_their_lines_and_letters_but_no_commands_to_the_terminal():
+def test_answers_keep_their_text_but_no_terminal_commands():
     assert safe_answer('a\n\tb 猫 👩‍🚀\x1b[2J\x9b\x00\u202e') == 'a\n\tb 猫 👩‍🚀\\x1b[2J\\x9b\\x00\\u202e'
 
 

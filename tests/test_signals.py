@@ -28,7 +28,7 @@ with new_folder(place / 'model', 0, lambda _: True, True) as model, replacing(pl
 """
 
 
-def begun(code: str, *args: object) -> subprocess.Popen:
+def started(code: str, *args: object) -> subprocess.Popen:
     """Starts a process that runs the code, and waits until it reports that it is working."""
     process = subprocess.Popen(
         [sys.executable, '-c', code, *map(str, args)],
@@ -41,9 +41,9 @@ def begun(code: str, *args: object) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize('number', signals.ENDING)
-def test_what_is_unfinished_is_removed_and_what_was_there_stays(tmp_path, number):
+def test_unfinished_files_are_removed_and_existing_ones_stay(tmp_path, number):
     (tmp_path / 'table.json').write_text('before')
-    process = begun(WRITES, tmp_path)
+    process = started(WRITES, tmp_path)
     assert len(os.listdir(tmp_path)) == 3
     process.send_signal(number)
     assert process.communicate() == (b'', b'')
@@ -52,9 +52,9 @@ def test_what_is_unfinished_is_removed_and_what_was_there_stays(tmp_path, number
     assert (tmp_path / 'table.json').read_text() == 'before'
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path):
+def test_an_ignored_signal_stays_ignored(tmp_path):
     ignoring = 'import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n'
-    process = begun(ignoring + WRITES.replace('60', '0.5'), tmp_path)
+    process = started(ignoring + WRITES.replace('60', '0.5'), tmp_path)
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 0

@@ -21,16 +21,16 @@ from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.weight_options import QUANTIZED
 
-KINDS = ('float32', 'bfloat16', 'int8', 'int4')
+DTYPES = ('float32', 'bfloat16', 'int8', 'int4')
 
 
-def saved(kind: str, folder: Path) -> dict:
+def saved(dtype: str, folder: Path) -> dict:
     """Writes a folder with a given type of weights; returns its params."""
     params = random_params(SMALL)
-    if kind in QUANTIZED:
-        params = nested(quantize_leaves(flat(params), kind))
+    if dtype in QUANTIZED:
+        params = nested(quantize_leaves(flat(params), dtype))
     else:
-        params = jax.tree.map(lambda x: x.astype(kind), params)
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
     checkpoint.save(folder, params, SMALL)
     return params
 
@@ -38,8 +38,8 @@ def saved(kind: str, folder: Path) -> dict:
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
     """A folder for each type of weights, and its params."""
-    places = {kind: tmp_path_factory.mktemp(kind) / 'model' for kind in KINDS}
-    return {kind: (place, saved(kind, place)) for kind, place in places.items()}
+    places = {dtype: tmp_path_factory.mktemp(dtype) / 'model' for dtype in DTYPES}
+    return {dtype: (place, saved(dtype, place)) for dtype, place in places.items()}
 
 
 @pytest.fixture
@@ -48,27 +48,27 @@ def copy(folders, tmp_path):
 
 
 def message(folder) -> str:
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as raised:
         checkpoint.restore(folder)
-    assert len(str(told.value)) <= 500
-    return str(told.value)
+    assert len(str(raised.value)) <= 500
+    return str(raised.value)
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_a_flipped_bit_is_an_error_or_changes_no_weight(folders, kind):
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_a_flipped_bit_is_an_error_or_changes_no_weight(folders, dtype):
     """Flips two bits per file of the folder; damage to an array's data is always an error."""
-    folder, params = folders[kind]
+    folder, params = folders[dtype]
     chance, errors = random.Random(0), 0
     for file in sorted(path for path in folder.rglob('*') if path.is_file()):
-        whole = file.read_bytes()
+        content = file.read_bytes()
         for _ in range(2):
-            bit = chance.randrange(8 * len(whole))
-            file.write_bytes(flipped(whole, bit))
+            bit = chance.randrange(8 * len(content))
+            file.write_bytes(flipped(content, bit))
             try:
                 same(checkpoint.restore(folder)[0], params)
             except CheckpointError:
                 errors += 1
-        file.write_bytes(whole)
+        file.write_bytes(content)
     assert errors > 5
 
 
@@ -78,9 +78,9 @@ def flipped(data: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_a_flipped_bit_of_any_array_names_it(folders, kind):
-    folder, params = folders[kind]
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_a_flipped_bit_of_any_array_names_it(folders, dtype):
+    folder, params = folders[dtype]
     names = ['clip/layers_1/q/w', 'projector/linear_1/w', 'llama/layers_0/gate/w', 'llama/embed/w']
     for name in names:
         leaf = dict(flat(params))[name]
@@ -88,10 +88,10 @@ def test_a_flipped_bit_of_any_array_names_it(folders, kind):
         if isinstance(leaf, Quantized):
             leaf, path = leaf.values, f'{name}/values'
         file, at = holder(folder, np.asarray(leaf).tobytes())
-        whole = file.read_bytes()
-        file.write_bytes(flipped(whole, 8 * at + 13))
+        content = file.read_bytes()
+        file.write_bytes(flipped(content, 8 * at + 13))
         assert f'{path} does not have the checksum' in message(folder)
-        file.write_bytes(whole)
+        file.write_bytes(content)
 
 
 def holder(folder: Path, data: bytes) -> tuple[Path, int]:
@@ -100,29 +100,29 @@ def holder(folder: Path, data: bytes) -> tuple[Path, int]:
     return next((path, at) for path, at in found if at >= 0)
 
 
-@pytest.mark.parametrize('kind', ['fifo', 'socket', 'folder', 'link', 'gone', 'device'])
+@pytest.mark.parametrize('file_type', ['fifo', 'socket', 'folder', 'link', 'gone', 'device'])
 @pytest.mark.parametrize('name', ['manifest.ocdbt', 'd', 'd/stray'])
-def test_what_is_no_file_of_the_folder(copy, tmp_path, kind, name, monkeypatch):
+def test_special_files_and_links_out_of_the_folder_are_refused(copy, tmp_path, file_type, name, monkeypatch):
     """Nothing unusual may be opened: opening a FIFO would block forever."""
     place = copy / 'params' / name
     if place.is_dir():
         shutil.rmtree(place)
     else:
         place.unlink(missing_ok=True)
-    if kind == 'fifo':
+    if file_type == 'fifo':
         os.mkfifo(place)
-    elif kind == 'socket':
+    elif file_type == 'socket':
         monkeypatch.chdir(place.parent)  # a socket's path must be short
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(place.name)
-    elif kind == 'folder':
+    elif file_type == 'folder':
         place.mkdir()
         if name == 'd/stray':
             return  # an additional empty folder is harmless
     else:
         secret = tmp_path / 'secret'
         secret.write_text('secret')
-        place.symlink_to({'link': secret, 'gone': tmp_path / 'none', 'device': '/dev/zero'}[kind])
+        place.symlink_to({'link': secret, 'gone': tmp_path / 'none', 'device': '/dev/zero'}[file_type])
     assert str(copy) in message(copy)
 
 
@@ -151,14 +151,14 @@ def test_an_index_that_leads_to_other_files_is_refused(copy, place):
     assert crc32c(data[:-4]) == struct.unpack('<I', data[-4:])[0]
     content = data[data.index(b'\x28\xb5\x2f\xfd') + 9 : -4]  # zstd's one block, uncompressed
     root = next((copy / 'params' / 'd').iterdir())
-    own = f'd/{root.name}'.encode()
-    for other in (own, place.encode() + b'x' * (len(own) - len(place))):
+    name_of_root = f'd/{root.name}'.encode()
+    for other in (name_of_root, place.encode() + b'x' * (len(name_of_root) - len(place))):
         (copy / 'secret').mkdir(exist_ok=True)
         shutil.copy(root, copy / 'secret' / other.decode().split('/')[-1])
-        body = b'\0\0' + content.replace(own, other)
+        body = b'\0\0' + content.replace(name_of_root, other)
         begin = data[:4] + struct.pack('<Q', 16 + len(body)) + body
         manifest.write_bytes(begin + struct.pack('<I', crc32c(begin)))
-        if other == own:
+        if other == name_of_root:
             checkpoint.restore(copy)
     assert 'Invalid key' in message(copy)
 
@@ -195,7 +195,7 @@ HUGE = {
         {},
     ],
 )
-def test_an_array_that_says_of_itself_what_it_should_not(copy, metadata):
+def test_unexpected_metadata_of_an_array_is_an_error(copy, metadata):
     """Params manipulated with the same tools are read correctly or not at all."""
     import tensorstore
 
@@ -207,7 +207,7 @@ def test_an_array_that_says_of_itself_what_it_should_not(copy, metadata):
     assert 'llama/norm/w' in message(copy)
 
 
-def test_an_array_whose_data_is_gone_is_not_zeros(copy):
+def test_an_array_without_data_is_an_error_and_not_zeros(copy):
     import tensorstore
 
     store = tensorstore.KvStore.open(
@@ -217,7 +217,7 @@ def test_an_array_whose_data_is_gone_is_not_zeros(copy):
     assert f'{copy}/params: damaged' in message(copy)
 
 
-def test_a_folder_replaced_in_the_same_place_is_read_anew(copy):
+def test_a_replaced_folder_is_read_again(copy):
     checkpoint.restore(copy)
     params = random_params(SMALL, seed=1)
     checkpoint.save(copy, params, SMALL, overwrite=True)
@@ -229,16 +229,16 @@ def test_saving_says_which_arrays_are_not_finite(tmp_path):
     assert checkpoint.save(tmp_path / 'a', params, SMALL) == ()
     params['llama']['layers_0']['gate']['w'] = params['llama']['layers_0']['gate']['w'].at[3, 4].set(np.nan)
     params['clip']['positions'] = params['clip']['positions'].at[0, 0].set(-np.inf)
-    odd = ('clip/positions', 'llama/layers_0/gate/w')
-    assert checkpoint.save(tmp_path / 'b', params, SMALL) == odd
+    not_finite = ('clip/positions', 'llama/layers_0/gate/w')
+    assert checkpoint.save(tmp_path / 'b', params, SMALL) == not_finite
     small = nested(quantize_leaves(flat(params), 'int8'))
-    assert checkpoint.save(tmp_path / 'c', small, SMALL) == (odd[0], f'{odd[1]}/scale')
+    assert checkpoint.save(tmp_path / 'c', small, SMALL) == (not_finite[0], f'{not_finite[1]}/scale')
 
 
 @pytest.mark.parametrize(
     'error', [MemoryError(), RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating')]
 )
-def test_too_little_memory_is_not_damage(copy, tmp_path, monkeypatch, error):
+def test_a_lack_of_memory_is_not_reported_as_damage(copy, tmp_path, monkeypatch, error):
     def put(*_):
         raise error
 

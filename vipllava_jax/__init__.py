@@ -5,6 +5,7 @@ from vipllava_jax.version import __version__
 TYPE_CHECKING = False  # importing typing would double the import time of this package
 
 if TYPE_CHECKING:
+    from vipllava_jax.answering.questions import answer
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
     from vipllava_jax.generation.decoding import generate, stream
     from vipllava_jax.generation.model import Model
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from vipllava_jax.model.vocabulary import embeddings, replace_embeddings, resize_vocabulary, tie, untie
 
 _HOMES = {
+    'answering.questions': ['answer'],
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
     'generation.decoding': ['generate', 'stream'],
     'generation.model': ['Model'],

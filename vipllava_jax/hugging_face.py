@@ -166,56 +166,59 @@ def _ids(places: tuple[Fields, ...], name: str, default: int) -> tuple[int, ...]
 
 def to_hugging_face(cfg: Config) -> dict[str, Any]:
     """The content of a config.json that every version of transformers that has this model can read."""
-    vision, text = cfg.vision, cfg.text
     vip = cfg.projector_norm
     taps: list[int] | int = (
         list(cfg.feature_layers) if vip or len(cfg.feature_layers) > 1 else cfg.feature_layers[0]
     )
+    ids = {'bos_token_id': cfg.bos, 'eos_token_id': _one_or_list(cfg.eos), 'pad_token_id': cfg.pad}
     return {
         'architectures': ['VipLlavaForConditionalGeneration' if vip else 'LlavaForConditionalGeneration'],
         'model_type': 'vipllava' if vip else 'llava',
         'image_token_index': cfg.image_token,
-        'image_seq_length': vision.patches,
+        'image_seq_length': cfg.vision.patches,
         'projector_hidden_act': 'gelu',
         'projector_layernorm_eps': cfg.projector_eps,
         **({'vision_feature_layers': taps} if vip else {'vision_feature_select_strategy': 'default'}),
         'vision_feature_layer': taps,  # read since transformers 5.23; earlier versions read the plural
+        'tie_word_embeddings': cfg.text.tied,
+        **ids,
+        'vision_config': _vision_fields(cfg.vision),
+        'text_config': {**_text_fields(cfg.text), **ids},
+    }
+
+
+def _vision_fields(vision: VisionConfig) -> dict[str, Any]:
+    return {
+        'model_type': 'clip_vision_model',
+        'image_size': vision.image_size,
+        'patch_size': vision.patch_size,
+        'hidden_size': vision.width,
+        'num_hidden_layers': vision.layers,
+        'num_attention_heads': vision.heads,
+        'intermediate_size': vision.mlp,
+        'layer_norm_eps': vision.eps,
+        'hidden_act': 'quick_gelu',
+        'projection_dim': 768,
+    }
+
+
+def _text_fields(text: TextConfig) -> dict[str, Any]:
+    return {
+        'model_type': 'llama',
+        'vocab_size': text.vocab,
+        'hidden_size': text.width,
+        'num_hidden_layers': text.layers,
+        'num_attention_heads': text.heads,
+        'num_key_value_heads': text.kv_heads,
+        'head_dim': text.head_size,
+        'intermediate_size': text.mlp,
+        'rms_norm_eps': text.eps,
+        # transformers 4 reads rope_theta, transformers 5 reads rope_parameters
+        'rope_theta': text.rope_theta,
+        'rope_parameters': {'rope_type': 'default', 'rope_theta': text.rope_theta},
+        'max_position_embeddings': text.context,
         'tie_word_embeddings': text.tied,
-        'bos_token_id': cfg.bos,
-        'eos_token_id': _one_or_list(cfg.eos),
-        'pad_token_id': cfg.pad,
-        'vision_config': {
-            'model_type': 'clip_vision_model',
-            'image_size': vision.image_size,
-            'patch_size': vision.patch_size,
-            'hidden_size': vision.width,
-            'num_hidden_layers': vision.layers,
-            'num_attention_heads': vision.heads,
-            'intermediate_size': vision.mlp,
-            'layer_norm_eps': vision.eps,
-            'hidden_act': 'quick_gelu',
-            'projection_dim': 768,
-        },
-        'text_config': {
-            'model_type': 'llama',
-            'vocab_size': text.vocab,
-            'hidden_size': text.width,
-            'num_hidden_layers': text.layers,
-            'num_attention_heads': text.heads,
-            'num_key_value_heads': text.kv_heads,
-            'head_dim': text.head_size,
-            'intermediate_size': text.mlp,
-            'rms_norm_eps': text.eps,
-            # transformers 4 reads rope_theta, transformers 5 reads rope_parameters
-            'rope_theta': text.rope_theta,
-            'rope_parameters': {'rope_type': 'default', 'rope_theta': text.rope_theta},
-            'max_position_embeddings': text.context,
-            'tie_word_embeddings': text.tied,
-            'hidden_act': 'silu',
-            'bos_token_id': cfg.bos,
-            'eos_token_id': _one_or_list(cfg.eos),
-            'pad_token_id': cfg.pad,
-        },
+        'hidden_act': 'silu',
     }
 
 

@@ -1,4 +1,4 @@
-"""Loading and converting: both folders have the same weights, whichever one is given."""
+"""Loading and converting: both folders have the same weights, whichever one is source."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ import vipllava_jax as vj
 from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark.load_and_convert import Folders, lines
 from vipllava_jax.benchmark.subject import Subject, random_params, silent
-from vipllava_jax.benchmark.timing import OURS, measure
+from vipllava_jax.benchmark.timing import OURS, measure_line
 from vipllava_jax.placement import place
 
 
@@ -17,7 +17,7 @@ def subject(cfg):
     return Subject(place(random_params(cfg, 'float32'), cfg, fuse=True), silent(cfg))
 
 
-def test_random_weights_are_written_as_both_kinds(subject, tmp_path):
+def test_random_weights_are_written_in_both_formats(subject, tmp_path):
     folders = Folders(subject, None, tmp_path)
     expected = dict(subject.leaves())
     for folder in (folders.converted, folders.pytorch):
@@ -25,20 +25,20 @@ def test_random_weights_are_written_as_both_kinds(subject, tmp_path):
             np.testing.assert_array_equal(w, expected[path])
 
 
-def test_a_folder_that_is_there_is_read_and_nothing_written_beside_it(subject, tmp_path):
-    made = Folders(subject, None, tmp_path)
-    for given in (made.converted, made.pytorch):
-        place = tmp_path / f'for-{given.name}'
+def test_an_existing_folder_is_read_and_not_written_again(subject, tmp_path):
+    written = Folders(subject, None, tmp_path)
+    for source in (written.converted, written.pytorch):
+        place = tmp_path / f'for-{source.name}'
         place.mkdir()
         before = sorted(tmp_path.iterdir())
-        folders = Folders(subject, given, place)
-        assert given in (folders.converted, folders.pytorch)
+        folders = Folders(subject, source, place)
+        assert source in (folders.converted, folders.pytorch)
         assert folders.converted != folders.pytorch
         assert sorted(tmp_path.iterdir()) == before
 
 
-def test_lines(subject, tmp_path):
-    results = [measure(line, 1) for line in lines(Folders(subject, None, tmp_path), ('load', 'convert'))]
+def test_load_and_convert_have_three_lines(subject, tmp_path):
+    results = [measure_line(line, 1) for line in lines(Folders(subject, None, tmp_path), ('load', 'convert'))]
     assert [str(r.line) for r in results] == ['load, converted', 'load, PyTorch', 'convert, PyTorch']
     for result in results:
         assert not result.sides[OURS].fault
@@ -48,16 +48,16 @@ def test_lines(subject, tmp_path):
     assert subject.size == size
 
 
-@pytest.mark.parametrize(('kind', 'bytes_a_weight'), [('int8', 1), ('int4', 0.5)])
+@pytest.mark.parametrize(('dtype', 'bytes_per_weight'), [('int8', 1), ('int4', 0.5)])
 @pytest.mark.slow
-def test_quantised_where_they_are_read(cfg, tmp_path, kind, bytes_a_weight):
-    params = place(random_params(cfg, 'float32', kind), cfg, fuse=True)
+def test_weights_are_quantized_when_they_are_read(cfg, tmp_path, dtype, bytes_per_weight):
+    params = place(random_params(cfg, 'float32', dtype), cfg, fuse=True)
     subject = Subject(params, silent(cfg))
-    assert subject.quantized == kind
-    assert bytes_a_weight < subject.weight < 1.5 * bytes_a_weight + 0.2
-    folders = Folders(subject, None, tmp_path, kind)
+    assert subject.quantized == dtype
+    assert bytes_per_weight < subject.weight < 1.5 * bytes_per_weight + 0.2
+    folders = Folders(subject, None, tmp_path, dtype)
     for line in lines(folders, ('load', 'convert')):
-        side = measure(line, 1).sides[OURS]
+        side = measure_line(line, 1).sides[OURS]
         assert not side.fault, side.fault
     found = vj.load(tmp_path / 'again', fuse=True).params
     jax.tree.map(np.testing.assert_array_equal, found, params)

@@ -11,7 +11,7 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import plan
 from vipllava_jax.benchmark.measure import STEPS, Ours, compilation_cache
 from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
-from vipllava_jax.benchmark.timing import OURS, measure
+from vipllava_jax.benchmark.timing import OURS, measure_line
 from vipllava_jax.model.cost import Work
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.params import abstract
@@ -59,7 +59,7 @@ def test_every_line_is_measured(subject):
     sides = {OURS: Ours(subject)}
     with compilation_cache():
         cache = jax.config.jax_compilation_cache_dir
-        results = [measure(line, 2) for line in plan.lines(sides, subject.costs, what, (3,), (100,))]
+        results = [measure_line(line, 2) for line in plan.lines(sides, subject.costs, what, (3,), (100,))]
     assert jax.config.jax_compilation_cache_dir != cache
     assert [r.line.what for r in results] == ['compile, cold', 'compile, warm', *what[1:]]
     for result in results:
@@ -69,7 +69,7 @@ def test_every_line_is_measured(subject):
         assert len(side.samples) == (1 if 'cold' in result.line.what else 2)
 
 
-def test_decode_goes_on_from_the_context_every_time(subject):
+def test_every_run_of_decode_starts_at_the_context(subject):
     run = Ours(subject).decode(2, 100)
     run(), run()
     state = run.__closure__[run.__code__.co_freevars.index('state')].cell_contents
@@ -78,7 +78,7 @@ def test_decode_goes_on_from_the_context_every_time(subject):
     np.testing.assert_array_equal(state.tokens, [state.tokens[0]] * 2)
 
 
-def test_the_work_of_a_whole_answer_is_that_of_its_parts(subject):
+def test_the_work_of_an_answer_is_the_sum_of_its_parts(subject):
     costs = subject.costs
     line = plan.text_line({}, costs, 'generate', 2, 128)
     assert line.work[:2] == (costs.vision(2), costs.prefill(2, 64))
@@ -87,13 +87,13 @@ def test_the_work_of_a_whole_answer_is_that_of_its_parts(subject):
     assert line.output == (2 * STEPS, 'tokens/s')
 
 
-def test_contexts_that_cannot_be_measured(cfg):
+def test_contexts_out_of_range_are_refused(cfg):
     plan.check_contexts(cfg, (70, 448))
     for context in (69, 449):
         with pytest.raises(ValueError, match=f'--context {context}'):
             plan.check_contexts(cfg, (context,))
 
 
-def test_the_presets_can_be_measured_as_a_user_would():
+def test_the_presets_fit_the_default_contexts():
     for cfg in PRESETS.values():
         plan.check_contexts(dataclasses.replace(cfg), (704, 1500))

@@ -8,7 +8,7 @@ import vipllava_jax as vj
 from vipllava_jax.benchmark import plan
 from vipllava_jax.benchmark.measure import Ours
 from vipllava_jax.benchmark.subject import Subject, random_params, silent
-from vipllava_jax.benchmark.timing import OURS, measure
+from vipllava_jax.benchmark.timing import OURS, measure_line
 from vipllava_jax.placement import place
 
 pytestmark = pytest.mark.parity
@@ -67,7 +67,7 @@ def test_the_report_has_lines_of_both_configurations(pair):
     }
     what = ('vision', 'prefill', 'decode')
     for line in plan.lines(sides, subject.costs, what, (2,), (100,)):
-        result = measure(line, 1)
+        result = measure_line(line, 1)
         assert ('compiled' in result.sides) == (line.what == 'decode')
         for name, side in result.sides.items():
             assert not side.fault, (str(line), name, side.fault)

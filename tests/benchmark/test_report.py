@@ -33,7 +33,7 @@ def shown():
     return out.getvalue()
 
 
-def test_the_table(shown):
+def test_the_table_has_a_row_per_line(shown):
     step, prefill, load = (line for line in shown.splitlines() if line.startswith('│'))
     for cell in ('5.00', '4.50–5.50', '1,600 tokens/s', '75 ', 'bandwidth', '25.0', '5.00×'):
         assert cell in step
@@ -46,7 +46,7 @@ def test_the_table(shown):
     assert 'transformers: ms' in shown
 
 
-def test_no_figure_is_cut_on_80_columns():
+def test_no_number_is_cut_on_80_columns():
     out = io.StringIO()
     results = [Result(result.line, {OURS: result.sides[OURS]}) for result in RESULTS]
     Console(file=out, width=80).print(report.table(results, RATES, 'a title'))
@@ -55,9 +55,9 @@ def test_no_figure_is_cut_on_80_columns():
         assert cell in out.getvalue()
 
 
-def test_a_sentence_a_line():
-    told = '5.00 ms, 4.50–5.50, 1,600 tokens/s, 75 % of bandwidth, transformers 25.0 5.00×'
-    assert report.sentence(RESULTS[0], RATES) == told
+def test_each_result_is_one_sentence():
+    expected = '5.00 ms, 4.50–5.50, 1,600 tokens/s, 75 % of bandwidth, transformers 25.0 5.00×'
+    assert report.sentence(RESULTS[0], RATES) == expected
     assert report.sentence(RESULTS[1], RATES).startswith(NO_MEMORY)
 
 
@@ -65,18 +65,18 @@ def test_json_has_every_sample(tmp_path):
     path = tmp_path / 'speed.json'
     for _ in range(2):
         report.write_report(path, report.record(RESULTS, RATES, {'model': '7b'}))
-    told = json.loads(path.read_text())
-    assert (told['model'], told['ceilings']['bandwidth']) == ('7b', 4.3e12)
-    line = told['lines'][0]
+    content = json.loads(path.read_text())
+    assert (content['model'], content['ceilings']['bandwidth']) == ('7b', 4.3e12)
+    line = content['lines'][0]
     assert (line['what'], line['batch'], line['bound']) == ('decode', 8, 'bandwidth')
     assert line['floor_ms'] == pytest.approx(3.767, rel=1e-3)
     assert line['sides'][OURS]['samples_ms'] == [4, 5, 6]
-    assert told['lines'][1]['sides'][OURS]['fault'] == NO_MEMORY
+    assert content['lines'][1]['sides'][OURS]['fault'] == NO_MEMORY
     assert [p.name for p in tmp_path.iterdir()] == ['speed.json']
 
 
 @pytest.mark.parametrize('results', [RESULTS, RESULTS[:1], []])
-def test_the_plot(results, tmp_path):
+def test_the_plot_is_drawn(results, tmp_path):
     roofline.plot(tmp_path / 'roofline.png', results, RATES, 'a device')
     with Image.open(tmp_path / 'roofline.png') as picture:
         assert len(set(picture.convert('L').resize((90, 60)).get_flattened_data())) > 5

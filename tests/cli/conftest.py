@@ -19,9 +19,10 @@ class Ran(NamedTuple):
 def vipllava(monkeypatch, capsys):
     """Runs the command in this process as from a shell, with an empty or a given stdin."""
 
-    def run(*args: object, stdin: str = '') -> Ran:
+    def run(*args: object, stdin: str | bytes = '') -> Ran:
         monkeypatch.setattr(sys, 'argv', ['vipllava', *map(str, args)])
-        monkeypatch.setattr(sys, 'stdin', io.StringIO(stdin))
+        stream = io.StringIO(stdin) if isinstance(stdin, str) else io.TextIOWrapper(io.BytesIO(stdin))
+        monkeypatch.setattr(sys, 'stdin', stream)
         with pytest.raises(SystemExit) as end:
             cli.run()
         return Ran(end.value.code or 0, *capsys.readouterr())

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import vipllava_jax as vj
-from vipllava_jax import cli, loading
+from vipllava_jax import loading
 from vipllava_jax.cli import stdin as stdin_module
 from vipllava_jax.cli.ask import read_question
 from vipllava_jax.demo.drawing import picture
@@ -106,25 +106,11 @@ def test_the_question_can_be_read_from_stdin(vipllava, folder):
     assert vipllava('ask', '--model', folder, '--max-new-tokens', 4, stdin='Hello\n') == given
 
 
-@pytest.fixture
-def picture_on_stdin(monkeypatch):
-    """Runs the command with the bytes of a file on stdin."""
-
-    def run(data: bytes, *args: object) -> int:
-        monkeypatch.setattr(sys, 'argv', ['vipllava', *map(str, args)])
-        monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(data)))
-        with pytest.raises(SystemExit) as end:
-            cli.run()
-        return end.value.code or 0
-
-    return run
-
-
-def test_a_picture_can_be_read_from_stdin(vipllava, picture_on_stdin, capsys, folder, photo, tmp_path):
+def test_a_picture_can_be_read_from_stdin(vipllava, folder, photo, tmp_path):
     command = ('ask', '--model', folder, '--max-new-tokens', 4, '--mark', MARK, 'What is {mark}?')
     expected = vipllava(*command, '--image', photo, '--save-image', tmp_path / 'a.png')
-    code = picture_on_stdin(photo.read_bytes(), *command, '--image', '-', '--save-image', tmp_path / 'b.png')
-    assert (code, *capsys.readouterr()) == expected
+    piped = ('--image', '-', '--save-image', tmp_path / 'b.png')
+    assert vipllava(*command, *piped, stdin=photo.read_bytes()) == expected
     assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
 
 
@@ -136,10 +122,11 @@ def test_a_picture_can_be_read_from_stdin(vipllava, picture_on_stdin, capsys, fo
         (b'', 'the picture on stdin is empty'),
     ],
 )
-def test_a_picture_on_stdin_has_the_limits_of_files(picture_on_stdin, capsys, monkeypatch, data, message):
+def test_a_picture_on_stdin_has_the_limits_of_files(vipllava, monkeypatch, data, message):
     monkeypatch.setattr('vipllava_jax.inputs.images.MAX_FILE_BYTES', 1000)
-    assert picture_on_stdin(data, 'ask', '--model', 'demo', '--image', '-', 'What?') == 2
-    assert message in capsys.readouterr().err
+    ran = vipllava('ask', '--model', 'demo', '--image', '-', 'What?', stdin=data)
+    assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
+    assert message in ran.err
 
 
 def test_a_terminal_is_not_a_picture(monkeypatch):

@@ -24,15 +24,15 @@ def quick(monkeypatch):
 
 
 @pytest.mark.slow
-def test_table_json_and_plot(vipllava, tmp_path):
-    told, plot = tmp_path / 'speed.json', tmp_path / 'roofline.png'
-    ran = vipllava(*SMALL, '--what', 'vision,decode', '--json', told, '--plot', plot)
+def test_results_are_shown_as_table_json_and_plot(vipllava, tmp_path):
+    file, plot = tmp_path / 'speed.json', tmp_path / 'roofline.png'
+    ran = vipllava(*SMALL, '--what', 'vision,decode', '--json', file, '--plot', plot)
     assert ran.code == 0, ran.err
     for expected in ('tiny, float32', 'vision', 'decode', '192…256', 'tokens/s', 'bandwidth', '50 GB/s'):
         assert expected in ran.out
     for expected in ('1/2 vision, batch 1', '2/2 decode, batch 1', '% of bandwidth'):
         assert expected in ran.err
-    data = json.loads(told.read_text())
+    data = json.loads(file.read_text())
     assert [line['what'] for line in data['lines']] == ['vision', 'decode']
     assert len(data['lines'][1]['sides']['vipllava-jax']['samples_ms']) == 3
     assert data['config']['text']['width'] == 128
@@ -41,24 +41,24 @@ def test_table_json_and_plot(vipllava, tmp_path):
         assert picture.width > 1000
 
 
-def test_a_checkpoint(vipllava, folder):
+def test_a_checkpoint_is_measured(vipllava, folder):
     args = ('--batch', '2', '--context', '100', '--repeats', 3)
     ran = vipllava('bench', '--model', folder, '--what', 'decode', *args)
     assert ran.code == 0, ran.err
     assert '100…164' in ran.out
 
 
-def test_what_is_there_is_shown_when_it_is_interrupted(vipllava, monkeypatch, tmp_path):
+def test_an_interruption_shows_the_results_so_far(vipllava, monkeypatch, tmp_path):
     from vipllava_jax.benchmark import timing
 
-    measure = timing.measure
+    measure = timing.measure_line
 
     def once(line, repeats):
         if line.what == 'decode':
             raise KeyboardInterrupt
         return measure(line, repeats)
 
-    monkeypatch.setattr(timing, 'measure', once)
+    monkeypatch.setattr(timing, 'measure_line', once)
     monkeypatch.setattr(cli.signals, 'end_by_interrupt', lambda: sys.exit(130))
     ran = vipllava(*SMALL, '--what', 'vision,decode', '--json', tmp_path / 'speed.json')
     assert ran.code == 130
@@ -67,7 +67,7 @@ def test_what_is_there_is_shown_when_it_is_interrupted(vipllava, monkeypatch, tm
 
 
 @pytest.mark.parametrize(('message', 'code'), [('RESOURCE_EXHAUSTED: no room', 0), ('a defect', 1)])
-def test_a_line_that_fails_is_told_and_the_rest_goes_on(vipllava, monkeypatch, message, code):
+def test_a_failing_line_is_reported_and_the_others_continue(vipllava, monkeypatch, message, code):
     from vipllava_jax.benchmark.measure import Ours
 
     def fail(*_):
@@ -96,7 +96,7 @@ def test_a_line_that_fails_is_told_and_the_rest_goes_on(vipllava, monkeypatch, m
         (['--json', 'x.png', '--plot', './x.png'], 'one file'),
     ],
 )
-def test_mistakes_are_one_line(vipllava, args, message):
+def test_invalid_options_are_errors_of_one_line(vipllava, args, message):
     code, out, err = vipllava('bench', '--preset', 'tiny', *args)
     assert (code, out) == (2, '')
     assert message in err
@@ -111,7 +111,9 @@ def test_mistakes_are_one_line(vipllava, args, message):
         ('--plot', 'x.png', 'lies in'),
     ],
 )
-def test_a_model_is_not_loaded_for_what_cannot_be_done(vipllava, folder, monkeypatch, option, value, message):
+def test_options_are_checked_before_the_model_is_loaded(
+    vipllava, folder, monkeypatch, option, value, message
+):
     from vipllava_jax import loading
 
     monkeypatch.setattr(loading.Source, 'load', None)
@@ -128,7 +130,7 @@ def test_a_model_is_not_loaded_for_what_cannot_be_done(vipllava, folder, monkeyp
         (['--peer', 'transformers'], 'torch', 'needs torch'),
     ],
 )
-def test_what_is_not_installed_is_named_first(vipllava, monkeypatch, args, absent, message):
+def test_missing_packages_are_named_first(vipllava, monkeypatch, args, absent, message):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == absent else find(name))
     code, out, err = vipllava('bench', *args)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from vipllava_jax.cli import VERBS
+from vipllava_jax.cli import COMMANDS
 
 COMMAND = "import sys; sys.argv[0] = 'vipllava'; from vipllava_jax.cli import main; main()"
 
@@ -72,7 +72,7 @@ def test_zsh_completes_file_and_folder_names(line, expected):
 
 
 def test_subcommands_options_and_choices_are_completed():
-    assert completions('vipllava ') == [f'plain,{verb}' for verb in VERBS]
+    assert completions('vipllava ') == [f'plain,{verb}' for verb in COMMANDS]
     assert completions('vipllava ask --te') == ['plain,--template', 'plain,--temperature']
     assert completions('vipllava ask --quantize int') == ['plain,int8', 'plain,int4']
 

@@ -26,7 +26,7 @@ def refused(ran, *words) -> None:
     assert not ran.out
 
 
-def test_what_a_link_points_to_is_written(vipllava, source, tmp_path):
+def test_the_target_of_a_link_is_written(vipllava, source, tmp_path):
     (tmp_path / 'real').mkdir()
     (tmp_path / 'link').symlink_to('real')
     assert vipllava('convert', source, tmp_path / 'link').code == 0
@@ -37,7 +37,7 @@ def test_what_a_link_points_to_is_written(vipllava, source, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['link', 'real']
 
 
-def test_no_input_is_written_by_whatever_path(vipllava, folder, source, adapter, tmp_path, monkeypatch):
+def test_no_input_is_overwritten_whatever_its_path(vipllava, folder, source, adapter, tmp_path, monkeypatch):
     (tmp_path / 'to folder').symlink_to(folder)
     (tmp_path / 'to adapter').symlink_to(adapter)
     (tmp_path / 'to parent').symlink_to(folder.parent)
@@ -53,7 +53,7 @@ def test_no_input_is_written_by_whatever_path(vipllava, folder, source, adapter,
     assert (files(folder), files(adapter)) == before
 
 
-def test_a_target_is_refused_before_its_source_is_looked_for(vipllava, tmp_path, monkeypatch):
+def test_a_target_is_refused_before_its_source_is_located(vipllava, tmp_path, monkeypatch):
     """The source may be a download of 14 GB."""
     import huggingface_hub
 
@@ -65,7 +65,7 @@ def test_a_target_is_refused_before_its_source_is_looked_for(vipllava, tmp_path,
     refused(vipllava('convert', 'mine/large', tmp_path / 'loop'), 'a link that leads to itself')
 
 
-def test_the_second_of_two_is_refused_before_its_source_is_looked_for(vipllava, tmp_path):
+def test_the_second_of_two_writers_is_refused_before_its_source_is_located(vipllava, tmp_path):
     with new_folder(tmp_path / 'model', 0, lambda folder: False, False):
         (tmp_path / 'link').symlink_to('model')
         for target in ('model', 'link', f'../{tmp_path.name}/model'):
@@ -74,9 +74,9 @@ def test_the_second_of_two_is_refused_before_its_source_is_looked_for(vipllava, 
                 refused(ran, 'another process is writing there')
 
 
-@pytest.mark.parametrize('kind', ['flax', 'pytorch'])
-def test_overwriting_keeps_what_is_not_a_models(vipllava, source, folder, tmp_path, kind):
-    work = (source, folder) if kind == 'flax' else (folder, source)
+@pytest.mark.parametrize('direction', ['flax', 'pytorch'])
+def test_overwriting_keeps_files_that_are_not_of_a_model(vipllava, source, folder, tmp_path, direction):
+    work = (source, folder) if direction == 'flax' else (folder, source)
     target = shutil.copytree(work[1], tmp_path / 'model')
     (target / 'notes.txt').write_text('mine')
     before = files(target)
@@ -86,7 +86,7 @@ def test_overwriting_keeps_what_is_not_a_models(vipllava, source, folder, tmp_pa
     assert vipllava('convert', work[0], target, '--overwrite').code == 0
 
 
-def test_weights_that_are_not_numbers(vipllava, folder, tmp_path):
+def test_weights_with_nan_are_a_warning_when_converting(vipllava, folder, tmp_path):
     """NaN and infinity are a warning when converting, and an error when comparing or asking."""
     params, cfg = checkpoint.restore(folder)
     norm = params['llama']['layers_1']['attn_norm']
@@ -124,7 +124,7 @@ def test_a_flipped_bit_is_named_by_every_command(vipllava, folder, source, tmp_p
 
 
 @pytest.mark.slow
-def test_interrupted_in_the_middle_the_target_is_as_it_was(source, folder, tmp_path):
+def test_an_interruption_does_not_change_the_target(source, folder, tmp_path):
     target = shutil.copytree(folder, tmp_path / 'model')
     before = files(target)
     command = [sys.executable, '-m', 'vipllava_jax', 'convert', str(source), str(target), '--overwrite']

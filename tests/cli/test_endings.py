@@ -76,7 +76,7 @@ def place(folder, source, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def ended(place: Path, case: Case, number: int, after: float) -> subprocess.CompletedProcess[bytes]:
+def run_and_signal(place: Path, case: Case, number: int, after: float) -> subprocess.CompletedProcess[bytes]:
     """Runs the command, and sends a signal after some seconds unless it has ended before."""
     process = subprocess.Popen(
         [sys.executable, '-c', START, *case.line.split()],
@@ -100,7 +100,7 @@ def contents(place: Path, but: tuple[str, ...]) -> dict[str, bytes]:
     }
 
 
-def check_whole(place: Path) -> None:
+def check_results(place: Path) -> None:
     """Checks that results are either the earlier ones or complete new ones."""
     from vipllava_jax import loading
 
@@ -124,7 +124,7 @@ def leftovers(place: Path) -> list[str]:
 def interrupt(place: Path, name: str, after: float) -> None:
     case, before = CASES[name], contents(place, CASES[name].writes)
     taken = (place / 'converted').exists()  # by a conversion that was complete before its signal came
-    ran = ended(place, case, signal.SIGINT, after)
+    ran = run_and_signal(place, case, signal.SIGINT, after)
     if b'KeyboardInterrupt' in ran.stderr and b'vipllava_jax/' not in ran.stderr:
         return  # Python was still starting and had run none of the command's code
     codes = {-signal.SIGINT, 2 if taken else 0, 130 if name == 'train' else 0}
@@ -132,23 +132,23 @@ def interrupt(place: Path, name: str, after: float) -> None:
     assert b'Traceback' not in ran.stderr, (after, ran.stderr.decode())
     assert contents(place, case.writes) == before, after
     assert not leftovers(place), after
-    check_whole(place)
+    check_results(place)
 
 
 def kill(place: Path, name: str, after: float) -> None:
     case, before = CASES[name], contents(place, CASES[name].writes)
-    ended(place, case, signal.SIGKILL, after)
+    run_and_signal(place, case, signal.SIGKILL, after)
     kept = contents(place, case.writes)
     assert before.items() <= kept.items(), after
-    check_whole(place)
+    check_results(place)
     if name in ('convert', 'convert again', 'train', 'eval') and not (place / 'converted').exists():
-        again = ended(place, case, signal.SIGCONT, 0)
+        again = run_and_signal(place, case, signal.SIGCONT, 0)
         assert again.returncode == 0, (after, again.stderr.decode())
-        check_whole(place)
+        check_results(place)
         assert not [path for path in leftovers(place) if not path.startswith('tmp')], after
 
 
-def moments(name: str, count: int) -> list[float]:
+def random_times(name: str, count: int) -> list[float]:
     """Random times in seconds after the start of a command, spread over its run time."""
     rng = random.Random(name)
     return [0.05 + (n + rng.random()) / count * CASES[name].seconds for n in range(count)]
@@ -157,14 +157,14 @@ def moments(name: str, count: int) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize('end', [interrupt, kill])
 @pytest.mark.parametrize('name', CASES)
-def test_at_a_few_moments(place, name, end: Callable[..., None]):
-    for after in moments(name, 3):
+def test_ending_at_a_few_random_times(place, name, end: Callable[..., None]):
+    for after in random_times(name, 3):
         end(place, name, after)
 
 
 @pytest.mark.by_hand
 @pytest.mark.parametrize('end', [interrupt, kill])
 @pytest.mark.parametrize('name', CASES)
-def test_at_many_moments(place, name, end: Callable[..., None]):
-    for after in moments(name, 23):
+def test_ending_at_many_random_times(place, name, end: Callable[..., None]):
+    for after in random_times(name, 23):
         end(place, name, after)

@@ -158,6 +158,21 @@ def test_a_device_can_be_the_output(vipllava, photo, tmp_path):
     assert Path('/dev/full').is_char_device()
 
 
+@pytest.mark.parametrize('command', ['draw', 'demo'])
+def test_the_picture_can_be_read_from_stdin(vipllava, photo, content, tmp_path, monkeypatch, command):
+    from vipllava_jax.cli import demo
+
+    monkeypatch.setattr(demo, 'answer_questions', lambda model, picture, questions: ['a star'])
+    for source, output in ((photo, 'a.png'), ('-', 'b.png')):
+        paths = {
+            'draw': (source, tmp_path / output),
+            'demo': ('--image', source, '--output', tmp_path / output),
+        }
+        ran = vipllava(command, *paths[command], *MARK, stdin=content)
+        assert ran.code == 0, ran.err
+    assert (tmp_path / 'a.png').read_bytes() == (tmp_path / 'b.png').read_bytes()
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [

@@ -70,7 +70,7 @@ SPOILT = {
     'another size': (
         'preprocessor_config.json',
         larger,
-        'the processor makes pictures of 56 pixels .* takes 28',
+        'the processor makes images of 56 pixels .* takes images of 28',
     ),
     'another patch': (
         'processor_config.json',

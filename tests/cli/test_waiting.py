@@ -13,7 +13,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_without_a_terminal_there_is_a_line_now_and_then(clock, capsys):
+def test_without_a_terminal_progress_is_a_line_every_half_minute(clock, capsys):
     with waiting.count_bar('answers') as progress:
         for at, done in [(100, 8), (110, 12), (131, 16), (140, 20), (150, 28)]:
             clock[0] = at
@@ -21,7 +21,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(clock, capsys):
     assert capsys.readouterr().err == 'answers 16/28  0.3/s, 0:46 left\nanswers 28/28  0.4/s, 0:00 left\n'
 
 
-def test_nothing_to_do_is_nothing_to_tell(capsys):
+def test_without_work_nothing_is_shown(capsys):
     with waiting.count_bar('answers') as progress:
         pass
     with waiting.count_bar('answers') as progress:
@@ -29,7 +29,7 @@ def test_nothing_to_do_is_nothing_to_tell(capsys):
     assert capsys.readouterr().err == ''
 
 
-def test_on_a_terminal_there_is_a_bar(clock, capsys, monkeypatch):
+def test_on_a_terminal_progress_is_a_bar(clock, capsys, monkeypatch):
     monkeypatch.setenv('FORCE_COLOR', '1')
     with waiting.count_bar('answers') as progress:
         progress(8, 28)

@@ -47,8 +47,14 @@ def tuple_of(*parts: bytes) -> bytes:
     return b'(' + b''.join(parts) + b't'
 
 
-def storage(key: str, kind: str, length: int) -> bytes:
-    parts = (string('storage'), f'ctorch\n{kind}\n'.encode(), string(key), string('cpu'), integer(length))
+def storage(key: str, name: str, length: int) -> bytes:
+    parts = (
+        string('storage'),
+        f'ctorch\n{name}\n'.encode(),
+        string(key),
+        string('cpu'),
+        integer(length),
+    )
     return tuple_of(*parts) + b'Q'
 
 
@@ -85,16 +91,16 @@ def write_bin(path: Path, tensors: dict[str, np.ndarray]) -> None:
     )
 
 
-def pair(name: str, out: int, into: int, rng, rank: int = 2, own: str = '') -> dict[str, np.ndarray]:
+def pair(name: str, out: int, into: int, rng, rank: int = 2, suffix: str = '') -> dict[str, np.ndarray]:
     """The A and B matrices of an adapter by peft's names."""
     halves = {'A': (rank, into), 'B': (out, rank)}
-    return {f'{name}.lora_{h}{own}.weight': np.float32(rng.standard_normal(s)) for h, s in halves.items()}
+    return {f'{name}.lora_{h}{suffix}.weight': np.float32(rng.standard_normal(s)) for h, s in halves.items()}
 
 
-def write_adapter(folder, tensors: dict[str, np.ndarray], kind: str = 'safetensors', **fields) -> None:
+def write_adapter(folder, tensors: dict[str, np.ndarray], format: str = 'safetensors', **fields) -> None:
     folder.mkdir(exist_ok=True)
-    (write_bin if kind == 'bin' else lambda path, x: save_file(x, path))(
-        folder / f'adapter_model.{kind}', tensors
+    (write_bin if format == 'bin' else lambda path, x: save_file(x, path))(
+        folder / f'adapter_model.{format}', tensors
     )
     (folder / 'adapter_config.json').write_text(
         json.dumps({'r': 2, 'lora_alpha': 6, 'peft_type': 'LORA', **fields})

@@ -41,11 +41,11 @@ def test_every_tree_of_names(folder, tmp_path, rng, tree, kind, own):
     text, vision, bridge = TREES[tree]
     params, cfg, *_ = load(folder, fuse=False)
     linears = {
-        'llama/layers_1/q/w': pair(f'{text}layers.1.self_attn.q_proj', 48, 48, rng, own=own),
-        'llama/layers_2/o/w': pair(f'{text}layers.2.self_attn.o_proj', 48, 48, rng, own=own),
-        'llama/layers_0/down/w': pair(f'{text}layers.0.mlp.down_proj', 48, 56, rng, own=own),
-        'clip/layers_3/up/w': pair(f'{vision}encoder.layers.3.mlp.fc1', 40, 32, rng, own=own),
-        'projector/linear_1/w': pair(bridge, 48, 160, rng, own=own),
+        'llama/layers_1/q/w': pair(f'{text}layers.1.self_attn.q_proj', 48, 48, rng, suffix=own),
+        'llama/layers_2/o/w': pair(f'{text}layers.2.self_attn.o_proj', 48, 48, rng, suffix=own),
+        'llama/layers_0/down/w': pair(f'{text}layers.0.mlp.down_proj', 48, 56, rng, suffix=own),
+        'clip/layers_3/up/w': pair(f'{vision}encoder.layers.3.mlp.fc1', 40, 32, rng, suffix=own),
+        'projector/linear_1/w': pair(bridge, 48, 160, rng, suffix=own),
     }
     write_adapter(tmp_path / 'a', {k: v for both in linears.values() for k, v in both.items()}, kind)
     found, before = dict(flat(load(folder, adapter=tmp_path / 'a', fuse=False).params)), dict(flat(params))

@@ -33,10 +33,10 @@ def write(path, *entries, comment=b''):
 
 
 def message(path) -> str:
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as raised:
         read_pickle(path)
-    assert str(told.value).startswith(f'{path}: ')
-    return str(told.value)
+    assert str(raised.value).startswith(f'{path}: ')
+    return str(raised.value)
 
 
 USUAL = (('archive/data.pkl', PROGRAM), ('archive/data/0', DATA))
@@ -44,14 +44,14 @@ USUAL = (('archive/data.pkl', PROGRAM), ('archive/data/0', DATA))
 
 @pytest.mark.parametrize('root', ['archive/', '', 'a..b/', 'modèle/', 'a b/'])
 @pytest.mark.parametrize('comment', [b'', b'a comment'])
-def test_any_root(path, root, comment):
+def test_any_root_folder_is_accepted(path, root, comment):
     write(path, (root + 'data.pkl', PROGRAM), (root + 'data/0', DATA), comment=comment)
     found = read_pickle(path)['x']
     np.testing.assert_array_equal(read_tensor(found, memoryview(bytearray(16))), np.arange(4))
 
 
 @pytest.mark.parametrize(
-    ('more', 'told'),
+    ('more', 'expected'),
     [
         ([('archive/data/0', DATA)], 'two entries of the name archive/data/0'),
         ([('archive/data.pkl', PROGRAM)], 'two entries of the name archive/data.pkl'),
@@ -67,9 +67,9 @@ def test_any_root(path, root, comment):
         ([('archive/byteorder', b'little' * 1000)], 'big-endian'),
     ],
 )
-def test_entries_that_no_checkpoint_has(path, more, told):
+def test_unusual_archive_entries_are_refused(path, more, expected):
     write(path, *USUAL, *more)
-    assert told in message(path)
+    assert expected in message(path)
 
 
 def directory(path) -> tuple[bytearray, int]:
@@ -77,7 +77,7 @@ def directory(path) -> tuple[bytearray, int]:
     return data, data.index(b'PK\1\2')
 
 
-def test_an_entry_inside_another(path):
+def test_an_entry_inside_another_is_refused(path):
     """An archive nested as the bytes of an entry, with a directory that refers to a header inside it."""
     inner = io.BytesIO()
     write(inner, ('archive/data/1', DATA))
@@ -91,7 +91,7 @@ def test_an_entry_inside_another(path):
     assert 'the entry archive/data/1 overlaps another' in message(path)
 
 
-def test_two_entries_of_the_same_bytes(path):
+def test_two_entries_of_the_same_bytes_are_refused(path):
     write(path, *USUAL)
     data, start = directory(path)
     second = data.index(b'PK\1\2', start + 4)
@@ -100,7 +100,7 @@ def test_two_entries_of_the_same_bytes(path):
     assert 'overlaps another' in message(path)
 
 
-def test_an_entry_of_another_name(path):
+def test_an_entry_with_two_names_is_refused(path):
     write(path, *USUAL)
     data, _ = directory(path)
     data[data.index(b'archive/data/0')] ^= 1
@@ -124,7 +124,7 @@ def test_an_entry_of_another_name(path):
         (24, 'I', 0xFFFFFFFF),  # a ZIP64 marker without the 64-bit sizes
     ],
 )
-def test_every_field_of_a_directory(path, offset, size, value):
+def test_every_field_of_a_directory_is_checked(path, offset, size, value):
     write(path, *USUAL)
     data, start = directory(path)
     struct.pack_into(f'<{size}', data, start + offset, value)
@@ -147,7 +147,7 @@ def test_every_field_of_a_directory(path, offset, size, value):
         (20, 'H', 7),  # the length of the comment
     ],
 )
-def test_every_field_of_the_end(path, offset, size, value):
+def test_every_field_of_the_end_record_is_checked(path, offset, size, value):
     write(path, *USUAL)
     data, _ = directory(path)
     struct.pack_into(f'<{size}', data, len(data) - 22 + offset, value)
@@ -155,7 +155,7 @@ def test_every_field_of_the_end(path, offset, size, value):
     message(path)
 
 
-def test_a_pickle_with_a_wrong_checksum(path):
+def test_a_pickle_with_a_wrong_checksum_is_refused(path):
     write(path, *USUAL)
     data, _ = directory(path)
     data[data.index(PROGRAM) + 8] ^= 1
@@ -176,9 +176,9 @@ def test_zip64(path, monkeypatch):
     struct.pack_into('<HHII', data, len(data) - 14, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
     path.write_bytes(data)
     assert read_pickle(path)['x'].shape == (4,)
-    for place, told in ((data.rindex(b'PK\6\7'), 'ZIP64'), (data.rindex(b'PK\6\6'), 'ZIP64')):
+    for place, expected in ((data.rindex(b'PK\6\7'), 'ZIP64'), (data.rindex(b'PK\6\6'), 'ZIP64')):
         path.write_bytes(data[:place] + b'XXXX' + data[place + 4 :])
-        assert told in message(path)
+        assert expected in message(path)
     at = data.rindex(b'PK\6\7') + 8
     for place in (0, len(data), 1 << 63):
         struct.pack_into('<Q', data, at, place)
@@ -188,7 +188,7 @@ def test_zip64(path, monkeypatch):
 
 @pytest.mark.parametrize('place', [0, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 @pytest.mark.parametrize('field', [42, 24, 20])
-def test_every_64_bit_field_of_a_directory(path, place, field):
+def test_every_64_bit_field_of_a_directory_is_checked(path, place, field):
     """The offset of an entry's header, and its uncompressed and compressed size, in the ZIP64 extra field."""
     write(path, *USUAL)
     data, start = directory(path)
@@ -204,7 +204,7 @@ def test_every_64_bit_field_of_a_directory(path, place, field):
         message(path)
 
 
-def test_a_directory_too_large(path):
+def test_a_directory_that_is_too_large_is_refused(path):
     """A sparse file that claims 4 GB of entries is refused before it is read."""
     length = 4_000_000_000
     with open(path, 'wb') as file:
@@ -217,7 +217,7 @@ def test_a_directory_too_large(path):
     assert time.thread_time() - began < 1
 
 
-def test_many_entries(path):
+def test_many_entries_are_read(path):
     entries = LARGEST_DIRECTORY // 47
     names = [f'{i}'.encode() for i in range(entries)]
     local = b'PK\3\4' + bytes(22)
@@ -226,10 +226,10 @@ def test_many_entries(path):
         parts.append(local + struct.pack('<HH', len(name), 0) + name)
         listed.append(b'PK\1\2' + bytes(24) + struct.pack('<HHHHHII', len(name), 0, 0, 0, 0, 0, start) + name)
         start += len(parts[-1])
-    whole = b''.join(listed)
-    whole = whole[:LARGEST_DIRECTORY]
+    data = b''.join(listed)
+    data = data[:LARGEST_DIRECTORY]
     path.write_bytes(
-        b''.join(parts) + whole + struct.pack('<4s4H2LH', b'PK\5\6', 0, 0, 0, 0, len(whole), start, 0)
+        b''.join(parts) + data + struct.pack('<4s4H2LH', b'PK\5\6', 0, 0, 0, 0, len(data), start, 0)
     )
     began = time.thread_time()
     message(path)
@@ -237,7 +237,7 @@ def test_many_entries(path):
 
 
 @pytest.mark.parametrize('at', range(0, 400, 7))
-def test_damage_is_told_or_harmless(path, at):
+def test_damage_is_reported_or_harmless(path, at):
     write_bin(path, {'x': np.arange(4, dtype=np.float32)})
     data = bytearray(path.read_bytes())
     data[-1 - at % len(data)] ^= 0xFF

@@ -8,7 +8,7 @@ from vipllava_jax.convert.faults import described, first, ranges
 
 
 @pytest.mark.parametrize(
-    ('faults', 'told'),
+    ('faults', 'expected'),
     [
         ({}, ''),
         ({'missing': []}, ''),
@@ -18,11 +18,11 @@ from vipllava_jax.convert.faults import described, first, ranges
         ({'missing': ['a\x1b[0m\nb']}, 'missing: a\\x1b[0m b'),
     ],
 )
-def test_described(faults, told):
-    assert described(faults) == told
+def test_faults_are_described_in_one_line(faults, expected):
+    assert described(faults) == expected
 
 
-def test_first():
+def test_the_first_names_are_listed_with_the_number_of_others():
     assert first({'b', 'a'}) == 'a, b'
 
 
@@ -33,7 +33,7 @@ def test_any_names_are_short_and_printable(faults):
 
 
 @pytest.mark.parametrize(
-    ('numbers', 'told'),
+    ('numbers', 'expected'),
     [
         ([3], ['a.layers.3.w']),
         ([2, 0, 1], ['a.layers.{0-2}.w']),
@@ -44,9 +44,9 @@ def test_any_names_are_short_and_printable(faults):
         (['9' * 5000], [f'a.layers.{"9" * 5000}.w']),
     ],
 )
-def test_ranges(numbers, told):
-    assert ranges(f'a.layers.{number}.w' for number in numbers) == told
+def test_numbers_of_layers_are_joined_to_ranges(numbers, expected):
+    assert ranges(f'a.layers.{number}.w' for number in numbers) == expected
 
 
-def test_names_with_braces():
+def test_names_with_braces_are_matched():
     assert ranges(['{}', 'a.{}.layers.0.w', 'a.{}.layers.1.w']) == ['{}', 'a.{}.layers.{0-1}.w']

@@ -28,10 +28,10 @@ def configured(folder, **fields):
 
 
 def message(folder) -> str:
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as raised:
         plan_conversion(folder)
-    assert len(str(told.value)) <= 500
-    return str(told.value)
+    assert len(str(raised.value)) <= 500
+    return str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def message(folder) -> str:
         ([4], '[4]'),
     ],
 )
-def test_the_config_says_so(copy, config, tool):
+def test_quantization_is_recognized_by_the_config(copy, config, tool):
     configured(copy, quantization_config=config)
-    told = message(copy)
-    assert told.startswith(f'{copy}: quantized by {tool}')
-    assert told.endswith(f' (config.json): {ADVICE}')
+    error = message(copy)
+    assert error.startswith(f'{copy}: quantized by {tool}')
+    assert error.endswith(f' (config.json): {ADVICE}')
 
 
-def test_other_places_in_the_config(copy):
+def test_quantization_in_a_part_of_the_config_is_recognized(copy):
     config = json.loads((copy / 'config.json').read_text())
     configured(copy, text_config=config['text_config'] | {'quantization_config': {'quant_method': 'awq'}})
     assert 'quantized by awq (config.json)' in message(copy)
@@ -66,12 +66,12 @@ def test_other_places_in_the_config(copy):
 @pytest.mark.parametrize(
     'config', [None, {}, {'quant_method': 'bitsandbytes', 'load_in_4bit': False, 'load_in_8bit': False}]
 )
-def test_a_config_that_quantizes_nothing(copy, config):
+def test_a_config_without_quantization_is_accepted(copy, config):
     configured(copy, quantization_config=config)
     plan_conversion(copy)
 
 
-def test_the_config_comes_before_the_files(copy):
+def test_the_config_is_checked_before_the_files(copy):
     """The config is checked first, as the files may have unknown dtypes or be missing."""
     for path in copy.glob('*.safetensors'):
         path.unlink()
@@ -102,7 +102,7 @@ Q = 'language_model.model.layers.0.self_attn.q_proj'
         ('codebooks', 'AQLM'),
     ],
 )
-def test_the_names_say_so(copy, name, tool):
+def test_quantization_is_recognized_by_names(copy, name, tool):
     shard = min(copy.glob('*.safetensors'))
     index = json.loads((copy / 'model.safetensors.index.json').read_text())
     index['weight_map'][f'{Q}.{name}'] = shard.name
@@ -112,16 +112,18 @@ def test_the_names_say_so(copy, name, tool):
     assert message(copy).endswith(f' (it holds {Q}.{name}): {ADVICE}')
 
 
-def test_the_names_of_weights_do_not(source):
+def test_ordinary_names_are_accepted(source):
     refuse_by_names((name.format(7) for name, _, _ in CLIP + PROJECTOR + LLAMA), 'here')
 
 
-@pytest.mark.parametrize('kind', ['int8', 'uint8', 'float8_e4m3fn'])
-def test_the_types_say_so(copy, kind):
+@pytest.mark.parametrize('dtype', ['int8', 'uint8', 'float8_e4m3fn'])
+def test_quantization_is_recognized_by_dtypes(copy, dtype):
     """8-bit weights without scales."""
     for shard in copy.glob('*.safetensors'):
         held = load_file(shard)
-        write_safetensors(shard, {name: w.astype(getattr(ml_dtypes, kind, kind)) for name, w in held.items()})
-    told = message(copy)
-    assert f'({kind})' in told
-    assert told.endswith(ADVICE)
+        write_safetensors(
+            shard, {name: w.astype(getattr(ml_dtypes, dtype, dtype)) for name, w in held.items()}
+        )
+    error = message(copy)
+    assert f'({dtype})' in error
+    assert error.endswith(ADVICE)

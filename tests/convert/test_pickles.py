@@ -26,11 +26,11 @@ def bytes_of(tensor):
 
 
 def message(path) -> str:
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as raised:
         read_pickle(path)
-    assert str(told.value).startswith(f'{path}: ')
-    assert '\n' not in str(told.value)
-    return str(told.value)
+    assert str(raised.value).startswith(f'{path}: ')
+    assert '\n' not in str(raised.value)
+    return str(raised.value)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_what_is_written_is_read(path, dtype):
+def test_written_files_are_read(path, dtype):
     arrays = {
         'x': np.arange(24).reshape(2, 3, 4).astype(dtype),
         'transposed': np.arange(6).reshape(2, 3).astype(dtype).T,
@@ -53,7 +53,7 @@ def test_what_is_written_is_read(path, dtype):
         np.testing.assert_array_equal(bytes_of(found[name]), array)
 
 
-def test_views_of_one_storage(path):
+def test_views_of_one_storage_are_read(path):
     views = {
         'whole': tensor(HELD, (2, 2), (2, 1)),
         'column': tensor(HELD, (2,), (2,), offset=1),
@@ -89,11 +89,11 @@ class Evil:
         (lambda file: np.arange(3), r'numpy'),
     ],
 )
-def test_nothing_runs(path, tmp_path, evil, name, protocol):
+def test_no_code_of_a_pickle_runs(path, tmp_path, evil, name, protocol):
     write_archive(path, pickle.dumps({'x': evil(tmp_path / 'it ran')}, protocol=protocol), {})
-    with pytest.raises(CheckpointError, match=f'refuses ({name})') as told:
+    with pytest.raises(CheckpointError, match=f'refuses ({name})') as raised:
         read_pickle(path)
-    assert str(told.value).startswith(f'{path}: ')
+    assert str(raised.value).startswith(f'{path}: ')
     assert not (tmp_path / 'it ran').exists()
 
 
@@ -112,7 +112,7 @@ def test_nothing_runs(path, tmp_path, evil, name, protocol):
         ('os', 'system\nx'),
     ],
 )
-def test_only_what_is_admitted_by_its_whole_name(path, name):
+def test_only_exact_names_are_admitted(path, name):
     module, attribute = name
     stacked = b'\x80\x04\x8c' + bytes([len(module)]) + module.encode() + b'\x8c' + bytes([len(attribute)])
     write_archive(path, stacked + attribute.encode() + b'\x93.', {})
@@ -180,12 +180,12 @@ TENSOR, PARAMETER, DICT = (
         b'garbage',
     ],
 )
-def test_hostile_and_broken_programs(path, program):
+def test_malicious_and_broken_programs_are_refused(path, program):
     write_archive(path, program, FOUR)
     message(path)
 
 
-def test_a_state_dict_has_attributes_and_they_are_dropped(path):
+def test_attributes_of_a_state_dict_are_dropped(path):
     entries = (
         string('x')
         + tensor(HELD, (4,), (1,))
@@ -222,13 +222,13 @@ def test_a_damaged_file_is_read_or_an_error(tmp_path_factory, at, noise):
 
 
 @pytest.mark.parametrize('keep', [0, 3, 30, 200, -1])
-def test_truncated(path, keep):
+def test_a_truncated_file_is_an_error(path, keep):
     write_bin(path, {'x': np.arange(400, dtype=np.float32)})
     path.write_bytes(path.read_bytes()[:keep])
     message(path)
 
 
-def test_other_formats_say_what_they_are(path):
+def test_other_formats_are_recognized(path):
     path.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
     assert 'not a file that torch.save wrote since PyTorch 1.6' in message(path)
     write_archive(path, pickled({'x': tensor(HELD, (4,), (1,))}), FOUR, compression=zipfile.ZIP_DEFLATED)
@@ -246,7 +246,7 @@ def test_other_formats_say_what_they_are(path):
     assert 'big-endian' in message(path)
 
 
-def test_an_entry_that_lies_elsewhere(path):
+def test_an_entry_outside_the_file_is_refused(path):
     write_bin(path, {'x': np.arange(4, dtype=np.float32)})
     data = bytearray(path.read_bytes())
     place = data.rindex(b'PK\1\2') + 42  # the last entry's offset, in the directory at the end
@@ -256,7 +256,7 @@ def test_an_entry_that_lies_elsewhere(path):
 
 
 @pytest.mark.parity
-def test_equal_to_torch(path):
+def test_bin_files_are_read_as_by_torch(path):
     import torch
 
     whole = torch.randn(6, 4, dtype=torch.bfloat16)
@@ -271,7 +271,7 @@ def test_equal_to_torch(path):
 
 
 @pytest.mark.parity
-def test_files_of_old_torch(path):
+def test_files_of_old_torch_versions_are_refused(path):
     import torch
 
     torch.save({'x': torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
@@ -280,7 +280,7 @@ def test_files_of_old_torch(path):
 
 @pytest.mark.parity
 @pytest.mark.parametrize('protocol', range(1, 6))
-def test_every_protocol_of_torch(path, protocol):
+def test_every_pickle_protocol_of_torch_is_read(path, protocol):
     import torch
 
     module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.BatchNorm1d(5))
@@ -298,7 +298,7 @@ def test_every_protocol_of_torch(path, protocol):
 
 @pytest.mark.parity
 @pytest.mark.parametrize('dtype', ['complex64', 'complex128', 'float8_e4m3fn', 'uint16', 'bool'])
-def test_types_that_are_not_weights_keep_their_names(path, dtype):
+def test_other_dtypes_keep_their_names(path, dtype):
     import torch
 
     torch.save({'x': torch.zeros(3, 2).to(getattr(torch, dtype))}, path)
@@ -309,7 +309,7 @@ def test_types_that_are_not_weights_keep_their_names(path, dtype):
 @pytest.mark.parity
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize(
-    ('make', 'told'),
+    ('make', 'expected'),
     [
         (lambda torch: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), 'quantized tensors'),
         (lambda torch: torch.eye(2).to_sparse(), 'sparse tensors'),
@@ -330,17 +330,17 @@ def test_types_that_are_not_weights_keep_their_names(path, dtype):
         (lambda torch: torch.ones(2, dtype=torch.complex64).conj().imag, 'negated or conjugated'),
     ],
 )
-def test_what_is_no_plain_tensor_is_named(path, make, told):
+def test_other_objects_than_tensors_are_named(path, make, expected):
     import torch
 
     torch.save({'x': make(torch)}, path)
-    with pytest.raises(CheckpointError, match=told) as error:
+    with pytest.raises(CheckpointError, match=expected) as error:
         read_pickle(path)
     assert 'corrupt' not in str(error.value)
 
 
 @pytest.mark.parametrize('name', ['\x1b[31mred', 'a\nb', '\u202edesrever', 'é' * 2000])
-def test_names_are_shown_printable(path, name):
+def test_names_are_printable(path, name):
     write_archive(path, pickled({name: integer(1)}), {})
     assert message(path).isprintable()
     write_archive(path, f'c{name}\nx\n.'.encode() if '\n' not in name else b'', {})
@@ -349,7 +349,7 @@ def test_names_are_shown_printable(path, name):
     assert message(path).isprintable()
 
 
-def test_strides_of_axes_that_have_none_do_not_matter(path):
+def test_strides_of_axes_of_one_element_do_not_matter(path):
     huge = 1 << 62
     views = {
         'one': tensor(HELD, (1, 4, 1), (huge, 1, huge)),
@@ -361,7 +361,7 @@ def test_strides_of_axes_that_have_none_do_not_matter(path):
     assert bytes_of(found['none']).shape == (0, 3)
 
 
-def test_an_attack_on_the_record_of_a_tensor(path, tmp_path):
+def test_a_malicious_tensor_record_is_refused(path, tmp_path):
     """BUILD could set fields after they were checked, such as the file, or strides out of bounds."""
     (tmp_path / 'secret').write_bytes(b'secret' * 9)
     for field, value in (

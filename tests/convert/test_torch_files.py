@@ -27,10 +27,10 @@ def bytes_of(tensor):
 
 
 def message(call, *args) -> str:
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as raised:
         call(*args)
-    assert '\n' not in str(told.value)
-    return str(told.value)
+    assert '\n' not in str(raised.value)
+    return str(raised.value)
 
 
 @pytest.fixture
@@ -47,39 +47,41 @@ def shards(tmp_path):
     st.sampled_from(['float32', 'float16', 'bfloat16']), st.lists(st.integers(0, 5), max_size=4), st.data()
 )
 @settings(max_examples=30, deadline=None)
-def test_what_is_written_is_read(tmp_path_factory, dtype, shape, data):
-    kind = np.dtype(ml_dtypes.bfloat16 if dtype == 'bfloat16' else dtype)
+def test_written_files_are_read(tmp_path_factory, dtype, shape, data):
+    stored = np.dtype(ml_dtypes.bfloat16 if dtype == 'bfloat16' else dtype)
     raw = data.draw(
-        st.binary(min_size=kind.itemsize * int(np.prod(shape)), max_size=kind.itemsize * int(np.prod(shape)))
+        st.binary(
+            min_size=stored.itemsize * int(np.prod(shape)), max_size=stored.itemsize * int(np.prod(shape))
+        )
     )
-    array = np.frombuffer(raw, kind).reshape(shape)
+    array = np.frombuffer(raw, stored).reshape(shape)
     path = tmp_path_factory.mktemp('file') / 'model.safetensors'
     write_safetensors(path, {'before': Y, 'it': array, 'after': X})
     found = bytes_of(read_safetensors(path)['it'])
-    assert (found.dtype, found.shape, found.tobytes()) == (kind, tuple(shape), raw)
+    assert (found.dtype, found.shape, found.tobytes()) == (stored, tuple(shape), raw)
 
 
-def test_shards_are_one(shards):
+def test_shards_are_read_as_one_checkpoint(shards):
     tensors = open_checkpoint(shards[0])
     np.testing.assert_array_equal(bytes_of(tensors['x']), X)
     np.testing.assert_array_equal(bytes_of(tensors['y']), Y)
 
 
-def test_safetensors_come_first(tmp_path):
+def test_safetensors_take_precedence_over_bin(tmp_path):
     write_safetensors(tmp_path / 'model.safetensors', {'x': X})
     write_bin(tmp_path / 'pytorch_model.bin', {'x': Y})
     assert open_checkpoint(tmp_path)['x'].dtype == 'float32'
 
 
 @pytest.mark.parametrize('keep', [0, 5, 20, -1])
-def test_truncated(tmp_path, keep):
+def test_a_truncated_file_is_an_error(tmp_path, keep):
     path = tmp_path / 'model.safetensors'
     write_safetensors(path, {'x': X})
     path.write_bytes(path.read_bytes()[:keep])
     assert message(open_checkpoint, tmp_path).startswith(f'{path}: truncated')
 
 
-def test_became_shorter_while_it_was_read(tmp_path):
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
     path = tmp_path / 'model.safetensors'
     write_safetensors(path, {'x': X})
     tensor = read_safetensors(path)['x']
@@ -88,7 +90,7 @@ def test_became_shorter_while_it_was_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('changed', 'told'),
+    ('changed', 'expected'),
     [
         ({'dtype': 'F7'}, "the type 'F7' is unknown"),
         ({'dtype': 'F16'}, r'F16 \[2, 3\] takes 12 bytes, the offsets span 24'),
@@ -108,10 +110,10 @@ def test_became_shorter_while_it_was_read(tmp_path):
         ({'dtype': []}, 'the header is corrupt'),
     ],
 )
-def test_corrupt_headers(tmp_path, changed, told):
+def test_corrupt_headers_are_errors(tmp_path, changed, expected):
     path = tmp_path / 'model.safetensors'
     write_safetensors(path, {'x': X, 'y': Y}, x=changed)
-    with pytest.raises(CheckpointError, match=told) as error:
+    with pytest.raises(CheckpointError, match=expected) as error:
         open_checkpoint(tmp_path)
     assert str(error.value).startswith(f'{path}: ')
 
@@ -119,19 +121,19 @@ def test_corrupt_headers(tmp_path, changed, told):
 @pytest.mark.parametrize(
     'header', [b'{', b'[]', b'{"x": 3}', b'\xff\xff', b'{"x": {}}', b'[' * 9999, b'{"a": 1, "a": 2}']
 )
-def test_headers_that_are_none(tmp_path, header):
+def test_invalid_headers_are_errors(tmp_path, header):
     path = tmp_path / 'model.safetensors'
     path.write_bytes(len(header).to_bytes(8, 'little') + header)
     assert message(open_checkpoint, tmp_path).startswith(f'{path}: the header is corrupt')
 
 
-def test_a_header_longer_than_the_file(tmp_path):
+def test_a_header_longer_than_the_file_is_an_error(tmp_path):
     path = tmp_path / 'model.safetensors'
     path.write_bytes((1 << 60).to_bytes(8, 'little') + b'{}')
     assert 'a header of 1152921504606846976 bytes in a file of 10' in message(open_checkpoint, tmp_path)
 
 
-def test_more_than_the_header_says(tmp_path):
+def test_a_file_longer_than_its_header_says_is_an_error(tmp_path):
     path = tmp_path / 'model.safetensors'
     write_safetensors(path, {'x': X})
     path.write_bytes(path.read_bytes() + b'..')
@@ -139,12 +141,12 @@ def test_more_than_the_header_says(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['model.safetensors', 'pytorch_model.bin'])
-def test_a_pointer_in_place_of_the_weights(tmp_path, name):
+def test_a_git_lfs_pointer_is_an_error_that_says_so(tmp_path, name):
     (tmp_path / name).write_text('version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n')
     assert 'git lfs pull' in message(open_checkpoint, tmp_path)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_an_unreadable_file_is_an_error(tmp_path):
     (tmp_path / 'model.safetensors').mkdir()
     assert (
         message(open_checkpoint, tmp_path)
@@ -154,7 +156,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
     assert message(bytes_of, tensor) == f'{tmp_path}/gone: cannot be read: No such file or directory'
 
 
-def test_a_disk_that_fails(tmp_path, monkeypatch):
+def test_a_failing_disk_is_an_error(tmp_path, monkeypatch):
     def fails(*_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -165,7 +167,7 @@ def test_a_disk_that_fails(tmp_path, monkeypatch):
     assert message(bytes_of, tensor) == f'{path}: cannot be read: Input/output error'
 
 
-def test_a_missing_shard(shards):
+def test_a_missing_shard_is_an_error(shards):
     folder, _ = shards
     (folder / NAMES[1]).unlink()
     assert (
@@ -174,7 +176,7 @@ def test_a_missing_shard(shards):
     )
 
 
-def test_a_missing_index(shards):
+def test_a_missing_index_is_an_error(shards):
     folder, _ = shards
     (folder / 'model.safetensors.index.json').unlink()
     assert is_torch_folder(folder)
@@ -184,7 +186,7 @@ def test_a_missing_index(shards):
 
 
 @pytest.mark.parametrize(
-    ('where', 'told'),
+    ('where', 'expected'),
     [
         ({'x': NAMES[0], 'y': NAMES[0]}, f'{NAMES[0]}: lacks tensors that .* says it has: y'),
         ({'x': NAMES[0], 'y': NAMES[1], 'z': NAMES[1]}, f'{NAMES[1]}: lacks tensors that .* says it has: z'),
@@ -197,14 +199,14 @@ def test_a_missing_index(shards):
         (None, 'index.json: no weight_map'),
     ],
 )
-def test_an_index_that_disagrees(shards, where, told):
+def test_an_index_that_disagrees_with_the_files_is_an_error(shards, where, expected):
     folder, index = shards
     (folder / 'model.safetensors.index.json').write_text(json.dumps(index | {'weight_map': where}))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=expected):
         open_checkpoint(folder)
 
 
-def test_a_tensor_the_index_does_not_know(shards):
+def test_a_tensor_that_is_not_in_the_index_is_an_error(shards):
     folder, _ = shards
     write_safetensors(folder / NAMES[0], {'x': X, 'z': Y})
     assert f'{NAMES[0]}: has tensors that model.safetensors.index.json does not know' in message(
@@ -213,13 +215,13 @@ def test_a_tensor_the_index_does_not_know(shards):
 
 
 @pytest.mark.parametrize('text', ['{', '[]', '"x"', ''])
-def test_an_index_that_is_none(shards, text):
+def test_an_invalid_index_is_an_error(shards, text):
     folder, _ = shards
     (folder / 'model.safetensors.index.json').write_text(text)
     assert message(open_checkpoint, folder).startswith(f'{folder}/model.safetensors.index.json: ')
 
 
-def test_nothing_there(tmp_path):
+def test_a_folder_without_weights_is_an_error(tmp_path):
     assert 'no weights: looked for model.safetensors, ' in message(open_checkpoint, tmp_path)
     assert message(open_checkpoint, tmp_path).endswith('found nothing')
     (tmp_path / 'adapter_model.bin').touch()
@@ -234,7 +236,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize('code', UNSUPPORTED)
-def test_types_that_are_no_weights_are_not_corrupt(tmp_path, code):
+def test_other_dtypes_are_not_reported_as_corrupt(tmp_path, code):
     path = tmp_path / 'model.safetensors'
     data = np.zeros(3 * UNSUPPORTED[code], np.int8)  # 24 elements
     write_safetensors(path, {'x': data, 'y': Y}, x={'dtype': code, 'shape': [4, 6]})
@@ -246,12 +248,12 @@ def test_types_that_are_no_weights_are_not_corrupt(tmp_path, code):
 
 
 @pytest.mark.parametrize('code', ['F7', 'F2', 'Q4_K', '\x1b[31m', 'x' * 99999])
-def test_unknown_types_are_not_corrupt(tmp_path, code):
+def test_unknown_dtypes_are_not_reported_as_corrupt(tmp_path, code):
     write_safetensors(tmp_path / 'model.safetensors', {'x': X}, x={'dtype': code})
-    told = message(open_checkpoint, tmp_path)
-    assert 'is unknown; supported are float32, float16, bfloat16' in told
-    assert 'corrupt' not in told
-    assert told.isprintable()
+    error = message(open_checkpoint, tmp_path)
+    assert 'is unknown; supported are float32, float16, bfloat16' in error
+    assert 'corrupt' not in error
+    assert error.isprintable()
 
 
 def entry(shape='1', end='4', name='x') -> str:
@@ -278,20 +280,20 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize('kind', HEADERS)
-def test_hostile_headers(tmp_path, kind):
-    text, told = HEADERS[kind]
+@pytest.mark.parametrize('name', HEADERS)
+def test_malicious_headers_are_refused(tmp_path, name):
+    text, expected = HEADERS[name]
     raw = text.encode()
     (tmp_path / 'model.safetensors').write_bytes(len(raw).to_bytes(8, 'little') + raw + bytes(8))
     began = time.thread_time()
     found = message(open_checkpoint, tmp_path)
-    assert told in found
+    assert expected in found
     assert len(found) <= 500
     assert found.isprintable()
     assert time.thread_time() - began < 5
 
 
-def test_headers_of_millions_of_entries(tmp_path):
+def test_headers_of_millions_of_entries_are_refused(tmp_path):
     entry = '"%07d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
     raw = ('{' + ''.join(entry % i for i in range(150_000))[:-1] + '}').encode()
     path = tmp_path / 'model.safetensors'
@@ -303,12 +305,12 @@ def test_headers_of_millions_of_entries(tmp_path):
     assert 'a header of 100000000 bytes; those of more than' in message(open_checkpoint, tmp_path)
 
 
-def special(path, kind):
-    if kind == 'a FIFO':
+def special(path, file_type):
+    if file_type == 'a FIFO':
         os.mkfifo(path)
-    elif kind == 'a folder':
+    elif file_type == 'a folder':
         path.mkdir()
-    elif kind == 'a device':
+    elif file_type == 'a device':
         path.symlink_to('/dev/zero')
     else:
         with socket.socket(socket.AF_UNIX) as opened:
@@ -316,24 +318,28 @@ def special(path, kind):
             opened.bind(path.name)
 
 
-@pytest.mark.parametrize('kind', ['a FIFO', 'a folder', 'a device', 'a socket'])
+@pytest.mark.parametrize('file_type', ['a FIFO', 'a folder', 'a device', 'a socket'])
 @pytest.mark.parametrize('name', ['model.safetensors', 'pytorch_model.bin', *INDEXED])
-def test_what_is_no_regular_file(tmp_path, monkeypatch, name, kind):
+def test_special_files_are_refused(tmp_path, monkeypatch, name, file_type):
     monkeypatch.chdir(tmp_path)
-    special(tmp_path / name, kind)
-    assert message(open_checkpoint, tmp_path) == (f'{tmp_path / name}: expected a regular file, found {kind}')
+    special(tmp_path / name, file_type)
+    assert message(open_checkpoint, tmp_path) == (
+        f'{tmp_path / name}: expected a regular file, found {file_type}'
+    )
 
 
-@pytest.mark.parametrize('kind', ['a FIFO', 'a folder', 'a device', 'a socket'])
-def test_shards_that_are_no_regular_files(shards, monkeypatch, kind):
+@pytest.mark.parametrize('file_type', ['a FIFO', 'a folder', 'a device', 'a socket'])
+def test_shards_that_are_special_files_are_refused(shards, monkeypatch, file_type):
     folder, _ = shards
     monkeypatch.chdir(folder)
     (folder / NAMES[1]).unlink()
-    special(folder / NAMES[1], kind)
-    assert message(open_checkpoint, folder) == f'{folder / NAMES[1]}: expected a regular file, found {kind}'
+    special(folder / NAMES[1], file_type)
+    assert (
+        message(open_checkpoint, folder) == f'{folder / NAMES[1]}: expected a regular file, found {file_type}'
+    )
 
 
-def test_shards_behind_links(shards, tmp_path):
+def test_shards_may_be_links(shards, tmp_path):
     """As in the Hub's cache."""
     folder, _ = shards
     snapshot = tmp_path / 'snapshots' / 'abc'
@@ -346,56 +352,56 @@ def test_shards_behind_links(shards, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['x' * 5000, '\x1b[31m', 'a\nb', '\ud800', 'a\u202eb'])
-def test_names_of_shards_are_shown_printable(shards, name):
+def test_names_of_shards_are_printable(shards, name):
     folder, index = shards
     index['weight_map']['x'] = name
     (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
-    told = message(open_checkpoint, folder)
-    assert told.isprintable()
-    assert len(told) <= 500
+    error = message(open_checkpoint, folder)
+    assert error.isprintable()
+    assert len(error) <= 500
 
 
-def test_an_index_of_many_files(shards):
+def test_an_index_of_many_files_is_read(shards):
     folder, index = shards
     index['weight_map'] = {f'x{i}': f'file{i}.safetensors' for i in range(100_000)}
     (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
     assert 'file0.safetensors: missing' in message(open_checkpoint, folder)
 
 
-@pytest.mark.parametrize('whole', ['same', 'stale index', 'broken index', 'no shards'])
-def test_a_whole_file_comes_before_an_index(shards, whole):
+@pytest.mark.parametrize('case', ['same', 'stale index', 'broken index', 'no shards'])
+def test_a_single_file_takes_precedence_over_an_index(shards, case):
     """transformers leaves an old index in place when it saves to a single file later."""
     folder, index = shards
     write_safetensors(folder / 'model.safetensors', {'x': X + 1, 'y': Y})
-    if whole == 'stale index':
+    if case == 'stale index':
         index['weight_map']['gone'] = 'gone.safetensors'
-    if whole == 'no shards':
+    if case == 'no shards':
         for name in NAMES:
             (folder / name).unlink()
-    text = '{' if whole == 'broken index' else json.dumps(index)
+    text = '{' if case == 'broken index' else json.dumps(index)
     (folder / 'model.safetensors.index.json').write_text(text)
     with pytest.warns(
         UserWarning, match='model.safetensors is read, .* model.safetensors.index.json is not'
-    ) as told:
+    ) as warned:
         found = open_checkpoint(folder)
-    assert len(told) == 1
+    assert len(warned) == 1
     np.testing.assert_array_equal(bytes_of(found['x']), X + 1)
 
 
-def test_a_whole_bin_comes_before_its_index(tmp_path):
+def test_a_single_bin_takes_precedence_over_its_index(tmp_path):
     write_bin(tmp_path / 'pytorch_model.bin', {'x': X})
     (tmp_path / 'pytorch_model.bin.index.json').write_text('{}')
     with pytest.warns(UserWarning, match='pytorch_model.bin is read'):
         assert open_checkpoint(tmp_path).keys() == {'x'}
 
 
-def test_shards_in_safetensors_come_before_a_whole_bin(shards):
+def test_safetensors_shards_take_precedence_over_a_single_bin(shards):
     folder, _ = shards
     write_bin(folder / 'pytorch_model.bin', {'z': X})
     assert open_checkpoint(folder).keys() == {'x', 'y'}
 
 
-def test_an_empty_bin(tmp_path):
+def test_an_empty_bin_is_an_error(tmp_path):
     (tmp_path / 'pytorch_model.bin').touch()
     assert 'pytorch_model.bin: an empty file' in message(open_checkpoint, tmp_path)
 

@@ -71,8 +71,8 @@ def test_questions_about_the_new_kind_are_mixed_with_others():
 def test_eval_reads_the_rows(tmp_path):
     some = [*ALL[::9], *MARKS[::9], *MOVED[:2]]
     written = rows(tmp_path, some)
-    read = cases.read(written, tmp_path)
-    for (_, sample), case in zip(some, read.cases, strict=True):
+    loaded = cases.read_cases(written, tmp_path)
+    for (_, sample), case in zip(some, loaded.cases, strict=True):
         assert case.turns == sample.turns[:1]
         assert case.accepted == (sample.turns[1].text,)
         assert not any(case.marks)
@@ -86,7 +86,7 @@ def test_files_are_written_in_parallel(tmp_path):
     file = exam.write(tmp_path, 'moved', MOVED[:4])
     written = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row['pair'] for row in written] == [0, 0, 1, 1]
-    assert cases.read([file], together=['pair']).cases[3].sets == (('pair', '1'),)
+    assert cases.read_cases([file], together=['pair']).cases[3].sets == (('pair', '1'),)
 
 
 @pytest.mark.parametrize('name', ['types', 'marks', 'moved'])

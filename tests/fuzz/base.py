@@ -223,22 +223,22 @@ ABOUT = {'model': 'tiny'}
 
 def journals(folder: Path) -> None:
     """Data with answers to all questions, and a run after two steps."""
-    from vipllava_jax.evaluation import cases
+    from vipllava_jax.evaluation.cases import read_cases
     from vipllava_jax.training.run_record import record_run
     from vipllava_jax.training.settings import read_settings
 
     data(folder)
-    found = cases.read(folder / 'rows.jsonl').cases
+    cases = read_cases(folder / 'rows.jsonl').cases
     answers = [
         {
             'n': n,
-            'id': c.name,
-            'task': c.task.name,
-            'question': c.turns[-1].text,
+            'id': case.name,
+            'task': case.task.name,
+            'question': case.turns[-1].text,
             'answer': 'one',
             'finished': True,
         }
-        for n, c in enumerate(found)
+        for n, case in enumerate(cases)
     ]
     lines = [{'settings': ABOUT}, *answers]
     (folder / 'answers.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))

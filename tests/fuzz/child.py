@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 
 MAX_LENGTH = {'stderr': 600, 'message': 10_000, 'warning': 10_000}  # characters; the command shortens them
-NO_MEMORY = 'not enough memory'  # a message of the command that counts as a fault
+NO_MEMORY = 'not have enough memory'  # a message of the command that counts as a fault
 
 
 class Output:

@@ -7,7 +7,7 @@ import click
 from hypothesis import strategies as st
 
 from tests.fuzz.nasty import TEXTS, Draw, words
-from vipllava_jax.cli import VERBS
+from vipllava_jax.cli import COMMANDS
 
 LINES = {
     'ask': words('What is {mark}?  --model  model  --image  photo.png  --mark  rectangle:10,10,50,40:red'),
@@ -33,7 +33,7 @@ STDIN = (b'What?', b'', b'\xff\xfeW\0', b'\xef\xbb\xbfWhat?', b'\xff', b'\x1b[2J
 @st.composite
 def commands(draw: Draw) -> dict[str, bytes]:
     """A valid command line, with words inserted or removed and options of the subcommand added."""
-    verb = draw(st.sampled_from([*VERBS]))
+    verb = draw(st.sampled_from([*COMMANDS]))
     line = [*LINES[verb]]
     command = getattr(import_module(f'vipllava_jax.cli.{verb}'), verb)
     options = [option for option in command.params if isinstance(option, click.Option)]

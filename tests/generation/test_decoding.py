@@ -119,9 +119,7 @@ def test_sampled_tokens_depend_only_on_the_seed_of_the_row(params, cfg, batch, m
     np.testing.assert_array_equal(warm, answer(batch, temperature=1.5, seed=1))
 
 
-def test_another_length_compiles_nothing(folder):
-    model = vj.load(folder)
-
+def test_another_length_compiles_nothing(model):
     def answer(question):
         batch = model.processor(question)
         vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=9)
@@ -251,67 +249,62 @@ def test_other_settings_compile_nothing(params, cfg, batch):
         assert run(**{'temperature': [0, 1, 2], **settings}) == sampled
 
 
-def texts_of(processor, ids):
-    """The text after each of the ids, as it is streamed."""
-    stream, text = processor.text_stream(), ''
-    for id in ids:
-        text += stream.push([id])
-        yield text + stream.blank
+@pytest.fixture(scope='module')
+def model(folder):
+    return vj.load(folder)
 
 
-@pytest.mark.parametrize('chunk', [3, 8])
-def test_stop_strings_end_the_row_with_the_token_that_completes_them(folder, monkeypatch, chunk):
-    monkeypatch.setattr(decoding, 'CHUNK', chunk)
-    model = vj.load(folder)
+def ending(processor, ids, stop):
+    """The number of ids whose text is the first to contain the stop string, and this text."""
+    for n in range(1, len(ids) + 1):
+        text = processor.tokenizer.decode_untrimmed(ids[:n].tolist()).lstrip()
+        if stop in text:
+            return n, text
+    return None, text.rstrip()
+
+
+def test_stop_strings_end_the_row_with_the_token_that_completes_them(model):
     processor = model.processor
     batch = processor(['Hi', 'What is it?', 'A dog'])
-    run = dict(cfg=model.cfg, max_new_tokens=40, eos=(), temperature=1.0, seed=[1, 2, 3])
+    run = dict(cfg=model.cfg, max_new_tokens=24, eos=(), temperature=1.0, seed=[1, 2, 3])
     whole = vj.generate(model.params, batch, **run)
-    texts = processor.decode(whole)
-    row, at = 1, len(texts[1]) // 2
-    stops = [texts[row][at : at + 3], 'never found ' * 9]
+    text = processor.decode(whole)[1]
+    stop = text[len(text) // 2 :][:3]
+    stopped = dict(processor=processor, stop=[stop, 'never found ' * 9], **run)
     for keep_stop in (False, True):
-        out = vj.generate(model.params, batch, processor=processor, stop=stops, keep_stop=keep_stop, **run)
-        for r, text in enumerate(texts):
-            found = text.find(stops[0])
-            n = 40
-            if found >= 0:
-                n = next(
-                    n for n, text in enumerate(texts_of(processor, whole.tokens[r]), 1) if stops[0] in text
-                )
-            assert out.lengths[r] == n
-            np.testing.assert_array_equal(out.tokens[r, :n], whole.tokens[r, :n])
-            assert (out.tokens[r, n:] == model.cfg.pad).all()
-            assert out.finished[r] == (found >= 0)
-            assert out.finish_reasons[r] == ('stop' if found >= 0 else 'length')
-            expected = text if found < 0 else text[: found + 3] if keep_stop else text[:found].rstrip()
-            assert processor.decode(out)[r] == expected
-        assert out.finished[row]
-    streamed = [*vj.stream(model.params, batch, processor=processor, stop=stops, **run)]
-    np.testing.assert_array_equal(np.concatenate(streamed, axis=1)[:, : out.tokens.shape[1]], out.tokens)
+        out = vj.generate(model.params, batch, keep_stop=keep_stop, **stopped)
+        for row, answer in enumerate(processor.decode(out)):
+            end, text = ending(processor, whole.tokens[row], stop)
+            n = end or 24
+            assert (out.lengths[row], out.finished[row]) == (n, end is not None)
+            assert out.finish_reasons[row] == ('stop' if end else 'length')
+            np.testing.assert_array_equal(out.tokens[row, :n], whole.tokens[row, :n])
+            assert (out.tokens[row, n:] == model.cfg.pad).all()
+            before, found, _ = text.partition(stop)
+            assert answer == (before + found if found and keep_stop else before.rstrip())
+        assert out.finished[1]
+    streamed = np.concatenate([*vj.stream(model.params, batch, **stopped)], axis=1)
+    np.testing.assert_array_equal(streamed[:, : out.tokens.shape[1]], out.tokens)
+    assert (streamed[:, out.tokens.shape[1] :] == model.cfg.pad).all()
 
 
-def test_a_stream_ends_when_every_row_has_reached_a_stop_string(folder):
-    model = vj.load(folder)
-    batch = model.processor(['Hi', 'What is it?'])
-    run = dict(cfg=model.cfg, max_new_tokens=64, eos=())
+def test_a_stream_ends_when_every_row_has_reached_a_stop_string(model):
+    batch = model.processor(['Hi', 'What is it?', 'A dog'])
+    run = dict(cfg=model.cfg, max_new_tokens=24, eos=(), temperature=1.0, seed=[1, 2, 3])
     texts = model.processor.decode(vj.generate(model.params, batch, **run))
     stops = [text[:1] for text in texts]
     pieces = [*vj.stream(model.params, batch, processor=model.processor, stop=stops, **run)]
-    assert sum(piece.shape[1] for piece in pieces) < 40
+    assert sum(piece.shape[1] for piece in pieces) < 24
 
 
-def test_a_stop_string_that_is_one_token_is_an_end_id(folder):
-    model = vj.load(folder)
-    batch = model.processor('Hi')
-    out = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=9, eos=())
-    ids = out.tokens[0].tolist()
-    token = model.processor.tokenizer.core.id_to_token(ids[4])
-    ended = vj.generate(
-        model.params, batch, cfg=model.cfg, max_new_tokens=9, eos=(), stop=token, processor=model.processor
-    )
-    assert ended.lengths[0] <= ids.index(ids[4]) + 1
-    assert ended.finish_reasons == ('stop',)
+def test_a_stop_string_that_is_one_token_is_an_end_id(model):
+    batch = model.processor(['Hi', 'What is it?', 'A dog'])
+    run = dict(cfg=model.cfg, max_new_tokens=24, eos=(), temperature=1.0, seed=[1, 2, 3])
+    ids = vj.generate(model.params, batch, **run).tokens[0].tolist()
+    token = model.processor.tokenizer.backend.id_to_token(ids[4])
+    out = vj.generate(model.params, batch, stop=token, processor=model.processor, **run)
+    assert out.lengths[0] <= ids.index(ids[4]) + 1
+    assert out.finish_reasons[0] == 'stop'
 
 
 @pytest.mark.parametrize('temperature', [0.0, 1.0])

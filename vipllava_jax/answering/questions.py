@@ -38,7 +38,10 @@ def answer(
     if not question.strip():
         raise ValueError('the question is empty: ask something')
     if model.processor is None:
-        raise ValueError('the model has no processor, because its folder has no tokenizer: load a whole one')
+        raise ValueError(
+            'the model has no processor, because its folder has no tokenizer: load a folder with '
+            'tokenizer.json'
+        )
     given: list[Any] = [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
     images, drawn = mark_images(given, marks)
     prompt = insert_phrases(question, drawn)

@@ -82,7 +82,7 @@ class Reply:
         return self.ends.reasons[0] == 'stop'
 
     def text(self) -> str:
-        """Generates the whole reply -> its text, without white space at the ends."""
+        """Generates the complete reply -> its text, without white space at the ends."""
         return ''.join(self).strip()
 
     def report(self) -> dict[str, Any]:

@@ -67,6 +67,6 @@ def measure_lines(lines: Sequence[Line], repeats: int, rates: Ceilings, show: Sh
     for i, line in enumerate(lines, 1):
         count = f'{i}/{len(lines)}'
         show(f'{count} {line} …')
-        result = timing.measure(line, repeats)
+        result = timing.measure_line(line, repeats)
         show(f'{" " * len(count)} {report.sentence(result, rates)}')
         yield result

@@ -75,7 +75,7 @@ class Result:
     sides: dict[str, Side]
 
 
-def measure(line: Line, repeats: int) -> Result:
+def measure_line(line: Line, repeats: int) -> Result:
     """Measures a line; the error of a side that fails is recorded, and the other sides continue."""
     result = Result(line, {name: Side() for name in line.sides})
     runs: dict[str, Run] = {}

@@ -18,42 +18,42 @@ from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import brief, printable
 from vipllava_jax.version import __version__
 
-VERBS = {
-    'demo': 'See a small bundled model answer, without a download.',
-    'ask': 'Ask about a picture, with marks drawn on it.',
+COMMANDS = {
+    'demo': 'Try a small bundled model, without a download.',
+    'ask': 'Ask a question about a picture, with marks drawn on it.',
     'draw': 'Draw marks on a picture.',
-    'convert': 'Convert a checkpoint, from PyTorch or back.',
-    'train': 'Train a model, whole or by LoRA, on rows of data.',
-    'eval': 'Ask a model what has a known answer, and count what is right.',
-    'bench': 'Measure how fast each part of the model runs here.',
-    'info': 'Show versions, devices and what a checkpoint holds.',
+    'convert': 'Convert a checkpoint from PyTorch to Flax, or back.',
+    'train': 'Fine-tune a model, completely or with LoRA.',
+    'eval': 'Measure the accuracy of a model on questions with known answers.',
+    'bench': 'Measure the speed of each part of the model on this device.',
+    'info': 'Show versions, devices, and the contents of a checkpoint.',
 }
 NO_MEMORY = (
-    '{} has not enough memory: try --quantize int8 or int4, --dtype bfloat16, fewer images, a smaller batch '
-    'or a shorter answer'
+    '{} does not have enough memory: try --quantize int8 or int4, --dtype bfloat16, fewer images, a smaller '
+    'batch or a shorter answer'
 )
 
 
-class Verbs(click.Group):
+class LazyGroup(click.Group):
     """The subcommands, imported when needed, so that `vipllava --help` is instant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*VERBS]
+        return [*COMMANDS]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
+        if name not in COMMANDS:
             if ctx.resilient_parsing:  # of the shell's completion
                 return None
-            raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(VERBS)}')
+            raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(COMMANDS)}')
         return refusing_empty(getattr(import_module(f'vipllava_jax.cli.{name}'), name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section('Commands'):
-            formatter.write_dl([*VERBS.items()])
+            formatter.write_dl([*COMMANDS.items()])
 
 
 def refusing_empty(command: click.Command) -> click.Command:
-    """The command, whose options now refuse an empty value."""
+    """The command, changed so that its options refuse an empty value."""
     for option in command.params:
         if isinstance(option, click.Option) and option.callback is None:
             option.callback = not_empty
@@ -62,12 +62,14 @@ def refusing_empty(command: click.Command) -> click.Command:
 
 def not_empty(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
     """The value of an option; refuses an empty one, as from a shell variable that is not set."""
-    if any(one in ('', Path()) for one in (value if isinstance(value, tuple) else (value,))):
+    if any(v in ('', Path()) for v in (value if isinstance(value, tuple) else (value,))):
         raise click.BadParameter('empty: give a value, or leave the option out', ctx, option)
     return value
 
 
-@click.group(cls=Verbs, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100})
+@click.group(
+    cls=LazyGroup, context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100}
+)
 @click.version_option(__version__)
 @click.option(
     '--compilation-cache',
@@ -75,11 +77,11 @@ def not_empty(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
     type=FOLDER,
     envvar='VIPLLAVA_COMPILATION_CACHE',
     show_envvar=True,
-    help='Where compiled programs are kept, so that the next start is quick.  [default: '
-    'JAX_COMPILATION_CACHE_DIR, or vipllava/programs in your cache folder]',
+    help='The folder in which compiled programs are stored, so that they are compiled only once; off for '
+    'none.  [default: JAX_COMPILATION_CACHE_DIR, or vipllava/programs in your cache folder]',
 )
 def vipllava(compilation_cache: str | None) -> None:
-    """ViP-LLaVA: ask about what you mark on a picture.
+    """ViP-LLaVA: ask questions about the things that you mark on a picture.
 
     \b
     Examples:
@@ -89,8 +91,8 @@ def vipllava(compilation_cache: str | None) -> None:
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b
       vipllava info --model ./vip-llava-7b
     """
-    ours = compilation.use_cache(compilation_cache, os.environ)
-    warnings.showwarning = shown(ours)
+    is_our_cache = compilation.use_cache(compilation_cache, os.environ)
+    warnings.showwarning = warning_handler(is_our_cache)
 
 
 def main(command: click.Command | None = None) -> None:
@@ -100,14 +102,14 @@ def main(command: click.Command | None = None) -> None:
         run(command)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        code = flushed(code)
+        code = flush_output(code)
         signals.end_at_once()
         if not code:
             raise
         os._exit(code)  # a normal exit may crash while a program is being compiled
 
 
-def flushed(code: int) -> int:
+def flush_output(code: int) -> int:
     """Flushes stdout; returns the exit code, which is 2, with a message, if that fails."""
     try:
         sys.stdout.flush()
@@ -129,12 +131,11 @@ def run(command: click.Command | None = None) -> None:
             setattr(sys, name, open(os.devnull, 'r' if name == 'stdin' else 'w'))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors='backslashreplace'
-            )  # an answer may contain characters that the terminal cannot show
+            # an answer may contain characters that the terminal cannot show
+            stream.reconfigure(errors='backslashreplace')
     with warnings.catch_warnings():
         warnings.simplefilter('default', UserWarning)
-        warnings.showwarning = shown(False)
+        warnings.showwarning = warning_handler(False)
         try:
             sys.exit((refusing_empty(command) if command else vipllava)(standalone_mode=False))
         except click.exceptions.NoArgsIsHelpError as e:
@@ -154,8 +155,9 @@ def user_error(error: Exception) -> str | None:
         case click.ClickException():
             return error.format_message()
         case OSError() if error.strerror:  # without a file name it is from standard output
-            named = isinstance(error.filename, (str, bytes))
-            return f'{os.fsdecode(error.filename) if named else "standard output"}: {error.strerror}'
+            has_name = isinstance(error.filename, (str, bytes))
+            name = os.fsdecode(error.filename) if has_name else 'standard output'
+            return f'{name}: {error.strerror}'
         case OSError() | ValueError() | ImportError():
             return str(error)
         case MemoryError():
@@ -167,17 +169,19 @@ def user_error(error: Exception) -> str | None:
     return None
 
 
-def shown(ours: bool) -> Callable[..., None]:
+def warning_handler(is_our_cache: bool) -> Callable[..., None]:
     """A handler that shows each warning once on stderr.
 
-    `ours` says whether the folder of compiled programs is ours, so that damaged files in it may be deleted.
+    `is_our_cache` says whether damaged files in the folder of compiled programs may be deleted.
     """
-    seen = set()
+    shown = set()
 
     def show(message: Warning | str, *_: object) -> None:
-        line = compilation.plain_warning(str(message), Path(os.environ.get(compilation.FOLDER, '')), ours)
-        if line and line not in seen:
-            seen.add(line)
+        line = compilation.plain_warning(
+            str(message), Path(os.environ.get(compilation.FOLDER, '')), is_our_cache
+        )
+        if line and line not in shown:
+            shown.add(line)
             click.echo(f'vipllava: {printable(line)}', err=True)
 
     return show

@@ -124,12 +124,9 @@ def ask(
         adapter = [Path(weights.adapter)] if weights.adapter else []
         save_picture(pictures[0], save_image, [*images, request.weights.folder, *adapter])
     answer, report = answer_request(request, quiet=as_json)
-    if as_json:
-        asked = {'model': source, 'adapter': weights.adapter, 'template': template, 'prompt': prompt}
-        settings = {**asked, **types(request.shapes), **options}
-        click.echo(safe_json({'answer': answer, **settings, **report}))
-    else:
-        click.echo('')
+    inputs = {'model': source, 'adapter': weights.adapter, 'template': template, 'prompt': prompt}
+    report = {'answer': answer, **inputs, **types(request.shapes), **options, **report}
+    click.echo(safe_json(report) if as_json else '')
     if not pictures:
         click.echo('vipllava: there was no --image: the model answered from the question alone', err=True)
 
@@ -216,7 +213,7 @@ def answer_request(request: Request, quiet: bool) -> tuple[str, dict[str, Any]]:
 
 
 def stream_answer(reply: 'Reply', wait: Callable[[], None], quiet: bool) -> str:
-    """The whole answer; unless `quiet`, it is streamed to stdout. Waits for the compilation first."""
+    """The complete answer; unless `quiet`, it is streamed to stdout. Waits for the compilation first."""
     answer = ''
     with spinner('looking at the picture; the first time, compiling …') as stop:
         with contextlib.suppress(Exception):  # decoding raises the same error again

@@ -53,11 +53,12 @@ def _default(name: str, key: Key) -> str:
     default = FIELDS[name].default
     if default is dataclasses.MISSING:
         return '' if name in REQUIRED else "  [default: the recipe's]"
-    if default in (None, False) or 'default' in key.help:
+    if default is None or default is False or 'default' in key.help:
         return ''
     if isinstance(default, tuple):
         return f'  [default: {", ".join(default)}]'
-    return f'  [default: {"yes" if default is True else default}]'
+    text = f'{default:g}' if isinstance(default, float) else 'yes' if default is True else str(default)
+    return f'  [default: {text}]'
 
 
 def train(file: Path | None, **given: Any) -> None:

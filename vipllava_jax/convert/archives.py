@@ -57,7 +57,7 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
     return entries
 
 
-def read(file: BinaryIO, entry: Entry) -> bytes:
+def read_entry(file: BinaryIO, entry: Entry) -> bytes:
     """The bytes of an entry, checked against the directory's checksum."""
     data = _at(file, entry.offset, entry.size)
     if zlib.crc32(data) != entry.crc:

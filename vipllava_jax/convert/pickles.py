@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vipllava_jax.convert.archives import ArchiveError, Entry, read, read_directory
+from vipllava_jax.convert.archives import ArchiveError, Entry, read_directory, read_entry
 from vipllava_jax.convert.records import ITEM_SIZES, Compound, Refused, View, type_of
 from vipllava_jax.convert.tensors import LONGEST_NAME, Tensor, check_not_pointer, extent, open_regular
 from vipllava_jax.convert.unpickler import unpickle
@@ -50,9 +50,9 @@ def _read_archive(path: Path, file: BinaryIO) -> dict[str, Tensor]:
     if entries[root + PICKLE].size > LONGEST_PICKLE:
         raise CheckpointError(f'{path}: the data.pkl in it is too large for a checkpoint')
     order = entries.get(root + 'byteorder')
-    if order and (order.size != len(b'little') or read(file, order) != b'little'):
+    if order and (order.size != len(b'little') or read_entry(file, order) != b'little'):
         raise CheckpointError(f'{path}: big-endian')
-    found = unpickle(read(file, entries[root + PICKLE]))
+    found = unpickle(read_entry(file, entries[root + PICKLE]))
     return _tensors(path, found, root, entries)
 
 

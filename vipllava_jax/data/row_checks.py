@@ -94,7 +94,7 @@ class _ChunkCheck:
         for n, i in enumerate(chunk):
             try:
                 row = self.rows[i]
-                turns = make_checked(row, _evaluation_conversation).turns
+                turns = make_checked_conversation(row, _evaluation_conversation).turns
                 is_truncated = has_no_answer = False
                 if self.limit:
                     with raising_broken_row(row.where):
@@ -107,7 +107,7 @@ class _ChunkCheck:
         return _Checked(image_counts, text_lengths, truncated, without_answer, errors)
 
 
-def make_checked(row: Row, make: Callable[[Row], MarkedConversation]) -> MarkedConversation:
+def make_checked_conversation(row: Row, make: Callable[[Row], MarkedConversation]) -> MarkedConversation:
     """The result of `make` for a row; BrokenRow if it fails, or a picture or a mark is invalid."""
     with raising_broken_row(row.where):
         for path in row.images:

@@ -72,24 +72,24 @@ def make_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
     return tokenizer
 
 
+TOKENIZER_CONFIG = {
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'processor_class': 'LlavaProcessor',
+    'bos_token': '<s>',
+    'eos_token': '</s>',
+    'unk_token': '<unk>',
+    'pad_token': '<pad>',
+    'padding_side': 'left',
+    'clean_up_tokenization_spaces': False,
+    'model_max_length': 1024,
+}
+
+
 def write_processor(folder: Path, side: int, patch: int) -> None:
     """Writes the tokenizer's and processor's files in Hugging Face's format to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer().save(str(folder / 'tokenizer.json'))
-    write_json(
-        folder / 'tokenizer_config.json',
-        {
-            'tokenizer_class': 'PreTrainedTokenizerFast',
-            'processor_class': 'LlavaProcessor',
-            'bos_token': '<s>',
-            'eos_token': '</s>',
-            'unk_token': '<unk>',
-            'pad_token': '<pad>',
-            'padding_side': 'left',
-            'clean_up_tokenization_spaces': False,
-            'model_max_length': 1024,
-        },
-    )
+    write_json(folder / 'tokenizer_config.json', TOKENIZER_CONFIG)
     write_json(
         folder / 'preprocessor_config.json',
         {

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from vipllava_jax.data import vcr
 from vipllava_jax.data.marking import MarkedConversation
 from vipllava_jax.data.region_prompts import find_data_set, make_conversation
-from vipllava_jax.data.row_checks import make_checked, raise_unless_skipped
+from vipllava_jax.data.row_checks import make_checked_conversation, raise_unless_skipped
 from vipllava_jax.data.rows import BrokenRow, Row, index_rows, row_from_fields
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.inputs.pixels import Fit
@@ -137,7 +137,7 @@ def _cases_of(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[
         sets.append((BOTH, row.where))
     groups = tuple(_texts(row.fields.get(field)) for field in by)
     for task, make in forms:
-        turns, marks = make_checked(row, make)
+        turns, marks = make_checked_conversation(row, make)
         case_name = _question_id(row) if task is VIP_BENCH else row.name
         yield Case(
             case_name,

@@ -62,17 +62,9 @@ def evaluate(
         inputs = [Path(file) for file in files if isinstance(file, (str, os.PathLike))]
         check_outputs({'answers': Path(answers)}, inputs)
     cases = read_cases(rows, images, by=by, together=together, skip_broken=skip_broken)
-    batches = group_cases(
-        cases,
-        model.processor,
-        model.cfg,
-        batch=batch,
-        template=template,
-        fit=fit,
-        max_new_tokens=max_new_tokens,
-        skip_broken=skip_broken,
-    )
-    settings = {**(about or {}), **answer_settings(cases, template, fit, max_new_tokens)}
+    options: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens)
+    batches = group_cases(cases, model.processor, model.cfg, batch=batch, skip_broken=skip_broken, **options)
+    settings = {**(about or {}), **answer_settings(cases, **options)}
     return run(batches, lambda _: model.params, answers, settings, restart=restart, progress=progress)
 
 

@@ -4,6 +4,7 @@ The decoding state is donated to each chunk, so that its buffers are updated in 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.sampling import Sampling, sample, sampling_of
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, with_overrides
 from vipllava_jax.generation.state import State, eos_rows, write_ids
-from vipllava_jax.generation.stopping import AnswerEnds, RowStops, stop_ids
+from vipllava_jax.generation.stopping import AnswerEnds, RowStops, end_ids
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model import vipllava
@@ -28,6 +29,7 @@ from vipllava_jax.model.vipllava import Params
 from vipllava_jax.threads import background
 
 NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
+MAX_FUSED_EOS = 64  # more end ids per row are compared by a reduction, which compiles faster
 CHUNK = 8  # decode steps per call: 30 ms on a fast GPU; the next call starts before the host reads the tokens
 
 
@@ -82,7 +84,11 @@ def decode_chunk(params: Params, state: State, *, cfg: Config, steps: int) -> tu
 
 def is_end(tokens: Array, eos: Array) -> Array:
     """Whether each of the tokens B is among the ids eos BE that end its row."""
-    return (tokens[:, None] == eos).any(axis=-1)
+    B, E = eos.shape
+    if E > MAX_FUSED_EOS:
+        return (tokens[:, None] == eos).any(axis=-1)
+    # Without a reduction, which would be another kernel in every step.
+    return functools.reduce(jnp.logical_or, (tokens == eos[:, e] for e in range(E)), jnp.zeros(B, bool))
 
 
 class Plan(NamedTuple):
@@ -103,7 +109,7 @@ def generate(
     processor: Processor | None = None,
     **overrides: Any,
 ) -> Generation:
-    """The complete answers to a batch; arguments and errors are those of `stream`."""
+    """The complete answers to a batch of B prompts; arguments and errors are those of `stream`."""
     chosen = with_overrides(settings, overrides)
     plan = _plan(batch, cfg, chosen, processor)
     tokens = np.concatenate(list(_stream(params, batch, cfg, plan)), axis=1)
@@ -139,13 +145,8 @@ def stream(
 def _plan(batch: Batch, cfg: Config, settings: GenerationSettings, processor: Processor | None) -> Plan:
     B, T = batch.tokens.shape
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
-    eos = cfg.eos if settings.eos is None else tuple(np.atleast_1d(settings.eos))
-    row_stops: list[RowStops] = []
-    if settings.stop:
-        if processor is None:
-            raise ValueError('stop needs processor=, which turns the tokens into the text that is searched')
-        eos = (*eos, *stop_ids(processor, settings.stop))
-        row_stops = [RowStops(processor, settings.stop) for _ in range(B)]
+    eos = end_ids(settings, cfg, processor)
+    row_stops = [RowStops(processor, settings.stop) for _ in range(B)] if processor and settings.stop else []
     limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
     slots = bucket(T + int(limits.max()))
     ends = AnswerEnds(limits, eos, cfg.pad, row_stops)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from vipllava_jax.config import Config
+from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.processor import Processor
 
 
@@ -21,6 +22,19 @@ def stop_ids(processor: Processor, stops: Sequence[str]) -> list[int]:
     """The ids of the stop strings that are one token."""
     ids = [processor.tokenizer.token_to_id(stop) for stop in stops]
     return [id for id in ids if id is not None]
+
+
+def end_ids(settings: GenerationSettings, cfg: Config, processor: Processor | None) -> tuple[int, ...]:
+    """The ids that end an answer: those of the settings or else the config, and stop strings of one token.
+
+    Raises ValueError if there are stop strings and no processor.
+    """
+    eos = cfg.eos if settings.eos is None else tuple(np.atleast_1d(settings.eos).tolist())
+    if not settings.stop:
+        return eos
+    if processor is None:
+        raise ValueError('stop needs processor=, which turns the tokens into the text that is searched')
+    return (*eos, *stop_ids(processor, settings.stop))
 
 
 def find_stop(text: str, stops: Sequence[str]) -> tuple[int, int] | None:

@@ -213,7 +213,10 @@ def extend(
 def decode(
     params: Params, tokens: ArrayLike, cache: Cache, start: ArrayLike, *, cfg: Config
 ) -> tuple[Array, Cache]:
-    """Tokens B at positions `start` B -> logits BV, the extended cache; equivalent to `extend` with T = 1."""
+    """Tokens B at positions `start` B -> logits BV, the extended cache.
+
+    Equivalent to `extend` with T = 1. Raises ValueError if the shapes do not fit each other.
+    """
     logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg)
     return logits[:, 0], cache
 

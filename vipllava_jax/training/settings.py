@@ -57,7 +57,7 @@ class TrainingSettings:
     steps: int | None = _key(
         BATCHES, int, 'The number of steps, instead of epochs.', None, minimum=1, maximum=MAX_STEPS
     )
-    epochs: float | None = _key(BATCHES, float, 'How often each row is used.', above=0)
+    epochs: float | None = _key(BATCHES, float, 'How many times each row is used.', above=0)
     batch: int = _key(BATCHES, int, 'Rows per step.', minimum=1, maximum=MAX_ROWS)
     accumulate: int = _key(
         BATCHES, int, 'Micro-batches per step; more need less memory.', 1, minimum=1, maximum=MAX_ROWS
@@ -91,8 +91,8 @@ class TrainingSettings:
     beta2: float = _key(
         TRAINING, float, "AdamW's decay rate of the second moment.", 0.999, minimum=0.5, maximum=0.99999
     )
-    weight_decay: float = _key(TRAINING, float, 'Of all weights except norms and biases.', minimum=0)
-    clip_norm: float = _key(TRAINING, float, "The gradient's largest norm; 0: any.", 0.0, minimum=0)
+    weight_decay: float = _key(TRAINING, float, 'Not applied to norms and biases.', minimum=0)
+    clip_norm: float = _key(TRAINING, float, 'The largest gradient norm; 0: no limit.', 0.0, minimum=0)
     lora_rank: int = _key(TRAINING, int, 'The rank of the LoRA adapters.', minimum=1, maximum=2**16)
     lora_alpha: float = _key(TRAINING, float, 'The adapters are scaled by alpha / rank.', above=0)
     lora_dropout: float = _key(TRAINING, float, "Dropout of the adapters' inputs.", minimum=0, maximum=0.9)

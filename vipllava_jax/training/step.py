@@ -88,12 +88,8 @@ def make_step(
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients)))
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         metrics = StepMetrics(total / count, norm, tokens, optimizer.at(state.step), finite)
-
-        weights = jax.tree.map(lambda w: w.astype(jnp.float32), state.params)
-        updates, moments = transform.update(gradients, state.optimizer, weights)
-        rounded = round_stochastically(optax.apply_updates(weights, updates), state.params, rounding_key)
-        new = TrainState(state.step + 1, rounded, moments)
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), metrics
+        updated = _update(transform, state, gradients, rounding_key)
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state), metrics
 
     return jax.jit(step, donate_argnums=0)
 
@@ -117,6 +113,16 @@ def _accumulate(
 
     zeros = ((jnp.float32(0), jnp.int32(0)), jax.tree.map(lambda w: jnp.zeros(w.shape), params))
     return jax.lax.scan(add, zeros, (batches, keys))[0]
+
+
+def _update(
+    transform: optax.GradientTransformation, state: TrainState, gradients: Params, rounding_key: Array
+) -> TrainState:
+    """The state after an update by the optimizer, computed in float32."""
+    weights = jax.tree.map(lambda w: w.astype(jnp.float32), state.params)
+    updates, moments = transform.update(gradients, state.optimizer, weights)
+    rounded = round_stochastically(optax.apply_updates(weights, updates), state.params, rounding_key)
+    return TrainState(state.step + 1, rounded, moments)
 
 
 def round_stochastically(new: Params, old: Params, key: Array) -> Params:
