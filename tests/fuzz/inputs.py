@@ -87,7 +87,7 @@ def safetensors(name: str) -> InputsOf:
     @st.composite
     def files(draw: Draw, folder: Path) -> Files:
         header, body = base.split((folder / name).read_bytes())
-        text = draw(json_files(header, SIZES, most=2))
+        text = draw(json_files(header, SIZES, max_changes=2))
         sizes = st.sampled_from((0, 1, max(len(text) - 1, 0), len(text) + 1, 10**8, 2**31, 2**63, 2**64 - 1))
         size = len(text) if draw(st.integers(0, 4)) else draw(sizes)
         return {name: size.to_bytes(8, 'little') + text + body}
