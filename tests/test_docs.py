@@ -49,6 +49,12 @@ def test_links_lead_to_files_and_headings(page):
         assert not anchor or anchor in anchors(target), f'{page.name}: {link} has no such heading'
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_that_a_page_finds_in_a_file_are_there(page):
+    for name, path in re.findall(r'`(\w+)`\s+in\s+\[[^\]]*\]\(([^)]+\.py)\)', page.read_text()):
+        assert re.search(rf'\b{name}\b', (page.parent / path).read_text()), f'{page.name}: {name} in {path}'
+
+
 def test_the_journey_goes_up_the_floors():
     table = (ROOT / 'docs/architecture.md').read_text().partition('## The letters')[0]
     rows = [line for line in table.splitlines() if line.startswith('| ') and '](../vipllava_jax/' in line]

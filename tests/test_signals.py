@@ -75,13 +75,13 @@ def test_a_block_may_ask_for_the_exception():
 
 
 def test_a_caught_signal_is_recorded_unless_it_is_ignored():
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with signals.catch_signals() as signal_number:
             assert signal_number() == 0
             os.kill(os.getpid(), signal.SIGINT)
             assert signal_number() == signal.SIGINT
-        assert signal.getsignal(signal.SIGINT) is before
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the shell does for a job in the background
         with signals.catch_signals() as signal_number:
             os.kill(os.getpid(), signal.SIGINT)

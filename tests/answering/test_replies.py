@@ -27,7 +27,7 @@ def out(model):
 
 def rows(model, **changes):
     settings = dataclasses.replace(SETTINGS, **changes)
-    settings = with_template_stops(settings, model.processor, 'vipllava', model.cfg)
+    settings = with_template_stops(settings, model.processor, 'vipllava')
     return replies(model, model.processor(QUESTIONS), settings)
 
 
@@ -108,8 +108,6 @@ def test_each_row_can_have_its_own_maximum(model):
 
 
 def test_the_stops_of_a_template_are_added_to_the_settings(model):
-    add = with_template_stops
-    settings = add(GenerationSettings(stop='x'), model.processor, 'hub', model.cfg)
-    stop_id = model.processor.tokenizer.token_to_id('###')
-    assert (settings.stop, settings.eos) == (('x', '###'), (*model.cfg.eos, stop_id))
-    assert add(GenerationSettings(eos=7), model.processor, 'hub', model.cfg).eos == (7, stop_id)
+    settings = with_template_stops(GenerationSettings(stop='x', seed=3), model.processor, 'hub')
+    assert settings == GenerationSettings(stop=('x', '###'), seed=3)
+    assert with_template_stops(settings, model.processor, 'vipllava') == settings

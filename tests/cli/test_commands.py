@@ -131,9 +131,9 @@ def test_converting_there_and_back_changes_nothing(vipllava, folder, tmp_path):
     a, b = vj.load(folder), vj.load(tmp_path / 'ours')
     assert a.cfg == b.cfg
     assert vipllava('convert', folder, tmp_path / 'ours').code == 2
-    told = json.loads(vipllava('info', '--model', tmp_path / 'pytorch', '--json').out)
-    assert told['model']['format'] == 'PyTorch'
-    assert told['model']['feature layers'] == list(a.cfg.feature_layers)
+    report = json.loads(vipllava('info', '--model', tmp_path / 'pytorch', '--json').out)
+    assert report['model']['format'] == 'PyTorch'
+    assert report['model']['feature layers'] == list(a.cfg.feature_layers)
 
 
 @pytest.mark.slow
@@ -142,8 +142,8 @@ def test_quantizing_on_disk_equals_quantizing_at_loading(vipllava, folder, tmp_p
     assert vipllava('convert', folder, tmp_path / 'pytorch').code == 0
     ran = vipllava('convert', tmp_path / 'pytorch', tmp_path / 'int8', '--quantize', 'int8', '--verify')
     assert ran.code == 0, ran.err
-    told = json.loads(vipllava('info', '--model', tmp_path / 'int8', '--json').out)
-    assert 'int8' in str(told['model'])
+    report = json.loads(vipllava('info', '--model', tmp_path / 'int8', '--json').out)
+    assert 'int8' in str(report['model'])
     ask = ('ask', 'What is it?', '--max-new-tokens', 8, '--model')
     answers = [vipllava(*ask, tmp_path / 'int8'), vipllava(*ask, folder, '--quantize', 'int8')]
     assert [answer.code for answer in answers] == [0, 0], answers[0].err
@@ -205,8 +205,8 @@ def test_an_empty_option_is_an_error(vipllava, verb, option, joined):
 def test_control_characters_in_a_path_are_escaped(vipllava, tmp_path):
     from vipllava_jax.loading import bundled
 
-    odd = tmp_path / 'a\x1b[31m\u202e'
-    odd.symlink_to(bundled())
-    ran = vipllava('info', '--model', odd)
+    link = tmp_path / 'a\x1b[31m\u202e'
+    link.symlink_to(bundled())
+    ran = vipllava('info', '--model', link)
     assert ran.code == 0
     assert '\\x1b[31m\\u202e' in ran.out

@@ -117,10 +117,12 @@ def test_a_killed_evaluation_resumes_and_loses_at_most_a_batch(vipllava, folder,
     command = ('eval', '--model', folder, '--data', 'held-out.jsonl', *SHORT, '--batch', '4')
     path = tmp_path / 'held-out.answers.jsonl'
     counts = []
-    for wanted in (3, 11):
-        command = [sys.executable, '-c', KILLED, *map(str, command)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
-            while running.poll() is None and (not path.exists() or path.read_bytes().count(b'\n') < wanted):
+    for line_count in (3, 11):
+        arguments = [sys.executable, '-c', KILLED, *map(str, command)]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            while running.poll() is None and (
+                not path.exists() or path.read_bytes().count(b'\n') < line_count
+            ):
                 time.sleep(0.01)
             running.kill()
             assert (running.wait(), running.stdout.read()) == (-signal.SIGKILL, b'')
@@ -128,9 +130,9 @@ def test_a_killed_evaluation_resumes_and_loses_at_most_a_batch(vipllava, folder,
     assert counts[0] >= 4 - 1
     assert counts[0] < counts[1] < 20
     kept = path.read_bytes()
-    whole = vipllava(*command, '--output', 'whole.jsonl')
+    uninterrupted = vipllava(*command, '--output', 'whole.jsonl')
     ran = vipllava(*command)
-    assert (ran.code, ran.out) == (0, whole.out)
+    assert (ran.code, ran.out) == (0, uninterrupted.out)
     assert path.read_bytes().startswith(kept)
     assert sorted(path.read_bytes().split(b'\n')) == sorted(
         (tmp_path / 'whole.jsonl').read_bytes().split(b'\n')

@@ -31,7 +31,9 @@ def commands(vipllava, photo, tmp_path, monkeypatch):
         how = ('--recipe', 'lora', '--output', tmp_path / 'out', '--steps', 1, '--workers', 0)
         return {
             'ask': vipllava('ask', '--model', model, '--image', photo, question),
-            'eval': vipllava('eval', '--model', model, '--data', data, '--output', tmp_path / 'said.jsonl'),
+            'eval': vipllava(
+                'eval', '--model', model, '--data', data, '--output', tmp_path / 'answers.jsonl'
+            ),
             'train': vipllava('train', '--model', model, '--data', data, *how),
         }
 
@@ -99,12 +101,12 @@ def test_a_processor_of_another_model_is_refused(model, commands, vipllava, case
         assert re.search(message, ran.err), (verb, ran.err)
     with pytest.raises(ValueError, match=message):
         vj.load(model)
-    told = vipllava('info', '--model', model)
-    assert told.code == 0
-    assert 'chat template' not in told.out
+    ran = vipllava('info', '--model', model)
+    assert ran.code == 0
+    assert 'chat template' not in ran.out
 
 
-def test_a_token_without_a_row_is_refused_by_name(model, commands):
+def test_a_token_beyond_the_embedding_is_refused_by_name(model, commands):
     edit(model / 'tokenizer.json', extended)
     for verb, ran in commands(model, f'Hi {EXTRA}').items():
         assert ran.code == 2, (verb, ran)
@@ -115,7 +117,7 @@ def test_a_token_without_a_row_is_refused_by_name(model, commands):
 
 
 @pytest.mark.parametrize(
-    ('source', 'told'),
+    ('source', 'expected'),
     [
         (
             "{% for part in messages[0]['content'] %}{{ part['text'] if part['type'] == 'text' "
@@ -128,10 +130,10 @@ def test_a_token_without_a_row_is_refused_by_name(model, commands):
         (None, 'none'),
     ],
 )
-def test_info_promises_no_template_that_fails(model, vipllava, source, told):
+def test_info_says_whether_the_chat_template_can_be_used(model, vipllava, source, expected):
     if source:
         (model / 'chat_template.jinja').write_text(source)
-    assert told in json.loads(vipllava('info', '--model', model, '--json').out)['model']['chat template']
+    assert expected in json.loads(vipllava('info', '--model', model, '--json').out)['model']['chat template']
 
 
 def test_a_failing_template_is_one_line(model, vipllava, photo):

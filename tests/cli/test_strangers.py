@@ -62,7 +62,7 @@ FAULTS = {
 
 @pytest.mark.parametrize('command', ['info', 'ask', 'convert'])
 @pytest.mark.parametrize('fault', FAULTS, ids=lambda fault: fault.__name__)
-def test_one_line_and_exit_code_2(vipllava, photo, copy, tmp_path, fault, command):
+def test_unusable_weights_are_one_line_and_exit_code_2(vipllava, photo, copy, tmp_path, fault, command):
     fault(copy)
     given = {'info': ['--model', copy], 'ask': ['--model', copy, '--image', photo, 'Why?']}
     ran = vipllava(command, *given.get(command, [copy, tmp_path / 'target']))
@@ -75,7 +75,7 @@ def test_one_line_and_exit_code_2(vipllava, photo, copy, tmp_path, fault, comman
 
 
 @pytest.mark.parametrize('command', ['info', 'convert'])
-def test_which_weights_are_read(vipllava, copy, tmp_path, command):
+def test_ambiguous_weights_are_a_warning(vipllava, copy, tmp_path, command):
     (copy / 'model.safetensors.index.json').write_text('{}')
     ran = vipllava(command, *(['--model', copy] if command == 'info' else [copy, tmp_path / 'target']))
     assert ran.code == 0
@@ -83,12 +83,12 @@ def test_which_weights_are_read(vipllava, copy, tmp_path, command):
     assert 'model.safetensors is read, as in transformers, and model.safetensors.index.json is not' in line
 
 
-def test_many_unused_tensors(vipllava, copy, tmp_path):
+def test_the_list_of_unused_tensors_is_bounded(vipllava, copy, tmp_path):
     from safetensors.numpy import load_file, save_file
 
     weights = load_file(copy / 'model.safetensors')
-    odd = {f'text_model.\x1b[31m{i:04}': np.zeros(1, np.float32) for i in range(1000)}
-    save_file(weights | odd, copy / 'model.safetensors')
+    unused = {f'text_model.\x1b[31m{i:04}': np.zeros(1, np.float32) for i in range(1000)}
+    save_file(weights | unused, copy / 'model.safetensors')
     ran = vipllava('convert', copy, tmp_path / 'target')
     assert ran.code == 0
     assert ran.out.splitlines()[1] == 'unused: text_model.\\x1b[31m0000'

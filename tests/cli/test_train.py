@@ -37,13 +37,16 @@ def command(world, tmp_path_factory):
         keys |= dict(accumulate=2, steps=STEPS, learning_rate=1e-3, save_every=4, workers=0)
         keys |= dict(eval_data=folder / 'held.jsonl', eval_every=10)
         given = [word for name, value in keys.items() for word in (f'--{name.replace("_", "-")}', str(value))]
-        return subprocess.Popen(
-            [sys.executable, '-m', 'vipllava_jax', '--compilation-cache', cache, 'train', *given, *flags],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
-        )
+        before = signal.signal(signal.SIGINT, sigint)  # which the process inherits if it is to ignore it
+        try:
+            return subprocess.Popen(
+                [sys.executable, '-m', 'vipllava_jax', '--compilation-cache', cache, 'train', *given, *flags],
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     return start
 

@@ -47,17 +47,17 @@ def test_a_buffer_is_free_before_it_is_used_again(layout, target, threads, tmp_p
 def test_reading_does_not_wait_for_the_compiler(tmp_path_factory, monkeypatch):
     """With a single reading thread: if it also compiled, nothing would be read until then."""
     monkeypatch.setattr(to_flax, 'THREADS', 1)
-    begun, program, read = threading.Event(), to_flax._program, to_flax.read
+    started, program, read_tensor = threading.Event(), to_flax._program, to_flax.read_tensor
 
     def reading(*args):
-        begun.set()
-        return read(*args)
+        started.set()
+        return read_tensor(*args)
 
     def compiling(*args):
-        assert begun.wait(10)
+        assert started.wait(10)
         return program(*args)
 
-    monkeypatch.setattr(to_flax, 'read', reading)
+    monkeypatch.setattr(to_flax, 'read_tensor', reading)
     monkeypatch.setattr(to_flax, '_program', compiling)
     plan = one_after_another(dict(D=64, F=64), 'float32', 'FD->DF', tmp_path_factory)
     assert len(list(to_flax.stream(plan))) == 6

@@ -78,7 +78,7 @@ def test_one_folder_must_be_converted_and_the_other_pytorch(folder, source, tmp_
 
 
 @pytest.mark.parametrize(
-    ('a', 'b', 'far'),
+    ('a', 'b', 'expected'),
     [
         ([1.0, 2], [1.0, 2], 0),
         ([1.0, 2], [1, 4.5], 2.5),
@@ -87,18 +87,22 @@ def test_one_folder_must_be_converted_and_the_other_pytorch(folder, source, tmp_
         ([], [], 0),
     ],
 )
-def test_difference(a, b, far):
-    assert difference(np.array(a, np.float32), np.array(b, np.float32)) == far
+def test_difference(a, b, expected):
+    assert difference(np.array(a, np.float32), np.array(b, np.float32)) == expected
 
 
-@pytest.mark.parametrize(('kind', 'most'), [('int8', 0.5), ('int4', 5.0)])
-def test_quantized_weights_differ_by_half_a_step(kind, most, source, tmp_path):
-    convert(source, tmp_path / kind, quantize=kind)
-    compared = verify(source, tmp_path / kind)
-    packed = {group for group in compared.groups if group.endswith(f' ({kind})')}
-    assert packed == {f'llama attention ({kind})', f'llama mlp ({kind})', f'llama head ({kind})'}
+@pytest.mark.parametrize(('int_dtype', 'tolerance'), [('int8', 0.5), ('int4', 5.0)])
+def test_quantized_weights_differ_by_half_a_step(int_dtype, tolerance, source, tmp_path):
+    convert(source, tmp_path / int_dtype, quantize=int_dtype)
+    compared = verify(source, tmp_path / int_dtype)
+    packed = {group for group in compared.groups if group.endswith(f' ({int_dtype})')}
+    assert packed == {
+        f'llama attention ({int_dtype})',
+        f'llama mlp ({int_dtype})',
+        f'llama head ({int_dtype})',
+    }
     assert all(compared.groups[group] > 0 for group in packed)
-    assert 0 < compared.logits < most  # of logits of about 10
+    assert 0 < compared.logits < tolerance  # of logits of about 10
     assert compared.equal
     compared.groups['llama norms'] = 0.1
     assert not compared.equal

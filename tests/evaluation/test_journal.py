@@ -50,11 +50,11 @@ def test_existing_answers_are_read_and_new_ones_appended(path):
 
 def test_an_incomplete_last_line_is_removed(path):
     write(path, 0, 1)
-    whole = path.read_bytes()
-    for size in range(len(whole)):
-        path.write_bytes(whole[:size])
+    content = path.read_bytes()
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
         before = write(path, 7)
-        assert before == [0, 1][: max(whole[:size].count(b'\n') - 1, 0)]
+        assert before == [0, 1][: max(content[:size].count(b'\n') - 1, 0)]
         assert numbers(path) == [*before, 7]
 
 

@@ -152,8 +152,8 @@ def adapter(folder: Path) -> None:
     write_adapter(folder / 'authors', tensors, 'bin', target_modules=['q_proj', 'v_proj'])
     width = CFG.text.width
     projector = {'model.mm_projector.2.weight': (width, width), 'model.mm_projector.2.bias': (width,)}
-    whole = {name: np.float32(rng.standard_normal(shape)) for name, shape in projector.items()}
-    write_bin(folder / 'authors' / 'non_lora_trainables.bin', whole)
+    projector_arrays = {name: np.float32(rng.standard_normal(shape)) for name, shape in projector.items()}
+    write_bin(folder / 'authors' / 'non_lora_trainables.bin', projector_arrays)
 
 
 def pickle(folder: Path) -> None:

@@ -13,6 +13,12 @@ from hypothesis import seed as seeded
 from tests.fuzz.inputs import Files
 from tests.fuzz.runner import Runner, save
 
+PROFILE = settings(
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],  # shrinking would try hundreds of inputs, each of which may hang
+    suppress_health_check=list(HealthCheck),
+)
 MAX_FAULTS = 20  # types of faults after which a target is not tried further
 
 
@@ -63,14 +69,7 @@ def explore(
     try_input({})  # the valid files; imports and compilation do not count
     end = time.monotonic() + seconds
     test = given(runner.target.inputs(runner.valid))(attempt)
-    test = settings(
-        max_examples=inputs,
-        derandomize=seed is None,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],  # shrinking would try hundreds of inputs, each of which may hang
-        suppress_health_check=list(HealthCheck),
-    )(test)
+    test = settings(PROFILE, max_examples=inputs, derandomize=seed is None)(test)
     with contextlib.suppress(StopExploring):
         (test if seed is None else seeded(seed)(test))()
     return faults

@@ -61,9 +61,9 @@ def pngs(draw: Draw) -> bytes:
     size = min(height * (1 + width * 8), 3 << 20)
     pixels = zlib.compress(bytes(draw(st.sampled_from((size, size // 2, 0)))))
     turned = st.integers(0, 10).map(lambda n: ('eXIf', ORIENTATION[6:] + bytes([n, 0, 0])))
-    odd = st.tuples(st.sampled_from(TYPES), st.sampled_from(CONTENTS))
+    invalid = st.tuples(st.sampled_from(TYPES), st.sampled_from(CONTENTS))
     chunks = [('IDAT', pixels)]
-    for other in draw(st.lists(st.one_of(odd, turned), max_size=3)):
+    for other in draw(st.lists(st.one_of(invalid, turned), max_size=3)):
         chunks.insert(draw(st.integers(0, len(chunks))), other)
     end = chunk('IEND', b'') if draw(st.integers(0, 3)) else b''
     return b'\x89PNG\r\n\x1a\n' + chunk('IHDR', head) + b''.join(chunk(*part) for part in chunks) + end

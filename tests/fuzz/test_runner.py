@@ -43,7 +43,7 @@ def runner(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ('program', 'told'),
+    ('program', 'expected'),
     [
         ('raise ValueError("what is wrong, and where")', ''),
         ('open("/no/such/file")', ''),
@@ -69,9 +69,9 @@ def runner(tmp_path_factory):
         ('pass', ''),
     ],
 )
-def test_what_an_input_does_is_seen(runner, program, told):
+def test_every_type_of_fault_is_detected(runner, program, expected):
     found = runner.fault({'program': program.encode()})
-    assert found.startswith(told) if told else found == ''
+    assert found.startswith(expected) if expected else found == ''
 
 
 def test_faults_are_found_once_and_kept_to_be_tried_again(runner, tmp_path):

@@ -9,8 +9,8 @@ import vipllava_jax as vj
 from vipllava_jax.generation.stopping import (
     AnswerEnds,
     RowStops,
+    end_ids,
     find_stop,
-    stop_conditions,
     truncate_at_stops,
 )
 from vipllava_jax.inputs.processor import Processor
@@ -62,12 +62,12 @@ def test_an_end_id_at_the_limit_is_a_stop():
     assert (ends.lengths.tolist(), ends.reasons) == ([2], ['stop'])
 
 
-def test_a_template_has_stop_strings_and_stop_ids(folder):
+def test_a_stop_string_that_is_one_token_is_an_end_id(folder):
     model = vj.load(folder)
-    assert stop_conditions(model.processor, 'vipllava', model.cfg) == ((), model.cfg.eos)
-    stops, ids = stop_conditions(model.processor, 'hub', model.cfg)
-    assert stops == ('###',)
-    assert ids[: len(model.cfg.eos)] == model.cfg.eos
+    settings = vj.GenerationSettings(stop=model.processor.stop_strings('hub'))
+    token = model.processor.tokenizer.token_to_id('###')
+    assert end_ids(settings, model.cfg, model.processor) == (*model.cfg.eos, token)
+    assert end_ids(vj.GenerationSettings(), model.cfg, None) == model.cfg.eos
 
 
 @pytest.mark.parametrize('stop', ['\n', '. ', '.', 'dog', 'never'])

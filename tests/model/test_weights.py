@@ -41,14 +41,14 @@ def test_a_product_with_an_adapter_equals_that_with_the_merged_weight(equation, 
 
 
 @pytest.mark.parametrize('equation', EQUATIONS)
-@pytest.mark.parametrize(('kind', 'most'), [('int8', 0.01), ('int4', 0.15)])
-def test_a_quantized_weight_can_have_an_adapter(kind, most, equation, rng):
+@pytest.mark.parametrize(('int_dtype', 'tolerance'), [('int8', 0.01), ('int4', 0.15)])
+def test_a_quantized_weight_can_have_an_adapter(int_dtype, tolerance, equation, rng):
     x, w = adapted(equation, rng)
-    packed = w.replace(base=quantize(w.base, EQUATIONS[equation], kind))
-    assert (packed.shape, packed.dtype) == (w.shape, kind)
+    packed = w.replace(base=quantize(w.base, EQUATIONS[equation], int_dtype))
+    assert (packed.shape, packed.dtype) == (w.shape, int_dtype)
     y, exact = einsum(equation, x, packed), einsum(equation, x, w)
     np.testing.assert_allclose(y, einsum(equation, x, packed.astype(jnp.float32)), rtol=1e-4, atol=1e-4)
-    assert 0 < jnp.linalg.norm(y - exact) < most * jnp.linalg.norm(exact)
+    assert 0 < jnp.linalg.norm(y - exact) < tolerance * jnp.linalg.norm(exact)
 
 
 def test_an_adapter_is_cast_to_the_dtype_of_the_input(rng):

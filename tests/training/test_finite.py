@@ -9,7 +9,7 @@ from tests.training import runs
 from vipllava_jax import checkpoint, training
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.generation.finite import describe_not_finite
-from vipllava_jax.model.quantized import Quantized
+from vipllava_jax.model.quantized import Int8
 from vipllava_jax.training import export, finite, run
 from vipllava_jax.training.finite import NotFinite
 
@@ -91,7 +91,7 @@ def test_a_loss_that_is_not_finite_names_the_weights_that_are_not(keys, monkeypa
 
 
 def test_weights_of_every_type_are_checked():
-    w = Quantized(jnp.ones((8, 4), jnp.int8), jnp.ones(8))
+    w = Int8(jnp.ones((8, 4), jnp.int8), jnp.ones(8))
     assert describe_not_finite({'a': {'w': w, 'b': jnp.arange(3)}}) == ''
     params = {'a': {'w': w.replace(scale=w.scale * jnp.nan)}, 'b': np.array([1, np.inf], np.float32)}
     assert describe_not_finite(params) == 'a/w/scale, b hold NaN or infinity'

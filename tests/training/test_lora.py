@@ -122,9 +122,9 @@ def test_an_adapter_works_on_int8_weights_but_is_not_merged_into_them(cfg, param
         lora.merge(adapted)
 
 
-@pytest.mark.parametrize('kind', ['int8', 'int4'])
-def test_an_adapter_on_quantized_weights_has_gradients(kind, cfg, params, rng):
-    adapted = trained(nested(quantize_leaves(flat(params), kind)), cfg)
+@pytest.mark.parametrize('int_dtype', ['int8', 'int4'])
+def test_an_adapter_on_quantized_weights_has_gradients(int_dtype, cfg, params, rng):
+    adapted = trained(nested(quantize_leaves(flat(params), int_dtype)), cfg)
     pairs = {path: (w.a, w.b) for path, w in adapters(adapted).items()}
     tokens = rng.integers(3, cfg.image_token, (2, 9))
 
@@ -209,5 +209,5 @@ def test_loss_and_gradients_equal_those_of_torch(cfg, tmp_path, rng):
     assert abs(found - expected.item()) < 1e-5
     for path, (a, b) in grads.items():
         for ours, theirs in ((a, hooked[path].a.grad), (b, hooked[path].b.grad)):
-            far = np.linalg.norm(np.asarray(ours).reshape(theirs.shape) - theirs.numpy())
-            assert far < 1e-4 * np.linalg.norm(theirs.numpy()), path
+            error = np.linalg.norm(np.asarray(ours).reshape(theirs.shape) - theirs.numpy())
+            assert error < 1e-4 * np.linalg.norm(theirs.numpy()), path

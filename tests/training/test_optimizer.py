@@ -22,7 +22,7 @@ PARAMS = {
 }
 
 
-def moved(o: Optimizer, steps: int = 2, gradient: float = 0.5):
+def change_of_params(o: Optimizer, steps: int = 2, gradient: float = 0.5):
     """The change of PARAMS after some steps."""
     transform, params = o.transform(), PARAMS
     state = transform.init(params)
@@ -63,19 +63,20 @@ def test_all_weights_but_norms_and_biases_decay():
 
 @pytest.mark.parametrize('name', TRANSFORMS)
 def test_the_projector_can_have_another_rate(name):
-    far, near = (
-        moved(Optimizer(1e-2, 10, name=name, warmup=0, projector_rate=rate), steps=1) for rate in (None, 1e-3)
+    usual, slower = (
+        change_of_params(Optimizer(1e-2, 10, name=name, warmup=0, projector_rate=rate), steps=1)
+        for rate in (None, 1e-3)
     )
     np.testing.assert_allclose(
-        near['projector']['linear_1']['w'], far['projector']['linear_1']['w'] * 0.1, rtol=1e-3
+        slower['projector']['linear_1']['w'], usual['projector']['linear_1']['w'] * 0.1, rtol=1e-3
     )
-    jax.tree.map(np.testing.assert_array_equal, near['llama'], far['llama'])
-    assert all((w < 0).all() for w in jax.tree.leaves(far))  # downhill
+    jax.tree.map(np.testing.assert_array_equal, slower['llama'], usual['llama'])
+    assert all((w < 0).all() for w in jax.tree.leaves(usual))  # downhill
 
 
 @pytest.mark.parametrize('name', TRANSFORMS)
 def test_weights_with_decay_shrink_without_a_gradient(name):
-    shrunk = moved(Optimizer(1e-2, 10, name=name, warmup=0, weight_decay=0.1), gradient=0.0)
+    shrunk = change_of_params(Optimizer(1e-2, 10, name=name, warmup=0, weight_decay=0.1), gradient=0.0)
     assert (shrunk['llama']['embed']['w'] < 0).all()
     assert (shrunk['llama']['norm']['w'] == 0).all()
 
@@ -84,19 +85,19 @@ def test_clipping_uses_the_norm_of_all_weights_together():
     size = sum(w.size for w in jax.tree.leaves(PARAMS))
     o = Optimizer(1.0, 10, name='sgd', warmup=0, schedule='constant', clip=2.0)
     np.testing.assert_allclose(
-        -moved(o, steps=1, gradient=3.0)['llama']['norm']['w'], 2 / math.sqrt(size), rtol=1e-5
+        -change_of_params(o, steps=1, gradient=3.0)['llama']['norm']['w'], 2 / math.sqrt(size), rtol=1e-5
     )
 
 
 @pytest.mark.parametrize(('name', 'rest'), [('adamw', 'nu'), ('lion', None), ('sgd', None)])
 def test_the_first_moment_can_be_bfloat16(name, rest):
     state = Optimizer(1.0, 10, name=name, moment_dtype='bfloat16').transform().init(PARAMS)
-    kinds = {w.dtype.name for w in jax.tree.leaves(state) if w.ndim}
-    assert kinds == ({'bfloat16', 'float32'} if rest else {'bfloat16'})
+    dtypes = {w.dtype.name for w in jax.tree.leaves(state) if w.ndim}
+    assert dtypes == ({'bfloat16', 'float32'} if rest else {'bfloat16'})
 
 
 @pytest.mark.parametrize(
-    ('wrong', 'message'),
+    ('settings', 'message'),
     [
         (dict(name='adam'), "optimizer 'adam' is not one of adamw, lion, sgd, adafactor"),
         (dict(schedule='linear'), "schedule 'linear' is not one of cosine, constant"),
@@ -106,9 +107,9 @@ def test_the_first_moment_can_be_bfloat16(name, rest):
         (dict(beta2=1.0), r'beta2 1\.0'),
     ],
 )
-def test_invalid_settings_are_refused(wrong, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Optimizer(**{'rate': 1.0, 'steps': 10, **wrong})
+        Optimizer(**{'rate': 1.0, 'steps': 10, **settings})
 
 
 def test_beta2_is_the_decay_rate_of_the_second_moment():

@@ -48,6 +48,6 @@ def answer(
     settings = with_overrides(model.settings if settings is None else settings, {})
     with single_prompt():
         batch = model.processor(prompt, images, template=template, fit=fit)
-        settings = with_template_stops(settings, model.processor, template, model.cfg)
+        settings = with_template_stops(settings, model.processor, template)
         (reply,) = replies(model, batch, settings)
     return reply.text()

@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from vipllava_jax.config import Config
 from vipllava_jax.generation.decoding import max_new_tokens_for, stream
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import (
     AnswerEnds,
     RowStops,
+    end_ids,
     find_stop,
-    stop_conditions,
-    stop_ids,
     truncate_at_stops,
 )
 from vipllava_jax.inputs.batch import Batch
@@ -25,13 +23,10 @@ from vipllava_jax.inputs.processor import Processor
 
 
 def with_template_stops(
-    settings: GenerationSettings, processor: Processor, template: str, cfg: Config
+    settings: GenerationSettings, processor: Processor, template: str
 ) -> GenerationSettings:
-    """The settings with the stop strings of a template, and with the ids that end an answer."""
-    stops, eos = stop_conditions(processor, template, cfg)
-    if settings.eos is not None:
-        eos = (*np.atleast_1d(settings.eos).tolist(), *stop_ids(processor, stops))
-    return dataclasses.replace(settings, eos=eos, stop=(*settings.stop, *stops))
+    """The settings with the stop strings of a template."""
+    return dataclasses.replace(settings, stop=(*settings.stop, *processor.stop_strings(template)))
 
 
 class Reply:
@@ -107,7 +102,7 @@ def replies(model: Model, batch: Batch, settings: GenerationSettings) -> list[Re
     processor, cfg = model.processor, model.cfg
     chunks = stream(model.params, batch, cfg=cfg, settings=settings, processor=processor)
     limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
-    eos = np.atleast_1d(cfg.eos if settings.eos is None else settings.eos).tolist()
+    eos = end_ids(settings, cfg, processor)
     found = []
     for row, copy in enumerate(itertools.tee(chunks, len(batch.tokens))):
         stops = [RowStops(processor, settings.stop)] if settings.stop else []

@@ -196,7 +196,7 @@ def prepare(
 
     with single_prompt():
         max_new_tokens_for(batch, weights.cfg, settings['max_new_tokens'])
-    stopping = with_template_stops(GenerationSettings(**settings), processor, template, weights.cfg)
+    stopping = with_template_stops(GenerationSettings(**settings), processor, template)
     return Request(processor, batch, weights, weights.shapes(), stopping)
 
 

@@ -72,38 +72,41 @@ def _general_conversation(
 ) -> MarkedConversation:
     """A row in the general format, with `bboxes` or exact `marks`, to which `<bboxN>` in its texts refers."""
     turns = conversations.parse_conversation(fields.get('conversations'), images)
-    marked = (
-        _exact_marks(fields, images) if fields.get('marks') else _marks_of_boxes(fields, images, rng, shapes)
-    )
+    if fields.get('marks'):
+        marked = _exact_marks(fields, images)
+    else:
+        marked = _marks_of_boxes(fields, images, rng, shapes)
     phrases = [mark_phrase(mark, rng if vary_phrases else None) for _, mark in marked]
     turns = [
         turn._replace(text=insert_phrases(turn.text, phrases, f'turn {n}')) for n, turn in enumerate(turns)
     ]
     return MarkedConversation(
-        turns, tuple(tuple(mark for at, mark in marked if at == i) for i in range(images))
+        turns, tuple(tuple(mark for image, mark in marked if image == i) for i in range(images))
     )
 
 
 def _exact_marks(fields: dict[str, Any], images: int) -> list[tuple[int, Mark]]:
+    """The `marks` of a row, each with the number of its picture from 0."""
     texts = fields['marks']
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f'"marks" is {brief(texts)}: expected a list of texts')
     marked = [parse_mark(text) for text in texts]
-    for text, (at, _) in zip(texts, marked, strict=True):
-        if at >= images:
-            raise ValueError(f'mark {brief(text)} is on image {at + 1}, but the row has {images}')
+    for text, (image, _) in zip(texts, marked, strict=True):
+        if image >= images:
+            raise ValueError(f'mark {brief(text)} is on image {image + 1}, but the row has {images}')
     return marked
 
 
 def _marks_of_boxes(
     fields: dict[str, Any], images: int, rng: np.random.Generator | None, shapes: Sequence[str]
 ) -> list[tuple[int, Mark]]:
-    marked = read_objects(fields)
-    if marked and not images:
+    """Marks for the `bboxes` of a row, all on its first picture."""
+    objects = read_objects(fields)
+    if objects and not images:
         raise ValueError('it has "bboxes", but no image')
     # Fixed: in vg_rel's rows the second of two different shapes had the colour of the first.
-    styles = choose_styles(len(marked), rng, shapes)
-    return [(0, item.mark(*style)) for item, style in zip(marked, styles, strict=True)]
+    styles = choose_styles(len(objects), rng, shapes)
+    return [(0, item.mark(*style)) for item, style in zip(objects, styles, strict=True)]
 
 
 def _question_and_answer(question: str, answer: str, marks: Sequence[Mark]) -> MarkedConversation:

@@ -79,7 +79,7 @@ class CaseBatches:
 
     def settings(self, max_new_tokens: int) -> GenerationSettings:
         settings = GenerationSettings(max_new_tokens=max_new_tokens)
-        return with_template_stops(settings, self.processor, self.template, self.cfg)
+        return with_template_stops(settings, self.processor, self.template)
 
     def prepare(self, batch: CaseBatch) -> PreparedBatch:
         """Loads the pictures of a batch; BrokenRow names a damaged one."""

@@ -156,16 +156,16 @@ def _plan(batch: Batch, cfg: Config, settings: GenerationSettings, processor: Pr
 def _stream(params: Params, batch: Batch, cfg: Config, plan: Plan) -> Iterator[np.ndarray]:
     sampling, eos, slots, ends = plan
     state = prefill_batch(params, batch, sampling, eos, cfg=cfg, slots=slots)
-    coming = state.tokens[:, None]
-    left = int(ends.limits.max())
-    while left and not ends.all_ended:
-        ready = coming
-        if left > ready.shape[1]:  # start the next chunk before waiting for this one
-            state, coming = decode_chunk(params, state, cfg=cfg, steps=CHUNK)
-        tokens = np.asarray(ready)[:, :left]
+    newest = state.tokens[:, None]
+    remaining = int(ends.limits.max())
+    while remaining and not ends.all_ended:
+        chunk = newest
+        if remaining > chunk.shape[1]:  # start the next chunk before waiting for this one
+            state, newest = decode_chunk(params, state, cfg=cfg, steps=CHUNK)
+        tokens = np.asarray(chunk)[:, :remaining]
         if (tokens == NOT_FINITE).any():
             raise ValueError(explain(params, batch))
-        left -= tokens.shape[1]
+        remaining -= tokens.shape[1]
         yield ends.push(tokens)
 
 

@@ -43,13 +43,13 @@ def sample(logits: Array, sampling: Sampling | None, positions: Array) -> Array:
 
     Decoding is greedy for rows of temperature 0, and for all rows if `sampling` is None.
     """
-    likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     if sampling is None:
-        return likeliest
+        return greedy
     keys = jax.vmap(jax.random.fold_in)(sampling.keys, positions)
     filtered = filter_top_k_top_p(logits, sampling)
     sampled = jax.vmap(jax.random.categorical)(keys, filtered).astype(jnp.int32)
-    return jnp.where(sampling.temperature > 0, sampled, likeliest)
+    return jnp.where(sampling.temperature > 0, sampled, greedy)
 
 
 def filter_top_k_top_p(logits: Array, sampling: Sampling) -> Array:

@@ -58,11 +58,11 @@ class GenerationSettings:
 Rule = tuple[type, Callable[[np.ndarray], np.ndarray], str]
 
 
-def _whole_from(least: int, largest: int) -> Rule:
+def _whole_from(smallest: int, largest: int) -> Rule:
     return (
         int,
-        lambda x: (x >= least) & (x <= largest) & (x == np.floor(x)),
-        f'a whole number from {least} to {largest}',
+        lambda x: (x >= smallest) & (x <= largest) & (x == np.floor(x)),
+        f'a whole number from {smallest} to {largest}',
     )
 
 
@@ -92,8 +92,8 @@ def _numbers(name: str, value: Any, convert: type, is_valid: Any, expected: str)
 
 def _ids(value: Any) -> tuple[int, ...]:
     ids = np.atleast_1d(np.asarray(value if np.ndim(value) == 0 else [*value]))
-    whole = ids.dtype.kind in 'iu' or ids.size == 0
-    if not whole or ids.ndim != 1 or ((ids < 0) | (ids > LARGEST_NUMBER)).any():
+    are_integers = ids.dtype.kind in 'iu' or ids.size == 0
+    if not are_integers or ids.ndim != 1 or ((ids < 0) | (ids > LARGEST_NUMBER)).any():
         raise ValueError(f'eos is {brief(value)}, but must be an id, or ids, from 0 to {LARGEST_NUMBER}')
     return tuple(ids.tolist())
 

@@ -73,7 +73,7 @@ def _take(state: State, rows: Array) -> State:
 
 
 def insert(state: State, row: int, other: State) -> State:
-    """`state` with the rows of `other` in place of its own from `row` on; `state` is donated.
+    """Replaces the rows of `state` from `row` on by those of `other` -> the new state; `state` is donated.
 
     `other` may have fewer slots and fewer end ids. Raises ValueError if it has more, if its rows do not fit,
     or if only one of the states is sampled.

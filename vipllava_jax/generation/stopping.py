@@ -10,14 +10,6 @@ from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.processor import Processor
 
 
-def stop_conditions(
-    processor: Processor, template: str, cfg: Config
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The stop strings and stop ids of a template; a stop string that is one token is also a stop id."""
-    stops = processor.stop_strings(template)
-    return stops, (*cfg.eos, *stop_ids(processor, stops))
-
-
 def stop_ids(processor: Processor, stops: Sequence[str]) -> list[int]:
     """The ids of the stop strings that are one token."""
     ids = [processor.tokenizer.token_to_id(stop) for stop in stops]
@@ -50,18 +42,18 @@ def truncate_at_stops(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[s
     The first is the one that is complete first, however the text is split. Text that may be the beginning of
     a stop string is held back until later pieces decide.
     """
-    held = ''
+    buffer = ''
     for piece in pieces:
-        held += piece
-        if found := find_stop(held, stops):
-            yield held[: found[0]]
+        buffer += piece
+        if found := find_stop(buffer, stops):
+            yield buffer[: found[0]]
             return
-        certain = len(held) - _overlap(held, stops)
+        certain = len(buffer) - _overlap(buffer, stops)
         if certain:
-            yield held[:certain]
-            held = held[certain:]
-    if held:
-        yield held
+            yield buffer[:certain]
+            buffer = buffer[certain:]
+    if buffer:
+        yield buffer
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:

@@ -136,10 +136,10 @@ class Canvas:
         for y in range(top, bottom, TILE):
             for x in range(left, right, TILE):
                 tile = (x, y, min(x + TILE, right), min(y + TILE, bottom))
-                drawn = self.image.crop(tile)
-                if inner := drawn.getbbox():
+                tile_image = self.image.crop(tile)
+                if inner := tile_image.getbbox():
                     under = picture.crop(tile).convert('RGBA')
-                    picture.paste(Image.alpha_composite(under, drawn).convert('RGB'), tile)
+                    picture.paste(Image.alpha_composite(under, tile_image).convert('RGB'), tile)
                     self.image.paste((0, 0, 0, 0), tile)
                     changed = _union(changed, (inner[0] + x, inner[1] + y, inner[2] + x, inner[3] + y))
         return changed

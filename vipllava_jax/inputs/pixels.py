@@ -36,15 +36,7 @@ class ImageSettings:
         cls, fields: Mapping[str, Any], name: str = 'preprocessor_config.json'
     ) -> 'ImageSettings':
         """The fields of a CLIP or LLaVA image processor -> ImageSettings; ValueError names an invalid one."""
-        values = {
-            'resample': cls.resample,
-            'rescale_factor': cls.scale,
-            'image_mean': cls.mean,
-            'image_std': cls.std,
-            **dict.fromkeys(('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize'), True),
-            'do_pad': False,
-            **{key: value for key, value in fields.items() if value is not None},
-        }
+        values = {**DEFAULTS, **{key: value for key, value in fields.items() if value is not None}}
         edge = _read_side(values, 'size', name)
         side = _read_side(values, 'crop_size', name) if values['do_center_crop'] else edge
         squash = isinstance(values['size'], dict) and 'height' in values['size']
@@ -101,6 +93,16 @@ class ImageSettings:
                 ('do_resize', 'do_center_crop', 'do_convert_rgb', 'do_rescale', 'do_normalize'), True
             ),
         }
+
+
+DEFAULTS = {
+    'resample': ImageSettings.resample,
+    'rescale_factor': ImageSettings.scale,
+    'image_mean': ImageSettings.mean,
+    'image_std': ImageSettings.std,
+    **dict.fromkeys(('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize'), True),
+    'do_pad': False,
+}
 
 
 def _refuse_invalid(values: Mapping[str, Any], wrong: Mapping[str, bool], name: str) -> None:

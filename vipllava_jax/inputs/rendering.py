@@ -23,7 +23,7 @@ WALL_SECONDS = 8.0  # seconds of wall time per rendering, for a busy machine
 MAX_MEMORY = 256 << 20  # bytes of the child's address space; Python and jinja2 need 50 MB
 START_SECONDS = 60.0  # seconds for the child to start
 MAX_FAILURES = 3  # a template that has ended the child this often is refused; once is enough for time
-MAX_MESSAGE = 16 << 20  # bytes of a request or a reply: LONGEST characters, each written as \\ud83d\\ude00
+MAX_MESSAGE = 16 << 20  # bytes of a request or a reply: MAX_CHARACTERS, each written as \\ud83d\\ude00
 HEADER = struct.Struct('>Q')
 KEPT_VARIABLES = ('LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH', 'DYLD_FALLBACK_LIBRARY_PATH', 'TZ', 'TZDIR')
 

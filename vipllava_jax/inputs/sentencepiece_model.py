@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # the kinds of pieces that matter here
+NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # the types of pieces that matter here
 BPE = 2  # the type of a model whose pieces are merged in the order of their scores
 MAX_BYTES = 16 << 20  # bytes of a file, thirty times those of Llama's
 MAX_PIECES = 1 << 18

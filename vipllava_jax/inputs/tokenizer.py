@@ -131,10 +131,10 @@ class TextStream:
     def _spell(self, patient: bool) -> str:
         if not self.ready:
             return ''
-        whole = self.tokenizer.decode_untrimmed(self.context + self.pending[: self.ready])
-        if patient and whole.endswith('\N{REPLACEMENT CHARACTER}'):
+        decoded = self.tokenizer.decode_untrimmed(self.context + self.pending[: self.ready])
+        if patient and decoded.endswith('\N{REPLACEMENT CHARACTER}'):
             return ''
-        text = self.blank + whole[len(self.tokenizer.decode_untrimmed(self.context)) :]
+        text = self.blank + decoded[len(self.tokenizer.decode_untrimmed(self.context)) :]
         self.context, self.pending, self.ready = self.pending[: self.ready], self.pending[self.ready :], 0
         piece = text.rstrip() if self.started else text.strip()
         self.blank = text[len(text.rstrip()) :] if self.started or piece else ''

@@ -86,20 +86,20 @@ def _added(tokens: Any) -> None:
 Check = Callable[[str, Mapping[str, Any]], float]  # (field, part) -> the factor by which a text may grow
 
 
-def _parts(field: str, part: Any, kinds: Mapping[str, Check]) -> float:
+def _parts(field: str, part: Any, checks: Mapping[str, Check]) -> float:
     """The factor by which a part of the tokenizer, or a sequence of parts, may make a text longer."""
     budget = [MAX_PARTS]
 
     def visit(part: Any, depth: int) -> float:
         if part is None:
             return 1
-        kind = part.get('type') if isinstance(part, Mapping) else None
+        part_type = part.get('type') if isinstance(part, Mapping) else None
         budget[0] -= 1
         if budget[0] < 0 or depth > MAX_DEPTH:
             raise ValueError(
                 f'{field}: more than {MAX_PARTS} parts, or sequences nested deeper than {MAX_DEPTH}'
             )
-        if kind == 'Sequence':
+        if part_type == 'Sequence':
             listed = part.get(SEQUENCES[field])
             if not isinstance(listed, list):
                 raise _fail(f'{field}.{SEQUENCES[field]}', listed, 'a list')
@@ -107,12 +107,12 @@ def _parts(field: str, part: Any, kinds: Mapping[str, Check]) -> float:
             for one in listed:
                 growth *= visit(one, depth + 1)
             return growth
-        if not isinstance(kind, str) or kind not in kinds:
+        if not isinstance(part_type, str) or part_type not in checks:
             raise ValueError(
-                f'{field}: {brief(kind or part)} is not supported, only Sequence, {", ".join(kinds)}: '
+                f'{field}: {brief(part_type or part)} is not supported, only Sequence, {", ".join(checks)}: '
                 'use the tokenizer.json of the original model'
             )
-        return kinds[kind](f'{field}.{kind}', part)
+        return checks[part_type](f'{field}.{part_type}', part)
 
     return visit(part, 0)
 
@@ -181,11 +181,13 @@ def _template(field: str, part: Mapping[str, Any]) -> float:
         raise _fail(f'{field}.single', pieces, f'a list of at most {MAX_PARTS} pieces')
     texts = 0
     for piece in pieces:
-        kind, named = next(iter(piece.items())) if isinstance(piece, dict) and len(piece) == 1 else ('', None)
-        name = named.get('id') if isinstance(named, Mapping) else None
-        texts += kind == 'Sequence' and name == 'A'
-        if not (kind == 'Sequence' and name == 'A') and not (
-            kind == 'SpecialToken' and isinstance(name, str) and name in special
+        part_type, value = (
+            next(iter(piece.items())) if isinstance(piece, dict) and len(piece) == 1 else ('', None)
+        )
+        name = value.get('id') if isinstance(value, Mapping) else None
+        texts += part_type == 'Sequence' and name == 'A'
+        if not (part_type == 'Sequence' and name == 'A') and not (
+            part_type == 'SpecialToken' and isinstance(name, str) and name in special
         ):
             raise _fail(f'{field}.single', piece, 'a token of special_tokens, or the sequence A')
     if texts != 1:

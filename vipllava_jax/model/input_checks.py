@@ -24,9 +24,9 @@ def check_inputs(
         return  # under jit the values are not known
     ids = np.asarray(tokens)
     B, T = ids.shape
-    most = 0 if images is None else np.shape(images)[1]
-    counts = np.full(B, most) if image_counts is None else np.asarray(image_counts)
-    check_placeholders(ids, counts, most, cfg)
+    max_images = 0 if images is None else np.shape(images)[1]
+    counts = np.full(B, max_images) if image_counts is None else np.asarray(image_counts)
+    check_placeholders(ids, counts, max_images, cfg)
     row_lengths = np.full(B, T) if lengths is None else np.asarray(lengths)
     for row, length in enumerate(row_lengths):
         if not 1 <= length <= T:
@@ -56,15 +56,15 @@ def check_shapes(
             raise ValueError(f'{name} has the shape {np.shape(values)}, but {B} rows take ({B},)')
 
 
-def check_placeholders(ids: np.ndarray, counts: np.ndarray, images: int, cfg: Config) -> None:
+def check_placeholders(ids: np.ndarray, counts: np.ndarray, max_images: int, cfg: Config) -> None:
     """Raises ValueError for a row of ids BT whose placeholders do not match its image count.
 
-    `counts` B are the images of each row, and `images` the most that a row can have.
+    `counts` B are the images of each row, and `max_images` is the number that a row can have.
     """
     found, patches = (ids == cfg.image_token).sum(axis=1), cfg.vision.patches
     for row, count in enumerate(counts):
-        if not 0 <= count <= images:
-            raise ValueError(f'row {row} has an image_count of {count}, but images hold {images} per row')
+        if not 0 <= count <= max_images:
+            raise ValueError(f'row {row} has an image_count of {count}, but images hold {max_images} per row')
         if found[row] != count * patches:
             raise ValueError(
                 f'row {row} has {found[row]} image placeholders (id {cfg.image_token}), but needs '

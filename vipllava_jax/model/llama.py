@@ -67,20 +67,19 @@ class AttentionSpec(NamedTuple):
 class Fused(NamedTuple):
     """Weights of a layer that have the same input, and the product with all of them fused into one weight.
 
-    The axis X of the fused weight lies after the contracted axis. Each member of a layer with G query heads
-    per key/value head takes as many of its places as it has heads per key/value head: q takes G, k and v one
-    each. gate and up take one each.
+    Axis X of the fused weight counts its parts. In qkv DXKH the first G parts are q, one query head of each
+    key/value head, and the last two are k and v. In gate_up DXF the two parts are gate and up.
     """
 
-    name: str
-    members: tuple[str, ...]
+    name: str  # of the fused weight's module
+    members: tuple[str, ...]  # the names of the modules whose weights are fused, in order
     equation: str
 
     @property
     def axes(self) -> WeightAxes:
         """The axes of the fused weight."""
         found = axes(self.equation)
-        return WeightAxes(found.weight, found.contracted, quantizable=True)
+        return WeightAxes(found.weight, found.contracted)
 
     def fuse(self, *ws: Any) -> Any:
         """The weights of the members, such as DNH, DKH, DKH -> the fused weight, such as DXKH."""
@@ -94,10 +93,10 @@ class Fused(NamedTuple):
     def split(self, w: Array) -> dict[str, Array]:
         """The inverse of `fuse` for a weight that is not quantized -> the weights of the members, by name."""
         D, X, _, *H = w.shape
-        rest = len(self.members) - 1
-        parts = jnp.split(w, list(range(X - rest, X)), axis=1)
-        shaped = (part.swapaxes(1, 2).reshape(D, -1, *H) for part in parts)
-        return dict(zip(self.members, shaped, strict=True))
+        first = X - len(self.members) + 1  # the number of parts of the first member; the others have one
+        parts = jnp.split(w, list(range(first, X)), axis=1)
+        weights = (part.swapaxes(1, 2).reshape(D, -1, *H) for part in parts)
+        return dict(zip(self.members, weights, strict=True))
 
 
 QKV = Fused('qkv', ('q', 'k', 'v'), 'BTD,DXKH->BTXKH')

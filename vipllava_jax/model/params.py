@@ -63,12 +63,17 @@ def weight_axes(path: str) -> WeightAxes:
     For 'llama/layers_7/q/w' the letters are 'DNH', and the product contracts 'D'. Raises ValueError for a
     path at which no config has a weight.
     """
-    first = re.sub(r'/layers_\d+/', '/layers_0/', path)
-    fused = {f'llama/layers_0/{fused.name}/w': fused.axes for fused in FUSED}
     try:
-        return (_axes_by_path(True, False) | fused)[first]
+        return _axes_of_any_weight()[re.sub(r'/layers_\d+/', '/layers_0/', path)]
     except KeyError:
         raise ValueError(f'{path}: no model has a weight of this name') from None
+
+
+@functools.cache
+def _axes_of_any_weight() -> dict[str, WeightAxes]:
+    """The axes of the weights of all configs, by the paths of `_axes_by_path`; fused weights included."""
+    fused = {f'llama/layers_0/{weight.name}/w': weight.axes for weight in FUSED}
+    return _axes_by_path(True, False) | _with_quantizable(fused)
 
 
 @functools.cache
@@ -81,9 +86,15 @@ def _axes_by_path(projector_norm: bool, tied: bool) -> dict[str, WeightAxes]:
         projector_norm=projector_norm,
     )
     boxes = jax.eval_shape(lambda: _init_with_axes(jax.random.key(0), cfg, jnp.float32))
-    found = {}
-    for path, box in flatten_dict(boxes, sep='/').items():
-        # The products of the decoder are the largest, and every step of decoding reads them.
-        quantizable = path.startswith('llama/') and bool(box.axes.contracted)
-        found[path] = dataclasses.replace(box.axes, quantizable=quantizable)
-    return found
+    return _with_quantizable({path: box.axes for path, box in flatten_dict(boxes, sep='/').items()})
+
+
+def _with_quantizable(axes: dict[str, WeightAxes]) -> dict[str, WeightAxes]:
+    """Axes by path -> the same with `quantizable` set for the weights of the decoder's products.
+
+    They are the largest weights, and every step of decoding reads all of them.
+    """
+    return {
+        path: dataclasses.replace(weight, quantizable=path.startswith('llama/') and bool(weight.contracted))
+        for path, weight in axes.items()
+    }

@@ -69,13 +69,13 @@ class VipLlava(nn.Module):
         embeddings: Array | None = None,
         positions: Array | None = None,
         mask: Array | None = None,
-        weights: bool = False,
+        return_weights: bool = False,
     ) -> Trace:
         features = None if images is None else self.features(images)
         x = self.embed(tokens, features, embeddings)
         if positions is None:
             positions = jnp.arange(x.shape[1])[None]
-        states, _, attentions = self.llama(x, AttentionSpec(positions, None, mask, weights))
+        states, _, attentions = self.llama(x, AttentionSpec(positions, None, mask, return_weights))
         kept = tuple(w for w in attentions if w is not None)
         return Trace(self.llama.logits(states[-1]), tuple(states), kept, features)
 
@@ -131,7 +131,7 @@ def forward(
     """
     if (tokens is None) == (embeddings is None):
         raise ValueError('forward takes either tokens or embeddings, and exactly one of them')
-    ids = tokens if embeddings is None else _placed(params, embeddings, cfg)
+    ids = tokens if embeddings is None else _placeholder_tokens(params, embeddings, cfg)
     assert ids is not None
     if feature_layers is not None:
         if len(feature_layers) != len(cfg.feature_layers):
@@ -221,7 +221,7 @@ def decode(
     return logits[:, 0], cache
 
 
-def _placed(params: Params, embeddings: ArrayLike, cfg: Config) -> Array:
+def _placeholder_tokens(params: Params, embeddings: ArrayLike, cfg: Config) -> Array:
     """Embeddings BTD -> tokens BT: the image token where they equal its embedding, 0 elsewhere."""
     if np.ndim(embeddings) != 3:
         raise ValueError(f'embeddings have the shape {np.shape(embeddings)}, but the model takes B×T×D')
