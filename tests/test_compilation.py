@@ -105,7 +105,9 @@ def test_a_full_disk_is_reported_once_and_damaged_programs_are_replaced(start, t
     assert path.stat().st_size > size / 2
 
 
-WRITING = "Error writing persistent compilation cache entry for 'jit_prefill_batch': OSError: [Errno 28] No space left"
+WRITING = (
+    "Error writing persistent compilation cache entry for 'jit_prefill_batch': OSError: [Errno 28] No space"
+)
 READING = "Error reading persistent compilation cache entry for 'jit_prefill_batch': ValueError: cut off"
 
 
