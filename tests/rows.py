@@ -6,8 +6,8 @@ import numpy as np
 
 from vipllava_jax.config import Config
 from vipllava_jax.data.conversations import IGNORE
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.inputs.batch import Batch
-from vipllava_jax.training.loss import Examples
 
 
 def ragged(cfg: Config, rng: np.random.Generator, rows: list[tuple[int, int]], T: int | None = None) -> Batch:

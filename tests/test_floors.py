@@ -35,8 +35,7 @@ FLOORS = (
     'placement hub',
     'loading',
     'ceilings',
-    'training/ benchmark/',
-    'evaluation/',
+    'training/ benchmark/ evaluation/',
     'cli/',
     '__init__ __main__',
 )

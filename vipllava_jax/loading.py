@@ -76,7 +76,7 @@ class Source:
     options: WeightOptions
     adapter: 'Adapter | None'
     stored_shapes: Callable[..., dict[str, Any]]  # (dtype) -> the shape of each stored leaf by its path
-    stored_leaves: Callable[..., Iterable[tuple[str, Any]]]  # (dtype, progress=) -> the same as arrays
+    stored_leaves: Callable[..., Iterable[tuple[str, Any]]]  # the same as arrays
 
     def leaf_shapes(self) -> Iterable[tuple[str, Any]]:
         """The path and shape of each weight, with the options but before it is placed on the device."""
@@ -84,7 +84,10 @@ class Source:
 
     def leaves(self, progress: Progress | None = None) -> Iterable[tuple[str, Any]]:
         """The path and array of each weight as it is read; a few are in memory besides those in use."""
-        return self._with_options(self.stored_leaves(self.options.dtype_to_read, progress=progress))
+        from vipllava_jax.sharding import default_sharding
+
+        dtype, sharding = self.options.dtype_to_read, default_sharding()
+        return self._with_options(self.stored_leaves(dtype, sharding=sharding, progress=progress))
 
     def shapes(self) -> dict[str, Any]:
         """The shapes of the params that `load` returns, with their shardings.
@@ -112,11 +115,9 @@ def open(folder: Path, options: WeightOptions | None = None) -> Source:
     """Checks a folder's weights and the options, without reading arrays; raises the errors of `load`."""
     options = options or WeightOptions()
     if checkpoint.is_checkpoint(folder):
-        from vipllava_jax.sharding import default_sharding
-
         stored = checkpoint.open(folder)
         cfg, shapes = stored.cfg, stored.shapes
-        leaves: Callable[..., Any] = partial(stored.stream, sharding=default_sharding())
+        leaves: Callable[..., Any] = stored.stream
     else:
         from vipllava_jax.convert import to_flax
 

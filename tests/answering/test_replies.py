@@ -9,6 +9,7 @@ import vipllava_jax as vj
 from vipllava_jax import GenerationSettings
 from vipllava_jax.answering import replies as replies_module
 from vipllava_jax.answering.replies import replies, with_template_stops
+from vipllava_jax.generation.decoding import TokenStream
 from vipllava_jax.inputs.processor import Processor
 
 QUESTIONS = ['What?', 'Who is it?', 'Why?']
@@ -73,9 +74,14 @@ def test_no_more_tokens_are_generated_than_a_reply_needs(model, monkeypatch):
     stream = replies_module.stream
 
     def counted(*args, **settings):
-        for chunk in stream(*args, **settings):
-            counts.append(chunk.shape[1])
-            yield chunk
+        chunks = stream(*args, **settings)
+
+        def count():
+            for chunk in chunks:
+                counts.append(chunk.shape[1])
+                yield chunk
+
+        return TokenStream(count(), chunks.ends)
 
     full = rows(model)[0].text()
     monkeypatch.setattr(replies_module, 'stream', counted)

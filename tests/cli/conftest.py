@@ -41,10 +41,10 @@ def photo(tmp_path):
 def adapter(folder, tmp_path_factory) -> Path:
     """A nonzero adapter of the tiny model."""
     from tests.training.test_lora import trained
-    from vipllava_jax.convert import adapters
+    from vipllava_jax.convert.adapter_export import save_adapter
     from vipllava_jax.loading import load
 
     params, cfg, *_ = load(folder, fuse=False)
     target = tmp_path_factory.mktemp('adapters') / 'adapter'
-    adapters.save_adapter(target, trained(params, cfg), cfg)
+    save_adapter(target, trained(params, cfg), cfg)
     return target

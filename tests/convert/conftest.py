@@ -18,8 +18,8 @@ def model(folder):
 @pytest.fixture(scope='session')
 def adapter(model, tmp_path_factory):
     """The adapter and projector of `model`, saved in a folder."""
-    from vipllava_jax.convert import adapters
+    from vipllava_jax.convert.adapter_export import save_adapter
 
     target = tmp_path_factory.mktemp('adapters') / 'adapter'
-    adapters.save_adapter(target, *model, projector=True, base='somebody/model')
+    save_adapter(target, *model, projector=True, base='somebody/model')
     return target

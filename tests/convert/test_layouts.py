@@ -10,7 +10,7 @@ import pytest
 
 from tests import peer
 from tests.conftest import TINY
-from tests.convert.test_table import FIRST, LLAVA, PREFIXES, TIED, VIP
+from tests.convert.layouts import FIRST, LLAVA, PREFIXES, TIED, VIP
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config

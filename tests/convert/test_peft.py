@@ -10,7 +10,7 @@ import vipllava_jax as vj
 from tests import peer
 from tests.rows import ragged
 from tests.training.test_lora import trained
-from vipllava_jax.convert import adapters
+from vipllava_jax.convert.adapter_export import save_adapter
 from vipllava_jax.loading import load
 
 ROWS = [(9, 2), (6, 0), (15, 1)]
@@ -51,7 +51,7 @@ def test_what_we_save_peft_loads(base, tmp_path, rng, projector):
     adapted = trained(params, cfg, rank=3, alpha=8)
     if projector:
         adapted['projector'] = jax.tree.map(lambda w: w + 0.1, adapted['projector'])
-    adapters.save_adapter(tmp_path / 'a', adapted, cfg, projector=projector)
+    save_adapter(tmp_path / 'a', adapted, cfg, projector=projector)
     loaded = PeftModel.from_pretrained(copy.deepcopy(theirs), tmp_path / 'a')
     agree(loaded, [adapted, load(folder, adapter=tmp_path / 'a').params], cfg, theirs, rng)
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from tests.conftest import TINY
 from vipllava_jax.convert import to_flax
-from vipllava_jax.convert.table import Leaf, Plan
+from vipllava_jax.convert.matching import ConversionPlan
+from vipllava_jax.convert.table import Leaf
 from vipllava_jax.convert.tensors import Tensor, dense
 from vipllava_jax.weight_options import FLOATS
 
 
-def one_after_another(sizes, dtype, layout, tmp_path_factory) -> Plan:
+def one_after_another(sizes, dtype, layout, tmp_path_factory) -> ConversionPlan:
     """A file of tensors of the same shape and dtype, the i-th filled with i, and a plan to read them."""
     file = tmp_path_factory.mktemp('files') / 'file'
     pairs, data = [], b''
@@ -27,7 +28,7 @@ def one_after_another(sizes, dtype, layout, tmp_path_factory) -> Plan:
         pairs.append((leaf, Tensor(file, len(data), dtype, array.shape, dense(array.shape))))
         data += array.tobytes()
     file.write_bytes(data)
-    return Plan(TINY, tuple(pairs), ())
+    return ConversionPlan(TINY, tuple(pairs), ())
 
 
 @pytest.mark.parametrize('threads', [1, 3])
@@ -82,7 +83,7 @@ def test_casting_rounds_as_numpy_does(tmp_path_factory, dtype, target, seed):
     array = np.where(np.isnan(array.astype(np.float32)), np.zeros_like(array), array)
     file = tmp_path_factory.mktemp('files') / 'file'
     file.write_bytes(array.tobytes())
-    plan = Plan(
+    plan = ConversionPlan(
         TINY, ((Leaf('x', 'x', 'D->D', (('D', array.size),)), Tensor(file, 0, dtype, array.shape, (1,))),), ()
     )
     ((_, found),) = to_flax.stream(plan, target)

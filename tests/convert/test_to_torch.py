@@ -8,8 +8,8 @@ import pytest
 
 from tests import peer
 from tests.conftest import TINY
+from tests.convert.layouts import LLAVA, TIED
 from tests.convert.test_layouts import array
-from tests.convert.test_table import LLAVA, TIED
 from tests.convert.test_to_flax import same
 from tests.test_checkpoint import random_params
 from vipllava_jax import checkpoint

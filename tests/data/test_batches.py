@@ -44,7 +44,7 @@ def rows(pictures) -> Rows:
 
 def same(a, b):
     assert a.names == b.names
-    for x, y in zip(a[:4], b[:4], strict=True):
+    for x, y in zip(a.examples, b.examples, strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y)
 
@@ -69,12 +69,12 @@ def test_workers_and_this_process_make_the_same_batches(rows, processor, workers
 def test_a_batch_holds_padded_tokens_targets_and_images(rows, processor):
     batches = Batches(rows, processor, BatchSettings(batch_size=4, pad_to_multiple_of=16, fit='pad'))
     for step in range(6):
-        batch = batches.at(step)
-        assert [array.dtype for array in batch[:4]] == [np.int32, np.int32, np.uint8, np.int32]
+        batch = batches.at(step).examples
+        assert [array.dtype for array in batch] == [np.int32, np.int32, np.uint8, np.int32]
         assert batch.tokens.shape == batch.targets.shape
         assert batch.tokens.shape[1] % 16 == 0
         assert batch.images.shape == (4, batch.image_counts.max(), 28, 28, 3)
-        for tokens, targets, images, count in zip(*batch[:4], strict=True):
+        for tokens, targets, images, count in zip(*batch, strict=True):
             length = np.flatnonzero(tokens != processor.tokenizer.pad)[-1] + 1
             assert (tokens == processor.image_id).sum() == count * processor.patches
             assert images[:count].any(axis=(1, 2, 3)).all()
@@ -100,12 +100,12 @@ def test_each_epoch_has_every_row_once_in_a_new_order(rows, processor):
 
 def test_marks_depend_only_on_the_epoch_and_the_seed(pictures, processor):
     rows = read_rows([write_lines(pictures / 'rows.jsonl', [region_row(marks=['ellipse:4,5,20,25'])])])
-    images = [
-        Batches(rows, processor, BatchSettings(batch_size=1, seed=seed, fit='pad')).at(step).images
-        for seed in (0, 1)
-        for step in (0, 1)
-    ]
-    images.append(Batches(rows, processor, BatchSettings(batch_size=1, seed=None, fit='pad')).at(0).images)
+
+    def images_of(seed, step):
+        settings = BatchSettings(batch_size=1, seed=seed, fit='pad')
+        return Batches(rows, processor, settings).at(step).examples.images
+
+    images = [images_of(*choice) for choice in ((0, 0), (0, 1), (1, 0), (1, 1), (None, 0))]
     assert len({image.tobytes() for image in images}) == 5
     fixed = vj.draw(pictures / 'a.png', [vj.Mark('ellipse', box=(4, 5, 20, 25))])
     np.testing.assert_array_equal(images[-1][0, 0], uint8_pixels(fixed, processor.image_settings, 'pad'))
@@ -115,8 +115,9 @@ def test_evaluation_batches_keep_the_order_and_ignore_repeated_rows(rows, proces
     batches = Batches(rows, processor, BatchSettings(batch_size=4, seed=None, fit='pad'))
     results = list(batches.iterate(0, batches.steps))
     assert [name for batch in results for name in batch.names][:23] == [f'x-{n}' for n in range(23)]
-    assert (results[-1].targets[:3] != IGNORE).any(axis=1).all()
-    assert (results[-1].targets[3:] == IGNORE).all()
+    targets = results[-1].examples.targets
+    assert (targets[:3] != IGNORE).any(axis=1).all()
+    assert (targets[3:] == IGNORE).all()
     same(batches.at(6), batches.at(0))
 
 
@@ -134,7 +135,7 @@ def test_rows_of_every_data_set_become_batches(pictures, processor):
     rows = read_rows([write_lines(pictures / 'rows.jsonl', samples)])
     batches = Batches(rows, processor, BatchSettings(batch_size=len(samples), fit='pad'))
     for step in range(10):  # each with other random choices
-        batch = batches.at(step)
+        batch = batches.at(step).examples
         assert (batch.targets != IGNORE).any(axis=1).all()
         assert batch.image_counts.tolist() == [1] * len(samples)
 
@@ -227,7 +228,8 @@ def test_pictures_and_tokens_equal_those_of_the_processor(pictures, processor):
     row = region_row(bboxes=None, image=['a.png', 'b.jpg'])
     row['conversations'] = [{'from': 'human', 'value': 'What?'}, {'from': 'gpt', 'value': 'x'}]
     (pictures / 'l.json').write_text(json.dumps([row]))
-    batch = Batches(read_rows([pictures / 'l.json']), processor, BatchSettings(batch_size=1, fit='pad')).at(0)
+    rows = read_rows([pictures / 'l.json'])
+    batch = Batches(rows, processor, BatchSettings(batch_size=1, fit='pad')).at(0).examples
     prompt = processor('What?', [noise(40, 30), pictures / 'b.jpg'], fit='pad')
     np.testing.assert_array_equal(processor.image_settings.normalize(batch.images), prompt.images)
     n = prompt.lengths[0]

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 import vipllava_jax as vj
+from tests.training.optimizers import optimizer
 from vipllava_jax.arrays import flat, nested
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.state import State, eos_rows
 from vipllava_jax.inputs.batch import Batch
@@ -19,8 +21,6 @@ from vipllava_jax.model import llama
 from vipllava_jax.model.vipllava import VipLlava
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.training import lora
-from vipllava_jax.training.loss import Examples
-from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split
 from vipllava_jax.training.step import init_state, make_step
 
@@ -97,7 +97,7 @@ def vision(params: Any, cfg: vj.Config, B: int, sharding: jax.sharding.Sharding)
 
 def train(trains: tuple[str, ...], sharding: jax.sharding.Sharding, *targets: str) -> Any:
     """A training step of a shallow bfloat16 model, with adapters on the targets if there are any."""
-    optimizer = Optimizer(1e-4, 100, moment_dtype='bfloat16')
+    adamw = optimizer(1e-4, 100, moment_dtype='bfloat16')
 
     def initial() -> tuple[Any, Any]:
         params = jax.tree.map(lambda w: jnp.zeros(w.shape, w.dtype), vj.abstract(SHALLOW, jnp.bfloat16))
@@ -105,12 +105,12 @@ def train(trains: tuple[str, ...], sharding: jax.sharding.Sharding, *targets: st
             key = jax.random.key(0)
             params = lora.add(params, SHALLOW, rank=128, alpha=256, key=key, targets=targets, dropout=0.05)
         trainable, frozen = split(params, trains)
-        return init_state(trainable, optimizer, jnp.bfloat16), frozen
+        return init_state(trainable, adamw, jnp.bfloat16), frozen
 
     ids, counts = (jax.ShapeDtypeStruct((1, ROWS, *T), jnp.int32) for T in ((PROMPT,), ()))
     pixels = pictures(SHALLOW, ROWS)
     batch = Examples(ids, ids, jax.ShapeDtypeStruct((1, *pixels.shape), jnp.bfloat16), counts)
-    step = make_step(SHALLOW, optimizer, apply_dropout=lora.with_dropout if 'lora' in trains else None)
+    step = make_step(SHALLOW, adamw, apply_dropout=lora.with_dropout if 'lora' in trains else None)
     arguments = place((*jax.eval_shape(initial), batch, jax.eval_shape(lambda: jax.random.key(0))), sharding)
     return step.trace(*arguments).lower().compile()
 

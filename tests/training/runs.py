@@ -14,7 +14,7 @@ from vipllava_jax.config import Config, TextConfig, VisionConfig
 from vipllava_jax.data.batches import Batches, BatchSettings
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.model.params import init
-from vipllava_jax.training.loss import Examples, loss
+from vipllava_jax.training.loss import loss
 from vipllava_jax.training.progress import ProgressListener
 
 TIMES = ('seconds', 'tokens_per_second')
@@ -86,6 +86,6 @@ def mean_loss(model, file, **batch_settings):
     batch = Batches(
         read_rows([file]), model.processor, BatchSettings(batch_size=4, fit='pad', **batch_settings)
     ).at(0)
-    images = model.processor.image_settings.normalize(batch.images)
-    total, count = loss(model.params, Examples(batch.tokens, batch.targets, images, None), model.cfg)
+    images = model.processor.image_settings.normalize(batch.examples.images)
+    total, count = loss(model.params, batch.examples._replace(images=images), model.cfg)
     return float(total) / int(count)

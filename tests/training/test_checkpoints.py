@@ -11,16 +11,16 @@ import numpy as np
 import optax
 import pytest
 
+from tests.training.optimizers import optimizer
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.training.checkpoints import check_run_unlocked, lock_run, open_checkpoints
-from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.step import TrainState, init_state
 
 
 @pytest.fixture
 def state() -> TrainState:
     params = {'llama': {'w': jnp.ones((300, 200)), 'half': jnp.ones(3, jnp.bfloat16)}}
-    return init_state(params, Optimizer(1e-3, 10))
+    return init_state(params, optimizer(1e-3, 10))
 
 
 def shapes(state):
@@ -70,7 +70,7 @@ def test_incomplete_checkpoints_are_removed(tmp_path, state):
 
 
 def test_a_different_or_damaged_checkpoint_is_an_error(tmp_path, state):
-    other = init_state({'llama': {'v': jnp.ones(3)}}, Optimizer(1e-3, 10))
+    other = init_state({'llama': {'v': jnp.ones(3)}}, optimizer(1e-3, 10))
     with open_checkpoints(tmp_path, 2) as checkpoints:
         checkpoints.save(1, state, None)
         checkpoints.wait()
@@ -103,7 +103,7 @@ def files_of_at_most(size):
 
 def test_a_full_disk_leaves_no_checkpoint_and_is_reported_once(tmp_path, capfd):
     params = {'llama': {f'w{n}': jnp.full((100, 200), n) for n in range(24)}}
-    many = init_state(params, Optimizer(1e-3, 10))
+    many = init_state(params, optimizer(1e-3, 10))
     for _ in range(2):
         with open_checkpoints(tmp_path, 2) as checkpoints:
             if not checkpoints.steps():

@@ -8,6 +8,7 @@ import pytest
 import vipllava_jax as vj
 from tests.rows import alone, examples, ragged
 from vipllava_jax.data.conversations import IGNORE
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.training import loss as module
 from vipllava_jax.training.loss import loss
 
@@ -91,7 +92,7 @@ def test_gradients_of_embeddings_and_head_are_summed_in_float32(params, cfg, tie
     monkeypatch.setattr(module, 'AT_ONCE', 1)
     T = 2000
     tokens = np.full((1, T), 7, np.int32)
-    some = module.Examples(tokens, tokens + 1, np.zeros((1, 0, 28, 28, 3)), np.zeros(1, int))
+    some = Examples(tokens, tokens + 1, np.zeros((1, 0, 28, 28, 3)), np.zeros(1, int))
     half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
     exact = gradient(jax.tree.map(lambda w: w.astype(jnp.float32), half), some, cfg)['llama']
     near = gradient(half, some, cfg)['llama']

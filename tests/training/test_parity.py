@@ -10,13 +10,14 @@ import pytest
 from tests import peer
 from tests.conftest import SMALL, TINY
 from tests.rows import examples, ragged, stack
+from tests.training.optimizers import optimizer
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.convert.table import hub_name, leaves, rearrange_axes
 from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.training.loss import loss
-from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split
+from vipllava_jax.training.settings import TrainingSettings
 from vipllava_jax.training.step import init_state, make_step
 
 pytestmark = pytest.mark.parity
@@ -92,7 +93,7 @@ def test_the_loss_and_every_gradient_agree(cfg, remat, rng, monkeypatch):
         pytest.param({'projector', 'llama'}, dict(weight_decay=0.1), 1, id='decay', marks=pytest.mark.slow),
         pytest.param(
             {'vision', 'projector', 'llama'},
-            dict(projector_rate=1e-3, clip=1.0),
+            dict(projector_rate=1e-3, clip_norm=1.0),
             2,
             id='rates and clipping',
         ),
@@ -100,14 +101,14 @@ def test_the_loss_and_every_gradient_agree(cfg, remat, rng, monkeypatch):
 )
 def test_twenty_steps_of_adamw_agree(trains, settings, accumulated, rng):
     cfg = SMALL
-    o = Optimizer(3e-3, STEPS, warmup=0.1, **settings)
+    o = optimizer(3e-3, STEPS, warmup=0.1, **settings)
     theirs = peer.model(cfg)
     trainable, frozen = split(ours(theirs, cfg), trains)
     state, step = init_state(trainable, o), make_step(cfg, o, dtype=jnp.float32)
     rows = [[(9, 2), (15, 1)], [(5, 0), (8, 0)], [(20, 1), (7, 2)], [(6, 0), (9, 2)]]
     batches = [ragged(cfg, rng, pair, T=32) for pair in rows]  # one has no image at all
     losses_so_far = []
-    descent = torch_steps(theirs, o, trains)
+    descent = torch_steps(theirs, o.settings, trains)
     for i in range(STEPS):
         some = [batches[(i * accumulated + j) % len(batches)] for j in range(accumulated)]
         losses = [summed_loss(theirs, batch, cfg) for batch in some]
@@ -122,7 +123,7 @@ def test_twenty_steps_of_adamw_agree(trains, settings, accumulated, rng):
     assert losses_so_far[16] < losses_so_far[0] - 0.01  # on the same batches
 
 
-def torch_steps(theirs, o: Optimizer, trains):
+def torch_steps(theirs, s: TrainingSettings, trains):
     """A function that updates the peer's weights by a loss; it returns the gradient's norm and the rate."""
     import torch
     from transformers import get_cosine_schedule_with_warmup
@@ -136,11 +137,12 @@ def torch_steps(theirs, o: Optimizer, trains):
         if part in trains:
             trained.append(w)
             plain = name.endswith('.bias') or 'norm' in name
-            rate = o.projector_rate if part == 'projector' and o.projector_rate else o.rate
-            groups.append(dict(params=[w], lr=rate, weight_decay=0.0 if plain else o.weight_decay))
-    groups.sort(key=lambda group: group['lr'] != o.rate)  # the returned rate is that of the first group
+            rate = s.projector_rate if part == 'projector' and s.projector_rate else s.learning_rate
+            groups.append(dict(params=[w], lr=rate, weight_decay=0.0 if plain else s.weight_decay))
+    # the returned rate is that of the first group
+    groups.sort(key=lambda group: group['lr'] != s.learning_rate)
     adam = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
-    schedule = get_cosine_schedule_with_warmup(adam, int(np.ceil(o.warmup * o.steps)), o.steps)
+    schedule = get_cosine_schedule_with_warmup(adam, int(np.ceil(s.warmup * s.steps)), s.steps)
 
     def move(total):
         adam.zero_grad()
@@ -148,7 +150,7 @@ def torch_steps(theirs, o: Optimizer, trains):
             total.backward()
         for w in trained:  # torch would skip weights that a text-only batch does not use
             w.grad = torch.zeros_like(w) if w.grad is None else w.grad
-        norm = torch.nn.utils.clip_grad_norm_(trained, o.clip or float('inf')).item()
+        norm = torch.nn.utils.clip_grad_norm_(trained, s.clip_norm or float('inf')).item()
         rate = schedule.get_last_lr()[0]
         adam.step()
         schedule.step()

@@ -4,8 +4,8 @@ import pytest
 
 from vipllava_jax.inputs.pixels import FITS
 from vipllava_jax.inputs.prompts import TEMPLATES
-from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.recipes import LORA, PARTS, RECIPES
+from vipllava_jax.training.settings import read_settings
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,5 @@ def test_every_recipe_is_valid(name):
     assert {*recipe.trains} <= {*PARTS, LORA}
     assert recipe.template in TEMPLATES
     assert recipe.fit in FITS
-    Optimizer(recipe.learning_rate, 100, projector_rate=recipe.projector_rate, schedule=recipe.schedule)
+    settings = read_settings(recipe=name, model='model', data='data.json', output='output')
+    assert all(getattr(settings, key) == value for key, value in vars(recipe).items())

@@ -41,6 +41,7 @@ def test_every_recipe_has_valid_settings(recipe):
         ({'skip_broken': 1}, 'expected true or false'),
         ({'learning_rate': float('nan')}, 'learning_rate is nan'),
         ({'lora_dropout': 1.0}, 'expected 0 to 0.9'),
+        ({'optimizer': 'adam'}, "optimizer is 'adam', expected one of adamw, lion"),
         ({'trains': ['llama', 'clip']}, "trains is 'clip', expected one of vision, projector"),
         ({'data': 5}, 'data is 5, expected a list'),
         ({'recipe': 'stage-4'}, 'expected one of stage-1'),

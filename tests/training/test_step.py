@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from tests.rows import examples, ragged, stack
+from tests.training.optimizers import optimizer
 from vipllava_jax.arrays import flat
 from vipllava_jax.data.conversations import IGNORE
-from vipllava_jax.training.loss import Examples
-from vipllava_jax.training.optimizer import Optimizer
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.training.parts import split
 from vipllava_jax.training.step import init_state, make_step, round_stochastically
 
 TRAINS = {'projector', 'llama'}
-FAST = Optimizer(1e-2, 10, warmup=0)
+FAST = optimizer(1e-2, 10, warmup=0)
 KEY = jax.random.key(7)
 
 
@@ -111,7 +111,7 @@ def test_dropout_differs_between_steps_and_micro_batches(cfg, halves, batches):
         noise = 0.5 * jax.random.normal(key)
         return {**params, 'projector': jax.tree.map(lambda w: w * (1 + noise), params['projector'])}
 
-    still = Optimizer(0.0, 10)
+    still = optimizer(0.0, 10)
     step = make_step(cfg, still, dtype=jnp.float32, apply_dropout=noise_for_dropout)
 
     def losses(batches):
@@ -131,7 +131,7 @@ def test_dropout_differs_between_steps_and_micro_batches(cfg, halves, batches):
 @pytest.mark.slow
 def test_bfloat16_training_is_close_to_float32(cfg, params, halves, batches):
     """With bfloat16 weights, moments and computation, dtypes are kept, and the loss falls as with float32."""
-    o = Optimizer(1e-3, 20, warmup=0, moment_dtype='bfloat16')
+    o = optimizer(1e-3, 20, warmup=0, moment_dtype='bfloat16')
     losses = {}
     for dtype in (jnp.float32, jnp.bfloat16):
         step = make_step(cfg, o, dtype=dtype)

@@ -10,8 +10,9 @@ from tests.data.samples import write_lines
 from tests.makers import noise
 from tests.training import runs
 from vipllava_jax import training
-from vipllava_jax.data.batches import Batches, BatchSettings, TrainingBatch
+from vipllava_jax.data.batches import Batches, BatchSettings
 from vipllava_jax.data.conversations import ANSWER_ENDINGS, IGNORE
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.training import loop
 from vipllava_jax.training.progress import ProgressListener
@@ -75,9 +76,8 @@ def test_every_recipe_accepts_rows_without_pictures(world, tmp_path, recipe):
 @pytest.mark.parametrize('template', ANSWER_ENDINGS)
 def test_answers_without_pictures_are_targets_in_every_template(tmp_path, processor, template):
     rows = read_rows([write_lines(tmp_path / 'text.jsonl', [text_row(n) for n in range(5)])])
-    batch = Batches(
-        rows, processor, BatchSettings(batch_size=5, seed=None, template=template, pad_to_multiple_of=16)
-    ).at(0)
+    settings = BatchSettings(batch_size=5, seed=None, template=template, pad_to_multiple_of=16)
+    batch = Batches(rows, processor, settings).at(0).examples
     assert batch.images.shape[1] == 0
     assert batch.image_counts.tolist() == [0] * 5
     for n, (tokens, targets) in enumerate(zip(batch.tokens, batch.targets, strict=True)):
@@ -92,7 +92,7 @@ def test_answers_without_pictures_are_targets_in_every_template(tmp_path, proces
 def test_a_batch_is_split_with_any_number_of_pictures(images, count):
     tokens = np.arange(4 * 8).reshape(4, 8)
     pictures = np.stack([[noise(28, 28)] * images for _ in range(4)]).reshape(4, images, 28, 28, 3)
-    batch = TrainingBatch(tokens, tokens, pictures, np.full(4, images), ('a',) * 4)
+    batch = Examples(tokens, tokens, pictures, np.full(4, images))
     parts = loop.split_batch(batch, count)
     assert parts.tokens.shape == (count, 4 // count, 8)
     assert parts.images.shape == (count, 4 // count, images, 28, 28, 3)

@@ -8,16 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vipllava_jax.generation.decoding import max_new_tokens_for, stream
+from vipllava_jax.generation.decoding import stream
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.settings import GenerationSettings
-from vipllava_jax.generation.stopping import (
-    AnswerEnds,
-    RowStops,
-    end_ids,
-    find_stop,
-    truncate_at_stops,
-)
+from vipllava_jax.generation.stopping import AnswerEnds, find_stop, truncate_at_stops
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.processor import Processor
 
@@ -59,13 +53,13 @@ class Reply:
         text = self.processor.text_stream()
         for chunk in self.chunks:
             self.times.append(time.perf_counter())
-            self.ends.push(chunk[self.row : self.row + 1])
-            ids = chunk[self.row, : self.ends.lengths[0] - len(self.tokens)].tolist()
+            length = self.ends.lengths[self.row]  # beyond this chunk if another reply was read first
+            ids = chunk[self.row, : length - len(self.tokens)].tolist()
             self.tokens += ids
             piece = text.push(id for id in ids if id not in self.ends.eos)
             self.decoded += piece
             yield piece
-            if self.ends.all_ended:  # other rows of the batch may continue
+            if self.ends.reasons[self.row] and len(self.tokens) == length:  # other rows may continue
                 break
         piece = text.end()
         self.decoded += piece
@@ -74,7 +68,7 @@ class Reply:
     @property
     def finished(self) -> bool:
         """Whether an end id or a stop string ended the reply, not the maximum number of tokens."""
-        return self.ends.reasons[0] == 'stop'
+        return self.ends.reasons[self.row] == 'stop'
 
     def text(self) -> str:
         """Generates the complete reply -> its text, without white space at the ends."""
@@ -99,13 +93,10 @@ def replies(model: Model, batch: Batch, settings: GenerationSettings) -> list[Re
     The replies can be read one after another or together: tokens are generated for the whole batch, as many
     as the reply that is read needs. Raises the errors of `stream`.
     """
-    processor, cfg = model.processor, model.cfg
-    chunks = stream(model.params, batch, cfg=cfg, settings=settings, processor=processor)
-    limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
-    eos = end_ids(settings, cfg, processor)
-    found = []
-    for row, copy in enumerate(itertools.tee(chunks, len(batch.tokens))):
-        stops = [RowStops(processor, settings.stop)] if settings.stop else []
-        ends = AnswerEnds(limits[row : row + 1], eos, cfg.pad, stops)
-        found.append(Reply(processor, copy, row, int(batch.lengths[row]), ends, settings))
-    return found
+    processor = model.processor
+    chunks = stream(model.params, batch, cfg=model.cfg, settings=settings, processor=processor)
+    copies = itertools.tee(chunks, len(batch.tokens))
+    return [
+        Reply(processor, copy, row, int(length), chunks.ends, settings)
+        for row, (copy, length) in enumerate(zip(copies, batch.lengths, strict=True))
+    ]

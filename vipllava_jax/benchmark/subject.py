@@ -14,7 +14,7 @@ from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.model.cost import Costs
-from vipllava_jax.model.llama import split_fused
+from vipllava_jax.model.llama import FUSED, split_fused
 from vipllava_jax.model.params import specs
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
@@ -54,6 +54,11 @@ class Subject(NamedTuple):
         """The quantized dtype of the decoder's large weights; None if they are not quantized."""
         w = self.params['llama']['layers_0']['o']['w']
         return w.dtype.name if isinstance(w, Quantized) else None
+
+    @property
+    def fused(self) -> bool:
+        """Whether weights that have the same input are fused."""
+        return any(fused.name in self.params['llama']['layers_0'] for fused in FUSED)
 
     @property
     def costs(self) -> Costs:

@@ -191,7 +191,7 @@ def description(subject: 'Subject') -> dict[str, Any]:
         'flags': {name: os.environ[name] for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS') if name in os.environ},
         'dtype': subject.dtype.name,
         'quantized': subject.quantized,
-        'fused': 'qkv' in subject.params['llama']['layers_0'],
+        'fused': subject.fused,
         'weights_bytes': subject.size,
         'config': dataclasses.asdict(subject.cfg),
     }

@@ -5,17 +5,12 @@ of our params are the letters of `specs`. The names are those of the Hub's check
 checkpoints are translated to them first (`hub_name`).
 """
 
-import dataclasses
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from vipllava_jax.config import Config
-from vipllava_jax.convert.faults import describe_faults, join_layer_numbers
-from vipllava_jax.convert.tensors import LONGEST_NAME, READABLE, Tensor, check_views
-from vipllava_jax.messages import CheckpointError, brief, printable
 from vipllava_jax.model.params import specs
 
 CLIP = (
@@ -114,7 +109,7 @@ class Leaf(NamedTuple):
         """The file's shape and ours."""
         sizes = dict(self.sizes)
         theirs, ours = (
-            tuple(math.prod(sizes[a] for a in axis) for axis in axes(side))
+            tuple(math.prod(sizes[a] for a in axis) for axis in split_axes(side))
             for side in self.layout.split('->')
         )
         return theirs, ours
@@ -128,14 +123,6 @@ class Leaf(NamedTuple):
     def is_linear(self) -> bool:
         """Whether PyTorch's tensor is the weight of a linear layer, [out, in]."""
         return self.contracted > 0 and len(self.shapes[0]) == 2
-
-
-class Plan(NamedTuple):
-    """What a conversion reads: the tensor of each leaf, with a config that fits the weights."""
-
-    cfg: Config
-    pairs: tuple[tuple[Leaf, Tensor], ...]  # in the order in which the bytes lie in the files
-    unused: tuple[str, ...]  # the file's names of tensors that a forward pass does not use
 
 
 def leaves(cfg: Config) -> Iterator[Leaf]:
@@ -161,7 +148,7 @@ def leaves(cfg: Config) -> Iterator[Leaf]:
 
 def rearrange_axes(x: Any, layout: str, sizes: Mapping[str, int]) -> Any:
     """Rearranges an array of numpy or jax from the layout left of the arrow to that on the right."""
-    source, target = map(axes, layout.split('->'))
+    source, target = map(split_axes, layout.split('->'))
     letters = ''.join(source)
     x = x.reshape([sizes[a] for a in letters]).transpose([letters.index(a) for a in ''.join(target)])
     return x.reshape([math.prod(sizes[a] for a in axis) for axis in target])
@@ -179,92 +166,6 @@ def hub_name(name: str) -> str:
     return name
 
 
-def match_tensors(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Plan:
-    """The tensors of a checkpoint, by the names in its files, and its config -> what will be read.
-
-    Raises CheckpointError that names all tensors that are missing, unknown, stored twice, of a wrong shape or
-    of an unsupported type.
-    """
-    unused = [name for name in tensors if UNUSED.fullmatch(name)]
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in tensors.keys() - set(unused):
-        found[hub_name(name)].append(name)
-    first = {name: tensors[origins[0]] for name, origins in found.items()}
-    cfg = _corrected(first, cfg, where)
-    layers = _layer_faults(found, cfg)
-    expected = {leaf.name: leaf for leaf in leaves(cfg)}
-    if cfg.text.tied:
-        unused += found.pop(HEAD, [])
-    common = expected.keys() & found.keys()
-    faults = {
-        **layers,
-        'missing': join_layer_numbers(expected.keys() - found.keys()),
-        'unknown': join_layer_numbers(name for key in found.keys() - expected.keys() for name in found[key]),
-        'stored twice': [' and '.join(sorted(found[name])) for name in common if len(found[name]) > 1],
-        'of another shape than the config says': [
-            f'{found[name][0]} {brief(list(first[name].shape))} instead of {list(expected[name].shapes[0])}'
-            for name in common
-            if first[name].shape != expected[name].shapes[0]
-        ],
-        f'of a type other than {", ".join(READABLE)}': [
-            f'{found[name][0]} ({first[name].dtype})' for name in common if first[name].dtype not in READABLE
-        ],
-    }
-    if problems := describe_faults(faults):
-        advice = _advice(found, (first[name].dtype for name in common))
-        raise CheckpointError(f'{where}: its tensors and its config do not fit. {problems}{advice}')
-    pairs = sorted(((expected[name], first[name]) for name in common), key=lambda pair: pair[1].place)
-    check_views((tensor for _, tensor in pairs), where)
-    return Plan(cfg, tuple(pairs), tuple(sorted(printable(name, LONGEST_NAME) for name in unused)))
-
-
-def _layer_faults(names: Iterable[str], cfg: Config) -> dict[str, list[str]]:
-    """Faults where config.json and the names of tensors disagree on the number of layers."""
-    found: dict[str, set[str]] = {LAYERS: set(), VISION_LAYERS: set()}
-    for name in names:
-        for prefix, numbers in found.items():
-            if name.startswith(prefix):
-                numbers.add(name.removeprefix(prefix).partition('.')[0])
-    faults = {}
-    for prefix, part, expected in (
-        (LAYERS, 'decoder', cfg.text.layers),
-        (VISION_LAYERS, 'vision tower', cfg.vision.layers),
-    ):
-        held = len(found[prefix])
-        if held not in (0, expected):
-            faults[f'layers of the {part}'] = [f'config.json says {expected}, the files hold {held}']
-    return faults
-
-
-def _corrected(tensors: Mapping[str, Tensor], cfg: Config, where: str) -> Config:
-    """The config, corrected by the weights: the feature layers, the projector's norm, a tied head."""
-    weight = tensors.get(BRIDGE + 'linear_1.weight')
-    if weight is not None and len(weight.shape) == 2:
-        norm = cfg.projector_norm or BRIDGE + 'projector_layernorm.weight' in tensors
-        try:
-            cfg = cfg.with_projector(weight.shape[1], norm)
-        except ValueError as error:
-            raise CheckpointError(f'{where}: {error}') from None
-    if cfg.text.tied and HEAD in tensors and tensors[HEAD] != tensors.get(EMBED):
-        # a head that is stored separately is not tied, whatever the config says; as in transformers
-        cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, tied=False))
-    return cfg
-
-
-def _advice(found: Mapping[str, list[str]], types: Iterable[str]) -> str:
-    """What to do if a part of the model is missing or the weights are quantized."""
-    advice = ''
-    if any(re.fullmatch(r'u?int8|float[468]_\w+', dtype) for dtype in types):
-        advice += '. Weights in so few bits were quantized: take the original and --quantize int8'
-    if HEAD not in found and any(name.startswith(TEXT) for name in found):
-        advice += (
-            '. A model saved without its head cannot answer: save the whole model, or set tie_word_embeddings'
-        )
-    if not any(name.startswith(VISION) for name in found):
-        advice += '. The vision tower is not in this checkpoint: save it together with the rest'
-    return advice
-
-
-def axes(side: str) -> list[str]:
+def split_axes(side: str) -> list[str]:
     """'(NH)D' -> ['NH', 'D']."""
     return [fused or single for fused, single in re.findall(r'\((\w+)\)|(\w)', side)]

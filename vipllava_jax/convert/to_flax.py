@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from vipllava_jax.arrays import nested
@@ -19,7 +20,8 @@ from vipllava_jax.checkpoint import MARK, PARAMS, is_checkpoint, save
 from vipllava_jax.convert import adapters
 from vipllava_jax.convert.adapted import with_options
 from vipllava_jax.convert.foreign_quantization import refuse_by_config, refuse_by_names
-from vipllava_jax.convert.table import Leaf, Plan, Sizes, match_tensors, rearrange_axes
+from vipllava_jax.convert.matching import ConversionPlan, match_tensors
+from vipllava_jax.convert.table import Leaf, Sizes, rearrange_axes
 from vipllava_jax.convert.tensors import READABLE, Tensor, read_tensor
 from vipllava_jax.convert.torch_files import open_checkpoint
 from vipllava_jax.files import read_json
@@ -27,6 +29,7 @@ from vipllava_jax.folders import check_apart, check_no_other_files
 from vipllava_jax.hugging_face import read_config
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.progress_bar import Progress
+from vipllava_jax.sharding import default_sharding, on_cpu
 from vipllava_jax.threads import map_ahead
 from vipllava_jax.weight_options import WeightOptions
 
@@ -46,7 +49,7 @@ class Report(NamedTuple):
     warnings: tuple[str, ...] = ()  # weights that hold NaN or infinity
 
 
-def plan_conversion(source: Path) -> Plan:
+def plan_conversion(source: Path) -> ConversionPlan:
     """The folder of a PyTorch checkpoint -> what a conversion reads; checks all but the tensors' values."""
     content = read_json(source / 'config.json', optional=True)
     refuse_by_config(content, source)
@@ -56,7 +59,7 @@ def plan_conversion(source: Path) -> Plan:
     return match_tensors(tensors, cfg, str(source))
 
 
-def shapes(plan: Plan, dtype: DTypeLike | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(plan: ConversionPlan, dtype: DTypeLike | None = None) -> dict[str, jax.ShapeDtypeStruct]:
     """The shape and dtype of each leaf of `stream`, by its path, without reading tensors."""
     return {
         leaf.path: jax.ShapeDtypeStruct(leaf.shapes[1], jnp.dtype(dtype or READABLE[tensor.dtype]))
@@ -65,19 +68,19 @@ def shapes(plan: Plan, dtype: DTypeLike | None = None) -> dict[str, jax.ShapeDty
 
 
 def stream(
-    plan: Plan,
+    plan: ConversionPlan,
     dtype: DTypeLike | None = None,
-    device: Any = None,
+    *,
+    sharding: Sharding | None = None,
     progress: Progress | None = None,
     at_once: int = 3 << 29,
 ) -> Iterator[tuple[str, Array]]:
-    """Every leaf as (path, array on the device), in the target dtype and layout, in the order of the files.
+    """Every leaf as (path, array), in the target dtype and layout, in the order of the files.
 
-    A tensor is read into one of a few buffers, of `at_once` bytes in total, and copied to the device as it is
-    in the file; the device transposes and casts it. Copying to the device is the slowest part, so that
-    several threads do it.
+    A tensor is copied to the device as it is in the file, through one of a few buffers of `at_once` bytes in
+    total; the device transposes and casts it. Several threads copy, because that takes the most time.
     """
-    device = device or jax.local_devices()[0]
+    sharding = sharding or default_sharding()
     total, done = sum(tensor.nbytes for _, tensor in plan.pairs), 0
     largest = max(tensor.span for _, tensor in plan.pairs)
     threads = max(1, min(THREADS, at_once // largest))
@@ -89,17 +92,15 @@ def stream(
         tensor = pair[1]
         buffer = buffers.get()
         try:
-            uploaded = jax.device_put(read_tensor(tensor, buffer), device)
+            uploaded = jax.device_put(read_tensor(tensor, buffer), sharding)
             # the buffer is in use until then: for the transfer, or on a CPU as `uploaded` itself
             return programs[_program_key(*pair)].result()(uploaded).block_until_ready()
         finally:
             buffers.put(buffer)
 
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(THREADS) as compilers:
-        keys = dict.fromkeys(
-            _program_key(*pair) for pair in plan.pairs
-        )  # in the order in which they are needed
-        programs = {key: compilers.submit(_program, *key, dtype, device) for key in keys}
+        keys = dict.fromkeys(_program_key(*pair) for pair in plan.pairs)  # in the order of their first use
+        programs = {key: compilers.submit(_program, *key, dtype, sharding) for key in keys}
         arrays = map_ahead(pool, load, plan.pairs, threads)
         for (leaf, tensor), array in zip(plan.pairs, arrays, strict=True):
             done += tensor.nbytes
@@ -112,13 +113,14 @@ def _program_key(leaf: Leaf, tensor: Tensor) -> ProgramKey:
     return tensor.dtype, leaf.layout, leaf.sizes
 
 
-def _program(stored: str, layout: str, sizes: Sizes, dtype: DTypeLike | None, device: Any) -> Any:
-    """The compiled `rearrange` for tensors of one dtype and layout on a device."""
-    here = jax.sharding.SingleDeviceSharding(device)
+def _program(stored: str, layout: str, sizes: Sizes, dtype: DTypeLike | None, sharding: Sharding) -> Any:
+    """The compiled `rearrange` for tensors of one dtype and layout."""
     shape = Leaf('', '', layout, sizes).shapes[0]
-    x = jax.ShapeDtypeStruct(shape, READABLE[stored], sharding=here)
+    x = jax.ShapeDtypeStruct(shape, READABLE[stored], sharding=sharding)
+    devices: set[Any] = sharding.device_set
+    on_gpu = any(device.platform == 'gpu' for device in devices)
     # autotuning takes longer than it could save
-    options: Any = {'xla_gpu_autotune_level': '0'} if device.platform == 'gpu' else None
+    options: Any = {'xla_gpu_autotune_level': '0'} if on_gpu else None
     return rearrange.lower(x, layout, sizes, jnp.dtype(dtype or stored)).compile(options)
 
 
@@ -148,8 +150,7 @@ def convert(
     began = time.monotonic()
     plan = plan_conversion(source)
     pairs = adapters.read_adapter(adapter, plan.cfg) if adapter else None
-    cpu = jax.local_devices(backend='cpu')[0]
-    stored = stream(plan, options.dtype_to_read, cpu, progress, AT_ONCE)
+    stored = stream(plan, options.dtype_to_read, sharding=on_cpu(), progress=progress, at_once=AT_ONCE)
     expected = with_options(shapes(plan, options.dtype_to_read).items(), options, pairs)
     leaves = with_options(stored, options, pairs)
     not_finite_paths = save(

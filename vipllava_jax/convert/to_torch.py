@@ -32,6 +32,7 @@ from vipllava_jax.integrity import is_finite
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.progress_bar import Progress
+from vipllava_jax.sharding import on_cpu
 from vipllava_jax.weight_options import WeightOptions
 
 WRITTEN = (
@@ -73,19 +74,12 @@ def export(
     with rows that are the mean of the others. The adapter in the folder `adapter` is merged into the weights.
     Raises CheckpointError, and then leaves nothing behind.
     """
-    for read_from in (source, *([adapter] if adapter else [])):
-        check_apart(Path(read_from), target)
-    if overwrite and is_torch_folder(target):
-        check_no_other_files(target, WRITTEN)
+    _check_target(target, [source, adapter] if adapter else [source], overwrite)
     options = WeightOptions(dtype=dtype, adapter=adapter)
     began = time.monotonic()
     stored = checkpoint.open(source)
     cfg = stored.cfg
-    if any(isinstance(leaf, Quantized) for leaf in stored.leaves.values()):
-        raise CheckpointError(
-            f'{source}: the weights are quantized, for which PyTorch has no names; convert the folder that '
-            'they were quantized from'
-        )
+    _check_not_quantized(stored)
     pairs = adapters.read_adapter(adapter, cfg) if adapter else None
     grown, notes = _with_image_token(cfg)
     written = {leaf.path: leaf.shapes[0] for leaf in leaves(grown)}
@@ -103,6 +97,21 @@ def export(
         checkpoint.copy_files(source, partial)
     warnings = not_finite(not_finite_names, options.dtype)
     return Report(len(entries), size, time.monotonic() - began, (), notes, warnings)
+
+
+def _check_target(target: Path, inputs: Iterable[Path], overwrite: bool) -> None:
+    for folder in inputs:
+        check_apart(Path(folder), target)
+    if overwrite and is_torch_folder(target):
+        check_no_other_files(target, WRITTEN)
+
+
+def _check_not_quantized(stored: Checkpoint) -> None:
+    if any(isinstance(leaf, Quantized) for leaf in stored.leaves.values()):
+        raise CheckpointError(
+            f'{stored.folder}: the weights are quantized, for which PyTorch has no names; convert the folder '
+            'that they were quantized from'
+        )
 
 
 def _with_image_token(cfg: Config) -> tuple[Config, tuple[str, ...]]:
@@ -125,7 +134,7 @@ def _arrays(
     progress: Progress | None,
 ) -> Iterator[Array]:
     """The leaves of our folder, one by one, in the layout of the file."""
-    cpu = jax.local_devices(backend='cpu')[0]
+    cpu = on_cpu()
     leaves = ((path, jax.device_put(x, cpu)) for path, x in stored.stream(progress=progress))
     for path, array in with_options(leaves, options, adapter):
         leaf = table[path]

@@ -14,7 +14,7 @@ from vipllava_jax.arrays import nested
 from vipllava_jax.checkpoint import Checkpoint
 from vipllava_jax.config import Config
 from vipllava_jax.convert.faults import some_names
-from vipllava_jax.convert.table import Plan
+from vipllava_jax.convert.matching import ConversionPlan
 from vipllava_jax.convert.tensors import read_tensor
 from vipllava_jax.convert.to_flax import plan_conversion, rearrange, stream
 from vipllava_jax.integrity import is_finite
@@ -23,7 +23,7 @@ from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params, forward
 from vipllava_jax.progress_bar import Progress
-from vipllava_jax.sharding import default_sharding
+from vipllava_jax.sharding import default_sharding, on_cpu
 
 AT_ONCE = 1 << 24  # elements that are compared together
 _forward: Any = jax.jit(forward, static_argnames='cfg')
@@ -71,13 +71,13 @@ def verify(source: Path, converted: Path, *, progress: Progress | None = None) -
 
 
 def _compare_weights(
-    ours: Checkpoint, plan: Plan, progress: Progress | None
+    ours: Checkpoint, plan: ConversionPlan, progress: Progress | None
 ) -> tuple[dict[str, float], list[str]]:
     """The largest difference in each group of tensors, and the paths of those with NaN or infinity."""
     pairs = {leaf.path: (leaf, tensor) for leaf, tensor in plan.pairs}
     if unmatched := pairs.keys() ^ ours.leaves.keys():
         raise CheckpointError(f'{ours.folder}: only one side has {some_names(unmatched)}')
-    cpu = jax.local_devices(backend='cpu')[0]
+    cpu = on_cpu()
     buffer = memoryview(mmap.mmap(-1, max(tensor.span for _, tensor in pairs.values())))
     groups: dict[str, float] = {}
     not_finite: list[str] = []

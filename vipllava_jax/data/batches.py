@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vipllava_jax.data.conversations import IGNORE, Example, check_trainable, encode_conversation
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.data.marking import open_marked
 from vipllava_jax.data.order import epoch_order, sample_seed
 from vipllava_jax.data.region_prompts import make_conversation
@@ -57,13 +58,10 @@ class BatchSettings:
 
 
 class TrainingBatch(NamedTuple):
-    """The arrays of a training step."""
+    """The arrays of a training step, and the names of their rows."""
 
-    tokens: np.ndarray  # BT int32, padded on the right
-    targets: np.ndarray  # BT int32, the id that should follow each token, or IGNORE: no loss there
-    images: np.ndarray  # BIhw3 uint8, I the most images of a row; zeros where a row has fewer
-    image_counts: np.ndarray  # B int32
-    names: tuple[str, ...]  # of the rows, for messages
+    examples: Examples
+    names: tuple[str, ...]  # for messages
 
 
 class RowWithoutAnswer(BrokenRow):
@@ -104,7 +102,7 @@ class BatchMaker:
         targets = pad_ids([example.targets for example in examples], T, IGNORE)
         targets[len(samples) - task.repeated :] = IGNORE
         padded_images, counts = pad_images(images, self.processor.image_settings.side, np.uint8)
-        return TrainingBatch(tokens, targets, padded_images, counts, names), notes
+        return TrainingBatch(Examples(tokens, targets, padded_images, counts), names), notes
 
     def _find_sample(self, i: int, epoch: int, notes: list[Note]) -> Sample:
         """The sample of a row or, if that is broken or has no answer left, of the next good one."""

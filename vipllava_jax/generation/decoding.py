@@ -100,6 +100,16 @@ class Plan(NamedTuple):
     ends: AnswerEnds
 
 
+class TokenStream(Iterator[np.ndarray]):
+    """An iterator over the new tokens of a batch, Bxn; `ends` is where the answers have ended so far."""
+
+    def __init__(self, chunks: Iterator[np.ndarray], ends: AnswerEnds) -> None:
+        self._chunks, self.ends = chunks, ends
+
+    def __next__(self) -> np.ndarray:
+        return next(self._chunks)
+
+
 def generate(
     params: Params,
     batch: Batch,
@@ -127,7 +137,7 @@ def stream(
     settings: GenerationSettings | None = None,
     processor: Processor | None = None,
     **overrides: Any,
-) -> Iterator[np.ndarray]:
+) -> TokenStream:
     """Yields the answers of a batch as arrays Bxn of new tokens, with padding after a row's end.
 
     `settings` default to greedy decoding; `overrides` replace single fields, as in
@@ -139,7 +149,7 @@ def stream(
     first tokens if their logits hold NaN or infinity, naming the weights that do.
     """
     plan = _plan(batch, cfg, with_overrides(settings, overrides), processor)
-    return _stream(params, batch, cfg, plan)
+    return TokenStream(_stream(params, batch, cfg, plan), plan.ends)
 
 
 def _plan(batch: Batch, cfg: Config, settings: GenerationSettings, processor: Processor | None) -> Plan:

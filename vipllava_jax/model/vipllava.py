@@ -134,23 +134,13 @@ def forward(
     ids = tokens if embeddings is None else _placeholder_tokens(params, embeddings, cfg)
     assert ids is not None
     if feature_layers is not None:
-        if len(feature_layers) != len(cfg.feature_layers):
-            raise ValueError(
-                f'the projector takes {len(cfg.feature_layers)} feature_layers, not {len(feature_layers)}'
-            )
-        cfg = dataclasses.replace(cfg, feature_layers=tuple(feature_layers))
+        cfg = _with_feature_layers(cfg, feature_layers)
     check_inputs(ids, images, image_counts, cfg)
-    out = _apply(
-        params,
-        cfg,
-        'forward',
-        jnp.asarray(ids),
-        _images(images),
-        None if embeddings is None else jnp.asarray(embeddings, params['llama']['embed']['w'].dtype),
-        None if positions is None else jnp.asarray(positions),
-        None if mask is None else jnp.asarray(mask, bool),
-        trace,
-    )
+    x = None if embeddings is None else jnp.asarray(embeddings, params['llama']['embed']['w'].dtype)
+    positions = None if positions is None else jnp.asarray(positions)
+    mask = None if mask is None else jnp.asarray(mask, bool)
+    ids = jnp.asarray(ids)
+    out = _apply(params, cfg, 'forward', ids, _images(images), x, positions, mask, trace)
     return out if trace else out.logits
 
 
@@ -219,6 +209,12 @@ def decode(
     """
     logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg)
     return logits[:, 0], cache
+
+
+def _with_feature_layers(cfg: Config, layers: Sequence[int]) -> Config:
+    if len(layers) != len(cfg.feature_layers):
+        raise ValueError(f'the projector takes {len(cfg.feature_layers)} feature_layers, not {len(layers)}')
+    return dataclasses.replace(cfg, feature_layers=tuple(layers))
 
 
 def _placeholder_tokens(params: Params, embeddings: ArrayLike, cfg: Config) -> Array:

@@ -1,10 +1,11 @@
 """Exports the result of a run: the whole model in our format, or only the adapter in peft's."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax import checkpoint, loading
+from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.folders import check_no_other_files
 from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
@@ -15,11 +16,13 @@ from vipllava_jax.training import finite, lora, output_folder
 from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import TrainingPlan
 from vipllava_jax.training.settings import TrainingSettings
+from vipllava_jax.weight_options import WeightOptions
 
 
 def check_replaceable(target: Path) -> None:
     """Raises CheckpointError if replacing an earlier result would delete files that are not part of it."""
-    from vipllava_jax.convert.adapters import CONFIG, PAIR_FILES
+    from vipllava_jax.convert.adapter_config import CONFIG
+    from vipllava_jax.convert.adapters import PAIR_FILES
 
     of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
     check_no_other_files(target, (*PAIR_FILES, CONFIG) if target.name == 'adapter' else of_model)
@@ -30,9 +33,9 @@ def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None
     target = output_folder.result_folder(plan.settings)
     finite.check_result(target, trainable)  # first, because writing takes long
     if target.name == 'adapter':
-        from vipllava_jax.convert import adapters
+        from vipllava_jax.convert.adapter_export import save_adapter
 
-        adapters.save_adapter(
+        save_adapter(
             target,
             join(trainable, frozen),
             plan.cfg,
@@ -41,7 +44,7 @@ def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None
             overwrite=True,
         )
     else:
-        initial = loading.open(plan.initial_weights.folder)  # in its own dtypes, not the run's
+        initial = dataclasses.replace(plan.initial_weights, options=WeightOptions())  # as it is stored
         shapes, leaves = nested(initial.leaf_shapes()), _result_leaves(initial, plan.settings, trainable)
         leaves = finite.check_each(target, leaves)  # again, because casting to float16 may overflow
         checkpoint.save(

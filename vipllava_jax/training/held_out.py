@@ -12,9 +12,10 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config
 from vipllava_jax.data.batches import Batches
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.inputs.pixels import ImageSettings
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training.loss import Examples, loss
+from vipllava_jax.training.loss import loss
 from vipllava_jax.training.parts import join
 
 
@@ -49,7 +50,7 @@ class HeldOutEvaluator:
         for batch in itertools.islice(self._batches, self._steps):
             if is_stopped():
                 return None
-            part, tokens = _loss(params, frozen, Examples(*batch[:4]), self._images, self._cfg, self._dtype)
+            part, tokens = _loss(params, frozen, batch.examples, self._images, self._cfg, self._dtype)
             total, count = total + float(part), count + int(tokens)
         return total / max(count, 1)
 
@@ -59,7 +60,7 @@ class HeldOutEvaluator:
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _loss(
-    params: Params, frozen: Params, batch: Any, images: ImageSettings, cfg: Config, dtype: DTypeLike
+    params: Params, frozen: Params, batch: Examples, images: ImageSettings, cfg: Config, dtype: DTypeLike
 ) -> tuple[Array, Array]:
     batch = batch._replace(images=images.normalize(batch.images))
     params = jax.tree.map(lambda w: w.astype(dtype), params)

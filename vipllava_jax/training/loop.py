@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from vipllava_jax.data.batches import TrainingBatch
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.generation.finite import describe_not_finite
 from vipllava_jax.model.vipllava import Params
@@ -14,7 +15,6 @@ from vipllava_jax.signals import catch_signals
 from vipllava_jax.training.checkpoints import Checkpoints
 from vipllava_jax.training.finite import NotFinite
 from vipllava_jax.training.held_out import HeldOutEvaluator
-from vipllava_jax.training.loss import Examples
 from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import TrainingPlan, step_function
 from vipllava_jax.training.recorder import PendingStep, StepRecorder
@@ -78,7 +78,7 @@ class TrainingLoop:
 
     def _take_step(self, step: int, batch: TrainingBatch) -> None:
         """Sends a step to the device, and records the one before."""
-        micro_batches = split_batch(batch, self._plan.settings.accumulate)
+        micro_batches = split_batch(batch.examples, self._plan.settings.accumulate)
         self._state, metrics = self._step_function(self._state, self._frozen, micro_batches, self._key)
         started = self._recorder.start(step, batch, metrics)
         if self._pending:
@@ -110,7 +110,7 @@ class TrainingLoop:
         self._checkpoints.save(step, self._state, self._recorder.best.step)
 
 
-def split_batch(batch: TrainingBatch, count: int) -> Examples:
+def split_batch(batch: Examples, count: int) -> Examples:
     """Splits a batch into micro-batches along a new leading axis."""
     # Not -1, which NumPy cannot infer for an array of no images.
-    return Examples(*(x.reshape(count, len(x) // count, *x.shape[1:]) for x in batch[:4]))
+    return Examples(*(x.reshape(count, len(x) // count, *x.shape[1:]) for x in batch))

@@ -1,15 +1,15 @@
 """The training loss: the cross entropy of the target tokens."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from vipllava_jax.config import Config
 from vipllava_jax.data.conversations import IGNORE
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.model.layers import RMSNorm
 from vipllava_jax.model.llama import AttentionSpec, Layer
 from vipllava_jax.model.vipllava import Params, VipLlava
@@ -21,15 +21,6 @@ SAVED = {
     'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     'layers': jax.checkpoint_policies.nothing_saveable,
 }
-
-
-class Examples(NamedTuple):
-    """The arrays of a batch that the loss reads; a step stacks micro-batches along a leading axis A."""
-
-    tokens: Array | np.ndarray  # BT int32, padded on the right
-    targets: Array | np.ndarray  # BT int32, the id that should follow each token, or IGNORE: no loss there
-    images: Array | np.ndarray  # BIhw3, normalized; a training step takes uint8 and normalizes them
-    image_counts: Array | np.ndarray  # B int32
 
 
 def loss(params: Params, batch: Examples, cfg: Config, remat: str = 'none') -> tuple[Array, Array]:

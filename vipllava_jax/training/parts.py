@@ -43,6 +43,12 @@ def in_trained_part(path: str, trains: Collection[str]) -> bool:
     return path.split('/')[0] in {PARTS[name] for name in trains if name != LORA}
 
 
+def adapted_weight(path: str) -> str | None:
+    """The weight of the pair to which a leaf of trainable params belongs: '…/q/w/a' -> '…/q/w'; else None."""
+    weight, _, name = path.rpartition('/')
+    return weight if name in PAIR and weight.endswith('/w') else None
+
+
 def join(trainable: Params, frozen: Params) -> Params:
     """The inverse of `split`."""
     joined = dict(frozen)

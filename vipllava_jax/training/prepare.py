@@ -74,7 +74,7 @@ def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> Train
     batches = _read_batches(settings, processor, progress)
     settings = dataclasses.replace(settings, steps=_count_steps(settings, batches))
     held_out = _read_batches(settings, processor, progress, held_out=True) if settings.eval_data else None
-    return TrainingPlan(settings, initial_weights, batches, held_out, _make_optimizer(settings))
+    return TrainingPlan(settings, initial_weights, batches, held_out, Optimizer(settings))
 
 
 def _count_steps(settings: TrainingSettings, batches: Batches) -> int:
@@ -88,22 +88,6 @@ def _count_steps(settings: TrainingSettings, batches: Batches) -> int:
             f'epochs {settings.epochs:g} are {steps:.3g} steps: give fewer, for at most {MAX_STEPS:,} steps'
         )
     return steps
-
-
-def _make_optimizer(settings: TrainingSettings) -> Optimizer:
-    assert settings.steps
-    return Optimizer(
-        rate=settings.learning_rate,
-        steps=settings.steps,
-        name=settings.optimizer,
-        projector_rate=settings.projector_rate,
-        schedule=settings.schedule,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip_norm or None,
-        beta2=settings.beta2,
-        moment_dtype=settings.moment_dtype,
-    )
 
 
 def _read_batches(

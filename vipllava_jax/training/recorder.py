@@ -14,6 +14,7 @@ from vipllava_jax.training.checkpoints import Checkpoints
 from vipllava_jax.training.finite import NotFinite
 from vipllava_jax.training.held_out import BestStep
 from vipllava_jax.training.metrics_log import MetricsLog
+from vipllava_jax.training.parts import adapted_weight
 from vipllava_jax.training.prepare import TrainingPlan
 from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.step import StepMetrics
@@ -49,12 +50,12 @@ class StepRecorder:
         self._plan, self._checkpoints, self._log, self._progress = plan, checkpoints, log, progress
         self._peak = peak
         self._costs = Costs(plan.cfg)
-        self._adapter_parameters = _count_adapter_parameters(trainable)
+        self._adapter_parameters = sum(leaf.size for path, leaf in flat(trainable) if adapted_weight(path))
         self._timer = StepTimer()
 
     def start(self, step: int, batch: TrainingBatch, metrics: StepMetrics) -> PendingStep:
         """Starts to measure a step, which has been sent to the device."""
-        shapes = batch.tokens.shape, batch.images.shape
+        shapes = batch.examples.tokens.shape, batch.examples.images.shape
         return PendingStep(step, batch, metrics, self._timer.start(metrics, shapes))
 
     def record(self, pending: PendingStep, eval_loss: float | None = None) -> None:
@@ -64,7 +65,7 @@ class StepRecorder:
         metrics = jax.device_get(pending.metrics)  # all at once
         if not metrics.finite:
             raise self._not_finite(step, batch, metrics)
-        lengths = (batch.tokens != self._plan.batches.processor.tokenizer.pad).sum(axis=1).tolist()
+        lengths = (batch.examples.tokens != self._plan.batches.processor.tokenizer.pad).sum(axis=1).tolist()
         record = {
             'step': step,
             'loss': float(metrics.loss),
@@ -75,7 +76,7 @@ class StepRecorder:
             'seconds': round(seconds, 4),
         }
         if not timed.compiled:
-            trains, images = self._plan.settings.trains, int(batch.image_counts.sum())
+            trains, images = self._plan.settings.trains, int(batch.examples.image_counts.sum())
             flop = self._costs.training(lengths, images, trains, self._adapter_parameters)
             record |= throughput(seconds, sum(lengths), flop, self._peak)
         if eval_loss is not None:
@@ -110,7 +111,3 @@ class StepRecorder:
 
     def close(self) -> None:
         self._timer.close()
-
-
-def _count_adapter_parameters(trainable: Params) -> int:
-    return sum(leaf.size for path, leaf in flat(trainable) if path.endswith(('/w/a', '/w/b')))

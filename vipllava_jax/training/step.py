@@ -11,8 +11,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config
+from vipllava_jax.data.examples import Examples
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.training.loss import Examples, loss
+from vipllava_jax.training.loss import loss
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import join
 
