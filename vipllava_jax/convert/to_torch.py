@@ -83,7 +83,7 @@ def export(
     cfg = stored.cfg
     if any(isinstance(leaf, Quantized) for leaf in stored.leaves.values()):
         raise CheckpointError(
-            f'{source}: the weights are quantized, for which PyTorch has no names; convert the folder that '
+            f'{source}: quantized weights cannot be exported to PyTorch; convert the folder that '
             'they were quantized from'
         )
     pairs = adapters.read_adapter(adapter, cfg) if adapter else None

@@ -41,7 +41,7 @@ def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None
             overwrite=True,
         )
     else:
-        initial = loading.open(plan.initial_weights.folder)  # in its own dtypes, not the run's
+        initial = loading.open(plan.initial_weights.folder)  # in the dtypes of the model, not of the run
         shapes, leaves = nested(initial.leaf_shapes()), _result_leaves(initial, plan.settings, trainable)
         leaves = finite.check_each(target, leaves)  # again, because casting to float16 may overflow
         checkpoint.save(

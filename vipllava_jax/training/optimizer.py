@@ -24,15 +24,15 @@ class Optimizer:
     """
 
     rate: float  # the peak learning rate
-    steps: int  # of the run
+    steps: int  # the number of steps of the run
     name: str = 'adamw'
-    projector_rate: float | None = None  # the projector's peak, if it differs
+    projector_rate: float | None = None  # the peak for the projector; None: the same as `rate`
     schedule: str = 'cosine'
     warmup: float = 0.03  # the fraction of the steps in which the rate rises to its peak
     weight_decay: float = 0.0  # not applied to norms and biases
     clip: float | None = None  # the largest global norm of the gradient
-    beta2: float = 0.999  # of AdamW: the decay rate of the second moment
-    moment_dtype: str = 'float32'  # of the first moment; 'bfloat16' halves its memory
+    beta2: float = 0.999  # AdamW's decay rate of the second moment
+    moment_dtype: str = 'float32'  # the dtype of the first moment; 'bfloat16' halves its memory
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
