@@ -137,7 +137,7 @@ def test_only_incomplete_programs_are_deleted(kept):
     assert 'jit_other-c-cache' in left(kept)
 
 
-def test_programs_that_block_others_are_deleted(kept):
+def test_a_program_without_a_time_of_use_is_deleted(kept):
     """A program without the time of its last use, which makes some versions of jax fail."""
     before = left(kept)
     missing = f"FileNotFoundError: [Errno 2] No such file or directory: '{kept}/jit_other-c-atime'"
