@@ -79,7 +79,7 @@ def test_adapters_that_no_config_describes(model, tmp_path):
 
 def test_an_existing_folder_is_not_overwritten(model, adapter, tmp_path):
     place = shutil.copytree(adapter, tmp_path / 'taken')
-    with pytest.raises(CheckpointError, match='exists; choose another place'):
+    with pytest.raises(CheckpointError, match='exists; choose another folder'):
         save_adapter(place, *model)
     save_adapter(place, *model, overwrite=True)
     assert (
