@@ -169,7 +169,7 @@ def test_a_stop_string_that_is_a_special_token_ends_the_answer(vipllava, folder,
 def test_without_a_picture_there_is_a_warning(vipllava, folder):
     ran = vipllava('ask', '--model', folder, '--max-new-tokens', 1, 'hi')
     assert (ran.code, ran.err.count('\n')) == (0, 1)
-    assert 'no --image' in ran.err
+    assert 'without --image' in ran.err
 
 
 def test_control_characters_in_an_answer_are_escaped(vipllava, folder, monkeypatch):

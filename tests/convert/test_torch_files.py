@@ -93,7 +93,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
     ('changed', 'expected'),
     [
         ({'dtype': 'F7'}, "the type 'F7' is unknown"),
-        ({'dtype': 'F16'}, r'F16 \[2, 3\] takes 12 bytes, the offsets span 24'),
+        ({'dtype': 'F16'}, r'F16 \[2, 3\] takes 12 bytes, but the offsets span 24'),
         ({'shape': [2, 4]}, 'takes 32 bytes'),
         ({'shape': [-2, -3]}, 'not whole numbers'),
         ({'shape': [2.0, 3]}, 'not whole numbers'),
@@ -101,7 +101,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
         ({'data_offsets': [8, 32]}, 'begins at byte'),
         (
             {'data_offsets': [1 << 40, (1 << 40) + 24]},
-            'y begins at byte 24, the tensor before it ends at 0',
+            'y begins at byte 24, but the tensor before it ends at 0',
         ),
         ({'data_offsets': [24, 0]}, 'span -24'),
         ({'data_offsets': [0]}, 'the header is corrupt'),
