@@ -71,7 +71,7 @@ def write_processor_files(folder: Path, image_size: int = 28, patch_size: int = 
 
 def tiny_tokenizer(vocab: int = 400) -> Tokenizer:
     """A byte-pair tokenizer like Llama's, trained on a few sentences."""
-    own = [*SPECIAL, *(f'<0x{byte:02X}>' for byte in (range(256) if vocab >= 370 else [10]))]
+    first = [*SPECIAL, *(f'<0x{byte:02X}>' for byte in (range(256) if vocab >= 370 else [10]))]
     spaced = normalizers.Sequence([normalizers.Prepend('▁'), normalizers.Replace(' ', '▁')])
     learner = Tokenizer(models.BPE())
     learner.normalizer = spaced
@@ -81,10 +81,12 @@ def tiny_tokenizer(vocab: int = 400) -> Tokenizer:
     alphabet = [chr(code) for code in range(33, 127)]
     learner.train_from_iterator(
         WORDS,
-        trainers.BpeTrainer(vocab_size=vocab - 2 - len(own), initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=vocab - 2 - len(first), initial_alphabet=alphabet, show_progress=False
+        ),
     )
     learnt = json.loads(learner.to_str())['model']
-    pieces = [*own, *sorted(learnt['vocab'], key=learnt['vocab'].get)]
+    pieces = [*first, *sorted(learnt['vocab'], key=learnt['vocab'].get)]
     tokenizer = Tokenizer(
         models.BPE(
             {piece: id for id, piece in enumerate(pieces)},

@@ -41,7 +41,7 @@ def test_writing_holds_a_bounded_number_of_bytes(tmp_path, monkeypatch):
     assert 1 < max(counts) <= 3
 
 
-def test_reading_asks_for_a_bounded_number_of_bytes(monkeypatch):
+def test_reading_requests_a_bounded_number_of_bytes(monkeypatch):
     """Sizes are as stored or as requested, whichever is larger; a single larger array is read alone."""
     groups = []
 

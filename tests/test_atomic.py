@@ -67,13 +67,13 @@ def test_a_link_to_an_existing_folder_or_to_itself_is_refused(tmp_path):
     (tmp_path / 'file').touch()
     (tmp_path / 'to file').symlink_to('file')
     for name, expected in (
-        ('link', 'full: exists; choose another place'),
+        ('link', 'full: exists; choose another folder'),
         ('loop', 'loop: a link that leads to itself'),
         ('to file', 'file: exists; choose'),
     ):
         with pytest.raises(CheckpointError, match=expected):
             write(tmp_path / name)
-    with pytest.raises(CheckpointError, match='exists, and is not a model that we wrote'):
+    with pytest.raises(CheckpointError, match='exists, and is not a model that vipllava wrote'):
         write(tmp_path / 'link', overwrite=True, ours=False)
     assert names(tmp_path / 'full') == {'letter'}
 
@@ -176,7 +176,7 @@ def test_a_folder_moved_aside_by_a_dead_process_is_restored(tmp_path):
     aside.mkdir()
     (aside / 'x').write_text('old')
     (tmp_path / '.model.partial-999999').mkdir()
-    with pytest.raises(CheckpointError, match='exists; choose another place'):
+    with pytest.raises(CheckpointError, match='exists; choose another folder'):
         write(tmp_path / 'model')
     assert names(tmp_path) == {'model'}
     assert (tmp_path / 'model' / 'x').read_text() == 'old'

@@ -96,9 +96,9 @@ def test_a_full_disk_is_reported_once_and_damaged_programs_are_replaced(start, t
     error = start('--compilation-cache', folder, limit=20_000).stderr
     assert 'File too large' in error
     assert error.count('\n') == 1
-    assert not [*folder.glob('jit_start-*-cache')]
+    assert not [*folder.glob('jit_prefill_batch-*-cache')]
     assert start('--compilation-cache', folder).stderr == ''
-    [path] = folder.glob('jit_start-*-cache')
+    [path] = folder.glob('jit_prefill_batch-*-cache')
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:100])
     assert start('--compilation-cache', folder).stderr == ''
@@ -106,15 +106,21 @@ def test_a_full_disk_is_reported_once_and_damaged_programs_are_replaced(start, t
 
 
 WRITING = (
-    "Error writing persistent compilation cache entry for 'jit_start': OSError: [Errno 28] No space left"
+    "Error writing persistent compilation cache entry for 'jit_prefill_batch': OSError: [Errno 28] No space"
 )
-READING = "Error reading persistent compilation cache entry for 'jit_start': ValueError: cut off"
+READING = "Error reading persistent compilation cache entry for 'jit_prefill_batch': ValueError: cut off"
 
 
 @pytest.fixture
 def kept(tmp_path):
     """A folder with a truncated program, a complete one, and others without the time of their last use."""
-    for name in ('jit_start-a-cache', 'jit_start-b-cache', 'jit_start-b-atime', 'jit_other-c-cache', 'notes'):
+    for name in (
+        'jit_prefill_batch-a-cache',
+        'jit_prefill_batch-b-cache',
+        'jit_prefill_batch-b-atime',
+        'jit_other-c-cache',
+        'notes',
+    ):
         (tmp_path / name).touch()
     return tmp_path
 
@@ -125,19 +131,19 @@ def left(folder: Path) -> set[str]:
 
 def test_only_incomplete_programs_are_deleted(kept):
     before = left(kept)
-    assert 'No space left' in plain_warning(WRITING, kept, is_ours=True)
-    assert left(kept) == before - {'jit_start-a-cache'}
+    assert 'Errno 28' in plain_warning(WRITING, kept, is_ours=True)
+    assert left(kept) == before - {'jit_prefill_batch-a-cache'}
     assert plain_warning(READING, kept, is_ours=True) is None
     assert 'jit_other-c-cache' in left(kept)
 
 
-def test_programs_that_block_others_are_deleted(kept):
+def test_a_program_without_a_time_of_use_is_deleted(kept):
     """A program without the time of its last use, which makes some versions of jax fail."""
     before = left(kept)
     missing = f"FileNotFoundError: [Errno 2] No such file or directory: '{kept}/jit_other-c-atime'"
     error = plain_warning(WRITING.partition('OSError')[0] + missing, kept, is_ours=True)
     assert error is None
-    assert left(kept) == before - {'jit_other-c-cache', 'jit_start-a-cache'}
+    assert left(kept) == before - {'jit_other-c-cache', 'jit_prefill_batch-a-cache'}
 
 
 @pytest.mark.parametrize('warning', [WRITING, READING])

@@ -104,5 +104,5 @@ def test_folders_are_compared_after_resolving_links(tmp_path):
         ('a', 'a/../a/new'),
         ('link', 'a/x/y'),
     ):
-        with pytest.raises(CheckpointError, match='choose another place'):
+        with pytest.raises(CheckpointError, match='choose another folder'):
             check_apart(tmp_path / source, tmp_path / target)

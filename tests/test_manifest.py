@@ -43,11 +43,11 @@ def test_checksums_must_match_the_listed_arrays(copy):
             "do not agree with params on 'llama/norm/w'",
         ),
         (sums | {'x\x1b': '0' * 16}, r'do not agree with params on .*x.*x1b'),
-        (sums | {'llama/norm/w': '0' * 16}, 'llama/norm/w does not have the checksum'),
+        (sums | {'llama/norm/w': '0' * 16}, 'llama/norm/w does not match the checksum'),
         (sums | {'llama/norm/w': 3}, "'llama/norm/w': 3 is not a checksum"),
         (sums | {'llama/norm/w': 'x' * 10**6}, "'llama/norm/w': 'xxx.* is not a checksum"),
-        ([*sums], 'checksums: an object expected'),
-        (7, 'checksums: an object expected, 7 found'),
+        ([*sums], 'checksums: expected an object'),
+        (7, 'checksums: expected an object, found 7'),
     ):
         edited(copy, checksums=wrong)
         with pytest.raises(CheckpointError, match=expected):

@@ -8,7 +8,7 @@ from vipllava_jax.progress_bar import progress_bar, shown_progress
 
 
 @pytest.mark.parametrize('columns', [40, 60, 80, 200])
-def test_a_long_name_does_not_squeeze_the_numbers(columns, capsys, monkeypatch):
+def test_a_long_name_does_not_hide_the_numbers(columns, capsys, monkeypatch):
     monkeypatch.setenv('FORCE_COLOR', '1')
     monkeypatch.setenv('COLUMNS', str(columns))
     with progress_bar('loading a-model-with-a-long-name-\x1b]0;x') as progress:

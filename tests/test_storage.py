@@ -90,7 +90,7 @@ def test_a_flipped_bit_of_any_array_names_it(folders, dtype):
         file, at = holder(folder, np.asarray(leaf).tobytes())
         content = file.read_bytes()
         file.write_bytes(flipped(content, 8 * at + 13))
-        assert f'{path} does not have the checksum' in message(folder)
+        assert f'{path} does not match the checksum' in message(folder)
         file.write_bytes(content)
 
 

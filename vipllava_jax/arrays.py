@@ -91,7 +91,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except (CheckpointError, OSError):
         raise
-    except Exception as error:  # Orbax raises many types
+    except Exception as error:  # Orbax raises errors of many types
         if code := next((code for code in errno.errorcode if os.strerror(code) in str(error)), None):
             raise OSError(code, os.strerror(code), str(folder)) from None
         if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):

@@ -61,13 +61,13 @@ def save(
     from vipllava_jax.model.weights import LoRA
 
     if any(isinstance(leaf, LoRA) for _, leaf in flat(params)):
-        raise CheckpointError(f'{folder}: the params have an adapter: merge it, or save it by itself')
+        raise CheckpointError(f'{folder}: the params have an adapter: merge it, or save it separately')
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     stored = dict(split_quantized(flat(shapes)))
     if unmatched := sorted(dict(flat(shapes)).keys() ^ dict(flat(abstract(cfg))).keys()):
         names = f'{", ".join(unmatched[:3])}{", …" if len(unmatched) > 3 else ""}'
         raise CheckpointError(
-            f'{folder}: not the params of the config ({names}); load with fuse=False to save'
+            f'{folder}: the params do not match the config ({names}); load with fuse=False to save'
         )
     with new_folder(folder, size(stored), is_checkpoint, overwrite) as new:
         source = flat(params) if leaves is None else leaves
@@ -183,7 +183,7 @@ def _check_quantized(path: str, leaf: Any) -> None:
     except (ValueError, TypeError, IndexError, ArithmeticError):  # from impossible shapes
         matches = False
     if not matches:
-        raise ValueError(f'{path}: its values and its scale do not belong together')
+        raise ValueError(f'{path}: the shapes or dtypes of its values and its scale do not match')
 
 
 @lru_cache

@@ -129,8 +129,8 @@ class Config:
             if width == len(taps) * self.vision.width:
                 return dataclasses.replace(self, feature_layers=taps, projector_norm=norm)
         raise ValueError(
-            f'vision_feature_layers: {list(self.feature_layers)} of width {self.vision.width} make '
-            f'{self.sizes["M"]}, but the projector of this checkpoint takes {width}'
+            f'vision_feature_layers: {list(self.feature_layers)} of width {self.vision.width} have a '
+            f'total width of {self.sizes["M"]}, but the projector of this checkpoint takes {width}'
         )
 
 

@@ -175,9 +175,7 @@ def check_output(output: Path, inputs: Iterable[Path]) -> None:
     check_writable(output)
     for path in inputs:
         if same_file(output, path) or (path.is_dir() and holds(path, output)):
-            raise ValueError(
-                f'{output}: is also read ({path}) and would be overwritten; choose another place for it'
-            )
+            raise ValueError(f'{output}: is also read ({path}) and would be overwritten; choose another path')
 
 
 def check_writable(output: Path) -> None:

@@ -35,7 +35,9 @@ def listing(folder: Path) -> str:
 def check_apart(source: Path, target: Path) -> None:
     """Raises CheckpointError if one folder is the other or lies in it; links are followed."""
     if lies_in(target, source) or lies_in(source, target):
-        raise CheckpointError(f'{target}: is, or lies in, or holds {source}; choose another place')
+        raise CheckpointError(
+            f'{target}: is the same as, lies in, or contains {source}; choose another folder'
+        )
 
 
 def check_new_folder(folder: Path, overwrite: bool) -> None:
@@ -52,8 +54,8 @@ def check_no_other_files(folder: Path, patterns: Iterable[str]) -> None:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not any(fnmatch(path.name, pattern) for pattern in patterns):
             raise CheckpointError(
-                f'{folder}: holds {path.name}, which is not of a model and would be lost; '
-                'move it away or choose another place'
+                f'{folder}: holds {path.name}, which does not belong to a model and would be lost; '
+                'move it away or choose another folder'
             )
 
 
@@ -99,7 +101,7 @@ def _resolve(folder: Path) -> Path:
     """The absolute path of a folder, with links resolved; the folder does not have to exist."""
     place = Path(os.path.realpath(folder))
     if place.is_symlink():
-        raise CheckpointError(f'{folder}: a link that leads to itself; choose another place')
+        raise CheckpointError(f'{folder}: a link that leads to itself; choose another folder')
     if place.exists() and os.path.ismount(place):
         raise CheckpointError(f'{folder}: a mount point, which cannot be replaced; choose a folder in it')
     return place
@@ -108,8 +110,8 @@ def _resolve(folder: Path) -> Path:
 def _check_free(folder: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> None:
     """Raises CheckpointError if the folder exists and must not be replaced."""
     if folder.exists() and not _replaceable(folder, is_ours, overwrite):
-        reason = 'exists, and is not a model that we wrote' if overwrite else 'exists'
-        raise CheckpointError(f'{folder}: {reason}; choose another place')
+        reason = 'exists, and is not a model that vipllava wrote' if overwrite else 'exists'
+        raise CheckpointError(f'{folder}: {reason}; choose another folder')
 
 
 def _replaceable(folder: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> bool:
@@ -130,7 +132,7 @@ def _write_failure(error: OSError, partial: Path, size: int) -> str:
 
 @contextlib.contextmanager
 def _new_locked_folder(folder: Path, partial: Path) -> Iterator[None]:
-    """Creates and locks the partial folder, unless another process is writing to the same destination."""
+    """Creates and locks the partial folder, unless another process is writing to `folder`."""
     with contextlib.ExitStack() as stack:
         with _parent_lock(folder.parent):
             _check_unused(folder)
@@ -140,10 +142,10 @@ def _new_locked_folder(folder: Path, partial: Path) -> Iterator[None]:
 
 
 def _check_unused(folder: Path) -> None:
-    """Raises CheckpointError if another process is writing to the same destination."""
+    """Raises CheckpointError if another process is writing to the folder."""
     if _remove_leftovers(folder):
         raise CheckpointError(
-            f'{folder}: another process is writing there: wait for it, or choose another place'
+            f'{folder}: another process is writing there: wait for it, or choose another folder'
         )
 
 

@@ -12,7 +12,7 @@ HUB_PART = r'\w(?:[\w.-]{0,94}\w)?'  # at most 96 characters, not starting or en
 HUB_NAME = re.compile(
     rf'(?![^@]*(?:--|\.\.)){HUB_PART}/{HUB_PART}(?<!\.git)(?:@(?!.*\.\.)\w[\w./-]{{0,254}})?', re.ASCII
 )
-# in addition to PyTorch weights
+# the files to download in addition to PyTorch weights
 OTHER_FILES = ('*.json', 'tokenizer.model', '*.jinja', f'{checkpoint.PARAMS}/*')
 
 

@@ -57,12 +57,12 @@ def read_manifest(folder: Path) -> Manifest:
         )
     listed = content.get('params')
     if not isinstance(listed, dict) or not 0 < len(listed) <= MAX_ARRAYS:
-        raise CheckpointError(f'{file}: params: a list of arrays expected, {brief(listed)} found')
+        raise CheckpointError(f'{file}: params: expected an object of arrays, found {brief(listed)}')
     arrays = {path: _shape(file, path, entry) for path, entry in listed.items()}
     checksums = content.get('checksums', {})
     if not isinstance(checksums, dict):
         raise CheckpointError(
-            f'{file}: checksums: an object expected, {brief(checksums)} found; copy it again'
+            f'{file}: checksums: expected an object, found {brief(checksums)}; copy it again'
         )
     for path, value in checksums.items():
         if not isinstance(value, str) or not CHECKSUM.fullmatch(value):
@@ -89,8 +89,8 @@ def _shape(file: Path, path: str, entry: Any) -> Any:
         raise CheckpointError(f'{file}: lists no params: {brief(path)} is not the path of a weight')
     if not isinstance(entry, list) or len(entry) != 2 or entry[0] not in TYPES or not _sizes(entry[1]):
         raise CheckpointError(
-            f'{file}: lists no params: {path}: a type ({", ".join(TYPES)}) and a shape expected, '
-            f'{brief(entry)} found; convert it again'
+            f'{file}: lists no params: {path}: expected a type ({", ".join(TYPES)}) and a '
+            f'shape, found {brief(entry)}; convert it again'
         )
     return jax.ShapeDtypeStruct(tuple(entry[1]), jnp.dtype(entry[0]))
 

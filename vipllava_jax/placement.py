@@ -1,4 +1,4 @@
-"""Where and how weights lie on the device: on which one, fused or not, and in which memory formats."""
+"""Places weights on a device, fused or not, in the memory formats that are fastest there."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Where arrays lie: the devices that hold them."""
+"""Shardings: the devices on which arrays are placed."""
 
 import jax
 

@@ -46,7 +46,7 @@ class Storage:
         It must also be uncompressed and its chunks no larger than the array, so that reading takes no more
         memory than expected.
         """
-        expected = f'{path} is not the array {list(leaf.shape)} that is expected'
+        expected = f'{path} is not an uncompressed {leaf.dtype} array of the shape {list(leaf.shape)}'
         store = self.result(path, opened, expected)
         chunk = store.chunk_layout.read_chunk.shape
         fits = store.shape == leaf.shape and all(
@@ -64,7 +64,7 @@ class Storage:
         from vipllava_jax.integrity import checksum
 
         if path in self.checksums and checksum(array) != self.checksums[path]:
-            raise self.damaged(f'{path} does not have the checksum of what was written')
+            raise self.damaged(f'{path} does not match the checksum that was computed when it was written')
 
     def result(self, path: str, future: Any, expected: str = '') -> Any:
         """The result of a tensorstore future; its errors, of several types, are raised as CheckpointError."""
@@ -74,7 +74,7 @@ class Storage:
             raise
         except Exception as error:
             if expected and 'Metadata at' in str(error):
-                raise CheckpointError(f'{self.folder}: {expected}: there is none; convert it again') from None
+                raise CheckpointError(f'{self.folder}: {path} is missing; convert it again') from None
             raise self.damaged(f'{path}: {without_details(error)}') from None
 
     def damaged(self, reason: str) -> CheckpointError:
@@ -132,5 +132,5 @@ def _check_file(path: Path, homes: list[Path]) -> None:
     """Raises CheckpointError unless a path is a regular file, or a link to one in the given folders."""
     target = path.resolve()
     if path.is_symlink() and not any(target.is_relative_to(home) for home in homes):
-        raise CheckpointError(f'{path}: a link out of the model, to {target}; put the file itself there')
+        raise CheckpointError(f'{path}: a link out of the model, to {target}; replace it by the file')
     check_regular(path)

@@ -44,7 +44,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     arguments.add_argument('folder', type=Path)
     arguments.add_argument('--each', type=int, default=200, help='of each type and each mark, and pairs')
-    arguments.add_argument('--taught', choices=[NEW_KIND], help='ask about this kind, and others beside it')
+    arguments.add_argument(
+        '--taught', choices=[NEW_KIND], help='ask about this kind of thing, next to others'
+    )
     args = arguments.parse_args()
     if args.taught:
         write(args.folder, 'taught', [*taught(args.taught, args.each)])

@@ -40,7 +40,7 @@ def test_an_image_without_marks_is_only_opened(images):
         ('3/point:1,1', 'mark point:1,1:red is on image 3, but there are 2 images'),
         (['point:1'], "mark 'point:1': '1' has 1 numbers"),
         ([RED, 'point:100,1'], 'mark point:100,1:red lies outside the picture'),
-        ([RED, 3], 'expected a Mark, or a text such as point:40,60:red, found 3'),
+        ([RED, 3], 'expected a Mark, or a string such as point:40,60:red, found 3'),
         (3, 'expected a mark or a list of marks, found 3'),
     ],
 )

@@ -71,7 +71,7 @@ IMAGE = Image.new('RGB', (60, 50))
     [
         ({'question': ''}, 'the question is empty: ask something'),
         ({'question': ' \n'}, 'the question is empty: ask something'),
-        ({'question': None}, 'the question is None: expected a text'),
+        ({'question': None}, 'the question is None: expected a string'),
         ({'image': 'none.jpg'}, "no picture at 'none.jpg'"),
         ({'image': ['none.jpg']}, "no picture at 'none.jpg'"),
         ({'image': b'x'}, 'not a picture in a known format'),
@@ -84,7 +84,7 @@ IMAGE = Image.new('RGB', (60, 50))
         ({'question': '<image><image> What?', 'image': IMAGE}, 'the text has <image> 2 times for 1 image(s)'),
         ({'template': 'none'}, "unknown template 'none'"),
         ({'fit': 'none', 'image': IMAGE}, "unknown fit 'none'"),
-        ({'settings': vj.GenerationSettings(max_new_tokens=10**6)}, 'ask for at most'),
+        ({'settings': vj.GenerationSettings(max_new_tokens=10**6)}, 'request at most'),
         ({'settings': {'temperature': 1.0}}, 'must be a GenerationSettings'),
     ],
 )

@@ -296,7 +296,7 @@ def test_a_mark_that_the_crop_cuts_off_is_a_warning(vipllava, folder, photo):
         (['--mark', MARK, 'q'], '--image FILE'),
         (['--image', 'PHOTO', 'What is {mark}?'], 'there are 0 marks'),
         (['--image', 'PHOTO', '--mark', MARK, 'What is {mark2}?'], 'there is 1 mark'),
-        (['--image', 'PHOTO', '--save-image', 'x.nope', 'q'], 'end the name in .png'),
+        (['--image', 'PHOTO', '--save-image', 'x.nope', 'q'], 'expected a name that ends in .png'),
         (['--save-image', 'x.png', 'q'], 'needs an --image'),
         ([], 'the question is empty'),
         (['--image', '-'], 'give the question as an argument'),
@@ -329,7 +329,7 @@ def test_an_invalid_argument_is_one_line_before_loading(vipllava, photo, monkeyp
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['--max-new-tokens', '2000', 'q'], 'ask for at most'),
+        (['--max-new-tokens', '2000', 'q'], 'request at most'),
         (['--template', 'checkpoint', 'q'], 'no chat template'),
         (['--image', 'PHOTO', '<image><image> q'], '<image>'),
         (['--adapter', '/nowhere', 'q'], '/nowhere: no adapter: looked for adapter_model.safetensors'),

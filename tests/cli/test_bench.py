@@ -89,7 +89,7 @@ def test_a_failing_line_is_reported_and_the_others_continue(vipllava, monkeypatc
         (['--context', '100'], '--context 100: this model can be measured from'),
         (['--context', '9000'], '--context 9000'),
         (['--repeats', '2'], '--repeats'),
-        (['--plot', 'x.jpg'], 'end the name in .png'),
+        (['--plot', 'x.jpg'], 'expected a name that ends in .png'),
         (['--json', 'no/such/x.json'], 'there is no folder'),
         (['--model', 'x'], '--model and --preset'),
         (['--peer', 'transformers', '--quantize', 'int8'], 'cannot use quantized weights'),

@@ -111,7 +111,7 @@ def test_draw_equals_the_library(vipllava, photo, tmp_path):
     ('args', 'message'),
     [
         (['PHOTO', 'x.png'], 'nothing to draw'),
-        (['PHOTO', 'x.abc', '--mark', 'point:70,30'], 'end the name in .png'),
+        (['PHOTO', 'x.abc', '--mark', 'point:70,30'], 'expected a name that ends in .png'),
         (['none.png', 'x.png', '--mark', 'point:70,30'], 'none.png'),
         (['PHOTO', 'no/such/folder/x.png', '--mark', 'point:70,30'], 'no/such/folder'),
     ],

@@ -32,7 +32,7 @@ def test_the_target_of_a_link_is_written(vipllava, source, tmp_path):
     assert vipllava('convert', source, tmp_path / 'link').code == 0
     assert (tmp_path / 'link').is_symlink()
     assert checkpoint.is_checkpoint(tmp_path / 'real')
-    refused(vipllava('convert', source, tmp_path / 'link'), 'exists; choose another place')
+    refused(vipllava('convert', source, tmp_path / 'link'), 'exists; choose another folder')
     assert vipllava('convert', source, tmp_path / 'link', '--overwrite').code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ['link', 'real']
 
@@ -60,7 +60,7 @@ def test_a_target_is_refused_before_its_source_is_located(vipllava, tmp_path, mo
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', None)
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken' / 'letter').touch()
-    refused(vipllava('convert', 'mine/large', tmp_path / 'taken'), 'taken: exists; choose another place')
+    refused(vipllava('convert', 'mine/large', tmp_path / 'taken'), 'taken: exists; choose another folder')
     (tmp_path / 'loop').symlink_to('loop')
     refused(vipllava('convert', 'mine/large', tmp_path / 'loop'), 'a link that leads to itself')
 
@@ -119,7 +119,7 @@ def test_a_flipped_bit_is_named_by_every_command(vipllava, folder, source, tmp_p
     ):
         ran = vipllava(*arguments)
         assert ran.code == 2
-        assert 'llama/layers_1/gate/w does not have the checksum of what was written' in ran.err
+        assert 'llama/layers_1/gate/w does not match the checksum' in ran.err
     assert not (tmp_path / 'theirs').exists()
 
 

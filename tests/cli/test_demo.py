@@ -146,7 +146,7 @@ def test_the_input_picture_is_not_overwritten(vipllava, photo, calls):
     before = photo.read_bytes()
     ran = vipllava('demo', '--image', photo, '--mark', 'point:3,4', '--output', photo)
     assert (ran.code, ran.out) == (2, '')
-    assert 'choose another place' in ran.err
+    assert 'choose another path' in ran.err
     assert photo.read_bytes() == before
 
 
@@ -154,7 +154,7 @@ def test_the_input_picture_is_not_overwritten(vipllava, photo, calls):
     ('args', 'message'),
     [
         (('--mark', 'point:3,4'), '--mark needs an --image'),
-        (('--output', 'demo.txt'), 'end the name in .png or .jpg'),
+        (('--output', 'demo.txt'), 'expected a name that ends in .png or .jpg'),
         (('What is {mark2}?',), 'there is 1 mark'),
         (('What?', ' '), 'a question is empty'),
         (('--image', '-', '--chat'), 'both read stdin'),

@@ -226,7 +226,7 @@ def test_a_question_longer_than_the_context_is_an_error_or_left_out(vipllava, fo
     assert (ran.code, ran.out) == (2, '')
     (line,) = ran.err.splitlines()  # one line for one broken row
     place = f'vipllava: 1 of 21 questions are broken: {data}, line 21: '
-    assert re.match(rf'{place}a prompt of \d+ tokens and 3 new exceed the 1024 of the model', line)
+    assert re.match(rf'{place}a prompt of \d+ tokens and 3 new ones exceed the context of 1024', line)
     for _ in range(2):  # the second time, all other rows have answers
         ran = vipllava(*command, '--skip-broken', '--json', 'table.json')
         assert ran.code == 0, ran.err

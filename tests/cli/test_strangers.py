@@ -51,12 +51,12 @@ def wrong(folder):
 
 
 FAULTS = {
-    attacked: 'pytorch_model.bin: refuses to change a tensor, as only an attack would',
+    attacked: 'pytorch_model.bin: refuses to change a tensor, which only an attack would do',
     special: 'model.safetensors: expected a regular file, found a FIFO',
     special_index: 'model.safetensors.index.json: expected a regular file, found a FIFO',
-    quantized: 'quantized by awq (config.json): take the original and --quantize int8',
+    quantized: 'quantized by awq (config.json): use the original weights with --quantize int8',
     escaping: 'unknown: \\x1b[31mred\\x07',
-    wrong: "holds int under '\\x1b[31m', where a tensor should be",
+    wrong: "'\\x1b[31m': expected a tensor, found int",
 }
 
 

@@ -72,12 +72,12 @@ def test_both_conversions_merge_the_adapter(folder, source, adapter, model, tmp_
     expected = dict(flat(lora.merge(model[0])))
     to_flax.convert(source, tmp_path / 'ours', adapter=adapter)
     to_torch.export(folder, tmp_path / 'theirs', adapter=adapter)
-    for made in ('ours', 'theirs'):
-        same(dict(flat(load(tmp_path / made, fuse=False).params)), expected)
+    for name in ('ours', 'theirs'):
+        same(dict(flat(load(tmp_path / name, fuse=False).params)), expected)
 
 
 def test_params_with_an_adapter_cannot_be_saved(model, tmp_path):
-    with pytest.raises(CheckpointError, match='have an adapter: merge it, or save it by itself'):
+    with pytest.raises(CheckpointError, match='have an adapter: merge it, or save it separately'):
         checkpoint.save(tmp_path / 'model', *model)
 
 

@@ -71,10 +71,10 @@ def read(place, tensors, **fields):
     return adapters.read_adapter(place, TINY)
 
 
-@pytest.mark.parametrize('kind', ['safetensors', 'bin'])
-def test_no_tensors(place, kind):
-    write_adapter(place, {}, kind if kind == 'safetensors' else 'safetensors', target_modules=['q_proj'])
-    if kind == 'bin':
+@pytest.mark.parametrize('file_format', ['safetensors', 'bin'])
+def test_an_adapter_without_tensors_is_refused(place, file_format):
+    write_adapter(place, {}, target_modules=['q_proj'])
+    if file_format == 'bin':
         (place / 'adapter_model.safetensors').unlink()
         write_bin(place / 'adapter_model.bin', {})
     with pytest.raises(CheckpointError, match='without the pair|holds? an empty dict|no tensors'):
@@ -88,7 +88,7 @@ def test_no_tensors(place, kind):
 @pytest.mark.parametrize(
     'name', ['adapter_model.safetensors', 'adapter_model.bin', 'non_lora_trainables.bin']
 )
-def test_empty_files(place, name):
+def test_empty_adapter_files_are_refused(place, name):
     write_adapter(place, pairs('q_proj'))
     if name == 'adapter_model.bin':
         (place / 'adapter_model.safetensors').unlink()
@@ -158,8 +158,8 @@ def test_layers_that_are_left_out_on_purpose(place):
 
 @pytest.mark.parametrize('left_out', PROJECTOR)
 def test_the_projector_has_all_its_weights_or_none(place, left_out):
-    whole = pairs('q_proj') | projector()
-    assert len(read(place, whole, target_modules=['q_proj']).replacements) == 6
+    complete = pairs('q_proj') | projector()
+    assert len(read(place, complete, target_modules=['q_proj']).replacements) == 6
     fields = [{}, {'modules_to_save': ['multi_modal_projector']}, {'modules_to_save': ['mm_projector']}]
     for field in fields:
         error = message(place, pairs('q_proj') | projector(left_out), target_modules=['q_proj'], **field)
@@ -280,12 +280,12 @@ def test_names_are_shown_printable(place):
     assert 'and 29' in message(place, pairs('q_proj') | many)
 
 
-@pytest.mark.parametrize('kind', ['A', 'B'])
-def test_half_a_pair(place, kind):
-    whole = pairs('q_proj')
-    half = {name: w for name, w in whole.items() if f'lora_{kind}' in name or '.1.' not in name}
+@pytest.mark.parametrize('matrix', ['A', 'B'])
+def test_half_of_a_pair_is_refused(place, matrix):
+    complete = pairs('q_proj')
+    half = {name: w for name, w in complete.items() if f'lora_{matrix}' in name or '.1.' not in name}
     error = message(place, half, target_modules=['q_proj'])
-    assert f'without its other half: {TEXT}1.self_attn.q_proj.lora_{kind}.weight' in error
+    assert f'without its other half: {TEXT}1.self_attn.q_proj.lora_{matrix}.weight' in error
     assert 'without the pair' not in error
 
 
@@ -312,19 +312,19 @@ def test_views_that_would_fill_the_memory_are_refused(place):
     'name',
     ['adapter_model.safetensors', 'adapter_model.bin', 'non_lora_trainables.bin', 'mm_projector.bin', CONFIG],
 )
-@pytest.mark.parametrize('kind', ['a FIFO', 'a folder', 'a device'])
-def test_only_regular_files_are_read(place, name, kind):
+@pytest.mark.parametrize('file_type', ['a FIFO', 'a folder', 'a device'])
+def test_only_regular_files_are_read(place, name, file_type):
     write_adapter(place, pairs('q_proj'))
     if name == 'adapter_model.bin':
         (place / 'adapter_model.safetensors').unlink()
     (place / name).unlink(missing_ok=True)
-    if kind == 'a FIFO':
+    if file_type == 'a FIFO':
         os.mkfifo(place / name)
-    elif kind == 'a folder':
+    elif file_type == 'a folder':
         (place / name).mkdir()
     else:
         (place / name).symlink_to('/dev/zero')
-    with pytest.raises(CheckpointError, match=f'{name}: expected a regular file, found {kind}'):
+    with pytest.raises(CheckpointError, match=f'{name}: expected a regular file, found {file_type}'):
         adapters.read_adapter(place, TINY)
 
 

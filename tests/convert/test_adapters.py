@@ -21,9 +21,9 @@ def forgetting(params):
     )
 
 
-@pytest.mark.parametrize('kind', ['converted', 'torch'])
-def test_what_is_saved_is_loaded(model, adapter, folder, source, kind):
-    base = folder if kind == 'converted' else source
+@pytest.mark.parametrize('base_format', ['converted', 'torch'])
+def test_a_saved_adapter_is_loaded_unchanged(model, adapter, folder, source, base_format):
+    base = folder if base_format == 'converted' else source
     params, _ = model
     found = load(base, adapter=adapter, merge=False, fuse=False)
     same(dict(flat(found.params)), dict(flat(forgetting(params))))
@@ -47,7 +47,7 @@ def test_all_faults_are_reported_together(folder, tmp_path, rng):
     tensors |= {f'{Q}.lora_magnitude_vector': np.zeros(48, np.float32)}
     tensors |= pair('base_model.model.model.language_model.embed_tokens', 400, 48, rng)
     write_adapter(tmp_path / 'a', tensors, base_model_name_or_path='somebody/13b')
-    told = message(folder, tmp_path / 'a')
+    error = message(folder, tmp_path / 'a')
     for part in (
         f'{tmp_path / "a"}: not an adapter of this model. ',
         'not in the model: base_model.',
@@ -55,12 +55,12 @@ def test_all_faults_are_reported_together(folder, tmp_path, rng):
         '[4, 48] instead of [2, 48] and 2 more. ',
         'Use the model that it was trained for (somebody/13b according to adapter_config.json), or train it',
     ):
-        assert part in told, part
-    assert len(told) <= 500
+        assert part in error, part
+    assert len(error) <= 500
 
 
 @pytest.mark.parametrize(
-    ('fields', 'told'),
+    ('fields', 'error'),
     [
         ({'peft_type': 'IA3'}, "peft_type: 'IA3' is not supported, only 'LORA'"),
         ({'use_dora': True}, 'use_dora: True is not supported'),
@@ -75,13 +75,13 @@ def test_all_faults_are_reported_together(folder, tmp_path, rng):
         ({'alpha_pattern': []}, r'alpha_pattern: expected an object, found \[\]'),
     ],
 )
-def test_unsupported_configs_are_refused(folder, tmp_path, rng, fields, told):
+def test_unsupported_configs_are_refused(folder, tmp_path, rng, fields, error):
     write_adapter(tmp_path / 'a', pair(Q, 48, 48, rng), **fields)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=error):
         load(folder, adapter=tmp_path / 'a')
 
 
-def test_files_that_are_missing_or_broken(folder, adapter, tmp_path, rng):
+def test_missing_and_broken_files_are_refused(folder, adapter, tmp_path, rng):
     assert message(folder, tmp_path / 'x') == (
         f'{tmp_path / "x"}: no adapter: looked for adapter_model.safetensors, adapter_model.bin, '
         'non_lora_trainables.bin, mm_projector.bin, found no such folder'

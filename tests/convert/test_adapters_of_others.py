@@ -34,20 +34,20 @@ TREES = {
 }
 
 
-@pytest.mark.parametrize('own', ['', '.default'])
-@pytest.mark.parametrize('kind', ['safetensors', 'bin'])
+@pytest.mark.parametrize('suffix', ['', '.default'])
+@pytest.mark.parametrize('file_format', ['safetensors', 'bin'])
 @pytest.mark.parametrize('tree', TREES)
-def test_every_tree_of_names(folder, tmp_path, rng, tree, kind, own):
+def test_every_tree_of_names(folder, tmp_path, rng, tree, file_format, suffix):
     text, vision, bridge = TREES[tree]
     params, cfg, *_ = load(folder, fuse=False)
     linears = {
-        'llama/layers_1/q/w': pair(f'{text}layers.1.self_attn.q_proj', 48, 48, rng, suffix=own),
-        'llama/layers_2/o/w': pair(f'{text}layers.2.self_attn.o_proj', 48, 48, rng, suffix=own),
-        'llama/layers_0/down/w': pair(f'{text}layers.0.mlp.down_proj', 48, 56, rng, suffix=own),
-        'clip/layers_3/up/w': pair(f'{vision}encoder.layers.3.mlp.fc1', 40, 32, rng, suffix=own),
-        'projector/linear_1/w': pair(bridge, 48, 160, rng, suffix=own),
+        'llama/layers_1/q/w': pair(f'{text}layers.1.self_attn.q_proj', 48, 48, rng, suffix=suffix),
+        'llama/layers_2/o/w': pair(f'{text}layers.2.self_attn.o_proj', 48, 48, rng, suffix=suffix),
+        'llama/layers_0/down/w': pair(f'{text}layers.0.mlp.down_proj', 48, 56, rng, suffix=suffix),
+        'clip/layers_3/up/w': pair(f'{vision}encoder.layers.3.mlp.fc1', 40, 32, rng, suffix=suffix),
+        'projector/linear_1/w': pair(bridge, 48, 160, rng, suffix=suffix),
     }
-    write_adapter(tmp_path / 'a', {k: v for both in linears.values() for k, v in both.items()}, kind)
+    write_adapter(tmp_path / 'a', {k: v for both in linears.values() for k, v in both.items()}, file_format)
     found, before = dict(flat(load(folder, adapter=tmp_path / 'a', fuse=False).params)), dict(flat(params))
     rows = {leaf.path: leaf for leaf in leaves(cfg)}
     for path, w in found.items():
@@ -60,7 +60,7 @@ def test_every_tree_of_names(folder, tmp_path, rng, tree, kind, own):
         np.testing.assert_allclose(new, old + 3 * (b @ a if path in linears else 0), atol=1e-5)
 
 
-def test_the_files_that_the_authors_training_saves(folder, tmp_path, rng):
+def test_the_files_of_the_authors_training_are_read(folder, tmp_path, rng):
     params, _, *_ = load(folder, fuse=False)
     stem = 'base_model.model.model.mm_projector.'
     names = {
@@ -72,11 +72,11 @@ def test_the_files_that_the_authors_training_saves(folder, tmp_path, rng):
         'final_linear.2.bias': (48,),
     }
     tensors = {stem + name: np.float16(rng.standard_normal(shape)) for name, shape in names.items()}
-    beside = {
+    unused = {
         'base_model.model.model.layers.0.self_attn.rotary_emb.inv_freq': np.float32(rng.standard_normal(4))
     }
     write_adapter(tmp_path / 'a', pair('base_model.model.model.layers.0.mlp.up_proj', 56, 48, rng), 'bin')
-    write_bin(tmp_path / 'a' / 'non_lora_trainables.bin', tensors | beside)
+    write_bin(tmp_path / 'a' / 'non_lora_trainables.bin', tensors | unused)
     found = load(folder, adapter=tmp_path / 'a').params['projector']
     np.testing.assert_array_equal(found['norm']['w'], np.float32(tensors[stem + 'clip_layernorm.weight']))
     np.testing.assert_array_equal(
@@ -100,9 +100,9 @@ def test_a_head_with_a_replacement_and_an_adapter(folder, tmp_path, rng):
         f'{stem}.base_layer.weight': np.float32(rng.standard_normal((400, 48)))
     }
     write_adapter(tmp_path / 'a', tensors)
-    whole, a, b = (tensors[f'{stem}.{n}.weight'] for n in ('base_layer', 'lora_A', 'lora_B'))
+    base, a, b = (tensors[f'{stem}.{n}.weight'] for n in ('base_layer', 'lora_A', 'lora_B'))
     merged, kept = (load(folder, adapter=tmp_path / 'a', merge=merge).params for merge in (True, False))
-    np.testing.assert_allclose(merged['llama']['head']['w'].T, whole + 3 * b @ a, atol=1e-5)
+    np.testing.assert_allclose(merged['llama']['head']['w'].T, base + 3 * b @ a, atol=1e-5)
     tokens = rng.integers(3, cfg.image_token, (2, 9))
     y = forward(merged, tokens, cfg=cfg)
     np.testing.assert_allclose(forward(kept, tokens, cfg=cfg), y, atol=1e-4)

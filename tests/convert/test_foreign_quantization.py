@@ -14,7 +14,7 @@ from vipllava_jax.convert.table import CLIP, LLAMA, PROJECTOR
 from vipllava_jax.convert.to_flax import plan_conversion
 from vipllava_jax.messages import CheckpointError
 
-ADVICE = 'take the original and --quantize int8'
+ADVICE = 'use the original weights with --quantize int8'
 
 
 @pytest.fixture

@@ -51,25 +51,25 @@ def in_layout(name: str, layout: str, cfg: Config) -> str:
         if name.startswith(ours):
             rest = name.removeprefix(ours)
             if layout == AUTHORS and 'projector' in ours:
-                part, kind = rest.split('.')
-                rest = f'{(VIP if cfg.projector_norm else FIRST)[part]}.{kind}'
+                part, parameter = rest.split('.')
+                rest = f'{(VIP if cfg.projector_norm else FIRST)[part]}.{parameter}'
             return theirs + rest
     return PREFIXES[layout][3] + name
 
 
-def write_torch(folder: Path, state: dict, kind: str, shards: int) -> None:
+def write_torch(folder: Path, state: dict, file_format: str, shards: int) -> None:
     """Writes a state dict to a folder in a PyTorch file format, without a config."""
     import torch
     from safetensors.torch import save_file
 
-    stem, end = ('model', '.safetensors') if kind == 'safetensors' else ('pytorch_model', '.bin')
+    stem, end = ('model', '.safetensors') if file_format == 'safetensors' else ('pytorch_model', '.bin')
     names = sorted(state)
     homes = {}
     for i in range(shards):
         file = stem + (f'-{i + 1:05}-of-{shards:05}' if shards > 1 else '') + end
         part = {name: state[name] for name in names[i::shards]}
         homes |= dict.fromkeys(part, file)
-        if kind == 'safetensors':
+        if file_format == 'safetensors':
             save_file(part, folder / file, metadata={'format': 'pt'})
         else:
             torch.save(part, folder / file)
@@ -80,25 +80,25 @@ def write_torch(folder: Path, state: dict, kind: str, shards: int) -> None:
 
 def write_config(folder: Path, theirs, layout: str, cfg: Config) -> None:
     """Writes the config.json of a layout's version; the Hub's first version is wrong about the features."""
-    said = json.loads(theirs.config.to_json_string(use_diff=False))
+    config = json.loads(theirs.config.to_json_string(use_diff=False))
     if layout == HUB and cfg.projector_norm:
-        said |= {'vision_feature_layer': -2, 'projector_layernorm': False}
+        config |= {'vision_feature_layer': -2, 'projector_layernorm': False}
     if layout == AUTHORS:
-        said = {
-            **said['text_config'],
+        config = {
+            **config['text_config'],
             'model_type': 'llava',
             'mm_hidden_size': cfg.sizes['M'] if cfg.projector_norm else cfg.vision.width,
             'mm_projector_type': 'mlp2x_gelu',
             'mm_vision_select_layer': -2,
-            'vision_config': said['vision_config'],
+            'vision_config': config['vision_config'],
             'image_token_index': cfg.image_token,
         }
-    (folder / 'config.json').write_text(json.dumps(said))
+    (folder / 'config.json').write_text(json.dumps(config))
 
 
 def expected(state: dict, cfg: Config) -> dict[str, np.ndarray]:
     """Our leaves, without the table's layouts: matrices are transposed, then reshaped as the model needs."""
-    told = {}
+    arrays = {}
     hub = {in_layout(name, HUB, cfg): x for name, x in state.items()}
     for leaf in leaves(cfg):
         x = array(hub[leaf.name])
@@ -106,41 +106,41 @@ def expected(state: dict, cfg: Config) -> dict[str, np.ndarray]:
             x = x.transpose(2, 3, 1, 0)
         elif x.ndim == 2 and leaf.path not in ('clip/positions', 'llama/embed/w'):
             x = x.T
-        told[leaf.path] = x.reshape(leaf.shapes[1])
-    return told
+        arrays[leaf.path] = x.reshape(leaf.shapes[1])
+    return arrays
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize('case', CASES, ids=lambda case: f'{case[0]}, {case[2]} {case[1]} {case[3]}')
-def test_every_layout_bit_by_bit(case, tmp_path):
+def test_every_layout_is_converted_without_rounding(case, tmp_path):
     import torch
 
-    layout, kind, shards, dtype, cfg = case
+    layout, file_format, shards, dtype, cfg = case
     theirs = peer.model(cfg).to(getattr(torch, dtype))
     state = theirs.state_dict()
     renamed = {in_layout(name, layout, cfg): x for name, x in state.items()}
     unused = set()
-    if kind == 'safetensors' and cfg.text.tied:
+    if file_format == 'safetensors' and cfg.text.tied:
         del renamed[in_layout('lm_head.weight', layout, cfg)]
     elif cfg.text.tied:
         unused.add(in_layout('lm_head.weight', layout, cfg))
     if layout == AUTHORS:
         renamed |= {f'model.layers.{i}.self_attn.rotary_emb.inv_freq': torch.ones(4) for i in range(3)}
         unused |= {name for name in renamed if 'inv_freq' in name}
-    if kind == 'bin':  # as when a view and a transposed matrix are saved
+    if file_format == 'bin':  # as when a view and a transposed matrix are saved
         name = in_layout('model.language_model.layers.0.mlp.up_proj.weight', layout, cfg)
         renamed[name] = renamed[name].t().contiguous().t()
     source, target = tmp_path / 'source', tmp_path / 'target'
     source.mkdir()
-    write_torch(source, renamed, kind, shards)
+    write_torch(source, renamed, file_format, shards)
     write_config(source, theirs, layout, cfg)
     report = convert(source, target)
     assert set(report.unused) == unused
     params, found = checkpoint.restore(target)
     assert dataclasses.replace(found, attention=None, pad=cfg.pad, bos=cfg.bos) == cfg
     ours = dict(flat(params))
-    wanted = expected(state, cfg)
-    assert ours.keys() == wanted.keys()
-    for path, x in wanted.items():
+    expected_arrays = expected(state, cfg)
+    assert ours.keys() == expected_arrays.keys()
+    for path, x in expected_arrays.items():
         assert ours[path].dtype == x.dtype, path
         assert np.asarray(ours[path]).tobytes() == x.tobytes(), path

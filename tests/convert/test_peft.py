@@ -43,7 +43,7 @@ def agree(theirs, ours, cfg, base, rng):
 
 
 @pytest.mark.parametrize('projector', [False, True])
-def test_what_we_save_peft_loads(base, tmp_path, rng, projector):
+def test_peft_loads_what_we_save(base, tmp_path, rng, projector):
     from peft import PeftModel
 
     theirs, folder = base
@@ -68,17 +68,17 @@ PATTERNS = dict(
 
 @pytest.mark.filterwarnings('ignore:Setting `save_embedding_layers` to `True`:UserWarning:peft')  # the head
 @pytest.mark.parametrize('settings', [EVERYWHERE, PATTERNS], ids=['everywhere', 'patterns'])
-def test_what_peft_saves_we_load(base, tmp_path, rng, settings):
+def test_we_load_what_peft_saves(base, tmp_path, rng, settings):
     import torch
     from peft import LoraConfig, get_peft_model
 
     theirs, folder = base
-    made = get_peft_model(copy.deepcopy(theirs), LoraConfig(**settings))
+    adapted = get_peft_model(copy.deepcopy(theirs), LoraConfig(**settings))
     torch.manual_seed(0)
     with torch.no_grad():
-        for w in made.parameters():
+        for w in adapted.parameters():
             if w.requires_grad:
                 w.add_(torch.randn_like(w) * 0.2)
-    made.save_pretrained(tmp_path / 'a')
-    merged, beside = (load(folder, adapter=tmp_path / 'a', merge=merge) for merge in (True, False))
-    agree(made, [merged.params, beside.params], merged.cfg, theirs, rng)
+    adapted.save_pretrained(tmp_path / 'a')
+    merged, separate = (load(folder, adapter=tmp_path / 'a', merge=merge) for merge in (True, False))
+    agree(adapted, [merged.params, separate.params], merged.cfg, theirs, rng)

@@ -39,7 +39,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_written_files_are_read(path, dtype):
+def test_the_tensors_of_written_files_are_read(path, dtype):
     arrays = {
         'x': np.arange(24).reshape(2, 3, 4).astype(dtype),
         'transposed': np.arange(6).reshape(2, 3).astype(dtype).T,
@@ -112,7 +112,7 @@ def test_no_code_of_a_pickle_runs(path, tmp_path, evil, name, protocol):
         ('os', 'system\nx'),
     ],
 )
-def test_only_exact_names_are_admitted(path, name):
+def test_only_exact_global_names_are_allowed(path, name):
     module, attribute = name
     stacked = b'\x80\x04\x8c' + bytes([len(module)]) + module.encode() + b'\x8c' + bytes([len(attribute)])
     write_archive(path, stacked + attribute.encode() + b'\x93.', {})
@@ -201,7 +201,7 @@ def test_attributes_of_a_state_dict_are_dropped(path):
 
 @given(st.binary(max_size=60))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_are_a_dict_of_tensors_or_an_error(tmp_path_factory, program):
+def test_any_bytes_give_a_dict_of_tensors_or_an_error(tmp_path_factory, program):
     path = tmp_path_factory.mktemp('file') / 'x.bin'
     write_archive(path, program, FOUR)
     message(path)
@@ -259,9 +259,9 @@ def test_an_entry_outside_the_file_is_refused(path):
 def test_bin_files_are_read_as_by_torch(path):
     import torch
 
-    whole = torch.randn(6, 4, dtype=torch.bfloat16)
+    base = torch.randn(6, 4, dtype=torch.bfloat16)
     state = torch.nn.Linear(3, 5).state_dict()
-    state['view'], state['turned'], state['ids'] = whole[1:3], whole.t(), torch.arange(3)
+    state['view'], state['transposed'], state['ids'] = base[1:3], base.t(), torch.arange(3)
     state['parameter'] = torch.nn.Parameter(torch.randn(2, 2))
     torch.save(state, path)
     found = read_pickle(path)
@@ -318,7 +318,7 @@ def test_other_dtypes_keep_their_names(path, dtype):
         (lambda torch: torch.ones(2, device='meta'), 'tensors without data'),
         (lambda torch: torch.UntypedStorage(4), 'holds a storage under'),
         (lambda torch: torch.ones(2).storage(), 'holds a storage under'),
-        (lambda torch: {'inner': torch.ones(2)}, "holds dict under 'x', where a tensor should be"),
+        (lambda torch: {'inner': torch.ones(2)}, "'x': expected a tensor, found dict"),
         (
             lambda torch: torch.nn.Linear(1, 1),
             'refuses torch.nn.modules.linear.Linear, ',

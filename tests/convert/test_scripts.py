@@ -55,11 +55,19 @@ def test_a_checkpoint_is_converted_to_flax_and_back(run, source, tmp_path):
 @pytest.mark.parametrize(
     ('script', 'arguments', 'message'),
     [
-        ('vipllava_to_flax', ['FLAX', 'new'], 'is converted; convert/flax_to_vipllava.py converts it'),
-        ('flax_to_vipllava', ['PYTORCH', 'new'], 'is from PyTorch; convert/vipllava_to_flax.py converts it'),
+        (
+            'vipllava_to_flax',
+            ['FLAX', 'new'],
+            'is already converted; convert/flax_to_vipllava.py converts it',
+        ),
+        (
+            'flax_to_vipllava',
+            ['PYTORCH', 'new'],
+            'is a PyTorch checkpoint; convert/vipllava_to_flax.py converts it',
+        ),
         ('flax_to_vipllava', ['FLAX', 'new', '--quantize', 'int8'], 'PyTorch has no such weights'),
         ('vipllava_to_flax', ['PYTORCH', 'new', '--verify', '--adapter', 'a'], 'leave one of them out'),
-        ('vipllava_to_flax', ['PYTORCH', 'taken'], 'exists; choose another place'),
+        ('vipllava_to_flax', ['PYTORCH', 'taken'], 'exists; choose another folder'),
         ('vipllava_to_flax', ['./missing', 'new'], 'missing: no such folder'),
         ('flax_to_vipllava', ['FLAX', 'new', '--adapter', ''], '--adapter'),
     ],

@@ -64,16 +64,16 @@ def test_existing_folders_are_not_overwritten(source, folder, tmp_path):
     (tmp_path / 'letters' / 'from grandmother').touch()
     (tmp_path / 'file').touch()
     for target, message in (
-        (source, 'is, or lies in, or holds'),
-        (source / 'inside', 'is, or lies in, or holds'),
-        (source.parent, 'is, or lies in, or holds'),
-        (tmp_path / 'letters', 'exists; choose another place'),
-        (tmp_path / 'file', 'exists; choose another place'),
+        (source, 'is the same as, lies in, or contains'),
+        (source / 'inside', 'is the same as, lies in, or contains'),
+        (source.parent, 'is the same as, lies in, or contains'),
+        (tmp_path / 'letters', 'exists; choose another folder'),
+        (tmp_path / 'file', 'exists; choose another folder'),
     ):
         with pytest.raises(CheckpointError, match=message):
             convert(source, target)
     for name in ('letters', 'file'):
-        with pytest.raises(CheckpointError, match='exists, and is not a model that we wrote'):
+        with pytest.raises(CheckpointError, match='exists, and is not a model that vipllava wrote'):
             convert(source, tmp_path / name, overwrite=True)
     assert (tmp_path / 'letters' / 'from grandmother').exists()
 
@@ -91,12 +91,12 @@ def test_an_empty_folder_is_used_and_a_model_can_be_replaced(source, folder, tmp
 def test_a_shard_that_ends_early_leaves_nothing(source, tmp_path):
     broken = shutil.copytree(source, tmp_path / 'broken')
     shard = sorted(broken.glob('*-of-*'))[-1]
-    whole = plan_conversion(broken)
+    plan = plan_conversion(broken)
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=f'{shard}: truncated'):
         convert(broken, tmp_path / 'model')
     with pytest.raises(CheckpointError, match=f'{shard}: became shorter while it was read'):
-        checkpoint.save(tmp_path / 'model', _shapes(whole), whole.cfg, leaves=stream(whole))
+        checkpoint.save(tmp_path / 'model', _shapes(plan), plan.cfg, leaves=stream(plan))
     assert [path.name for path in tmp_path.iterdir()] == ['broken']
 
 
@@ -142,7 +142,7 @@ def child(code: str, *args: object, **settings) -> subprocess.Popen:
     return subprocess.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, text=True, **settings)
 
 
-def test_a_write_that_fails_half_way(source, folder, tmp_path):
+def test_a_failing_write_leaves_nothing(source, folder, tmp_path):
     """Files are limited to 50 kB, which makes both Orbax and our writer fail."""
     with child(LIMITED, source, folder, tmp_path / 'model', stderr=subprocess.PIPE) as process:
         out, noise = process.communicate(timeout=60)

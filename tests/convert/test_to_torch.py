@@ -41,9 +41,9 @@ def test_transformers_loads_every_tensor(cfg, dtype, limit, tmp_path):
     back, message = type(theirs).from_pretrained(tmp_path / 'back', output_loading_info=True)
     assert not any(message.values()), message
     assert back.dtype == theirs.dtype
-    state, wanted = back.state_dict(), theirs.state_dict()
-    assert state.keys() == wanted.keys()
-    for name, x in wanted.items():
+    state, expected = back.state_dict(), theirs.state_dict()
+    assert state.keys() == expected.keys()
+    for name, x in expected.items():
         assert array(state[name]).tobytes() == array(x).tobytes(), name
     assert isinstance(theirs, getattr(transformers, back.config.architectures[0]))
 
@@ -67,7 +67,7 @@ def test_shards_are_within_their_limit_and_the_index_lists_them(source):
         assert all(tensor.offset % 4 == 0 for tensor in held)
 
 
-def test_the_safetensors_package_reads_it(folder, tmp_path):
+def test_the_safetensors_package_reads_the_export(folder, tmp_path):
     from safetensors.numpy import load_file
 
     export(folder, tmp_path / 'back')
@@ -111,6 +111,6 @@ def test_only_converted_folders_are_exported(source, tmp_path):
 
 def test_quantized_weights_cannot_be_exported(folder, source, tmp_path):
     convert(source, tmp_path / 'int8', quantize='int8')
-    with pytest.raises(CheckpointError, match='int8: the weights are quantized'):
+    with pytest.raises(CheckpointError, match='int8: quantized weights cannot be exported'):
         export(tmp_path / 'int8', tmp_path / 'back')
     assert not (tmp_path / 'back').exists()

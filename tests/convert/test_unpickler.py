@@ -43,7 +43,7 @@ def plain(value):
         *(b'\x80\5N.', b'\x80\4\x95\2\0\0\0\0\0\0\0N.', b'K\1N0.'),
     ],
 )
-def test_programs_mean_the_same_as_in_python(program):
+def test_pickles_give_the_same_result_as_in_python(program):
     assert plain(unpickle(program)) == pickle.loads(program, encoding='utf-8')
 
 
@@ -118,7 +118,7 @@ CODES = {name: bytes([code]) for code, name in OPCODES.items()}
 @pytest.mark.parametrize('name', ARGUMENTS)
 def test_a_truncated_argument_is_an_error(name):
     argument = b'' if name == 'BININT1' else ARGUMENTS[name]
-    with pytest.raises(ValueError, match='ends in the middle|end of its line|beyond the pickle'):
+    with pytest.raises(ValueError, match='ends in the middle|without a line end|beyond the pickle'):
         unpickle(b'N' + CODES[name] + argument)
 
 
@@ -171,9 +171,9 @@ def test_broken_programs_are_errors(program):
     'key', [b'K\1', b')', b']', b'}', b'N', b'\x88', b'G\0\0\0\0\0\0\0\0', b'C\1a', DICT, HELD]
 )
 def test_keys_of_dicts_must_be_strings(key):
-    with pytest.raises(Refused, match='keys are not strings'):
+    with pytest.raises(Refused, match='not a string'):
         unpickle(b'}' + key + b'Ns.')
-    with pytest.raises(Refused, match='keys are not strings'):
+    with pytest.raises(Refused, match='not a string'):
         unpickle(b'(' + key + b'Nd.')
 
 
@@ -181,7 +181,7 @@ def test_integers_whose_hashes_collide_take_no_time():
     prime = (1 << 61) - 1  # Python hashes an integer modulo this prime
     keys = b''.join(b'\x8a\x10' + (prime * n).to_bytes(16, 'little') + b'N' for n in range(1, 30_000))
     begin = time.process_time()
-    with pytest.raises(Refused, match='keys are not strings, but int'):
+    with pytest.raises(Refused, match='a dict with a key that is int, not a string'):
         unpickle(b'}(' + keys + b'u.')
     assert time.process_time() - begin < 2
 
@@ -197,7 +197,7 @@ def test_integers_whose_hashes_collide_take_no_time():
 @pytest.mark.parametrize(
     'state', [b'}(' + string('file') + string('/etc/passwd') + b'u', b'N}\x86', b'N', b')', b'K\1']
 )
-def test_only_state_dicts_are_built(target, state):
+def test_only_the_attributes_of_state_dicts_are_dropped(target, state):
     with pytest.raises(Refused, match='refuses to change'):
         unpickle(target + state + b'b.')
 
@@ -303,12 +303,12 @@ def test_invalid_storage_names_are_refused(pid):
         (b'(' * 300_000 + b't' * 300_000 + b'.', f'more than {DEEPEST} deep'),
         (b'}' + b'U\1a}' * 300_000 + b's' * 300_000 + b'.', f'more than {DEEPEST} deep'),
         (b'}N' + b'q\0h\0\x86' * 60 + b'Ns.', f'more than {DEEPEST} deep'),  # doubled tuples as a key
-        (b'}N' + b'q\0h\0\x86' * 30 + b'Ns.', 'keys are not strings'),
+        (b'}N' + b'q\0h\0\x86' * 30 + b'Ns.', 'not a string'),
         (b'](' + b'q\0h\0e](h\0' * 60 + b'.', 'opcode takes more'),
         (b'N' + b'\x94' * (1 << 21) + b'.', 'more than 1048576 opcodes'),  # a memo of millions
         (b'L' + b'9' * 60_000 + b'L\n.', 'an integer of 60000 digits'),
         (b'I' + b'9' * 60_000 + b'\n.', 'an integer of 60000 digits'),
-        (b'L' + b'9' * (1 << 20) + b'L\n.', 'without the end of its line'),
+        (b'L' + b'9' * (1 << 20) + b'L\n.', 'without a line end'),
         (b'\x8b\0\0\0\1' + b'\xff' * (1 << 24) + b'.', 'an integer of 16777216 bytes'),
         (b'\x8a\xff' + b'\x7f' * 255 + b'.', 'an integer of 255 bytes'),
         (b'\x8b\xff\xff\xff\xff', 'an integer of 4294967295 bytes'),
@@ -333,7 +333,7 @@ def test_depth_memory_and_time_are_bounded(program, expected):
     ],
 )
 def test_a_value_that_is_part_of_another_does_not_change(program):
-    with pytest.raises(ValueError, match='after it has become part|part of itself'):
+    with pytest.raises(ValueError, match='after it was added|added to itself'):
         unpickle(program)
 
 

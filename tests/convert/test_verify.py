@@ -50,7 +50,7 @@ def test_another_dtype_differs_by_its_rounding(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_of_vocabularies_of_different_size_the_common_rows_are_compared(folder, tmp_path):
+def test_vocabularies_of_different_sizes_are_compared_in_their_common_rows(folder, tmp_path):
     params, cfg = checkpoint.restore(folder)
     small = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, vocab=cfg.image_token))
     llama = params['llama']

@@ -126,7 +126,7 @@ def test_polygons_without_an_area_are_ignored():
     'value', [3, None, '', [], {'a': [1]}, [[[[]]]], pytest.param(10**5000, id='5001 digits')]
 )
 def test_a_field_without_text_is_an_error(value):
-    with pytest.raises(ValueError, match=r'"answer" is .*: expected a text') as caught:
+    with pytest.raises(ValueError, match=r'"answer" is .*: expected a string') as caught:
         text_field({'answer': value}, 'answer')
     assert len(str(caught.value)) < 200
 

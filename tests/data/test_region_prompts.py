@@ -184,18 +184,18 @@ def test_polygons_without_an_area_are_ignored():
     [
         ('refcocog', {'bboxes': BOXES[:2], 'segmentations': None}, 'holds 2 boxes, expected 1'),
         ('refcocog', {'answer': None}, 'a row of refcocog needs bboxes, answer, or a conversation'),
-        ('refcocog', {'answer': 3}, '"answer" is 3: expected a text'),
+        ('refcocog', {'answer': 3}, '"answer" is 3: expected a string'),
         ('vg_rel', {'bboxes': BOXES}, 'holds 4 boxes, expected 2'),
         ('v7w', {'answer': [1, 2, 3, 4]}, 'which is none of the "bboxes"'),
         ('v7w', {'bboxes': BOXES[2:3]}, '1 options: expected 2 to 26'),
         ('pointQA_twice', {'bboxes': []}, 'holds 0 boxes, expected one or more'),
         ('flickr30k', {'grounding': 'a <bbox7>'}, 'the caption says <bbox7>, but the row has 3'),
-        ('pointQA_twice', {'answer': {'a': 1}}, '"answer" is .*: expected a text'),
-        ('pointQA_twice', {'answer': True}, '"answer" is True: expected a text'),
+        ('pointQA_twice', {'answer': {'a': 1}}, '"answer" is .*: expected a string'),
+        ('pointQA_twice', {'answer': True}, '"answer" is True: expected a string'),
         ('flickr30k', {'bbox': '1239'}, '"bbox" is \'1239\': expected a list of lists of boxes'),
         ('flickr30k', {'bbox': [BOXES[:1], '12', []]}, r'"bbox"\[1\] is \'12\': expected a list of boxes'),
         ('flickr30k', {'bbox': [BOXES[:1], ['1239'], []]}, r'"bbox"\[1\]\[0\]: expected numbers'),
-        ('flickr30k', {'grounding': ''}, '"grounding" is \'\': expected a text'),
+        ('flickr30k', {'grounding': ''}, '"grounding" is \'\': expected a string'),
     ],
 )
 def test_invalid_fields_are_errors(name, changes, message):

@@ -17,7 +17,7 @@ BROKEN = [
     (region_row(conversations=TALK[:1]), 'must take turns'),
     (region_row(conversations=[[], []]), 'turn 0 is '),
     (region_row(conversations=[{'from': ['human'], 'value': 'x'}]), 'turn 0 is .*expected .*"from"'),
-    (region_row(conversations=[{'from': 'human', 'value': 5}]), 'turn 0 is .*"value": a text'),
+    (region_row(conversations=[{'from': 'human', 'value': 5}]), 'turn 0 is .*"value": a string'),
     (region_row(id='pointQA_twice-1', general_question='What?', answer={'a': 1}), '"answer" is'),
     (region_row(bboxes=[[4, 5, 50, 25]]), 'lies outside the picture, which is 40x30 pixels'),
     (region_row(bboxes=[[4, 5, 4.5, 25]]), 'less than a pixel wide'),
@@ -33,7 +33,7 @@ BROKEN = [
     (region_row(image='junk.png'), 'is not a picture in a known format'),
     (region_row(bboxes=None, marks=['circle:1,2,3,4']), "unknown shape 'circle'"),
     (region_row(bboxes=None, marks=['2/ellipse:1,2,9,9']), 'is on image 2, but the row has 1'),
-    (region_row(bboxes=None, marks='ellipse:1,2,9,9'), 'expected a list of texts'),
+    (region_row(bboxes=None, marks='ellipse:1,2,9,9'), 'expected a list of strings'),
 ]
 
 

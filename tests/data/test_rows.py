@@ -15,7 +15,7 @@ from vipllava_jax.data.rows import BrokenRow
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('[{"a": 1},\n {"b": ]', r'l.json, row 1 \(line 2\): not JSON .*get a whole copy'),
+        ('[{"a": 1},\n {"b": ]', r'l.json, row 1 \(line 2\): not JSON .*get an intact copy'),
         ('[{"a": 1},\n {"b": 2}', r'l.json, row 2 \(line 2\): not JSON .*found the end of the file'),
         ('[{"a": 1},\n {"b": 2},', r'l.json, row 2 \(line 2\): not JSON .*found the end of the file'),
         ('[{"a": 1},\n {"b": 2', r'l.json, row 1 \(line 2\): not JSON'),

@@ -117,8 +117,8 @@ def test_invalid_rows_are_errors_without_a_generator(folder, changes, message):
         ({'answer_choices': ['a', 'b', 'c', 'd']}, 'expected a list of words'),
         ({'answer_label': True}, '"answer_label" is True, but there are 4'),
         ({'answer_label': 10**400}, '"answer_label" is a whole number of 401 digits'),
-        ({'class_names': 'pds'}, '"class_names" is .*: expected a list of texts'),
-        ({'class_names': [1, 2, 3]}, '"class_names" is .*: expected a list of texts'),
+        ({'class_names': 'pds'}, '"class_names" is .*: expected a list of strings'),
+        ({'class_names': [1, 2, 3]}, '"class_names" is .*: expected a list of strings'),
     ],
 )
 def test_a_text_is_not_a_list_of_words(folder, changes, message):

@@ -37,13 +37,13 @@ def test_rows_equal_the_examples(written):
     rows = [json.loads(line) for line in (written / 'training.jsonl').read_text().splitlines()]
     assert len({row['id'] for row in rows}) == len(rows) == 18
     for number, row in enumerate(rows[::3]):
-        made = example(number)
-        assert [turn['value'] for turn in row['conversations']] == [turn.text for turn in made.turns]
-        assert [parse_mark(mark) for mark in row.get('marks', ())] == [(0, mark) for mark, _ in made.marks]
-        if made.scene:
+        source = example(number)
+        assert [turn['value'] for turn in row['conversations']] == [turn.text for turn in source.turns]
+        assert [parse_mark(mark) for mark in row.get('marks', ())] == [(0, mark) for mark, _ in source.marks]
+        if source.scene:
             assert {other['image'] for other in rows[3 * number : 3 * number + 3]} == {row['image']}
             with Image.open(written / 'pictures' / row['image']) as image:
-                off = np.abs(np.asarray(image, int) - np.asarray(picture(made.scene), int))
+                off = np.abs(np.asarray(image, int) - np.asarray(picture(source.scene), int))
             assert off.mean() < 3
 
 
@@ -63,17 +63,17 @@ def test_existing_files_are_not_generated_again(written, tmp_path):
 
 
 def test_held_out_rows_have_every_type_with_a_picture():
-    made = [one for number in range(30) for one in make.held_out(number)]
-    assert {one.questions[0].type for one in made} == {*TYPES} - {'words'}
-    assert all(one.marks and len(one.turns) == 2 for one in made)
+    examples = [one for number in range(30) for one in make.held_out(number)]
+    assert {one.questions[0].type for one in examples} == {*TYPES} - {'words'}
+    assert all(one.marks and len(one.turns) == 2 for one in examples)
 
 
 def test_the_examples_of_a_new_kind_contain_it():
-    made = [make.taught(number, 'fish') for number in range(60)]
-    kinds = [{thing.kind for thing in one.scene.things} for one in made]
+    examples = [make.taught(number, 'fish') for number in range(60)]
+    kinds = [{thing.kind for thing in one.scene.things} for one in examples]
     assert np.mean(['fish' in found for found in kinds]) > 0.9
-    assert any('fish' in turn.text for one in made for turn in one.turns)
-    for one in made:
+    assert any('fish' in turn.text for one in examples for turn in one.turns)
+    for one in examples:
         for question in one.questions:
             assert answer(View(one.scene, one.marks), question.text) == question.answer
 

@@ -92,7 +92,7 @@ def test_the_context_limits_the_length_of_an_answer(model):
     cases = read_cases([{**row, 'question': row['question'].strip()}])
     assert group_cases(cases, model.processor, cfg).batches[0].max_new_tokens == 5
     with pytest.raises(
-        ValueError, match=f'row 0: a prompt of {length} tokens and 6 new exceed the {context}'
+        ValueError, match=f'row 0: a prompt of {length} tokens and 6 new ones exceed the context of {context}'
     ):
         group_cases(cases, model.processor, cfg, max_new_tokens=6)
 

@@ -83,8 +83,8 @@ def test_stream_yields_the_answer_in_pieces(params, cfg, batch):
     pieces = list(vj.stream(params, batch, **settings))
     assert len(pieces) > 2
     assert pieces[0].shape == (3, 1)
-    whole = vj.generate(params, batch, **settings).tokens
-    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+    complete = vj.generate(params, batch, **settings).tokens
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), complete)
 
 
 def test_end_ids_may_be_numbers_lists_or_arrays(params, cfg, batch):
@@ -169,11 +169,14 @@ def test_invalid_settings_are_named_before_anything_runs(params, cfg, batch, mon
         (dict(temperature=[1, 2]), r'temperature has the shape \(2,\): give one number, or 3'),
         (dict(seed=[1, 2], temperature=1), r'seed has the shape \(2,\): give one number, or 3'),
         (dict(max_new_tokens=[5, 6]), r'max_new_tokens has the shape \(2,\)'),
-        (dict(max_new_tokens=[500, 495, 20]), 'row 0: a prompt of 18 tokens and 500 new exceed the 512'),
+        (
+            dict(max_new_tokens=[500, 495, 20]),
+            'row 0: a prompt of 18 tokens and 500 new ones exceed the context of 512',
+        ),
         (dict(stop='.'), 'stop needs processor='),
         (dict(max_new_tokens=2.5), 'max_new_tokens is 2.5'),
         (dict(top_k=2.7), 'top_k is 2.7'),
-        (dict(max_new_tokens=500), 'exceed the 512 of the model: ask for at most 492 new'),
+        (dict(max_new_tokens=500), 'exceed the context of 512: request at most 492 new tokens'),
     ]:
         with pytest.raises(ValueError, match=message):
             vj.stream(params, batch, cfg=cfg, **settings)
@@ -267,18 +270,18 @@ def test_stop_strings_end_the_row_with_the_token_that_completes_them(model):
     processor = model.processor
     batch = processor(['Hi', 'What is it?', 'A dog'])
     run = dict(cfg=model.cfg, max_new_tokens=24, eos=(), temperature=1.0, seed=[1, 2, 3])
-    whole = vj.generate(model.params, batch, **run)
-    text = processor.decode(whole)[1]
+    complete = vj.generate(model.params, batch, **run)
+    text = processor.decode(complete)[1]
     stop = text[len(text) // 2 :][:3]
     stopped = dict(processor=processor, stop=[stop, 'never found ' * 9], **run)
     for keep_stop in (False, True):
         out = vj.generate(model.params, batch, keep_stop=keep_stop, **stopped)
         for row, answer in enumerate(processor.decode(out)):
-            end, text = ending(processor, whole.tokens[row], stop)
+            end, text = ending(processor, complete.tokens[row], stop)
             n = end or 24
             assert (out.lengths[row], out.finished[row]) == (n, end is not None)
             assert out.finish_reasons[row] == ('stop' if end else 'length')
-            np.testing.assert_array_equal(out.tokens[row, :n], whole.tokens[row, :n])
+            np.testing.assert_array_equal(out.tokens[row, :n], complete.tokens[row, :n])
             assert (out.tokens[row, n:] == model.cfg.pad).all()
             before, found, _ = text.partition(stop)
             assert answer == (before + found if found and keep_stop else before.rstrip())

@@ -87,7 +87,7 @@ def test_an_overflow_of_float16_gets_advice(params, batch):
     large = jax.tree.map(lambda x: x.astype(jnp.float16), with_value(params, 'llama/norm/w', 6e4))
     message = explain(large, batch)
     assert message.endswith(
-        'all weights are finite, but a result became too large; '
+        'all weights are finite, but a result overflowed; '
         'numbers above 65504 are infinite in float16: try --dtype bfloat16 or float32'
     )
     infinite = jax.tree.map(lambda x: x.astype(jnp.float16), with_value(params, 'llama/norm/w', 7e4))
@@ -97,4 +97,4 @@ def test_an_overflow_of_float16_gets_advice(params, batch):
 
 def test_images_that_are_not_finite_are_named(params, batch):
     images = np.full_like(batch.images, np.nan)
-    assert 'the pictures hold NaN' in error_message(params, batch._replace(images=images))
+    assert 'the images hold NaN' in error_message(params, batch._replace(images=images))

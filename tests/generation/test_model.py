@@ -42,7 +42,7 @@ def test_a_notebook_shows_a_table_in_which_text_is_escaped(folder, monkeypatch):
     assert '&lt;b&gt;' in model._repr_html_()
 
 
-def test_any_weights_can_be_shown(cfg):
+def test_the_repr_accepts_shapes_and_empty_params(cfg):
     shapes = Model(abstract(cfg), cfg, None)
     assert 'device: none' in repr(shapes)
     assert 'processor: none' in repr(shapes)

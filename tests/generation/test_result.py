@@ -32,14 +32,14 @@ def test_the_repr_shows_shapes_and_no_tokens(out):
     assert len(many._repr_html_()) < 2000
 
 
-def test_it_is_frozen(out):
+def test_a_generation_is_frozen(out):
     with pytest.raises(dataclasses.FrozenInstanceError):
         out.tokens = None
 
 
 def test_texts_end_at_the_first_stop_string(out):
-    def text(whole, stop, keep_stop=False):
-        return dataclasses.replace(out, stop=stop, keep_stop=keep_stop).truncate(whole)
+    def text(full_text, stop, keep_stop=False):
+        return dataclasses.replace(out, stop=stop, keep_stop=keep_stop).truncate(full_text)
 
     assert text(' A dog. ', ()) == 'A dog.'
     assert text(' A dog. ###Human', ('###',)) == 'A dog.'
@@ -51,7 +51,7 @@ def test_texts_end_at_the_first_stop_string(out):
     assert text('abcd', ('c', 'bc')) == 'a'
 
 
-def test_it_is_on_the_host(params, cfg, rng):
+def test_a_generation_consists_of_numpy_arrays(params, cfg, rng):
     from tests.rows import ragged
 
     out = vj.generate(params, ragged(cfg, rng, [(4, 0), (5, 0)]), cfg=cfg, max_new_tokens=3, eos=())

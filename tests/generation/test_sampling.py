@@ -20,7 +20,7 @@ def test_greedy_decoding_selects_the_most_likely_token(rng):
     np.testing.assert_array_equal(sample(logits, None, jnp.arange(5)), logits.argmax(axis=-1))
 
 
-def test_rows_of_temperature_0_are_greedy_beside_sampled_rows(rng):
+def test_rows_of_temperature_0_are_greedy_next_to_sampled_rows(rng):
     logits = rng.normal(size=(2, 30)).astype(np.float32)
     mixed = sampling(2).replace(temperature=jnp.array([0.0, 5.0]))
     sampled = np.array([sample(logits, mixed, jnp.full(2, i)) for i in range(20)])

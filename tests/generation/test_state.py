@@ -133,7 +133,7 @@ def test_a_row_of_fewer_slots_and_end_ids_fits(params, cfg, batch, prefill):
         assert not large[:, 32:].any()
 
 
-def test_not_a_number_of_an_earlier_row_does_not_stay(params, cfg, batch, prefill):
+def test_a_nan_of_an_earlier_row_is_overwritten(params, cfg, batch, prefill):
     broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), prefill(batch).cache)
     state = prefill(batch).replace(cache=broken)
     other = prefill(alone(batch, 1), slots=32)
@@ -166,7 +166,7 @@ def test_another_row_index_compiles_nothing(batch, prefill):
     assert module._insert._cache_size() == compiled
 
 
-def test_what_does_not_fit_is_refused(cfg, batch, prefill):
+def test_rows_that_do_not_fit_are_refused(cfg, batch, prefill):
     state, one = prefill(batch, slots=32), alone(batch, 0)
     for row, other, message in [
         (0, prefill(one), 'a row of 64 slots does not fit a state of 32: create a larger state'),

@@ -20,14 +20,14 @@ texts = st.text('ab#', max_size=20)
 
 @given(st.lists(texts), st.lists(st.text('ab#', min_size=1, max_size=4), max_size=3))
 def test_the_text_ends_before_the_first_stop_string(pieces, stops):
-    whole = ''.join(pieces)
-    found = find_stop(whole, stops)
-    expected = whole if found is None else whole[: found[0]]
+    full_text = ''.join(pieces)
+    found = find_stop(full_text, stops)
+    expected = full_text if found is None else full_text[: found[0]]
     assert ''.join(truncate_at_stops(pieces, stops)) == expected
-    assert ''.join(truncate_at_stops(whole, stops)) == expected
+    assert ''.join(truncate_at_stops(full_text, stops)) == expected
     if found:
-        assert whole[slice(*found)] in stops
-        assert not any(stop in whole[: found[1] - 1] for stop in stops)
+        assert full_text[slice(*found)] in stops
+        assert not any(stop in full_text[: found[1] - 1] for stop in stops)
 
 
 def test_text_that_cannot_begin_a_stop_string_is_yielded_immediately():

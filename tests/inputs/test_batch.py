@@ -12,7 +12,7 @@ def batch(rows: int) -> Batch:
 
 
 @given(st.integers(0, 10_000))
-def test_a_bucket_is_the_next_multiple(length):
+def test_a_bucket_is_the_next_multiple_of_128(length):
     assert bucket(length) % 128 == 0
     assert 0 <= bucket(length) - length <= 128
     assert bucket(length) >= 128
@@ -25,7 +25,7 @@ def test_the_repr_has_the_shapes():
     assert repr(batch(3)) == str(batch(3)) == expected
 
 
-def test_a_batch_of_anything_has_a_repr():
+def test_a_batch_of_shapes_or_none_has_a_repr():
     """JAX maps functions over tuples, so that a batch may hold shapes, tracers or None."""
     shapes = jax.eval_shape(lambda batch: batch, batch(3))
     assert repr(shapes) == repr(batch(3))

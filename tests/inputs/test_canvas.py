@@ -84,7 +84,7 @@ def as_call(size, name, points, width):
         max_size=3,
     ),
 )
-def test_drawing_is_pillows(size, calls):
+def test_drawing_equals_pillows(size, calls):
     ours, theirs = Canvas(size), Pillow(size)
     for call in calls:
         name, *arguments = as_call(size, *call)
@@ -100,7 +100,7 @@ def test_drawing_is_pillows(size, calls):
 
 
 @given(size=sizes, one=inside, other=inside, width=widths, filled=st.booleans())
-def test_ellipses_are_pillows(size, one, other, width, filled):
+def test_ellipses_equal_pillows(size, one, other, width, filled):
     box = (*map(min, one, other), *map(max, one, other))
     how = {'fill': INK} if filled else {'outline': INK, 'width': width}
     ours, theirs = Canvas(size), Pillow(size)
@@ -110,14 +110,14 @@ def test_ellipses_are_pillows(size, one, other, width, filled):
     assert ours.composite_onto(noise(*size)) == theirs.image.getbbox()
 
 
-def test_a_joint_that_reaches_far_is_cleared():
+def test_a_long_joint_is_cleared_after_compositing():
     canvas = Canvas((30, 11))
     canvas.line([(0, 14), (0, 0), (0, 12), (0, 0.5)], INK, 14, joint='curve')
     canvas.composite_onto(noise(30, 11))
     assert canvas.image.getbbox() is None
 
 
-def test_tiles_meet(monkeypatch):
+def test_tiles_give_the_same_picture_as_a_single_pass(monkeypatch):
     mark = Mark('ellipse', box=(3, 3, 80, 50))
     at_once = draw(noise(90, 60), mark)
     monkeypatch.setattr('vipllava_jax.inputs.canvas.TILE', 7)
@@ -126,7 +126,7 @@ def test_tiles_meet(monkeypatch):
     assert drawn_marks(at_once).extents == drawn_marks(tiled).extents
 
 
-def test_a_contour_that_is_grown_is_one_that_is_drawn(monkeypatch):
+def test_a_dilated_contour_equals_a_drawn_one(monkeypatch):
     polygons = [[(30, 20), (70, 25), (50, 60)], [(40, 40), (60.5, 40.25), (60, 70)]]
     drawn_, grown = Canvas((100, 90)), Canvas((100, 90))
     drawn_.contour(polygons, INK, 9)
@@ -137,7 +137,7 @@ def test_a_contour_that_is_grown_is_one_that_is_drawn(monkeypatch):
     assert drawn_.composite_onto(noise(100, 90)) == grown.composite_onto(noise(100, 90))
 
 
-def test_a_huge_width_is_the_whole_picture():
+def test_a_huge_width_fills_the_picture():
     for shape in ('rectangle', 'mask contour'):
         for width in (1e3, 1e6, 1e308):
             picture = draw(
@@ -155,7 +155,7 @@ def test_a_huge_width_is_the_whole_picture():
     'size', [(1, 1), (1, 2), (2, 1), (3, 3), (1, 300), (301, 1), (65_535, 1), (1, 65_535)]
 )
 @pytest.mark.parametrize('shape', PREPOSITIONS)
-def test_every_shape_on_every_odd_size(shape, size, seed):
+def test_every_shape_can_be_drawn_on_extreme_sizes(shape, size, seed):
     widths = (
         (None,)
         if shape in ('mask', 'point')
@@ -178,12 +178,12 @@ def round_outline(n: int, w: int, h: int) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize('shape', PREPOSITIONS)
-@pytest.mark.parametrize('kind', ['round', 'zigzag'])
-def test_many_corners_take_no_time(shape, kind):
+@pytest.mark.parametrize('outline', ['round', 'zigzag'])
+def test_many_corners_are_drawn_quickly(shape, outline):
     size, count = (1000, 1000), 50_000
     corners = (
         round_outline(count, *size)
-        if kind == 'round'
+        if outline == 'round'
         else [(i * 7 % 1000, i * 499 % 1000) for i in range(count)]
     )
     mark = Mark(shape, polygon=corners)
@@ -192,7 +192,7 @@ def test_many_corners_take_no_time(shape, kind):
     assert time.process_time() - begin < 10
 
 
-def test_an_outline_is_thinned_only_if_it_is_a_tangle():
+def test_an_outline_is_thinned_only_if_it_crosses_the_picture_often():
     canvas = Canvas((1000, 1000))
     honest = round_outline(50_000, 1000, 1000)
     assert canvas._thinned(honest) is honest
@@ -202,7 +202,7 @@ def test_an_outline_is_thinned_only_if_it_is_a_tangle():
     assert len(kept) * 1000 <= 2 * MAX_OUTLINE_PIXELS
 
 
-def test_thousands_of_marks_on_a_large_picture():
+def test_thousands_of_marks_are_drawn_quickly():
     marks = [
         Mark('rectangle', box=(x, y, x + 30, y + 30)) for x in range(0, 3900, 80) for y in range(0, 2900, 80)
     ]
@@ -223,17 +223,17 @@ def test_memory_is_bounded():
 
 def holds(polygon, x: float, y: float) -> bool:
     """Whether a point is inside, tested edge by edge: a ray to the right crosses an odd number of edges."""
-    odd = False
+    inside = False
     for (ax, ay), (bx, by) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
         if (ay > y) != (by > y) and x < ax + (bx - ax) * (y - ay) / (by - ay):
-            odd = not odd
-    return odd
+            inside = not inside
+    return inside
 
 
 @given(
     st.lists(st.lists(inside, min_size=3, max_size=8), min_size=1, max_size=3), st.lists(inside, max_size=20)
 )
-def test_a_point_is_held_by_any_polygon(polygons, points):
+def test_a_region_contains_the_points_of_every_polygon(polygons, points):
     region = Region((40, 40), (0, 0, 40, 40), tuple(map(tuple, polygons)), None)
     for x, y in [*points, *polygons[0]]:
         assert region.contains((x, y)) == any(holds(polygon, x, y) for polygon in polygons)

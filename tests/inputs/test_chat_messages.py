@@ -33,7 +33,7 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize('template', TEMPLATES)
-def test_messages_are_the_prompts_that_they_stand_for(processor, template):
+def test_messages_equal_the_corresponding_prompts(processor, template):
     expected = processor('What is this?', PICTURE, template=template)
     for messages, images in [
         ([user('What is this?')], PICTURE),
@@ -63,7 +63,7 @@ def test_a_conversation_keeps_its_roles(processor):
     assert_same(processor(messages), processor(turns))
 
 
-def test_images_are_where_their_parts_are(processor):
+def test_images_are_placed_where_their_parts_are(processor):
     other = noise(20, 50, 1)
     messages = [user(TEXT, IMAGE, {'type': 'text', 'text': 'And'}, url(data_uri(other)), IMAGE), user(IMAGE)]
     turns, sources = read_messages(messages, [PICTURE, 'b.png', 'c.png'])
@@ -77,7 +77,7 @@ def test_images_are_where_their_parts_are(processor):
     assert_same(batch, processor('What is this?', [PICTURE, other]))
 
 
-def test_a_text_may_place_the_images_of_messages_without_image_parts(processor):
+def test_a_placeholder_in_a_text_places_an_image(processor):
     assert_same(
         processor([user('This: <image>\nWhat?')], PICTURE), processor('This: <image>\nWhat?', PICTURE)
     )
@@ -91,7 +91,7 @@ def test_a_list_of_prompts_may_have_messages(processor):
 @pytest.mark.parametrize(
     'path', ['https://example.org/a.png', 'file:///etc/passwd', '/etc/passwd', 'a.png', '', 'data:', '//x/y']
 )
-def test_a_message_opens_no_file_and_no_address(processor, path, tmp_path, monkeypatch):
+def test_a_message_opens_no_file_and_no_url(processor, path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     PICTURE.save(tmp_path / 'a.png')
     for messages in ([user(TEXT, url(path))], [[user(url(path))]]):
@@ -108,7 +108,7 @@ def test_a_message_opens_no_file_and_no_address(processor, path, tmp_path, monke
             r"role: expected system, user, assistant, found 'tool'",
         ),
         ({'content': 'x'}, [], r'messages\[0\].role: .* found None'),
-        ({'role': 'user'}, [], r'messages\[0\].content: expected a text or a list of parts, found None'),
+        ({'role': 'user'}, [], r'messages\[0\].content: expected a string or a list of parts, found None'),
         (
             user('x') | {'tool_calls': [1]},
             [],
@@ -116,9 +116,9 @@ def test_a_message_opens_no_file_and_no_address(processor, path, tmp_path, monke
         ),
         (user({'type': 'input_audio'}), [], r"content\[0\]: expected a part of type .*, found 'input_audio'"),
         (user(TEXT, 'x', 7), [], r"content\[1\]: expected a part of type text, image, image_url, found 'x'"),
-        ({'role': 'user', 'content': []}, [], 'expected a text or a list of parts, found '),
-        ({'role': 'user', 'content': {'a': 1}}, [], 'expected a text or a list of parts, found '),
-        (user({'type': 'text'}), [], r'content\[0\].text: expected a text, found None'),
+        ({'role': 'user', 'content': []}, [], 'expected a string or a list of parts, found '),
+        ({'role': 'user', 'content': {'a': 1}}, [], 'expected a string or a list of parts, found '),
+        (user({'type': 'text'}), [], r'content\[0\].text: expected a string, found None'),
         (
             user({**TEXT, 'annotations': [1]}),
             [],
@@ -148,13 +148,13 @@ def test_a_message_opens_no_file_and_no_address(processor, path, tmp_path, monke
         ),
     ],
 )
-def test_what_is_not_supported_is_named(message, images, error):
+def test_unsupported_fields_are_named(message, images, error):
     with pytest.raises(ValueError, match=error):
         read_messages([message], images)
 
 
-def test_the_row_of_a_wrong_message_is_named(processor):
-    with pytest.raises(ValueError, match=r'^row 1: messages\[0\].content: expected a text'):
+def test_an_error_names_the_row_of_an_invalid_message(processor):
+    with pytest.raises(ValueError, match=r'^row 1: messages\[0\].content: expected a string'):
         processor(['a', [{'role': 'user', 'content': 7}]])
     with pytest.raises(ValueError, match='^image 0 of row 0 is not a picture in a known format'):
         processor([user(url('data:image/png;base64,AAAA'))])

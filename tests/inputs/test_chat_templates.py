@@ -95,7 +95,7 @@ def peer(folder: Path):
 
 @pytest.mark.parity
 @pytest.mark.parametrize('source', [LLAVA, PHI, LLAMA_3, *SMALL], ids=range(3 + len(SMALL)))
-def test_templates_make_what_they_make_in_transformers(folder, source):
+def test_templates_render_as_in_transformers(folder, source):
     (folder / 'chat_template.jinja').write_text(source)
     theirs, ours = peer(folder), Processor.load(folder).chat_template
     for turns, cue in [(CONVERSATION, True), (CONVERSATION, False), (CONVERSATION[:3], False)]:
@@ -126,7 +126,7 @@ def test_templates_fail_where_they_fail_in_transformers(folder, source):
         chat_templates.render_chat(Processor.load(folder).chat_template, CONVERSATION, True)
 
 
-def test_the_published_templates_ask_a_question():
+def test_published_templates_render_a_question():
     turns = [
         Turn('system', 'SYS.'),
         Turn('user', 'What?'),
@@ -157,14 +157,14 @@ def edit(path: Path, **fields) -> None:
 
 @pytest.mark.parity
 @pytest.mark.parametrize('first', range(3))
-def test_the_first_place_with_a_template_is_that_of_transformers(folder, first):
+def test_template_files_have_the_precedence_of_transformers(folder, first):
     """transformers ignores the tokenizer's template for a processor; here it is the last choice."""
     for name in [*PLACES][first:]:
         PLACES[name](folder, f'that of {name}')
     assert Processor.load(folder).chat_template.source == peer(folder).chat_template
 
 
-def test_places_of_templates(folder):
+def test_template_files_have_a_fixed_precedence(folder):
     assert Processor.load(folder).chat_template is None
     for name in reversed(PLACES):
         PLACES[name](folder, name)
@@ -175,7 +175,7 @@ def test_places_of_templates(folder):
 
 
 @pytest.mark.parametrize('name', ['tokenizer_config.json', 'chat_template.json'])
-def test_of_named_templates_the_default_is_used(folder, name):
+def test_the_template_named_default_is_used(folder, name):
     listed = [{'name': 'tool_use', 'template': 'tools'}, {'name': 'default', 'template': 'plain'}]
     for given in (listed, {entry['name']: entry['template'] for entry in listed}):
         PLACES[name](folder, given)
@@ -189,7 +189,7 @@ def test_of_named_templates_the_default_is_used(folder, name):
     'value',
     [7, True, ['x'], [7], [{'name': 7}], {'default': 7}, [{'name': 'default', 'template': []}], 1e400],
 )
-def test_odd_templates_are_named(folder, name, value):
+def test_invalid_templates_are_named(folder, name, value):
     PLACES[name](folder, value)
     with pytest.raises(CheckpointError, match=f'{name}: chat_template: expected a '):
         Processor.load(folder)

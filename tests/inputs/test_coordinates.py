@@ -62,7 +62,7 @@ def check_refused(**arguments) -> str:
 
 
 @pytest.mark.parametrize('value', [*NO_NUMBERS, float('nan'), float('inf'), 1e300, np.float32('nan')])
-def test_what_is_no_coordinate(value):
+def test_invalid_coordinates_are_refused(value):
     check_refused(box=(1, 2, 30, value))
     check_refused(point=(value, 1))
     check_refused(polygon=(1, 2, 30, 40, 1, value))
@@ -73,7 +73,7 @@ def test_what_is_no_coordinate(value):
 @pytest.mark.parametrize(
     'values', [*NO_SEQUENCES, deep(10), deep(5000), range(10**9), [BOX], np.zeros((4, 4)), np.array(5)]
 )
-def test_what_is_no_box_or_point(values):
+def test_invalid_boxes_and_points_are_refused(values):
     check_refused(box=values)
     check_refused(point=values)
 
@@ -81,7 +81,7 @@ def test_what_is_no_box_or_point(values):
 @pytest.mark.parametrize(
     'values', [*NO_SEQUENCES, deep(10), deep(5000), range(10**9), np.array(['1', '2']), [], [[]], [None]]
 )
-def test_what_is_no_polygon(values):
+def test_invalid_polygons_are_refused(values):
     check_refused(polygon=values)
     check_refused(polygon=[values])
     check_refused(polygon=[[1, 2, 30, 2, 30, 40], values])
@@ -112,14 +112,14 @@ def test_what_is_no_polygon(values):
         (10**400, 0, 0),
     ],
 )
-def test_what_is_no_color(value):
+def test_invalid_colors_are_refused(value):
     assert 'unknown color' in check_refused(box=BOX, color=value)
 
 
 @pytest.mark.parametrize(
     'value', [*NO_NUMBERS[:2], *NO_NUMBERS[3:], 0, -1, 256, 1.5, 128.0, float('nan'), float('inf')]
 )
-def test_what_is_no_alpha(value):
+def test_invalid_alphas_are_refused(value):
     assert 'alpha' in check_refused(box=BOX, alpha=value)
 
 
@@ -127,19 +127,19 @@ def test_what_is_no_alpha(value):
     'value',
     [*NO_NUMBERS[:2], *NO_NUMBERS[3:], 0, -1, float('nan'), float('inf'), -float('inf'), 0.0, -5e-324],
 )
-def test_what_is_no_width(value):
+def test_invalid_widths_are_refused(value):
     assert 'width' in check_refused(box=BOX, width=value)
 
 
 @pytest.mark.parametrize(
     'value', [None, 3, [], {}, 'Rectangle', 'a' * 1_000_000, '\x1b', '\ud800', deep(5000), ()]
 )
-def test_what_is_no_shape(value):
+def test_invalid_shapes_are_refused(value):
     assert 'unknown shape' in check_refused(shape=value, box=BOX)
 
 
 @pytest.mark.parametrize('value', ['pixels', [], np.zeros(3), 3, {}, ''])
-def test_what_is_no_units(value):
+def test_invalid_units_are_refused(value):
     assert 'has units' in check_refused(box=BOX, units=value)
 
 
@@ -156,28 +156,28 @@ def test_a_mark_has_a_bounded_number_of_corners():
     assert len(Mark('mask', polygon=many[:-2]).polygon[0]) == MAX_CORNERS
 
 
-def test_numbers_of_any_kind_are_numbers():
+def test_numbers_of_any_type_are_accepted():
     expected = Mark('rectangle', box=BOX, color=(1, 2, 3), alpha=9, width=2)
-    kinds = [
+    conversions = [
         list,
         np.array,
         lambda v: np.array(v, np.float32),
         lambda v: np.array(v, np.uint8),
         lambda v: np.array(v, object),
     ]
-    kinds += [
+    conversions += [
         lambda v: [np.float16(n) for n in v],
         lambda v: [fractions.Fraction(n) for n in v],
         lambda v: [decimal.Decimal(n) for n in v],
     ]
-    kinds += [lambda v: range(v[0], v[0] + 3) if v == (1, 2, 3) else v]
-    for kind in kinds:
+    conversions += [lambda v: range(v[0], v[0] + 3) if v == (1, 2, 3) else v]
+    for convert in conversions:
         assert (
             Mark(
                 'rectangle',
-                box=kind(BOX),
-                color=kind((1, 2, 3)),
-                alpha=kind((9,))[0] if kind is np.array else 9,
+                box=convert(BOX),
+                color=convert((1, 2, 3)),
+                alpha=convert((9,))[0] if convert is np.array else 9,
                 width=2,
             )
             == expected
@@ -188,7 +188,7 @@ def test_numbers_of_any_kind_are_numbers():
 
 
 @pytest.mark.parametrize('several', [False, True])
-def test_every_form_of_a_polygon(several):
+def test_polygons_of_every_form_are_accepted(several):
     flat, pairs = [1, 2, 30, 2, 30, 40], [(1, 2), (30, 2), (30, 40)]
     forms = [
         flat,
@@ -239,20 +239,20 @@ def test_every_form_of_a_polygon(several):
         'point:1,1:red:alpha=1.5',
     ],
 )
-def test_any_line_of_text_is_a_short_error(text):
+def test_invalid_mark_texts_give_short_errors(text):
     with pytest.raises(ValueError, match='^mark ') as caught:
         parse_mark(text)
     assert len(str(caught.value)) <= 500
     assert str(caught.value).isprintable()
 
 
-def test_only_a_text_is_parsed():
+def test_only_strings_are_parsed():
     for value in (None, 3, b'point:1,1', ['point:1,1'], deep(5000)):
-        with pytest.raises(ValueError, match='expected a mark as a text'):
+        with pytest.raises(ValueError, match='expected a mark as a string'):
             parse_mark(value)
 
 
-def test_messages_of_drawing_are_short():
+def test_errors_of_drawing_are_short():
     outline = [(x, 10 + x % 2) for x in range(500)] + [(9000, 400)]
     with pytest.raises(ValueError, match='outside the picture') as caught:
         draw(noise(99, 99), Mark('mask', polygon=outline))
@@ -283,7 +283,7 @@ anything = st.recursive(
     width=anything,
     units=anything,
 )
-def test_anything_is_a_mark_or_one_short_line(shape, **arguments):
+def test_any_arguments_give_a_mark_or_a_short_error(shape, **arguments):
     for given_ in (
         {**arguments},
         {'box': BOX, **{k: v for k, v in arguments.items() if k != 'box'}},

@@ -14,13 +14,13 @@ RGB = np.asarray(noise(40, 30))
 @pytest.mark.parametrize(
     'array', [RGB, RGB[..., 0], RGB[..., :1], np.dstack([RGB, RGB[..., 0]])], ids=['hw3', 'hw', 'hw1', 'hw4']
 )
-def test_an_array_is_the_picture_that_pillow_makes_of_it(array, convert):
+def test_an_array_becomes_the_same_picture_as_with_pillow(array, convert):
     picture = Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array)
     np.testing.assert_array_equal(np.asarray(open_image(convert(array))), np.asarray(open_image(picture)))
 
 
 @pytest.mark.parity
-def test_a_tensor_is_an_array():
+def test_tensors_are_accepted_as_arrays():
     import torch
 
     np.testing.assert_array_equal(np.asarray(open_image(torch.tensor(RGB))), RGB)
@@ -28,7 +28,7 @@ def test_a_tensor_is_an_array():
         open_image(torch.zeros(3, 4))
 
 
-def test_a_view_is_a_picture():
+def test_views_are_accepted_as_arrays():
     np.testing.assert_array_equal(np.asarray(open_image(RGB[::-1, ::2])), RGB[::-1, ::2])
 
 
@@ -57,6 +57,6 @@ def test_marks_are_drawn_on_a_copy():
     ],
     ids=str,
 )
-def test_other_arrays_are_refused(array, message):
+def test_arrays_of_other_shapes_or_dtypes_are_refused(array, message):
     with pytest.raises(ValueError, match=f'^image 0 .*{message}'):
         open_image(array, 'image 0')

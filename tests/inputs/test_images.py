@@ -21,7 +21,7 @@ def saved(picture: Image.Image, format: str, **options) -> bytes:
 
 @pytest.mark.parity
 @pytest.mark.parametrize('mode', ['L', '1', 'LA', 'RGBA', 'P', 'CMYK', 'YCbCr'])
-def test_modes_become_rgb_as_in_transformers(mode):
+def test_all_modes_are_converted_to_rgb_as_in_transformers(mode):
     from transformers.image_transforms import convert_to_rgb
 
     picture = noise(9, 7).convert('RGBA' if mode in ('LA', 'RGBA') else 'RGB')
@@ -57,7 +57,7 @@ def test_sixteen_bit_grey_is_scaled():
         open_image(Image.fromarray(np.full((2, 2), 70_000, np.int32)))
 
 
-def test_transparency_is_laid_over_white():
+def test_transparent_pictures_are_composited_over_white():
     picture = Image.new('P', (2, 1))
     picture.putpalette([0, 0, 0, 200, 0, 0])
     picture.putpixel((1, 0), 1)
@@ -71,7 +71,7 @@ def test_an_animation_is_its_first_frame():
     assert open_image(gif).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_cmyk_jpeg_opens():
+def test_a_cmyk_jpeg_is_converted_to_rgb():
     assert open_image(saved(Image.new('CMYK', (8, 8)), 'JPEG')).getpixel((3, 3)) == (255, 255, 255)
 
 
@@ -85,10 +85,10 @@ def test_the_source_is_not_changed(tmp_path):
         np.testing.assert_array_equal(open_image(source), picture)
 
 
-def test_wrong_files_are_one_line_that_names_them(tmp_path):
-    whole = saved(noise(40, 40), 'PNG')
+def test_errors_about_files_are_one_line_with_the_path(tmp_path):
+    png = saved(noise(40, 40), 'PNG')
     contents = {
-        'cut.png': whole[: len(whole) // 2],
+        'cut.png': png[: len(png) // 2],
         'cut.jpg': saved(noise(99, 99), 'JPEG')[:900],
         'no.jpg': b'hello',
     }
@@ -132,7 +132,7 @@ def test_a_decompression_bomb_is_refused_from_its_header(side):
         open_image(Image.new('RGB', (70_000, 1)))
 
 
-def test_a_jpeg_2000_of_many_numbers_is_refused_from_its_header(monkeypatch):
+def test_a_jpeg_2000_with_too_many_samples_is_refused_from_its_header(monkeypatch):
     data = saved(noise(30, 20).convert('RGBA'), 'JPEG2000')
     assert open_image(data).size == (30, 20)
     monkeypatch.setattr('vipllava_jax.inputs.images.MAX_SAMPLES', 30 * 20 * 4 - 1)
@@ -150,7 +150,7 @@ def test_a_picture_without_its_palette_is_refused():
         open_image(b'\x89PNG\r\n\x1a\n' + header + pixels + chunk(b'IEND', b''))
 
 
-def test_a_box_of_many_bytes_takes_no_memory(tmp_path):
+def test_a_jpeg_2000_box_of_a_huge_stated_size_takes_no_memory(tmp_path):
     path = tmp_path / 'photo.jp2'
     signature = b'\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 '
     path.write_bytes(signature + struct.pack('>I4sQ', 1, b'jp2h', 1 << 62) + bytes(100))
@@ -164,7 +164,7 @@ def test_a_box_of_many_bytes_takes_no_memory(tmp_path):
     changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
     keep=st.floats(0.05, 1),
 )
-def test_damage_is_a_picture_or_one_error(format, changes, keep):
+def test_a_damaged_picture_is_opened_or_a_value_error(format, changes, keep):
     data = bytearray(saved(noise(12, 10), format))
     for where, value in changes:
         data[int(where * len(data))] = value
@@ -173,7 +173,7 @@ def test_damage_is_a_picture_or_one_error(format, changes, keep):
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_a_size_is_measured_as_the_picture_is_opened(tmp_path, orientation):
+def test_image_size_equals_the_size_of_the_opened_picture(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     noise(40, 30).save(tmp_path / 'a.jpg', exif=exif)

@@ -13,7 +13,7 @@ BOX = (40, 60, 180, 220)
 DIAMOND = (110, 60, 180, 140, 110, 220, 40, 140)
 
 
-def test_the_line_of_text():
+def test_mark_texts_are_parsed():
     assert parse_mark('rectangle:40,60,180,220:red') == (0, Mark('rectangle', box=BOX))
     assert parse_mark('2/mask-contour:40,60,180,60,180,220:blue:alpha=200:width=3') == (
         1,
@@ -47,7 +47,7 @@ def test_the_line_of_text():
         ('rectangle:1,2', 'rectangle needs a box'),
     ],
 )
-def test_a_wrong_line_is_quoted(text, message):
+def test_an_invalid_mark_text_is_quoted(text, message):
     with pytest.raises(ValueError, match=message) as caught:
         parse_mark(text)
     assert str(caught.value).startswith(f'mark {text!r}: ')
@@ -74,6 +74,6 @@ def test_writing_and_parsing_are_inverse(shape, box, polygon, point, color, alph
 
 
 @given(st.text(alphabet='rectanglmsk:0123456789,./+-=#x\n', max_size=40))
-def test_any_text_is_a_mark_or_one_error(text):
+def test_any_text_is_a_mark_or_a_value_error(text):
     with contextlib.suppress(ValueError):
         assert isinstance(parse_mark(text)[1], Mark)

@@ -19,7 +19,7 @@ def changed(mark: Mark, seed: int | None = None, size=(336, 300)) -> np.ndarray:
     return (np.asarray(draw(blank, mark, seed)) != np.asarray(blank)).any(-1)
 
 
-def test_phrases_are_those_of_training():
+def test_phrases_equal_those_of_training():
     assert Mark('rectangle', box=BOX).phrase == 'within the red rectangle'
     assert Mark('ellipse', box=BOX, color='lime').phrase == 'within the lime ellipse'
     assert Mark('arrow', box=BOX, color='blue').phrase == 'pointed to by the blue arrow'
@@ -45,7 +45,7 @@ def test_a_rectangle_is_composited_as_in_training():
     np.testing.assert_array_equal(expected, np.where(border[..., None], blend, under))
 
 
-def test_a_mask_is_filled_and_its_contour_is_not():
+def test_a_mask_is_filled_and_a_mask_contour_is_not():
     mask, contour = changed(Mark('mask', polygon=DIAMOND)), changed(Mark('mask contour', polygon=DIAMOND))
     assert mask[140, 110]
     assert not contour[140, 110]
@@ -54,7 +54,7 @@ def test_a_mask_is_filled_and_its_contour_is_not():
     assert (changed(Mark('mask contour', polygon=DIAMOND, width=3)) >= contour).all()
 
 
-def test_a_point_is_a_disc_where_it_is_put():
+def test_a_point_is_a_disc_around_its_coordinates():
     touched = changed(Mark('point', point=(100, 50)))
     rows, columns = np.nonzero(touched)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (42, 58, 92, 108)
@@ -66,7 +66,7 @@ def test_a_point_is_a_disc_where_it_is_put():
     ]
 
 
-def test_an_arrow_points_where_it_is_told():
+def test_the_tip_of_an_arrow_is_at_its_point():
     for tip in [(20, 20), (300, 30), (170, 150), (30, 280)]:
         touched = changed(Mark('arrow', point=tip))
         assert touched[tip[1] - 1 : tip[1] + 2, tip[0] - 1 : tip[0] + 2].any()
@@ -85,7 +85,7 @@ def test_every_shape_is_fixed_without_a_seed_and_varied_with_one(shape, geometry
         assert changed(mark)[40:240, 20:200].sum() == changed(mark).sum()
 
 
-def test_width_and_alpha_are_as_asked_even_with_a_seed():
+def test_a_given_width_and_alpha_do_not_vary_with_the_seed():
     mark = Mark('rectangle', box=BOX, width=5, alpha=255)
     for seed in (None, 1, 2):
         picture = draw(Image.new('RGB', (336, 300)), mark, seed)
@@ -107,7 +107,7 @@ def test_variation_stays_within_what_training_used(seed, s):
     assert len(one.polygons) == 1
 
 
-def test_alpha_varies_as_in_training():
+def test_the_range_of_alpha_is_that_of_training():
     for shape, low, high in [('rectangle', 96, 255), ('mask', 48, 128)]:
         reds = [
             np.asarray(draw(Image.new('RGB', (99, 99)), Mark(shape, box=(9, 9, 90, 90)), s)).max()
@@ -128,7 +128,7 @@ def test_relative_coordinates_are_fractions():
         draw(picture, Mark('rectangle', box=(0.2, 0.2, 0.8, 0.8), units='pixel'))
 
 
-def test_several_marks_are_drawn_in_turn_and_noted():
+def test_several_marks_are_drawn_in_order_and_recorded():
     marks = [Mark('mask', box=BOX, alpha=255), Mark('mask', box=(60, 80, 100, 120), color='blue', alpha=255)]
     picture = draw(draw(noise(336, 300), marks[:1]), marks[1:])
     assert picture.getpixel((50, 70)) == (255, 0, 0)
@@ -169,7 +169,7 @@ def test_several_marks_are_drawn_in_turn_and_noted():
         ({'shape': 'mask', 'box': BOX, 'units': 'cm'}, "units 'cm': choose"),
     ],
 )
-def test_wrong_marks_say_what_to_do(arguments, message):
+def test_errors_about_marks_say_what_to_do(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         Mark(**arguments)
     assert '\n' not in str(caught.value)
@@ -184,7 +184,7 @@ def test_marks_outside_the_picture_are_refused():
     assert changed(Mark('rectangle', box=(300, 290, 336, 300)))[:, 335].any()
 
 
-def test_only_marks_are_drawn():
+def test_drawing_anything_but_a_mark_is_a_type_error():
     with pytest.raises(TypeError, match=r"expected a Mark, found 'r'"):
         draw(noise(9, 9), 'rectangle:1,2,3,4')
 
@@ -195,7 +195,7 @@ def test_only_marks_are_drawn():
     corners=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=6),
     seed=st.none() | st.integers(0, 99),
 )
-def test_drawing_anything_inside_works(shape, size, corners, seed):
+def test_every_valid_polygon_can_be_drawn(shape, size, corners, seed):
     try:
         mark = Mark(shape, polygon=corners)
         mark.region(size)

@@ -56,12 +56,12 @@ PNG_CHUNKS = {
 
 
 @pytest.mark.parametrize('place', ['before the pixels', 'after the pixels'])
-@pytest.mark.parametrize('kind', PNG_CHUNKS)
-def test_a_large_chunk_of_a_png_is_skipped(tmp_path, kind, place):
-    name = re.sub('.* ', '', kind).replace('XMP', 'iTXt').replace('profile', 'zTXt').replace('bomb', 'iCCP')
-    whole = saved('PNG')
-    at = whole.index(b'IDAT') - 4 if place == 'before the pixels' else whole.index(b'IEND') - 4
-    content = whole[:at] + chunk(name.encode(), PNG_CHUNKS[kind]) * 2 + whole[at:]
+@pytest.mark.parametrize('label', PNG_CHUNKS)
+def test_a_large_chunk_of_a_png_is_skipped(tmp_path, label, place):
+    name = re.sub('.* ', '', label).replace('XMP', 'iTXt').replace('profile', 'zTXt').replace('bomb', 'iCCP')
+    png = saved('PNG')
+    at = png.index(b'IDAT') - 4 if place == 'before the pixels' else png.index(b'IEND') - 4
+    content = png[:at] + chunk(name.encode(), PNG_CHUNKS[label]) * 2 + png[at:]
     (tmp_path / 'a.png').write_bytes(content)
     tracemalloc.start()
     np.testing.assert_array_equal(open_image(tmp_path / 'a.png'), noise(40, 24))
@@ -79,7 +79,7 @@ def test_thousands_of_texts_are_skipped():
 
 
 @pytest.mark.parametrize('format', ['JPEG', 'PNG', 'WEBP', 'TIFF', 'AVIF'])
-def test_a_large_colour_profile(format):
+def test_a_large_colour_profile_is_skipped(format):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes() + NOISE
     plain, profiled = saved(format), saved(format, icc_profile=profile)
     assert len(profiled) > len(plain) + LARGE // 2
@@ -87,20 +87,20 @@ def test_a_large_colour_profile(format):
 
 
 @pytest.mark.parametrize('format', ['JPEG', 'WEBP', 'PNG', 'AVIF'])
-def test_large_exif_data_still_orient(format):
+def test_large_exif_data_keep_the_orientation(format):
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = 'a' * (60_000 if format == 'JPEG' else LARGE)
     assert open_image(saved(format, exif=exif)).size == (24, 40)
 
 
-def test_large_tags_of_a_tiff():
+def test_large_tags_of_a_tiff_keep_the_orientation():
     tags = {274: 6, 270: 'a' * LARGE, 37_724: NOISE, 700: NOISE}
     assert open_image(saved('TIFF', tiffinfo=tags)).size == (24, 40)
 
 
-def test_many_segments_of_a_jpeg(tmp_path):
-    whole = saved('JPEG')
+def test_many_segments_of_a_jpeg_are_skipped(tmp_path):
+    jpeg = saved('JPEG')
     exif = Image.Exif()
     exif[0x0112] = 6
     first = segment(0xE1, exif.tobytes())
@@ -110,13 +110,13 @@ def test_many_segments_of_a_jpeg(tmp_path):
         segment(0xE2, b'ICC_PROFILE\0\1\1' + b'a' * 60_000),
         segment(0xE2, b'MPF\0' + b'a' * 60_000),
     ] * 20
-    (tmp_path / 'a.jpg').write_bytes(whole[:2] + first + b''.join(many) + whole[2:])
-    upright = open_image(whole).transpose(Image.Transpose.ROTATE_270)
+    (tmp_path / 'a.jpg').write_bytes(jpeg[:2] + first + b''.join(many) + jpeg[2:])
+    upright = open_image(jpeg).transpose(Image.Transpose.ROTATE_270)
     np.testing.assert_array_equal(open_image(tmp_path / 'a.jpg'), upright)
     assert image_size(tmp_path / 'a.jpg') == (24, 40)
 
 
-def test_a_jpeg_keeps_the_colours_that_its_segments_tell():
+def test_a_jpeg_keeps_the_segments_that_describe_its_colours():
     for mode in ('CMYK', 'L', 'RGB'):
         picture = noise(40, 24).convert(mode)
         data = saved('JPEG', picture, keep_rgb=True) if mode == 'RGB' else saved('JPEG', picture)
@@ -125,16 +125,16 @@ def test_a_jpeg_keeps_the_colours_that_its_segments_tell():
 
 
 def test_the_comments_of_a_gif_are_skipped(tmp_path):
-    whole = saved('GIF', noise(40, 24).quantize(16), transparency=0)
-    at = whole.index(b'!\xf9')
+    gif = saved('GIF', noise(40, 24).quantize(16), transparency=0)
+    at = gif.index(b'!\xf9')
     comment = b'!\xfe' + (b'\xff' + b'a' * 255) * 100_000 + b'\0'
     begin = time.process_time()
-    np.testing.assert_array_equal(open_image(whole[:at] + comment + whole[at:]), open_image(whole))
+    np.testing.assert_array_equal(open_image(gif[:at] + comment + gif[at:]), open_image(gif))
     assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize('format', FORMATS)
-def test_what_is_left_is_the_same_picture(format):
+def test_files_without_metadata_are_unchanged(format):
     data = saved(format)
     with Image.open(io.BytesIO(data)) as expected:
         np.testing.assert_array_equal(open_image(data), expected.convert('RGB'))
@@ -147,7 +147,7 @@ def test_what_is_left_is_the_same_picture(format):
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=5),
     st.lists(st.tuples(st.integers(-10, 80), st.integers(0, 30)), max_size=5),
 )
-def test_parts_are_read_as_a_file(data, ranges, reads):
+def test_ranges_are_read_like_a_file(data, ranges, reads):
     ranges = [(a, b) for a, b in ranges if a <= b <= len(data)]
     plain = io.BytesIO(b''.join(data[a:b] for a, b in ranges))
     parts = io.BufferedReader(FileRanges(io.BytesIO(data), ranges), 4)
@@ -166,7 +166,7 @@ def test_parts_are_read_as_a_file(data, ranges, reads):
     keep=st.floats(0.05, 1),
     more=st.binary(max_size=20),
 )
-def test_damage_is_measured_as_it_is_opened_or_refused(tmp_path_factory, format, changes, keep, more):
+def test_image_size_agrees_with_open_image_on_damaged_pictures(tmp_path_factory, format, changes, keep, more):
     data = bytearray(saved(format))
     for where, value in changes:
         data[int(where * min(len(data), 400))] = value
@@ -186,8 +186,8 @@ FIRST = struct.unpack('<I', TIFF[4:8])[0]  # where its tags begin
 
 def strips(count: int) -> bytes:
     """A TIFF file with the given number of strip offsets."""
-    (kind,) = (kind for kind in (3, 4) if struct.pack('<HHI', 273, kind, 1) in TIFF)
-    return TIFF.replace(struct.pack('<HHI', 273, kind, 1), struct.pack('<HHI', 273, 4, count)) + bytes(
+    (field_type,) = (field_type for field_type in (3, 4) if struct.pack('<HHI', 273, field_type, 1) in TIFF)
+    return TIFF.replace(struct.pack('<HHI', 273, field_type, 1), struct.pack('<HHI', 273, 4, count)) + bytes(
         4 * count
     )
 
@@ -259,7 +259,7 @@ def test_hostile_files_take_neither_time_nor_memory(tmp_path, name):
     assert (done.returncode, done.stderr) == (0, '')
 
 
-def test_what_is_no_file_is_refused_without_waiting(tmp_path):
+def test_special_files_are_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / 'fifo.png')
     (tmp_path / 'link.png').symlink_to('fifo.png')
     (tmp_path / 'null.png').symlink_to('/dev/zero')
@@ -292,7 +292,7 @@ def test_a_path_in_a_message_is_short_and_printable(path):
         assert str(caught.value).isprintable()
 
 
-def test_warnings_and_logs_of_pillow_stay_inside(tmp_path):
+def test_warnings_and_logs_of_pillow_are_suppressed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     broken = exif.tobytes()[:-6] + b'\xff' * 6

@@ -37,7 +37,7 @@ def agree(tmp_path, content: bytes) -> tuple[int, int]:
 
 @pytest.mark.parametrize('orientation', ORIENTATIONS)
 @pytest.mark.parametrize('format', FORMATS)
-def test_every_format_and_orientation(tmp_path, format, orientation):
+def test_the_size_is_right_for_every_format_and_orientation(tmp_path, format, orientation):
     with_exif = {} if format in ('GIF', 'BMP', 'PPM', 'ICO', 'JPEG2000') else {'exif': exif_of(orientation)}
     if format == 'TIFF':
         with_exif = {'tiffinfo': {274: orientation}}
@@ -52,7 +52,7 @@ def test_every_format_and_orientation(tmp_path, format, orientation):
 
 @pytest.mark.parametrize('compression', [None, 'tiff_lzw', 'tiff_adobe_deflate', 'jpeg', 'packbits'])
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_a_tiff_is_turned_once(tmp_path, orientation, compression):
+def test_the_orientation_of_a_tiff_is_applied_once(tmp_path, orientation, compression):
     upright = Image.new('RGB', (40, 24))
     upright.paste((255, 255, 255), (0, 0, 20, 8))
     back = {
@@ -76,7 +76,7 @@ def test_a_tiff_is_turned_once(tmp_path, orientation, compression):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'value'),
+    ('field_type', 'value'),
     [
         (3, [6, 6]),
         (4, [6]),
@@ -90,13 +90,13 @@ def test_a_tiff_is_turned_once(tmp_path, orientation, compression):
         (7, b'\6\0'),
     ],
 )
-def test_an_orientation_of_another_type(tmp_path, kind, value):
+def test_an_orientation_of_another_type_is_read_as_by_pillow(tmp_path, field_type, value):
     numbers = [n for v in value for n in (v if isinstance(v, tuple) else (v,))]
     data = struct.pack(
-        '<' + {1: 'B', 2: 'B', 3: 'H', 4: 'I', 5: 'I', 7: 'B', 11: 'f', 12: 'd'}[kind] * len(numbers),
+        '<' + {1: 'B', 2: 'B', 3: 'H', 4: 'I', 5: 'I', 7: 'B', 11: 'f', 12: 'd'}[field_type] * len(numbers),
         *numbers,
     )
-    entry = struct.pack('<HHI', 274, kind, len(value))
+    entry = struct.pack('<HHI', 274, field_type, len(value))
 
     def block(head: bytes, offset: int) -> bytes:
         return head + entry + (data.ljust(4, b'\0') if len(data) <= 4 else struct.pack('<I', offset))
@@ -114,8 +114,8 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize('place', ['before the pixels', 'after the pixels'])
-@pytest.mark.parametrize('kind', ['eXIf', 'iTXt', 'packed iTXt', 'zTXt', 'tEXt'])
-def test_the_orientation_of_a_png_may_stand_anywhere(tmp_path, kind, place):
+@pytest.mark.parametrize('chunk_type', ['eXIf', 'iTXt', 'packed iTXt', 'zTXt', 'tEXt'])
+def test_the_orientation_of_a_png_may_be_in_any_chunk(tmp_path, chunk_type, place):
     block = exif_of(6).tobytes()
     raw = f'\nexif\n      {len(block)}\n{block.hex()}'.encode()
     xmp = XMP.format(6).encode()
@@ -125,13 +125,13 @@ def test_the_orientation_of_a_png_may_stand_anywhere(tmp_path, kind, place):
         'packed iTXt': png_chunk(b'iTXt', b'XML:com.adobe.xmp\0\1\0\0\0' + zlib.compress(xmp)),
         'zTXt': png_chunk(b'zTXt', b'Raw profile type exif\0\0' + zlib.compress(raw)),
         'tEXt': png_chunk(b'tEXt', b'Raw profile type exif\0' + raw),
-    }[kind]
-    whole = saved('PNG')
-    at = whole.index(b'IDAT') - 4 if place == 'before the pixels' else whole.index(b'IEND') - 4
-    assert agree(tmp_path, whole[:at] + chunk + whole[at:]) == (24, 40)
+    }[chunk_type]
+    png = saved('PNG')
+    at = png.index(b'IDAT') - 4 if place == 'before the pixels' else png.index(b'IEND') - 4
+    assert agree(tmp_path, png[:at] + chunk + png[at:]) == (24, 40)
 
 
-def test_pictures_of_several_frames(tmp_path):
+def test_the_size_of_a_picture_with_several_frames_is_that_of_the_first(tmp_path):
     frames = [noise(30, 20), noise(30, 20, seed=1)]
     for format in ('GIF', 'TIFF', 'PNG', 'WEBP', 'MPO', 'AVIF'):
         file = io.BytesIO()
@@ -143,13 +143,13 @@ def test_pictures_of_several_frames(tmp_path):
     assert agree(tmp_path, file.getvalue()) == (48, 48)
 
 
-def test_an_icon_that_is_larger_than_it_says(tmp_path):
+def test_an_icon_may_be_larger_than_its_header_says(tmp_path):
     picture = saved('PNG', (300, 200))
     entry = struct.pack('<BBBBHHII', 32, 32, 0, 0, 1, 32, len(picture), 22)
     assert agree(tmp_path, struct.pack('<HHH', 0, 1, 1) + entry + picture) == (300, 200)
 
 
-def test_a_picture_that_is_decoded_smaller(tmp_path):
+def test_a_picture_opened_in_draft_mode_has_the_smaller_size(tmp_path):
     (tmp_path / 'a.jpg').write_bytes(saved('JPEG', (400, 240), exif=exif_of(6)))
     with Image.open(tmp_path / 'a.jpg') as picture:
         picture.draft('L', (100, 60))

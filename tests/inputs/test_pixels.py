@@ -35,14 +35,14 @@ def color_levels(normalised: np.ndarray, settings: ImageSettings) -> np.ndarray:
 def peers():
     from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 
-    def make(kind, edge, side, **fields):
-        made = {'crop': CLIPImageProcessorPil, 'pad': LlavaImageProcessorPil}[kind](
+    def make(fit, edge, side, **fields):
+        processor = {'crop': CLIPImageProcessorPil, 'pad': LlavaImageProcessorPil}[fit](
             size={'shortest_edge': edge},
             crop_size={'height': side, 'width': side},
-            do_pad=kind == 'pad',
+            do_pad=fit == 'pad',
             **fields,
         )
-        return lambda picture: made(picture, return_tensors='np')['pixel_values'][0].transpose(1, 2, 0)
+        return lambda picture: processor(picture, return_tensors='np')['pixel_values'][0].transpose(1, 2, 0)
 
     return make
 
@@ -50,7 +50,7 @@ def peers():
 @pytest.mark.parity
 @pytest.mark.parametrize('fit', ['crop', 'pad'])
 @pytest.mark.parametrize(('edge', 'side'), [(28, 28), (33, 28)])
-def test_pixels_are_those_of_transformers(peers, fit, edge, side):
+def test_pixels_equal_those_of_transformers(peers, fit, edge, side):
     settings = ImageSettings(side=side, edge=edge)
     peer = peers(fit, edge, side)
     for size in SIZES:
@@ -63,7 +63,7 @@ def test_pixels_are_those_of_transformers(peers, fit, edge, side):
 
 
 @pytest.mark.parity
-def test_pixels_of_the_real_size_are_those_of_transformers(peers):
+def test_pixels_at_336_equal_those_of_transformers(peers):
     for fit, size in [('crop', (640, 427)), ('crop', (1, 200)), ('crop', (200, 1)), ('pad', (640, 427))]:
         ours, theirs = pixels(noise(*size), ImageSettings(), fit), peers(fit, 336, 336)(noise(*size))
         assert (
@@ -73,7 +73,7 @@ def test_pixels_of_the_real_size_are_those_of_transformers(peers):
 
 @pytest.mark.parametrize('edge', [28, 40])
 @given(width=st.integers(1, 90), height=st.integers(1, 90), seed=st.integers(0, 9))
-def test_cropping_early_is_cropping_late(edge, width, height, seed):
+def test_cropping_before_resizing_equals_cropping_after(edge, width, height, seed):
     settings, picture = ImageSettings(side=28, edge=edge), noise(width, height, seed)
     smooth = picture.filter(ImageFilter.BoxBlur(3))  # so that it does not show which axis was resized first
     at_once = color_levels(pixels(smooth, settings, 'crop'), settings)
@@ -84,7 +84,7 @@ def test_cropping_early_is_cropping_late(edge, width, height, seed):
 
 
 @given(width=st.integers(1, 90), height=st.integers(1, 90))
-def test_padding_keeps_the_proportions_and_squash_the_corners(width, height):
+def test_padding_keeps_proportions_and_squashing_keeps_corners(width, height):
     white = Image.new('RGB', (width, height), (255, 255, 255))
     padded = color_levels(pixels(white, SMALL, 'pad'), SMALL)
     mean = np.array([122, 116, 104])
@@ -93,18 +93,18 @@ def test_padding_keeps_the_proportions_and_squash_the_corners(width, height):
     assert np.abs(color_levels(pixels(white, SMALL, 'squash'), SMALL) - 255).max() < 0.01
 
 
-def test_padding_in_strips_is_padding_at_once(monkeypatch):
+def test_padding_in_strips_equals_padding_at_once(monkeypatch):
     at_once = pixels(noise(90, 61), SMALL, 'pad')
     monkeypatch.setattr('vipllava_jax.inputs.pixels.MAX_INTERMEDIATE', 900)
     np.testing.assert_array_equal(pixels(noise(90, 61), SMALL, 'pad'), at_once)
 
 
-def test_unknown_fit_lists_the_fits():
+def test_an_unknown_fit_is_refused_with_the_valid_ones():
     with pytest.raises(ValueError, match=r"unknown fit 'fill': choose crop, pad, squash"):
         pixels(noise(3, 3), SMALL, 'fill')
 
 
-def test_settings_of_every_era():
+def test_settings_of_every_version_are_read():
     new = {'size': {'shortest_edge': 40}, 'crop_size': {'height': 28, 'width': 28}}
     assert ImageSettings.from_fields(new) == ImageSettings(side=28, edge=40)
     assert ImageSettings.from_fields({'size': 40, 'crop_size': 28}) == ImageSettings(side=28, edge=40)
@@ -133,13 +133,13 @@ def test_settings_of_every_era():
         ({'size': 28, 'crop_size': 28, 'image_std': [1, 0, 1]}, r'image_std \[1, 0, 1\] is not valid'),
     ],
 )
-def test_settings_that_cannot_be(fields, message):
+def test_invalid_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         ImageSettings.from_fields(fields, 'p.json')
 
 
 @pytest.mark.parametrize('fit', FITS)
-def test_settings_are_written_as_they_are_read(fit):
+def test_written_settings_are_read_unchanged(fit):
     settings = ImageSettings(side=28, edge=40, fit=fit, resample=2, mean=(0.5, 0.25, 0.125))
     assert ImageSettings.from_fields(settings.to_fields()) == settings
 
@@ -154,7 +154,7 @@ def test_marks_that_the_crop_cuts_off_are_found():
     assert marks_cut_off(draw(picture, Mark('point', point=(3, 50))), SMALL) == [str(left), 'point:3,50:red']
 
 
-def test_a_tall_picture_is_padded_as_any_other(monkeypatch):
+def test_a_very_tall_picture_is_padded(monkeypatch):
     picture = noise(40, 90).filter(ImageFilter.BoxBlur(3))
     row_by_row = color_levels(pixels(picture, SMALL, 'pad'), SMALL)
     monkeypatch.setattr('vipllava_jax.inputs.pixels.MAX_ROW_BY_ROW', 900)
@@ -163,7 +163,7 @@ def test_a_tall_picture_is_padded_as_any_other(monkeypatch):
 
 @pytest.mark.parametrize('fit', FITS)
 @pytest.mark.parametrize('size', [(1, MAX_SIDE), (MAX_SIDE, 1), (3, MAX_SIDE), (2000, 40_000)])
-def test_extreme_pictures_take_no_time(size, fit):
+def test_extreme_proportions_are_processed_quickly(size, fit):
     begin = time.process_time()
     assert np.isfinite(pixels(Image.new('RGB', size), ImageSettings(), fit)).all()
     assert time.process_time() - begin < 10

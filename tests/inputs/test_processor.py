@@ -24,7 +24,7 @@ IMAGE, PAD, PATCHES = 398, 399, 4
 
 
 @pytest.mark.parity
-def test_batches_are_those_of_transformers(processor, tokenizer_folder):
+def test_batches_equal_those_of_transformers(processor, tokenizer_folder):
     from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
     peer = LlavaProcessor(
@@ -48,7 +48,7 @@ def test_batches_are_those_of_transformers(processor, tokenizer_folder):
     np.testing.assert_allclose(flat, theirs['pixel_values'].transpose(0, 2, 3, 1), atol=1.01 / 255 / 0.26)
 
 
-def test_a_batch_in_full(processor):
+def test_a_batch_has_padded_tokens_and_images(processor):
     picture = noise(40, 31)
     batch = processor(['What is this?', 'Hello', 'Both?'], [picture, None, [picture, picture]])
     assert batch.tokens.shape == (3, bucket(batch.lengths.max()))
@@ -74,7 +74,7 @@ def test_a_batch_in_full(processor):
         max_size=4,
     )
 )
-def test_a_row_is_what_it_is_alone(processor, rows):
+def test_a_row_does_not_depend_on_other_rows(processor, rows):
     images = [[noise(9, 30, seed=i) for i in range(count)] for _, count in rows]
     batch = processor([text for text, _ in rows], images)
     for row, (text, count) in enumerate(rows):
@@ -85,7 +85,7 @@ def test_a_row_is_what_it_is_alone(processor, rows):
         np.testing.assert_array_equal(batch.images[row, :count], alone.images[0])
 
 
-def test_prompts_and_images_of_every_nesting(processor, tmp_path):
+def test_prompts_and_images_can_be_nested_in_several_ways(processor, tmp_path):
     picture = noise(30, 30)
     picture.save(tmp_path / 'a.png')
     one = processor('Hi', picture)
@@ -123,20 +123,20 @@ def test_prompts_and_images_of_every_nesting(processor, tmp_path):
         ('a', [['x.png']], 'found a list or None in a list'),
         ([], None, 'expected a prompt or a list of prompts'),
         (7, None, 'expected a prompt or a list of prompts, found 7'),
-        (['a', 7], None, '^row 1: a prompt is a text, a list of Turns, or a list of messages .*; found 7'),
-        ([('user', 'hi')], None, '^row 0: a prompt is a text, a list of Turns, or'),
-        ([Turn('user', 'a'), 'b'], None, '^row 0: a prompt is a text, a list of Turns, or'),
+        (['a', 7], None, '^row 1: a prompt is a string, a list of Turns, or a list of messages .*; found 7'),
+        ([('user', 'hi')], None, '^row 0: a prompt is a string, a list of Turns, or'),
+        ([Turn('user', 'a'), 'b'], None, '^row 0: a prompt is a string, a list of Turns, or'),
         (['a', '<image>'], None, '^row 1: the text has <image> 1 times for 0 image'),
         (['a<image>', 'b'], [['x.png', 'y.png'], None], '^row 0: the text has <image> 1 times for 2 image'),
         (['a', 'b\udc80'], None, '^row 1: the text is not valid Unicode'),
     ],
 )
-def test_wrong_calls_say_what_to_do(processor, prompts, images, message):
+def test_errors_about_arguments_say_what_to_do(processor, prompts, images, message):
     with pytest.raises(ValueError, match=message):
         processor(prompts, images)
 
 
-def test_wrong_choices_are_found_before_any_work(processor):
+def test_invalid_choices_are_refused_before_images_are_read(processor):
     with pytest.raises(ValueError, match="unknown template 'x'"):
         processor('a', 'absent.png', template='x')
     with pytest.raises(ValueError, match="unknown fit 'x'"):
@@ -159,7 +159,7 @@ def test_a_mark_that_the_crop_cuts_off_is_a_warning(processor):
 
 
 @pytest.mark.parametrize('fit', ['crop', 'pad', 'squash'])
-def test_an_image_of_a_batch_is_what_the_model_sees(processor, fit):
+def test_image_returns_what_the_model_sees(processor, fit):
     picture = noise(40, 31)
     batch = processor(['a', 'b'], [None, [noise(9, 9, 1), picture]], fit=fit)
     expected = uint8_pixels(picture, processor.image_settings, fit)
@@ -179,7 +179,7 @@ def test_the_repr_is_short(processor, folder):
     assert '<th>images</th><td>28x28, crop, 4 tokens each</td>' in processor._repr_html_()
 
 
-def test_decoding_takes_every_form_of_ids(processor):
+def test_ids_arrays_and_generations_are_decoded(processor):
     class Generation(NamedTuple):
         tokens: np.ndarray
         lengths: np.ndarray
@@ -208,12 +208,12 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     'fields', [{'num_additional_image_tokens': 0}, {'vision_feature_select_strategy': 'full'}]
 )
-def test_placeholders_are_what_the_model_needs_whatever_the_files_say(folder, fields):
+def test_the_number_of_placeholders_ignores_the_processor_files(folder, fields):
     edit(folder / 'processor_config.json', **fields)
     assert Processor.load(folder).patches == PATCHES
 
 
-def test_files_of_other_eras(folder):
+def test_files_of_older_and_newer_versions_are_read(folder):
     new = {
         'image_processor': json.loads((folder / 'preprocessor_config.json').read_text()) | {'do_pad': True}
     }
@@ -228,7 +228,7 @@ def test_files_of_other_eras(folder):
     assert Processor.load(folder).patches == PATCHES
 
 
-def test_the_authors_own_folder(folder, tmp_path_factory):
+def test_a_folder_of_the_authors_is_read(folder, tmp_path_factory):
     for name in ('preprocessor_config.json', 'processor_config.json'):
         (folder / name).unlink()
     config = {'model_type': 'llava', 'mm_vision_tower': 'clip_4layers_336', 'image_aspect_ratio': 'pad'}
@@ -241,7 +241,7 @@ def test_the_authors_own_folder(folder, tmp_path_factory):
 
 
 @pytest.mark.parity
-def test_a_folder_that_transformers_5_writes(processor, tokenizer_folder, tmp_path):
+def test_a_folder_of_transformers_5_is_read(processor, tokenizer_folder, tmp_path):
     from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
     images = CLIPImageProcessorPil.from_pretrained(tokenizer_folder)
@@ -253,7 +253,7 @@ def test_a_folder_that_transformers_5_writes(processor, tokenizer_folder, tmp_pa
     np.testing.assert_array_equal(ours('Hi').tokens, processor('Hi').tokens)
 
 
-def test_the_chat_template_lies_in_any_of_its_files(folder):
+def test_the_chat_template_is_found_in_every_file_that_may_hold_it(folder):
     assert Processor.load(folder).chat_template is None
     with pytest.raises(ValueError, match='has no chat template: choose'):
         Processor.load(folder)('a', template='checkpoint')
@@ -268,7 +268,7 @@ def test_the_chat_template_lies_in_any_of_its_files(folder):
     assert Processor.load(folder).chat_template.source == 'three'
 
 
-def test_saving_is_loading(folder, tmp_path_factory):
+def test_a_saved_processor_can_be_loaded(folder, tmp_path_factory):
     copy = tmp_path_factory.mktemp('copy') / 'new'
     processor = Processor.load(folder)
     (folder / 'chat_template.jinja').write_text('hello')
@@ -294,7 +294,7 @@ def test_missing_files_are_named(folder, name, message):
         Processor.load(folder)
 
 
-def test_folders_that_cannot_be(folder):
+def test_invalid_folders_are_refused(folder):
     edit(folder / 'processor_config.json', patch_size=40)
     with pytest.raises(ValueError, match='patch_size: expected a whole number from 1 to 28, .*found 40'):
         Processor.load(folder)
@@ -308,7 +308,7 @@ def test_folders_that_cannot_be(folder):
         Processor.load(folder)
 
 
-def test_a_batch_is_arrays_only(processor):
+def test_a_batch_consists_of_numpy_arrays(processor):
     assert all(isinstance(array, np.ndarray) for array in processor('a'))
     assert Batch._fields == ('tokens', 'lengths', 'images', 'image_counts')
 
@@ -395,7 +395,7 @@ ODD_NUMBERS = [float('nan'), float('inf'), -1, 0, True, '1', [1], {}, 10**400]
     ],
     ids=str,
 )
-def test_odd_numbers_about_pictures_are_named(folder, name, field, value):
+def test_invalid_image_settings_are_named(folder, name, field, value):
     if name == 'processor_config.json':
         fields = json.loads((folder / 'preprocessor_config.json').read_text()) | {field: value}
         edit(folder / name, image_processor=fields)
@@ -418,7 +418,7 @@ def test_odd_numbers_about_pictures_are_named(folder, name, field, value):
     ],
     ids=range(6),
 )
-def test_odd_fields_of_processors_are_named(folder, name, fields):
+def test_invalid_processor_fields_are_named(folder, name, fields):
     edit(folder / name, **fields)
     with pytest.raises(CheckpointError, match=next(iter(fields))) as caught:
         Processor.load(folder)
@@ -426,7 +426,7 @@ def test_odd_fields_of_processors_are_named(folder, name, fields):
 
 
 @pytest.mark.parametrize('vision', [[], 'x', 7, {'patch_size': None}])
-def test_an_odd_config_is_for_others_to_refuse(folder, vision):
+def test_an_invalid_vision_config_gives_the_default_patch_size(folder, vision):
     edit(folder / 'processor_config.json', patch_size=None)
     (folder / 'config.json').write_text(json.dumps({'vision_config': vision}))
     assert Processor.load(folder).patch == 14

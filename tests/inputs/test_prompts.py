@@ -67,11 +67,11 @@ PLAIN = ChatTemplate(
         ),
     ],
 )
-def test_templates_are_those_of_training(name, turns, expected):
+def test_templates_equal_those_of_training(name, turns, expected):
     assert render(name, turns, 1) == expected
 
 
-def test_the_checkpoints_own_template():
+def test_the_checkpoints_template_can_be_selected():
     turns = [Turn('system', 'SYS.'), *CHAT]
     assert render('checkpoint', turns, 1, HUB) == render('hub', turns, 1)
     assert render('checkpoint', ASK, 2, PLAIN) == '<s>[user]<image>\n<image>\nWhat is this?>'
@@ -86,7 +86,7 @@ def test_the_checkpoints_own_template():
     text=st.text(st.characters(exclude_characters='<', codec='utf-8'), max_size=20),
     chat=st.sampled_from([HUB, PLAIN]),
 )
-def test_every_image_has_its_place(name, count, text, chat):
+def test_every_image_has_a_placeholder(name, count, text, chat):
     rendered = render(name, [Turn('user', text)], count, chat)
     assert rendered.count('<image>') == count
     assert text.strip() in rendered
@@ -94,7 +94,7 @@ def test_every_image_has_its_place(name, count, text, chat):
     assert placed in render(name, [Turn('user', placed), *CHAT[1:]], 2, chat)
 
 
-def test_braces_in_a_text_are_text():
+def test_braces_in_a_text_are_kept():
     assert '{x} {{ y }} {% z %}' in render('vipllava', [Turn('user', '{x} {{ y }} {% z %}')], 0)
     assert '{{ y }}' in render('checkpoint', [Turn('user', '{{ y }}')], 0, HUB)
 
@@ -123,7 +123,7 @@ def test_braces_in_a_text_are_text():
         ('vipllava', [], 0, 'found no turns'),
     ],
 )
-def test_wrong_prompts_say_what_to_do(name, turns, images, message):
+def test_errors_about_prompts_say_what_to_do(name, turns, images, message):
     with pytest.raises(ValueError, match=message):
         render(name, turns, images)
 
@@ -148,11 +148,11 @@ def test_wrong_prompts_say_what_to_do(name, turns, images, message):
         ('nothing', 'the template checkpoint wrote <image> 0 times for 1 image.s.: choose another'),
     ],
 )
-def test_a_checkpoints_template_cannot_do_harm(source, message):
+def test_a_malicious_template_is_harmless(source, message):
     with pytest.raises(ValueError, match=message) as caught:
         render('checkpoint', ASK, 1, ChatTemplate(source))
     assert '\n' not in str(caught.value)
 
 
-def test_all_names_are_templates():
+def test_every_template_name_has_a_template():
     assert set(TEMPLATE_NAMES) == {*TEMPLATES, 'checkpoint'}

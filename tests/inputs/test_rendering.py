@@ -71,9 +71,9 @@ LASTING = [  # templates that run until the time limit
 
 @pytest.fixture
 def renderer():
-    made = Renderer()
-    yield made
-    made.stop()
+    instance = Renderer()
+    yield instance
+    instance.stop()
 
 
 def refused(renderer: Renderer, source: str) -> str:
@@ -83,7 +83,7 @@ def refused(renderer: Renderer, source: str) -> str:
 
 
 @pytest.mark.parametrize('source', HOSTILE, ids=range(len(HOSTILE)))
-def test_a_template_cannot_grow(monkeypatch, source):
+def test_a_template_with_a_large_output_is_stopped(monkeypatch, source):
     monkeypatch.setattr(
         rendering, 'CPU_SECONDS', 0
     )  # the limit is the next full second, long enough to allocate
@@ -94,19 +94,19 @@ def test_a_template_cannot_grow(monkeypatch, source):
 
 
 @pytest.mark.parametrize('source', LASTING, ids=range(len(LASTING)))
-def test_a_template_cannot_compute_for_long(renderer, monkeypatch, source):
+def test_a_template_that_computes_for_too_long_is_stopped(renderer, monkeypatch, source):
     monkeypatch.setattr(rendering, 'CPU_SECONDS', 0)  # the limit is the next full second of CPU time
-    assert refused(renderer, source) == 'it computes for more than 0 seconds'
+    assert refused(renderer, source) == 'it uses more than 0 seconds of processor time'
     monkeypatch.undo()
     assert renderer.render('{{ x }}', {'x': 'as before'}) == 'as before'
 
 
-def test_a_template_cannot_wait_for_long(renderer, monkeypatch):
+def test_a_template_that_waits_for_too_long_is_stopped(renderer, monkeypatch):
     monkeypatch.setattr(rendering, 'WALL_SECONDS', 0.2)
     assert refused(renderer, LASTING[0]) == 'it takes longer than 0 seconds'
 
 
-def test_a_template_that_took_too_much_is_not_tried_for_ever(renderer, monkeypatch):
+def test_a_template_that_took_too_much_memory_is_not_retried(renderer, monkeypatch):
     monkeypatch.setattr(rendering, 'MAX_FAILURES', 1)
     source = "{{ 'x' | center(10**10) }}"
     assert refused(renderer, source) == 'it needs more than 256 MB of memory'
@@ -115,7 +115,7 @@ def test_a_template_that_took_too_much_is_not_tried_for_ever(renderer, monkeypat
     assert renderer.process is None
 
 
-def test_a_template_that_took_too_long_is_not_tried_again(renderer, monkeypatch):
+def test_a_template_that_took_too_long_is_not_retried(renderer, monkeypatch):
     """Otherwise each row of data would take as long again."""
     monkeypatch.setattr(rendering, 'CPU_SECONDS', 0)
     refused(renderer, LASTING[0])
@@ -126,18 +126,18 @@ def test_a_template_that_took_too_long_is_not_tried_again(renderer, monkeypatch)
 def test_one_child_serves_all_requests_and_threads(renderer):
     renderer.render('', {})
     child = renderer.process.pid
-    said: list[str] = []
+    outputs: list[str] = []
 
     def ask(n: int) -> None:
         for m in range(50):
-            said.append(renderer.render('{{ n }}-{{ m }}', {'n': n, 'm': m}))
+            outputs.append(renderer.render('{{ n }}-{{ m }}', {'n': n, 'm': m}))
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(said) == sorted(f'{n}-{m}' for n in range(4) for m in range(50))
+    assert sorted(outputs) == sorted(f'{n}-{m}' for n in range(4) for m in range(50))
     assert renderer.process.pid == child
 
 
@@ -148,12 +148,12 @@ def test_a_child_that_was_ended_is_replaced(renderer, killed):
     assert renderer.render('{{ 3 }}', {}) == '3'
 
 
-def test_texts_of_any_kind_pass_unharmed(renderer):
+def test_any_text_is_rendered_unchanged(renderer):
     for text in ['', 'é😀\x00\x1b', '\ud800 alone', '{{ x }}', 'a\r\nb\u2028', 'long ' * 100_000]:
         assert renderer.render('{{ x }}', {'x': text}) == text
 
 
-def test_a_conversation_without_end_is_refused(renderer):
+def test_an_extremely_long_conversation_is_refused(renderer):
     with pytest.raises(RenderingError, match='the conversation is longer than 1000000 characters'):
         renderer.render('{{ x }}', {'x': 'a' * 20_000_000})
 
@@ -239,18 +239,18 @@ def spawned(queue) -> None:
     queue.put((rendering.RENDERER.render('{{ 3 }}', {}), rendering.RENDERER.process.pid))
 
 
-def test_worker_processes_have_children_of_their_own():
+def test_each_worker_process_starts_a_separate_child():
     rendering.RENDERER.render('', {})
-    own = rendering.RENDERER.process.pid
+    parents_child = rendering.RENDERER.process.pid
     context = multiprocessing.get_context('spawn')
     queue = context.SimpleQueue()
     worker = context.Process(target=spawned, args=(queue,))
     worker.start()
-    said, child = queue.get()
+    text, child = queue.get()
     worker.join()
-    assert (said, child != own, is_gone(child)) == ('3', True, True)
+    assert (text, child != parents_child, is_gone(child)) == ('3', True, True)
     assert rendering.RENDERER.render('{{ 3 }}', {}) == '3'
-    assert rendering.RENDERER.process.pid == own
+    assert rendering.RENDERER.process.pid == parents_child
 
 
 def test_a_fork_leaves_the_child_to_its_parent(renderer):

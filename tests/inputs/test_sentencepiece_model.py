@@ -32,24 +32,24 @@ def field(number: int, value: object) -> bytes:
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
-def piece(text: object, score: object = 0.0, kind: object = 1) -> bytes:
-    return field(1, field(1, text) + field(2, score) + field(3, kind))
+def piece(text: object, score: object = 0.0, piece_type: object = 1) -> bytes:
+    return field(1, field(1, text) + field(2, score) + field(3, piece_type))
 
 
-OWN = piece('<unk>', 0.0, UNKNOWN) + piece('<s>', 0.0, CONTROL) + piece('</s>', 0.0, CONTROL)
+CONTROL_PIECES = piece('<unk>', 0.0, UNKNOWN) + piece('<s>', 0.0, CONTROL) + piece('</s>', 0.0, CONTROL)
 BPE = field(2, field(3, 2))
-WHOLE = OWN + BPE + piece('a', -1.0) + piece('b', -2.0) + piece('ab', -0.5) + piece('▁', -3.0)
+VALID = CONTROL_PIECES + BPE + piece('a', -1.0) + piece('b', -2.0) + piece('ab', -0.5) + piece('▁', -3.0)
 
 
-def test_a_model_is_its_pieces():
-    model = parse_model(WHOLE)
+def test_a_model_is_parsed_into_pieces():
+    model = parse_model(VALID)
     assert model.pieces[0] == Piece('<unk>', 0.0, UNKNOWN)
     assert [piece.text for piece in model.pieces] == ['<unk>', '<s>', '</s>', 'a', 'b', 'ab', '▁']
     assert model.bos == '<s>'
-    assert parse_model(OWN + field(2, field(3, 2) + field(46, '</s>'))).bos == '</s>'
+    assert parse_model(CONTROL_PIECES + field(2, field(3, 2) + field(46, '</s>'))).bos == '</s>'
 
 
-def test_a_trained_model_is_what_sentencepiece_reads(tmp_path):
+def test_a_trained_model_is_parsed_as_by_sentencepiece(tmp_path):
     import sentencepiece
 
     sentencepiece.SentencePieceTrainer.train(
@@ -76,43 +76,43 @@ def test_a_trained_model_is_what_sentencepiece_reads(tmp_path):
     [
         (b'', 'no pieces'),
         (b'nothing', 'wire type|middle of a field'),
-        (WHOLE[:-3], 'ends in the middle of a field'),
-        (OWN, 'model type is 1, expected 2'),
-        (OWN + field(2, field(3, 1)), 'model type is 1, expected 2'),
+        (VALID[:-3], 'ends in the middle of a field'),
+        (CONTROL_PIECES, 'model type is 1, expected 2'),
+        (CONTROL_PIECES + field(2, field(3, 1)), 'model type is 1, expected 2'),
         (BPE + piece('a'), 'it has no unknown token'),
         (BPE + piece('<unk>', 0.0, UNKNOWN), 'no beginning-of-sequence token'),
-        (WHOLE + piece('x', 0.0, UNKNOWN), 'it has no unknown token'),
-        (WHOLE + piece('a'), 'two pieces are the same'),
-        (WHOLE + piece(''), 'a piece of 0 characters'),
-        (WHOLE + piece('x' * 300), 'a piece of 300 characters'),
-        (WHOLE + piece(7), 'a number where a text is expected'),
-        (WHOLE + piece(b'\xff'), "can't decode byte"),
-        (WHOLE + piece('x', float('nan')), 'not a finite number'),
-        (WHOLE + piece('x', float('inf')), 'not a finite number'),
-        (WHOLE + piece('x', 7), 'not a finite number'),
-        (WHOLE + piece('x', 0.0, 'x'), 'bytes where a whole number is expected'),
-        (WHOLE + field(1, 7), 'a number where a message is expected'),
-        (WHOLE + b'\x80' * 11, 'more than ten bytes'),
-        (WHOLE + varint(1 << 3 | 2) + varint(1 << 60), 'ends in the middle of a field'),
-        (WHOLE + varint(9 << 3 | 3), 'wire type 3'),
-        (WHOLE + b''.join(piece(f'{n:0>256}') for n in range(5_000)), 'characters in all'),
-        (WHOLE + field(9, 1) * 300_000, 'too many pieces or other fields'),
-        (WHOLE + field(2, field(3, 2) * 2000), 'too many pieces or other fields'),
+        (VALID + piece('x', 0.0, UNKNOWN), 'it has no unknown token'),
+        (VALID + piece('a'), 'two pieces are the same'),
+        (VALID + piece(''), 'a piece of 0 characters'),
+        (VALID + piece('x' * 300), 'a piece of 300 characters'),
+        (VALID + piece(7), 'a number where a string is expected'),
+        (VALID + piece(b'\xff'), "can't decode byte"),
+        (VALID + piece('x', float('nan')), 'not a finite number'),
+        (VALID + piece('x', float('inf')), 'not a finite number'),
+        (VALID + piece('x', 7), 'not a finite number'),
+        (VALID + piece('x', 0.0, 'x'), 'bytes where a whole number is expected'),
+        (VALID + field(1, 7), 'a number where a message is expected'),
+        (VALID + b'\x80' * 11, 'more than ten bytes'),
+        (VALID + varint(1 << 3 | 2) + varint(1 << 60), 'ends in the middle of a field'),
+        (VALID + varint(9 << 3 | 3), 'wire type 3'),
+        (VALID + b''.join(piece(f'{n:0>256}') for n in range(5_000)), 'characters in all'),
+        (VALID + field(9, 1) * 300_000, 'too many pieces or other fields'),
+        (VALID + field(2, field(3, 2) * 2000), 'too many pieces or other fields'),
     ],
     ids=range(24),
 )
-def test_what_is_no_model_is_refused(tmp_path, data, message):
+def test_anything_but_a_model_is_refused(tmp_path, data, message):
     (tmp_path / 'tokenizer.model').write_bytes(data)
     with pytest.raises(CheckpointError, match=f'tokenizer.model is not a sentencepiece model .*{message}'):
         Tokenizer.load(tmp_path)
 
 
 @given(st.binary(max_size=300), st.integers(0, 2**32))
-def test_damage_is_a_model_or_one_error(noise, seed):
-    damaged, random_ = bytearray(WHOLE), random.Random(seed)
+def test_a_damaged_model_is_parsed_or_a_value_error(noise, seed):
+    damaged, random_ = bytearray(VALID), random.Random(seed)
     for _ in range(3):
         damaged[random_.randrange(len(damaged))] = random_.randrange(256)
-    for data in (noise, WHOLE + noise, bytes(damaged)):
+    for data in (noise, VALID + noise, bytes(damaged)):
         with contextlib.suppress(ValueError):
             assert parse_model(data).bos
 
@@ -124,7 +124,7 @@ def test_a_fifo_does_not_hang(tmp_path):
 
 
 def test_added_tokens_follow_the_pieces(tmp_path):
-    (tmp_path / 'tokenizer.model').write_bytes(WHOLE)
+    (tmp_path / 'tokenizer.model').write_bytes(VALID)
     assert Tokenizer.load(tmp_path).encode('ab<image><pad>') == [1, 6, 5, 7, 8]
     (tmp_path / 'added_tokens.json').write_text(json.dumps({'<pad>': 7, '<image>': 8}))
     assert Tokenizer.load(tmp_path).encode('ab<image><pad>') == [1, 6, 5, 8, 7]

@@ -35,7 +35,7 @@ def model_folder(tmp_path_factory):
     return folder
 
 
-def test_bos_comes_once_and_special_tokens_are_found():
+def test_bos_is_added_once_and_special_tokens_are_recognized():
     assert TINY.encode('')[0] == TINY.bos == 1
     assert TINY.encode('<s>hi') == TINY.encode('hi')
     assert TINY.encode('hi<image></s>')[-2:] == [398, 2]
@@ -52,20 +52,20 @@ def test_a_space_follows_an_image_as_in_training():
 
 
 @given(texts.map(''.join))
-def test_decoding_gives_the_text_back(text):
+def test_decoding_restores_the_text(text):
     for special in ('<image>', '</s>', '<pad>', '<s>', '<unk>'):
         text = text.replace(special, '')
     assert TINY.decode(TINY.encode(text)) == text.strip()
 
 
-def test_ids_beyond_the_vocabulary_spell_nothing():
+def test_ids_beyond_the_vocabulary_are_dropped():
     assert TINY.decode([*TINY.encode('USER'), 400, 5000, 398, 399, 2]) == 'USER'
     with pytest.raises(ValueError, match='ids start at 0, found -100'):
         TINY.decode([5, -100])
 
 
 @given(st.lists(st.integers(0, 420) | st.sampled_from([243, 162, 155, 131, 13]), max_size=40), st.data())
-def test_streamed_pieces_are_the_whole(ids, data):
+def test_streamed_pieces_join_to_the_decoded_text(ids, data):
     stream, pieces, start = TextStream(TINY), [], 0
     while start < len(ids):
         count = data.draw(st.integers(1, 5))
@@ -76,7 +76,7 @@ def test_streamed_pieces_are_the_whole(ids, data):
 
 
 @given(texts.map(''.join))
-def test_streamed_text_is_whole_characters(text):
+def test_streamed_pieces_never_split_a_character(text):
     ids, stream = TINY.encode(text), TextStream(TINY)
     pieces = [stream.push([id]) for id in ids] + [stream.end()]
     assert ''.join(pieces) == TINY.decode(ids)
@@ -85,13 +85,13 @@ def test_streamed_text_is_whole_characters(text):
     )
 
 
-def test_streaming_does_not_wait_for_the_end():
+def test_complete_words_are_streamed_immediately():
     stream = TextStream(TINY)
     assert stream.push(TINY.encode('USER: What is')) == 'USER: What is'
     assert stream.push(TINY.encode('the dog')[1:]) == ' the dog'
 
 
-def test_streaming_bytes_spells_whole_characters_without_byte_tokens():
+def test_streaming_a_byte_level_tokenizer_never_splits_a_character():
     from tokenizers import Tokenizer as Core
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -103,7 +103,7 @@ def test_streaming_bytes_spells_whole_characters_without_byte_tokens():
     assert [stream.push([id]) for id in ids] == ['n', '', 'é', '', '', '', '', ' 😀', '!']
 
 
-def test_the_work_of_streaming_is_that_of_the_new_ids(monkeypatch):
+def test_the_cost_of_streaming_depends_only_on_the_new_ids(monkeypatch):
     spelled = []
     spell = Tokenizer.decode_untrimmed
     monkeypatch.setattr(
@@ -117,7 +117,7 @@ def test_the_work_of_streaming_is_that_of_the_new_ids(monkeypatch):
 
 @pytest.mark.parametrize('added', [{}, {'<image>': 420, '<pad>': 421}])
 @given(parts=texts)
-def test_a_sentencepiece_model_gives_its_own_ids(model_folder, added, parts):
+def test_a_sentencepiece_model_keeps_its_ids(model_folder, added, parts):
     import sentencepiece
 
     (model_folder / 'added_tokens.json').write_text(json.dumps(added))
@@ -147,7 +147,7 @@ def test_a_sentencepiece_model_with_other_ids_is_refused(model_folder, tmp_path)
         Tokenizer.load(tmp_path)
 
 
-def test_wrong_files_are_named(tmp_path):
+def test_invalid_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no tokenizer.json or tokenizer.model in .*: copy one'):
         Tokenizer.load(tmp_path)
     (tmp_path / 'tokenizer.model').write_bytes(b'nothing')
@@ -166,7 +166,7 @@ def test_wrong_files_are_named(tmp_path):
 
 
 @given(texts.map(''.join))
-def test_spans_are_where_ids_come_from(text):
+def test_spans_locate_each_token_in_the_text(text):
     for tokenizer in (TINY, Tokenizer(TINY.backend, {})):
         ids, spans = tokenizer.encode_with_spans(text)
         assert ids == tokenizer.encode(text)

@@ -66,7 +66,7 @@ CASES = {
 
 @pytest.mark.parity
 @pytest.mark.parametrize('case', CASES)
-def test_tokens_beside_the_tokenizer_are_those_of_transformers(folder, case):
+def test_tokens_from_other_files_equal_those_of_transformers(folder, case):
     CASES[case](folder)
     ours, theirs = Tokenizer.load(folder), peer(folder)
     for text in TEXTS:
@@ -75,7 +75,7 @@ def test_tokens_beside_the_tokenizer_are_those_of_transformers(folder, case):
     assert ours.special_ids == {id for id, token in theirs.added_tokens_decoder.items() if token.special}
 
 
-def test_a_processor_finds_its_image_token(folder):
+def test_an_added_image_token_is_found(folder):
     with pytest.raises(ValueError, match='has no token <image>'):
         Processor.load(folder)
     CASES['added_tokens_decoder'](folder)
@@ -83,7 +83,7 @@ def test_a_processor_finds_its_image_token(folder):
 
 
 @pytest.mark.parametrize('name', ['added_tokens_decoder', 'added_tokens.json'])
-def test_an_id_that_cannot_be_is_refused(folder, name):
+def test_an_impossible_id_is_refused(folder, name):
     if name == 'added_tokens.json':
         edit(folder / name, **{'<image>': 32000})
     else:
@@ -98,7 +98,7 @@ TOKENS = [7, 1.5, True, ['<s>'], {}, {'content': 7}, 10**400, '\ud800', {'conten
 @pytest.mark.parametrize('name', ['tokenizer_config.json', 'special_tokens_map.json'])
 @pytest.mark.parametrize('field', ['bos_token', 'eos_token', 'unk_token', 'pad_token'])
 @pytest.mark.parametrize('value', TOKENS, ids=range(len(TOKENS)))
-def test_odd_tokens_are_named(folder, name, field, value):
+def test_invalid_tokens_are_named(folder, name, field, value):
     edit(folder / name, **{field: value})
     with pytest.raises(CheckpointError, match=f'{name}: {field}: ') as caught:
         Tokenizer.load(folder)
@@ -106,7 +106,7 @@ def test_odd_tokens_are_named(folder, name, field, value):
     assert len(str(caught.value)) <= 520
 
 
-ODD = [
+INVALID = [
     ('tokenizer_config.json', {'add_bos_token': 1}, 'add_bos_token: expected true or false, found 1'),
     ('tokenizer_config.json', {'add_bos_token': 'yes'}, 'add_bos_token: expected true or false'),
     ('tokenizer_config.json', {'added_tokens_decoder': [1]}, 'added_tokens_decoder: expected an object'),
@@ -151,8 +151,8 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize(('name', 'fields', 'message'), ODD, ids=range(len(ODD)))
-def test_odd_fields_are_named(folder, name, fields, message):
+@pytest.mark.parametrize(('name', 'fields', 'message'), INVALID, ids=range(len(INVALID)))
+def test_invalid_fields_are_named(folder, name, fields, message):
     edit(folder / name, **fields)
     with pytest.raises(CheckpointError, match=message) as caught:
         Tokenizer.load(folder)
@@ -160,7 +160,7 @@ def test_odd_fields_are_named(folder, name, fields, message):
     assert len(str(caught.value)) <= 520
 
 
-def test_texts_with_odd_characters_encode_or_are_refused():
+def test_control_characters_are_encoded_and_invalid_unicode_is_refused():
     tokenizer = Tokenizer(tiny_tokenizer(), {})
     assert tokenizer.decode(tokenizer.encode('a\x00b\x1b[2J')) == 'a\x00b\x1b[2J'
     with pytest.raises(ValueError, match='not valid Unicode at character 1'):

@@ -27,8 +27,8 @@ def split(pattern: dict) -> dict:
     return {'type': 'Split', 'pattern': pattern, 'behavior': 'Isolated', 'invert': False}
 
 
-def sequence(kind: str, *parts: dict) -> dict:
-    return {'type': 'Sequence', kind: [*parts]}
+def sequence(field: str, *parts: dict) -> dict:
+    return {'type': 'Sequence', field: [*parts]}
 
 
 def added(content='qq', id=400, **flags) -> dict:
@@ -38,14 +38,14 @@ def added(content='qq', id=400, **flags) -> dict:
 
 def changed(**fields) -> dict:
     """The file with changed fields; model__vocab is the field `vocab` of `model`."""
-    made = json.loads(json.dumps(BASE))
+    content = json.loads(json.dumps(BASE))
     for name, value in fields.items():
         place, _, inner = name.rpartition('__')
-        (made[place] if place else made)[inner] = value
-    return made
+        (content[place] if place else content)[inner] = value
+    return content
 
 
-def test_the_tokenizers_of_known_models_pass():
+def test_the_tokenizers_of_known_models_are_accepted():
     parse_tokenizer((bundled() / 'tokenizer.json').read_bytes())
     llama_3 = changed(
         normalizer=None,
@@ -60,7 +60,7 @@ def test_the_tokenizers_of_known_models_pass():
 
 
 @pytest.mark.parity
-def test_known_patterns_are_those_of_published_tokenizers():
+def test_allowed_patterns_are_those_of_published_tokenizers():
     from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
     assert PRETOKENIZE_REGEX in PATTERNS
@@ -74,9 +74,9 @@ def test_known_patterns_are_those_of_published_tokenizers():
 
 WRONG = [
     ({'normalizer': sequence('normalizers', *[replace('a', 'aa')] * 30)}, 'normalizer: can make a text more'),
-    ({'normalizer': replace('a', 'a' * 65)}, 'normalizer.Replace.content: expected a text of 0 to 64'),
-    ({'normalizer': replace('', 'x')}, r'normalizer.Replace.pattern.String: expected a text of 1 to 64'),
-    ({'normalizer': replace('a', 7)}, 'normalizer.Replace.content: expected a text'),
+    ({'normalizer': replace('a', 'a' * 65)}, 'normalizer.Replace.content: expected a string of 0 to 64'),
+    ({'normalizer': replace('', 'x')}, r'normalizer.Replace.pattern.String: expected a string of 1 to 64'),
+    ({'normalizer': replace('a', 7)}, 'normalizer.Replace.content: expected a string'),
     (
         {'normalizer': {'type': 'Replace', 'pattern': {'Regex': '(a+)+$'}, 'content': ''}},
         'normalizer.Replace.pattern: expected',
@@ -134,7 +134,7 @@ WRONG = [
     ({'model__unk_token': 'zzz'}, "model.unk_token: expected a token of the vocabulary, found 'zzz'"),
     ({'added_tokens': 7}, 'added_tokens: expected a list'),
     ({'added_tokens': [7]}, 'added_tokens: expected objects'),
-    ({'added_tokens': [added('')]}, "added_tokens: content: expected a text, found ''"),
+    ({'added_tokens': [added('')]}, "added_tokens: content: expected a string, found ''"),
     ({'added_tokens': [added('x' * 2_000_000)]}, 'added_tokens: more than 1048576 characters in all'),
     ({'added_tokens': [added(id=-1)]}, "the id of 'qq': expected 0 to"),
     ({'added_tokens': [added(id=10**400)]}, "the id of 'qq': .* found a whole number of 401 digits"),
@@ -144,7 +144,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(('fields', 'message'), WRONG, ids=range(len(WRONG)))
-def test_what_no_tokenizer_needs_is_refused(tmp_path, capfd, fields, message):
+def test_unsupported_components_are_refused(tmp_path, capfd, fields, message):
     write_processor_files(tmp_path)
     (tmp_path / 'tokenizer.json').write_text(json.dumps(changed(**fields)))
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -169,7 +169,7 @@ def test_what_no_tokenizer_needs_is_refused(tmp_path, capfd, fields, message):
     ],
     ids=range(9),
 )
-def test_what_is_no_json_object_is_refused(tmp_path, text, message):
+def test_anything_but_a_json_object_is_refused(tmp_path, text, message):
     write_processor_files(tmp_path)
     (tmp_path / 'tokenizer.json').write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CheckpointError, match=message):
@@ -202,7 +202,7 @@ def test_a_fifo_does_not_hang(tmp_path, name):
         Tokenizer.load(tmp_path)
 
 
-def test_a_fault_of_the_library_is_an_error_of_ours():
+def test_errors_of_the_library_become_value_errors():
     class PanicException(BaseException):
         """Like the exception of pyo3."""
 

@@ -73,10 +73,10 @@ def test_the_minimum_time_is_the_larger_of_memory_and_compute_time():
 def test_a_training_step_costs_three_passes_for_trainable_weights_and_two_for_frozen_ones():
     forward = COSTS.prefill(1, 1024).flop
     head = 2 * VIP_LLAVA_7B.text.width * VIP_LLAVA_7B.text.vocab
-    whole = forward + 1023 * head  # the loss needs logits of every token
-    assert COSTS.training([1024], 0, {'llama', 'projector'}) == pytest.approx(3 * whole)
+    with_loss = forward + 1023 * head  # the loss needs logits of every token
+    assert COSTS.training([1024], 0, {'llama', 'projector'}) == pytest.approx(3 * with_loss)
     attention = COSTS.training([1024], 0, {'llama'}) - 3 * 2 * 1024 * (COSTS.prefill(1, 1).bytes - 2**19) / 2
-    assert COSTS.training([1024], 0, {'projector'}) == pytest.approx(2 * whole + attention / 3)
+    assert COSTS.training([1024], 0, {'projector'}) == pytest.approx(2 * with_loss + attention / 3)
     assert COSTS.training([1024], 0, {'lora'}, adapters=10**8) - COSTS.training([1024], 0, {'lora'}) == (
         6e8 * 1024
     )

@@ -14,7 +14,7 @@ forward = jax.jit(vj.forward, static_argnames='cfg')
 
 
 @pytest.mark.parametrize('kv_heads', [1, 2, 6])
-def test_fused_weights_compute_the_same(cfg, kv_heads, rng):
+def test_fused_weights_give_the_same_results(cfg, kv_heads, rng):
     cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, kv_heads=kv_heads))
     params = vj.init(jax.random.key(0), cfg)
     layers = {name: llama.fuse(part) for name, part in params['llama'].items() if name.startswith('layers_')}
@@ -26,7 +26,7 @@ def test_fused_weights_compute_the_same(cfg, kv_heads, rng):
 
 
 @pytest.mark.parametrize('offset', [None, jnp.array([2, 2]), jnp.array([0, 3])], ids=str)
-def test_what_is_written_past_the_last_slot_is_dropped(offset, rng):
+def test_keys_and_values_past_the_last_slot_are_not_written(offset, rng):
     cached = jnp.zeros((2, 4, 1, 2))
     new = jnp.asarray(rng.normal(size=(2, 2, 1, 2)), jnp.float32)
     expected = np.zeros((2, 4, 1, 2), np.float32)

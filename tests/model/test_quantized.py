@@ -76,10 +76,10 @@ def test_the_sum_for_a_few_rows_equals_the_matrix_multiplication(int_dtype, equa
     """The form of the product that GPUs use, also tested on a CPU."""
     packed = quantize(jnp.float32(rng.standard_normal(w)), 2 if 'NHD' in equation else 1, int_dtype)
     x = jnp.asarray(rng.standard_normal(x), dtype)
-    y, wanted = _product_by_sum(jnp.dtype(dtype), x, packed), einsum(equation, x, packed)
-    assert (y.shape, y.dtype) == (wanted.shape, wanted.dtype)
+    y, expected = _product_by_sum(jnp.dtype(dtype), x, packed), einsum(equation, x, packed)
+    assert (y.shape, y.dtype) == (expected.shape, expected.dtype)
     step = {'float32': 1e-5, 'bfloat16': 1e-2, 'float16': 2e-3}[dtype]
-    np.testing.assert_allclose(*map(jnp.float32, (y, wanted)), atol=step * float(jnp.abs(wanted).max()))
+    np.testing.assert_allclose(*map(jnp.float32, (y, expected)), atol=step * float(jnp.abs(expected).max()))
 
 
 def test_large_activations_do_not_overflow_float16(rng):

@@ -63,15 +63,15 @@ def test_masked_padding_on_the_left_does_not_change_the_logits(params, cfg, batc
 
 
 def test_prefill_and_decode_equal_forward(params, cfg, batch):
-    whole = run(params, batch, cfg)
+    expected = run(params, batch, cfg)
     short = batch.lengths - 3  # three real tokens of each row are left to decode
     tokens = np.where(np.arange(batch.tokens.shape[1]) < short[:, None], batch.tokens, cfg.pad)
     logits, cache = prefill(params, tokens, batch.images, lengths=short, slots=tokens.shape[1] + 8, cfg=cfg)
     rows = np.arange(len(short))
-    close(logits, whole[rows, short - 1])
+    close(logits, expected[rows, short - 1])
     for i in range(3):
         logits, cache = decode(params, batch.tokens[rows, short + i], cache, short + i, cfg=cfg)
-        close(logits, whole[rows, short + i])
+        close(logits, expected[rows, short + i])
 
 
 def test_extending_twice_equals_extending_once(params, cfg, rng):
@@ -97,14 +97,14 @@ def test_extending_with_images_and_padding_equals_forward(params, cfg, rng):
     jax.tree.map(close, extended, same_cache)
     for row, n in enumerate(batch.lengths):
         before = first.tokens[row, : first.lengths[row]]
-        whole = np.concatenate([before, batch.tokens[row, :n]])[None]
+        tokens = np.concatenate([before, batch.tokens[row, :n]])[None]
         images = batch.images[row : row + 1, : batch.image_counts[row]]
-        expected = forward(params, whole, images, cfg=cfg)[0]
+        expected = forward(params, tokens, images, cfg=cfg)[0]
         close(logits[row, :n], expected[len(before) :])
         close(last[row], expected[-1])
         following = np.array([7, 8, 9])
         decoded, _ = decode(params, following, extended, first.lengths + batch.lengths, cfg=cfg)
-        expected = forward(params, np.append(whole[0], following[row])[None], images, cfg=cfg)[0, -1]
+        expected = forward(params, np.append(tokens[0], following[row])[None], images, cfg=cfg)[0, -1]
         close(decoded[row], expected)
 
 

@@ -21,7 +21,7 @@ def test_new_tokens_do_not_change_old_logits(params, cfg):
     np.testing.assert_array_equal(vj.embeddings(back), vj.embeddings(params))
 
 
-def test_untie_reverses_tie(params, cfg):
+def test_untie_is_the_inverse_of_tie(params, cfg):
     tied, tied_cfg = vj.tie(params, cfg)
     assert 'head' not in tied['llama']
     logits = vj.forward(tied, TOKENS, cfg=tied_cfg)

@@ -21,5 +21,5 @@ def test_a_result_with_other_files_in_its_folder_is_not_replaced(tmp_path, name,
         (target / file).touch()
     check_replaceable(target)
     (target / 'README.md').touch()
-    with pytest.raises(CheckpointError, match=f'{name}: holds README.md, which is not of a model'):
+    with pytest.raises(CheckpointError, match=f'{name}: holds README.md, which does not belong to a model'):
         check_replaceable(target)

@@ -59,7 +59,7 @@ def test_a_new_adapter_is_on_its_targets_and_changes_no_result(cfg, params, rng,
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'targets': ['q', 'head', 'fc1']}, 'targets: head, fc1 unknown, expected some of q, k, v'),
+        ({'targets': ['q', 'head', 'fc1']}, 'unknown targets: head, fc1; expected some of q, k, v'),
         ({'targets': []}, 'needs a target'),
         ({'rank': 0}, 'a rank of 1 or more'),
         ({'dropout': 1.0}, 'a dropout of at least 0 and below 1'),

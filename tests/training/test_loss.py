@@ -47,10 +47,10 @@ def test_the_loss_is_the_cross_entropy_of_the_target_tokens(params, cfg, batch, 
 
 def test_other_rows_and_padding_do_not_change_the_loss(params, cfg, rng, batch):
     wide = batch._replace(tokens=np.pad(batch.tokens, ((0, 0), (0, 9)), constant_values=3))
-    whole, count = value(params, examples(wide, cfg), cfg)
+    total, count = value(params, examples(wide, cfg), cfg)
     rows = [value(params, examples(alone(batch, row), cfg), cfg) for row in range(len(ROWS))]
     assert count == sum(count for _, count in rows)
-    np.testing.assert_allclose(whole, sum(total for total, _ in rows), rtol=1e-5)
+    np.testing.assert_allclose(total, sum(total for total, _ in rows), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def change_of_params(o: Optimizer, steps: int = 2, gradient: float = 0.5):
     return jax.tree.map(jnp.subtract, params, PARAMS)
 
 
-def test_the_rate_warms_up_decays_and_stays_at_zero():
+def test_the_learning_rate_warms_up_decays_and_stays_at_zero():
     o = optimizer(2.0, 100, warmup=0.1)
     assert [float(o.at(i)) for i in (0, 5, 10)] == [0, 1, 2]
     np.testing.assert_allclose(o.at(55), 1, rtol=1e-5)
@@ -63,7 +63,7 @@ def test_all_weights_but_norms_and_biases_decay():
 
 
 @pytest.mark.parametrize('name', TRANSFORMS)
-def test_the_projector_can_have_another_rate(name):
+def test_the_projector_can_have_another_learning_rate(name):
     usual, slower = (
         change_of_params(optimizer(1e-2, 10, optimizer=name, warmup=0, projector_rate=rate), steps=1)
         for rate in (None, 1e-3)

@@ -28,7 +28,7 @@ def adapted(params):
         ({'vision', 'projector', 'llama'}, {'clip', 'projector', 'llama'}),
     ],
 )
-def test_join_reverses_split(params, trains, tops):
+def test_join_is_the_inverse_of_split(params, trains, tops):
     trainable, frozen = split(params, trains)
     assert set(trainable) == tops
     assert set(frozen) == set(params) - tops
@@ -38,8 +38,8 @@ def test_join_reverses_split(params, trains, tops):
 
 
 def test_of_an_adapted_weight_only_the_pair_trains(params):
-    whole = adapted(params)
-    trainable, frozen = split(whole, {'lora', 'projector'})
+    params_with_lora = adapted(params)
+    trainable, frozen = split(params_with_lora, {'lora', 'projector'})
     assert set(dict(flat(trainable['llama']))) == {'layers_0/q/w/a', 'layers_0/q/w/b'}
     assert trainable['projector'] == params['projector']
     left = frozen['llama']['layers_0']['q']['w']
@@ -49,7 +49,7 @@ def test_of_an_adapted_weight_only_the_pair_trains(params):
     assert (pair.a == 2).all()
     assert (pair.b == 1).all()
     assert pair.scale == 0.5
-    assert jax.tree.structure(joined) == jax.tree.structure(whole)
+    assert jax.tree.structure(joined) == jax.tree.structure(params_with_lora)
 
 
 def test_an_adapter_that_does_not_train_is_not_split(params):

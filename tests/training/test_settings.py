@@ -34,7 +34,7 @@ def test_every_recipe_has_valid_settings(recipe):
 @pytest.mark.parametrize(
     ('keys', 'message'),
     [
-        ({'learning_rte': 1e-4}, 'learning_rte is not a setting of a run; the nearest is learning_rate'),
+        ({'learning_rte': 1e-4}, 'learning_rte is not a setting; did you mean learning_rate'),
         ({'batch': 0}, 'batch is 0, expected 1 to 65,536'),
         ({'batch': 2.5}, 'batch is 2.5, expected a whole number'),
         ({'batch': True}, 'batch is True, expected a whole number'),
@@ -59,13 +59,13 @@ def test_every_recipe_has_valid_settings(recipe):
         ({'trains': ()}, 'trains is a list of 0 entries'),
         ({'lora_targets': []}, 'lora_targets is a list of 0 entries'),
         ({'data': []}, 'data is a list of 0 entries'),
-        ({'data': ['a.json', '']}, "data is '', expected a text that is not empty"),
+        ({'data': ['a.json', '']}, "data is '', expected a string that is not empty"),
         ({'data': ['a'] * 1001}, 'data is a list of 1001 entries'),
         *(
             ({name: ''}, f"{name} is ''")
             for name in ('model', 'data', 'output', 'images', 'eval_data', 'template', 'recipe', 'dtype')
         ),
-        ({'model': 'a\0b'}, r"model is 'a\x00b', expected a text"),
+        ({'model': 'a\0b'}, r"model is 'a\x00b', expected a string"),
         ({'data': 'x' * 5000 + '\0'}, 'data is'),
         *(
             ({name: 10**digits}, f'{name} is ')
@@ -75,8 +75,8 @@ def test_every_recipe_has_valid_settings(recipe):
             if 10**digits > (key.maximum or 0)
         ),
         ({'seed': -1}, 'seed is -1, expected 0 to 4,294,967,295'),
-        ({'x' * 9000: 1}, 'is not a setting of a run'),
-        ({'\x1b[2J': 1}, 'is not a setting of a run'),
+        ({'x' * 9000: 1}, 'is not a setting; did you mean'),
+        ({'\x1b[2J': 1}, 'is not a setting; did you mean'),
         ({'batch': [[[1]]]}, 'batch is a list of 1 entries, expected a whole number'),
         ({'batch-': 1}, 'is not a setting'),
         ({'learning_rate': 1e-4, 'learning-rate': 1e-4}, 'given twice'),
@@ -129,7 +129,7 @@ def test_special_files_are_errors(tmp_path):
         ('a = ', 'not TOML'),
         ('[data]\nx = 1', 'expected a list'),
         ('data = ' + '[' * 5000 + ']' * 5000, 'not TOML'),
-        ('data = ' + '[' * 300 + ']' * 300, 'data is a list of 1 entries, expected a text|not TOML'),
+        ('data = ' + '[' * 300 + ']' * 300, 'data is a list of 1 entries, expected a string|not TOML'),
         (f'seed = {"9" * 5000}', 'not TOML'),
         (f'seed = {"8" * 400}', 'seed is a whole number of 400 digits, expected 0 to'),
         ('epochs = inf', 'epochs is inf'),
@@ -138,7 +138,7 @@ def test_special_files_are_errors(tmp_path):
         ('trains = []', 'trains is a list of 0'),
         ('seed = 1\nseed = 2', 'not TOML'),
         ('seed = 2020-01-01', 'seed is datetime.date.* expected a whole number'),
-        ('"\\u001b[2J" = 2', 'is not a setting of a run'),
+        ('"\\u001b[2J" = 2', 'is not a setting; did you mean'),
     ],
 )
 def test_an_invalid_file_is_an_error_that_names_it(tmp_path, text, message):
@@ -150,7 +150,7 @@ def test_an_invalid_file_is_an_error_that_names_it(tmp_path, text, message):
         read_settings(tmp_path / 'none.toml')
 
 
-def test_every_fit_is_a_choice():
+def test_the_setting_fit_accepts_every_fit():
     assert KEYS['fit'].choices == FITS
 
 

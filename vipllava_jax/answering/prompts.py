@@ -20,9 +20,9 @@ def mark_images(
 ) -> tuple[list[Image.Image], list[Mark]]:
     """The opened images with the marks drawn on them, and the marks in order.
 
-    A text is parsed as by `parse_mark`: with '2/' at its start, it is a mark on the second image; other marks
-    are drawn on the first. Raises ValueError for a mark that is invalid or on an image that is not there,
-    TypeError for something that is not a mark, and the errors of `open_image` and `draw`.
+    A string is parsed as by `parse_mark`: with '2/' at its start it is drawn on the second image. All other
+    marks are drawn on the first. Raises ValueError for a mark that is invalid or on an image that does not
+    exist, TypeError for something that is not a mark, and the errors of `open_image` and `draw`.
     """
     several = [marks] if isinstance(marks, Mark | str) else marks
     if not isinstance(several, Iterable):
@@ -46,7 +46,7 @@ def _place(mark: Mark | str) -> tuple[int, Mark]:
     if isinstance(mark, str):
         return parse_mark(mark)
     if not isinstance(mark, Mark):
-        raise TypeError(f'expected a Mark, or a text such as point:40,60:red, found {brief(mark)}')
+        raise TypeError(f'expected a Mark, or a string such as point:40,60:red, found {brief(mark)}')
     return 0, mark
 
 

@@ -25,16 +25,16 @@ def answer(
 ) -> str:
     """The model's answer to a question about an image, or several, on which the marks are drawn.
 
-    An image is a path, the bytes of a file or a PIL image; None asks without one. Marks are Marks or texts
-    such as 'rectangle:40,60,180,220:red'; 'N/' at the start of a text draws it on image N. {mark} (or
-    {mark1}, {mark2}, …) in the question is replaced by the phrase of a mark, 'within the red rectangle'. The
-    answer ends at the stop strings of the template. `settings` default to those of the
-    model, and `fit`, how an image is made square, to that of its processor.
+    An image is a path, the bytes of a file or a PIL image; None asks without one. Marks are Mark objects or
+    strings such as 'rectangle:40,60,180,220:red'; a string that starts with 'N/' is drawn on image N. {mark}
+    (or {mark1}, {mark2}, …) in the question is replaced by the phrase of a mark, 'within the red rectangle'.
+    The answer ends at the stop strings of the template. `settings` default to those of the model, and `fit`,
+    how an image is made square, to that of its processor.
 
     Raises ValueError, TypeError or FileNotFoundError before anything long runs.
     """
     if not isinstance(question, str):
-        raise TypeError(f'the question is {brief(question)}: expected a text')
+        raise TypeError(f'the question is {brief(question)}: expected a string')
     if not question.strip():
         raise ValueError('the question is empty: ask something')
     if model.processor is None:

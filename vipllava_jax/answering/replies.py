@@ -41,8 +41,8 @@ class Reply:
         self.processor, self.chunks, self.row = processor, chunks, row
         self.prompt_tokens, self.ends, self.settings = prompt_tokens, ends, settings
         self.tokens: list[int] = []
-        self.decoded = ''  # the text with the stop string that ended it
-        self.times = [time.perf_counter()]  # of the start, and of each chunk of tokens
+        self.decoded = ''  # the text, including the stop string that ended it
+        self.times = [time.perf_counter()]  # the time of the start, and of each chunk of tokens
 
     def __iter__(self) -> Iterator[str]:
         yield from truncate_at_stops(self._pieces(), self.settings.stop)

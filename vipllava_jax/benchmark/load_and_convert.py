@@ -37,7 +37,7 @@ class Folders:
         else:
             cfg, dtype = self.subject.cfg, self.subject.dtype
             leaves = random_leaves(cfg, dtype)
-            cfg = dataclasses.replace(cfg, eos=(cfg.pad,))  # a config in a folder must have one
+            cfg = dataclasses.replace(cfg, eos=(cfg.pad,))  # a stored config needs an end id
             checkpoint.save(target, abstract(cfg, dtype), cfg, leaves=leaves)
         return target
 
@@ -50,12 +50,12 @@ class Folders:
         return target
 
     def load(self, format: str) -> Run:
-        """Times a folder in the page cache -> its params on the device, in addition to the subject's."""
+        """Times loading a folder in the page cache; the subject's params stay on the device."""
         folder = getattr(self, format.lower())
         return timed(lambda: loading.load(folder, **self.options, progress=False).params)
 
     def convert(self) -> Run:
-        """Times a PyTorch folder in the page cache -> a new folder in our format on the disk."""
+        """Times converting a PyTorch folder in the page cache to a new folder in our format on the disk."""
         source, target = self.pytorch, self.place / 'again'
         run = timed(lambda: to_flax.convert(source, target, **self.options) and None)
 
@@ -69,7 +69,7 @@ class Folders:
 def lines(folders: Folders, what: Sequence[str]) -> Iterator[Line]:
     """The lines about loading and converting, each repeated at most three times."""
     subject = folders.subject
-    output = size(abstract(subject.cfg, subject.dtype)) / 1e9, 'GB/s'  # before quantizing
+    output = size(abstract(subject.cfg, subject.dtype)) / 1e9, 'GB/s'  # the size before quantizing
     if 'load' in what:
         for format in ('converted', 'PyTorch'):
             run = {OURS: partial(folders.load, format)}

@@ -27,25 +27,25 @@ STEPS = 64  # tokens per answer
 
 
 class Ours(NamedTuple):
-    """This library's measurements: one method per line of the table, with the line's name."""
+    """This library's measurements: one method per line of the table, with the name of the line."""
 
     subject: Subject
 
     def vision(self, batch: int) -> Run:
-        """Times images on the device -> their features."""
+        """Times the vision tower and the projector: images on the device -> features."""
         params, cfg = self.subject
         images = jnp.asarray(self.subject.prompt(batch, cfg.vision.patches + 2).images)
         return timed(lambda: _features(params, images, cfg=cfg))
 
     def prefill(self, batch: int, tokens: int) -> Run:
-        """Times text-only prompts on the device -> their cache and their first tokens."""
+        """Times the prefill of text-only prompts on the device -> cache and first tokens."""
         params, cfg = self.subject
         prompt = jax.device_put(self.subject.prompt(batch, tokens, images=0))
         slots, eos = bucket(tokens + STEPS), eos_rows(cfg.eos, batch)
         return timed(lambda: prefill_batch(params, prompt, None, eos, cfg=cfg, slots=slots))
 
     def first_token(self, batch: int, tokens: int) -> Run:
-        """Times prompts with one image each, on the device -> their first tokens, on the host."""
+        """Times the prefill of prompts with one image each, on the device -> first tokens, on the host."""
         params, cfg = self.subject
         prompt = jax.device_put(self.subject.prompt(batch, tokens))
         slots, eos = bucket(tokens + STEPS), eos_rows(cfg.eos, batch)
@@ -53,7 +53,7 @@ class Ours(NamedTuple):
         return timed(lambda: np.asarray(run().tokens))
 
     def generate(self, batch: int, tokens: int) -> Run:
-        """Times prompts with one image each, on the host -> answers of STEPS tokens, on the host."""
+        """Times generation: prompts with one image each on the host -> answers of STEPS tokens."""
         params, cfg = self.subject
         prompt = self.subject.prompt(batch, tokens)
         return timed(lambda: generate(params, prompt, cfg=cfg, max_new_tokens=STEPS))

@@ -26,7 +26,9 @@ from vipllava_jax.convert.to_flax import rearrange
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.batch import Batch, bucket
 
-CACHE = 'cache' if parse(transformers.__version__) >= parse('5.24') else 'past_key_values'  # of `generate`
+CACHE = (
+    'cache' if parse(transformers.__version__) >= parse('5.24') else 'past_key_values'
+)  # the argument of `generate`
 
 
 class Answers:
@@ -42,7 +44,7 @@ class Answers:
         return self.timed(lambda: self.answer(self.inputs(prompt), STEPS, slots).cpu())
 
     def decode(self, batch: int, context: int) -> Run:
-        """Times the STEPS tokens after a prompt of `context` tokens; returns the seconds per token."""
+        """Times decoding STEPS tokens after a prompt of `context` tokens; returns the seconds per token."""
         inputs = self.inputs(self.subject.prompt(batch, context))
 
         def run() -> float:

@@ -12,8 +12,8 @@ from vipllava_jax.ceilings import Ceilings
 from vipllava_jax.files import write_text
 
 EXPLANATION = """\
-Times are medians of the repeats, after a warm-up. % of: the least time that the bytes and the operations of
-the line take at the measured rates, as a percentage of the measured time.
+Times are medians of the repeats, after a warm-up. % of: the minimum time of the bytes and operations of the
+line at the measured rates, as a percentage of the measured time.
 prefill: text only, on the device. first-token: with an image, on the device. generate: from a prompt on the
 host to an answer on the host. decode: one step, the mean of 64; all rows have one prompt, with an image."""
 PEER_EXPLANATION = """

@@ -1,4 +1,4 @@
-"""Times one line of the table for several implementations, its sides, which are measured in turns."""
+"""Times one line of the table; its sides are the implementations to compare, measured in turns."""
 
 import gc
 import time
@@ -19,15 +19,15 @@ Run = Callable[[], float]  # runs the task once, returns the seconds taken
 
 @dataclass(frozen=True)
 class Line:
-    """A task to be measured, and the function that prepares it for each side."""
+    """A task to be measured: for each side, by name, the function that prepares a run."""
 
     what: str
-    size: str  # a description
+    size: str  # a description of the input size
     batch: int
     sides: Mapping[str, Callable[[], Run]]
     work: tuple[Work, ...] = ()  # the minimum cost of each phase
     output: tuple[float, str] = (0, '')  # the amount of output, and the unit of its rate
-    max_repeats: int | None = None  # for slow tasks
+    max_repeats: int | None = None  # set for slow tasks
     warm_up: bool = True
     memory: bool = False  # whether to measure host memory
 
@@ -52,8 +52,8 @@ class Side:
     fault: str = ''
 
     @property
-    def full(self) -> bool:
-        """Whether the task did not fit in memory, which is a result and not a defect."""
+    def out_of_memory(self) -> bool:
+        """Whether the device ran out of memory, which is a result and not a failure of the benchmark."""
         return self.fault == NO_MEMORY
 
     @property

@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
-            if ctx.resilient_parsing:  # of the shell's completion
+            if ctx.resilient_parsing:  # the shell is completing a command line
                 return None
             raise click.UsageError(f'unknown command {brief(name)}; the commands are {", ".join(COMMANDS)}')
         return refusing_empty(getattr(import_module(f'vipllava_jax.cli.{name}'), name))
@@ -110,7 +110,7 @@ def main(command: click.Command | None = None) -> None:
 
 
 def flush_output(code: int) -> int:
-    """Flushes stdout; returns the exit code, which is 2, with a message, if that fails."""
+    """Flushes stdout; returns the exit code. If flushing fails, it prints a message, and the code is 2."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has ended, as in `| head`

@@ -55,24 +55,28 @@ if TYPE_CHECKING:
     '--max-new-tokens',
     metavar='N',
     type=WholeNumber(1),
-    help='The maximum number of tokens of the answer.  [default: 512, or what the context leaves]',
+    help='The maximum number of tokens of the answer.  [default: 512, or what the context '
+    'leaves if that is less]',
 )
 @click.option(
     '--temperature',
+    metavar='T',
     type=RealNumber(0),
     default=0.0,
     show_default=True,
-    help='Sample tokens at this temperature; 0 takes the most likely token each time.',
+    help='Sample tokens at this temperature; 0 selects the most likely token at each step.',
 )
 @click.option(
     '--top-p',
+    metavar='P',
     type=RealNumber(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help='Sample only from the most likely tokens whose probabilities add up to this.',
+    help='Sample only from the most likely tokens whose probabilities add up to this; 1 for all.',
 )
 @click.option(
     '--top-k',
+    metavar='K',
     type=WholeNumber(0),
     default=0,
     show_default=True,
@@ -80,15 +84,16 @@ if TYPE_CHECKING:
 )
 @click.option(
     '--seed',
+    metavar='N',
     type=WholeNumber(0, 2**32 - 1),
-    help='The seed of sampling, which makes it repeatable.  [default: a random one]',
+    help='The random seed of sampling, for repeatable answers.  [default: random]',
 )
 @weight_options
 @click.option(
     '--json', 'as_json', is_flag=True, help='Print one JSON object, with times and settings, instead of text.'
 )
 @click.option(
-    '--save-image', metavar='FILE', type=FILE, help='Save the (first) picture with its marks to this file.'
+    '--save-image', metavar='FILE', type=FILE, help='Save the first picture, with its marks, to this file.'
 )
 def ask(
     question: str | None,
@@ -128,7 +133,7 @@ def ask(
     report = {'answer': answer, **inputs, **weight_dtypes(request.shapes), **options, **report}
     click.echo(safe_json(report) if as_json else '')
     if not pictures:
-        click.echo('vipllava: there was no --image: the model answered from the question alone', err=True)
+        click.echo('vipllava: without --image, the model answered from the question alone', err=True)
 
 
 def compose(question: str | None, images: Sequence[str], marks: Sequence[str]) -> 'tuple[list[Image], str]':
@@ -163,7 +168,7 @@ class Request(NamedTuple):
     processor: 'Processor'
     batch: 'Batch'
     weights: 'Source'
-    shapes: dict[str, Any]  # of the weights
+    shapes: dict[str, Any]  # the shapes of the weights
     settings: 'GenerationSettings'
 
 

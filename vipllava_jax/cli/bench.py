@@ -33,45 +33,67 @@ WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'lo
     'source',
     metavar='M',
     type=FOLDER,
-    help='A folder, PyTorch or converted, a name on the Hub, or demo.',
+    help='The model: a folder, PyTorch or converted; a name on the Hugging Face Hub; or demo.',
 )
 @click.option(
     '--preset',
     type=click.Choice(('7b', '13b', 'tiny')),
-    help='Random weights of this size instead.  [default: 7b, on a CPU tiny]',
+    help='Measure random weights of this size instead.  [default: 7b; tiny on a CPU]',
 )
-@click.option('--what', metavar='A,B,…', type=Names(WHAT), help=f'Only these of {", ".join(WHAT)}.')
-@click.option('--batch', 'batches', metavar='N,…', type=Numbers(), help='[default: 1,8,32,128, on a CPU 1,8]')
+@click.option('--what', metavar='A,B,…', type=Names(WHAT), help=f'Measure only some of {", ".join(WHAT)}.')
 @click.option(
-    '--context', 'contexts', metavar='N,…', type=Numbers(), help='[default: 704,1500, on a CPU 704]'
+    '--batch',
+    'batches',
+    metavar='N,…',
+    type=Numbers(),
+    help='The batch sizes.  [default: 1,8,32,128; 1,8 on a CPU]',
 )
-@click.option('--repeats', metavar='N', type=WholeNumber(3, 10_000), default=10, show_default=True)
+@click.option(
+    '--context',
+    'contexts',
+    metavar='N,…',
+    type=Numbers(),
+    help='The context lengths in tokens.  [default: 704,1500; 704 on a CPU]',
+)
+@click.option(
+    '--repeats',
+    metavar='N',
+    type=WholeNumber(3, 10_000),
+    default=10,
+    show_default=True,
+    help='The number of samples per line.',
+)
 @click.option(
     '--dtype',
     type=click.Choice(FLOATS),
-    help="[default: the checkpoint's; of a preset bfloat16, on a CPU float32]",
+    help='The dtype of the weights that are not quantized.  [default: that of the checkpoint; for a preset '
+    'bfloat16, or float32 on a CPU]',
 )
 @click.option('--quantize', type=click.Choice(QUANTIZED), help='Quantize the large weights of the decoder.')
 @click.option(
     '--attention',
     type=click.Choice(('xla', 'cudnn')),
-    help='The implementation.  [default: cudnn where possible]',
+    help='The implementation of attention.  [default: cudnn where possible]',
 )
 @click.option(
-    '--fuse/--no-fuse', default=None, help='Join weights that have the same input.  [default: on a GPU]'
+    '--fuse/--no-fuse',
+    default=None,
+    help='Join weights that have the same input, such as q, k and v.  [default: on a GPU]',
 )
 @click.option(
-    '--peer', type=click.Choice(('transformers',)), help='Also measure this library, alternating with ours.'
+    '--peer',
+    type=click.Choice(('transformers',)),
+    help='Also measure this library, alternating with vipllava-jax.',
 )
-@click.option('--json', 'json_file', metavar='FILE', type=FILE_PATH, help='Write all samples.')
-@click.option('--plot', metavar='FILE.png', type=FILE_PATH, help='Draw a roofline plot.')
+@click.option('--json', 'json_file', metavar='FILE', type=FILE_PATH, help='Write all samples to this file.')
+@click.option('--plot', metavar='FILE.png', type=FILE_PATH, help='Draw a roofline plot to this file.')
 def bench(**options: Any) -> None:
     """Measure how fast each part of the model runs on this device.
 
-    Every line is timed after a warm-up and reported as the median of its repeats, with the quartiles, and
-    compared to the least time that its bytes and operations would take at the rates of a copy and of a matrix
-    product, which are measured in the same run. Loading, converting and compiling are repeated at most three
-    times; compiling without a cache runs once. Ctrl-C prints the results so far.
+    Every line of the table is timed after a warm-up and reported as the median of its repeats, with the
+    quartiles. It is compared to a minimum time: that of its bytes and operations at the rates of a memory
+    copy and of a matrix product, which are measured in the same run. Loading, converting and compiling are
+    repeated at most three times; compiling without a cache runs once. Ctrl-C prints the results so far.
 
     \b
     Examples:
@@ -123,7 +145,7 @@ class Options:
             check_writable(path)
         check_outputs(self.outputs, ())
         if self.plot and self.plot.suffix != '.png':
-            raise ValueError(f'--plot {self.plot}: end the name in .png')
+            raise ValueError(f'--plot {self.plot}: expected a name that ends in .png')
         if self.plot and not importlib.util.find_spec('matplotlib'):
             raise ValueError("--plot needs matplotlib: pip install 'vipllava-jax[bench]'")
         missing = [name for name in ('torch', 'transformers') if not importlib.util.find_spec(name)]
@@ -134,7 +156,7 @@ class Options:
 
 
 def run(options: Options, place: Path) -> None:
-    """Measures and prints the results; `place` is a temporary folder. Exits with 1 if a line had an error."""
+    """Measures and prints the results; `place` is a temporary folder. Exits with 1 if a line failed."""
     from vipllava_jax import ceilings
     from vipllava_jax.benchmark import plan
     from vipllava_jax.benchmark import run as running
@@ -161,7 +183,7 @@ def run(options: Options, place: Path) -> None:
                 save_results(results, rates, notes, options.json_file)
     finally:  # also when interrupted: the results so far
         show_results(results, rates, notes, options.plot)
-    if any(side.fault and not side.full for result in results for side in result.sides.values()):
+    if any(side.fault and not side.out_of_memory for result in results for side in result.sides.values()):
         sys.exit(1)
 
 

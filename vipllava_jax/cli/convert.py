@@ -27,7 +27,11 @@ def conversion_options(command: F) -> F:
         (
             click.argument('source', type=FOLDER),
             click.argument('target', type=FOLDER_PATH),
-            click.option('--dtype', type=click.Choice(FLOATS), help="[default: the source's]"),
+            click.option(
+                '--dtype',
+                type=click.Choice(FLOATS),
+                help='The dtype of the weights that are not quantized.  [default: that of SOURCE]',
+            ),
             click.option(
                 '--quantize', type=click.Choice(QUANTIZED), help='Quantize the large weights of the decoder.'
             ),
@@ -35,10 +39,13 @@ def conversion_options(command: F) -> F:
                 '--adapter',
                 metavar='FOLDER',
                 type=FOLDER_PATH,
-                help="Merge an adapter in our format, peft's or the authors'.",
+                help='Merge the LoRA adapter in this folder, in the format of this package, of peft or of '
+                "the model's authors.",
             ),
             click.option(
-                '--verify', is_flag=True, help='Read both sides again and compare the weights and the logits.'
+                '--verify',
+                is_flag=True,
+                help='Afterwards, compare the weights and the logits of SOURCE and TARGET.',
             ),
             click.option('--overwrite', is_flag=True, help='Replace TARGET if it holds a checkpoint.'),
         )
@@ -50,7 +57,7 @@ def conversion_options(command: F) -> F:
 @click.command()
 @conversion_options
 def convert(source: str, target: Path, **options: Any) -> None:
-    """Convert SOURCE to the new folder TARGET: a PyTorch checkpoint to Flax, or a converted one back.
+    """Convert SOURCE to the new folder TARGET: a PyTorch checkpoint to Flax, or a Flax one to PyTorch.
 
     SOURCE is a folder, or the name of a PyTorch checkpoint on the Hugging Face Hub; it is not changed.
     TARGET appears once it is complete, with the config, tokenizer and processor files it needs.
@@ -107,9 +114,13 @@ def _conversion(folder: Path, source: str, quantize: str | None, to: str | None)
 
     converted = checkpoint.is_checkpoint(folder)
     if to == FLAX and converted:
-        raise ValueError(f'{source}: is converted; convert/flax_to_vipllava.py converts it to PyTorch')
+        raise ValueError(
+            f'{source}: is already converted; convert/flax_to_vipllava.py converts it to PyTorch'
+        )
     if to == PYTORCH and not converted:
-        raise ValueError(f'{source}: is from PyTorch; convert/vipllava_to_flax.py converts it to Flax')
+        raise ValueError(
+            f'{source}: is a PyTorch checkpoint; convert/vipllava_to_flax.py converts it to Flax'
+        )
     if converted and quantize:
         raise ValueError(
             f'--quantize: PyTorch has no such weights; convert the PyTorch checkpoint, not {source}'

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 BLANK = ' \t\r\n\ufeff'  # stripped from lines on stdin, of which the first may begin with a byte order mark
 MAX_LINE = 1 << 16  # characters of a question on stdin
-MAX_NEW_TOKENS = 64  # per answer
+MAX_NEW_TOKENS = 64  # the maximum per answer
 ROWS = 5  # questions per batch; fewer are padded, so that only one shape is compiled
-TYPES = ('kind', 'describe', 'position', 'neighbour', 'alike')  # of the default questions
+TYPES = ('kind', 'describe', 'position', 'neighbour', 'alike')  # the types of the default questions
 # Wordings that the model knows, but that are not natural English.
 CLUMSY = ('What is next ', 'What is with ', 'What do you see as ', 'kind of thing is the thing ', 'are like ')
 
@@ -42,8 +42,10 @@ class Scenario(NamedTuple):
 
 @click.command()
 @click.argument('questions', nargs=-1)
-@click.option('--seed', type=WholeNumber(0), help='The number of the picture.  [default: a random one]')
-@click.option('--image', metavar='FILE', type=FILE, help='Use this picture instead; - reads it from stdin.')
+@click.option(
+    '--seed', metavar='N', type=WholeNumber(0), help='The random seed of the picture.  [default: random]'
+)
+@click.option('--image', metavar='FILE', type=FILE, help='Ask about this picture; - reads it from stdin.')
 @mark_option
 @click.option(
     '--output',
@@ -53,7 +55,7 @@ class Scenario(NamedTuple):
     show_default=True,
     help='Save the picture with its marks to this file.',
 )
-@click.option('--chat', is_flag=True, help='Then read more questions from stdin, one per line.')
+@click.option('--chat', is_flag=True, help='Afterwards, read more questions from stdin, one per line.')
 def demo(
     questions: tuple[str, ...],
     seed: int | None,
@@ -64,9 +66,9 @@ def demo(
 ) -> None:
     """Watch a small bundled model answer questions about marked pictures of a world of simple shapes.
 
-    It draws a picture of coloured shapes, marks one of them, asks questions, and prints the model's answers
-    next to the right ones. Nothing is downloaded. If there are QUESTIONS, they are asked instead; {mark} in
-    them is replaced by the mark's phrase. Other commands use the same model with `--model demo`.
+    The demo draws a picture of coloured shapes, marks one of them, asks questions, and prints the model's
+    answers next to the right ones. Nothing is downloaded. If QUESTIONS are given, they are asked instead;
+    {mark} in them is replaced by the mark's phrase. Other commands use the same model with `--model demo`.
 
     \b
     Examples:

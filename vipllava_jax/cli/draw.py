@@ -13,11 +13,13 @@ from vipllava_jax.cli.pictures import check_picture_output, mark_option, mark_pi
 @mark_option
 @click.option(
     '--seed',
+    metavar='N',
     type=WholeNumber(0),
-    help='Vary size, opacity and form of the marks, as in training.  [default: do not vary them]',
+    help='Vary size, opacity and form of the marks randomly with this seed, as in training.  [default: no '
+    'variation]',
 )
 def draw(image: str, output: str, marks: tuple[str, ...], seed: int | None) -> None:
-    """Draw marks on IMAGE, or on the picture on stdin for -, and save the result as OUTPUT.
+    """Draw marks on the picture IMAGE (- reads it from stdin), and save the result as OUTPUT.
 
     SHAPE is one of rectangle, ellipse, triangle, point, scribble, mask, mask-contour, arrow; COLOR is one of
     red, lime, blue, yellow, fuchsia, aqua, orange, purple, gold, or #rrggbb. Prints the phrase of each mark,

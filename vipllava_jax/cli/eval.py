@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     type=FILE,
     multiple=True,
     required=True,
-    help='The questions: JSONL or a JSON list. Files of ViP-Bench, Visual7W, PointQA and VCR are recognized '
-    'by their rows. May be repeated.',
+    help='A file of questions: JSONL or a JSON list. Files of ViP-Bench, Visual7W, PointQA and VCR are '
+    'recognized by their rows. May be repeated.',
 )
 @click.option(
     '--images',
@@ -62,25 +62,26 @@ if TYPE_CHECKING:
     '--together',
     metavar='FIELD',
     multiple=True,
-    help='Also count the rows with the same value of this field as one, which is right if all of them are. '
+    help='Also count all rows with the same value of this field as one question, right if all answers are. '
     'May be repeated.',
 )
 @click.option(
     '--output',
     metavar='FILE',
     type=FILE,
-    help='Append the answers to this file as they come.  [default: NAME.answers.jsonl in the working '
+    help='Append the answers of each batch to this file.  [default: NAME.answers.jsonl in the working '
     'directory, with the name of the first --data]',
 )
 @click.option('--restart', is_flag=True, help='Empty --output first, and ask all questions again.')
 @click.option(
-    '--json', 'json_file', metavar='FILE', type=FILE, help='Write the table and the settings as JSON.'
+    '--json', 'json_file', metavar='FILE', type=FILE, help='Write the table and the settings to this file.'
 )
 @click.option(
     '--vip-bench',
     metavar='FILE',
     type=FILE,
-    help="Write the answers for ViP-Bench's evaluator.  [default: --output with the suffix .vip-bench.json]",
+    help="Write the answers to this file for ViP-Bench's evaluator.  [default: --output with "
+    'the suffix .vip-bench.json]',
 )
 @template_option
 @fit_option("as the data set requires, or as in the checkpoint's files")
@@ -168,9 +169,9 @@ class PreparedEvaluation(NamedTuple):
 
     processor: 'Processor'
     weights: 'Source'
-    shapes: dict[str, Any]  # of the weights
+    shapes: dict[str, Any]  # the shapes of the weights
     batches: 'CaseBatches'
-    settings: dict[str, Any]  # on which answers depend, for the file of answers
+    settings: dict[str, Any]  # the settings on which answers depend, for the file of answers
 
 
 def prepare(

@@ -36,7 +36,7 @@ def print_result(result: 'Result') -> None:
     for line in result.errors:
         click.echo(printable(f'vipllava: left out: {line}'), err=True)
     if result.left_out > len(result.errors):
-        click.echo(f'vipllava: {result.left_out} are left out in all', err=True)
+        click.echo(f'vipllava: {result.left_out} questions were left out in total', err=True)
     if result.cut_off:
         click.echo(f'vipllava: {result.cut_off} answers were cut off: see --max-new-tokens', err=True)
     if result.scores:

@@ -31,9 +31,9 @@ LONGEST = 4096  # characters of a value, which may be a path
     'source',
     metavar='M',
     type=FOLDER,
-    help='A folder, PyTorch or converted, a name on the Hub, or demo.',
+    help='The checkpoint: a folder, PyTorch or converted; a name on the Hugging Face Hub; or demo.',
 )
-@click.option('--json', 'as_json', is_flag=True, help='One JSON object instead of text.')
+@click.option('--json', 'as_json', is_flag=True, help='Print one JSON object instead of text.')
 def info(source: str | None, as_json: bool) -> None:
     """Show versions, devices and, with --model, what a checkpoint holds; no weights are loaded.
 

@@ -31,21 +31,25 @@ model_option = click.option(
     default=DEFAULT_MODEL,
     show_default=True,
     help='The model: a folder, PyTorch or converted; a name on the Hugging Face Hub; or demo, the small '
-    'model in this package.',
+    'bundled model.',
 )
 template_option = click.option(
     '--template',
     type=click.Choice(TEMPLATE_NAMES),
     default='vipllava',
     show_default=True,
-    help="The format of the prompt; checkpoint stands for the chat template in the checkpoint's files.",
+    help="The format of the prompt; checkpoint selects the chat template in the checkpoint's files.",
 )
 
 
 def fit_option(default: str) -> Callable[[F], F]:
     """The option for how pictures are fitted to the square that the model sees."""
     choices = click.Choice(('crop', 'pad', 'squash'))
-    text = f'How a picture is made square.  [default: {default}]'
+    text = (
+        'How a picture is made square: crop keeps the centre, pad adds borders, squash '
+        'changes the proportions.'
+        f'  [default: {default}]'
+    )
     return click.option('--fit', type=choices, help=text)
 
 
@@ -55,13 +59,13 @@ def weight_options(command: F) -> F:
         '--adapter',
         metavar='FOLDER',
         type=FOLDER,
-        help='The folder of an adapter for the model, in the format of this package, of peft or of the '
+        help='The folder of a LoRA adapter for the model, in the format of this package, of peft or of the '
         "model's authors.",
     )(command)
     command = click.option(
         '--quantize',
         type=click.Choice(QUANTIZED),
-        help="Quantize the decoder's large weights: int8 takes half of bfloat16's memory, int4 a quarter.",
+        help="Quantize the decoder's large weights: int8 takes half the memory of bfloat16, int4 a quarter.",
     )(command)
     return click.option(
         '--dtype',

@@ -31,5 +31,5 @@ class WholeNumber(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         # int() raises a different error for thousands of digits
         if isinstance(value, str) and len(value) > 20:
-            self.fail(f'{value[:20]}… has too many digits: {self.min} to {self.max} is expected', param, ctx)
+            self.fail(f'{value[:20]}… has too many digits: expected {self.min} to {self.max}', param, ctx)
         return super().convert(value, param, ctx)

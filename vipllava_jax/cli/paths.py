@@ -10,7 +10,7 @@ STDIN = '-'
 
 
 class PathText(click.ParamType):
-    """A path as a text, which may also be a name on the Hugging Face Hub or '-'.
+    """A path as a string, which may also be a name on the Hugging Face Hub or '-'.
 
     click's own type would refuse a path with messages that do not say what to do.
     """

@@ -29,9 +29,10 @@ FORMATS = {
     '.tiff': 'TIFF',
 }
 MARK_HELP = (
-    'A mark to draw, SHAPE:X1,Y1,X2,Y2:COLOR, in pixels or as fractions of the picture. A point is X,Y; a '
-    'polygon has more pairs. :alpha=N, :width=N and :units=pixel may follow. 2/ at the start draws it on '
-    'the second picture. May be repeated.'
+    'A mark to draw, SHAPE:X1,Y1,X2,Y2:COLOR, such as rectangle:40,60,180,220:red; coordinates are pixels or '
+    'fractions of the picture. A point is X,Y; a polygon has three or more pairs. Options such as :alpha=N, '
+    ':width=N and :units=pixel may follow. 2/ at the start draws the mark on the second picture. May be '
+    'repeated.'
 )
 mark_option = click.option('--mark', 'marks', metavar='SPEC', multiple=True, help=MARK_HELP)
 
@@ -50,7 +51,7 @@ def mark_pictures(
 def check_picture_output(path: str, inputs: Sequence[str | Path]) -> None:
     """Raises ValueError or OSError if a picture cannot be saved there, or if the path is an input."""
     if Path(path).suffix.lower() not in FORMATS:
-        raise ValueError(f'{path}: end the name in .png or .jpg')
+        raise ValueError(f'{path}: expected a name that ends in .png or .jpg')
     check_output(Path(path), [Path(source) for source in inputs if source != STDIN])
 
 
@@ -67,7 +68,8 @@ def save_picture(picture: 'Image', path: str, inputs: Sequence[str | Path] = ())
     except (ValueError, OSError) as error:
         size = f'{picture.width}x{picture.height}'
         raise ValueError(
-            f'{path}: {format} cannot hold a picture of {size} ({one_line(error)}): end the name in .png'
+            f'{path}: {format} cannot hold a picture of {size} ({one_line(error)}): use a name that ends '
+            'in .png'
         ) from error
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(content.getvalue())

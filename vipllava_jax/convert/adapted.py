@@ -65,7 +65,7 @@ def _cast(w: Any, dtype: DTypeLike | None) -> jax.Array:
 
 
 def _with_pair(base: Any, pair: Pair, abstract: bool) -> LoRA:
-    """A leaf, or its shape, with a pair in our layout: [R, in] and [out, R] of the file -> in R, R out."""
+    """A leaf, or its shape, with its pair, transposed from the file's [R, in] and [out, R]."""
     (rank, _), ours, n = pair.a.shape, pair.leaf.shapes[1], pair.leaf.contracted
     into, out = (*ours[:n], rank), (rank, *ours[n:])
     a: Any
@@ -82,7 +82,7 @@ def _with_pair(base: Any, pair: Pair, abstract: bool) -> LoRA:
 
 
 def _replacement(leaf: Any, row: Leaf, tensor: Tensor) -> Any:
-    """A tensor of a file in the layout and type, and on the device, of the leaf that it replaces."""
+    """A tensor of a file, with the layout, dtype and device of the leaf that it replaces."""
     first = jax.tree.leaves(leaf)[0]
     x = jax.device_put(rearrange_axes(_array(tensor), row.layout, dict(row.sizes)), first.sharding)
     if isinstance(leaf, Quantized):

@@ -12,8 +12,8 @@ from vipllava_jax.messages import CheckpointError, brief, printable
 
 CONFIG = 'adapter_config.json'
 MAX_RANK, LARGEST_ALPHA = 1 << 16, 1e6
-MAX_NAMES = 4000  # in a list of modules or a table of patterns
-MAX_PATTERNS = 32  # that are more than a name
+MAX_NAMES = 4000  # the maximum length of a list of modules or a table of patterns
+MAX_PATTERNS = 32  # the maximum number of patterns that are not plain names
 NAME = re.compile(r'[\w.-]*')  # a pattern that is just a name; its dots match any character
 # Variants of LoRA in which a layer is not the base weight plus scale * B A.
 VARIANTS = (

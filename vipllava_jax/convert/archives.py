@@ -35,25 +35,25 @@ def read_directory(file: BinaryIO) -> dict[str, Entry]:
     size = os.fstat(file.fileno()).st_size
     count, length, start = _end(file, size)
     if length > LARGEST_DIRECTORY:
-        raise ArchiveError(f'a directory of {length} bytes, too large for a checkpoint')
+        raise ArchiveError(f'the ZIP directory has {length} bytes, too many for a checkpoint')
     if start + length > size:
-        raise ArchiveError('the directory ends beyond the file')
+        raise ArchiveError('the ZIP directory ends beyond the file')
     entries: dict[str, Entry] = {}
     reached = 0
     for entry, header in sorted(_entries(_at(file, start, length)), key=lambda entry: entry[1]):
         if entry.name in entries:
-            raise ArchiveError(f'two entries of the name {entry.name}')
+            raise ArchiveError(f'two entries have the name {entry.name}')
         if header < reached:
             raise ArchiveError(f'the entry {entry.name} overlaps another')
         if header > start:
-            raise ArchiveError(f'the entry {entry.name} lies beyond the entries')
+            raise ArchiveError(f'the entry {entry.name} begins after the ZIP directory')
         begin = _data_offset(file, header, entry.name)
         reached = begin + entry.size
         if reached > start:
-            raise ArchiveError(f'the entry {entry.name} ends beyond the entries')
+            raise ArchiveError(f'the entry {entry.name} overlaps the ZIP directory')
         entries[entry.name] = entry._replace(offset=begin)
     if len(entries) != count:
-        raise ArchiveError(f'a directory of {len(entries)} entries that claims {count}')
+        raise ArchiveError(f'the ZIP directory has {len(entries)} entries, but states {count}')
     return entries
 
 
@@ -69,7 +69,7 @@ def _at(file: BinaryIO, offset: int, size: int) -> bytes:
     file.seek(offset)
     data = file.read(size)
     if len(data) < size:
-        raise ArchiveError('ends too early')
+        raise ArchiveError('the file ends too early')
     return data
 
 
@@ -91,7 +91,7 @@ def _end(file: BinaryIO, size: int) -> tuple[int, int, int]:
         if signature != b'PK\6\6':
             raise ArchiveError('its ZIP64 directory is missing')
     if disk or other:
-        raise ArchiveError('an archive of several parts')
+        raise ArchiveError('archives in several parts are not supported')
     return count, length, start
 
 
@@ -111,9 +111,9 @@ def _entries(directory: bytes) -> Iterator[tuple[Entry, int]]:
         if 0xFFFFFFFF in (size, stored, header):
             size, stored, header = _zip64(extra, size, stored, header)
         if method or flags & ENCRYPTED or size != stored:
-            raise ArchiveError('compressed or encrypted, as torch.save does not write it')
+            raise ArchiveError('an entry is compressed or encrypted, which torch.save never does')
         if '..' in name.split('/') or name.startswith('/') or '\\' in name:
-            raise ArchiveError(f'an entry of the name {name}, which is a path to somewhere else')
+            raise ArchiveError(f'the entry {name} has a path that leads out of the archive')
         yield Entry(name, 0, size, crc), header
 
 

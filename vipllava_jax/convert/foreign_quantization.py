@@ -7,7 +7,7 @@ from typing import Any
 
 from vipllava_jax.messages import CheckpointError, brief, printable
 
-ADVICE = 'take the original and --quantize int8'
+ADVICE = 'use the original weights with --quantize int8'
 FIELDS = ('quantization_config', 'compression_config')
 # The tensors that a tool stores in addition to or instead of a weight, by the last part of their names.
 SIGNS = (

@@ -33,7 +33,7 @@ class Program:
     def line(self) -> bytes:
         end = self.data.find(b'\n', self.at, self.at + LONGEST_LINE)
         if end < 0:
-            raise ValueError('an argument without the end of its line')
+            raise ValueError('an argument without a line end')
         return self.take(end - self.at + 1)[:-1]
 
 

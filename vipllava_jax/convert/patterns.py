@@ -34,7 +34,7 @@ class Pattern:
 
     def __init__(self, text: str):
         if len(text) > LONGEST:
-            raise PatternError(f'a pattern of {len(text)} characters')
+            raise PatternError(f'the pattern is too long: {len(text)} characters')
         self.states = [_State(ACCEPT)]
         self.first = self._compile(_Parser(text).parse(), 0)
         self.steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
@@ -70,7 +70,7 @@ class Pattern:
 
     def _add(self, symbol: Any, *after: int) -> int:
         if len(self.states) >= MAX_STATES:
-            raise PatternError('a pattern that repeats too much')
+            raise PatternError('the pattern repeats too much')
         self.states.append(_State(symbol, list(after)))
         return len(self.states) - 1
 
@@ -114,7 +114,7 @@ class _Parser:
     def _alternatives(self) -> Any:
         self.depth += 1
         if self.depth > DEEPEST:
-            raise PatternError(f'groups inside one another, more than {DEEPEST} deep')
+            raise PatternError(f'groups nested more than {DEEPEST} deep')
         ways = [self._sequence()]
         while self._peek() == '|':
             self.at += 1

@@ -34,7 +34,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         except ArchiveError as error:
             raise CheckpointError(f'{path}: truncated or corrupt: {error}') from None
         except ValueError as error:
-            raise CheckpointError(f'{path}: {PICKLE} is corrupt or harmful: {one_line(error)}') from None
+            raise CheckpointError(f'{path}: {PICKLE} is corrupt or malicious: {one_line(error)}') from None
 
 
 def _read_archive(path: Path, file: BinaryIO) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def _read_archive(path: Path, file: BinaryIO) -> dict[str, Tensor]:
     if root + 'constants.pkl' in entries:
         raise CheckpointError(f'{path}: a TorchScript program, not weights; save its state_dict instead')
     if entries[root + PICKLE].size > LONGEST_PICKLE:
-        raise CheckpointError(f'{path}: the data.pkl in it is too large for a checkpoint')
+        raise CheckpointError(f'{path}: the data.pkl in the archive is too large for a checkpoint')
     order = entries.get(root + 'byteorder')
     if order and (order.size != len(b'little') or read_entry(file, order) != b'little'):
         raise CheckpointError(f'{path}: big-endian')
@@ -72,11 +72,9 @@ def _tensors(path: Path, found: Any, root: str, entries: dict[str, Entry]) -> di
     size = os.stat(path).st_size
     for name, value in found.parts.items():
         if not isinstance(name, str) or not isinstance(value, View):
-            raise CheckpointError(
-                f'{path}: holds {type_of(value)} under {brief(name)}, where a tensor should be'
-            )
+            raise CheckpointError(f'{path}: {brief(name)}: expected a tensor, found {type_of(value)}')
         if len(name) > LONGEST_NAME:
-            raise CheckpointError(f'{path}: a tensor with a name of {len(name)} characters: {brief(name)}')
+            raise CheckpointError(f'{path}: the name of a tensor is too long: {brief(name)}')
         entry = entries.get(f'{root}data/{value.storage.key}')
         tensors[name] = _tensor(path, name, value, entry, size)
     return tensors
@@ -86,11 +84,11 @@ def _tensor(path: Path, name: str, view: View, entry: Entry | None, size: int) -
     """A tensor, checked to lie within its storage, and its storage within the file."""
     storage = view.storage
     if entry is None:
-        raise ValueError(f'{brief(name)}: no storage {brief(storage.key)}')
+        raise ValueError(f'{brief(name)}: the archive has no storage {brief(storage.key)}')
     if entry.size != storage.length * storage.itemsize:
         raise ValueError(
             f'{brief(name)}: storage {brief(storage.key)} has {entry.size} bytes, '
-            f'{storage.length} elements of {storage.dtype} do not'
+            f'expected {storage.length} elements of {storage.dtype}'
         )
     itemsize = ITEM_SIZES[view.dtype]
     end = (view.offset + extent(view.shape, view.strides)) * itemsize

@@ -66,7 +66,7 @@ class View:
 
     storage: Storage
     dtype: str
-    offset: int  # in elements, as the strides
+    offset: int  # in elements, like the strides
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
@@ -118,7 +118,7 @@ def _tensor(
     """torch._utils._rebuild_tensor_v2; its arguments for gradients and hooks are ignored."""
     _refuse_metadata(metadata)
     if not isinstance(storage, Storage):
-        raise ValueError(f'a tensor of {type_of(storage)}, where a storage should be')
+        raise ValueError(f'expected the storage of a tensor, found {type_of(storage)}')
     return _view(storage, storage.dtype, offset, shape, strides)
 
 
@@ -135,10 +135,10 @@ def _tensor_of_type(
     """torch._utils._rebuild_tensor_v3, for the types that have no storage class; the length is in bytes."""
     _refuse_metadata(metadata)
     if not isinstance(storage, Storage) or storage.itemsize != 1:
-        raise ValueError(f'a tensor of {type_of(storage)}, where an untyped storage should be')
+        raise ValueError(f'expected the untyped storage of a tensor, found {type_of(storage)}')
     name = dtype.name.removeprefix('torch.') if isinstance(dtype, Global) else ''
     if name not in ITEM_SIZES:
-        raise ValueError(f'a tensor of the type {type_of(dtype)}')
+        raise ValueError(f'expected the dtype of a tensor, found {type_of(dtype)}')
     return _view(storage, name, offset, shape, strides)
 
 
@@ -155,16 +155,16 @@ def _view(storage: Storage, dtype: str, offset: Any, shape: Any, strides: Any) -
     sizes = []
     for value in (shape, strides):
         if not isinstance(value, Compound) or value.type != 'tuple' or len(value.parts) > 64:
-            raise ValueError(f'a tensor whose shape or strides are {type_of(value)}, where a tuple should be')
+            raise ValueError(f'expected a tuple as the shape or strides of a tensor, found {type_of(value)}')
         sizes.append(value.parts)
     if len(sizes[0]) != len(sizes[1]) or not all(map(is_size, (offset, *sizes[0], *sizes[1]))):
-        raise ValueError('offset, shape and strides that are not those of a tensor')
+        raise ValueError('the offset, shape and strides of a tensor are invalid')
     return View(storage, dtype, offset, *sizes)
 
 
 def _parameter(tensor: Any, *_: Any) -> View:
     if not isinstance(tensor, View):
-        raise ValueError(f'a parameter of {type_of(tensor)}, where a tensor should be')
+        raise ValueError(f'expected the tensor of a parameter, found {type_of(tensor)}')
     return tensor
 
 

@@ -51,12 +51,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     tensors, reached = {}, 0
     for begin, end, dtype, shape, name in sorted(ends):
         if begin != reached:
-            problem = f'{printable(name, 99)} begins at byte {begin}, the tensor before it ends at {reached}'
+            problem = (
+                f'{printable(name, 99)} begins at byte {begin}, but the tensor before it ends at {reached}'
+            )
             raise CheckpointError(f'{path}: {problem}')
         tensors[name], reached = Tensor(path, 8 + length + begin, dtype, shape, dense(shape)), end
     if 8 + length + reached != size:
         problem = 'truncated' if 8 + length + reached > size else 'longer than its header says'
-        raise CheckpointError(f'{path}: {problem}: {8 + length + reached} bytes expected, {size} found')
+        raise CheckpointError(f'{path}: {problem}: expected {8 + length + reached} bytes, found {size}')
     return tensors
 
 
@@ -68,9 +70,7 @@ def _header(path: Path, file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]
     if len(start) < 8 or length > size - 8:
         raise CheckpointError(f'{path}: truncated or corrupt: a header of {length} bytes in a file of {size}')
     if length > LONGEST_HEADER:
-        raise CheckpointError(
-            f'{path}: a header of {length} bytes; those of more than {LONGEST_HEADER} are not read'
-        )
+        raise CheckpointError(f'{path}: the header has {length} bytes, expected at most {LONGEST_HEADER}')
     try:
         header = parse_bounded_json(file.read(length), MAX_OBJECTS)
     except ValueError as error:
@@ -83,11 +83,11 @@ def _checked(path: Path, name: str, entry: dict[str, Any]) -> tuple[int, int, st
     """An entry of a header -> the offsets of its first byte and its end, its dtype and shape."""
     code, shape, (begin, end) = entry['dtype'], entry['shape'], entry['data_offsets']
     if not isinstance(code, str) or not isinstance(shape, list):
-        raise ValueError('a type that is not a string, or a shape that is not a list')
+        raise ValueError('the dtype is not a string, or the shape is not a list')
     if len(name) > LONGEST_NAME:
-        raise ValueError(f'a name of {len(name)} characters')
+        raise ValueError(f'a name that is too long: {len(name)} characters')
     if len(shape) > MAX_AXES:
-        raise ValueError(f'a shape of {len(shape)} axes')
+        raise ValueError(f'a shape with too many axes: {len(shape)}')
     if not all(type(n) is int and 0 <= n <= LARGEST for n in (*shape, begin, end)):
         raise ValueError(f'shape {brief(shape)} and offsets are not whole numbers of 63 bits')
     if code not in TYPES:
@@ -98,5 +98,5 @@ def _checked(path: Path, name: str, entry: dict[str, Any]) -> tuple[int, int, st
     size = -(-math.prod(shape) * bits // 8)
     if end - begin != size:
         taken = f'{size} bytes' if size <= LARGEST else 'more bytes than any file has'
-        raise ValueError(f'{code} {brief(shape)} takes {taken}, the offsets span {end - begin}')
+        raise ValueError(f'{code} {brief(shape)} takes {taken}, but the offsets span {end - begin}')
     return begin, end, dtype, tuple(shape)

@@ -67,7 +67,8 @@ def check_views(tensors: Iterable[Tensor], where: str) -> None:
         covered, reached = covered + end - begin, (tensor.file, end)
         if tensor.span > 100 * tensor.nbytes + AT_ONCE:
             raise CheckpointError(
-                f'{where}: a tensor of {tensor.nbytes} bytes is spread over {tensor.span} in {tensor.file}'
+                f'{where}: a tensor of {tensor.nbytes} bytes is spread over {tensor.span} bytes of '
+                f'{tensor.file}'
             )
     taken = sum(tensor.nbytes for tensor in found)
     if taken > 2 * covered:

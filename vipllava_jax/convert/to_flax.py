@@ -34,7 +34,7 @@ from vipllava_jax.threads import map_ahead
 from vipllava_jax.weight_options import WeightOptions
 
 THREADS = 6
-AT_ONCE = 1 << 28  # bytes of buffers for converting, where the leaves are in the same memory
+AT_ONCE = 1 << 28  # bytes of buffers, if the leaves are in the same memory (on a CPU)
 ProgramKey = tuple[str, str, Sizes]  # the dtype in the file, the layout and its sizes: one program for each
 
 

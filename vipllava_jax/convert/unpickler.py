@@ -66,7 +66,7 @@ class _Machine:
 
     def top(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise ValueError('an opcode takes more from the stack than there is')
+            raise ValueError('an opcode takes more values from the stack than there are')
         return self.stack[-1]
 
     def above_mark(self) -> list[Any]:
@@ -97,7 +97,7 @@ class _Machine:
         """The argument of PUT and GET."""
         line = self.program.line()
         if len(line) > 10 or not line.isdigit():
-            raise ValueError('a place in the memo that is not a number')
+            raise ValueError('a memo index that is not a number')
         return int(line)
 
     # Containers
@@ -132,7 +132,7 @@ class _Machine:
         _join(target, parts)
         for key, value in zip(parts[::2], parts[1::2], strict=True):
             if type(key) is not str:
-                raise Refused(f'refuses a dict whose keys are not strings, but {type_of(key)}')
+                raise Refused(f'refuses a dict with a key that is {type_of(key)}, not a string')
             if key in target.parts:
                 raise ValueError('a key occurs twice in a dict')
             target.parts[key] = value
@@ -169,7 +169,7 @@ class _Machine:
         self.pop()
         target = self.top()
         if not isinstance(target, Compound) or target.type != 'OrderedDict':
-            raise Refused(f'refuses to change {type_of(target)}, as only an attack would')
+            raise Refused(f'refuses to change {type_of(target)}, which only an attack would do')
 
     def persistent(self) -> None:
         pid = self.pop()
@@ -193,9 +193,9 @@ class _Machine:
 
 def _changeable(value: Any, *types: str) -> Compound:
     if not isinstance(value, Compound) or value.type not in types:
-        raise ValueError(f'a {types[0]} expected, found {type_of(value)}')
+        raise ValueError(f'expected a {types[0]}, found {type_of(value)}')
     if value.fixed:
-        raise ValueError(f'a {types[0]} changes after it has become part of another')
+        raise ValueError(f'a {types[0]} is changed after it was added to another container')
     return value
 
 
@@ -203,7 +203,7 @@ def _join(target: Compound, parts: list[Any]) -> None:
     """Fixes parts that are added to a container, which cannot become part of itself."""
     target.depth = max(target.depth, _depth(parts))
     if target.fixed:
-        raise ValueError(f'a {target.type} is to become part of itself')
+        raise ValueError(f'a {target.type} is added to itself')
 
 
 def _depth(parts: Iterable[Any]) -> int:
@@ -214,7 +214,7 @@ def _depth(parts: Iterable[Any]) -> int:
             part.fixed = True
             depth = max(depth, part.depth + 1)
     if depth > DEEPEST:
-        raise ValueError(f'containers inside one another, more than {DEEPEST} deep')
+        raise ValueError(f'containers nested more than {DEEPEST} deep')
     return depth
 
 

@@ -32,8 +32,8 @@ _forward: Any = jax.jit(forward, static_argnames='cfg')
 class Comparison(NamedTuple):
     """The largest absolute differences between two checkpoints; infinity where only one is finite."""
 
-    groups: dict[str, float]  # of the weights, by group; 'llama mlp (int8)' for quantized ones
-    logits: float  # of a forward pass on a fixed picture and prompt
+    groups: dict[str, float]  # the largest difference of each group of weights, such as 'llama mlp (int8)'
+    logits: float  # the largest difference of the logits for a fixed picture and prompt
     not_finite: tuple[str, ...] = ()  # weights, or 'logits', that hold NaN or infinity on either side
 
     @property
@@ -95,7 +95,8 @@ def _compare_weights(
             both = tuple(slice(min(sizes)) for sizes in zip(mine.shape, other.shape, strict=True))
             if 'V' not in leaf.layout:
                 raise CheckpointError(
-                    f'{ours.folder}: {path} is {list(mine.shape)}, but {list(other.shape)} in {tensor.file}'
+                    f'{ours.folder}: {path} has the shape {list(mine.shape)}, but {list(other.shape)} in '
+                    f'{tensor.file}'
                 )
             mine, other = mine[both], other[both]
         groups[group] = max(groups.get(group, 0.0), difference(mine, other))

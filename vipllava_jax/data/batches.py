@@ -44,7 +44,7 @@ class BatchSettings:
     fit: Fit | None = None
     max_length: int = 2048  # tokens; longer conversations are truncated
     group_by_length: bool = True  # the rows of a batch have about the same length: T and I take few values
-    pad_to_multiple_of: int = 128  # of the length T of a batch
+    pad_to_multiple_of: int = 128  # the length T of a batch is a multiple of this
     skip_broken: bool = False  # the next good row takes the place of a broken one
     workers: int = 0  # processes that prepare batches; 0: they are prepared in this process
 
@@ -81,7 +81,7 @@ class Task(NamedTuple):
 
     epoch: int
     rows: np.ndarray  # B, the indices of its rows
-    repeated: int  # how many rows at the end only fill the batch up, and have no targets
+    repeated: int  # the number of rows at the end that only fill up the batch and have no targets
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Batches:
         return {}
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Indices N of the rows in the order of an epoch; the order of one epoch is kept."""
+        """Indices N of the rows in the order of an epoch; the order of the latest epoch is cached."""
         settings = self.settings
         if settings.seed is None:
             return np.arange(len(self.rows))

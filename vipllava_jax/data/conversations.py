@@ -45,7 +45,7 @@ def _turn(number: int, turn: Any, images: int) -> Turn:
     sender, text = (turn.get('from'), turn.get('value')) if isinstance(turn, dict) else (None, None)
     if not isinstance(sender, str) or sender not in ROLES or not isinstance(text, str):
         raise ValueError(
-            f'turn {number} is {brief(turn)}: expected {{"from": "human" or "gpt", "value": a text}}'
+            f'turn {number} is {brief(turn)}: expected {{"from": "human" or "gpt", "value": a string}}'
         )
     role = ROLES[sender]
     if IMAGE_TOKEN in text:

@@ -27,10 +27,10 @@ class MarkedConversation(NamedTuple):
 
 
 def text_field(fields: dict[str, Any], name: str) -> str:
-    """The value of a field that must be a text."""
+    """The value of a field that must be a string."""
     value = fields[name]
     if not isinstance(value, str) or not value:
-        raise ValueError(f'"{name}" is {brief(value)}: expected a text')
+        raise ValueError(f'"{name}" is {brief(value)}: expected a string')
     return value
 
 

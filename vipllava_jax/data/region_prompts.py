@@ -89,7 +89,7 @@ def _exact_marks(fields: dict[str, Any], images: int) -> list[tuple[int, Mark]]:
     """The `marks` of a row, each with the number of its picture from 0."""
     texts = fields['marks']
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f'"marks" is {brief(texts)}: expected a list of texts')
+        raise ValueError(f'"marks" is {brief(texts)}: expected a list of strings')
     marked = [parse_mark(text) for text in texts]
     for text, (image, _) in zip(texts, marked, strict=True):
         if image >= images:
@@ -174,7 +174,7 @@ def point_qa(
         f'{text_field(fields, "general_question")} The exemplary object is within the rectangle.\n'
         'Answer the question using a single word or phrase.'
     )
-    answer = fields['answer']  # a text, or a number if it is a count
+    answer = fields['answer']  # a string, or a number if it is a count
     if is_number(answer):
         answer = str(answer)
     return _question_and_answer(question, text_field({'answer': answer}, 'answer'), [mark])

@@ -72,14 +72,14 @@ def _rows_of_list(path: Path) -> Iterator[tuple[int, int, int]]:
                 at = _skip_space(data, at + 1)
         except ValueError as error:
             raise ValueError(
-                f'{path}, row {number} (line {line}): not JSON ({error}); get a whole copy of it'
+                f'{path}, row {number} (line {line}): not JSON ({error}); get an intact copy of it'
             ) from None
         rest = _skip_space(data, at + 1)
         if rest < len(data):
             line += _count_newlines(data, counted, rest)
             raise ValueError(
                 f'{path}, line {line}: {_text_at(data, rest)} follows the list, and would not be read: '
-                'expected one list in a file; give several files one by one'
+                'expected one list in a file; pass several files separately'
             )
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from vipllava_jax.messages import brief
 
-MAX_DEPTH = 64  # of nested lists and objects; the data sets have four
-MAX_DIGITS = 4300  # of an integer: the most that Python converts to text
+MAX_DEPTH = 64  # levels of nested lists and objects; the data sets have four
+MAX_DIGITS = 4300  # digits of an integer: the most that Python converts
 SURROGATE = re.compile(rb'\\u[dD][89a-fA-F]')  # an escaped surrogate, paired or lone
 
 
@@ -18,7 +18,7 @@ def is_safe_json(text: bytes) -> bool:
 def check_values(fields: dict[str, Any]) -> None:
     """Raises ValueError, naming the field, for a value of a row that would cause an error later.
 
-    These are a text with half of a surrogate pair, which tokenizers reject, an integer of thousands of
+    These are a string with half of a surrogate pair, which tokenizers reject, an integer of thousands of
     digits, and lists or objects that are nested too deeply to be serialized.
     """
     pending: list[tuple[Any, str, int]] = [(fields, '', 0)]

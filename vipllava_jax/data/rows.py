@@ -46,7 +46,7 @@ class Row(NamedTuple):
     where: str  # 'mix.json, row 12 (line 340)'
     fields: dict[str, Any]
     images: tuple[Path, ...]
-    folder: Path  # of the pictures and of other files that the row names
+    folder: Path  # the folder of the pictures and other files that the row names
 
 
 def row_from_fields(fields: dict[str, Any], where: str, folder: Path) -> Row:
@@ -64,7 +64,7 @@ def _make_row(fields: dict[str, Any], where: str, folder: Path) -> Row:
     if len(names) > MAX_IMAGES:
         raise BrokenRow(f'{where}: "image" holds {len(names)} pictures, expected at most {MAX_IMAGES}')
     if not isinstance(fields.get('id'), str | int | float | None):
-        raise BrokenRow(f'{where}: "id" is {brief(fields["id"])}, expected a text or a number')
+        raise BrokenRow(f'{where}: "id" is {brief(fields["id"])}, expected a string or a number')
     name = where if fields.get('id') is None else str(fields['id'])
     return Row(name, where, fields, tuple(folder / name for name in names), folder)
 
@@ -88,7 +88,7 @@ class Rows:
 
     files: tuple[Path, ...]
     is_list: tuple[bool, ...]  # which of the files are one JSON list
-    folder: Path | None  # of the pictures; None: the folder of the row's file
+    folder: Path | None  # the folder of the pictures; None: the folder of the row's file
     file: np.ndarray  # N uint8, the number of its file
     start: np.ndarray  # N int64, its first byte
     size: np.ndarray  # N int32, in bytes
@@ -96,10 +96,10 @@ class Rows:
     number: np.ndarray  # N int32, in its file, from 0
     image_counts: np.ndarray  # N uint8, how many pictures it has
     text_lengths: np.ndarray  # N int32, characters of its conversation
-    errors: tuple[str, ...] = ()  # of the first rows that were skipped
+    errors: tuple[str, ...] = ()  # messages about the first rows that were skipped
     skipped: int = 0  # broken rows that are not in the index
     truncated: int = 0  # rows longer than max_length
-    without_answer: int = 0  # of those, rows whose answers are cut off completely
+    without_answer: int = 0  # rows among the truncated ones whose answers are cut off completely
 
     def __len__(self) -> int:
         return len(self.start)

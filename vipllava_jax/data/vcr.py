@@ -175,7 +175,7 @@ def _make_phrasing(
     )
     nouns = fields['class_names']
     if not isinstance(nouns, list) or not all(isinstance(noun, str) for noun in nouns):
-        raise ValueError(f'"class_names" is {brief(nouns)}: expected a list of texts')
+        raise ValueError(f'"class_names" is {brief(nouns)}: expected a list of strings')
     if mentioned and not (mentioned[0] >= 0 and mentioned[-1] < min(len(objects), len(nouns))):
         raise ValueError(f'it mentions object {mentioned[-1]}, but {len(objects)} boxes are known')
     styles = choose_styles(len(mentioned), rng, shapes)
@@ -185,7 +185,7 @@ def _make_phrasing(
 
 
 def _check_tokens(tokens: Any) -> None:
-    """Checks a list of words and lists of object numbers; a text would count as a list of its letters."""
+    """Checks a list of words and lists of object numbers; a string would be read as a list of characters."""
     for token in tokens if isinstance(tokens, list) else [None]:
         numbers = token if isinstance(token, list) else []
         valid = all(isinstance(i, int) and not isinstance(i, bool) for i in numbers)

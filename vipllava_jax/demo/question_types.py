@@ -8,7 +8,7 @@ from vipllava_jax.demo.questions import Fact, Question, View
 from vipllava_jax.demo.scene_questions import SCENE_QUESTIONS, TWO_MARK_QUESTIONS
 
 TYPES = (*MARK_QUESTIONS, *TWO_MARK_QUESTIONS, *SCENE_QUESTIONS, 'words')
-WEIGHTS = {  # of the other types: 1; types that are harder to learn occur more often
+WEIGHTS = {  # the other types have weight 1; types that are harder to learn occur more often
     'relation': 5.0,
     'compare': 3.0,
     'describe': 2.5,

@@ -12,7 +12,7 @@ Fact = tuple[object, ...]
 
 
 class Question(NamedTuple):
-    """A question, its only right answer, in few words and as a sentence, and the facts in the answer."""
+    """A question, its only right answer (in a few words and as a sentence), and the facts in the answer."""
 
     type: str
     text: str

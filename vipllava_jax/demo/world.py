@@ -62,7 +62,9 @@ def make_scene(rng: Random, kinds: tuple[str, ...] = KINDS) -> Scene:
     """A random scene, in which things overlap slightly at most."""
     count = rng.randint(MIN_THINGS, MAX_THINGS)
     things: list[Thing] = []
-    scene_kinds = rng.sample(kinds, min(len(kinds), rng.randint(2, 6)))  # so that some things share one
+    scene_kinds = rng.sample(
+        kinds, min(len(kinds), rng.randint(2, 6))
+    )  # fewer kinds than things, so that some things share a kind
     colors = rng.sample(tuple(COLORS), rng.randint(2, 6))
     for _ in range(80):
         if thing := _random_thing(rng, things, scene_kinds, colors):

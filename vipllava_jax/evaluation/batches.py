@@ -32,7 +32,7 @@ class CaseBatch(NamedTuple):
     """Cases that are answered together, by number."""
 
     numbers: tuple[int, ...]
-    size: int  # rows of the batch; if there are fewer cases, some are repeated
+    size: int  # the number of rows; if there are fewer cases, some are repeated
     fit: Fit | None
     max_new_tokens: int
 
@@ -65,7 +65,7 @@ class CaseBatches:
     batches: tuple[CaseBatch, ...]
     skip_broken: bool
     warn: Callable[[str, str], None]  # called with a subject and a message about it
-    errors: tuple[str, ...] = ()  # of the first cases that were left out
+    errors: tuple[str, ...] = ()  # messages about the first cases that were left out
     left_out: int = 0  # cases that were left out
 
     @property
@@ -150,7 +150,7 @@ def group_cases(
     """Groups cases into batches of at most `batch`.
 
     Cases whose prompts leave no room for an answer are a ValueError or, with `skip_broken`, are left out; the
-    numbers of the others do not change. `fit` and `max_new_tokens` default to those of each case's task.
+    other cases keep their numbers. `fit` and `max_new_tokens` default to those of each case's task.
     """
     _check_options(processor, cfg, batch, template, fit, max_new_tokens)
     processor = processor.for_model(cfg)
@@ -196,7 +196,7 @@ def _prompt_length(case: Case, processor: Processor, template: str, context: int
     length = len(processor.encode(case.turns, len(case.images), template))
     if length + new > context:
         raise ValueError(
-            f'a prompt of {length} tokens and {new} new exceed the {context} of the model: shorten it, or '
-            'ask for fewer'
+            f'a prompt of {length} tokens and {new} new ones exceed the context of {context}: shorten it, or '
+            'request fewer new tokens'
         )
     return length

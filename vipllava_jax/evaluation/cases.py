@@ -24,8 +24,8 @@ class Task(NamedTuple):
     """How the questions of a data set are asked by default."""
 
     name: str
-    fit: Fit | None = None  # None: the checkpoint's
-    max_new_tokens: int = 128  # per answer
+    fit: Fit | None = None  # None: that of the checkpoint
+    max_new_tokens: int = 128  # the maximum per answer
 
 
 GENERIC = Task('rows')
@@ -57,7 +57,7 @@ class Cases:
 
     cases: tuple[Case, ...]
     by: tuple[str, ...] = ()
-    errors: tuple[str, ...] = ()  # of the first rows that were left out
+    errors: tuple[str, ...] = ()  # messages about the first rows that were left out
     left_out: int = 0
 
     @property
@@ -94,7 +94,7 @@ def read_cases(
             row = read_row()
             of_row = list(_cases_of(row, by, together))
             if of_row[0].task is VIP_BENCH and of_row[0].name in names:
-                raise BrokenRow(f'{row.where}: "question_id" {of_row[0].name} comes twice')
+                raise BrokenRow(f'{row.where}: "question_id" {of_row[0].name} occurs twice')
         except BrokenRow as error:
             errors.append(str(error))
             continue
@@ -155,7 +155,7 @@ def _cases_of(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[
 def _question_id(row: Row) -> str:
     value = row.fields['question_id']
     if not isinstance(value, str | int) or not str(value).strip():
-        raise BrokenRow(f'{row.where}: "question_id" is {brief(value)}, expected a text or a whole number')
+        raise BrokenRow(f'{row.where}: "question_id" is {brief(value)}, expected a string or a whole number')
     return str(value)
 
 
@@ -192,12 +192,12 @@ def _accepted(row: Row, answer: str) -> tuple[str, ...]:
 def _answers(value: Any) -> tuple[str, ...]:
     answers = value if isinstance(value, list) else [value]
     if not answers or not all(map(_is_answer, answers)):
-        raise ValueError(f'"answer" is {brief(value)}: expected a text or a number, or a list of those')
+        raise ValueError(f'"answer" is {brief(value)}: expected a string or a number, or a list of those')
     return tuple(map(str, answers))
 
 
 def _is_answer(value: Any) -> bool:
-    """Whether a value is a text that is not blank, or a finite number."""
+    """Whether a value is a string that is not blank, or a finite number."""
     if isinstance(value, str):
         return bool(value.strip())
     if isinstance(value, float):
@@ -206,6 +206,6 @@ def _is_answer(value: Any) -> bool:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """The values of a field, as texts."""
+    """The values of a field, as strings."""
     values = value if isinstance(value, list) else [] if value is None else [value]
     return tuple(dict.fromkeys(map(str, values))) or (NONE,)

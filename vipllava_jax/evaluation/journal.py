@@ -1,4 +1,4 @@
-"""A file of answers, written as they come: JSONL whose first line holds the settings."""
+"""A file of answers, appended batch by batch: JSONL whose first line holds the settings."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ FIELDS: dict[str, Any] = {
     'answer': str,
     'finished': bool,
 }  # of the other lines
-EXPECTED = {str: 'a text', bool: 'true or false'}
+EXPECTED = {str: 'a string', bool: 'true or false'}
 
 
 class Journal:
@@ -79,7 +79,7 @@ def open_journal(
 
 
 def _prepare_folder(path: Path) -> None:
-    """Creates the folder of a file of answers; ValueError or OSError if the file cannot be there."""
+    """Creates the folder of a file of answers; ValueError or OSError if the file cannot be created there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         check_regular(path)

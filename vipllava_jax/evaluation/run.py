@@ -26,10 +26,10 @@ class Result(NamedTuple):
     """The result of an evaluation."""
 
     scores: list[Score]
-    answers: list[dict[str, Any]]  # as in the file, in the order of the cases
-    errors: list[str]  # of the first rows that were left out, and of pictures
+    answers: list[dict[str, Any]]  # the records of the file, in the order of the cases
+    errors: list[str]  # messages about the first rows that were left out, and about pictures
     left_out: int
-    cut_off: int  # answers that reached the maximum number of tokens
+    cut_off: int  # the number of answers that reached the maximum number of tokens
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from vipllava_jax.evaluation.cases import Cases
 from vipllava_jax.messages import printable
 
 MAX_NAME = 60  # characters of a group's name in the table, which may be a value of the data
-Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+Z = 1.959963984540054  # 95 % of a normal distribution lie within this number of standard deviations
 
 
 class Score(NamedTuple):

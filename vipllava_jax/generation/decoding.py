@@ -217,9 +217,9 @@ def max_new_tokens_for(batch: Batch, cfg: Config, max_new_tokens: int | Sequence
     length, new = int(batch.lengths[row]), int(limits[row])
     left = context - length
     if new > left:
-        advice = f'ask for at most {left} new' if left > 0 else 'shorten the prompt'
+        advice = f'request at most {left} new tokens' if left > 0 else 'shorten the prompt'
         raise ValueError(
-            f'row {row}: a prompt of {length} tokens and {new} new exceed the {context} of the model: '
+            f'row {row}: a prompt of {length} tokens and {new} new ones exceed the context of {context}: '
             f'{advice}'
         )
     return limits

@@ -8,7 +8,7 @@ from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.messages import listed
 from vipllava_jax.model.vipllava import Params
 
-MAX_NAMES = 3  # of weights in a message
+MAX_NAMES = 3  # the maximum number of weights that a message names
 
 
 def explain(params: Params, batch: Batch) -> str:
@@ -21,9 +21,9 @@ def explain(params: Params, batch: Batch) -> str:
         reason = names
         advice = advice or 'get a complete copy of the weights, or convert them again'
     elif not np.isfinite(batch.images).all():
-        reason, advice = 'the pictures hold NaN or infinity', 'give pictures whose pixels are numbers'
+        reason, advice = 'the images hold NaN or infinity', 'pass images of finite numbers'
     else:
-        reason = 'all weights are finite, but a result became too large'
+        reason = 'all weights are finite, but a result overflowed'
         advice = advice or 'try --dtype float32, or another copy of the weights'
     return f"the model's logits are not finite (NaN or infinity): {reason}; {advice}"
 

@@ -69,12 +69,12 @@ def _weights(params: dict[str, Any]) -> str:
 
 
 def _device(params: dict[str, Any]) -> str:
-    """The kinds of the devices that hold the weights, with their number if there are several."""
+    """The names of the devices that hold the weights, each with its number if there are several."""
     import jax
 
     leaves = jax.tree.leaves(params)
     devices = {device for leaf in leaves if isinstance(leaf, jax.Array) for device in leaf.devices()}
     if not devices:
         return 'none: the weights are not on a device'
-    kinds = Counter(device.device_kind for device in devices)
-    return printable(', '.join(f'{n} x {kind}' if n > 1 else kind for kind, n in kinds.items()))
+    counts = Counter(device.device_kind for device in devices)
+    return printable(', '.join(f'{n} x {name}' if n > 1 else name for name, n in counts.items()))

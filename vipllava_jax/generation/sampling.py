@@ -22,7 +22,10 @@ class Sampling:
 
 
 def sampling_of(settings: GenerationSettings, B: int) -> Sampling | None:
-    """The sampling settings of B rows; None if every row is greedy.
+    """The sampling settings of B rows; None if every row is greedy, which has a program of its own.
+
+    A single program would make greedy steps of a 7B 2 to 3 % slower on a GPU. With a `lax.cond` around the
+    sampling it costs nothing at 8 rows, but 10 % at one.
 
     Raises ValueError if a setting has another number of rows.
     """

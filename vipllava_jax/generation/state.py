@@ -15,7 +15,7 @@ from vipllava_jax.generation.sampling import Sampling
 from vipllava_jax.model.llama import Cache
 
 EOS_COLUMNS = 8  # the columns of `State.eos` are a multiple of this, so that other end ids compile nothing
-NO_ID = -1  # in place of an end id that a row does not have
+NO_ID = -1  # fills the unused columns of `State.eos`
 
 
 @struct.dataclass

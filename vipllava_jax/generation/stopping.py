@@ -30,7 +30,7 @@ def end_ids(settings: GenerationSettings, cfg: Config, processor: Processor | No
 
 
 def find_stop(text: str, stops: Sequence[str]) -> tuple[int, int] | None:
-    """The begin and end in a text of the stop string that is complete first; None if there is none."""
+    """The start and end of the stop string that is complete first in a text; None if there is none."""
     found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     end, begin = min(found, default=(0, 0))
     return (begin, end) if found else None
@@ -67,13 +67,13 @@ class RowStops:
     def __init__(self, processor: Processor, stops: Sequence[str]) -> None:
         self.stream, self.stops = processor.text_stream(), stops
         self.longest = max(map(len, stops))
-        self.text = ''  # the end of the text, as long as the longest stop string
+        self.text = ''  # the last characters of the text, as many as the longest stop string has
 
     def push(self, ids: Iterable[int]) -> int | None:
         """The number of these ids up to and including the one that completes a stop string, or None."""
         for n, id in enumerate(ids, 1):
             self.text += self.stream.push([id])
-            last = copy.copy(self.stream)  # the text as it is if the answer ends here
+            last = copy.copy(self.stream)  # decodes the pending ids as if the answer ended here
             if find_stop(self.text + last.end() + last.blank, self.stops):
                 return n
             self.text = self.text[-self.longest :]
@@ -89,7 +89,7 @@ class AnswerEnds:
         B = len(limits)
         self.limits = limits  # B, the maximum number of tokens of each answer
         self.eos, self.pad = eos, pad
-        self.row_stops = row_stops  # of each row, or empty without stop strings
+        self.row_stops = row_stops  # the detector of each row; empty without stop strings
         self.lengths = np.zeros(B, np.int32)
         self.reasons = [''] * B  # '' until the answer has ended
 

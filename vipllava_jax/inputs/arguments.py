@@ -8,7 +8,7 @@ from vipllava_jax.inputs.images import ImageSource
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.messages import brief
 
-FORMS = 'a text, a list of Turns, or a list of messages {"role", "content"}'
+FORMS = 'a string, a list of Turns, or a list of messages {"role", "content"}'
 
 
 class Conversation(NamedTuple):

@@ -15,9 +15,9 @@ Point = tuple[float, float]
 Color = tuple[int, ...]  # red, green, blue, alpha
 Bounds = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are outside
 
-# Pillow takes a second at most for
-MAX_OUTLINE_PIXELS = 10_000_000  # pixels of outlines, or rows that edges cross
-MAX_EDGE_ROWS = 1_000_000_000  # rows times edges
+# The limits of what Pillow draws directly, in at most a second.
+MAX_OUTLINE_PIXELS = 10_000_000  # pixels of outlines, or image rows crossed by edges
+MAX_EDGE_ROWS = 1_000_000_000  # image rows times edges
 TILE = 1024  # pixels per side of the tiles that are composited
 
 
@@ -178,7 +178,7 @@ def _length(corners: Sequence[Point]) -> float:
 
 
 def _dilated(mask: np.ndarray, reach: int) -> np.ndarray:
-    """A mask -> where it is true within `reach` columns to the left or right."""
+    """A mask -> True wherever the mask is true within `reach` columns to the left or right."""
     grown = np.empty(mask.shape, bool)
     rows = max((1 << 20) // mask.shape[1], 1)  # what a processor's cache holds
     for top in range(0, len(mask), rows):

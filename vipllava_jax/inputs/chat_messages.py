@@ -21,7 +21,7 @@ def read_messages(
 ) -> tuple[list[Turn], list[ImageSource]]:
     """Messages `{"role", "content"}` and the images passed with them -> Turns, and the images in their order.
 
-    A content is a text or a list of parts, which are joined by line breaks: `{"type": "text", "text": …}`,
+    A content is a string or a list of parts, which are joined by line breaks: `{"type": "text", "text": …}`,
     `{"type": "image_url", "image_url": {"url": "data:…"}}`, and `{"type": "image"}` for the next of `images`.
     Raises ValueError, with the path of the field, for anything else.
     """
@@ -70,7 +70,7 @@ def _read_content(content: Any, path: str) -> tuple[str, list[ImageSource | None
     if isinstance(content, str):
         return content, []
     if not isinstance(content, (list, tuple)) or not content:
-        raise ValueError(f'{path}: expected a text or a list of parts, found {brief(content)}')
+        raise ValueError(f'{path}: expected a string or a list of parts, found {brief(content)}')
     texts: list[str] = []
     images: list[ImageSource | None] = []
     for n, part in enumerate(content):
@@ -82,7 +82,7 @@ def _read_content(content: Any, path: str) -> tuple[str, list[ImageSource | None
         if part_type == 'text':
             _refuse_other_keys(part, ('type', 'text'), at)
             if not isinstance(part.get('text'), str):
-                raise ValueError(f'{at}.text: expected a text, found {brief(part.get("text"))}')
+                raise ValueError(f'{at}.text: expected a string, found {brief(part.get("text"))}')
             texts.append(part['text'])
             continue
         texts.append(IMAGE_TOKEN)

@@ -46,7 +46,7 @@ def _read_jinja(path: Path) -> dict[str, str]:
 
 
 def _default_template(path: Path, fields: Mapping[str, Any]) -> str | None:
-    """The template in a file: one text, or several by name, of which transformers uses `default`."""
+    """The template in a file: one string, or several by name, of which transformers uses `default`."""
     template = fields.get('chat_template')
     if isinstance(template, list):
         if not all(isinstance(entry, dict) and isinstance(entry.get('name'), str) for entry in template):
@@ -55,7 +55,7 @@ def _default_template(path: Path, fields: Mapping[str, Any]) -> str | None:
     if isinstance(template, dict):
         template = template.get('default')
     if template is not None and not isinstance(template, str):
-        raise CheckpointError(f'{path}: chat_template: expected a text, found {brief(template)}')
+        raise CheckpointError(f'{path}: chat_template: expected a string, found {brief(template)}')
     return template
 
 

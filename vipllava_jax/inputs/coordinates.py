@@ -9,8 +9,10 @@ import numpy as np
 
 from vipllava_jax.messages import brief
 
-MAX_CORNERS = 100_000  # per mark; the exact outline of an object in a large photo has a few thousand
-MAX_POLYGONS = 1000  # per mark
+MAX_CORNERS = (
+    100_000  # the maximum per mark; the exact outline of an object in a large photo has a few thousand
+)
+MAX_POLYGONS = 1000  # the maximum per mark
 MAX_COORDINATE = 1e9  # no picture is nearly as large; the bound keeps arithmetic on coordinates finite
 
 Pair = tuple[float, float]
@@ -19,7 +21,7 @@ Pair = tuple[float, float]
 def as_sequence(values: Any) -> Any | None:
     """Returns values that are a sequence (a list, a tuple or an array), or None for anything else.
 
-    A text does not count as a sequence: its characters would be read as numbers.
+    A string does not count as a sequence: its characters would be read as numbers.
     """
     if isinstance(values, (list, tuple)):
         return values
@@ -27,13 +29,13 @@ def as_sequence(values: Any) -> Any | None:
         return None
     if isinstance(values, np.ndarray):
         return values if values.ndim and values.dtype.kind in 'iufO' else None
-    shape = getattr(values, 'shape', None)  # of an array of another library
+    shape = getattr(values, 'shape', None)  # an array of another library
     indexed = hasattr(values, '__len__') and hasattr(values, '__getitem__')
     return values if indexed and shape != () else None
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a single number; a bool or a text that looks like a number is not."""
+    """Whether a value is a single number; a bool or a string that looks like a number is not."""
     if isinstance(value, (int, float)):
         return not isinstance(value, bool)
     if isinstance(value, (str, bytes, np.bool_)) or not hasattr(value, '__float__'):

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from PIL import Image
 
 Bounds = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are outside
-KEY = 'vipllava marks'  # in a picture's info
+KEY = 'vipllava marks'  # the key in a picture's `info`
 
 
 @dataclass(frozen=True)
 class DrawnMarks:
-    """The marks drawn on a picture of this width and height, each as text with the bounds of its pixels."""
+    """The marks drawn on a picture of this width and height: their text and the bounds of their pixels."""
 
     size: tuple[int, int]
     extents: tuple[tuple[str, Bounds], ...] = ()

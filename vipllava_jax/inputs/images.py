@@ -26,7 +26,7 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image | ImageArray
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'ICO')
 MAX_SIDE = 65_535  # pixels per side: the limit of JPEG
 MAX_FILE_BYTES = 1 << 30  # bytes
-MAX_SAMPLES = 270_000_000  # of a JPEG 2000 picture, whose decoder takes 4 bytes for each
+MAX_SAMPLES = 270_000_000  # the samples of a JPEG 2000 picture; its decoder takes 4 bytes for each
 STRIP = 1 << 22  # pixels converted at a time
 TO_UPRIGHT = {  # by EXIF orientation, what makes the picture upright; 1 needs nothing
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -10,7 +10,7 @@ from typing import IO
 MAX_READ_WHOLE = 256 << 20  # bytes of a file that Pillow reads into memory at once
 MAX_TEXT = 1 << 20  # bytes of a text chunk, the most that Pillow reads
 MAX_PLAIN_TEXT = 64 << 20  # bytes of a plain-text picture, which is slow to decode
-MAX_COMMENTS = 1000  # in a plain-text picture
+MAX_COMMENTS = 1000  # the maximum number in a plain-text picture
 MAX_TAG_NUMBERS = 1 << 20  # numbers in one tag of a TIFF file, such as the offsets of its strips
 
 
@@ -47,7 +47,7 @@ def _check_size(file: IO[bytes], size: int) -> None:
 
 
 def _check_plain(file: IO[bytes], size: int) -> None:
-    """Limits the header of a PPM file, and the size of a plain-text one."""
+    """Limits the size of a PPM file's header, and of a file that stores its pixels as plain text."""
     if re.match(rb'P[123]\s', read_at(file, 0, 3)):
         if size > MAX_PLAIN_TEXT:
             raise ValueError(

@@ -13,10 +13,10 @@ def parse_mark(text: str) -> tuple[int, Mark]:
     """'2/rectangle:40,60,180,220:red:alpha=200' -> (1, the mark), where 1 is the index of the second image.
 
     Two numbers are a point, four a box, six or more a polygon; several places are joined by '+'.
-    ValueError, in one line that holds the text, for anything else.
+    Raises ValueError, in one line that quotes the text, for anything else.
     """
     if not isinstance(text, str):
-        raise ValueError(f'expected a mark as a text, found {brief(text)}: {SYNTAX}')
+        raise ValueError(f'expected a mark as a string, found {brief(text)}: {SYNTAX}')
     number, slash, rest = text.partition('/')
     try:
         if slash and not re.fullmatch('0*[1-9][0-9]{0,5}', number[:20]):

@@ -39,12 +39,16 @@ COLORS = {
     'purple': (128, 0, 128),
     'gold': (255, 215, 0),
 }
-OPTIONS = {'alpha': int, 'width': float, 'units': str}  # that may follow the colour in a mark's text
+OPTIONS = {
+    'alpha': int,
+    'width': float,
+    'units': str,
+}  # the options that may follow the colour in a mark's text
 MAX_QUOTED = 160  # characters of a mark's text in a message
 POINT_SHAPES = ('point', 'arrow')  # the shapes for which a point is enough
 SHAPES_WITHOUT_LINES = ('point', 'mask')
 UNITS = ('pixel', 'relative')
-MAX_MARKS = 10_000  # on one picture
+MAX_MARKS = 10_000  # the maximum per picture
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def _width(shape: str, width: Any) -> float:
     """A positive number, for a shape that has lines."""
     if shape in SHAPES_WITHOUT_LINES:
         raise ValueError(f'{shape} has width {brief(width)}: leave it out, there is no line')
-    with contextlib.suppress(OverflowError):  # of a whole number that no float can hold
+    with contextlib.suppress(OverflowError):  # from an integer that is too large for a float
         if is_number(width) and 0 < float(width) < math.inf:
             return width if isinstance(width, (int, float)) else float(width)
     raise ValueError(f'{shape} has width {brief(width)}: give a positive number')

@@ -13,7 +13,7 @@ from vipllava_jax.messages import CheckpointError, brief
 Fit = Literal['crop', 'pad', 'squash']
 FITS: tuple[Fit, ...] = get_args(Fit)
 MAX_INPUT_SIDE = 4096  # pixels of the tower's input; published models have up to 1024
-MAX_FACTOR = 1e6  # of means, deviations and factors
+MAX_FACTOR = 1e6  # the largest mean, deviation or factor
 FLAGS = ('do_resize', 'do_center_crop', 'do_rescale', 'do_normalize', 'do_pad')
 MAX_INTERMEDIATE = 1 << 24  # pixels; intermediate pictures are kept below about this size
 MAX_ROW_BY_ROW = 16 * MAX_INTERMEDIATE  # pixels of a padded picture: resizing more by rows takes seconds
@@ -23,7 +23,7 @@ MAX_ROW_BY_ROW = 16 * MAX_INTERMEDIATE  # pixels of a padded picture: resizing m
 class ImageSettings:
     """How a checkpoint's pictures are preprocessed, from its preprocessor_config.json."""
 
-    side: int = 336  # of the square input of the vision tower
+    side: int = 336  # pixels per side of the vision tower's input
     edge: int = 336  # what a picture's shorter edge becomes, before the centre is cut out
     fit: Fit = 'crop'
     resample: int = Image.Resampling.BICUBIC

@@ -130,9 +130,10 @@ class Processor:
     ) -> Batch:
         """One prompt, or a list of B prompts, and their images -> a Batch of B rows.
 
-        A prompt is a text, a list of Turns, or a list of messages as in OpenAI's chat API (`chat_messages`).
-        The images of a prompt are None, an image, or a list of images: a path, the bytes of a file, a PIL
-        image, or an array hw, hw3 or hw4 of uint8. For a list of prompts, `images` is a list of B of these.
+        A prompt is a string, a list of Turns, or a list of messages as in OpenAI's chat API (see
+        `chat_messages`). The images of a prompt are None, an image, or a list of images. An image is a path,
+        the bytes of a file, a PIL image, or an array hw, hw3 or hw4 of uint8. For a list of prompts, `images`
+        is a list of B of these.
 
         Raises ValueError, naming the row, if images do not fit the text or cannot be read. Warns of marks
         that cropping would cut off; `fit='pad'` and `fit='squash'` keep the whole image.
@@ -182,7 +183,7 @@ class Processor:
         return Image.fromarray(self.image_settings.denormalize(np.asarray(batch.images[row, index])))
 
     def decode(self, output: Any) -> Any:
-        """Ids T -> a text; ids BT, or a Generation -> a list of B texts, without their stop strings."""
+        """Ids T -> a string; ids BT, or a Generation -> a list of B strings, without their stop strings."""
         if hasattr(output, 'tokens'):
             rows = zip(np.asarray(output.tokens), np.asarray(output.lengths), strict=True)
             return [
@@ -197,7 +198,7 @@ class Processor:
         return TextStream(self.tokenizer)
 
     def stop_strings(self, template: str = DEFAULT_TEMPLATE) -> tuple[str, ...]:
-        """The texts that end an answer in this template, besides the eos token."""
+        """The strings that end an answer in this template, besides the eos token."""
         return stop_strings(template, self.chat_template)
 
     def save(self, folder: str | os.PathLike[str]) -> None:

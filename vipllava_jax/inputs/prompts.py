@@ -75,7 +75,7 @@ def check_template(name: str, chat_template: ChatTemplate | None = None) -> None
 
 
 def stop_strings(name: str, chat_template: ChatTemplate | None = None) -> tuple[str, ...]:
-    """The texts that end an answer in this template, besides the eos token."""
+    """The strings that end an answer in this template, besides the eos token."""
     check_template(name, chat_template)
     if chat_template and name == 'checkpoint':
         return tuple(text for text in TEMPLATES['hub'].stop_strings if text in chat_template.source)
@@ -137,7 +137,7 @@ def _render_template(template: Template, turns: Sequence[Turn], unplaced: int) -
 
 
 def _render_checkpoint_template(turns: Sequence[Turn], unplaced: int, chat_template: ChatTemplate) -> str:
-    """The same with a chat template, whose messages have parts if it reads their types, else texts."""
+    """The same with a chat template, whose messages have parts if it reads their types, else strings."""
     reads_parts = re.search(r"""['".]type\b""", chat_template.source)
     messages = []
     for role, text in turns:

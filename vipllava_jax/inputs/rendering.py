@@ -46,7 +46,7 @@ class Renderer:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
-        self.failures: Counter[str] = Counter()  # of templates, by their source
+        self.failures: Counter[str] = Counter()  # the number of failures of each template, by its source
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
         """The output of a template with these variables; RenderingError if it fails."""
@@ -109,9 +109,9 @@ class Renderer:
                 code = _exit_code(process)
                 self.stop()
             if code == -signal.SIGXCPU:
-                raise TimeExceeded(f'it computes for more than {CPU_SECONDS} seconds')
+                raise TimeExceeded(f'it uses more than {CPU_SECONDS} seconds of processor time')
             if is_retry:
-                raise LimitExceeded(f'it ends the process that renders it (exit code {code})')
+                raise LimitExceeded(f'it crashes the process that renders it (exit code {code})')
         raise AssertionError
 
     def _running_child(self) -> 'subprocess.Popen[bytes]':
@@ -154,7 +154,7 @@ def _start() -> 'subprocess.Popen[bytes]':
 
 
 def _import_folders(*packages: str) -> list[str]:
-    """The folders that contain some packages, found without importing them."""
+    """The folders that contain the given packages, found without importing the packages."""
     found = [importlib.util.find_spec(name) for name in packages]
     return [str(Path(spec.origin).absolute().parent.parent) for spec in found if spec and spec.origin]
 
@@ -198,6 +198,6 @@ def _close(process: 'subprocess.Popen[bytes]') -> None:
                 pipe.close()
 
 
-RENDERER = Renderer()  # one for the process
+RENDERER = Renderer()  # the renderer of this process
 atexit.register(RENDERER.stop)
 os.register_at_fork(after_in_child=RENDERER.drop_child)

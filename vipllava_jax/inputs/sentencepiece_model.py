@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # the types of pieces that matter here
 BPE = 2  # the type of a model whose pieces are merged in the order of their scores
-MAX_BYTES = 16 << 20  # bytes of a file, thirty times those of Llama's
+MAX_BYTES = 16 << 20  # bytes of a file, thirty times the size of Llama's
 MAX_PIECES = 1 << 18
-MAX_FIELDS = 1 << 10  # of a message, besides the pieces
+MAX_FIELDS = 1 << 10  # the maximum number of fields of a message, besides the pieces
 MAX_PIECE_CHARACTERS = 256  # characters of a piece
-MAX_CHARACTERS = 1 << 20  # of all pieces, six times those of Llama's
+MAX_CHARACTERS = 1 << 20  # characters of all pieces, six times the number in Llama's vocabulary
 # the fields' numbers, from sentencepiece_model.proto
 PIECES, TRAINER = 1, 2
 TEXT, SCORE, PIECE_TYPE = 1, 2, 3
@@ -131,5 +131,5 @@ def _integer_value(value: FieldValue) -> int:
 
 def _text_value(value: FieldValue) -> str:
     if not isinstance(value, bytes):
-        raise ValueError('a number where a text is expected')
+        raise ValueError('a number where a string is expected')
     return value.decode()

@@ -22,7 +22,7 @@ class Variation(NamedTuple):
         return max(int(number), 1)
 
     def number(self, low: float, high: float, fixed: float) -> float:
-        """A number between low and high, whichever is the smaller."""
+        """A number between low and high, in either order."""
         return fixed if self.rng is None else low + (high - low) * self.rng.random()
 
     def boolean(self, fixed: bool) -> bool:
@@ -106,7 +106,7 @@ class Pen(NamedTuple):
     canvas: Canvas
     colour: Color
     scale: float
-    width: float | None  # of lines, in units of scale; None: the variation decides
+    width: float | None  # the width of lines in units of scale; None: the variation decides
 
     def line_width(self, vary: Variation, low: float, high: float) -> int:
         """A line's width in pixels, from low to high units of scale; 3 if it is fixed."""

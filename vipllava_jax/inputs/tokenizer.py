@@ -12,8 +12,8 @@ from vipllava_jax.inputs import sentencepiece, tokenizer_json
 from vipllava_jax.inputs.tokenizer_fields import STANDARD, ExtraToken, TokenizerFields
 from vipllava_jax.messages import CheckpointError, brief, one_line
 
-MAX_PENDING = 64  # most tokens held back while a character is incomplete
-DEFAULTS = {'bos': '<s>', 'eos': '</s>', 'unk': '<unk>', 'pad': '<pad>'}  # where no file names them
+MAX_PENDING = 64  # the maximum number of tokens held back while a character is incomplete
+DEFAULTS = {'bos': '<s>', 'eos': '</s>', 'unk': '<unk>', 'pad': '<pad>'}  # used if no file names the token
 T = TypeVar('T')
 
 

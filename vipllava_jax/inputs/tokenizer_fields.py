@@ -124,7 +124,7 @@ def _added_json_tokens(path: Path, special: set[str]) -> list[ExtraToken]:
 
 
 def token_text(path: Path, field: str, token: Any) -> str:
-    """The text of a token, which is given as a text or as an object with `content`."""
+    """The text of a token, which is given as a string or as an object with `content`."""
     text = token.get('content') if isinstance(token, dict) else token
     if not isinstance(text, str):
         raise CheckpointError(f'{path}: {field}: expected the text of a token, found {brief(token)}')

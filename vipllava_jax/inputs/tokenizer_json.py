@@ -15,8 +15,8 @@ MAX_ID = 1 << 24
 MAX_BYTES = 40 << 20  # bytes of the file, several times what a vocabulary of 128,000 tokens takes
 MAX_TOKENS = 1 << 19  # tokens, and pairs to merge; the largest vocabularies have half as many
 MAX_ADDED_TOKENS = 1 << 16  # tokens besides the vocabulary
-MAX_OBJECTS = MAX_ADDED_TOKENS + 10_000  # in the JSON; each takes thirty times its bytes in memory
-MAX_ADDED_CHARACTERS = 1 << 20  # characters of all of them
+MAX_OBJECTS = MAX_ADDED_TOKENS + 10_000  # objects in the JSON; in memory each takes thirty times its bytes
+MAX_ADDED_CHARACTERS = 1 << 20  # characters of all added tokens
 MAX_PARTS = 32  # normalizers, pre-tokenizers, decoders or post-processors
 MAX_DEPTH = 4  # sequences within each other
 MAX_GROWTH = 16  # the largest factor by which a text may grow in bytes; Llama's is 3
@@ -76,7 +76,7 @@ def _added(tokens: Any) -> None:
             raise _fail('added_tokens', token, 'objects')
         content, id = token.get('content'), token.get('id')
         if not isinstance(content, str) or not content:
-            raise _fail('added_tokens: content', content, 'a text')
+            raise _fail('added_tokens: content', content, 'a string')
         if type(id) is not int or not 0 <= id < MAX_ID:
             raise _fail(f'added_tokens: the id of {brief(content)}', id, f'0 to {MAX_ID - 1}')
     if sum(len(token['content']) for token in tokens or ()) > MAX_ADDED_CHARACTERS:
@@ -129,7 +129,7 @@ def _text(field: str, part: Mapping[str, Any], name: str, least: int = 1) -> int
     """The bytes of a short text."""
     value = part.get(name)
     if not isinstance(value, str) or not least <= len(value) <= 64:
-        raise _fail(f'{field}.{name}', value, f'a text of {least} to 64 characters')
+        raise _fail(f'{field}.{name}', value, f'a string of {least} to 64 characters')
     return len(value.encode(errors='replace'))
 
 
@@ -141,7 +141,7 @@ def _prepend(field: str, part: Mapping[str, Any]) -> float:
 def _replace(field: str, part: Mapping[str, Any]) -> float:
     pattern = part.get('pattern')
     if not isinstance(pattern, Mapping) or pattern.keys() != {'String'}:
-        raise _fail(f'{field}.pattern', pattern, '{"String": a text}')
+        raise _fail(f'{field}.pattern', pattern, '{"String": a string}')
     return max(1.0, _text(field, part, 'content', 0) / _text(f'{field}.pattern', pattern, 'String'))
 
 
@@ -152,7 +152,9 @@ def _split(field: str, part: Mapping[str, Any]) -> float:
         return 1
     regex = pattern.get('Regex') if isinstance(pattern, Mapping) and len(pattern) == 1 else None
     if not isinstance(regex, str) or regex not in PATTERNS:
-        raise _fail(f'{field}.pattern', pattern, 'a text, or a regular expression of a well-known tokenizer')
+        raise _fail(
+            f'{field}.pattern', pattern, 'a string, or a regular expression of a well-known tokenizer'
+        )
     return 1
 
 

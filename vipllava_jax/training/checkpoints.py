@@ -62,7 +62,7 @@ class Checkpoints:
             return self._saver.restore(
                 self.path(step), args=args.PyTreeRestore(shapes, restore_args=restore_args)
             )
-        except Exception as error:  # of many types
+        except Exception as error:  # errors of many types
             raise CheckpointError(
                 f'{self.path(step)}: not a state of this run, or damaged; delete it to resume from the one '
                 f'before it: {one_line(error)}'

@@ -30,7 +30,7 @@ def describe_run(plan: TrainingPlan, trainable: Params, frozen: Params, done: in
 
 
 def _truncated(batches: Batches) -> str:
-    """How many rows are truncated; '' if none."""
+    """A phrase with the number of truncated rows; '' if there are none."""
     rows = batches.rows
     if not rows.truncated:
         return ''

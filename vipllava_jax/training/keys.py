@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from vipllava_jax.messages import brief
 
 LARGEST = 3e38  # about the largest float32: larger numbers would become infinite
-MAX_ENTRIES = 1000  # of a list
-TYPES = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false'}
+MAX_ENTRIES = 1000  # the maximum length of a list
+TYPES = {str: 'a string', int: 'a whole number', float: 'a number', bool: 'true or false'}
 
 
 class Key(NamedTuple):
@@ -47,7 +47,7 @@ class Key(NamedTuple):
         if self.choices and value not in self.choices:
             raise ValueError(f'{name} is {brief(value)}, expected one of {", ".join(self.choices)}')
         if self.type is str and (not value or '\0' in value):
-            raise ValueError(f'{name} is {brief(value)}, expected a text that is not empty and has no NUL')
+            raise ValueError(f'{name} is {brief(value)}, expected a string that is not empty and has no NUL')
         if self.type in (int, float) and not self._in_range(value):
             raise ValueError(f'{name} is {brief(value)}, expected {self._range()}')
         return value

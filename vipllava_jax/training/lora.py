@@ -36,7 +36,7 @@ def add(
     """
     names = {name.removesuffix('_proj') for name in targets}
     if unknown := [name for name in targets if name.removesuffix('_proj') not in TARGETS]:
-        raise ValueError(f'targets: {", ".join(unknown)} unknown, expected some of {", ".join(TARGETS)}')
+        raise ValueError(f'unknown targets: {", ".join(unknown)}; expected some of {", ".join(TARGETS)}')
     if not names or rank < 1 or not 0 <= dropout < 1:
         raise ValueError(
             f'an adapter needs a target, a rank of 1 or more and a dropout of at least 0 and below 1, not '

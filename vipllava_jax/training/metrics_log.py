@@ -14,7 +14,7 @@ from typing import Any
 from vipllava_jax.files import check_regular, naming, parse_record, write_text
 from vipllava_jax.messages import brief
 
-FILE_NUMBERS = itertools.count()  # of the files that this process writes for TensorBoard
+FILE_NUMBERS = itertools.count()  # numbers the files that this process writes for TensorBoard
 
 
 class MetricsLog:

@@ -9,7 +9,7 @@ from vipllava_jax.training.run_record import FILE
 from vipllava_jax.training.settings import TrainingSettings
 
 FILES = (FILE, 'metrics.jsonl', '.lock')
-WRITTEN = (*FILES, 'checkpoints', 'tensorboard')  # in addition to the result
+WRITTEN = (*FILES, 'checkpoints', 'tensorboard')  # the names that a run writes, in addition to the result
 
 
 def result_folder(settings: TrainingSettings) -> Path:

@@ -9,12 +9,12 @@ from typing import Any
 
 from vipllava_jax.messages import duration, printable
 
-REFRESH_SECONDS = 0.1  # between two changes of the line on a terminal
+REFRESH_SECONDS = 0.1  # the minimum time between two updates of the line on a terminal
 MAX_VALUE = 4096  # characters of a value in the table, which may be a path
 
 
 class ProgressListener:
-    """Is told about the progress of a run, and shows nothing; subclasses override what they need."""
+    """Receives the progress of a run, and shows nothing; subclasses override the methods they need."""
 
     def __enter__(self) -> 'ProgressListener':
         return self
@@ -29,7 +29,7 @@ class ProgressListener:
         """Called with the bytes of weights loaded, the total, and the name of the last weight."""
 
     def run_started(self, description: Mapping[str, str], done: int, steps: int, log_every: int) -> None:
-        """Called before the first step: a table, the steps done, all steps, and the steps between lines."""
+        """Called before the first step: a table, the steps done, the total, and the steps between lines."""
 
     def step_done(self, record: Mapping[str, Any]) -> None:
         """Called with each step's record, as in the metrics."""

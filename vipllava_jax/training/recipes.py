@@ -23,7 +23,7 @@ class Recipe:
 
     trains: tuple[str, ...] = ('projector', 'llama')
     learning_rate: float = 2e-5
-    projector_rate: float | None = None  # if it differs
+    projector_rate: float | None = None  # None: the same as learning_rate
     schedule: str = 'cosine'
     warmup: float = 0.03
     weight_decay: float = 0.0

@@ -20,7 +20,7 @@ from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.step import StepMetrics
 from vipllava_jax.training.step_timer import StepTimer, TimedStep, throughput
 
-NAMED_ROWS = 4  # rows that a message names
+NAMED_ROWS = 4  # the maximum number of rows that a message names
 
 
 class PendingStep(NamedTuple):
@@ -62,7 +62,7 @@ class StepRecorder:
         """Waits for a step and writes its record; NotFinite if its loss or gradient is not finite."""
         step, batch, _, timed = pending
         seconds = self._timer.seconds(timed)
-        metrics = jax.device_get(pending.metrics)  # all at once
+        metrics = jax.device_get(pending.metrics)  # waits for all values at once
         if not metrics.finite:
             raise self._not_finite(step, batch, metrics)
         lengths = (batch.examples.tokens != self._plan.batches.processor.tokenizer.pad).sum(axis=1).tolist()

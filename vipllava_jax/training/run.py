@@ -29,8 +29,8 @@ from vipllava_jax.training.settings import read_settings
 class Trained(NamedTuple):
     """The result of a run."""
 
-    folder: Path  # of the model, or of the adapter
-    step: int  # the step whose weights it has
+    folder: Path  # the folder of the model or of the adapter
+    step: int  # the step whose weights were exported
 
 
 def train(
@@ -61,7 +61,7 @@ def _train_in_folder(plan: TrainingPlan, checkpoints: Checkpoints, progress: Pro
     run_record.record_run(folder, plan.settings, resumes=done > 0)
     with contextlib.closing(MetricsLog(folder, done)) as log:
         if done > plan.steps:
-            raise ValueError(f'{folder} already has {done} steps: give steps of at least {done}')
+            raise ValueError(f'{folder} already has {done} steps: set steps to at least {done}')
         best = BestStep(log.records, checkpoints.steps())
         checkpoints.best = best.step
         step = _step_to_export(plan, best)

@@ -42,13 +42,13 @@ def record_run(folder: Path, settings: TrainingSettings, resumes: bool) -> None:
 
 
 def exported_step(folder: Path, target: Path) -> int | None:
-    """The step whose weights a result of the run has; 0 if it is incomplete, None if it was never written."""
+    """The step whose weights were exported; 0 if the export is incomplete, None if there is none."""
     step = _read_record(folder).get('exported', {}).get(target.name)
     return 0 if step and not target.exists() else step
 
 
 def record_export(folder: Path, target: Path, step: int) -> None:
-    """Records in a run's folder which step's weights a result has, or 0 before it is written."""
+    """Records the step whose weights are exported, or 0 before the export starts."""
     record = _read_record(folder)
     write_json(folder / FILE, {**record, 'exported': {**record.get('exported', {}), target.name: step}})
 

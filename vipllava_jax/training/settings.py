@@ -19,8 +19,8 @@ from vipllava_jax.weight_options import FLOATS, QUANTIZED
 DATA, BATCHES, TRAINING = 'Model and data', 'Batches', 'Training'
 NUMBERS, CHECKPOINTS = 'Seed and precision', 'Evaluation and checkpoints'
 
-MAX_STEPS = 2**31 - 1  # an int32
-MAX_ROWS = 2**16  # per step
+MAX_STEPS = 2**31 - 1  # the largest int32
+MAX_ROWS = 2**16  # the maximum per step
 MAX_FILE_BYTES = 1 << 20  # of a settings file
 
 
@@ -34,11 +34,18 @@ class TrainingSettings:
     """The settings of a run; None where the model or the device decides."""
 
     recipe: str = _key(
-        DATA, str, 'The defaults of the other settings.', 'lora', choices=[*RECIPES], affects_results=False
+        DATA,
+        str,
+        'The recipe, which sets the defaults of the other settings.',
+        'lora',
+        choices=[*RECIPES],
+        affects_results=False,
     )
-    model: str = _key(DATA, str, 'A folder, PyTorch or converted, or a name on the Hub.')
+    model: str = _key(
+        DATA, str, 'The model to train: a folder, PyTorch or converted, or a name on the Hugging Face Hub.'
+    )
     data: tuple[str, ...] = _key(
-        DATA, str, 'A JSON or JSONL file of rows.', is_list=True, affects_results=False
+        DATA, str, 'A JSON or JSONL file of training rows.', is_list=True, affects_results=False
     )
     images: str | None = _key(
         DATA,
@@ -51,16 +58,21 @@ class TrainingSettings:
         DATA, str, 'The folder of the run: checkpoints, metrics, the result.', affects_results=False
     )
     template: str = _key(DATA, str, 'The format of the prompt.', choices=TEMPLATE_NAMES)
-    fit: str = _key(DATA, str, 'How a picture becomes square.', choices=('crop', 'pad', 'squash'))
+    fit: str = _key(DATA, str, 'How a picture is made square.', choices=('crop', 'pad', 'squash'))
     skip_broken: bool = _key(DATA, bool, 'Skip rows that cannot be used, instead of stopping.', False)
 
     steps: int | None = _key(
         BATCHES, int, 'The number of steps, instead of epochs.', None, minimum=1, maximum=MAX_STEPS
     )
-    epochs: float | None = _key(BATCHES, float, 'How many times each row is used.', above=0)
+    epochs: float | None = _key(BATCHES, float, 'The number of times that each row is used.', above=0)
     batch: int = _key(BATCHES, int, 'Rows per step.', minimum=1, maximum=MAX_ROWS)
     accumulate: int = _key(
-        BATCHES, int, 'Micro-batches per step; more need less memory.', 1, minimum=1, maximum=MAX_ROWS
+        BATCHES,
+        int,
+        'Micro-batches per step, whose gradients are accumulated; more need less memory.',
+        1,
+        minimum=1,
+        maximum=MAX_ROWS,
     )
     max_length: int = _key(
         BATCHES, int, 'Tokens per row; longer rows are truncated.', minimum=16, maximum=2**20
@@ -77,45 +89,73 @@ class TrainingSettings:
     )
 
     trains: tuple[str, ...] = _key(
-        TRAINING, str, 'A part of the model that is trained.', is_list=True, choices=[*PARTS, LORA]
+        TRAINING, str, 'A part of the model to train.', is_list=True, choices=[*PARTS, LORA]
     )
     learning_rate: float = _key(TRAINING, float, 'The peak learning rate, after the warm-up.', minimum=0)
     projector_rate: float | None = _key(
-        TRAINING, float, "The projector's peak learning rate, if it differs.", minimum=0
+        TRAINING, float, "The projector's peak learning rate, if it differs from --learning-rate.", minimum=0
     )
-    schedule: str = _key(TRAINING, str, 'The learning rate after the warm-up.', choices=SCHEDULES)
+    schedule: str = _key(
+        TRAINING, str, 'The schedule of the learning rate after the warm-up.', choices=SCHEDULES
+    )
     warmup: float = _key(
-        TRAINING, float, 'The fraction of the steps in which the learning rate rises.', minimum=0, maximum=1
+        TRAINING,
+        float,
+        'The fraction of the steps in which the learning rate rises to its peak.',
+        minimum=0,
+        maximum=1,
     )
     optimizer: str = _key(TRAINING, str, 'The optimizer.', 'adamw', choices=OPTIMIZERS)
     beta2: float = _key(
         TRAINING, float, "AdamW's decay rate of the second moment.", 0.999, minimum=0.5, maximum=0.99999
     )
-    weight_decay: float = _key(TRAINING, float, 'Not applied to norms and biases.', minimum=0)
-    clip_norm: float = _key(TRAINING, float, 'The largest gradient norm; 0: no limit.', 0.0, minimum=0)
+    weight_decay: float = _key(
+        TRAINING, float, 'The weight decay, which is not applied to norms and biases.', minimum=0
+    )
+    clip_norm: float = _key(
+        TRAINING, float, 'Clip the global norm of the gradient to this; 0 for no clipping.', 0.0, minimum=0
+    )
     lora_rank: int = _key(TRAINING, int, 'The rank of the LoRA adapters.', minimum=1, maximum=2**16)
     lora_alpha: float = _key(TRAINING, float, 'The adapters are scaled by alpha / rank.', above=0)
-    lora_dropout: float = _key(TRAINING, float, "Dropout of the adapters' inputs.", minimum=0, maximum=0.9)
+    lora_dropout: float = _key(
+        TRAINING, float, "The dropout rate of the adapters' inputs.", minimum=0, maximum=0.9
+    )
     lora_targets: tuple[str, ...] = _key(
-        TRAINING, str, 'A weight of the decoder with an adapter.', TARGETS, is_list=True, choices=TARGETS
+        TRAINING,
+        str,
+        'A weight of the decoder layers that gets an adapter.',
+        TARGETS,
+        is_list=True,
+        choices=TARGETS,
     )
 
     seed: int = _key(
-        NUMBERS, int, 'Of the order, the marks, new weights and dropout.', 0, minimum=0, maximum=2**32 - 1
+        NUMBERS,
+        int,
+        'The random seed of the row order, the marks, new weights and dropout.',
+        0,
+        minimum=0,
+        maximum=2**32 - 1,
     )
     dtype: str | None = _key(
-        NUMBERS, str, 'The dtype of computation.  [default: bfloat16, on a CPU float32]', None, choices=FLOATS
+        NUMBERS, str, 'The dtype of computation.  [default: bfloat16; float32 on a CPU]', None, choices=FLOATS
     )
     param_dtype: str = _key(NUMBERS, str, 'The dtype of trainable weights.', 'float32', choices=FLOATS)
     moment_dtype: str = _key(
         NUMBERS, str, "The dtype of the optimizer's first moment.", 'float32', choices=FLOATS
     )
-    quantize: str | None = _key(NUMBERS, str, 'The dtype of the weights below LoRA.', None, choices=QUANTIZED)
+    quantize: str | None = _key(
+        NUMBERS,
+        str,
+        'Quantize the large weights of the decoder, to which LoRA adapters are added.',
+        None,
+        choices=QUANTIZED,
+    )
     remat: str = _key(
         NUMBERS,
         str,
-        'For less memory, compute again in the backward pass: nothing, all but matrix products, or all of '
-        'each layer.',
+        'What the backward pass recomputes to save memory: nothing (none), everything but matrix products '
+        '(products), or whole layers (layers).',
         choices=REMATS,
     )
 
@@ -131,7 +171,7 @@ class TrainingSettings:
     keep: int = _key(
         CHECKPOINTS,
         int,
-        'How many of the last checkpoints are kept, besides the best one.',
+        'The number of latest checkpoints to keep, in addition to the best one.',
         2,
         minimum=1,
         maximum=MAX_STEPS,
@@ -140,7 +180,7 @@ class TrainingSettings:
     eval_data: str | None = _key(
         CHECKPOINTS,
         str,
-        'A file of held-out rows; the best checkpoint has the lowest loss on them.',
+        'A file of held-out rows; the best checkpoint is the one with the lowest loss on them.',
         None,
         affects_results=False,
     )
@@ -156,25 +196,33 @@ class TrainingSettings:
     export: str = _key(
         CHECKPOINTS,
         str,
-        'The checkpoint that becomes the result.',
+        'The checkpoint to export as the result.',
         'last',
         choices=('last', 'best'),
         affects_results=False,
     )
     merge: bool = _key(
-        CHECKPOINTS, bool, 'Write a model with the adapters merged in.', False, affects_results=False
+        CHECKPOINTS,
+        bool,
+        'Export a model with the adapters merged in, instead of the adapter alone.',
+        False,
+        affects_results=False,
     )
     log_every: int = _key(
         CHECKPOINTS,
         int,
-        'Steps between lines of output that is not to a terminal.',
+        'Steps between lines of progress if stderr is not a terminal.',
         10,
         minimum=1,
         maximum=MAX_STEPS,
         affects_results=False,
     )
     resume_anyway: bool = _key(
-        CHECKPOINTS, bool, 'Resume although settings or data have changed.', False, affects_results=False
+        CHECKPOINTS,
+        bool,
+        'Resume a run even if its settings or data have changed.',
+        False,
+        affects_results=False,
     )
 
 
@@ -238,9 +286,7 @@ def _check_values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
         name = written.replace('-', '_')
         if name not in KEYS:
             nearest = difflib.get_close_matches(name[:80], KEYS, 1, 0)
-            raise ValueError(
-                f'{where}{printable(written, 80)} is not a setting of a run; the nearest is {nearest[0]}'
-            )
+            raise ValueError(f'{where}{printable(written, 80)} is not a setting; did you mean {nearest[0]}?')
         if name in values:
             raise ValueError(f'{where}{written} is given twice, with - and with _')
         if value is not None:

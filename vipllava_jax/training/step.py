@@ -32,7 +32,7 @@ class StepMetrics(NamedTuple):
 
     loss: Array  # float32, the mean over the target tokens
     grad_norm: Array  # float32, over all trainable weights, before clipping
-    target_tokens: Array  # int32, their number
+    target_tokens: Array  # int32, the number of target tokens
     learning_rate: Array  # float32
     finite: Array  # bool: whether loss and gradient are finite; if not, nothing is updated
 
@@ -41,11 +41,11 @@ StepFunction = Callable[[TrainState, Params, Examples, Array], tuple[TrainState,
 
 
 def init_state(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> TrainState:
-    """The state before the first step, with trainable weights in `dtype`: float32, or smaller, bfloat16.
+    """The state before the first step; `dtype` of the trainable weights is float32 or, smaller, bfloat16.
 
     Weights that already have that dtype are not copied, and are deleted by the first step, to which the state
-    is donated. An update of a bfloat16 weight is often smaller than half its last bit; stochastic rounding
-    makes the sum of many updates right.
+    is donated. An update of a bfloat16 weight is often smaller than half its last bit; with stochastic
+    rounding, the sum of many updates is right on average.
     """
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), trainable)
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params)

@@ -11,7 +11,7 @@ import jax
 class TimedStep(NamedTuple):
     """A step that the device is computing."""
 
-    completion: Future[float]  # the time of the clock when the step is complete
+    completion: Future[float]  # the clock's time at which the step was complete
     compiled: bool  # whether its program had to be compiled first
 
 
