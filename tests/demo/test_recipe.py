@@ -21,7 +21,7 @@ from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import render
 from vipllava_jax.model.params import abstract
-from vipllava_jax.training.settings import read_settings
+from vipllava_jax.training.settings_file import read_settings
 
 ROWS = partial(make.rows, rows_each=3, teach=None)
 

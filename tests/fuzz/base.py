@@ -225,7 +225,7 @@ def journals(folder: Path) -> None:
     """Data with answers to all questions, and a run after two steps."""
     from vipllava_jax.evaluation.cases import read_cases
     from vipllava_jax.training.run_record import record_run
-    from vipllava_jax.training.settings import read_settings
+    from vipllava_jax.training.settings_file import read_settings
 
     data(folder)
     cases = read_cases(folder / 'rows.jsonl').cases

@@ -65,7 +65,7 @@ def journals(folder: Path) -> None:
     from vipllava_jax.training import checkpoints, run_record
     from vipllava_jax.training.held_out import BestStep
     from vipllava_jax.training.metrics_log import MetricsLog
-    from vipllava_jax.training.settings import read_settings
+    from vipllava_jax.training.settings_file import read_settings
 
     def stop_here(_: Any) -> Any:
         raise ChecksPassed
@@ -89,7 +89,7 @@ def run(folder: Path) -> None:
     """Reads a run's settings, and does all checks before its start."""
     from vipllava_jax.training import prepare
     from vipllava_jax.training.progress import ProgressListener
-    from vipllava_jax.training.settings import read_settings
+    from vipllava_jax.training.settings_file import read_settings
 
     with contextlib.chdir(folder):
         prepare.prepare_run(read_settings('run.toml'), ProgressListener())

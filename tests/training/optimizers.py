@@ -3,7 +3,7 @@
 from typing import Any
 
 from vipllava_jax.training.optimizer import Optimizer
-from vipllava_jax.training.settings import read_settings
+from vipllava_jax.training.settings_file import read_settings
 
 
 def optimizer(learning_rate: float, steps: int, **settings: Any) -> Optimizer:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vipllava_jax.training.output_folder import check_overwrites_no_input, check_writable_folder
-from vipllava_jax.training.settings import read_settings
+from vipllava_jax.training.settings_file import read_settings
 
 
 @pytest.fixture

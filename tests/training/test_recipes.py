@@ -5,7 +5,7 @@ import pytest
 from vipllava_jax.inputs.pixels import FITS
 from vipllava_jax.inputs.prompts import TEMPLATES
 from vipllava_jax.training.recipes import LORA, PARTS, RECIPES
-from vipllava_jax.training.settings import read_settings
+from vipllava_jax.training.settings_file import read_settings
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vipllava_jax.training import run_record
-from vipllava_jax.training.settings import read_settings
+from vipllava_jax.training.settings_file import read_settings
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 
 from vipllava_jax.inputs.pixels import FITS
 from vipllava_jax.training.recipes import RECIPES
-from vipllava_jax.training.settings import KEYS, read_settings
+from vipllava_jax.training.settings import KEYS
+from vipllava_jax.training.settings_file import read_settings
 
 GIVEN = dict(model='m', data='d.json', output='o')
 

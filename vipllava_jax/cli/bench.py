@@ -150,9 +150,7 @@ class Options:
             raise ValueError("--plot needs matplotlib: pip install 'vipllava-jax[bench]'")
         missing = [name for name in ('torch', 'transformers') if not importlib.util.find_spec(name)]
         if self.peer and missing:
-            raise ValueError(
-                f'--peer transformers needs {" and ".join(missing)}: pip install torch transformers'
-            )
+            raise ValueError(f'--peer needs {" and ".join(missing)}: pip install torch transformers')
 
 
 def run(options: Options, place: Path) -> None:

@@ -11,7 +11,8 @@ from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.paths import FILE, FILE_PATH, FOLDER
 from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.training.keys import Key
-from vipllava_jax.training.settings import KEYS, REQUIRED, TrainingSettings, read_settings
+from vipllava_jax.training.settings import KEYS, REQUIRED, TrainingSettings
+from vipllava_jax.training.settings_file import read_settings
 
 FIELDS = TrainingSettings.__dataclass_fields__
 PATHS = {'model': FOLDER, 'images': FOLDER, 'output': FOLDER, 'data': FILE, 'eval_data': FILE}

@@ -23,7 +23,7 @@ from vipllava_jax.training.metrics_log import MetricsLog
 from vipllava_jax.training.prepare import TrainingPlan
 from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recorder import StepRecorder
-from vipllava_jax.training.settings import read_settings
+from vipllava_jax.training.settings_file import read_settings
 
 
 class Trained(NamedTuple):

@@ -1,17 +1,10 @@
-"""The settings of a run: one list of keys, used for its TOML file and for the command's options."""
+"""The settings of a run: one list of keys, used for its TOML file and for the options of the command."""
 
 import dataclasses
-import difflib
-import os
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from vipllava_jax.files import check_encoding, read_bytes
 from vipllava_jax.inputs.prompts import TEMPLATE_NAMES
-from vipllava_jax.messages import printable
 from vipllava_jax.training.keys import Key
 from vipllava_jax.training.recipes import LORA, OPTIMIZERS, PARTS, RECIPES, REMATS, SCHEDULES, TARGETS
 from vipllava_jax.weight_options import FLOATS, QUANTIZED
@@ -21,7 +14,6 @@ NUMBERS, CHECKPOINTS = 'Seed and precision', 'Evaluation and checkpoints'
 
 MAX_STEPS = 2**31 - 1  # the largest int32
 MAX_ROWS = 2**16  # the maximum per step
-MAX_FILE_BYTES = 1 << 20  # of a settings file
 
 
 def _key(group: str, type: type, help: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
@@ -228,67 +220,3 @@ class TrainingSettings:
 
 KEYS: dict[str, Key] = {field.name: field.metadata['key'] for field in dataclasses.fields(TrainingSettings)}
 REQUIRED = ('model', 'data', 'output')
-
-
-def read_settings(file: str | os.PathLike[str] | None = None, **given: Any) -> TrainingSettings:
-    """The settings of a run: keyword arguments override the TOML file, which overrides the recipe.
-
-    Raises ValueError, in one line, for an unknown key, an invalid value, or a missing key.
-    """
-    values = _check_values(given, '')
-    if file is not None:
-        values = {**_check_values(_read_toml(Path(file)), f'{file}: '), **values}
-    if missing := [name for name in REQUIRED if not values.get(name)]:
-        raise ValueError(f'{", ".join(missing)}: must be given, in the file or as --{missing[0]}')
-    if {'steps', 'epochs'} <= values.keys():
-        raise ValueError('steps and epochs: give only one of them')
-    recipe = vars(RECIPES[values.get('recipe', 'lora')])
-    no_epochs = {'epochs': None} if 'steps' in values else {}
-    settings = TrainingSettings(**{**recipe, **no_epochs, **values})
-    _check_combinations(settings)
-    return settings
-
-
-def _check_combinations(settings: TrainingSettings) -> None:
-    """Raises ValueError for settings that contradict each other."""
-    if settings.batch % settings.accumulate:
-        raise ValueError(
-            f'batch {settings.batch}: cannot be split into {settings.accumulate} equal micro-batches; change '
-            'batch or accumulate'
-        )
-    if 'llama' in settings.trains and 'lora' in settings.trains:
-        raise ValueError(
-            'trains llama and lora: the decoder is trained either as a whole or by an adapter; give only one'
-        )
-    if 'llama' in settings.trains and settings.quantize:
-        raise ValueError(
-            f'quantize {settings.quantize}: quantized weights cannot be trained; train lora instead of llama'
-        )
-    if settings.export == 'best' and settings.eval_data is None:
-        raise ValueError('export best: needs eval_data, to find the best checkpoint')
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    data = read_bytes(file, MAX_FILE_BYTES)
-    check_encoding(file, data[:4])
-    try:
-        return tomllib.loads(data.decode('utf-8-sig'))
-    except RecursionError:
-        raise ValueError(f'{file}: not TOML: nested too deeply') from None
-    except ValueError as error:
-        raise ValueError(f'{file}: not TOML: {error}') from None
-
-
-def _check_values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Checks that keys exist and values are valid; None is treated as missing."""
-    values = {}
-    for written, value in table.items():
-        name = written.replace('-', '_')
-        if name not in KEYS:
-            nearest = difflib.get_close_matches(name[:80], KEYS, 1, 0)
-            raise ValueError(f'{where}{printable(written, 80)} is not a setting; did you mean {nearest[0]}?')
-        if name in values:
-            raise ValueError(f'{where}{written} is given twice, with - and with _')
-        if value is not None:
-            values[name] = KEYS[name].check(where + written, value)
-    return values
