@@ -63,23 +63,23 @@ def test_the_files_have_the_format_of_peft(adapter, model):
     }
 
 
-def test_adapters_that_no_config_describes(model, tmp_path):
+def test_adapters_that_one_config_cannot_describe_are_refused(model, tmp_path):
     params, cfg = model
     with pytest.raises(ValueError, match='one rank, scale and dropout expected, found none'):
         save_adapter(tmp_path / 'a', lora.merge(params), cfg)
     w = params['llama']['layers_0']['q']['w']
-    odd = dict(flat(params)) | {'llama/layers_0/q/w': w.replace(scale=1.0)}
+    changed = dict(flat(params)) | {'llama/layers_0/q/w': w.replace(scale=1.0)}
     with pytest.raises(ValueError, match='found rank 3 scale 1, rank 3 scale 2.66667'):
-        save_adapter(tmp_path / 'a', nested(odd.items()), cfg)
-    odd = dict(flat(params)) | {'llama/head/w': LoRA(params['llama']['head']['w'], w.a, w.b, 8 / 3)}
+        save_adapter(tmp_path / 'a', nested(changed.items()), cfg)
+    changed = dict(flat(params)) | {'llama/head/w': LoRA(params['llama']['head']['w'], w.a, w.b, 8 / 3)}
     with pytest.raises(ValueError, match="llama/head/w: only adapters of the decoder's layers"):
-        save_adapter(tmp_path / 'a', nested(odd.items()), cfg)
+        save_adapter(tmp_path / 'a', nested(changed.items()), cfg)
     assert not (tmp_path / 'a').exists()
 
 
 def test_an_existing_folder_is_not_overwritten(model, adapter, tmp_path):
     place = shutil.copytree(adapter, tmp_path / 'taken')
-    with pytest.raises(CheckpointError, match='exists; choose another place'):
+    with pytest.raises(CheckpointError, match='exists; choose another folder'):
         save_adapter(place, *model)
     save_adapter(place, *model, overwrite=True)
     assert (

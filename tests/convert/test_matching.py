@@ -37,29 +37,29 @@ def test_every_tensor_is_used_once_or_listed_as_unused(layout):
 
 
 def test_the_weights_take_precedence_over_the_published_config():
-    said = {
+    config = {
         'model_type': 'vipllava',
         'vision_feature_layer': -2,
         'projector_layernorm': False,
         'text_config': {'model_type': 'llama', 'vocab_size': 32064, 'max_position_embeddings': 4096},
         'vision_config': {'model_type': 'clip_vision_model', 'intermediate_size': 4096},
     }
-    cfg = from_hugging_face(said)
+    cfg = from_hugging_face(config)
     assert cfg.feature_layers == (-2,)
     plan = match_tensors(stored(VIP_LLAVA_7B), cfg, 'here')
     assert plan.cfg.feature_layers == (-2, -5, -8, -11, 6)
     assert plan.cfg.projector_norm
 
 
-def test_an_original_checkpoint_of_13b():
-    said = {
+def test_the_authors_13b_checkpoint_is_matched():
+    config = {
         **{'model_type': 'llava', 'hidden_size': 5120, 'intermediate_size': 13824, 'num_attention_heads': 40},
         **{'num_hidden_layers': 40, 'num_key_value_heads': 40, 'mm_hidden_size': 5120, 'vocab_size': 32000},
         **{'mm_projector_type': 'mlp2x_gelu', 'mm_vision_select_layer': -2, 'rms_norm_eps': 1e-5},
     }
     text = dataclasses.replace(VIP_LLAVA_13B.text, vocab=32000)
     tensors = stored(dataclasses.replace(VIP_LLAVA_13B, text=text), '(c) the authors')
-    plan = match_tensors(tensors, from_hugging_face(said), 'here')
+    plan = match_tensors(tensors, from_hugging_face(config), 'here')
     assert plan.cfg.feature_layers == (-2, -5, -8, -11, 6)
     assert len(plan.pairs) == len(tensors) == 760
 
@@ -89,7 +89,7 @@ def test_all_faults_are_reported_together_by_name():
     assert '\n' not in str(message.value)
 
 
-def test_a_base_model_lacks_its_head():
+def test_a_base_model_without_a_head_is_refused():
     tensors = stored(TINY)
     del tensors['language_model.lm_head.weight']
     with pytest.raises(
@@ -108,7 +108,7 @@ def test_a_head_equal_to_the_embeddings_is_unused():
     assert plan.unused == (head,)
 
 
-def test_a_checkpoint_without_its_tower():
+def test_a_checkpoint_without_a_vision_tower_is_refused():
     tensors = {name: tensor for name, tensor in stored(TINY).items() if 'vision' not in name}
     with pytest.raises(
         CheckpointError, match='class_embedding.* and .* more. The vision tower is not in this'
@@ -123,7 +123,7 @@ def test_a_projector_width_that_fits_no_taps_is_refused():
         match_tensors(tensors, TINY, 'here')
 
 
-def test_a_norm_that_is_missing_is_not_taken_for_another_model():
+def test_a_missing_norm_is_not_mistaken_for_a_model_without_one():
     tensors = {name: tensor for name, tensor in stored(TINY).items() if 'projector_layernorm' not in name}
     with pytest.raises(
         CheckpointError, match='missing: multi_modal_projector.projector_layernorm.bias, multi'
@@ -131,12 +131,12 @@ def test_a_norm_that_is_missing_is_not_taken_for_another_model():
         match_tensors(tensors, TINY, 'here')
 
 
-@pytest.mark.parametrize('said', [0, 1, 2, 4, 512])
-def test_the_config_and_the_files_differ_on_layers(said):
+@pytest.mark.parametrize('layers', [0, 1, 2, 4, 512])
+def test_the_config_and_the_files_differ_on_layers(layers):
     tensors = stored(TINY)
-    text = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, layers=said))
+    text = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, layers=layers))
     with pytest.raises(
-        CheckpointError, match=f'layers of the decoder: config.json says {said}, the files hold 3;'
+        CheckpointError, match=f'layers of the decoder: config.json says {layers}, the files hold 3;'
     ):
         match_tensors(tensors, text, 'here')
     vision = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, layers=13))
@@ -155,10 +155,10 @@ def test_a_layer_that_is_missing_in_the_middle():
 
 
 @pytest.mark.parametrize('number', ['999999999', '9' * 500, '01', '-1', '٣', '1e3', ''])
-def test_layers_of_any_number(number):
+def test_a_layer_with_an_invalid_number_is_unknown(number):
     tensors = stored(TINY)
-    odd = f'language_model.model.layers.{number}.mlp.up_proj.weight'
-    tensors[odd] = tensors['lm_head' if 'lm_head' in tensors else 'language_model.lm_head.weight']
+    name = f'language_model.model.layers.{number}.mlp.up_proj.weight'
+    tensors[name] = tensors['lm_head' if 'lm_head' in tensors else 'language_model.lm_head.weight']
     with pytest.raises(
         CheckpointError, match='the files hold 4; unknown: language_model.model.layers.'
     ) as message:
@@ -168,9 +168,9 @@ def test_layers_of_any_number(number):
 
 def test_messages_are_short_and_printable():
     some = stored(TINY)['language_model.lm_head.weight']
-    odd = {f'\x1b[31m{"x" * 900}\u202e{i}': some for i in range(3000)}
-    odd |= {f'a.{i}.qkv.bias': some for i in range(3000)}
-    for tensors in (odd, stored(TINY) | odd, {}, {'x\n': some}):
+    unknown = {f'\x1b[31m{"x" * 900}\u202e{i}': some for i in range(3000)}
+    unknown |= {f'a.{i}.qkv.bias': some for i in range(3000)}
+    for tensors in (unknown, stored(TINY) | unknown, {}, {'x\n': some}):
         with pytest.raises(CheckpointError) as message:
             match_tensors(tensors, TINY, 'here')
         assert len(str(message.value)) <= 500
@@ -185,7 +185,7 @@ def test_unused_names_are_printable():
 
 
 @pytest.mark.parametrize('dtype', ['complex64', 'float8_e4m3fn', 'float4_e2m1fn', 'int64', 'bool', 'float64'])
-def test_types_that_are_not_supported(dtype):
+def test_unsupported_dtypes_are_refused(dtype):
     tensors = stored(TINY, **{'llama/norm/w': dict(dtype=dtype)})
     with pytest.raises(CheckpointError, match=f'of a type other than .*: .*norm.weight .{dtype}.') as message:
         match_tensors(tensors, TINY, 'here')
@@ -202,6 +202,6 @@ def test_views_that_would_fill_the_memory_are_refused():
     for name in (embed, 'language_model.lm_head.weight'):
         repeated[name] = dataclasses.replace(repeated[name], strides=(0, 1))
     match_tensors(repeated, TINY, 'here')  # a few such views are allowed
-    far = stored(TINY) | {embed: dataclasses.replace(repeated[embed], strides=(1 << 40, 1))}
+    spread = stored(TINY) | {embed: dataclasses.replace(repeated[embed], strides=(1 << 40, 1))}
     with pytest.raises(CheckpointError, match='is spread over'):
-        match_tensors(far, TINY, 'here')
+        match_tensors(spread, TINY, 'here')
