@@ -63,7 +63,7 @@ def test_the_files_have_the_format_of_peft(adapter, model):
     }
 
 
-def test_adapters_that_no_config_describes(model, tmp_path):
+def test_adapters_that_one_config_cannot_describe_are_refused(model, tmp_path):
     params, cfg = model
     with pytest.raises(ValueError, match='one rank, scale and dropout expected, found none'):
         save_adapter(tmp_path / 'a', lora.merge(params), cfg)

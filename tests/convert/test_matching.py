@@ -51,7 +51,7 @@ def test_the_weights_take_precedence_over_the_published_config():
     assert plan.cfg.projector_norm
 
 
-def test_an_original_checkpoint_of_13b():
+def test_the_authors_13b_checkpoint_is_matched():
     config = {
         **{'model_type': 'llava', 'hidden_size': 5120, 'intermediate_size': 13824, 'num_attention_heads': 40},
         **{'num_hidden_layers': 40, 'num_key_value_heads': 40, 'mm_hidden_size': 5120, 'vocab_size': 32000},
@@ -89,7 +89,7 @@ def test_all_faults_are_reported_together_by_name():
     assert '\n' not in str(message.value)
 
 
-def test_a_base_model_lacks_its_head():
+def test_a_base_model_without_a_head_is_refused():
     tensors = stored(TINY)
     del tensors['language_model.lm_head.weight']
     with pytest.raises(
@@ -108,7 +108,7 @@ def test_a_head_equal_to_the_embeddings_is_unused():
     assert plan.unused == (head,)
 
 
-def test_a_checkpoint_without_its_tower():
+def test_a_checkpoint_without_a_vision_tower_is_refused():
     tensors = {name: tensor for name, tensor in stored(TINY).items() if 'vision' not in name}
     with pytest.raises(
         CheckpointError, match='class_embedding.* and .* more. The vision tower is not in this'
@@ -123,7 +123,7 @@ def test_a_projector_width_that_fits_no_taps_is_refused():
         match_tensors(tensors, TINY, 'here')
 
 
-def test_a_norm_that_is_missing_is_not_taken_for_another_model():
+def test_a_missing_norm_is_not_mistaken_for_a_model_without_one():
     tensors = {name: tensor for name, tensor in stored(TINY).items() if 'projector_layernorm' not in name}
     with pytest.raises(
         CheckpointError, match='missing: multi_modal_projector.projector_layernorm.bias, multi'
@@ -155,7 +155,7 @@ def test_a_layer_that_is_missing_in_the_middle():
 
 
 @pytest.mark.parametrize('number', ['999999999', '9' * 500, '01', '-1', '٣', '1e3', ''])
-def test_layers_of_any_number(number):
+def test_a_layer_with_an_invalid_number_is_unknown(number):
     tensors = stored(TINY)
     name = f'language_model.model.layers.{number}.mlp.up_proj.weight'
     tensors[name] = tensors['lm_head' if 'lm_head' in tensors else 'language_model.lm_head.weight']
@@ -185,7 +185,7 @@ def test_unused_names_are_printable():
 
 
 @pytest.mark.parametrize('dtype', ['complex64', 'float8_e4m3fn', 'float4_e2m1fn', 'int64', 'bool', 'float64'])
-def test_types_that_are_not_supported(dtype):
+def test_unsupported_dtypes_are_refused(dtype):
     tensors = stored(TINY, **{'llama/norm/w': dict(dtype=dtype)})
     with pytest.raises(CheckpointError, match=f'of a type other than .*: .*norm.weight .{dtype}.') as message:
         match_tensors(tensors, TINY, 'here')

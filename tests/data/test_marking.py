@@ -12,9 +12,9 @@ from vipllava_jax.data.marking import (
     ImageObject,
     choose_styles,
     clamp_mark,
-    insert_phrases,
     mark_phrase,
     read_objects,
+    replace_box_tags,
     text_field,
 )
 from vipllava_jax.inputs.marks import COLORS, Mark, draw
@@ -67,9 +67,9 @@ def test_an_exact_mark_is_not_moved():
 
 
 def test_tags_become_phrases():
-    assert insert_phrases('a <bbox1> b <bbox> c <bboxes>', ['x', 'y'], 'it') == 'a y b x c <bboxes>'
+    assert replace_box_tags('a <bbox1> b <bbox> c <bboxes>', ['x', 'y'], 'it') == 'a y b x c <bboxes>'
     with pytest.raises(ValueError, match=r'it says <bbox2>, but the row has 2 mark\(s\)'):
-        insert_phrases('<bbox2>', ['x', 'y'], 'it')
+        replace_box_tags('<bbox2>', ['x', 'y'], 'it')
     mark = Mark('arrow', point=(1, 1), color='blue')
     assert mark_phrase(mark, None) == 'pointed to by the blue arrow'
     phrases = {mark_phrase(mark, np.random.default_rng(seed)) for seed in range(20)}
@@ -134,6 +134,6 @@ def test_a_field_without_text_is_an_error(value):
 @pytest.mark.parametrize('tag', ['<bbox' + '9' * 5000 + '>', '<bbox9999999999>'])
 def test_a_tag_number_beyond_the_marks_is_an_error(tag):
     with pytest.raises(ValueError, match='but the row has 1 mark') as caught:
-        insert_phrases(tag, ['x'], 'it')
+        replace_box_tags(tag, ['x'], 'it')
     assert len(str(caught.value)) < 200
-    assert insert_phrases('<bbox\u0661> <bbox00>', ['x'], 'it') == '<bbox\u0661> x'
+    assert replace_box_tags('<bbox\u0661> <bbox00>', ['x'], 'it') == '<bbox\u0661> x'

@@ -19,7 +19,7 @@ from vipllava_jax.training.step import TrainState, init_state
 
 @pytest.fixture
 def state() -> TrainState:
-    params = {'llama': {'w': jnp.ones((300, 200)), 'half': jnp.ones(3, jnp.bfloat16)}}
+    params = {'llama': {'embed': {'w': jnp.ones((300, 200))}, 'norm': {'w': jnp.ones(3, jnp.bfloat16)}}}
     return init_state(params, optimizer(1e-3, 10))
 
 
@@ -43,7 +43,7 @@ def test_a_saved_state_is_unaffected_by_donation(tmp_path, state):
             assert isinstance(restored.optimizer[1][0], optax.ScaleByAdamState)
             assert [x.dtype for x in jax.tree.leaves(restored)] == [x.dtype for x in jax.tree.leaves(state)]
             assert int(restored.step) == step
-            np.testing.assert_array_equal(restored.params['llama']['w'], step + 1)
+            np.testing.assert_array_equal(restored.params['llama']['embed']['w'], step + 1)
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, state):
@@ -70,7 +70,7 @@ def test_incomplete_checkpoints_are_removed(tmp_path, state):
 
 
 def test_a_different_or_damaged_checkpoint_is_an_error(tmp_path, state):
-    other = init_state({'llama': {'v': jnp.ones(3)}}, optimizer(1e-3, 10))
+    other = init_state({'llama': {'norm': {'w': jnp.ones(3)}}}, optimizer(1e-3, 10))
     with open_checkpoints(tmp_path, 2) as checkpoints:
         checkpoints.save(1, state, None)
         checkpoints.wait()
@@ -102,7 +102,7 @@ def files_of_at_most(size):
 
 
 def test_a_full_disk_leaves_no_checkpoint_and_is_reported_once(tmp_path, capfd):
-    params = {'llama': {f'w{n}': jnp.full((100, 200), n) for n in range(24)}}
+    params = {'llama': {f'layers_{n}': {'up': {'w': jnp.full((100, 200), n)}} for n in range(24)}}
     many = init_state(params, optimizer(1e-3, 10))
     for _ in range(2):
         with open_checkpoints(tmp_path, 2) as checkpoints:

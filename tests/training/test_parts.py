@@ -7,7 +7,7 @@ import pytest
 from vipllava_jax.arrays import flat
 from vipllava_jax.model.quantized import quantize
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.training.parts import join, split
+from vipllava_jax.training.parts import adapted_weight, join, split
 
 
 def adapted(params):
@@ -72,3 +72,11 @@ def test_weights_that_cannot_train_are_refused(params):
         with pytest.raises(ValueError, match=message):
             split(weights, trains)
     split(quantized, {'projector'})
+
+
+def test_leaves_of_pairs_name_their_weight(params):
+    trainable, _ = split(adapted(params), {'lora', 'projector'})
+    weights = {path: adapted_weight(path) for path, _ in flat(trainable)}
+    q = 'llama/layers_0/q/w'
+    assert (weights.pop(f'{q}/a'), weights.pop(f'{q}/b')) == (q, q)
+    assert set(weights.values()) == {None}  # also for biases, which are named b too

@@ -164,7 +164,7 @@ def find_cases(
     return cases
 
 
-class Plan(NamedTuple):
+class PreparedEvaluation(NamedTuple):
     """An evaluation that is ready to run: everything but the weights."""
 
     processor: 'Processor'
@@ -180,7 +180,7 @@ def prepare(
     outputs: dict[str, Path],
     weight_options: 'WeightOptions',
     options: dict[str, Any],
-) -> Plan:
+) -> PreparedEvaluation:
     """Locates the checkpoint, and checks everything that can be checked without reading the weights."""
     from vipllava_jax import loading
     from vipllava_jax.evaluation.batches import group_cases
@@ -204,10 +204,10 @@ def prepare(
         **answer_settings(cases, options['template'], options['fit'], options['max_new_tokens']),
         'weights': fingerprint(folders),
     }
-    return Plan(processor, weights, shapes, batches, settings)
+    return PreparedEvaluation(processor, weights, shapes, batches, settings)
 
 
-def load_params(plan: Plan, first: 'CaseBatch') -> 'Params':
+def load_params(plan: PreparedEvaluation, first: 'CaseBatch') -> 'Params':
     """Loads the weights while the programs for the first batch are compiled."""
     batch = plan.batches.prepare(first).batch
     settings = plan.batches.settings(first.max_new_tokens)

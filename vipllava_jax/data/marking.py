@@ -138,7 +138,7 @@ def mark_phrase(mark: Mark, rng: np.random.Generator | None) -> str:
     return mark.phrase if rng is None or rng.random() < 0.5 else mark.phrase.replace(' the ', ' ', 1)
 
 
-def insert_phrases(text: str, phrases: Sequence[str], where: str) -> str:
+def replace_box_tags(text: str, phrases: Sequence[str], where: str) -> str:
     """Replaces `<bboxN>`, N from 0, and `<bbox>`, the first one, by the phrases; `where` is for messages."""
 
     def phrase(match: re.Match[str]) -> str:

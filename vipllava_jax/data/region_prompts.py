@@ -17,10 +17,10 @@ from vipllava_jax.data.marking import (
     ImageObject,
     MarkedConversation,
     choose_styles,
-    insert_phrases,
     mark_phrase,
     objects_from_boxes,
     read_objects,
+    replace_box_tags,
     text_field,
 )
 from vipllava_jax.inputs.coordinates import is_number
@@ -78,7 +78,7 @@ def _general_conversation(
         marked = _marks_of_boxes(fields, images, rng, shapes)
     phrases = [mark_phrase(mark, rng if vary_phrases else None) for _, mark in marked]
     turns = [
-        turn._replace(text=insert_phrases(turn.text, phrases, f'turn {n}')) for n, turn in enumerate(turns)
+        turn._replace(text=replace_box_tags(turn.text, phrases, f'turn {n}')) for n, turn in enumerate(turns)
     ]
     return MarkedConversation(
         turns, tuple(tuple(mark for image, mark in marked if image == i) for i in range(images))
@@ -205,7 +205,7 @@ def _flickr30k(fields: dict[str, Any], folder: Path, rng: np.random.Generator | 
         question += f' The visual prompts are: {", ".join(others)}{" and " * bool(others)}{last}.'
     # Fixed: the caption left out marks of unnamed colours, and mentioned marks that are not drawn.
     phrases = [f' {group[0].phrase}' if names_marks and group else '' for group in marks]
-    caption = insert_phrases(
+    caption = replace_box_tags(
         text_field(fields, 'grounding').replace(' <bbox', '<bbox'), phrases, 'the caption'
     )
     return _question_and_answer(question, _sentence(caption), [mark for group in marks for mark in group])

@@ -91,7 +91,7 @@ def is_end(tokens: Array, eos: Array) -> Array:
     return functools.reduce(jnp.logical_or, (tokens == eos[:, e] for e in range(E)), jnp.zeros(B, bool))
 
 
-class Plan(NamedTuple):
+class GenerationPlan(NamedTuple):
     """The arguments of the two programs, and where the answers end."""
 
     sampling: Sampling | None
@@ -152,7 +152,9 @@ def stream(
     return TokenStream(_stream(params, batch, cfg, plan), plan.ends)
 
 
-def _plan(batch: Batch, cfg: Config, settings: GenerationSettings, processor: Processor | None) -> Plan:
+def _plan(
+    batch: Batch, cfg: Config, settings: GenerationSettings, processor: Processor | None
+) -> GenerationPlan:
     B, T = batch.tokens.shape
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     eos = end_ids(settings, cfg, processor)
@@ -160,10 +162,10 @@ def _plan(batch: Batch, cfg: Config, settings: GenerationSettings, processor: Pr
     limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
     slots = bucket(T + int(limits.max()))
     ends = AnswerEnds(limits, eos, cfg.pad, row_stops)
-    return Plan(sampling_of(settings, B), eos_rows(eos, B), slots, ends)
+    return GenerationPlan(sampling_of(settings, B), eos_rows(eos, B), slots, ends)
 
 
-def _stream(params: Params, batch: Batch, cfg: Config, plan: Plan) -> Iterator[np.ndarray]:
+def _stream(params: Params, batch: Batch, cfg: Config, plan: GenerationPlan) -> Iterator[np.ndarray]:
     sampling, eos, slots, ends = plan
     state = prefill_batch(params, batch, sampling, eos, cfg=cfg, slots=slots)
     newest = state.tokens[:, None]
