@@ -9,10 +9,11 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from vipllava_jax import cli
-from vipllava_jax.cli.convert import FLAX, conversion_options, run_conversion
+from vipllava_jax.cli.convert import FLAX, conversion_options, quantize_option, run_conversion
 
 
 @click.command()
+@quantize_option
 @conversion_options
 def vipllava_to_flax(source: str, target: Path, **options: Any) -> None:
     """Convert the PyTorch checkpoint SOURCE to Flax, in the new folder TARGET.

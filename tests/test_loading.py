@@ -192,3 +192,14 @@ def test_on_a_tpu_the_programs_compiled_for_the_shapes_are_used(folder, monkeypa
         assert len(compiled) == 2
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize('source', [None, 7])
+def test_a_source_that_is_not_a_path_is_a_type_error(source):
+    with pytest.raises(TypeError, match=f'the model is {source}: expected a folder, or a name'):
+        load(source)
+
+
+def test_an_empty_source_does_not_stand_for_the_working_directory():
+    with pytest.raises(CheckpointError, match='the model is an empty text: give a folder'):
+        load('')

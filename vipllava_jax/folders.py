@@ -111,7 +111,8 @@ def _check_free(folder: Path, is_ours: Callable[[Path], bool], overwrite: bool) 
     """Raises CheckpointError if the folder exists and must not be replaced."""
     if folder.exists() and not _replaceable(folder, is_ours, overwrite):
         reason = 'exists, and is not a model that vipllava wrote' if overwrite else 'exists'
-        raise CheckpointError(f'{folder}: {reason}; choose another folder')
+        advice = ', or replace it with overwrite (--overwrite)' if folder.is_dir() and not overwrite else ''
+        raise CheckpointError(f'{folder}: {reason}; choose another folder{advice}')
 
 
 def _replaceable(folder: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> bool:

@@ -16,7 +16,7 @@ from vipllava_jax.folders import listing
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.settings import GenerationSettings, settings_from_hugging_face
 from vipllava_jax.hub import HUB_NAME, from_hub, has_weights
-from vipllava_jax.messages import CheckpointError
+from vipllava_jax.messages import CheckpointError, brief
 from vipllava_jax.progress_bar import Progress, shown_progress
 from vipllava_jax.weight_options import WeightOptions
 
@@ -136,8 +136,12 @@ def locate(source: str | os.PathLike[str]) -> Path:
     """The local folder that holds the weights of a source, which is downloaded if it is a name on the Hub.
 
     'demo' is the model that is included in the package; a folder of that name is given as './demo'. Raises
-    CheckpointError if there is no such folder or it has no weights.
+    CheckpointError if there is no such folder or it has no weights, and TypeError for another type.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f'the model is {brief(source)}: expected a folder, or a name on the Hugging Face Hub')
+    if source == '':
+        raise CheckpointError('the model is an empty text: give a folder, or a name on the Hugging Face Hub')
     if str(source) == DEMO:
         return bundled()
     try:

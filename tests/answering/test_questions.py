@@ -75,7 +75,7 @@ IMAGE = Image.new('RGB', (60, 50))
         ({'image': 'none.jpg'}, "no picture at 'none.jpg'"),
         ({'image': ['none.jpg']}, "no picture at 'none.jpg'"),
         ({'image': b'x'}, 'not a picture in a known format'),
-        ({'image': 3}, 'the picture is a int: expected a path'),
+        ({'image': 3}, 'the picture is of type int: expected a path'),
         ({'image': IMAGE, 'marks': 'point:90,10'}, 'lies outside the picture'),
         ({'image': IMAGE, 'marks': '2/point:9,10'}, 'is on image 2, but there is 1 image'),
         ({'marks': 'point:9,10'}, 'there is a mark but no image'),
@@ -100,3 +100,10 @@ def test_invalid_input_is_an_error_before_anything_runs(folder, arguments, messa
 def test_a_model_without_a_processor_is_an_error(folder):
     with pytest.raises(ValueError, match='the model has no processor'):
         questions.answer(vj.load(folder)._replace(processor=None), 'What?')
+
+
+def test_a_name_instead_of_a_model_and_messages_instead_of_a_text_are_type_errors(demo_model):
+    with pytest.raises(TypeError, match="the model is 'demo': expected a Model, which load returns"):
+        answer('demo', 'What?')
+    with pytest.raises(TypeError, match=r'expected a text; model\.processor takes messages and lists'):
+        answer(demo_model, ['What?', 'Where?'])

@@ -210,3 +210,10 @@ def test_control_characters_in_a_path_are_escaped(vipllava, tmp_path):
     ran = vipllava('info', '--model', link)
     assert ran.code == 0
     assert '\\x1b[31m\\u202e' in ran.out
+
+
+def test_a_question_without_quotes_gets_advice(vipllava):
+    ran = vipllava('ask', '--model', 'demo', 'what', 'is', 'this')
+    assert ran.code == 2
+    assert '(is this): put an argument that contains spaces in quotes; ' in ran.err
+    assert ran.err.endswith('ask --help lists the options\n')

@@ -32,7 +32,9 @@ def test_the_target_of_a_link_is_written(vipllava, source, tmp_path):
     assert vipllava('convert', source, tmp_path / 'link').code == 0
     assert (tmp_path / 'link').is_symlink()
     assert checkpoint.is_checkpoint(tmp_path / 'real')
-    refused(vipllava('convert', source, tmp_path / 'link'), 'exists; choose another folder')
+    refused(
+        vipllava('convert', source, tmp_path / 'link'), 'another folder, or replace it with overwrite (--over'
+    )
     assert vipllava('convert', source, tmp_path / 'link', '--overwrite').code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ['link', 'real']
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.data.samples import HELLO, TALK, region_row, write_lines
-from vipllava_jax.data.row_checks import read_rows
+from vipllava_jax.data.row_checks import raise_unless_skipped, read_rows
 
 BROKEN = [
     ('not json', 'not JSON'),
@@ -70,3 +70,11 @@ def test_all_broken_rows_are_counted_and_the_first_are_listed(pictures, workers,
 def test_only_broken_rows_are_an_error_even_if_skipped(tmp_path):
     with pytest.raises(ValueError, match='1 of 1 rows are broken'):
         read_rows([write_lines(tmp_path / 'a.jsonl', [{}])], skip_broken=True)
+
+
+@pytest.mark.parametrize('skip_broken', [False, True])
+def test_skipping_is_advised_only_if_a_row_would_remain(skip_broken):
+    with pytest.raises(ValueError, match=r'2 of 2 rows are broken(.|\n)*\nfix them$'):
+        raise_unless_skipped(['a', 'b'], 2, skip_broken)
+    with pytest.raises(ValueError, match=r'fix them, or leave them out with skip_broken \(--skip-broken\)$'):
+        raise_unless_skipped(['a'], 2, False)

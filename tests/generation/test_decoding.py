@@ -332,3 +332,11 @@ def test_a_chunk_updates_the_cache_in_place(params, cfg, batch, temperature):
         if re.search(rf'= {re.escape(shape)}\S* copy\(', line)
     ]
     assert not copies
+
+
+@pytest.mark.parametrize('run', [vj.generate, vj.stream])
+def test_a_model_or_a_prompt_as_an_argument_is_an_error_that_says_what_to_pass(demo_model, batch, run):
+    with pytest.raises(TypeError, match=r'params is a Model: pass model\.params'):
+        run(demo_model, batch, cfg=demo_model.cfg)
+    with pytest.raises(TypeError, match=r"batch is 'What\?', expected a Batch, as model\.processor returns"):
+        run(demo_model.params, 'What?', cfg=demo_model.cfg)

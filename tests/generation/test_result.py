@@ -23,7 +23,7 @@ def test_iterating_yields_one_record_per_answer(out):
 
 
 def test_the_repr_shows_shapes_and_no_tokens(out):
-    assert repr(out) == 'Generation(tokens 2×4, lengths 2, finished 1 of 2)'
+    assert repr(out) == 'Generation(tokens=int32[2,4], lengths=int64[2], finished=1 of 2)'
     html = out._repr_html_()
     assert '<td>0</td><td>3</td><td>stop</td>' in html
     assert '<td>1</td><td>4</td><td>length</td>' in html

@@ -37,5 +37,6 @@ def test_a_notebook_shows_the_first_rows():
     html = batch(12)._repr_html_()
     assert '<th>tokens</th><td>int32[12,128]</td>' in html
     assert '<th>row 7</th><td>7 tokens, 7 images</td>' in html
+    assert '<th>row 1</th><td>1 tokens, 1 image</td>' in html
     assert '<th>…</th><td>4 more rows</td>' in html
     assert 'more rows' not in batch(8)._repr_html_()

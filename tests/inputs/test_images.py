@@ -109,7 +109,7 @@ def test_errors_about_files_are_one_line_with_the_path(tmp_path):
     with pytest.raises(ValueError, match='image 3 is empty'):
         open_image(b'', 'image 3')
     with pytest.raises(
-        TypeError, match='image 3 is a list: expected a path, bytes, a PIL picture or an array'
+        TypeError, match='image 3 is of type list: expected a path, bytes, a PIL picture or an array'
     ):
         open_image([[1, 2], [3, 4]], 'image 3')
     with pytest.raises(

@@ -82,6 +82,10 @@ def test_every_recipe_has_valid_settings(recipe):
         ({'batch-': 1}, 'is not a setting'),
         ({'learning_rate': 1e-4, 'learning-rate': 1e-4}, 'given twice'),
         ({'model': None}, 'model: must be given, in the file or as --model'),
+        (
+            {'model': None, 'output': None},
+            'model, output: must be given, in the file or as --model, --output',
+        ),
         ({'steps': 1, 'epochs': 2}, 'give only one of them'),
         ({'batch': 10, 'accumulate': 4}, '4 equal micro-batches'),
         ({'export': 'best'}, 'needs eval_data'),

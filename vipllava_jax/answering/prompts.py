@@ -61,7 +61,7 @@ def insert_phrases(question: str, marks: Sequence[Mark]) -> str:
         if not number or len(number) > 6 or int(number) > len(marks):
             count = 'is 1 mark' if len(marks) == 1 else f'are {len(marks)} marks'
             name = brief(match[0])[1:-1]
-            raise ValueError(f'the question says {name}, but there {count}: add one (--mark SPEC)')
+            raise ValueError(f'the question says {name}, but there {count}: add one (marks=[…], --mark SPEC)')
         return marks[int(number) - 1].phrase
 
     return MARK.sub(phrase, question)

@@ -33,8 +33,12 @@ def answer(
 
     Raises ValueError, TypeError or FileNotFoundError before anything long runs.
     """
+    if not isinstance(model, Model):
+        raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
     if not isinstance(question, str):
-        raise TypeError(f'the question is {brief(question)}: expected a string')
+        raise TypeError(
+            f'the question is {brief(question)}: expected a string; model.processor takes messages and lists'
+        )
     if not question.strip():
         raise ValueError('the question is empty: ask something')
     if model.processor is None:

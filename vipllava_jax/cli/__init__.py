@@ -152,6 +152,11 @@ def run(command: click.Command | None = None) -> None:
 def user_error(error: Exception) -> str | None:
     """The message of a user error; None for an error that is a bug."""
     match error:
+        case click.UsageError() if error.ctx and error.message.startswith('Got unexpected extra argument'):
+            return (
+                f'{error.format_message()}: put an argument that contains spaces in quotes; '
+                f'{error.ctx.command_path} --help lists the options'
+            )
         case click.ClickException():
             return error.format_message()
         case OSError() if error.strerror:  # without a file name it is from standard output

@@ -21,8 +21,13 @@ MAX_UNUSED = 300  # tensors that are listed; the text half of a CLIP has about 2
 FLAX, PYTORCH = 'Flax', 'PyTorch'
 
 
+quantize_option = click.option(
+    '--quantize', type=click.Choice(QUANTIZED), help='Quantize the large weights of the decoder.'
+)
+
+
 def conversion_options(command: F) -> F:
-    """The arguments and options of the command and of the scripts in the folder convert/."""
+    """The arguments and options of the command and of both scripts in the folder convert/."""
     for add in reversed(
         (
             click.argument('source', type=FOLDER),
@@ -31,9 +36,6 @@ def conversion_options(command: F) -> F:
                 '--dtype',
                 type=click.Choice(FLOATS),
                 help='The dtype of the weights that are not quantized.  [default: that of SOURCE]',
-            ),
-            click.option(
-                '--quantize', type=click.Choice(QUANTIZED), help='Quantize the large weights of the decoder.'
             ),
             click.option(
                 '--adapter',
@@ -55,11 +57,12 @@ def conversion_options(command: F) -> F:
 
 
 @click.command()
+@quantize_option
 @conversion_options
 def convert(source: str, target: Path, **options: Any) -> None:
     """Convert SOURCE to the new folder TARGET: a PyTorch checkpoint to Flax, or a Flax one to PyTorch.
 
-    SOURCE is a folder, or the name of a PyTorch checkpoint on the Hugging Face Hub; it is not changed.
+    SOURCE is a folder, the name of a PyTorch checkpoint on the Hugging Face Hub, or demo; it is not changed.
     TARGET appears once it is complete, with the config, tokenizer and processor files it needs.
 
     \b

@@ -63,9 +63,11 @@ def raise_unless_skipped(
     listed = tuple(errors[:LISTED])
     if errors and (not skip_broken or len(errors) == count):
         more = '' if len(listed) == len(errors) else f', the first {len(listed)} of them'
+        advice = 'fix them' + (
+            '' if len(errors) == count else ', or leave them out with skip_broken (--skip-broken)'
+        )
         raise ValueError(
-            '\n'.join([f'{len(errors)} of {count} {what} are broken{more}:', *listed])
-            + '\nfix them, or let broken rows be skipped'
+            '\n'.join([f'{len(errors)} of {count} {what} are broken{more}:', *listed]) + f'\n{advice}'
         )
     return listed
 

@@ -16,6 +16,7 @@ from jax import Array
 
 from vipllava_jax.config import Config
 from vipllava_jax.generation.finite import explain
+from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.sampling import Sampling, sample, sampling_of
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, with_overrides
@@ -23,6 +24,7 @@ from vipllava_jax.generation.state import State, eos_rows, write_ids
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops, end_ids
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.inputs.processor import Processor
+from vipllava_jax.messages import brief
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.vipllava import Params
@@ -121,7 +123,7 @@ def generate(
 ) -> Generation:
     """The complete answers to a batch of B prompts; arguments and errors are those of `stream`."""
     chosen = with_overrides(settings, overrides)
-    plan = _plan(batch, cfg, chosen, processor)
+    plan = _plan(params, batch, cfg, chosen, processor)
     tokens = np.concatenate(list(_stream(params, batch, cfg, plan)), axis=1)
     lengths, reasons = plan.ends.lengths, tuple(plan.ends.reasons)
     finished = np.array([reason == 'stop' for reason in reasons])
@@ -144,17 +146,22 @@ def stream(
     `stream(params, batch, cfg=cfg, temperature=0.7, seed=1)`. `processor` turns tokens into text and is
     required with `stop`: a row then ends with the token that completes a stop string.
 
-    Raises TypeError for an unknown setting, and ValueError before anything runs if a setting is out of range,
-    the placeholders do not match the images, or prompt and answer exceed the context of the model; and at the
-    first tokens if their logits hold NaN or infinity, naming the weights that do.
+    Raises TypeError for an unknown setting or an argument of another type, and ValueError before anything
+    runs if a setting is out of range, the placeholders do not match the images, or prompt and answer exceed
+    the context of the model; and at the first tokens if their logits hold NaN or infinity, naming the weights
+    that do.
     """
-    plan = _plan(batch, cfg, with_overrides(settings, overrides), processor)
+    plan = _plan(params, batch, cfg, with_overrides(settings, overrides), processor)
     return TokenStream(_stream(params, batch, cfg, plan), plan.ends)
 
 
 def _plan(
-    batch: Batch, cfg: Config, settings: GenerationSettings, processor: Processor | None
+    params: Params, batch: Batch, cfg: Config, settings: GenerationSettings, processor: Processor | None
 ) -> GenerationPlan:
+    if isinstance(params, Model):
+        raise TypeError('params is a Model: pass model.params')
+    if not isinstance(batch, Batch):
+        raise TypeError(f'batch is {brief(batch)}, expected a Batch, as model.processor returns')
     B, T = batch.tokens.shape
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     eos = end_ids(settings, cfg, processor)
@@ -194,7 +201,7 @@ def compile_for(
 
     The params may be shapes with shardings, all on the device on which the weights will be.
     """
-    plan = _plan(batch, cfg, with_overrides(settings, overrides), processor)
+    plan = _plan(params, batch, cfg, with_overrides(settings, overrides), processor)
     traced = prefill_batch.trace(params, batch, plan.sampling, plan.eos, cfg=cfg, slots=plan.slots)
     sharding = jax.tree.leaves(params)[0].sharding
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), traced.out_info)

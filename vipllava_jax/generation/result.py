@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vipllava_jax.generation.stopping import find_stop
+from vipllava_jax.inputs.batch import describe_array
 
 SHOWN = 16  # maximum number of rows in a notebook
 
@@ -49,8 +50,8 @@ class Generation:
         return text[:end] if self.keep_stop else text[:begin].rstrip()
 
     def __repr__(self) -> str:
-        B, T = self.tokens.shape
-        return f'Generation(tokens {B}×{T}, lengths {B}, finished {self.finished.sum()} of {B})'
+        arrays = f'tokens={describe_array(self.tokens)}, lengths={describe_array(self.lengths)}'
+        return f'Generation({arrays}, finished={self.finished.sum()} of {len(self)})'
 
     def _repr_html_(self) -> str:
         rows = [

@@ -19,22 +19,26 @@ class Batch(NamedTuple):
 
     def __repr__(self) -> str:
         """The dtype and shape of each array; a tuple's own repr would print the pixels."""
-        return f'Batch({", ".join(f"{name}={_shape(array)}" for name, array in self._asdict().items())})'
+        arrays = (f'{name}={describe_array(array)}' for name, array in self._asdict().items())
+        return f'Batch({", ".join(arrays)})'
 
     def _repr_html_(self) -> str:
         """A table for a notebook: the arrays, and the tokens and images of the first rows."""
-        arrays = [(name, _shape(array)) for name, array in self._asdict().items()]
+        arrays = [(name, describe_array(array)) for name, array in self._asdict().items()]
         rows = []
         if isinstance(self.lengths, np.ndarray) and isinstance(self.image_counts, np.ndarray):
             counts = list(zip(self.lengths.tolist(), self.image_counts.tolist(), strict=False))
-            rows = [(f'row {n}', f'{t} tokens, {i} images') for n, (t, i) in enumerate(counts[:SHOWN_ROWS])]
+            rows = [
+                (f'row {n}', f'{t} tokens, {i} image{"" if i == 1 else "s"}')
+                for n, (t, i) in enumerate(counts[:SHOWN_ROWS])
+            ]
             if len(counts) > SHOWN_ROWS:
                 rows.append(('…', f'{len(counts) - SHOWN_ROWS} more rows'))
         cells = ''.join(f'<tr><th>{name}</th><td>{text}</td></tr>' for name, text in [*arrays, *rows])
         return f'<table>{cells}</table>'
 
 
-def _shape(array: Any) -> str:
+def describe_array(array: Any) -> str:
     """'int32[2,128]', as JAX writes it; the name of the type for what is not an array."""
     if not hasattr(array, 'shape') or not hasattr(array, 'dtype'):
         return type(array).__name__

@@ -62,7 +62,7 @@ def open_image(source: ImageSource, name: str = 'the picture') -> Image.Image:
         return _decode(image_of_array(source), name)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
-            f'{name} is a {type(source).__name__}: expected a path, bytes, a PIL picture or an array'
+            f'{name} is of type {type(source).__name__}: expected a path, bytes, a PIL picture or an array'
         )
     text = os.fsdecode(source)
     with _open_file(text) as file, _read_header(file, repr(text)) as picture:

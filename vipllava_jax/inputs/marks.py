@@ -85,7 +85,9 @@ class Mark:
                 f'{shape} needs a box x1, y1, x2, y2 or a polygon x1, y1, x2, y2, x3, y3, ...{point}'
             )
         if self.units is not None and not (isinstance(self.units, str) and self.units in UNITS):
-            raise ValueError(f"{shape} has units {brief(self.units)}: choose 'pixel', 'relative' or None")
+            raise ValueError(
+                f"{shape} has units {brief(self.units)}: choose 'pixel' or 'relative', or leave it out"
+            )
         checked = {
             'alpha': None if self.alpha is None else _alpha(shape, self.alpha),
             'width': None if self.width is None else _width(shape, self.width),

@@ -24,7 +24,8 @@ def read_settings(file: str | os.PathLike[str] | None = None, **given: Any) -> T
     if file is not None:
         values = {**_check_values(_read_toml(Path(file)), f'{file}: '), **values}
     if missing := [name for name in REQUIRED if not values.get(name)]:
-        raise ValueError(f'{", ".join(missing)}: must be given, in the file or as --{missing[0]}')
+        flags = ', '.join(f'--{name}' for name in missing)
+        raise ValueError(f'{", ".join(missing)}: must be given, in the file or as {flags}')
     if {'steps', 'epochs'} <= values.keys():
         raise ValueError('steps and epochs: give only one of them')
     recipe = vars(RECIPES[values.get('recipe', 'lora')])
