@@ -33,6 +33,19 @@ def answer(
 
     Raises ValueError, TypeError or FileNotFoundError before anything long runs.
     """
+    _check_arguments(model, question)
+    given: list[Any] = [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
+    images, drawn = mark_images(given, marks)
+    prompt = insert_phrases(question, drawn)
+    settings = with_overrides(model.settings if settings is None else settings, {})
+    with single_prompt():
+        batch = model.processor(prompt, images, template=template, fit=fit)
+        settings = with_template_stops(settings, model.processor, template)
+        (reply,) = replies(model, batch, settings)
+    return reply.text()
+
+
+def _check_arguments(model: Model, question: str) -> None:
     if not isinstance(model, Model):
         raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
     if not isinstance(question, str):
@@ -46,12 +59,3 @@ def answer(
             'the model has no processor, because its folder has no tokenizer: load a folder with '
             'tokenizer.json'
         )
-    given: list[Any] = [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
-    images, drawn = mark_images(given, marks)
-    prompt = insert_phrases(question, drawn)
-    settings = with_overrides(model.settings if settings is None else settings, {})
-    with single_prompt():
-        batch = model.processor(prompt, images, template=template, fit=fit)
-        settings = with_template_stops(settings, model.processor, template)
-        (reply,) = replies(model, batch, settings)
-    return reply.text()
