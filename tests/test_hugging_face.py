@@ -110,7 +110,7 @@ def test_the_projector_determines_the_feature_layers():
     two = from_hugging_face(published(vision_feature_layers=[3, 4]))
     assert two.with_projector(2048, norm=True).feature_layers == (3, 4)
     assert two.with_projector(1024, norm=False).feature_layers == (-2,)
-    with pytest.raises(ValueError, match=r'vision_feature_layers: \[3, 4\] .* make 2048, but .* takes 3072'):
+    with pytest.raises(ValueError, match=r'vision_feature_layers: \[3, 4\] .* of 2048, but .* takes 3072'):
         two.with_projector(3072, norm=True)
 
 

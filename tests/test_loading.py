@@ -201,5 +201,5 @@ def test_a_source_that_is_not_a_path_is_a_type_error(source):
 
 
 def test_an_empty_source_does_not_stand_for_the_working_directory():
-    with pytest.raises(CheckpointError, match='the model is an empty text: give a folder'):
+    with pytest.raises(CheckpointError, match='the name of the model is empty: give a folder'):
         load('')

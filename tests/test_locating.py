@@ -25,7 +25,8 @@ def test_a_missing_folder_is_an_error(tmp_path):
     assert message(tmp_path / 'none').startswith(
         f'{tmp_path}/none: no such folder, and not a name on the Hugging Face Hub'
     )
-    for name in ('none', 'a/b/c', '', 'a/b@'):
+    assert message('').startswith('the name of the model is empty')
+    for name in ('none', 'a/b/c', 'a/b@'):
         assert 'no such folder' in message(name) or 'no weights' in message(name)
     (tmp_path / 'file').touch()
     assert f'{tmp_path}/file: a file; give the folder' in message(tmp_path / 'file')

@@ -105,5 +105,5 @@ def test_a_model_without_a_processor_is_an_error(folder):
 def test_a_name_instead_of_a_model_and_messages_instead_of_a_text_are_type_errors(demo_model):
     with pytest.raises(TypeError, match="the model is 'demo': expected a Model, which load returns"):
         answer('demo', 'What?')
-    with pytest.raises(TypeError, match=r'expected a text; model\.processor takes messages and lists'):
+    with pytest.raises(TypeError, match=r'expected a string; model\.processor takes messages and lists'):
         answer(demo_model, ['What?', 'Where?'])

@@ -176,7 +176,7 @@ def test_the_picture_can_be_read_from_stdin(vipllava, photo, content, tmp_path, 
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['What is {mark}?'], 'the question says {mark}, but there are 0 marks: add one (--mark SPEC)'),
+        (['What is {mark}?'], 'says {mark}, but there are 0 marks: add one (marks=[…], --mark SPEC)'),
         (['What?', *MARK], 'there is a mark but no image: give the image that it is on (--image FILE)'),
         (['What is {mark2}?', '--image', 'PHOTO', *MARK], 'says {mark2}, but there is 1 mark'),
         (['What is {mark0}?', '--image', 'PHOTO', *MARK], 'says {mark0}, but there is 1 mark'),

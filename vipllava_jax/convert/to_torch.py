@@ -109,8 +109,8 @@ def _check_target(target: Path, inputs: Iterable[Path], overwrite: bool) -> None
 def _check_not_quantized(stored: Checkpoint) -> None:
     if any(isinstance(leaf, Quantized) for leaf in stored.leaves.values()):
         raise CheckpointError(
-            f'{stored.folder}: the weights are quantized, for which PyTorch has no names; convert the folder '
-            'that they were quantized from'
+            f'{stored.folder}: quantized weights cannot be exported to PyTorch; convert the folder that they '
+            'were quantized from'
         )
 
 
