@@ -141,7 +141,7 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f'the model is {brief(source)}: expected a folder, or a name on the Hugging Face Hub')
     if source == '':
-        raise CheckpointError('the name of the model is empty: give a folder or a name on the Hugging Face Hub')
+        raise CheckpointError('the name of the model is empty: give a folder or a name on the Hub')
     if str(source) == DEMO:
         return bundled()
     try:
