@@ -104,7 +104,7 @@ def _marks_of_boxes(
     objects = read_objects(fields)
     if objects and not images:
         raise ValueError('it has "bboxes", but no image')
-    # Fixed: in vg_rel's rows the second of two different shapes had the colour of the first.
+    # In the authors' vg_rel rows, the second of two different shapes has the colour of the first.
     styles = choose_styles(len(objects), rng, shapes)
     return [(0, item.mark(*style)) for item, style in zip(objects, styles, strict=True)]
 
@@ -122,15 +122,15 @@ def _require_objects(fields: dict[str, Any], count: int | None = None) -> list[I
 
 def _refcocog(fields: dict[str, Any], folder: Path, rng: np.random.Generator | None) -> MarkedConversation:
     """A RefCOCOg row: describes a marked object in a short phrase."""
-    # Fixed: a point no longer needs a segmentation.
+    # In the authors' code, a point needs a segmentation.
     (item,), (style,) = _require_objects(fields, 1), choose_styles(1, rng)
     mark = item.mark(*style)
     if rng is not None and rng.random() < 0.25:
         wordings = 'Describe the object with the visual prompt.', 'Describe the pointed region.'
         question = wordings[rng.integers(2)]
     else:
-        question = f'Describe the object {mark.phrase}.'  # Fixed: the phrase was not inserted.
-    # Fixed, here and in vg_rel: the prompt had no image placeholder. Now every row's pictures come first.
+        question = f'Describe the object {mark.phrase}.'  # the authors' code inserts no phrase
+    # In the authors' code, this prompt and vg_rel's have no image placeholder. Here images always come first.
     return _question_and_answer(
         f'{question} Please provide a short phrase.', text_field(fields, 'answer'), [mark]
     )
@@ -153,13 +153,13 @@ def visual7w(
     fields: dict[str, Any], folder: Path, rng: np.random.Generator | None = None
 ) -> MarkedConversation:
     """A Visual7W row: which marked object answers a question, by its letter."""
-    # Fixed: without exactly four boxes, an error message became the question.
+    # In the authors' code, an error message becomes the question unless there are exactly four boxes.
     objects, answer = _require_objects(fields), fields['answer']
     if answer not in fields['bboxes']:
         raise ValueError(f'"answer" is {brief(answer)}, which is none of the "bboxes"')
     styles = choose_styles(len(objects), rng, ('rectangle',))
     marks = [item.mark(*style, LINE_WIDTH) for item, style in zip(objects, styles, strict=True)]
-    # Fixed: in evaluation 'the' was left out at random.
+    # In evaluation, the authors' code leaves out 'the' at random.
     options = [f'The object {mark_phrase(mark, rng)}' for mark in marks]
     question = vcr.multiple_choice(text_field(fields, 'question'), options)
     return _question_and_answer(question, vcr.LETTERS[fields['bboxes'].index(answer)], marks)
@@ -203,7 +203,7 @@ def _flickr30k(fields: dict[str, Any], folder: Path, rng: np.random.Generator | 
     if lists_marks and any(marks):
         *others, last = [group[0].phrase.partition(' the ')[2] for group in marks if group]
         question += f' The visual prompts are: {", ".join(others)}{" and " * bool(others)}{last}.'
-    # Fixed: the caption left out marks of unnamed colours, and mentioned marks that are not drawn.
+    # The authors' caption leaves out marks of unnamed colours, and mentions marks that are not drawn.
     phrases = [f' {group[0].phrase}' if names_marks and group else '' for group in marks]
     caption = replace_box_tags(
         text_field(fields, 'grounding').replace(' <bbox', '<bbox'), phrases, 'the caption'
