@@ -1,6 +1,7 @@
 """Folders are written completely or not at all."""
 
 import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,15 @@ def test_folders_are_compared_after_resolving_links(tmp_path):
     ):
         with pytest.raises(CheckpointError, match='choose another folder'):
             check_apart(tmp_path / source, tmp_path / target)
+
+
+def test_a_signal_right_after_the_folder_is_created_leaves_nothing(tmp_path):
+    code = (
+        'import os, shutil, signal, sys; from pathlib import Path; from vipllava_jax import folders, signals\n'
+        'signals.end_cleanly()\n'
+        'shutil.disk_usage = lambda folder: os.kill(os.getpid(), signal.SIGTERM)  # before it yields\n'
+        'with folders.new_folder(Path(sys.argv[1]), 0, lambda folder: False, False): pass\n'
+    )
+    ended = subprocess.run([sys.executable, '-c', code, tmp_path / 'model'], timeout=60)
+    assert ended.returncode == -signal.SIGTERM
+    assert not any(tmp_path.iterdir())

@@ -81,11 +81,10 @@ def new_folder(folder: Path, size: int, is_ours: Callable[[Path], bool], overwri
                 raise CheckpointError(
                     f'{folder}: takes {amount(size)}, {amount(size - free)} more than the disk has free'
                 )
-            with unfinished(str(partial)):
-                yield partial
-                for path in (*partial.rglob('*'), partial):
-                    sync_to_disk(path)
-                move_into_place(partial, folder, _replaceable(folder, is_ours, overwrite))
+            yield partial
+            for path in (*partial.rglob('*'), partial):
+                sync_to_disk(path)
+            move_into_place(partial, folder, _replaceable(folder, is_ours, overwrite))
         sync_to_disk(folder.parent)
     except OSError as error:
         raise CheckpointError(f'{folder}: {_write_failure(error, partial, size)}') from None
@@ -135,6 +134,7 @@ def _write_failure(error: OSError, partial: Path, size: int) -> str:
 def _new_locked_folder(folder: Path, partial: Path) -> Iterator[None]:
     """Creates and locks the partial folder, unless another process is writing to `folder`."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(unfinished(str(partial)))  # first: a signal may arrive right after `mkdir`
         with _parent_lock(folder.parent):
             _check_unused(folder)
             partial.mkdir()
