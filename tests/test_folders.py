@@ -111,7 +111,8 @@ def test_folders_are_compared_after_resolving_links(tmp_path):
 
 def test_a_signal_right_after_the_folder_is_created_leaves_nothing(tmp_path):
     code = (
-        'import os, shutil, signal, sys; from pathlib import Path; from vipllava_jax import folders, signals\n'
+        'import os, shutil, signal, sys; from pathlib import Path\n'
+        'from vipllava_jax import folders, signals\n'
         'signals.end_cleanly()\n'
         'shutil.disk_usage = lambda folder: os.kill(os.getpid(), signal.SIGTERM)  # before it yields\n'
         'with folders.new_folder(Path(sys.argv[1]), 0, lambda folder: False, False): pass\n'
