@@ -148,9 +148,6 @@ class Options:
             raise ValueError(f'--plot {self.plot}: expected a name that ends in .png')
         if self.plot and not importlib.util.find_spec('matplotlib'):
             raise ValueError("--plot needs matplotlib: pip install 'vipllava-jax[bench]'")
-        missing = [name for name in ('torch', 'transformers') if not importlib.util.find_spec(name)]
-        if self.peer and missing:
-            raise ValueError(f'--peer needs {" and ".join(missing)}: pip install torch transformers')
 
 
 def run(options: Options, place: Path) -> None:
@@ -161,6 +158,9 @@ def run(options: Options, place: Path) -> None:
 
     if options.peer and options.quantize:
         raise ValueError(running.NO_QUANTIZED_PEER)
+    missing = [name for name in ('torch', 'transformers') if not importlib.util.find_spec(name)]
+    if options.peer and missing:
+        raise ValueError(f'--peer needs {" and ".join(missing)}: pip install torch transformers')
     folder, cfg = running.find_model(options.source, options.preset)
     check_outputs(options.outputs, (), [folder] if folder else [])
     plan.check_contexts(cfg, options.contexts or running.default('contexts'))
