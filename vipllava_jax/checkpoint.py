@@ -13,7 +13,7 @@ from vipllava_jax import arrays
 from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import Config
 from vipllava_jax.files import read_bytes, write_json
-from vipllava_jax.folders import new_folder
+from vipllava_jax.folders import check_no_other_files, new_folder
 from vipllava_jax.hugging_face import read_config, to_hugging_face
 from vipllava_jax.manifest import (
     MARK,
@@ -37,6 +37,13 @@ PARAMS = 'params'
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder was written by `save`."""
     return (folder / MARK).exists()
+
+
+def check_only_model_files(folder: Path) -> None:
+    """Raises CheckpointError if a folder to be replaced holds a file that `save` does not write."""
+    from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
+
+    check_no_other_files(folder, (MARK, PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES))
 
 
 def save(

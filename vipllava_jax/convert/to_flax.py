@@ -16,7 +16,7 @@ from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from vipllava_jax.arrays import nested
-from vipllava_jax.checkpoint import MARK, PARAMS, is_checkpoint, save
+from vipllava_jax.checkpoint import check_only_model_files, is_checkpoint, save
 from vipllava_jax.convert import adapters
 from vipllava_jax.convert.adapted import with_options
 from vipllava_jax.convert.foreign_quantization import refuse_by_config, refuse_by_names
@@ -25,9 +25,8 @@ from vipllava_jax.convert.table import Leaf, Sizes, rearrange_axes
 from vipllava_jax.convert.tensors import READABLE, Tensor, read_tensor
 from vipllava_jax.convert.torch_files import open_checkpoint
 from vipllava_jax.files import read_json
-from vipllava_jax.folders import check_apart, check_no_other_files
+from vipllava_jax.folders import check_apart
 from vipllava_jax.hugging_face import read_config
-from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.progress_bar import Progress
 from vipllava_jax.sharding import default_sharding, on_cpu
 from vipllava_jax.threads import map_ahead
@@ -143,9 +142,7 @@ def convert(
     for read_from in (source, *([adapter] if adapter else [])):
         check_apart(Path(read_from), target)
     if overwrite and is_checkpoint(target):
-        check_no_other_files(
-            target, (MARK, PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
-        )
+        check_only_model_files(target)
     options = WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter)
     began = time.monotonic()
     plan = plan_conversion(source)

@@ -22,7 +22,7 @@ class Sampling:
 
 
 def sampling_of(settings: GenerationSettings, B: int) -> Sampling | None:
-    """The sampling settings of B rows; None if every row is greedy, which has a program of its own.
+    """The sampling settings of B rows; None if every row is greedy; that case is compiled separately.
 
     A single program would make greedy steps of a 7B 2 to 3 % slower on a GPU. With a `lax.cond` around the
     sampling it costs nothing at 8 rows, but 10 % at one.

@@ -8,7 +8,6 @@ from typing import Any
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.folders import check_no_other_files
-from vipllava_jax.inputs.processor_files import PROCESSOR_FILES
 from vipllava_jax.loading import Source
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
@@ -24,8 +23,10 @@ def check_replaceable(target: Path) -> None:
     from vipllava_jax.convert.adapter_config import CONFIG
     from vipllava_jax.convert.adapters import PAIR_FILES
 
-    of_model = (checkpoint.MARK, checkpoint.PARAMS, 'config.json', 'generation_config.json', *PROCESSOR_FILES)
-    check_no_other_files(target, (*PAIR_FILES, CONFIG) if target.name == 'adapter' else of_model)
+    if target.name == 'adapter':
+        check_no_other_files(target, (*PAIR_FILES, CONFIG))
+    else:
+        checkpoint.check_only_model_files(target)
 
 
 def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None:
