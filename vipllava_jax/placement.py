@@ -8,14 +8,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Format, Layout
+from jax.sharding import Mesh, Sharding
 
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
 from vipllava_jax.model import llama, vipllava
 from vipllava_jax.model.llama import Cache
+from vipllava_jax.model.params import weight_axes
+from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.sharding import default_sharding
+from vipllava_jax.sharding import default_sharding, sharding
 
 
 def place(params: Params, cfg: Config, *, fuse: bool | None = None) -> Params:
@@ -28,12 +31,12 @@ def place(params: Params, cfg: Config, *, fuse: bool | None = None) -> Params:
 
 def place_shapes(params: Params, cfg: Config, *, fuse: bool | None = None) -> Params:
     """The shapes of params in the layout of a checkpoint -> those of `place`, with shardings or formats."""
-    sharding = default_sharding()
+    device = default_sharding()
 
     def fused(layer: Params) -> Params:
-        return _with_shardings(jax.eval_shape(llama.fuse, layer), sharding)
+        return _with_shardings(jax.eval_shape(llama.fuse, layer), device)
 
-    return _placed(_with_shardings(params, sharding), cfg, fuse, fused, _with_shardings)
+    return _placed(_with_shardings(params, device), cfg, fuse, fused, _with_shardings)
 
 
 def _placed(
@@ -75,6 +78,28 @@ def formats(decoder: Params, cfg: Config) -> Params:
     choose = jax.jit(step, in_shardings=(Format(Layout.AUTO), None))
     (chosen, _), _ = choose.lower(shapes, jax.ShapeDtypeStruct((8,), jnp.int32)).compile().input_formats
     return {name: chosen['layers_0' if name.startswith('layers_') else name] for name in decoder}
+
+
+def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
+    """The sharding of a weight or its shape by the letters of its path; a tree of them if it has parts.
+
+    Without a mesh, all weights are on the first local device.
+    """
+    axes = weight_axes(path)
+
+    def place(letters: str, x: Any) -> Sharding:
+        return sharding(letters, x.shape, mesh)
+
+    if isinstance(leaf, LoRA):
+        base = leaf_sharding(path, leaf.base, mesh)
+        a, b = place(axes.contracted + 'R', leaf.a), place('R' + axes.output, leaf.b)
+        return dataclasses.replace(leaf, base=base, a=a, b=b)
+    if isinstance(leaf, Quantized):
+        values = place(axes.output + axes.contracted, leaf.values)
+        # the groups of int4 flatten the contracted axes, of which a mesh divides the outermost
+        groups = axes.contracted[: leaf.scale.ndim - leaf.output_axes]
+        return dataclasses.replace(leaf, values=values, scale=place(axes.output + groups, leaf.scale))
+    return place(axes.divisible, leaf)
 
 
 def _with_shardings(shapes: Any, shardings: Any) -> Any:

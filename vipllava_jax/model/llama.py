@@ -40,7 +40,8 @@ class Embed(nn.Module):
     @nn.compact
     def table(self, dtype: DTypeLike) -> Any:
         """The table VD; `init` creates it in `dtype`."""
-        return param(self, 'w', nn.initializers.normal(0.02), WeightAxes('VD'), self.sizes, dtype)
+        axes = WeightAxes('VD', indexed='V')  # divided over devices, every lookup would gather it
+        return param(self, 'w', nn.initializers.normal(0.02), axes, self.sizes, dtype)
 
     def __call__(self, tokens: Array, dtype: DTypeLike = jnp.float32) -> Array:
         """Tokens BT -> embeddings BTD; ids outside the table are clamped to its ends."""

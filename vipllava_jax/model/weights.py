@@ -29,6 +29,17 @@ class WeightAxes:
     contracted: str = ''
     decays: bool = True  # with weight decay in training: False for norms and biases
     quantizable: bool = False  # whether int8 and int4 quantize it: the products of the decoder
+    indexed: str = ''  # axes that are indexed by ids, as the V of an embedding table: no mesh divides them
+
+    @property
+    def divisible(self) -> str:
+        """The letters by which a mesh divides the weight: `letters`, with a dot for an indexed axis."""
+        return ''.join('.' if letter in self.indexed else letter for letter in self.letters)
+
+    @property
+    def output(self) -> str:
+        """The letters of the axes that the product keeps."""
+        return self.letters[len(self.contracted) :]
 
     @property
     def quantized_axes(self) -> int:
