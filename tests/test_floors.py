@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 # From low to high. A module imports only from lower floors; one that ends in / is a package, whose modules
 # may also import one another.
 FLOORS = (
-    'config version signals messages threads compilation sharding',
-    'atomic files json_fields progress_bar weight_options',
+    'config version signals messages threads compilation',
+    'atomic files json_fields progress_bar weight_options sharding',
     'folders',
     'inputs/',
     'model.__init__ model.equations model.input_checks',

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Format, Layout
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
@@ -87,7 +87,7 @@ def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
     """
     axes = weight_axes(path)
 
-    def place(letters: str, x: Any) -> Sharding:
+    def place(letters: str, x: Any) -> Any:
         return sharding(letters, x.shape, mesh)
 
     if isinstance(leaf, LoRA):
