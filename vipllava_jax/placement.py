@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -178,6 +178,13 @@ def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
         groups = axes.contracted[: leaf.scale.ndim - leaf.output_axes]
         return dataclasses.replace(leaf, values=values, scale=place(axes.output + groups, leaf.scale))
     return place(axes.divisible, leaf)
+
+
+def leaf_shardings(leaves: Mapping[str, Any], mesh: Mesh | None) -> Any:
+    """The sharding of each leaf by its path; without a mesh a single one."""
+    if mesh is None:
+        return default_sharding()
+    return {path: leaf_sharding(path, leaf, mesh) for path, leaf in leaves.items()}
 
 
 def _with_shardings(shapes: Any, shardings: Any) -> Any:
