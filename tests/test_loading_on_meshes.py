@@ -16,13 +16,14 @@ from jax.sharding import AxisType, Mesh
 import vipllava_jax as vj
 from tests.conftest import SMALL
 from tests.makers import write_processor_files
+from tests.test_checkpoint import random_params
 from tests.trees import same
 from vipllava_jax import checkpoint, loading, placement, quantizing
 from vipllava_jax.arrays import flat
 from vipllava_jax.convert.adapter_export import save_adapter
 from vipllava_jax.convert.to_torch import export
 from vipllava_jax.loading import WeightOptions
-from vipllava_jax.model.params import init, weight_axes
+from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Int4, Quantized, quantize
 from vipllava_jax.sharding import make_mesh
 from vipllava_jax.training import lora
@@ -58,7 +59,7 @@ def models(tmp_path_factory):
         place = tmp_path_factory.mktemp(text)
         write_processor_files(place / 'files', vocab=131)
         cfg = dataclasses.replace(SMALL, text=dataclasses.replace(SMALL.text, **TEXTS[text]))
-        params = init(jax.random.key(0), cfg)
+        params = random_params(cfg)
         checkpoint.save(place / 'converted', params, cfg)
         export(place / 'converted', place / 'torch')
         adapted = lora.add(params, cfg, rank=2, alpha=4, key=jax.random.key(1))

@@ -40,6 +40,8 @@ def quantize_leaves(
         new_dtype = dtype if axes.quantizable else np.dtype(others or w.dtype).name
         convert = partial(_convert, dtype=new_dtype, axes=axes.quantized_axes, placed=placed)
         w = jax.eval_shape(convert, w) if isinstance(w, jax.ShapeDtypeStruct) else convert(w)
+        if mesh and mesh.is_multi_process:
+            jax.block_until_ready(w)  # a process that ran ahead could block the devices of the others
         yield path, dataclasses.replace(leaf, base=w) if isinstance(leaf, LoRA) else w
 
 
