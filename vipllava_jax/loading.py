@@ -174,6 +174,8 @@ def _mesh(mesh: Any) -> 'Mesh | None':
             raise ValueError(f'mesh: there is no axis {brief(name)}; the axes are {", ".join(AXES)}')
         if type != AxisType.Auto:
             raise ValueError(f'mesh: the axis {name} is {type.name}, not Auto; use vipllava_jax.make_mesh')
+    if not mesh.local_devices:
+        raise ValueError('mesh: none of its devices belongs to this process; use those of all processes')
     return mesh
 
 
