@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.messages import CheckpointError, one_line
+from vipllava_jax.pods import process_count, process_index
 from vipllava_jax.storage import Storage
 from vipllava_jax.threads import map_ahead
 
@@ -72,9 +73,17 @@ def write_arrays(
             (jax.ShapeDtypeStruct, _writer(leaves, pool, written)),
             (jax.Array, ocp.type_handlers.ArrayHandler()),
         )
-        handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+        options: Any = {}
+        if process_count() > 1:  # otherwise this process would wait for the others
+            alone = {process_index()}
+            options['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
+                primary_host=process_index(), active_processes=alone, barrier_sync_key_prefix='alone'
+            )
+        handler = ocp.PyTreeCheckpointHandler(
+            use_compression=False, type_handler_registry=registry, **options
+        )
         with writing(folder):
-            ocp.Checkpointer(handler).save(folder, args=ocp.args.PyTreeSave(shapes))
+            ocp.Checkpointer(handler, **options).save(folder, args=ocp.args.PyTreeSave(shapes))
         return {path: future.result() for path, future in written.items()}
 
 
@@ -152,8 +161,10 @@ def read_arrays(
 ) -> Iterator[tuple[str, Any]]:
     """Reads the arrays of `stored` in order as (path, array): jax.Array if a sharding is given, else numpy.
 
-    The dtype of each array is that in `types`, or the stored one. Raises CheckpointError, naming the array,
-    if one does not have the expected shape, dtype or checksum.
+    The sharding is one for all arrays, or a dict of those of each by its path. Every process reads whole
+    arrays, so that it can verify their checksums, and keeps the parts of its devices. The dtype of each array
+    is that in `types`, or the stored one. Raises CheckpointError, naming the array, if one does not have the
+    expected shape, dtype or checksum.
     """
     with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
         storage = Storage(folder, checksums or {}, checkers)
@@ -184,6 +195,8 @@ def _read_some(
     """Reads the arrays of a group in parallel: shapes by path -> arrays by path."""
     import jax
 
+    from vipllava_jax.weight_sharding import put
+
     arrays: dict[str, Any] = {}
     reads: dict[str, Any] = {}
     checks: list[Future[None]] = []
@@ -195,7 +208,8 @@ def _read_some(
             array = storage.result(path, read)
             checks.append(storage.check(path, array))
             array = array.astype(types.get(path) or array.dtype, copy=False)
-            arrays[path] = array if sharding is None else jax.device_put(array, sharding)
+            at = sharding.get(path) if isinstance(sharding, Mapping) else sharding
+            arrays[path] = array if at is None else put(array, at)
     finally:  # wait for every read that has started before its memory and files are released
         for future in (*opened.values(), *reads.values()):
             future.exception()
