@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # may also import one another.
 FLOORS = (
     'config version signals messages threads compilation',
-    'atomic files json_fields progress_bar weight_options sharding',
+    'atomic files json_fields progress_bar weight_options sharding device_kinds',
     'folders',
     'inputs/',
     'model.__init__ model.equations model.input_checks',
@@ -33,6 +33,7 @@ FLOORS = (
     'convert/',
     'answering/',
     'placement hub',
+    'device_memory',
     'loading',
     'ceilings',
     'training/ benchmark/ evaluation/',
