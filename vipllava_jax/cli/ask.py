@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.models import (
     compile_in_background,
     fit_option,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     help='The random seed of sampling, for repeatable answers.  [default: random]',
 )
 @weight_options
+@mesh_option
 @click.option(
     '--json', 'as_json', is_flag=True, help='Print one JSON object, with times and settings, instead of text.'
 )
@@ -104,6 +106,7 @@ def ask(
     fit: Any,
     as_json: bool,
     save_image: str | None,
+    mesh: Any,
     **options: Any,
 ) -> None:
     """Ask QUESTION about pictures with marks drawn on them; without QUESTION it is read from stdin.
@@ -124,7 +127,7 @@ def ask(
     weights = pop_weight_options(options)
     if options['seed'] is None:
         options['seed'] = secrets.randbits(32)
-    request = prepare(source, prompt, pictures, template, fit, weights, options)
+    request = prepare(source, prompt, pictures, template, fit, weights, options, mesh)
     if save_image:
         adapter = [Path(weights.adapter)] if weights.adapter else []
         save_picture(pictures[0], save_image, [*images, request.weights.folder, *adapter])
@@ -180,6 +183,7 @@ def prepare(
     fit: Any,
     options: 'WeightOptions',
     settings: dict[str, Any],
+    mesh: Any = None,
 ) -> Request:
     """Locates the checkpoint, and checks everything that can be checked without reading the weights.
 
@@ -193,7 +197,7 @@ def prepare(
     processor = Processor.load(folder)
     with single_prompt():
         batch = processor(prompt, pictures, template=template, fit=fit)
-    weights = loading.open(folder, options)
+    weights = loading.open(folder, options, mesh)
     processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
     from vipllava_jax.answering.replies import with_template_stops
     from vipllava_jax.generation.decoding import max_new_tokens_for
