@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vipllava_jax.messages import brief
 
@@ -34,6 +34,7 @@ GPUS = {  # names in lower case -> GiB of the GPU, of which jax uses a fraction
 }
 FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'
 USED = 0.75  # jax's default of the fraction
+RESERVED = 0.95  # the default of this package's commands that use a mesh, or train
 
 
 @dataclass(frozen=True)
@@ -46,28 +47,35 @@ class Fleet:
     platform: str  # 'tpu', 'gpu' or 'cpu'
 
 
-def memory_of_kind(kind: str) -> int | None:
-    """The bytes that XLA can use on a device of this kind, such as 'v5e' or 'NVIDIA H100 80GB HBM3'.
+class DeviceMemory(NamedTuple):
+    """The bytes that XLA can use on a device, and the platform: 'tpu', 'gpu' or 'cpu'."""
 
-    None if the kind is not known. Of a GPU, jax uses the fraction in XLA_PYTHON_CLIENT_MEM_FRACTION.
+    bytes: int
+    platform: str
+
+
+def memory_of_kind(kind: str, fraction: float = USED) -> DeviceMemory | None:
+    """The memory of a kind of device, such as 'v5e' or 'NVIDIA H100 80GB HBM3'; None if it is not known.
+
+    Of a GPU, jax uses a fraction, unless XLA_PYTHON_CLIENT_MEM_FRACTION is another one.
     """
     words = ' '.join(kind.lower().split())
     for names, size in TPUS.items():
         if words in names:
-            return int(size * 2**30)
+            return DeviceMemory(int(size * 2**30), 'tpu')
     for names, size in sorted(GPUS.items(), key=lambda item: -max(map(len, item[0]))):
         if any(re.search(rf'(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])', words) for name in names):
-            return int(size * _fraction() * 2**30)
+            return DeviceMemory(int(size * _fraction(fraction) * 2**30), 'gpu')
     return None
 
 
-def _fraction() -> float:
+def _fraction(default: float) -> float:
     """The fraction of a GPU's memory that jax uses."""
     try:
-        fraction = float(os.environ.get(FRACTION) or USED)
+        fraction = float(os.environ.get(FRACTION) or default)
     except ValueError:
-        return USED
-    return fraction if 0 < fraction <= 1 else USED
+        return default
+    return fraction if 0 < fraction <= 1 else default
 
 
 def memory_of(devices: Sequence[Any]) -> int | None:
@@ -92,28 +100,32 @@ def fleet_of(devices: Sequence[Any] | None = None) -> Fleet:
 def _memory_of(device: Any, several_processes: bool) -> int | None:
     by_kind = memory_of_kind(device.device_kind)
     if by_kind and several_processes:
-        return by_kind
+        return by_kind.bytes
     if device.platform == 'cpu':
         return _memory_of_host() // max(1, len(device.client.local_devices()))
     try:
         reported = (device.memory_stats() or {}).get('bytes_limit')
     except Exception:  # a device of another process, or a platform that reports none
         reported = None
-    return reported or by_kind
+    return reported or (by_kind and by_kind.bytes)
 
 
 def _memory_of_host() -> int:
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
-def parse_memory(text: str) -> int:
-    """'16GiB' or the name of a kind of device, such as 'v5e' -> bytes; raises ValueError for another text."""
+def parse_memory(text: str) -> DeviceMemory:
+    """The memory that a text states: '16GiB', or the name of a kind of device, such as 'v5e'.
+
+    A size alone is planned for as on a TPU, whose attention takes more memory than that of a GPU. Raises
+    ValueError for another text.
+    """
     match = re.fullmatch(r'([0-9]{1,6}(?:\.[0-9]{1,6})?) ?([KMGT]?i?B)', text.strip(), re.IGNORECASE)
     if match and match[2].upper() in UNITS:
         size = int(float(match[1]) * UNITS[match[2].upper()])
         if size:
-            return size
-    elif (by_kind := memory_of_kind(text[:100])) is not None:
+            return DeviceMemory(size, 'tpu')
+    elif (by_kind := memory_of_kind(text[:100], RESERVED)) is not None:
         return by_kind
     kinds = ', '.join(names[0] for names in (*TPUS, *GPUS))
     raise ValueError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.models import (
     compile_in_background,
@@ -121,6 +122,8 @@ def ask(
       echo "Describe this." | vipllava ask --model ./vip-llava-7b --image photo.jpg --temperature 0.2 --seed 1
       curl -s https://example.com/photo.jpg | vipllava ask --image - "What is this?"
     """
+    if mesh is not None:
+        reserve()
     pictures, prompt = compose(question, images, marks)
     if save_image:
         check_save_image(save_image, images)

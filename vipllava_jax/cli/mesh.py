@@ -1,9 +1,10 @@
-"""The option for the mesh: how the devices divide the weights and the batch."""
+"""The options for a mesh: how the devices divide the weights and the batch, and their memory."""
 
 from typing import Any
 
 import click
 
+from vipllava_jax.device_kinds import parse_memory
 from vipllava_jax.mesh_text import parse_mesh
 
 
@@ -17,6 +18,20 @@ class MeshText(click.ParamType):
             return value
         try:
             return parse_mesh(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class MemorySize(click.ParamType):
+    """The memory of a device in bytes, given as a size or as the kind of the device."""
+
+    name = 'memory'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse_memory(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

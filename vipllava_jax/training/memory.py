@@ -49,7 +49,12 @@ class TrainingMemory:
 
 
 def plan_training(
-    cfg: Config, shapes: Mapping[str, Any], settings: TrainingSettings, mesh: AnyMesh, memory: int | None
+    cfg: Config,
+    shapes: Mapping[str, Any],
+    settings: TrainingSettings,
+    mesh: AnyMesh,
+    memory: int | None,
+    platform: str = 'tpu',
 ) -> TrainingMemory:
     """The memory that a run with these settings takes, for the shapes of a model's weights by path."""
     dtype = jnp.dtype(settings.dtype or 'bfloat16')
@@ -66,7 +71,7 @@ def plan_training(
         moments=of_optimizer,
         frozen=bytes_per_device(dict(_without_pairs(frozen)), mesh),
         gradients=in_float32 + _bytes(trainable, places.params, dtype.itemsize),
-        working=_working(cfg, settings, dtype, mesh),
+        working=_working(cfg, settings, dtype, mesh, platform),
         memory=memory,
     )
 
@@ -108,14 +113,15 @@ def _bytes(tree: Any, places: Any, itemsize: int | None = None) -> int:
     return sum(math.prod(at.shard_shape(x.shape)) * (itemsize or x.dtype.itemsize) for x, at in pairs)
 
 
-def _working(cfg: Config, settings: TrainingSettings, dtype: Any, mesh: AnyMesh) -> int:
+def _working(cfg: Config, settings: TrainingSettings, dtype: Any, mesh: AnyMesh, platform: str) -> int:
     """An estimate: what is kept of each layer for the backward pass, the work of one, and its gradient."""
     rows, T = settings.batch // settings.accumulate, settings.max_length
     D, L, F = cfg.text.width, cfg.text.layers, cfg.text.mlp
     hidden = math.prod(_part('BTD', (rows, T, D), mesh)) * dtype.itemsize
     inner = math.prod(_part('BTF', (rows, T, F), mesh)) * dtype.itemsize
     kept = {'layers': hidden, 'products': 6 * hidden + 2 * inner, 'none': 12 * hidden + 4 * inner}
-    layer = 2 * working_bytes(cfg, dtype, rows, T, mesh)
+    fused = platform == 'gpu' and dtype.itemsize == 2
+    layer = 2 * working_bytes(cfg, dtype, rows, T, mesh, fused_attention=fused)
     gathered = 0
     if mesh.shape.get('fsdp', 1) > 1:  # the weights of two layers, whole over fsdp, are on each device
         per_layer = 4 * D * cfg.text.heads * cfg.text.head_size + 3 * D * F

@@ -52,7 +52,9 @@ def put_leaves(params: Params, mesh: Mesh | None) -> Params:
     """Params on the devices of a mesh, divided by the letters of each weight."""
     if mesh is None:
         return params
-    return nested((path, jax.device_put(leaf, leaf_sharding(path, leaf, mesh))) for path, leaf in flat(params))
+    return nested(
+        (path, jax.device_put(leaf, leaf_sharding(path, leaf, mesh))) for path, leaf in flat(params)
+    )
 
 
 def process_rows(count: int, mesh: Mesh | None) -> np.ndarray:
