@@ -118,6 +118,15 @@ class Int4(Quantized):
     def dtype(self) -> Any:
         return jnp.dtype(jnp.int4)
 
+    @property
+    def group(self) -> int:
+        """The number of values that share a scale."""
+        return self.fan_in // self.scale.shape[-1]
+
+    def with_group(self, group: int) -> 'Int4':
+        """The same weight with smaller groups, whose size divides that of the present ones."""
+        return Int4(self.values, jnp.repeat(self.scale, self.group // group, axis=-1))
+
     def output_axes_first(self, dtype: DTypeLike) -> Array:
         nibbles = (self.values[..., None] << 28 - 4 * jnp.arange(8)) >> 28
         w = nibbles.reshape(*self.scale.shape, -1) * self.scale.astype(jnp.float32)[..., None]
