@@ -36,7 +36,7 @@ FLOORS = (
     'device_memory',
     'loading',
     'ceilings',
-    'training/ benchmark/ evaluation/',
+    'training/ benchmark/ evaluation/ doctor/',
     'cli/',
     '__init__ __main__',
 )
