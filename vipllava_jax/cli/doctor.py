@@ -23,7 +23,9 @@ WIDTH = 18  # columns of a name
 
 
 @click.command()
-@click.option('--model', metavar='FOLDER', type=FOLDER, help='Also check that the files of a model can be read.')
+@click.option(
+    '--model', metavar='FOLDER', type=FOLDER, help='Also check that the files of a model can be read.'
+)
 @click.option(
     '--output', metavar='FOLDER', type=FOLDER, help='Also check that results can be written to this folder.'
 )
@@ -57,8 +59,8 @@ def doctor(
 ) -> None:
     """Check software, devices, storage and network; each line is ok or says what to do.
 
-    Every device multiplies matrices for a second, and all add their results; the answers are compared with the
-    right ones. Nothing stays on the devices or the disk. The exit code is 1 if a check failed.
+    Every device multiplies matrices for a second, and all add their results; both are compared with the right
+    results. Nothing stays on the devices or the disk. The exit code is 1 if a check failed.
 
     \b
     Examples:

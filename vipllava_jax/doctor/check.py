@@ -118,7 +118,12 @@ def output_of(command: Sequence[str], seconds: float) -> str | None:
     """What a program prints; None if there is no such program, it fails, or takes too long."""
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, errors='replace'
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            errors='replace',
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -22,7 +22,9 @@ def check_coordinator(address: str | None, count: int | None, index: int | None,
     if found['index'] == 0:
         if not found['problem']:
             return ok(NAME, f'{where}: its port is free for this process', **found)
-        return failed(NAME, f'{where}: {found["problem"]}', 'another program uses the port: choose another one')
+        return failed(
+            NAME, f'{where}: {found["problem"]}', 'another program uses the port: choose another one'
+        )
     advice = (
         'start process 0 first, or look at the address and at firewalls (jax takes port 8482 on TPUs, clouds '
         'often open 8476 only: set JAX_COORDINATOR_PORT)'

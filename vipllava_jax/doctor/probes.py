@@ -19,7 +19,7 @@ Answers = Iterator[dict[str, Any]]
 
 
 def write(folder: str) -> Answers:
-    """Writes, reads and deletes a file in a folder or, if it does not exist, in the one that would hold it."""
+    """Writes, reads and deletes a file in a folder or, if that does not exist, in its nearest parent."""
     path = Path(folder).absolute()
     while not path.exists() and path != path.parent:
         path = path.parent

@@ -26,7 +26,9 @@ def check_versions() -> Check:
         return failed('versions', text, 'jax is not installed completely: pip install --upgrade jax')
     for plugin in PLUGINS:
         if plugin in present and _release(present[plugin]) != _release(present['jaxlib']):
-            advice = f"{plugin} and jaxlib must have the same version: pip install --upgrade 'jax[{plugin[4:10]}]'"
+            advice = (
+                f"{plugin} and jaxlib must have the same version: pip install --upgrade 'jax[{plugin[4:10]}]'"
+            )
             return failed('versions', text, advice)
     return ok('versions', text, **present)
 

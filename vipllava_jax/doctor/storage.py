@@ -43,7 +43,9 @@ def check_readable(name: str, folder: Path, seconds: float) -> Check:
     except NoAnswer as error:
         return failed(name, f'{folder}: {error}', SLOW_DISK)
     if 'error' in found:
-        return failed(name, f'{folder}: cannot be read ({found["error"]})', 'change the permissions of its files')
+        return failed(
+            name, f'{folder}: cannot be read ({found["error"]})', 'change the permissions of its files'
+        )
     if not found['files']:
         return failed(name, f'{folder}: holds no files', 'give the folder of a checkpoint')
     text = f'{folder}: {found["files"]} files, {gib(found["bytes"])}, read at {found["rate"] / 1e9:,.1f} GB/s'
