@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from vipllava_jax.device_kinds import gib
-from vipllava_jax.doctor.check import Check, NoAnswer, Probe, counted, failed, ok, skipped
+from vipllava_jax.doctor.check import OK, Check, NoAnswer, Probe, counted, failed, ok, skipped
 from vipllava_jax.doctor.software import INSTALL_CUDA
 from vipllava_jax.messages import brief
 
@@ -28,7 +28,9 @@ def check_devices(seconds: float) -> Iterator[Check]:
             yield failed('devices', f'jax does not list the devices: {error}', BUSY)
             return
         if 'error' in found:
-            yield failed('devices', f'jax finds no device: {found["error"]}', _advice_without_devices())
+            # jax asserts, without a message, that a platform that was asked for exists
+            reason = found['error'].removeprefix('AssertionError')
+            yield failed('devices', f'jax finds no device: {reason}'.rstrip(': '), _advice_without_devices())
             return
         yield describe_devices(found)
         names = [f'{found["platform"]} {i}' for i in range(len(found['kinds']))]
@@ -58,7 +60,7 @@ def _tests(probe: Probe, names: list[str], seconds: float) -> Iterator[Check]:
     for name in names:
         answer = _answer(probe, seconds)
         check = _tested(name, answer, rates)
-        if check.status == 'ok':
+        if check.status == OK and answer['kind'] != 'cpu':  # devices of a CPU share its cores
             rates.append(answer['flop'])
         yield check
         if 'error' in answer:

@@ -14,6 +14,7 @@ BLOCK = 1 << 20  # bytes
 WRITTEN = 16 * BLOCK
 READ = 256 * BLOCK
 CONNECT_SECONDS = 5.0
+PREFIX = '.vipllava-doctor-'  # of the file that is written
 
 Answers = Iterator[dict[str, Any]]
 
@@ -25,7 +26,7 @@ def write(folder: str) -> Answers:
         path = path.parent
     data = os.urandom(BLOCK)
     begin = time.perf_counter()
-    with tempfile.NamedTemporaryFile(dir=path, prefix='.vipllava-doctor-') as file:
+    with tempfile.NamedTemporaryFile(dir=path, prefix=PREFIX) as file:
         for _ in range(WRITTEN // BLOCK):
             file.write(data)
         file.flush()
@@ -113,7 +114,7 @@ def main() -> None:
             print(json.dumps(answer), flush=True)
     except Exception as error:  # everything is reported to the process that asked
         path = getattr(error, 'filename', None)
-        where = f'{path}: ' if isinstance(path, str) else ''
+        where = f'{path}: ' if isinstance(path, str) and PREFIX not in path else ''
         text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
         print(json.dumps({'error': where + text, 'code': getattr(error, 'errno', None)}), flush=True)
     sys.stdout.flush()

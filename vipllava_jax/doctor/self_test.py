@@ -44,7 +44,8 @@ def test_device(index: int) -> dict[str, Any]:
         x = jnp.zeros((1 << 24 if on_cpu else 1 << 28) // 4, jnp.int32)
         flop = 2 * side**3 / _seconds(product, a, b)
         copied = 2 * x.size * 4 / _seconds(jax.jit(lambda x: x + 1), x)
-    return {'right': right, 'dtype': jnp.dtype(dtype).name, 'flop': flop, 'bandwidth': copied}
+    kind = device.device_kind
+    return {'right': right, 'kind': kind, 'dtype': jnp.dtype(dtype).name, 'flop': flop, 'bandwidth': copied}
 
 
 def _is_exact(a: Array, b: Array, product: Array) -> bool:
