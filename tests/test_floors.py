@@ -23,6 +23,7 @@ FLOORS = (
     'model.clip model.projector model.llama',
     'model.vipllava',
     'model.params model.vocabulary model.cost',
+    'weight_sharding',
     'quantizing',
     'data/ demo/',
     'integrity',
