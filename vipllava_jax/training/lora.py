@@ -67,7 +67,7 @@ def _new_pair(key: Array, weight: WeightSpec, rank: int, mesh: Mesh | None) -> t
     at = None
     if mesh is not None:
         letters = weight.contracted + 'R', 'R' + weight.output
-        at = *(sharding(*each, mesh) for each in zip(letters, shapes, strict=True)),
+        at = (*(sharding(*each, mesh) for each in zip(letters, shapes, strict=True)),)
     return _random_pair(key, weight.fan_in**-0.5, *shapes, at)
 
 

@@ -93,9 +93,7 @@ def cross_entropy(params: Params, x: Array, targets: Array, cfg: Config) -> Arra
     return of_device(wide, x, targets)
 
 
-def _cross_entropy(
-    name: str, wide: Params, dtypes: Any, x: Array, targets: Array, cfg: Config
-) -> Array:
+def _cross_entropy(name: str, wide: Params, dtypes: Any, x: Array, targets: Array, cfg: Config) -> Array:
     """`cross_entropy` with the weights of the head, `name`, in float32; they are used in `dtypes`."""
 
     def piece(wide: Params, x: Array, targets: Array) -> Array:
