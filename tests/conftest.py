@@ -31,6 +31,7 @@ HASTY = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
 # in the environment, so that processes that tests start inherit both
 os.environ['VIPLLAVA_COMPILATION_CACHE'] = 'off'
 os.environ.setdefault(HASTY, '1')
+jax.config.update('jax_num_cpu_devices', 8)  # for meshes; programs without a mesh run on the first one
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -174,7 +174,11 @@ def _axes_by_letter(
     rows = _dividing(sizes['B'], RULES['B'], mesh) if 'B' in sizes else ()
     axes = {'B': rows} if rows else {}
     for axis in AXES:
-        sharded = [letter for letter in sizes if letter != 'B' and axis in RULES.get(letter, ())]
+        sharded: list[str] = []  # of those that appear in the same array, such as M and D, only the first
+        for letter in sizes:
+            together = {*''.join(operand for operand in letters if letter in operand)}
+            if letter != 'B' and axis in RULES.get(letter, ()) and together.isdisjoint(sharded):
+                sharded.append(letter)
         divides = all(_dividing(sizes[letter], (axis,), mesh) for letter in sharded)
         if axis not in rows and divides:
             axes |= dict.fromkeys(sharded, (axis,))

@@ -18,9 +18,10 @@ from vipllava_jax.config import Config
 from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.result import Generation
+from vipllava_jax.generation.rows import place_rows, to_host
 from vipllava_jax.generation.sampling import Sampling, sample, sampling_of
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, with_overrides
-from vipllava_jax.generation.state import State, eos_rows, write_ids
+from vipllava_jax.generation.state import State, eos_rows, map_state, pin_state, write_ids
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops, end_ids
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.inputs.processor import Processor
@@ -28,6 +29,7 @@ from vipllava_jax.messages import brief
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.sharding import mesh_of, pin, sharding
 from vipllava_jax.threads import background
 
 NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
@@ -60,7 +62,8 @@ def prefill_batch(
     tokens = jnp.where(jnp.isfinite(logits).all(axis=-1), tokens, NOT_FINITE)
     ids = jnp.pad(prompt, ((0, 0), (0, slots - prompt.shape[1])), constant_values=cfg.pad)
     ids = write_ids(ids, tokens[:, None], positions)
-    return State(cache, ids, tokens, positions, is_end(tokens, eos), eos, sampling)
+    state = State(cache, ids, tokens, positions, is_end(tokens, eos), jnp.asarray(eos), sampling)
+    return pin_state(state, mesh_of(params))
 
 
 @partial(jax.jit, static_argnames=('cfg', 'steps'), donate_argnames='state')
@@ -75,13 +78,17 @@ def decode_chunk(params: Params, state: State, *, cfg: Config, steps: int) -> tu
         positions = jnp.where(state.done, state.positions, state.positions + 1)
         tokens = jnp.where(state.done, cfg.pad, sample(logits, state.sampling, positions))
         done = state.done | is_end(tokens, state.eos)
-        return dataclasses.replace(state, cache=cache, tokens=tokens, positions=positions, done=done), tokens
+        state = dataclasses.replace(state, cache=cache, tokens=tokens, positions=positions, done=done)
+        state = pin_state(state, mesh)
+        return state, state.tokens
 
+    mesh = mesh_of(params)
     first = state.positions + 1
     state, stacked = jax.lax.scan(step, state, length=steps)
     tokens = stacked.T
     # Once per chunk, because nothing reads the ids between its steps.
-    return dataclasses.replace(state, ids=write_ids(state.ids, tokens, first)), tokens
+    state = dataclasses.replace(state, ids=write_ids(state.ids, tokens, first))
+    return pin_state(state, mesh), pin(tokens, 'BT', mesh)
 
 
 def is_end(tokens: Array, eos: Array) -> Array:
@@ -173,15 +180,16 @@ def _plan(
 
 
 def _stream(params: Params, batch: Batch, cfg: Config, plan: GenerationPlan) -> Iterator[np.ndarray]:
-    sampling, eos, slots, ends = plan
-    state = prefill_batch(params, batch, sampling, eos, cfg=cfg, slots=slots)
+    slots, ends = plan.slots, plan.ends
+    rows, sampling, eos = place_rows((batch, plan.sampling, plan.eos), mesh_of(params))
+    state = prefill_batch(params, rows, sampling, eos, cfg=cfg, slots=slots)
     newest = state.tokens[:, None]
     remaining = int(ends.limits.max())
     while remaining and not ends.all_ended:
         chunk = newest
         if remaining > chunk.shape[1]:  # start the next chunk before waiting for this one
             state, newest = decode_chunk(params, state, cfg=cfg, steps=CHUNK)
-        tokens = np.asarray(chunk)[:, :remaining]
+        tokens = to_host(chunk)[: len(ends.limits), :remaining]
         if (tokens == NOT_FINITE).any():
             raise ValueError(explain(params, batch))
         remaining -= tokens.shape[1]
@@ -199,12 +207,17 @@ def compile_for(
 ) -> None:
     """Compiles the two programs that `stream` runs with these arguments, in parallel.
 
-    The params may be shapes with shardings, all on the device on which the weights will be.
+    The params may be shapes with shardings, on the device or mesh on which the weights will be.
     """
     plan = _plan(params, batch, cfg, with_overrides(settings, overrides), processor)
-    traced = prefill_batch.trace(params, batch, plan.sampling, plan.eos, cfg=cfg, slots=plan.slots)
-    sharding = jax.tree.leaves(params)[0].sharding
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), traced.out_info)
+    mesh = mesh_of(params)
+    rows, sampling, eos = place_rows((batch, plan.sampling, plan.eos), mesh)
+    traced = prefill_batch.trace(params, rows, sampling, eos, cfg=cfg, slots=plan.slots)
+
+    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
+
+    state = map_state(placed, traced.out_info)
     wait = background(traced.lower().compile)
     if plan.ends.limits.max() > 1:
         decode_chunk.lower(params, state, cfg=cfg, steps=CHUNK).compile()

@@ -1,8 +1,9 @@
 """The state of decoding: every leaf leads with B, so that rows can be taken out and inserted."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax.typing import ArrayLike
 
 from vipllava_jax.generation.sampling import Sampling
 from vipllava_jax.model.llama import Cache
+from vipllava_jax.sharding import mesh_of, pin
 
 EOS_COLUMNS = 8  # the columns of `State.eos` are a multiple of this, so that other end ids compile nothing
 NO_ID = -1  # fills the unused columns of `State.eos`
@@ -33,6 +35,22 @@ class State:
     @property
     def slots(self) -> int:
         return self.ids.shape[1]
+
+
+def map_state(f: Callable[[Any, str], Any], state: State) -> State:
+    """Applies f to each leaf of a state and its letters, in which a dot is an axis that no mesh divides."""
+    cached = {id(x) for x in jax.tree.leaves(state.cache)}
+    return jax.tree.map(lambda x: f(x, 'BSKH' if id(x) in cached else row_letters(x)), state)
+
+
+def row_letters(x: Any) -> str:
+    """The letters of an array whose first axis is the batch, and whose other axes no mesh divides."""
+    return 'B' + '.' * (x.ndim - 1)
+
+
+def pin_state(state: State, mesh: Any) -> State:
+    """The state, under jit with the shardings of its letters: programs that pass it on agree on them."""
+    return map_state(partial(pin, mesh=mesh), state)
 
 
 def eos_rows(eos: Sequence[int], B: int) -> np.ndarray:
@@ -69,7 +87,7 @@ def take(state: State, rows: ArrayLike) -> State:
 
 @jax.jit
 def _take(state: State, rows: Array) -> State:
-    return jax.tree.map(lambda x: x[rows], state)
+    return pin_state(jax.tree.map(lambda x: x[rows], state), mesh_of(state))
 
 
 def insert(state: State, row: int, other: State) -> State:
@@ -107,4 +125,4 @@ def _insert(state: State, row: Array, other: State) -> State:
             new = jnp.pad(new, [(0, size - n) for size, n in zip(sizes, new.shape, strict=True)])
         return jax.lax.dynamic_update_slice_in_dim(x, new, row, axis=0)
 
-    return jax.tree.map(write, state, dataclasses.replace(other, eos=eos))
+    return pin_state(jax.tree.map(write, state, dataclasses.replace(other, eos=eos)), mesh_of(state))

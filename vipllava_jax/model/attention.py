@@ -8,6 +8,7 @@ from jax import Array
 
 from vipllava_jax.config import Attention
 from vipllava_jax.model.weights import einsum
+from vipllava_jax.sharding import per_device
 
 
 def attend(
@@ -88,8 +89,17 @@ def _check_offset(offset: Array | None, causal: bool, rows: int) -> None:
 def _attend_with_cudnn(q: Array, k: Array, v: Array, causal: bool, offset: Array | None) -> Array:
     """`attend` by cuDNN; one query per row attends to its first `offset` + 1 slots, as sequence lengths."""
     if offset is not None:
-        return _cudnn(q, k, v, False, jnp.minimum(offset + 1, k.shape[1]))
-    return (_cudnn_odd if q.shape[1] % 2 else _cudnn)(q, k, v, causal)
+
+        def attend_to_slots(q: Array, k: Array, v: Array, lengths: Array) -> Array:
+            return _cudnn(q, k, v, False, lengths)
+
+        lengths = jnp.minimum(offset + 1, k.shape[1])
+        return per_device(attend_to_slots, 'BTNH,BSKH,BSKH,B->BTNH')(q, k, v, lengths)
+
+    def attend_to_prompt(q: Array, k: Array, v: Array) -> Array:
+        return (_cudnn_odd if q.shape[1] % 2 else _cudnn)(q, k, v, causal)
+
+    return per_device(attend_to_prompt, 'BTNH,BSKH,BSKH->BTNH')(q, k, v)
 
 
 def _cudnn(q: Array, k: Array, v: Array, causal: bool, lengths: Array | None = None) -> Array:

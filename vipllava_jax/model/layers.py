@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from vipllava_jax.model.equations import axes
 from vipllava_jax.model.weights import WeightAxes, einsum
+from vipllava_jax.sharding import pin
 
 
 @struct.dataclass
@@ -75,11 +76,11 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, dtype: DTypeLike | None = None) -> Array:
-        _, letters, contracted, output, _ = axes(self.equation)
+        _, letters, contracted, output, result = axes(self.equation)
         std = math.prod(self.sizes[a] for a in contracted) ** -0.5
         spec = WeightAxes(letters, contracted)
         w = param(self, 'w', nn.initializers.normal(std), spec, self.sizes, x.dtype)
-        y = einsum(self.equation, x, w, dtype)
+        y = pin(einsum(self.equation, x, w, dtype), result)
         if self.bias:
             spec = WeightAxes(output, decays=False)
             y += param(self, 'b', nn.initializers.zeros, spec, self.sizes, x.dtype)

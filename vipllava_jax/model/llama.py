@@ -1,6 +1,7 @@
 """The decoder: Llama, from embeddings to logits, with a cache whose slot s holds position s."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from vipllava_jax.model.attention import attend, attention_with_weights
 from vipllava_jax.model.equations import axes
 from vipllava_jax.model.layers import Linear, RMSNorm, param, rope
 from vipllava_jax.model.weights import LoRA, WeightAxes, einsum, map_output_axes
+from vipllava_jax.sharding import per_device, pin, shard_shape
 
 
 @struct.dataclass
@@ -45,11 +47,12 @@ class Embed(nn.Module):
 
     def __call__(self, tokens: Array, dtype: DTypeLike = jnp.float32) -> Array:
         """Tokens BT -> embeddings BTD; ids outside the table are clamped to its ends."""
-        return jnp.take(self.table(dtype), tokens, axis=0, mode='clip')
+        look_up = per_device(partial(jnp.take, axis=0, mode='clip'), '.D,BT->BTD')
+        return pin(look_up(self.table(dtype), tokens), 'BTD')
 
     def logits(self, x: Array) -> Array:
         """Hidden states BTD -> float32 logits BTV, with the transposed table as the head."""
-        return einsum('BTD,VD->BTV', x, self.table(x.dtype), jnp.float32)
+        return pin(einsum('BTD,VD->BTV', x, self.table(x.dtype), jnp.float32), 'BTV')
 
 
 class AttentionSpec(NamedTuple):
@@ -128,6 +131,7 @@ class Layer(nn.Module):
         kv = (k, v)
         if cached:
             kv = write_to_cache(cached[0], k, spec.offset), write_to_cache(cached[1], v, spec.offset)
+            kv = pin(kv[0], 'BSKH'), pin(kv[1], 'BSKH')
         if spec.offset is not None:
             k, v = kv
         weights = None
@@ -185,12 +189,24 @@ def write_to_cache(cached: Array, new: Array, offset: Array | None) -> Array:
     """Writes keys or values BTKH into the slots from `offset` B on of a cache BSKH -> the cache.
 
     None is slot 0 for all rows; T must then be at most S. Otherwise, what lies past the last slot is dropped.
+
+    A TPU stores the slots of each head together unless the heads of a device fill its tiles: with 2, 4 or a
+    multiple of 8. It would copy such a cache to write all heads of a slot at once, so they are written one by
+    one.
     """
     if offset is None:
         return jax.lax.dynamic_update_slice(cached, new, (0, 0, 0, 0))
-    B, T = new.shape[:2]
-    slots = offset.reshape(-1, 1) + jnp.arange(T)
-    return cached.at[jnp.arange(B)[:, None], slots].set(new, mode='drop')
+    slots = offset.reshape(-1, 1) + jnp.arange(new.shape[1])
+    by_row = jax.vmap(_write_rows)  # indexing the rows instead would gather them from all devices
+    K = shard_shape(new, 'BTKH')[2]
+    if K % 8 == 0 or K in (2, 4):
+        return by_row(cached, new, slots)
+    by_head = jax.vmap(jax.vmap(_write_rows, (1, 1, None), 1))
+    return jax.lax.platform_dependent(cached, new, slots, tpu=by_head, default=by_row)
+
+
+def _write_rows(cached: Array, new: Array, slots: Array) -> Array:
+    return cached.at[slots].set(new, mode='drop')
 
 
 def fuse(layer: dict[str, Any]) -> dict[str, Any]:

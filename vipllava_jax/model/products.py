@@ -6,8 +6,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vipllava_jax.model.equations import output_axes_first, precision
+from vipllava_jax.model.equations import axes, output_axes_first, precision
 from vipllava_jax.model.quantized import Int4, Quantized
+from vipllava_jax.sharding import per_device
 
 MAX_INPUTS_AS_BYTES = 4096  # int8: with more inputs per channel, four values are read as one int32
 MAX_CHANNELS_IN_ONE_SUM = 8192  # for one row: with more, two halves of the channels are summed in parallel
@@ -17,9 +18,19 @@ MAX_ROWS_OF_INT4 = 4  # int4: up to this many rows of x, `_product_by_sum` compu
 def product(equation: str, x: Array, w: Quantized, dtype: jnp.dtype) -> Array:
     """The product of x and w by the equation, in `dtype`, accumulated in float32."""
     by_dot = functools.partial(_product_by_dot, output_axes_first(equation), dtype)
-    if 0 < x.size <= (MAX_ROWS_OF_INT4 if isinstance(w, Int4) else 1) * w.fan_in:
-        return lax.platform_dependent(x, w, cuda=functools.partial(_product_by_sum, dtype), default=by_dot)
-    return by_dot(x, w)
+    is_small = 0 < x.size <= (MAX_ROWS_OF_INT4 if isinstance(w, Int4) else 1) * w.fan_in
+
+    def local_product(x: Array, values: Array, scale: Array) -> Array:
+        part = type(w)(values, scale)
+        if is_small:
+            by_sum = functools.partial(_product_by_sum, dtype)
+            return lax.platform_dependent(x, part, cuda=by_sum, default=by_dot)
+        return by_dot(x, part)
+
+    letters, _, contracted, output, result = axes(equation)
+    groups = contracted[: w.scale.ndim - w.output_axes]  # flattened contracted axes, the outermost divided
+    operands = f'{letters},{output}{contracted},{output}{groups}'
+    return per_device(local_product, f'{operands}->{result}')(x, w.values, w.scale)
 
 
 def _product_by_dot(equation: str, dtype: jnp.dtype, x: Array, w: Quantized) -> Array:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax.typing import DTypeLike
 from vipllava_jax.model.equations import lora_equations, precision
 from vipllava_jax.model.products import product
 from vipllava_jax.model.quantized import Quantized
+from vipllava_jax.sharding import MAX_GATHERED_BYTES, per_device
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,18 @@ def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -
         return einsum(equation, x, w.base, dtype) + _lora_term(equation, x, w, dtype)
     if isinstance(w, Quantized):
         return product(equation, x, w, dtype)
-    return jnp.einsum(equation, x, w, precision=precision(x), preferred_element_type=dtype)
+    dot = partial(jnp.einsum, equation, precision=precision(x), preferred_element_type=dtype)
+    # XLA shards large products by itself, and overlaps their sums over the devices with other work.
+    is_small = _result_size(equation, x, w) * dtype.itemsize <= MAX_GATHERED_BYTES
+    return (per_device(dot, equation) if is_small else dot)(x, w)
+
+
+def _result_size(equation: str, *factors: Array) -> int:
+    """The number of elements of a product."""
+    letters, result = equation.split('->')
+    shapes = zip(letters.split(','), factors, strict=True)
+    sizes = {a: size for axes, x in shapes for a, size in zip(axes, x.shape, strict=True)}
+    return math.prod(sizes[a] for a in result)
 
 
 def _lora_term(equation: str, x: Array, w: LoRA, dtype: DTypeLike) -> Array:

@@ -1,0 +1,127 @@
+"""On a mesh, logits and answers are those of one device, and programs exchange only what they must."""
+
+import dataclasses
+import itertools
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from tests.conftest import SMALL
+from tests.rows import ragged
+from vipllava_jax.arrays import flat, nested
+from vipllava_jax.generation import decoding
+from vipllava_jax.generation.rows import place_rows
+from vipllava_jax.generation.state import eos_rows, insert, take
+from vipllava_jax.model import llama
+from vipllava_jax.placement import leaf_sharding
+from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.sharding import make_mesh
+from vipllava_jax.training import lora
+
+MESHES = ({'tensor': 2}, {'tensor': 4}, {'tensor': 8}, {'data': 2}, {'data': 8}, {'fsdp': 4})
+MESHES += ({'data': 2, 'tensor': 4}, {'fsdp': 2, 'tensor': 2}, {'data': 2, 'fsdp': 2, 'tensor': 2})
+WEIGHTS = ('plain', 'fused', 'int8', 'int8 fused', 'int4', 'int4 fused', 'adapter', 'int8 adapter')
+TEXTS = {
+    'grouped': {},  # 6 heads, 2 keys
+    'divisible': {'heads': 8, 'kv_heads': 8},
+    'odd': {'heads': 3, 'kv_heads': 3, 'vocab': 131, 'mlp': 24},
+    'tied': {'tied': True, 'heads': 4, 'kv_heads': 4},
+}
+# Every mesh, type of weights and config, and most pairs of them.
+PAIRS = [
+    (MESHES[i % 9], WEIGHTS[(i + i // 9) % 8], [*TEXTS][(i + i // 3) % 4]) for i in (*range(9), 10, 13, 16)
+]
+forward = jax.jit(vj.forward, static_argnames='cfg')
+
+
+def config(text: str) -> vj.Config:
+    return dataclasses.replace(SMALL, text=dataclasses.replace(SMALL.text, **TEXTS[text]))
+
+
+def weights(name: str, cfg: vj.Config):
+    """Random params, quantized, fused or with adapters as the name says."""
+    quantize = next((q for q in ('int8', 'int4') if q in name), None)
+    params = nested(quantize_leaves(flat(vj.init(jax.random.key(0), cfg)), quantize))
+    if 'adapter' in name:
+        params = lora.add(params, cfg, rank=2, alpha=4, key=jax.random.key(1))
+        params = jax.tree.map(lambda x: x if x.any() else jnp.full_like(x, 0.02), params)  # b begins as zeros
+    if 'fused' in name:
+        layers = [name for name in params['llama'] if name.startswith('layers_')]
+        params['llama'] |= {name: llama.fuse(params['llama'][name]) for name in layers}
+    return params
+
+
+def on_mesh(params, axes):
+    mesh = make_mesh(axes, devices=jax.devices())
+    return nested((path, jax.device_put(w, leaf_sharding(path, w, mesh))) for path, w in flat(params))
+
+
+def check_equals_one_device(axes, name, text, rng):
+    cfg = config(text)
+    params = weights(name, cfg)
+    batch = ragged(cfg, rng, [(9, 2), (4, 0), (15, 1)], T=24)
+    sharded = on_mesh(params, axes)
+    expected = forward(params, batch.tokens, batch.images, cfg=cfg, image_counts=batch.image_counts)
+    logits = forward(sharded, batch.tokens, batch.images, cfg=cfg, image_counts=batch.image_counts)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    for settings in ({}, {'temperature': 1.0, 'seed': 5}):
+        compiled = [program._cache_size() for program in (decoding.prefill_batch, decoding.decode_chunk)]
+        answers = [
+            vj.generate(p, batch, cfg=cfg, max_new_tokens=20, eos=(), **settings) for p in (params, sharded)
+        ]
+        np.testing.assert_array_equal(*(answer.tokens for answer in answers))
+        programs = (decoding.prefill_batch, decoding.decode_chunk)
+        new = [program._cache_size() - n for program, n in zip(programs, compiled, strict=True)]
+        assert new == [2, 2]  # once for one device and once for the mesh
+
+
+@pytest.mark.parametrize(('axes', 'name', 'text'), PAIRS, ids=str)
+def test_logits_and_answers_equal_those_of_one_device(axes, name, text, rng):
+    check_equals_one_device(axes, name, text, rng)
+
+
+@pytest.mark.by_hand
+@pytest.mark.parametrize(('axes', 'name', 'text'), [*itertools.product(MESHES, WEIGHTS, TEXTS)], ids=str)
+def test_all_combinations_equal_one_device(axes, name, text, rng):
+    check_equals_one_device(axes, name, text, rng)
+
+
+def collectives(text: str) -> Counter:
+    return Counter(re.findall(r' = \S.*? ([a-z\-]+)(?:-start)?\(', text)) & Counter(
+        dict.fromkeys(('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute'), 999)
+    )
+
+
+@pytest.mark.parametrize('name', ['plain', 'fused', 'int8 fused', 'int4'])
+@pytest.mark.parametrize('axes', [{'tensor': 4}, {'data': 4}, {'data': 2, 'tensor': 4}], ids=str)
+def test_a_step_sums_twice_per_layer_and_once_for_the_token(axes, name, rng):
+    cfg = config('divisible')
+    params = on_mesh(weights(name, cfg), axes)
+    mesh = make_mesh(axes, devices=jax.devices())
+    batch = place_rows(ragged(cfg, rng, [(9, 2), (4, 0), (15, 1), (3, 0)], T=24), mesh)
+    eos = place_rows(eos_rows(cfg.eos, 4), mesh)
+    state = decoding.prefill_batch(params, batch, None, eos, cfg=cfg, slots=128)
+    text = decoding.decode_chunk.lower(params, state, cfg=cfg, steps=8).compile().as_text()
+    found = collectives(text)  # of the whole program: its loop, and what is outside
+    if 'tensor' in axes:
+        assert found['all-reduce'] == 2 * cfg.text.layers, found
+        assert found.total() == 2 * cfg.text.layers + 1, found
+    else:
+        assert not found
+
+
+def test_rows_are_taken_from_and_inserted_into_a_state_on_a_mesh(rng):
+    cfg, axes = config('divisible'), {'data': 2, 'tensor': 2}
+    params = on_mesh(weights('plain', cfg), axes)
+    mesh = make_mesh(axes, devices=jax.devices())
+    batch = place_rows(ragged(cfg, rng, [(9, 2), (4, 0), (15, 1), (3, 0)], T=24), mesh)
+    state = decoding.prefill_batch(params, batch, None, place_rows(eos_rows((), 4), mesh), cfg=cfg, slots=128)
+    swapped = take(state, [2, 3, 0, 1])
+    again = insert(insert(swapped, 0, take(state, [0, 1])), 2, take(state, [2, 3]))
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert again.cache.k[0].sharding == state.cache.k[0].sharding
