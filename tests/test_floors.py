@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 # may also import one another.
 FLOORS = (
     'config version signals messages threads compilation',
-    'atomic files json_fields progress_bar weight_options mesh_text',
-    'folders sharding',
+    'atomic files json_fields progress_bar weight_options mesh_text clusters row_shards',
+    'folders sharding pods',
     'inputs/',
     'model.__init__ model.equations model.input_checks',
     'model.quantized',
@@ -23,6 +23,7 @@ FLOORS = (
     'model.clip model.projector model.llama',
     'model.vipllava',
     'model.params model.vocabulary model.cost',
+    'weight_sharding',
     'quantizing',
     'data/ demo/',
     'integrity',

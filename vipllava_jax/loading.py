@@ -1,7 +1,7 @@
 """Loads a model from a folder or the Hugging Face Hub onto the device."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from vipllava_jax.progress_bar import Progress, shown_progress
 from vipllava_jax.weight_options import WeightOptions
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from jax.typing import DTypeLike
 
     from vipllava_jax.convert.adapters import Adapter
@@ -37,6 +38,7 @@ def load(
     fuse: bool | None = None,
     adapter: str | os.PathLike[str] | None = None,
     merge: bool = True,
+    mesh: 'Mesh | Mapping[str, int] | None' = None,
     progress: Progress | bool | None = None,
 ) -> Model:
     """A folder (PyTorch or converted) or a name on the Hub ('organisation/name@revision') -> the model.
@@ -47,16 +49,19 @@ def load(
     be trained. `fuse` joins weights that have the same input, which is faster on a GPU and the default there.
     `adapter` is the folder of an adapter, in the format of peft, of the authors of ViP-LLaVA, or of this
     package. It is merged into the weights, but kept separate for weights that are stored quantized, or for
-    all weights if `merge` is False. `progress` is called with the bytes done, the total number of bytes and
-    the name of the last tensor; None shows a progress bar in a terminal or a notebook, False shows none.
+    all weights if `merge` is False. `mesh` divides the weights over several devices: a mesh of `make_mesh`,
+    or its axes, such as {'tensor': 4, 'data': 2}. `progress` is called with the bytes done, the total number
+    of bytes and the name of the last tensor; None shows a progress bar in a terminal or a notebook, False
+    shows none.
 
     Raises ValueError, with a message of one line; CheckpointError, a subclass, if the weights are at fault.
     """
     # invalid options are refused before a download starts
     options = WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge, fuse=fuse)
+    mesh = _mesh(mesh)
     folder = locate(source)
     processor = _processor(folder)
-    weights = open(folder, options)
+    weights = open(folder, options, mesh)
     if processor is not None:
         processor = processor.for_model(weights.cfg)
     settings = default_settings(folder)
@@ -77,6 +82,7 @@ class Source:
     adapter: 'Adapter | None'
     stored_shapes: Callable[..., dict[str, Any]]  # (dtype) -> the shape of each stored leaf by its path
     stored_leaves: Callable[..., Iterable[tuple[str, Any]]]  # the same as arrays
+    mesh: 'Mesh | None' = None  # None: the first local device
 
     def leaf_shapes(self) -> Iterable[tuple[str, Any]]:
         """The path and shape of each weight, with the options but before it is placed on the device."""
@@ -84,9 +90,10 @@ class Source:
 
     def leaves(self, progress: Progress | None = None) -> Iterable[tuple[str, Any]]:
         """The path and array of each weight as it is read; a few are in memory besides those in use."""
-        from vipllava_jax.sharding import default_sharding
+        from vipllava_jax.weight_sharding import leaf_shardings
 
-        dtype, sharding = self.options.dtype_to_read, default_sharding()
+        dtype = self.options.dtype_to_read
+        sharding = leaf_shardings(self.stored_shapes(dtype), self.mesh)
         return self._with_options(self.stored_leaves(dtype, sharding=sharding, progress=progress))
 
     def shapes(self) -> dict[str, Any]:
@@ -96,14 +103,18 @@ class Source:
         """
         from vipllava_jax import placement
 
-        return placement.place_shapes(nested(self.leaf_shapes()), self.cfg, fuse=self.options.fuse)
+        return placement.place_shapes(
+            nested(self.leaf_shapes()), self.cfg, fuse=self.options.fuse, mesh=self.mesh
+        )
 
     def load(self, progress: Progress | bool | None = None) -> dict[str, Any]:
         """The params on the device, in the layout that is fastest there; `progress` as in `loading.load`."""
         from vipllava_jax import placement
 
         with shown_progress(progress, f'loading {self.folder.name}') as show:
-            return placement.place(nested(self.leaves(show)), self.cfg, fuse=self.options.fuse)
+            return placement.place(
+                nested(self.leaves(show)), self.cfg, fuse=self.options.fuse, mesh=self.mesh
+            )
 
     def _with_options(self, leaves: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
         from vipllava_jax.convert.adapted import with_options
@@ -111,9 +122,13 @@ class Source:
         return with_options(leaves, self.options, self.adapter)
 
 
-def open(folder: Path, options: WeightOptions | None = None) -> Source:
+def open(
+    folder: Path,
+    options: WeightOptions | None = None,
+    mesh: 'Mesh | Mapping[str, int] | None' = None,
+) -> Source:
     """Checks a folder's weights and the options, without reading arrays; raises the errors of `load`."""
-    options = options or WeightOptions()
+    options, mesh = options or WeightOptions(), _mesh(mesh)
     if checkpoint.is_checkpoint(folder):
         stored = checkpoint.open(folder)
         cfg, shapes = stored.cfg, stored.shapes
@@ -129,7 +144,27 @@ def open(folder: Path, options: WeightOptions | None = None) -> Source:
         from vipllava_jax.convert import adapters
 
         adapter = adapters.read_adapter(options.adapter, cfg)
-    return Source(folder, cfg, options, adapter, shapes, leaves)
+    return Source(folder, cfg, options, adapter, shapes, leaves, mesh)
+
+
+def _mesh(mesh: Any) -> 'Mesh | None':
+    """The mesh of `load`'s argument; raises ValueError or TypeError unless weights can be divided over it."""
+    from jax.sharding import AxisType, Mesh
+
+    from vipllava_jax.sharding import AXES, make_mesh
+
+    if mesh is None:
+        return None
+    if isinstance(mesh, Mapping):
+        return make_mesh(mesh)
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f'mesh is {brief(mesh)}: expected a mesh, or its axes, such as {{"tensor": 4}}')
+    for name, type in zip(mesh.axis_names, mesh.axis_types, strict=True):
+        if name not in AXES:
+            raise ValueError(f'mesh: there is no axis {brief(name)}; the axes are {", ".join(AXES)}')
+        if type != AxisType.Auto:
+            raise ValueError(f'mesh: the axis {name} is {type.name}, not Auto; use vipllava_jax.make_mesh')
+    return mesh
 
 
 def locate(source: str | os.PathLike[str]) -> Path:

@@ -1,6 +1,7 @@
-"""Places weights on a device, fused or not, in the memory formats that are fastest there."""
+"""Places weights on a device or a mesh, fused or not, in the memory formats that are fastest there."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,35 +9,93 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental.layout import Format, Layout
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
 from vipllava_jax.model import llama, vipllava
-from vipllava_jax.model.llama import Cache
-from vipllava_jax.model.params import weight_axes
-from vipllava_jax.model.quantized import Quantized
+from vipllava_jax.model.llama import Cache, Fused
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.sharding import default_sharding, sharding
+from vipllava_jax.sharding import RULES, default_sharding, mesh_of
+from vipllava_jax.weight_sharding import leaf_sharding, with_divisible_groups
 
 
-def place(params: Params, cfg: Config, *, fuse: bool | None = None) -> Params:
+def place(params: Params, cfg: Config, *, fuse: bool | None = None, mesh: Mesh | None = None) -> Params:
     """Params in the layout of a checkpoint -> in the fastest one for the device; modifies them in place.
 
-    `fuse` joins weights that have the same input (None: on a GPU). At most one layer is in memory twice.
+    With a mesh, every weight has the sharding of its letters. `fuse` joins weights that have the same input
+    (None: on a GPU), except those that the mesh could then no longer divide. At most one layer is in memory
+    twice.
     """
-    return _placed(params, cfg, fuse, jax.jit(llama.fuse), jax.device_put)
+    if mesh is None:
+        return _placed(params, cfg, fuse, jax.jit(llama.fuse), jax.device_put)
+    _move_to_mesh(params, mesh, jax.device_put)
+    fused = functools.partial(_fuse_on_mesh, weights=fused_weights(cfg, mesh), mesh=mesh)
+    return _placed(params, cfg, fuse, fused, jax.device_put)
 
 
-def place_shapes(params: Params, cfg: Config, *, fuse: bool | None = None) -> Params:
+def place_shapes(
+    params: Params, cfg: Config, *, fuse: bool | None = None, mesh: Mesh | None = None
+) -> Params:
     """The shapes of params in the layout of a checkpoint -> those of `place`, with shardings or formats."""
-    device = default_sharding()
+    if mesh is None:
+        device = default_sharding()
 
-    def fused(layer: Params) -> Params:
-        return _with_shardings(jax.eval_shape(llama.fuse, layer), device)
+        def fused(layer: Params) -> Params:
+            return _with_shardings(jax.eval_shape(llama.fuse, layer), device)
 
-    return _placed(_with_shardings(params, device), cfg, fuse, fused, _with_shardings)
+        return _placed(_with_shardings(params, device), cfg, fuse, fused, _with_shardings)
+    _move_to_mesh(params, mesh, _with_shardings)
+    weights = fused_weights(cfg, mesh)
+
+    def fused_on_mesh(layer: Params) -> Params:
+        layer = jax.eval_shape(functools.partial(llama.fuse, weights=weights), layer)
+        _move_to_mesh(layer, mesh, _with_shardings, 'llama/layers_0/')
+        return layer
+
+    return _placed(params, cfg, fuse, fused_on_mesh, _with_shardings)
+
+
+def fused_weights(cfg: Config, mesh: Mesh | None) -> tuple[Fused, ...]:
+    """The weights to fuse on a mesh: those whose axis K or F its `tensor` axis divides.
+
+    Otherwise q, which `tensor` may divide by its heads, would become whole on every device.
+    """
+    devices = mesh.shape.get('tensor', 1) if mesh else 1
+    return tuple(
+        weight
+        for weight in llama.FUSED
+        if not any(
+            cfg.text.sizes[letter] % devices
+            for letter in weight.axes.letters
+            if 'tensor' in RULES.get(letter, ())
+        )
+    )
+
+
+@functools.partial(jax.jit, static_argnames=('weights', 'mesh'))
+def _fuse_on_mesh(layer: Params, *, weights: tuple[Fused, ...], mesh: Mesh) -> Params:
+    """`llama.fuse` with some of the weights, all of them sharded by their letters."""
+    layer = llama.fuse(layer, weights)
+    return {
+        name: {
+            part: jax.lax.with_sharding_constraint(w, leaf_sharding(f'llama/layers_0/{name}/{part}', w, mesh))
+            for part, w in module.items()
+        }
+        for name, module in layer.items()
+    }
+
+
+def _move_to_mesh(params: Params, mesh: Mesh, put: Callable[[Any, Any], Any], prefix: str = '') -> None:
+    """Puts every leaf in place at the sharding of its path, which begins with the prefix."""
+    for name, node in params.items():
+        path = f'{prefix}{name}'
+        if isinstance(node, dict):
+            _move_to_mesh(node, mesh, put, f'{path}/')
+        else:
+            leaf = with_divisible_groups(path, node, mesh)
+            params[name] = put(leaf, leaf_sharding(path, leaf, mesh))
 
 
 def _placed(
@@ -75,36 +134,17 @@ def formats(decoder: Params, cfg: Config) -> Params:
         cache = Cache.empty(cfg.text, 8, 1024, decoder['norm']['w'].dtype)
         return vipllava.decode({'llama': decoder}, tokens, cache, tokens, cfg=cfg)
 
-    choose = jax.jit(step, in_shardings=(Format(Layout.AUTO), None))
+    formats: Any = Format(Layout.AUTO)
+    if mesh_of(kept):
+        formats = jax.tree.map(lambda w: Format(Layout.AUTO, w.sharding), kept)
+    choose = jax.jit(step, in_shardings=(formats, None))
     (chosen, _), _ = choose.lower(shapes, jax.ShapeDtypeStruct((8,), jnp.int32)).compile().input_formats
     return {name: chosen['layers_0' if name.startswith('layers_') else name] for name in decoder}
 
 
-def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
-    """The sharding of a weight or its shape by the letters of its path; a tree of them if it has parts.
-
-    Without a mesh, all weights are on the first local device.
-    """
-    axes = weight_axes(path)
-
-    def place(letters: str, x: Any) -> Any:
-        return sharding(letters, x.shape, mesh)
-
-    if isinstance(leaf, LoRA):
-        base = leaf_sharding(path, leaf.base, mesh)
-        a, b = place(axes.contracted + 'R', leaf.a), place('R' + axes.output, leaf.b)
-        return dataclasses.replace(leaf, base=base, a=a, b=b)
-    if isinstance(leaf, Quantized):
-        values = place(axes.output + axes.contracted, leaf.values)
-        # the groups of int4 flatten the contracted axes, of which a mesh divides the outermost
-        groups = axes.contracted[: leaf.scale.ndim - leaf.output_axes]
-        return dataclasses.replace(leaf, values=values, scale=place(axes.output + groups, leaf.scale))
-    return place(axes.divisible, leaf)
-
-
 def _with_shardings(shapes: Any, shardings: Any) -> Any:
     """`jax.device_put` for shapes: sets their shardings or formats, one for all or a tree of them."""
-    if not isinstance(shardings, dict):
+    if isinstance(shardings, Sharding | Format):
         shardings = jax.tree.map(lambda _: shardings, shapes)
     return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings)
 

@@ -19,11 +19,17 @@ def grouped(model, cases, **settings):
     return group_cases(cases, model.processor, model.cfg, **settings)
 
 
+def answered(model, batches):
+    """The answers of each batch, and the errors of its broken cases."""
+    for prepared in batches.prepare_ahead(batches.batches):
+        yield batches.answers(model.params, prepared), prepared.errors
+
+
 def texts(model, cases, **settings):
     cases = grouped(model, cases, max_new_tokens=6, **settings)
     return {
         answer.number: answer.text
-        for answers, _ in cases.answer(model.params, cases.batches)
+        for answers, _ in answered(model, cases)
         for answer in answers
     }
 
@@ -127,13 +133,13 @@ def test_a_damaged_picture_is_an_error_or_left_out(model, questions):
     path.write_bytes(path.read_bytes()[:-400])
     batches = grouped(model, cases, batch=4, max_new_tokens=3)
     with pytest.raises(ValueError, match=r'rows.jsonl, line 5: .*4-0.png.* is damaged'):
-        list(batches.answer(model.params, batches.batches))
+        list(answered(model, batches))
     batches = dataclasses.replace(batches, skip_broken=True)
-    results = list(batches.answer(model.params, batches.batches))
+    results = list(answered(model, batches))
     assert sorted(answer.number for answers, _ in results for answer in answers) == [0, 1, 2, 3, 5, 6, 7, 8]
     assert [('line 5' in line) for _, errors in results for line in errors] == [True]
     alone = dataclasses.replace(batches, batches=(batches.batches[0]._replace(numbers=(4,)),))
-    assert [answers for answers, _ in alone.answer(model.params, alone.batches)] == [[]]
+    assert [answers for answers, _ in answered(model, alone)] == [[]]
 
 
 def test_a_mark_that_the_crop_cuts_off_is_a_warning(model, tmp_path):
@@ -155,7 +161,7 @@ def test_a_batch_ends_when_stop_strings_have_ended_its_answers(model, monkeypatc
     stop = full[0][2:4]
     monkeypatch.setattr(Processor, 'stop_strings', lambda self, template: (stop,))
     batches = grouped(model, cases, max_new_tokens=400)
-    ((answers, _),) = batches.answer(model.params, batches.batches)
+    ((answers, _),) = answered(model, batches)
     assert answers[0].text == full[0].split(stop)[0].strip()
     assert answers[0].finished
 
@@ -171,7 +177,7 @@ def test_pictures_are_loaded_ahead(model, questions, monkeypatch):
         return prepare(self, batch)
 
     monkeypatch.setattr(type(batches), 'prepare', recorded)
-    answers = batches.answer(model.params, batches.batches)
+    answers = answered(model, batches)
     next(answers)
     assert len(started) == min(len(batches.batches), THREADS + 1)
     assert threading.current_thread() not in threads

@@ -23,6 +23,7 @@ from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, check_template
 from vipllava_jax.messages import brief
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.row_shards import Shard
 from vipllava_jax.threads import map_ahead
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -101,6 +102,14 @@ class CaseBatches:
         arrays = self.processor.collate([ids[n] for n in rows], [pictures[n] for n in rows])
         return PreparedBatch(tuple(numbers), arrays, batch.max_new_tokens, errors)
 
+    def picture_error(self, number: int, fit: Fit | None) -> str | None:
+        """The error of a case whose pictures cannot be loaded, or None."""
+        try:
+            self._pictures(self.cases.cases[number], fit)
+        except BrokenRow as error:
+            return str(error)
+        return None
+
     def _pictures(self, case: Case, fit: Fit | None) -> list[np.ndarray]:
         pictures = []
         try:
@@ -113,21 +122,19 @@ class CaseBatches:
             raise BrokenRow(f'{case.where}: {error}') from None
         return pictures
 
-    def answer(
-        self, params: Params, pending: Sequence[CaseBatch]
-    ) -> Iterator[tuple[list[Answer], list[str]]]:
-        """The answers of each batch, and the errors of its broken cases."""
-        model = Model(params, self.cfg, self.processor)
+    def prepare_ahead(self, pending: Sequence[CaseBatch]) -> Iterator[PreparedBatch]:
+        """`prepare` for each batch, in threads, while the caller answers those before it."""
         pool = ThreadPoolExecutor(THREADS)
         try:
-            for prepared in map_ahead(pool, self.prepare, pending, THREADS):
-                yield self._answers(model, prepared), prepared.errors
+            yield from map_ahead(pool, self.prepare, pending, THREADS)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _answers(self, model: Model, prepared: PreparedBatch) -> list[Answer]:
+    def answers(self, params: Params, prepared: PreparedBatch) -> list[Answer]:
+        """The answers of a batch."""
         if prepared.batch is None:
             return []
+        model = Model(params, self.cfg, self.processor)
         rows = replies(model, prepared.batch, self.settings(prepared.max_new_tokens))
         return [
             Answer(number, reply.text(), reply.finished)
@@ -146,8 +153,9 @@ def group_cases(
     max_new_tokens: int | None = None,
     skip_broken: bool = False,
     warn: Callable[[str, str], None] = lambda subject, message: None,
+    shard: Shard | None = None,
 ) -> CaseBatches:
-    """Groups cases into batches of at most `batch`.
+    """Groups cases, of all or of one shard, into batches of at most `batch`.
 
     Cases whose prompts leave no room for an answer are a ValueError or, with `skip_broken`, are left out; the
     other cases keep their numbers. `fit` and `max_new_tokens` default to those of each case's task.
@@ -156,6 +164,8 @@ def group_cases(
     processor = processor.for_model(cfg)
     shapes, errors = [], []
     for number, case in enumerate(cases.cases):
+        if shard and not shard.holds(case.key):
+            continue
         try:
             length = _prompt_length(case, processor, template, cfg.text.context, max_new_tokens or 1)
         except ValueError as error:

@@ -50,6 +50,11 @@ class Case(NamedTuple):
     groups: tuple[tuple[str, ...], ...] = ()  # the row's values of each field in `by`
     sets: tuple[tuple[str, str], ...] = ()  # (field, value); a set is right if all of its cases are
 
+    @property
+    def key(self) -> str:
+        """The name, without the folder of the file for a row without an id: the same on all computers."""
+        return self.name.rpartition('/')[2] if self.name == self.where else self.name
+
 
 @dataclass(frozen=True)
 class Cases:
@@ -63,11 +68,19 @@ class Cases:
     @property
     def digest(self) -> str:
         """A hash of the questions, without the right answers."""
+        return self._digest([case.name for case in self.cases])
+
+    @property
+    def portable_digest(self) -> str:
+        """The same, but independent of the folders in which the files are."""
+        return self._digest([case.key for case in self.cases])
+
+    def _digest(self, names: Sequence[str]) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        for case in self.cases:
+        for name, case in zip(names, self.cases, strict=True):
             images = [path.name for path in case.images]
             marks = [[*map(str, marks)] for marks in case.marks]
-            digest.update(json.dumps([case.name, case.task.name, case.turns, images, marks]).encode())
+            digest.update(json.dumps([name, case.task.name, case.turns, images, marks]).encode())
         return digest.hexdigest()
 
 

@@ -75,7 +75,28 @@ def open_journal(
                 f'{path} holds answers with other settings ({changed}): give the same settings to continue, '
                 'another --output, or --restart to start again'
             )
-        yield Journal(file, _read_answers(path, file, count), path)
+        records, size = _read_answers(path, file, count)
+        os.ftruncate(file.fileno(), size)
+        yield Journal(file, records, path)
+
+
+def read_journal(path: Path, settings: dict[str, Any], count: int) -> dict[int, dict[str, Any]]:
+    """The answers in a file of another process, by number; it may be writing them.
+
+    Raises ValueError if the file is damaged or has other settings, and OSError if it is missing.
+    """
+    check_regular(path)
+    with path.open('rb') as file:
+        settings = json.loads(json.dumps(settings))
+        stored = _read_settings(path, file, settings)
+        if stored is None:
+            return {}
+        if changed := describe_changes(stored, settings):
+            raise ValueError(
+                f'{path} holds answers with other settings ({changed}): give the settings with which the '
+                'parts were answered'
+            )
+        return _read_answers(path, file, count)[0]
 
 
 def _prepare_folder(path: Path) -> None:
@@ -108,8 +129,8 @@ def _read_settings(path: Path, file: Any, settings: dict[str, Any]) -> dict[str,
         ) from None
 
 
-def _read_answers(path: Path, file: Any, count: int) -> dict[int, dict[str, Any]]:
-    """The answers in the lines after the first, by number; removes an incomplete last line."""
+def _read_answers(path: Path, file: Any, count: int) -> tuple[dict[int, dict[str, Any]], int]:
+    """The answers in the lines after the first, by number, and the bytes before an incomplete last line."""
     records = {}
     size = file.tell()
     for number, line in enumerate(file, 2):
@@ -118,8 +139,7 @@ def _read_answers(path: Path, file: Any, count: int) -> dict[int, dict[str, Any]
         record = _parse_answer(f'{path}, line {number}', line, count)
         records[record['n']] = record
         size += len(line)
-    os.ftruncate(file.fileno(), size)
-    return records
+    return records, size
 
 
 def _parse_answer(where: str, line: bytes, count: int) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vipllava_jax.evaluation.batches import Answer, CaseBatch, CaseBatches, group_cases
 from vipllava_jax.evaluation.cases import VIP_BENCH, Case, Cases, read_cases
-from vipllava_jax.evaluation.journal import open_journal
+from vipllava_jax.evaluation.joined import Alone, Joined
 from vipllava_jax.evaluation.outputs import check_outputs
 from vipllava_jax.evaluation.scores import Score, count_right, is_right
 from vipllava_jax.files import write_text
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
+from vipllava_jax.sharding import mesh_of
 
 if TYPE_CHECKING:
     from vipllava_jax.generation.model import Model
@@ -65,7 +66,17 @@ def evaluate(
     options: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens)
     batches = group_cases(cases, model.processor, model.cfg, batch=batch, skip_broken=skip_broken, **options)
     settings = {**(about or {}), **answer_settings(cases, **options)}
-    return run(batches, lambda _: model.params, answers, settings, restart=restart, progress=progress)
+    mesh = mesh_of(model.params)
+    joined = mesh is not None and mesh.is_multi_process
+    return run(
+        batches,
+        lambda _: model.params,
+        answers,
+        settings,
+        restart=restart,
+        progress=progress,
+        joined=joined,
+    )
 
 
 def answer_settings(
@@ -83,25 +94,43 @@ def run(
     *,
     restart: bool = False,
     progress: Progress | None = None,
+    joined: bool = False,
 ) -> Result:
-    """Answers the questions without an answer, and counts; `load` is only called if there are any."""
+    """Answers the questions without an answer, and counts; `load` is only called if there are any.
+
+    If it is `joined`, all processes of a pod answer together: the first has the file, and all return the same
+    result. After SIGINT or SIGTERM in one of them, all raise Stopped when the batch is done.
+    """
     cases = batches.cases.cases
-    errors = [*batches.cases.errors, *batches.errors]
-    left_out = batches.cases.left_out + batches.left_out
-    with open_journal(answers, dict(settings), restart, len(cases)) as journal:
+    errors: list[str] = []
+    team = Joined() if joined else Alone()
+    with team.journal(answers, dict(settings), restart, len(cases)) as journal, team.signals():
         if pending := batches.pending(journal.records):
-            params = load(pending[0])
+            with team.together():
+                params = load(pending[0])
             if progress:
                 progress(len(journal.records), batches.total)
-            for new_answers, new_errors in batches.answer(params, pending):
-                journal.append(_record(cases[answer.number], answer) for answer in new_answers)
-                errors += new_errors
-                left_out += len(new_errors)
+            for prepared in team.in_step(batches.prepare_ahead(pending)):
+                with team.together():
+                    new = batches.answers(params, prepared)
+                    journal.append(_record(cases[answer.number], answer) for answer in new)
+                errors += prepared.errors
                 if progress:
                     progress(len(journal.records), batches.total)
-        records = [journal.records[n] for n in sorted(journal.records)]
+    return make_result(batches, journal.records, errors)
+
+
+def make_result(batches: CaseBatches, answers: Mapping[int, dict[str, Any]], errors: list[str]) -> Result:
+    """Counts the right answers; `errors` are messages about pictures that cannot be read."""
+    records = [answers[n] for n in sorted(answers)]
     scores = count_right(batches.cases, {record['n']: record['answer'] for record in records})
-    return Result(scores, records, errors, left_out, sum(not record['finished'] for record in records))
+    return Result(
+        scores,
+        records,
+        [*batches.cases.errors, *batches.errors, *errors],
+        batches.cases.left_out + batches.left_out + len(errors),
+        sum(not record['finished'] for record in records),
+    )
 
 
 def _record(case: Case, answer: Answer) -> dict[str, Any]:

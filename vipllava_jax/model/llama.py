@@ -1,6 +1,6 @@
 """The decoder: Llama, from embeddings to logits, with a cache whose slot s holds position s."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -209,16 +209,16 @@ def _write_rows(cached: Array, new: Array, slots: Array) -> Array:
     return cached.at[slots].set(new, mode='drop')
 
 
-def fuse(layer: dict[str, Any]) -> dict[str, Any]:
+def fuse(layer: dict[str, Any], weights: Sequence[Fused] = FUSED) -> dict[str, Any]:
     """Joins q, k, v of a layer's params into one weight DXKH and gate, up into one DXF, for larger products.
 
-    The axes K and F stay intact, so that they can be sharded. A layer with LoRA is returned unchanged,
-    because the adapters of the joined weights differ.
+    The axes K and F stay intact, so that they can be sharded. `weights` may be only one of the two. A layer
+    with LoRA is returned unchanged, because the adapters of the joined weights differ.
     """
     if any(isinstance(module.get('w'), LoRA) for module in layer.values()):
         return layer
     layer = dict(layer)
-    for fused in FUSED:
+    for fused in weights:
         layer[fused.name] = {'w': fused.fuse(*(layer.pop(member)['w'] for member in fused.members))}
     return layer
 

@@ -1,0 +1,121 @@
+"""The options for joining the processes of several hosts, and how they speak with one voice."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import click
+
+from vipllava_jax.cli.numbers import WholeNumber
+from vipllava_jax.messages import printable
+
+F = TypeVar('F', bound=Callable[..., Any])
+SECONDS = WholeNumber(1, 86_400)
+
+
+def distributed_options(command: F) -> F:
+    """The options of `joined_pod`."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+OPTIONS: list[Callable[[Any], Any]] = [
+    click.option(
+        '--distributed',
+        type=click.Choice(('auto', 'on', 'off')),
+        default='auto',
+        show_default=True,
+        help='Whether the processes of several hosts join, so that --mesh holds the devices of all: auto '
+        'joins if there are several, on requires it.',
+    ),
+    click.option(
+        '--coordinator',
+        metavar='HOST:PORT',
+        help='The address of process 0.  [default: JAX_COORDINATOR_ADDRESS, or that of Slurm, Open MPI, '
+        'Kubernetes or Cloud TPU]',
+    ),
+    click.option(
+        '--process-count',
+        metavar='N',
+        type=WholeNumber(1, 1 << 20),
+        help="The number of processes.  [default: JAX_NUM_PROCESSES, or the cluster's]",
+    ),
+    click.option(
+        '--process-index',
+        metavar='I',
+        type=WholeNumber(0, 1 << 20),
+        help="The index of this process, from 0.  [default: JAX_PROCESS_ID, or the cluster's]",
+    ),
+    click.option(
+        '--initialization-timeout',
+        metavar='S',
+        type=SECONDS,
+        default=300,
+        show_default=True,
+        help='The seconds within which all processes must have started.',
+    ),
+    click.option(
+        '--heartbeat-timeout',
+        metavar='S',
+        type=SECONDS,
+        default=100,
+        show_default=True,
+        help='The seconds after which a process without a sign of life ends all others.',
+    ),
+]
+
+
+@contextlib.contextmanager
+def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
+    """Removes the values of `distributed_options` from the options, and joins the processes for the block.
+
+    Yields whether this is the process that prints and writes; the stdout of the others is closed. Each
+    process shows its place on stderr. At the end of the block, and where it raises a PodError or a
+    SystemExit, which must be in all processes, they wait for one another.
+    """
+    from vipllava_jax import pods
+
+    place = pods.join(
+        options.pop('distributed'),
+        *(options.pop(name) for name in ('coordinator', 'process_count', 'process_index')),
+        timeout=options.pop('initialization_timeout'),
+        heartbeat=options.pop('heartbeat_timeout'),
+    )
+    if pods.process_count() == 1:
+        yield True
+        return
+    is_first = pods.is_first()
+    if place:
+        click.echo(f'vipllava: {printable(pods.banner(place))}', err=True)
+    _use_one_voice(is_first)
+    try:
+        yield is_first
+    except pods.PodError as error:
+        pods.leave()
+        raise _to_show(error, is_first) from None
+    except SystemExit:
+        pods.leave()
+        raise
+    sys.stdout.flush()
+    pods.leave()
+
+
+def _use_one_voice(is_first: bool) -> None:
+    """Keeps stdout for this program in process 0 alone; libraries that print there print on stderr."""
+    sys.stdout.flush()
+    target: Any = os.dup(1) if is_first else os.devnull
+    sys.stdout = open(target, 'w', encoding=sys.stdout.encoding, errors='backslashreplace')  # noqa: SIM115
+    os.dup2(2, 1)
+
+
+def _to_show(error: Exception, is_first: bool) -> BaseException:
+    """What a process raises after an error in the pod: process 0 the message, and any process its own bug."""
+    from vipllava_jax.cli import user_error
+
+    cause = error.__cause__
+    if is_first or (isinstance(cause, Exception) and user_error(cause) is None):
+        return cause or error
+    return SystemExit(2)

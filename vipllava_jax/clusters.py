@@ -1,0 +1,196 @@
+"""Finds the place of this process among the others of its job, and says why they did not meet."""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from vipllava_jax.messages import brief, listed, one_line
+
+MODES = ('auto', 'on', 'off')
+VARIABLES = {
+    'coordinator': 'JAX_COORDINATOR_ADDRESS',
+    'count': 'JAX_NUM_PROCESSES',
+    'index': 'JAX_PROCESS_ID',
+}
+FLAGS = {'coordinator': '--coordinator', 'count': '--process-count', 'index': '--process-index'}
+MAX_PROCESSES = 1 << 20
+ADDRESS = re.compile(r'(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})')
+ANSWER_SECONDS = 5.0  # that a host has to answer
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of this process among those that join."""
+
+    coordinator: str  # 'HOST:PORT' of process 0
+    count: int
+    index: int
+    found_by: str  # 'flags and variables', or the name of the cluster
+    local_devices: list[int] | None = None  # None: all devices of the host
+
+    @property
+    def name(self) -> str:
+        return f'process {self.index} of {self.count}'
+
+
+def find_place(
+    mode: str, given: Mapping[str, str | int | None], environment: Mapping[str, str], timeout: int
+) -> Place | None:
+    """The place of this process, from values that were given, variables, or the cluster; None if it is alone.
+
+    `given` has the keys of VARIABLES. Raises ValueError for a value that is invalid or missing.
+    """
+    if mode not in MODES:
+        raise ValueError(f'distributed: {brief(mode)}, expected {", ".join(MODES)}')
+    if mode == 'off':
+        return None
+    values = {name: _value(name, given.get(name), environment) for name in VARIABLES}
+    known = {name: value for name, value in values.items() if value is not None}
+    if len(known) == len(VARIABLES):
+        place = Place(**known, found_by='flags and variables')
+    else:
+        found = _from_cluster(known, timeout, mode)
+        if found is None:
+            if known or mode == 'on':
+                raise ValueError(_missing(known))
+            return None
+        place = found
+    if not 0 <= place.index < place.count:
+        raise ValueError(
+            f'{FLAGS["index"]} or {VARIABLES["index"]}: {place.index}, but with {place.count} processes '
+            f'expected 0 to {place.count - 1}'
+        )
+    return None if place.count == 1 and mode == 'auto' else place
+
+
+def _value(name: str, given: str | int | None, environment: Mapping[str, str]) -> Any:
+    """A value from a flag or a variable, checked; None if neither is there."""
+    label, value = (FLAGS[name], given) if given is not None else (VARIABLES[name], None)
+    if value is None and (value := environment.get(label) or None) is None:
+        return None
+    if name == 'coordinator':
+        return _address(label, str(value))
+    if not re.fullmatch('[0-9]{1,9}', str(value)):
+        raise ValueError(f'{label}: {brief(value)}, expected a whole number')
+    number = int(value)
+    if name == 'count' and not 1 <= number <= MAX_PROCESSES:
+        raise ValueError(f'{label}: {number}, expected 1 or more processes, and at most {MAX_PROCESSES}')
+    return number
+
+
+def _address(label: str, value: str) -> str:
+    found = ADDRESS.fullmatch(value)
+    if not found or not 1 <= int(found[2]) <= 65535:
+        raise ValueError(f'{label}: {brief(value)}, expected HOST:PORT of process 0, as in 10.0.0.1:8476')
+    return value
+
+
+def _missing(known: Mapping[str, Any]) -> str:
+    names = [f'{FLAGS[name]} or {VARIABLES[name]}' for name in VARIABLES if name not in known]
+    return (
+        f'no cluster that jax knows was found, so give {", ".join(names)} to join the processes, or '
+        '--distributed off to run alone'
+    )
+
+
+def _from_cluster(known: Mapping[str, Any], timeout: int, mode: str) -> Place | None:
+    """The place according to the cluster in which the process runs, if any; known values take precedence."""
+    try:
+        cluster = _find_cluster()
+        if cluster is None:
+            return None
+        count = known.get('count') or cluster.get_process_count()
+        if count == 1 and mode == 'auto':
+            return Place('', 1, 0, _cluster_name(cluster))
+        port = os.environ.get('JAX_COORDINATOR_PORT')
+        coordinator = known.get('coordinator') or cluster.get_coordinator_address(
+            timeout_secs=timeout, override_coordinator_port=port
+        )
+        index = known['index'] if 'index' in known else cluster.get_process_id()
+        local = None if _on_tpu() else cluster.get_local_process_id()
+    except Exception as error:  # the variables, the network or the packages of a cluster
+        raise ValueError(
+            f'jax cannot find the place of this process in its cluster ({one_line(error)}): give '
+            f'{", ".join(FLAGS.values())}, or --distributed off to run alone'
+        ) from None
+    coordinator = _address(f"{_cluster_name(cluster)}'s coordinator", coordinator)
+    return Place(coordinator, count, index, _cluster_name(cluster), None if local is None else [local])
+
+
+def _find_cluster() -> Any:
+    """jax's class for the cluster in which this process runs, or None."""
+    # jax has no public function that tells the number of processes before they join
+    from jax._src.clusters import ClusterEnv, K8sCluster
+
+    in_job = 'JOB_COMPLETION_INDEX' in os.environ and find_spec('kubernetes') is not None
+    for cluster in ClusterEnv._cluster_types:
+        asked = not cluster.opt_in_only_method and (cluster is not K8sCluster or in_job)
+        if asked and cluster.is_env_present():
+            return cluster
+    return None
+
+
+def _cluster_name(cluster: Any) -> str:
+    return {'SlurmCluster': 'Slurm', 'OmpiCluster': 'Open MPI', 'K8sCluster': 'Kubernetes'}.get(
+        cluster.__name__, cluster.__name__.removesuffix('TpuCluster').upper() + ' TPU'
+    )
+
+
+def _on_tpu() -> bool:
+    from jax._src import cloud_tpu_init
+
+    return cloud_tpu_init.running_in_cloud_tpu_vm
+
+
+def explain_absence(place: Place, timeout: int, environment: Mapping[str, str]) -> str:
+    """Why the processes have not met within the time-out: what can be seen from here, and what to check."""
+    port = int(place.coordinator.rpartition(':')[2])
+    if place.index == 0:
+        hosts = _connected(port)
+        found = f'connected are {listed(hosts, 4)}' if hosts else 'no other host is connected'
+        found += ': look for processes that did not start, or that name another coordinator'
+    else:
+        found = _reach(place.coordinator)
+    advice = f'a firewall may close port {port} (jax takes 8482 on TPUs, clouds often open 8476 only: set '
+    advice += 'JAX_COORDINATOR_PORT)'
+    stale = sorted(name for name in environment if name.startswith('MEGASCALE_'))
+    if stale:
+        advice += f'; unset {listed(stale, 2)} if left from another job'
+    where = f'at {place.coordinator} ({place.found_by})'
+    return f'{place.name} waited {timeout} s for the others {where}: {found}; {advice}'
+
+
+def _reach(address: str) -> str:
+    """What a connection to the coordinator shows."""
+    host, _, port = address.rpartition(':')
+    try:
+        with socket.create_connection((host.strip('[]'), int(port)), ANSWER_SECONDS):
+            return 'process 0 answers: another one did not start, or has another number of processes'
+    except socket.gaierror:
+        return f'the name {host} is not known here'
+    except ConnectionRefusedError:
+        return f'{host} answers, but nothing listens on the port: process 0 did not start there'
+    except OSError as error:
+        return f'{host} does not answer ({one_line(error)})'
+
+
+def _connected(port: int) -> list[str]:
+    """The addresses of the hosts with an open connection to a port of this one, where Linux lists them."""
+    found = set()
+    for table, family in (('/proc/net/tcp', socket.AF_INET), ('/proc/net/tcp6', socket.AF_INET6)):
+        try:
+            with open(table) as file:
+                lines = file.read().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, local, remote, state, *_ = line.split()
+            if state == '01' and int(local.rpartition(':')[2], 16) == port:
+                words = remote.rpartition(':')[0]
+                packed = b''.join(bytes.fromhex(words[i : i + 8])[::-1] for i in range(0, len(words), 8))
+                found.add(socket.inet_ntop(family, packed).removeprefix('::ffff:'))
+    return sorted(found)

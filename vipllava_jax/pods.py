@@ -1,0 +1,203 @@
+"""Joins the processes of several hosts into one program, with `jax.distributed`.
+
+A mesh may then hold the devices of all hosts. Every process runs the same program, and must call the same
+functions of jax in the same order. Only the first process prints and writes files.
+
+jax is imported when it is needed: joining must come before anything else that uses a device.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vipllava_jax.clusters import Place, explain_absence, find_place
+from vipllava_jax.messages import one_line, printable
+
+ABORT_LATER = 60  # seconds after our own time-out at which jax would abort the process
+MESSAGE_BYTES = 2048  # of what a process tells the others
+
+
+class PodError(ValueError):
+    """An error in one of the processes, which ends all of them; where it occurred, it is the cause."""
+
+
+def join(
+    mode: str = 'auto',
+    coordinator: str | None = None,
+    count: int | None = None,
+    index: int | None = None,
+    *,
+    timeout: int = 300,
+    heartbeat: int = 100,
+) -> Place | None:
+    """Joins this process with the others of its job, before any device is used; None if it runs alone.
+
+    What is not given is read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from
+    Slurm, Open MPI, Kubernetes or Cloud TPU as jax detects them. `auto` joins if there are several processes,
+    `on` requires it, and `off` never joins. If the others do not come within `timeout` seconds, the process
+    ends with exit code 2 and a message. If one gives no sign of life for `heartbeat` seconds, jax ends all.
+
+    Raises ValueError for a value that is invalid or missing.
+    """
+    given = {'coordinator': coordinator, 'count': count, 'index': index}
+    place = find_place(mode, given, os.environ, timeout)
+    if place is None or has_joined():
+        return place
+    import jax
+
+    # Python handles SIGTERM; jax's service would swallow it
+    jax.config.update('jax_enable_preemption_service', False)
+    with _within(timeout, lambda: explain_absence(place, timeout, os.environ)):
+        try:
+            jax.distributed.initialize(
+                place.coordinator,
+                place.count,
+                place.index,
+                place.local_devices,
+                cluster_detection_method='deactivate',
+                initialization_timeout=timeout + ABORT_LATER,
+                heartbeat_timeout_seconds=heartbeat,
+                shutdown_timeout_seconds=heartbeat,
+            )
+        except RuntimeError as error:
+            raise ValueError(_failed(place, error)) from None
+    with _within(timeout, lambda: f'{place.name}: not all devices were found within {timeout} s'):
+        jax.devices()  # all processes take part
+    return place
+
+
+def _failed(place: Place, error: RuntimeError) -> str:
+    port = place.coordinator.rpartition(':')[2]
+    advice = f': another program may use port {port} of this host' if place.index == 0 else ''
+    return f'{place.name} cannot join at {place.coordinator} ({one_line(error)}){advice}'
+
+
+@contextlib.contextmanager
+def _within(seconds: float, explain: Callable[[], str]) -> Iterator[None]:
+    """Ends the process with a message if the block takes too long, as jax's own time-outs abort it."""
+    done = threading.Event()
+
+    def watch() -> None:
+        if not done.wait(seconds):
+            message = printable(f'vipllava: {explain()}', 800)
+            if not done.is_set():
+                os.write(2, f'{message}\n'.encode())
+                os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def has_joined() -> bool:
+    """Whether this process has joined others, here or by `jax.distributed.initialize`."""
+    if 'jax' not in sys.modules:
+        return False
+    import jax
+
+    return jax.distributed.is_initialized()
+
+
+def process_index() -> int:
+    """The index of this process among those that have joined; 0 if it is alone."""
+    if not has_joined():
+        return 0
+    import jax
+
+    return jax.process_index()
+
+
+def process_count() -> int:
+    """The number of processes that have joined; 1 if this one is alone."""
+    if not has_joined():
+        return 1
+    import jax
+
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return process_index() == 0
+
+
+def banner(place: Place) -> str:
+    """'process 2 of 4, 4 local of 16 devices'; process 0 also says where and how they met."""
+    import jax
+
+    text = f'{place.name}, {jax.local_device_count()} local of {jax.device_count()} devices'
+    if place.index:
+        return text
+    return f'{text} ({jax.devices()[0].platform}), joined at {place.coordinator}, found by {place.found_by}'
+
+
+def leave() -> None:
+    """Waits until all processes have come this far, and ends the connection between them."""
+    if has_joined():
+        import jax
+
+        jax.distributed.shutdown()
+
+
+def gather(value: Any) -> list[Any]:
+    """A short JSON value of each process, in the order of their indices; all processes must call it."""
+    if process_count() == 1:
+        return [value]
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(value).encode()
+    if len(text) > MESSAGE_BYTES:
+        raise ValueError(f'gather: a value of {len(text)} bytes, expected at most {MESSAGE_BYTES}')
+    padded = np.frombuffer(text.ljust(MESSAGE_BYTES), np.uint8)
+    return [json.loads(row.tobytes()) for row in np.asarray(multihost_utils.process_allgather(padded))]
+
+
+def from_first(value: Any) -> Any:
+    """The JSON value of process 0, in all processes, which all must call it."""
+    if process_count() == 1:
+        return value
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
+    (size, *_) = gather(len(text))
+    padded = np.zeros(size, np.uint8)
+    padded[: len(text)] = text
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A block that all processes enter; an error in it in one of them ends it with a PodError in all."""
+    if process_count() == 1:
+        yield
+        return
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    messages = gather(None if error is None else printable(_message(error)))
+    failed = [index for index, message in enumerate(messages) if message is not None]
+    if failed:
+        alike = len(failed) == len(messages) and len({*messages}) == 1
+        message = messages[failed[0]]
+        raise PodError(message if alike else f'process {failed[0]}: {message}') from error
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f'{error.filename}: {error.strerror}'
+    return str(error) if isinstance(error, ValueError | OSError) else one_line(error)
+
+
+def signal_of_any(number: int) -> int:
+    """The number of a signal that arrived at some process, or 0, from this process's; the same in all."""
+    return max(gather(number))
