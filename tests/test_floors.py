@@ -23,6 +23,7 @@ FLOORS = (
     'model.clip model.projector model.llama',
     'model.vipllava',
     'model.params model.vocabulary model.cost',
+    'weight_sharding',
     'quantizing',
     'data/ demo/',
     'integrity',
@@ -36,7 +37,7 @@ FLOORS = (
     'device_memory',
     'loading',
     'ceilings',
-    'training/ benchmark/ evaluation/',
+    'training/ benchmark/ evaluation/ doctor/',
     'cli/',
     '__init__ __main__',
 )

@@ -152,8 +152,10 @@ def read_arrays(
 ) -> Iterator[tuple[str, Any]]:
     """Reads the arrays of `stored` in order as (path, array): jax.Array if a sharding is given, else numpy.
 
-    The dtype of each array is that in `types`, or the stored one. Raises CheckpointError, naming the array,
-    if one does not have the expected shape, dtype or checksum.
+    The sharding is one for all arrays, or a dict of those of each by its path. Every process reads whole
+    arrays, so that it can verify their checksums, and keeps the parts of its devices. The dtype of each array
+    is that in `types`, or the stored one. Raises CheckpointError, naming the array, if one does not have the
+    expected shape, dtype or checksum.
     """
     with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
         storage = Storage(folder, checksums or {}, checkers)
@@ -184,6 +186,8 @@ def _read_some(
     """Reads the arrays of a group in parallel: shapes by path -> arrays by path."""
     import jax
 
+    from vipllava_jax.weight_sharding import put
+
     arrays: dict[str, Any] = {}
     reads: dict[str, Any] = {}
     checks: list[Future[None]] = []
@@ -195,7 +199,8 @@ def _read_some(
             array = storage.result(path, read)
             checks.append(storage.check(path, array))
             array = array.astype(types.get(path) or array.dtype, copy=False)
-            arrays[path] = array if sharding is None else jax.device_put(array, sharding)
+            at = sharding.get(path) if isinstance(sharding, Mapping) else sharding
+            arrays[path] = array if at is None else put(array, at)
     finally:  # wait for every read that has started before its memory and files are released
         for future in (*opened.values(), *reads.values()):
             future.exception()

@@ -114,11 +114,13 @@ class Checkpoint:
     ) -> Iterator[tuple[str, Any]]:
         """Yields every leaf as (path, array): jax.Array if a sharding is given, else numpy.
 
-        The dtype is `dtype`, or the stored one; quantized leaves stay quantized. A few leaves are in memory
-        at a time.
+        The sharding is one for all leaves, or a dict of those of each by its path. The dtype is `dtype`, or
+        the stored one; quantized leaves stay quantized. A few leaves are in memory at a time.
         """
         check_complete(self.folder, self.manifest)
         done, total = 0, size(self.leaves)
+        if isinstance(sharding, dict):
+            sharding = dict(split_quantized(sharding.items()))
         stored = self.manifest.arrays, self._types(dtype), sharding, self.manifest.checksums
         for path, array in join_quantized(arrays.read_arrays(self.folder / PARAMS, *stored)):
             done += size(self.leaves[path])

@@ -90,9 +90,10 @@ class Source:
 
     def leaves(self, progress: Progress | None = None) -> Iterable[tuple[str, Any]]:
         """The path and array of each weight as it is read; a few are in memory besides those in use."""
-        from vipllava_jax.sharding import default_sharding
+        from vipllava_jax.weight_sharding import leaf_shardings
 
-        dtype, sharding = self.options.dtype_to_read, default_sharding()
+        dtype = self.options.dtype_to_read
+        sharding = leaf_shardings(self.stored_shapes(dtype), self.mesh)
         return self._with_options(self.stored_leaves(dtype, sharding=sharding, progress=progress))
 
     def shapes(self) -> dict[str, Any]:

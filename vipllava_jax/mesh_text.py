@@ -1,10 +1,12 @@
 """The text form of a mesh, as in `--mesh tensor=4,data=2`, which is read before jax is imported."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from vipllava_jax.messages import brief
 
 AXES = ('data', 'fsdp', 'tensor')
+ROW_AXES = ('data', 'fsdp')  # those that divide the rows of a batch
 MAX_DEVICES = 1 << 20  # of an axis
 FORM = 'expected axis=devices, separated by commas, as in tensor=4,data=2, or auto'
 
@@ -35,6 +37,6 @@ def parse_mesh(text: str) -> dict[str, int] | Literal['auto']:
     return axes
 
 
-def mesh_text(axes: dict[str, int]) -> str:
+def mesh_text(axes: Mapping[str, int]) -> str:
     """The inverse of `parse_mesh`: {'tensor': 4, 'data': 2} -> 'tensor=4,data=2'."""
     return ','.join(f'{name}={size}' for name, size in axes.items())

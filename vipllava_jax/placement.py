@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +15,10 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
 from vipllava_jax.model import llama, vipllava
 from vipllava_jax.model.llama import Cache, Fused
-from vipllava_jax.model.params import weight_axes
-from vipllava_jax.model.quantized import Int4, Quantized
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.sharding import RULES, default_sharding, mesh_of, sharding
+from vipllava_jax.sharding import RULES, default_sharding, mesh_of
+from vipllava_jax.weight_sharding import leaf_sharding, with_divisible_groups
 
 
 def place(params: Params, cfg: Config, *, fuse: bool | None = None, mesh: Mesh | None = None) -> Params:
@@ -96,22 +94,8 @@ def _move_to_mesh(params: Params, mesh: Mesh, put: Callable[[Any, Any], Any], pr
         if isinstance(node, dict):
             _move_to_mesh(node, mesh, put, f'{path}/')
         else:
-            leaf = _with_divisible_groups(path, node, mesh)
+            leaf = with_divisible_groups(path, node, mesh)
             params[name] = put(leaf, leaf_sharding(path, leaf, mesh))
-
-
-def _with_divisible_groups(path: str, leaf: Any, mesh: Mesh) -> Any:
-    """A leaf or its shape, with int4 groups so small that none spans the parts of two devices."""
-    if isinstance(leaf, LoRA):
-        return dataclasses.replace(leaf, base=_with_divisible_groups(path, leaf.base, mesh))
-    if not isinstance(leaf, Int4):
-        return leaf
-    values = leaf_sharding(path, leaf, mesh).values.shard_shape(leaf.values.shape)
-    inputs = 8 * math.prod(values[leaf.output_axes :])  # of one device
-    if inputs % leaf.group == 0:
-        return leaf
-    smaller = functools.partial(Int4.with_group, group=math.gcd(leaf.group, inputs))
-    return jax.eval_shape(smaller, leaf) if isinstance(leaf.scale, jax.ShapeDtypeStruct) else smaller(leaf)
 
 
 def _placed(
@@ -156,28 +140,6 @@ def formats(decoder: Params, cfg: Config) -> Params:
     choose = jax.jit(step, in_shardings=(formats, None))
     (chosen, _), _ = choose.lower(shapes, jax.ShapeDtypeStruct((8,), jnp.int32)).compile().input_formats
     return {name: chosen['layers_0' if name.startswith('layers_') else name] for name in decoder}
-
-
-def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
-    """The sharding of a weight or its shape by the letters of its path; a tree of them if it has parts.
-
-    Without a mesh, all weights are on the first local device.
-    """
-    axes = weight_axes(path)
-
-    def place(letters: str, x: Any) -> Any:
-        return sharding(letters, x.shape, mesh)
-
-    if isinstance(leaf, LoRA):
-        base = leaf_sharding(path, leaf.base, mesh)
-        a, b = place(axes.contracted + 'R', leaf.a), place('R' + axes.output, leaf.b)
-        return dataclasses.replace(leaf, base=base, a=a, b=b)
-    if isinstance(leaf, Quantized):
-        values = place(axes.output + axes.contracted, leaf.values)
-        # the groups of int4 flatten the contracted axes, of which a mesh divides the outermost
-        groups = axes.contracted[: leaf.scale.ndim - leaf.output_axes]
-        return dataclasses.replace(leaf, values=values, scale=place(axes.output + groups, leaf.scale))
-    return place(axes.divisible, leaf)
 
 
 def _with_shardings(shapes: Any, shardings: Any) -> Any:

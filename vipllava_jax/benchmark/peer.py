@@ -21,8 +21,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, CompileConfig,
 from vipllava_jax.benchmark.measure import STEPS
 from vipllava_jax.benchmark.subject import Subject
 from vipllava_jax.benchmark.timing import Run
+from vipllava_jax.convert.shards import rearrange
 from vipllava_jax.convert.table import hub_name, leaves, reverse_layout
-from vipllava_jax.convert.to_flax import rearrange
 from vipllava_jax.hugging_face import to_hugging_face
 from vipllava_jax.inputs.batch import Batch, bucket
 

@@ -16,7 +16,9 @@ from vipllava_jax.convert.tensors import Tensor
 from vipllava_jax.model.quantized import Quantized, quantize
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.sharding import mesh_of
 from vipllava_jax.weight_options import WeightOptions
+from vipllava_jax.weight_sharding import leaf_sharding, put
 
 
 def with_options(
@@ -46,15 +48,15 @@ def with_adapter(
     for path, leaf in weights:
         abstract = isinstance(jax.tree.leaves(leaf)[0], jax.ShapeDtypeStruct)
         if path in adapter.replacements and not abstract:
-            leaf = _replacement(leaf, *adapter.replacements[path])
+            leaf = _replacement(path, leaf, *adapter.replacements[path])
         fixed = isinstance(leaf, Quantized)
         pair = adapter.pairs.get(path)
         if pair and merge and not fixed:
-            leaf = _with_pair(leaf, pair, abstract)
+            leaf = _with_pair(path, leaf, pair, abstract)
         if isinstance(leaf, LoRA) or not (fixed or dtype in (None, leaf.dtype)):
             leaf = jax.eval_shape(partial(_cast, dtype=dtype), leaf) if abstract else _cast(leaf, dtype=dtype)
         if pair and (fixed or not merge):
-            leaf = _with_pair(leaf, pair, abstract)
+            leaf = _with_pair(path, leaf, pair, abstract)
         yield path, leaf
 
 
@@ -64,27 +66,33 @@ def _cast(w: Any, dtype: DTypeLike | None) -> jax.Array:
     return w.astype(dtype or w.dtype)
 
 
-def _with_pair(base: Any, pair: Pair, abstract: bool) -> LoRA:
+def _with_pair(path: str, base: Any, pair: Pair, abstract: bool) -> LoRA:
     """A leaf, or its shape, with its pair, transposed from the file's [R, in] and [out, R]."""
     (rank, _), ours, n = pair.a.shape, pair.leaf.shapes[1], pair.leaf.contracted
     into, out = (*ours[:n], rank), (rank, *ours[n:])
     a: Any
     b: Any
+    a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (into, out))
+    found = LoRA(base, a, b, pair.scale)
     if abstract:
-        a, b = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (into, out))
-    else:
-        place = jax.tree.leaves(base)[0].sharding
-        a, b = (
-            jax.device_put(_array(tensor).T.reshape(shape).astype(np.float32), place)
-            for tensor, shape in ((pair.a, into), (pair.b, out))
-        )
+        return found
+    at = _sharding(path, found, base)
+    a = put(_array(pair.a).T.reshape(into).astype(np.float32), at.a)
+    b = put(_array(pair.b).T.reshape(out).astype(np.float32), at.b)
     return LoRA(base, a, b, pair.scale)
 
 
-def _replacement(leaf: Any, row: Leaf, tensor: Tensor) -> Any:
+def _sharding(path: str, new: Any, leaf: Any) -> Any:
+    """The sharding of something new for a leaf: by its letters on the mesh of the leaf, or its device."""
+    if mesh := mesh_of(leaf):
+        return leaf_sharding(path, new, mesh)
+    return jax.tree.map(lambda _: jax.tree.leaves(leaf)[0].sharding, new)
+
+
+def _replacement(path: str, leaf: Any, row: Leaf, tensor: Tensor) -> Any:
     """A tensor of a file, with the layout, dtype and device of the leaf that it replaces."""
-    first = jax.tree.leaves(leaf)[0]
-    x = jax.device_put(rearrange_axes(_array(tensor), row.layout, dict(row.sizes)), first.sharding)
+    array = rearrange_axes(_array(tensor), row.layout, dict(row.sizes))
+    x = put(array, _sharding(path, array, leaf))
     if isinstance(leaf, Quantized):
         return quantize(x, row.contracted, leaf.dtype.name)
     return x.astype(leaf.dtype)

@@ -1,8 +1,9 @@
 """Tensors in files, and reading them into memory."""
 
+import dataclasses
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -41,6 +42,13 @@ class Tensor:
     def span(self) -> int:
         """The number of bytes from its first element to the end of its last."""
         return extent(self.shape, self.strides) * READABLE[self.dtype].itemsize
+
+    def part(self, index: Sequence[slice]) -> 'Tensor':
+        """The part of the tensor at slices of its axes."""
+        first = sum(each.start * stride for each, stride in zip(index, self.strides, strict=True))
+        shape = tuple(each.stop - each.start for each in index)
+        offset = self.offset + first * READABLE[self.dtype].itemsize
+        return dataclasses.replace(self, offset=offset, shape=shape)
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
@@ -95,18 +103,49 @@ def check_not_pointer(path: Path, start: bytes) -> None:
 
 def read_tensor(tensor: Tensor, buffer: memoryview) -> np.ndarray:
     """Reads a tensor into the beginning of a buffer; returns a view of it."""
-    buffer = buffer[: tensor.span]
+    (view,) = read_parts([tensor], buffer)
+    return view
+
+
+def read_parts(parts: Sequence[Tensor], buffer: memoryview) -> list[np.ndarray]:
+    """Reads parts of one tensor into a buffer of the tensor's span; returns views of them.
+
+    Only the bytes from the first element of a part to its last are read. Where those of several parts
+    overlap, because an inner axis of the tensor is divided, they are read once.
+    """
+    ranges: list[tuple[int, int]] = []  # of bytes in the file, disjoint
+    for begin, end in sorted((part.offset, part.offset + part.span) for part in parts):
+        if ranges and begin <= ranges[-1][1]:
+            begin, end = ranges[-1][0], max(end, ranges.pop()[1])
+        ranges.append((begin, end))
+    places, at = [], 0
+    for begin, end in ranges:
+        _read(parts[0].file, begin, buffer[at : at + end - begin])
+        places.append((begin, end, at))
+        at += end - begin
+    dtype = READABLE[parts[0].dtype]
+    views = []
+    for part in parts:
+        position = next(
+            at + part.offset - begin
+            for begin, end, at in places
+            if begin <= part.offset and part.offset + part.span <= end
+        )
+        flat = np.frombuffer(buffer[position : position + part.span], dtype)
+        strides = [stride * dtype.itemsize for stride in part.strides]
+        views.append(np.lib.stride_tricks.as_strided(flat, part.shape, strides, writeable=False))
+    return views
+
+
+def _read(path: Path, offset: int, buffer: memoryview) -> None:
+    """Fills a buffer with the bytes of a file from an offset on."""
     done = 0
     try:
-        with open_regular(tensor.file) as file:
+        with open_regular(path) as file:
             while done < len(buffer):
-                got = os.preadv(file.fileno(), [buffer[done : done + AT_ONCE]], tensor.offset + done)
+                got = os.preadv(file.fileno(), [buffer[done : done + AT_ONCE]], offset + done)
                 if not got:
-                    raise CheckpointError(f'{tensor.file}: became shorter while it was read')
+                    raise CheckpointError(f'{path}: became shorter while it was read')
                 done += got
     except OSError as error:
-        raise CheckpointError(f'{tensor.file}: cannot be read: {error.strerror}') from None
-    dtype = READABLE[tensor.dtype]
-    flat = np.frombuffer(buffer, dtype)
-    strides = [stride * dtype.itemsize for stride in tensor.strides]
-    return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+        raise CheckpointError(f'{path}: cannot be read: {error.strerror}') from None

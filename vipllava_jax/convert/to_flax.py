@@ -1,13 +1,12 @@
 """Converts PyTorch checkpoints to Flax params, leaf by leaf: on a device, or in a folder."""
 
-import functools
 import mmap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,8 @@ from vipllava_jax.convert import adapters
 from vipllava_jax.convert.adapted import with_options
 from vipllava_jax.convert.foreign_quantization import refuse_by_config, refuse_by_names
 from vipllava_jax.convert.matching import ConversionPlan, match_tensors
-from vipllava_jax.convert.table import Leaf, Sizes, rearrange_axes
-from vipllava_jax.convert.tensors import READABLE, Tensor, read_tensor
+from vipllava_jax.convert.shards import LocalParts, compile_program, local_parts
+from vipllava_jax.convert.tensors import READABLE
 from vipllava_jax.convert.torch_files import open_checkpoint
 from vipllava_jax.files import read_json
 from vipllava_jax.folders import check_apart
@@ -34,7 +33,6 @@ from vipllava_jax.weight_options import WeightOptions
 
 THREADS = 6
 AT_ONCE = 1 << 28  # bytes of buffers, if the leaves are in the same memory (on a CPU)
-ProgramKey = tuple[str, str, Sizes]  # the dtype in the file, the layout and its sizes: one program for each
 
 
 class Report(NamedTuple):
@@ -70,14 +68,16 @@ def stream(
     plan: ConversionPlan,
     dtype: DTypeLike | None = None,
     *,
-    sharding: Sharding | None = None,
+    sharding: Sharding | Mapping[str, Sharding] | None = None,
     progress: Progress | None = None,
     at_once: int = 3 << 29,
 ) -> Iterator[tuple[str, Array]]:
     """Every leaf as (path, array), in the target dtype and layout, in the order of the files.
 
-    A tensor is copied to the device as it is in the file, through one of a few buffers of `at_once` bytes in
-    total; the device transposes and casts it. Several threads copy, because that takes the most time.
+    `sharding` is that of all leaves, or of each by its path; the default is the first local device. Only the
+    bytes that local devices need are read. They are copied to the devices as they are in the file, through
+    one of a few buffers of `at_once` bytes in total; the devices transpose and cast them. Several threads
+    copy, because that takes the most time.
     """
     sharding = sharding or default_sharding()
     total, done = sum(tensor.nbytes for _, tensor in plan.pairs), 0
@@ -86,41 +86,27 @@ def stream(
     buffers: SimpleQueue[memoryview] = SimpleQueue()
     for _ in range(threads):  # page-aligned, so that a CPU device uses them without a copy
         buffers.put(memoryview(mmap.mmap(-1, largest, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
+    wanted = [
+        local_parts(leaf, tensor, sharding if isinstance(sharding, Sharding) else sharding[leaf.path])
+        for leaf, tensor in plan.pairs
+    ]
 
-    def load(pair: tuple[Leaf, Tensor]) -> Array:
-        tensor = pair[1]
+    def load(parts: LocalParts) -> Array:
         buffer = buffers.get()
         try:
-            uploaded = jax.device_put(read_tensor(tensor, buffer), sharding)
-            # the buffer is in use until then: for the transfer, or on a CPU as `uploaded` itself
-            return programs[_program_key(*pair)].result()(uploaded).block_until_ready()
+            return parts.read(buffer, programs[parts.key])
         finally:
             buffers.put(buffer)
 
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(THREADS) as compilers:
-        keys = dict.fromkeys(_program_key(*pair) for pair in plan.pairs)  # in the order of their first use
-        programs = {key: compilers.submit(_program, *key, dtype, sharding) for key in keys}
-        arrays = map_ahead(pool, load, plan.pairs, threads)
+        keys = dict.fromkeys(parts.key for parts in wanted)  # in the order of their first use
+        programs = {key: compilers.submit(compile_program, key, dtype) for key in keys}
+        arrays = map_ahead(pool, load, wanted, threads)
         for (leaf, tensor), array in zip(plan.pairs, arrays, strict=True):
             done += tensor.nbytes
             if progress:
                 progress(done, total, leaf.name)
             yield leaf.path, array
-
-
-def _program_key(leaf: Leaf, tensor: Tensor) -> ProgramKey:
-    return tensor.dtype, leaf.layout, leaf.sizes
-
-
-def _program(stored: str, layout: str, sizes: Sizes, dtype: DTypeLike | None, sharding: Sharding) -> Any:
-    """The compiled `rearrange` for tensors of one dtype and layout."""
-    shape = Leaf('', '', layout, sizes).shapes[0]
-    x = jax.ShapeDtypeStruct(shape, READABLE[stored], sharding=sharding)
-    devices: set[Any] = sharding.device_set
-    on_gpu = any(device.platform == 'gpu' for device in devices)
-    # autotuning takes longer than it could save
-    options: Any = {'xla_gpu_autotune_level': '0'} if on_gpu else None
-    return rearrange.lower(x, layout, sizes, jnp.dtype(dtype or stored)).compile(options)
 
 
 def convert(
@@ -164,10 +150,3 @@ def not_finite(names: Iterable[str], dtype: DTypeLike | None) -> tuple[str, ...]
     """A warning for each written weight that holds NaN or infinity."""
     reason = '; numbers above 65504 are infinite in float16' if dtype == jnp.float16 else ''
     return (*(f'{name} holds NaN or infinity{reason}' for name in names),)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def rearrange(x: Array, layout: str, sizes: Sizes, dtype: DTypeLike) -> Array:
-    """`rearrange_axes` on the device, and a cast; the result never shares memory with x."""
-    # without the copy, jax could return x if nothing changes, and the result would share the buffer's memory
-    return jnp.copy(rearrange_axes(x, layout, dict(sizes)).astype(dtype))

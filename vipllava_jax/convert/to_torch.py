@@ -21,8 +21,9 @@ from vipllava_jax.convert import adapters
 from vipllava_jax.convert.adapted import with_options
 from vipllava_jax.convert.adapters import Adapter
 from vipllava_jax.convert.safetensors_files import TYPES
+from vipllava_jax.convert.shards import rearrange
 from vipllava_jax.convert.table import Leaf, leaves, reverse_layout
-from vipllava_jax.convert.to_flax import Report, not_finite, rearrange
+from vipllava_jax.convert.to_flax import Report, not_finite
 from vipllava_jax.convert.torch_files import INDEXED, is_torch_folder
 from vipllava_jax.files import naming, write_json
 from vipllava_jax.folders import check_apart, check_no_other_files, new_folder

@@ -15,8 +15,9 @@ from vipllava_jax.checkpoint import Checkpoint
 from vipllava_jax.config import Config
 from vipllava_jax.convert.faults import some_names
 from vipllava_jax.convert.matching import ConversionPlan
+from vipllava_jax.convert.shards import rearrange
 from vipllava_jax.convert.tensors import read_tensor
-from vipllava_jax.convert.to_flax import plan_conversion, rearrange, stream
+from vipllava_jax.convert.to_flax import plan_conversion, stream
 from vipllava_jax.integrity import is_finite
 from vipllava_jax.messages import CheckpointError
 from vipllava_jax.model.params import weight_axes

@@ -133,32 +133,44 @@ class Int4(Quantized):
         return w.reshape(*self.values.shape[:-1], -1).astype(dtype)
 
 
-def quantize(w: Array, contracted: int, dtype: str = 'int8') -> Quantized:
+def quantize(w: Array, contracted: int, dtype: str = 'int8', group: int | None = None) -> Quantized:
     """Quantizes a weight, whose first `contracted` axes are contracted, to int8 or int4.
 
     In int8, the largest magnitude of a channel becomes 127 or -127. In int4, as in ggml's Q4_0, the value of
     largest magnitude in a group becomes -8, whatever its sign. A weight whose last contracted axis is not a
-    multiple of eight becomes int8 even if `dtype` is 'int4'.
+    multiple of eight becomes int8 even if `dtype` is 'int4'. With a smaller `group`, an int4 weight is the
+    same, but each scale is repeated for parts of `group` values, which may be on different devices.
     """
     last = tuple(range(-contracted, 0))
     w = jnp.moveaxis(w.astype(jnp.float32), range(contracted), last)
     if dtype == 'int4' and w.shape[-1] % 8 == 0:
-        return _quantize_int4(w, w.ndim - contracted)
+        return _quantize_int4(w, w.ndim - contracted, group)
     scale = jnp.max(jnp.abs(w), axis=last, keepdims=True) / 127
     values = jnp.round(w / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
     return Int8(values, jnp.squeeze(scale, last))
 
 
-def _quantize_int4(w: Array, output_axes: int) -> Int4:
-    """Quantizes a weight whose output axes come first."""
+def _quantize_int4(w: Array, output_axes: int, part: int | None) -> Int4:
+    """Quantizes a weight whose output axes come first; `part` values repeat the scale of their group."""
+    outputs = w.shape[:output_axes]
     group = math.gcd(GROUP, math.prod(w.shape[output_axes:]))
-    groups = w.reshape(*w.shape[:output_axes], -1, group)
-    index = jnp.argmax(jnp.abs(groups), axis=-1, keepdims=True)
-    scale = (jnp.take_along_axis(groups, index, axis=-1) / -8).astype(jnp.bfloat16)
+    part = part or group
+    parts = w.reshape(*outputs, -1, part)
+    largest = _largest(parts)
+    if part < group:
+        count = group // part  # of parts with the same scale
+        largest = jnp.repeat(_largest(largest.reshape(*outputs, -1, count)), count, axis=-2)
+    scale = (largest / -8).astype(jnp.bfloat16)
     divisor = jnp.where(scale != 0, scale, 1).astype(jnp.float32)
-    values = jnp.clip(jnp.round(groups / divisor), -8, 7).astype(jnp.int32)
+    values = jnp.clip(jnp.round(parts / divisor), -8, 7).astype(jnp.int32)
     nibbles = (values.reshape(*w.shape[:-1], -1, 8) & 15) << 4 * jnp.arange(8)
     return Int4(jnp.sum(nibbles, axis=-1, dtype=jnp.int32), scale[..., 0])
+
+
+def _largest(groups: Array) -> Array:
+    """The value of largest magnitude along the last axis, the first of equal ones; keeps the axis."""
+    index = jnp.argmax(jnp.abs(groups), axis=-1, keepdims=True)
+    return jnp.take_along_axis(groups, index, axis=-1)
 
 
 def from_values_and_scale(values: Any, scale: Any) -> Quantized:

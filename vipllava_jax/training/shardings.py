@@ -33,7 +33,7 @@ def state_shardings(state: 'TrainState', mesh: Mesh) -> 'TrainState':
         return at if x.shape == shape else whole
 
     moments = jax.tree_util.tree_map_with_path(moment, state.optimizer)
-    return state.replace(  # type: ignore[attr-defined, no-any-return]
+    return state.replace(  # type: ignore[attr-defined]
         step=whole, params=nested((path, at) for path, (_, at) in weights.items()), optimizer=moments
     )
 
@@ -63,33 +63,35 @@ def process_rows(count: int, mesh: Mesh | None) -> np.ndarray:
         return np.arange(count)
     at = sharding('B', (count,), mesh)
     parts = at.addressable_devices_indices_map((count,)).values()
-    return np.unique(np.concatenate([np.arange(count)[index] for index in parts]))  # type: ignore[index]
+    return np.unique(np.concatenate([np.arange(count)[index] for index in parts]))
 
 
-def put_batch(batches: Examples, mesh: Mesh | None) -> Examples:
-    """The stacked micro-batches of a step, their rows divided over the mesh.
+def put_batch(batch: Examples, mesh: Mesh | None) -> Examples:
+    """A batch BT, or the stacked micro-batches ABT of a step, with its rows divided over the mesh.
 
     The images are those of the rows of `process_rows` alone; the other arrays have all rows.
     """
     if mesh is None:
-        return batches
-    count = batches.tokens.shape[1]
+        return batch
+    A = 'A' * (batch.tokens.ndim - 2)
+    count = batch.tokens.shape[len(A)]
     every, loaded = np.arange(count), process_rows(count, mesh)
 
     def put(letters: str, x: Any, rows: np.ndarray) -> jax.Array:
-        """The array of the mesh of which x has the given rows, in axis 1."""
-        shape = (len(x), count, *x.shape[2:])
+        """The array of the mesh of which x has the given rows."""
+        axis = letters.index('B')
+        shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
 
         def part(index: Any) -> np.ndarray:
-            start, stop, _ = index[1].indices(count)
+            start, stop, _ = index[axis].indices(count)
             first = int(np.searchsorted(rows, start))
-            return x[index[0], first : first + stop - start]
+            return x[(*index[:axis], slice(first, first + stop - start))]
 
         return jax.make_array_from_callback(shape, sharding(letters, shape, mesh), part)
 
     return Examples(
-        put('ABT', batches.tokens, every),
-        put('ABT', batches.targets, every),
-        put('ABIhwc', batches.images, loaded),
-        put('AB', batches.image_counts, every),
+        put(f'{A}BT', batch.tokens, every),
+        put(f'{A}BT', batch.targets, every),
+        put(f'{A}BIhwc', batch.images, loaded),
+        put(f'{A}B', batch.image_counts, every),
     )

@@ -1,0 +1,75 @@
+"""The sharding of every weight on a mesh: plain, quantized or with LoRA."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, Sharding
+
+from vipllava_jax.model.params import weight_axes
+from vipllava_jax.model.quantized import Int4, Quantized
+from vipllava_jax.model.weights import LoRA, WeightAxes
+from vipllava_jax.sharding import default_sharding, sharding
+
+
+def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
+    """The sharding of a weight or its shape by the letters of its path; a tree of them if it has parts.
+
+    Without a mesh, all weights are on the first local device.
+    """
+    return sharding_by_axes(weight_axes(path), leaf, mesh)
+
+
+def leaf_shardings(leaves: Mapping[str, Any], mesh: Mesh | None) -> Any:
+    """The sharding of each leaf by its path; without a mesh a single one."""
+    if mesh is None:
+        return default_sharding()
+    return {path: leaf_sharding(path, leaf, mesh) for path, leaf in leaves.items()}
+
+
+def sharding_by_axes(axes: WeightAxes, leaf: Any, mesh: Mesh | None) -> Any:
+    """`leaf_sharding` for a weight with these axes."""
+
+    def place(letters: str, x: Any) -> Any:
+        return sharding(letters, x.shape, mesh)
+
+    if isinstance(leaf, LoRA):
+        base = sharding_by_axes(axes, leaf.base, mesh)
+        a, b = place(axes.contracted + 'R', leaf.a), place('R' + axes.output, leaf.b)
+        return dataclasses.replace(leaf, base=base, a=a, b=b)
+    if isinstance(leaf, Quantized):
+        values = place(axes.output + axes.contracted, leaf.values)
+        # the groups of int4 flatten the contracted axes, of which a mesh divides the outermost
+        groups = axes.contracted[: leaf.scale.ndim - leaf.output_axes]
+        return dataclasses.replace(leaf, values=values, scale=place(axes.output + groups, leaf.scale))
+    return place(axes.divisible, leaf)
+
+
+def divisible_group(axes: WeightAxes, leaf: Int4, mesh: Mesh) -> int:
+    """The size of the largest groups of an int4 weight of which none lies on two devices."""
+    values = sharding_by_axes(axes, leaf, mesh).values.shard_shape(leaf.values.shape)
+    return math.gcd(leaf.group, 8 * math.prod(values[leaf.output_axes :]))
+
+
+def with_divisible_groups(path: str, leaf: Any, mesh: Mesh) -> Any:
+    """A leaf or its shape, with int4 groups so small that none lies on two devices."""
+    if isinstance(leaf, LoRA):
+        return dataclasses.replace(leaf, base=with_divisible_groups(path, leaf.base, mesh))
+    if not isinstance(leaf, Int4):
+        return leaf
+    group = divisible_group(weight_axes(path), leaf, mesh)
+    if group == leaf.group:
+        return leaf
+    smaller = functools.partial(Int4.with_group, group=group)
+    return jax.eval_shape(smaller, leaf) if isinstance(leaf.scale, jax.ShapeDtypeStruct) else smaller(leaf)
+
+
+def put(x: np.ndarray, at: Sharding) -> jax.Array:
+    """An array that every process has -> the same with a sharding, without communication."""
+    if at.is_fully_addressable:
+        return jax.device_put(x, at)
+    return jax.make_array_from_callback(x.shape, at, lambda index: x[index])
