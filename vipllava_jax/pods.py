@@ -11,13 +11,15 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vipllava_jax.clusters import Place, explain_absence, find_place
+from vipllava_jax.clusters import Place, check_port, explain_absence, find_place
 from vipllava_jax.messages import one_line, printable
 
 ABORT_LATER = 60  # seconds after our own time-out at which jax would abort the process
+STAY = 5.0  # seconds for which process 0 remains after its time-out, so that the others still find it
 MESSAGE_BYTES = 2048  # of what a process tells the others
 
 
@@ -47,11 +49,14 @@ def join(
     place = find_place(mode, given, os.environ, timeout)
     if place is None or has_joined():
         return place
+    if place.index == 0 and 'JAX_COORDINATOR_BIND_ADDRESS' not in os.environ:
+        check_port(place)
     import jax
 
     # Python handles SIGTERM; jax's service would swallow it
     jax.config.update('jax_enable_preemption_service', False)
-    with _within(timeout, lambda: explain_absence(place, timeout, os.environ)):
+    late = 0.0 if place.index == 0 else STAY / 2
+    with _within(timeout + late, lambda: explain_absence(place, timeout, os.environ), STAY - 2 * late):
         try:
             jax.distributed.initialize(
                 place.coordinator,
@@ -64,21 +69,19 @@ def join(
                 shutdown_timeout_seconds=heartbeat,
             )
         except RuntimeError as error:
-            raise ValueError(_failed(place, error)) from None
+            text = f'{place.name} cannot join at {place.coordinator}: {one_line(error)}'
+            raise ValueError(text) from None
     with _within(timeout, lambda: f'{place.name}: not all devices were found within {timeout} s'):
         jax.devices()  # all processes take part
     return place
 
 
-def _failed(place: Place, error: RuntimeError) -> str:
-    port = place.coordinator.rpartition(':')[2]
-    advice = f': another program may use port {port} of this host' if place.index == 0 else ''
-    return f'{place.name} cannot join at {place.coordinator} ({one_line(error)}){advice}'
-
-
 @contextlib.contextmanager
-def _within(seconds: float, explain: Callable[[], str]) -> Iterator[None]:
-    """Ends the process with a message if the block takes too long, as jax's own time-outs abort it."""
+def _within(seconds: float, explain: Callable[[], str], stay: float = 0.0) -> Iterator[None]:
+    """Ends the process with a message if the block takes too long, as jax's own time-outs abort it.
+
+    It remains for another `stay` seconds.
+    """
     done = threading.Event()
 
     def watch() -> None:
@@ -86,6 +89,7 @@ def _within(seconds: float, explain: Callable[[], str]) -> Iterator[None]:
             message = printable(f'vipllava: {explain()}', 800)
             if not done.is_set():
                 os.write(2, f'{message}\n'.encode())
+                time.sleep(stay)
                 os._exit(2)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -131,7 +135,8 @@ def banner(place: Place) -> str:
     """'process 2 of 4, 4 local of 16 devices'; process 0 also says where and how they met."""
     import jax
 
-    text = f'{place.name}, {jax.local_device_count()} local of {jax.device_count()} devices'
+    name = f'process {jax.process_index()} of {jax.process_count()}'
+    text = f'{name}, {jax.local_device_count()} local of {jax.device_count()} devices'
     if place.index:
         return text
     return f'{text} ({jax.devices()[0].platform}), joined at {place.coordinator}, found by {place.found_by}'
