@@ -154,8 +154,8 @@ def check_port(place: Place) -> None:
             pass
     except OSError as error:
         raise ValueError(
-            f'{place.name} cannot listen on port {port} of this host ({os.strerror(error.errno or 0)}): another program may '
-            'use it; choose another port for the coordinator'
+            f'{place.name} cannot listen on port {port} of this host ({os.strerror(error.errno or 0)}): '
+            'another program may use it; choose another port for the coordinator'
         ) from None
 
 
