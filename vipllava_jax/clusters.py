@@ -19,6 +19,7 @@ VARIABLES = {
 FLAGS = {'coordinator': '--coordinator', 'count': '--process-count', 'index': '--process-index'}
 MAX_PROCESSES = 1 << 20
 ADDRESS = re.compile(r'(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})')
+GIVEN = 'flags and variables'
 ANSWER_SECONDS = 5.0  # that a host has to answer
 
 
@@ -29,7 +30,7 @@ class Place:
     coordinator: str  # 'HOST:PORT' of process 0
     count: int
     index: int
-    found_by: str  # 'flags and variables', or the name of the cluster
+    found_by: str  # GIVEN, or the name of the cluster
     local_devices: list[int] | None = None  # None: all devices of the host
 
     @property
@@ -51,7 +52,7 @@ def find_place(
     values = {name: _value(name, given.get(name), environment) for name in VARIABLES}
     known = {name: value for name, value in values.items() if value is not None}
     if len(known) == len(VARIABLES):
-        place = Place(**known, found_by='flags and variables')
+        place = Place(**known, found_by=GIVEN)
     else:
         found = _from_cluster(known, timeout, mode)
         if found is None:
@@ -175,6 +176,8 @@ def explain_absence(place: Place, timeout: int, environment: Mapping[str, str]) 
     stale = sorted(name for name in environment if name.startswith('MEGASCALE_'))
     if stale:
         advice += f'; unset {listed(stale, 2)} if left from another job'
+    if place.found_by != GIVEN:
+        advice += '; --distributed off runs this process alone'
     where = f'at {place.coordinator} ({place.found_by})'
     return f'{place.name} waited {timeout} s for the others {where}: {found}; {advice}'
 

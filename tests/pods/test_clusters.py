@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.processes import ROOT, free_port, run_processes
+from tests.processes import ROOT, free_port, run_processes, running_processes
 from vipllava_jax.clusters import find_place
 
 GIVEN = {'coordinator': '10.0.0.1:8476', 'count': 4, 'index': 2}
@@ -215,7 +217,11 @@ def test_an_indexed_job_of_kubernetes_does_not_join_by_itself():
     assert (ran.code, ran.out, ran.err) == (0, '0 1 None\n', '')
 
 
-WAITS = "from vipllava_jax import pods; pods.join('on', timeout=3)"
+WAITS = """
+from vipllava_jax import cli, pods
+import click
+cli.main(click.command()(lambda: pods.join('on', timeout=3)))
+"""
 
 
 @pytest.mark.parametrize(
@@ -259,6 +265,15 @@ def test_the_hosts_that_came_are_named():
     assert '1 of them are connected, from 127.0.0.1: look for those that did not start' in first.err
     assert 'process 1 of 3 waited 3 s' in second.err
     assert 'process 0 answers: another one did not start' in second.err
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_process_that_waits_for_the_others(number):
+    with running_processes(WAITS.replace('=3', '=60'), 1, env={'JAX_NUM_PROCESSES': '2'}) as (waiting,):
+        time.sleep(2)
+        waiting.process.send_signal(number)
+        ran = waiting.finish(5)
+    assert (ran.code, ran.err) == (-number, '')
 
 
 def test_a_port_in_use_is_an_error(data):
