@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from vipllava_jax.mesh_text import AXES
 from vipllava_jax.messages import brief
 
-AXES = ('data', 'fsdp', 'tensor')
 RULES = {  # letter -> the mesh axes that divide it, the outermost first; other letters stay whole
     'B': ('data', 'fsdp'),
     'D': ('fsdp',),

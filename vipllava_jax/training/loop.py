@@ -18,6 +18,7 @@ from vipllava_jax.training.held_out import HeldOutEvaluator
 from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import TrainingPlan, step_function
 from vipllava_jax.training.recorder import PendingStep, StepRecorder
+from vipllava_jax.training.shardings import put_batch
 from vipllava_jax.training.step import TrainState
 
 
@@ -45,7 +46,7 @@ class TrainingLoop:
     ):
         self._plan, self._state, self._frozen = plan, state, frozen
         self._checkpoints, self._recorder, self._evaluator = checkpoints, recorder, evaluator
-        self._step_function = step_function(plan)
+        self._step_function = step_function(plan, state)
         self._key = jax.random.key(plan.settings.seed)
         self._pending: PendingStep | None = None
 
@@ -78,7 +79,8 @@ class TrainingLoop:
 
     def _take_step(self, step: int, batch: TrainingBatch) -> None:
         """Sends a step to the device, and records the one before."""
-        micro_batches = split_batch(batch.examples, self._plan.settings.accumulate)
+        plan = self._plan
+        micro_batches = put_batch(split_batch(batch.examples, plan.settings.accumulate), plan.mesh)
         self._state, metrics = self._step_function(self._state, self._frozen, micro_batches, self._key)
         started = self._recorder.start(step, batch, metrics)
         if self._pending:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from vipllava_jax import loading
 from vipllava_jax.arrays import nested
@@ -18,15 +19,19 @@ from vipllava_jax.data.conversations import LengthLimit, check_trainable
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import Source
+from vipllava_jax.mesh_text import parse_mesh
 from vipllava_jax.messages import printable
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.sharding import make_mesh
 from vipllava_jax.training import finite, lora, output_folder
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import in_trained_part, split
 from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recipes import LORA
 from vipllava_jax.training.settings import MAX_STEPS, TrainingSettings
+from vipllava_jax.training.settings_file import check_divisible
+from vipllava_jax.training.shardings import put_leaves, state_shardings
 from vipllava_jax.training.step import StepFunction, TrainState, init_state, make_step
 from vipllava_jax.weight_options import WeightOptions
 
@@ -40,6 +45,7 @@ class TrainingPlan:
     batches: Batches
     held_out: Batches | None
     optimizer: Optimizer
+    mesh: Mesh | None  # None: one device
 
     @property
     def cfg(self) -> Config:
@@ -53,6 +59,7 @@ class TrainingPlan:
 def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> TrainingPlan:
     """Locates the model and checks the rows of a run; ValueError if something is wrong."""
     check_trainable(settings.template)
+    mesh = training_mesh(settings)
     folder = loading.locate(str(settings.model))
     output_folder.check_overwrites_no_input(settings, folder)
     processor = Processor.load(folder)
@@ -71,10 +78,24 @@ def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> Train
         dtype=settings.dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'),
         workers=min(8, (os.cpu_count() or 2) // 2) if settings.workers is None else settings.workers,
     )
-    batches = _read_batches(settings, processor, progress)
+    batches = _read_batches(settings, processor, mesh, progress)
     settings = dataclasses.replace(settings, steps=_count_steps(settings, batches))
-    held_out = _read_batches(settings, processor, progress, held_out=True) if settings.eval_data else None
-    return TrainingPlan(settings, initial_weights, batches, held_out, Optimizer(settings))
+    held_out = (
+        _read_batches(settings, processor, mesh, progress, held_out=True) if settings.eval_data else None
+    )
+    return TrainingPlan(settings, initial_weights, batches, held_out, Optimizer(settings), mesh)
+
+
+def training_mesh(settings: TrainingSettings) -> Mesh | None:
+    """The mesh of a run, None for a single device; ValueError if it does not fit the devices or the batch."""
+    text = settings.mesh or ('auto' if jax.process_count() > 1 else None)
+    if text is None:
+        return None
+    given = parse_mesh(text)
+    axes = {'fsdp': jax.device_count()} if given == 'auto' else given
+    check_divisible(settings, axes)
+    mesh = make_mesh(axes)
+    return mesh if mesh.size > 1 else None
 
 
 def _count_steps(settings: TrainingSettings, batches: Batches) -> int:
@@ -91,7 +112,11 @@ def _count_steps(settings: TrainingSettings, batches: Batches) -> int:
 
 
 def _read_batches(
-    settings: TrainingSettings, processor: Processor, progress: ProgressListener, held_out: bool = False
+    settings: TrainingSettings,
+    processor: Processor,
+    mesh: Mesh | None,
+    progress: ProgressListener,
+    held_out: bool = False,
 ) -> Batches:
     """The batches of the rows for training, or of the held-out rows."""
     files = (str(settings.eval_data),) if held_out else settings.data
@@ -139,7 +164,8 @@ def initial_state(
             return leaf
         return leaf.astype(settings.param_dtype if in_trained_part(path, settings.trains) else settings.dtype)
 
-    params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
+    leaves = plan.initial_weights.leaves(progress)
+    params = put_leaves(nested((path, cast(path, leaf)) for path, leaf in leaves), plan.mesh)
     finite.check_loaded(plan.initial_weights.folder, params)
     if LORA in settings.trains:
         params = lora.add(
@@ -152,13 +178,15 @@ def initial_state(
             dropout=settings.lora_dropout,
         )
     trainable, frozen = split(params, settings.trains)
-    state = init_state(trainable, plan.optimizer, jnp.dtype(settings.param_dtype))
-    # with the sharding of a step's result, or the second step would be compiled again
-    return jax.device_put(state, jax.tree.leaves(params)[0].sharding), frozen
+    state = init_state(trainable, plan.optimizer, jnp.dtype(settings.param_dtype), plan.mesh)
+    if plan.mesh is None:
+        # with the sharding of a step's result, or the second step would be compiled again
+        state = jax.device_put(state, jax.tree.leaves(params)[0].sharding)
+    return state, frozen
 
 
-def step_function(plan: TrainingPlan) -> StepFunction:
-    """The compiled step of a run."""
+def step_function(plan: TrainingPlan, state: TrainState) -> StepFunction:
+    """The compiled step of a run with a state like this one."""
     settings = plan.settings
     has_dropout = LORA in settings.trains and settings.lora_dropout
     return make_step(
@@ -168,4 +196,5 @@ def step_function(plan: TrainingPlan) -> StepFunction:
         dtype=jnp.dtype(settings.dtype),
         apply_dropout=lora.with_dropout if has_dropout else None,
         normalize=plan.batches.processor.image_settings.normalize,
+        shardings=state_shardings(state, plan.mesh) if plan.mesh else None,
     )

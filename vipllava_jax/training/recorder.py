@@ -45,7 +45,7 @@ class StepRecorder:
         trainable: Params,
         peak: float | None,
     ):
-        """`peak` is the most operations per second of the device, if known."""
+        """`peak` is the most operations per second of all devices together, if known."""
         self.best = best
         self._plan, self._checkpoints, self._log, self._progress = plan, checkpoints, log, progress
         self._peak = peak

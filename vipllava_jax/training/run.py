@@ -88,7 +88,8 @@ def _train_and_export(
 ) -> int:
     """Takes the steps after the first `done` and exports the result; returns the step of its weights."""
     settings, dtype = plan.settings, jnp.dtype(plan.settings.dtype)
-    peak = None if jax.default_backend() == 'cpu' else ceilings.matmul(dtype)
+    devices = plan.mesh.size if plan.mesh else 1
+    peak = None if jax.default_backend() == 'cpu' else devices * ceilings.matmul(dtype)
     state, frozen = prepare.initial_state(plan, progress.weights_loaded)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     if done:
@@ -100,7 +101,7 @@ def _train_and_export(
         stack.enter_context(contextlib.closing(recorder))
         evaluator = None
         if plan.held_out:
-            evaluator = HeldOutEvaluator(plan.held_out, plan.cfg, dtype)
+            evaluator = HeldOutEvaluator(plan.held_out, plan.cfg, dtype, plan.mesh)
             stack.enter_context(contextlib.closing(evaluator))
         state = TrainingLoop(plan, state, frozen, checkpoints, recorder, evaluator).run(done)
     checkpoints.wait()
