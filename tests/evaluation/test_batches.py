@@ -27,11 +27,7 @@ def answered(model, batches):
 
 def texts(model, cases, **settings):
     cases = grouped(model, cases, max_new_tokens=6, **settings)
-    return {
-        answer.number: answer.text
-        for answers, _ in answered(model, cases)
-        for answer in answers
-    }
+    return {answer.number: answer.text for answers, _ in answered(model, cases) for answer in answers}
 
 
 @pytest.mark.slow

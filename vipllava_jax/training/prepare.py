@@ -31,7 +31,7 @@ from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recipes import LORA
 from vipllava_jax.training.settings import MAX_STEPS, TrainingSettings
 from vipllava_jax.training.settings_file import check_divisible
-from vipllava_jax.training.shardings import put_leaves, state_shardings
+from vipllava_jax.training.shardings import put_quantized, state_shardings
 from vipllava_jax.training.step import StepFunction, TrainState, init_state, make_step
 from vipllava_jax.weight_options import WeightOptions
 
@@ -63,7 +63,7 @@ def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> Train
     folder = loading.locate(str(settings.model))
     output_folder.check_overwrites_no_input(settings, folder)
     processor = Processor.load(folder)
-    initial_weights = loading.open(folder, WeightOptions(quantize=settings.quantize))
+    initial_weights = loading.open(folder, WeightOptions(quantize=settings.quantize), mesh)
     processor = processor.for_model(initial_weights.cfg)
     stored_quantized = settings.quantize is None and any(
         isinstance(w, Quantized) for _, w in initial_weights.leaf_shapes()
@@ -161,11 +161,10 @@ def initial_state(
 
     def cast(path: str, leaf: Any) -> Any:
         if isinstance(leaf, Quantized):
-            return leaf
+            return leaf if plan.mesh is None else put_quantized(path, leaf, plan.mesh)
         return leaf.astype(settings.param_dtype if in_trained_part(path, settings.trains) else settings.dtype)
 
-    leaves = plan.initial_weights.leaves(progress)
-    params = put_leaves(nested((path, cast(path, leaf)) for path, leaf in leaves), plan.mesh)
+    params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
     finite.check_loaded(plan.initial_weights.folder, params)
     if LORA in settings.trains:
         params = lora.add(
