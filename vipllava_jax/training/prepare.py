@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vipllava_jax import loading
+from vipllava_jax import loading, pods
 from vipllava_jax.arrays import nested
 from vipllava_jax.config import Config
-from vipllava_jax.data.batches import Batches, BatchSettings
+from vipllava_jax.data.batch_settings import BatchSettings
+from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.conversations import LengthLimit, check_trainable
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.inputs.processor import Processor
@@ -31,7 +32,7 @@ from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recipes import LORA
 from vipllava_jax.training.settings import MAX_STEPS, TrainingSettings
 from vipllava_jax.training.settings_file import check_divisible
-from vipllava_jax.training.shardings import put_quantized, state_shardings
+from vipllava_jax.training.shardings import process_rows, put_quantized, state_shardings
 from vipllava_jax.training.step import StepFunction, TrainState, init_state, make_step
 from vipllava_jax.weight_options import WeightOptions
 
@@ -88,7 +89,7 @@ def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> Train
 
 def training_mesh(settings: TrainingSettings) -> Mesh | None:
     """The mesh of a run, None for a single device; ValueError if it does not fit the devices or the batch."""
-    text = settings.mesh or ('auto' if jax.process_count() > 1 else None)
+    text = settings.mesh or ('auto' if pods.process_count() > 1 else None)
     if text is None:
         return None
     given = parse_mesh(text)
@@ -136,7 +137,16 @@ def _read_batches(
         )
     for error in rows.errors:
         progress.note(printable(f'skipped: {error}'))
-    return Batches(rows, processor, batch_settings, progress.note)
+    return Batches(rows, processor, batch_settings, progress.note, _loaded_rows(settings, held_out, mesh))
+
+
+def _loaded_rows(settings: TrainingSettings, held_out: bool, mesh: Mesh | None) -> tuple[int, ...] | None:
+    """The rows of a batch whose images this process loads: those of its devices; None for all."""
+    if pods.process_count() == 1:
+        return None
+    count = settings.batch // settings.accumulate
+    starts = range(0, count if held_out else settings.batch, count)
+    return tuple(int(start + row) for start in starts for row in process_rows(count, mesh))
 
 
 def _batch_settings(settings: TrainingSettings, held_out: bool) -> BatchSettings:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from vipllava_jax.arrays import flat
-from vipllava_jax.data.batches import TrainingBatch
+from vipllava_jax.data.batch_maker import TrainingBatch
 from vipllava_jax.messages import listed
 from vipllava_jax.model.cost import Costs
 from vipllava_jax.model.vipllava import Params
