@@ -1,0 +1,32 @@
+"""Checks that the processes of a job can meet: the coordinator, if one is configured."""
+
+from vipllava_jax.doctor.check import Check, NoAnswer, ask, failed, ok, skipped
+
+NAME = 'coordinator'
+
+
+def check_coordinator(address: str | None, count: int | None, index: int | None, seconds: float) -> Check:
+    """Whether the coordinator of the options, the variables or the cluster can be reached."""
+    given = ('' if value is None else str(value) for value in (address, count, index))
+    try:
+        found = ask(NAME, *given, seconds=seconds)
+    except NoAnswer as error:
+        return failed(NAME, str(error), 'the network or the name server does not answer')
+    if 'error' in found:
+        return failed(NAME, found['error'], 'correct the option or the variable')
+    if found['place'] is None:
+        return skipped(NAME, 'none is configured: this process runs alone')
+    where = f'{found["place"]} ({found["by"]}), coordinator {found["address"]}'
+    if found['answers']:
+        return ok(NAME, f'{where}: answers', **found)
+    if found['index'] == 0:
+        if not found['problem']:
+            return ok(NAME, f'{where}: its port is free for this process', **found)
+        return failed(
+            NAME, f'{where}: {found["problem"]}', 'another program uses the port: choose another one'
+        )
+    advice = (
+        'start process 0 first, or look at the address and at firewalls (jax takes port 8482 on TPUs, clouds '
+        'often open 8476 only: set JAX_COORDINATOR_PORT)'
+    )
+    return failed(NAME, f'{where}: {found["problem"]}', advice)
