@@ -106,7 +106,8 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
         if user_error(error) is not None:
             raise
         name = f'process {pods.process_index()} of {pods.process_count()}'
-XX
+        click.echo(f'vipllava: {name} cannot go on: {one_line(error)}', err=True)
+        os._exit(1)  # jax's handlers at exit would wait for the others
     sys.stdout.flush()
     pods.leave()
 
