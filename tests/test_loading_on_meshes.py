@@ -8,18 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import vipllava_jax as vj
 from tests.conftest import SMALL
 from tests.makers import write_processor_files
 from tests.trees import same
-from vipllava_jax import checkpoint, loading, placement, quantizing
+from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat
 from vipllava_jax.convert.adapter_export import save_adapter
 from vipllava_jax.convert.to_torch import export
 from vipllava_jax.loading import WeightOptions
-from vipllava_jax.model.params import init, weight_axes
-from vipllava_jax.model.quantized import Int4, Quantized, quantize
-from vipllava_jax.model.weights import LoRA
+from vipllava_jax.model.params import init
+from vipllava_jax.model.quantized import Int4, Quantized
 from vipllava_jax.sharding import make_mesh
 from vipllava_jax.training import lora
 from vipllava_jax.weight_sharding import leaf_sharding
