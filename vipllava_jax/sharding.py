@@ -131,13 +131,17 @@ def shard_shape(x: Array, letters: str) -> tuple[int, ...]:
     return x.shape if mesh is None else NamedSharding(mesh, spec(letters, x.shape, mesh)).shard_shape(x.shape)
 
 
-def per_device(f: Callable[..., Array], equation: str) -> Callable[..., Array]:
+def per_device(
+    f: Callable[..., Array], equation: str, *, combine: Callable[[Array, str], Array] | None = None
+) -> Callable[..., Array]:
     """f, applied on each device to the parts of its arguments that the equation's letters divide.
 
     `per_device(attend, 'BTNH,BSKH,BSKH,B->BTNH')` attends to each device's rows and heads. A mesh axis takes
     part only if it divides all dimensions that it shards. If it divides an axis that is not in the result,
-    f returns a device's part of a sum, which is added over the devices. Without a mesh, f itself.
+    f returns a device's part of the result, which `combine` joins over the mesh axis: by default it is a sum.
+    Without a mesh, f itself.
     """
+    join = combine or sum_over_devices
     factors, result = equation.split('->')
     letters = factors.split(',')
 
@@ -151,7 +155,7 @@ def per_device(f: Callable[..., Array], equation: str) -> Callable[..., Array]:
         def part(*parts: Array) -> Array:
             y = f(*parts)
             for axis in dict.fromkeys(summed):
-                y = sum_over_devices(y, axis)
+                y = join(y, axis)
             return y
 
         specs = [PartitionSpec(*(axes.get(a) or None for a in operand)) for operand in (*letters, result)]

@@ -1,5 +1,6 @@
 """On a mesh, logits and answers are those of one device, and programs exchange only what they must."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -61,7 +62,7 @@ def on_mesh(params, axes):
     return nested((path, jax.device_put(w, leaf_sharding(path, w, mesh))) for path, w in flat(params))
 
 
-def check_equals_one_device(axes, name, text, rng):
+def check_equals_one_device(axes, name, text, rng, caplog, **settings):
     cfg = config(text)
     params = weights(name, cfg)
     batch = ragged(cfg, rng, [(9, 2), (4, 0), (15, 1)], T=24)
@@ -69,35 +70,44 @@ def check_equals_one_device(axes, name, text, rng):
     expected = forward(params, batch.tokens, batch.images, cfg=cfg, image_counts=batch.image_counts)
     logits = forward(sharded, batch.tokens, batch.images, cfg=cfg, image_counts=batch.image_counts)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
-    for settings in ({}, {'temperature': 1.0, 'seed': 5}):
-        compiled = [program._cache_size() for program in (decoding.prefill_batch, decoding.decode_chunk)]
-        answers = [
-            vj.generate(p, batch, cfg=cfg, max_new_tokens=20, eos=(), **settings) for p in (params, sharded)
-        ]
-        np.testing.assert_array_equal(*(answer.tokens for answer in answers))
-        programs = (decoding.prefill_batch, decoding.decode_chunk)
-        new = [program._cache_size() - n for program, n in zip(programs, compiled, strict=True)]
-        assert new == [2, 2]  # once for one device and once for the mesh
+    answers = []
+    for p in (params, sharded):
+        with compilations(caplog) as compiled:
+            answers.append(vj.generate(p, batch, cfg=cfg, max_new_tokens=20, eos=(), **settings))
+        assert compiled <= Counter(prefill_batch=1, decode_chunk=1)
+    np.testing.assert_array_equal(*(answer.tokens for answer in answers))
+
+
+@contextlib.contextmanager
+def compilations(caplog):
+    """Counts how often the two programs are compiled."""
+    counts = Counter()
+    with jax.log_compiles(), caplog.at_level('WARNING'):
+        caplog.clear()
+        yield counts
+    counts.update(re.findall(r'Compiling jit\((prefill_batch|decode_chunk)\)', caplog.text))
 
 
 @pytest.mark.parametrize(('axes', 'name', 'text'), PAIRS, ids=str)
-def test_logits_and_answers_equal_those_of_one_device(axes, name, text, rng):
-    check_equals_one_device(axes, name, text, rng)
+def test_logits_and_answers_equal_those_of_one_device(axes, name, text, rng, caplog):
+    settings = {'temperature': 1.0, 'seed': 5} if text in ('grouped', 'odd') else {}
+    check_equals_one_device(axes, name, text, rng, caplog, **settings)
 
 
 @pytest.mark.by_hand
 @pytest.mark.parametrize(('axes', 'name', 'text'), [*itertools.product(MESHES, WEIGHTS, TEXTS)], ids=str)
-def test_all_combinations_equal_one_device(axes, name, text, rng):
-    check_equals_one_device(axes, name, text, rng)
+def test_all_combinations_equal_one_device(axes, name, text, rng, caplog):
+    check_equals_one_device(axes, name, text, rng, caplog)
+    check_equals_one_device(axes, name, text, rng, caplog, temperature=1.0, seed=5)
 
 
 def collectives(text: str) -> Counter:
-    return Counter(re.findall(r' = \S.*? ([a-z\-]+)(?:-start)?\(', text)) & Counter(
-        dict.fromkeys(('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute'), 999)
-    )
+    """The numbers of exchanges between devices in the text of a compiled program."""
+    names = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast'
+    return Counter(re.findall(rf' ({names})(?:-start)?\(', text))
 
 
-@pytest.mark.parametrize('name', ['plain', 'fused', 'int8 fused', 'int4'])
+@pytest.mark.parametrize('name', ['plain', 'fused', 'int8 fused'])
 @pytest.mark.parametrize('axes', [{'tensor': 4}, {'data': 4}, {'data': 2, 'tensor': 4}], ids=str)
 def test_a_step_sums_twice_per_layer_and_once_for_the_token(axes, name, rng):
     cfg = config('divisible')
@@ -109,8 +119,7 @@ def test_a_step_sums_twice_per_layer_and_once_for_the_token(axes, name, rng):
     text = decoding.decode_chunk.lower(params, state, cfg=cfg, steps=8).compile().as_text()
     found = collectives(text)  # of the whole program: its loop, and what is outside
     if 'tensor' in axes:
-        assert found['all-reduce'] == 2 * cfg.text.layers, found
-        assert found.total() == 2 * cfg.text.layers + 1, found
+        assert found == Counter({'all-reduce': 2 * cfg.text.layers, 'all-gather': 1})
     else:
         assert not found
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax import Array
+from jax import Array, lax
 
 from vipllava_jax.generation.settings import GenerationSettings
+from vipllava_jax.sharding import mesh_of, per_device
 
 
 @struct.dataclass
@@ -46,13 +47,32 @@ def sample(logits: Array, sampling: Sampling | None, positions: Array) -> Array:
 
     Decoding is greedy for rows of temperature 0, and for all rows if `sampling` is None.
     """
-    greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    greedy = most_likely(logits)
     if sampling is None:
         return greedy
     keys = jax.vmap(jax.random.fold_in)(sampling.keys, positions)
     filtered = filter_top_k_top_p(logits, sampling)
     sampled = jax.vmap(jax.random.categorical)(keys, filtered).astype(jnp.int32)
     return jnp.where(sampling.temperature > 0, sampled, greedy)
+
+
+def most_likely(logits: Array) -> Array:
+    """Logits BV -> the most likely tokens B; devices that hold a part of V exchange one candidate each."""
+    if mesh_of(logits) is None:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    V = logits.shape[-1]
+
+    def candidate(part: Array) -> Array:
+        token = jnp.argmax(part, axis=-1)
+        return jnp.stack([jnp.take_along_axis(part, token[:, None], axis=-1)[:, 0], jnp.float32(token)], -1)
+
+    def best(candidates: Array, axis: str) -> Array:
+        first = lax.axis_index(axis) * (V // lax.axis_size(axis))
+        everywhere = lax.all_gather(candidates.at[:, 1].add(first), axis)
+        winner = jnp.argmax(everywhere[:, :, 0], axis=0)  # the first, as of equal logits on one device
+        return jnp.take_along_axis(everywhere, winner[None, :, None], axis=0)[0]
+
+    return per_device(candidate, 'BV->B.', combine=best)(logits)[:, 1].astype(jnp.int32)
 
 
 def filter_top_k_top_p(logits: Array, sampling: Sampling) -> Array:
