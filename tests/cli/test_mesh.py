@@ -138,6 +138,13 @@ def test_a_mesh_needs_a_model(vipllava):
     assert (ran.code, ran.err) == (2, 'vipllava: --mesh: give the --model that lies on it\n')
 
 
+def test_options_about_a_mesh_need_one(vipllava):
+    ran = vipllava('info', '--batch', 2, '--devices', 4, '--quantize', 'int8')
+    assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
+    assert '--batch, --devices' in ran.err
+    assert 'only used with --mesh' in ran.err
+
+
 def test_every_whole_weight_has_a_reason():
     q, embed = weight_axes('llama/layers_0/q/w'), weight_axes('llama/embed/w')
     norm = weight_axes('llama/norm/w')

@@ -19,7 +19,10 @@ from vipllava_jax.training.parts import split
 from vipllava_jax.training.settings_file import read_settings
 from vipllava_jax.training.step import init_state
 
-MESHES = [{'data': 2}, {'fsdp': 4}, {'fsdp': 2, 'tensor': 2}]
+MESHES = [
+    *(pytest.param(axes, marks=pytest.mark.slow) for axes in ({'data': 2}, {'fsdp': 4})),
+    {'fsdp': 2, 'tensor': 2},
+]
 
 
 def settings_of(recipe, **given):
