@@ -61,12 +61,13 @@ class Probe:
             start_new_session=True,  # so that its own processes end with it
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):  # it is closed at the end
-            for line in self.process.stdout:
+        with self.process.stdout as lines:
+            for line in lines:
                 self._lines.put(line.decode(errors='replace'))
         self._lines.put(None)
 
@@ -93,6 +94,7 @@ class Probe:
             os.killpg(self.process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=2)
+        self._reader.join(timeout=2)
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

@@ -11,8 +11,10 @@ from vipllava_jax.doctor.software import INSTALL_CUDA
 from vipllava_jax.messages import brief
 
 SLOW = 0.7  # of the median of the devices: a slower one is reported
-# Otherwise jax would take most of a GPU's memory for the test.
-ENVIRONMENT = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'TF_CPP_MIN_LOG_LEVEL': '3'}
+ENVIRONMENT = {
+    'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # or jax would take most of a GPU's memory for the test
+    'JAX_ENABLE_COMPILATION_CACHE': 'false',  # its folder has a check of its own
+}
 BUSY = (
     'another program may hold the devices; on a TPU slice of several hosts, run the command on all hosts at '
     'the same time'
