@@ -175,13 +175,19 @@ def from_first(value: Any) -> Any:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A block that all processes enter; an error in it in one of them ends it with a PodError in all."""
+    """A block that all processes enter; an error in it in one of them ends it with a PodError in all.
+
+    A RuntimeError, which jax raises, is raised at once: the others may be waiting for this process in a
+    program that it has left, and end when it has ended.
+    """
     if process_count() == 1:
         yield
         return
     error = None
     try:
         yield
+    except RuntimeError:
+        raise
     except Exception as caught:
         error = caught
     messages = gather(None if error is None else printable(_message(error)))
