@@ -25,10 +25,11 @@ from vipllava_jax.generation.rows import place_rows
 from vipllava_jax.generation.state import eos_rows
 from vipllava_jax.model.llama import Cache
 from vipllava_jax.model.params import abstract
-from vipllava_jax.placement import leaf_sharding, place_shapes
+from vipllava_jax.placement import place_shapes
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.sharding import make_mesh, sharding
 from vipllava_jax.training import lora
+from vipllava_jax.weight_sharding import leaf_sharding
 
 GIB = 2**30
 MESHES = [{'data': 1}, {'tensor': 2}, {'tensor': 2, 'data': 2}, {'fsdp': 2, 'tensor': 4}, {'tensor': 8}]

@@ -16,8 +16,9 @@ from vipllava_jax.device_memory import bytes_per_device
 from vipllava_jax.model.cost import Work
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.params import abstract
-from vipllava_jax.placement import leaf_sharding, place
+from vipllava_jax.placement import place
 from vipllava_jax.sharding import make_mesh
+from vipllava_jax.weight_sharding import leaf_sharding
 
 
 @pytest.fixture(scope='module')

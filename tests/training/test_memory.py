@@ -9,7 +9,6 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import VIP_LLAVA_7B
 from vipllava_jax.device_memory import abstract_mesh, bytes_per_device
 from vipllava_jax.model.params import abstract
-from vipllava_jax.placement import leaf_sharding
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.sharding import make_mesh
 from vipllava_jax.training import lora
@@ -18,6 +17,7 @@ from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import split
 from vipllava_jax.training.settings_file import read_settings
 from vipllava_jax.training.step import init_state
+from vipllava_jax.weight_sharding import leaf_sharding
 
 MESHES = [
     *(pytest.param(axes, marks=pytest.mark.slow) for axes in ({'data': 2}, {'fsdp': 4})),
