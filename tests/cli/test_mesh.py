@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from vipllava_jax import loading
 from vipllava_jax.cli import mesh_plan
 from vipllava_jax.device_memory import abstract_mesh
 from vipllava_jax.model.params import weight_axes
@@ -37,8 +38,6 @@ def test_an_invalid_mesh_is_an_error_of_one_line(vipllava, command, mesh):
 
 
 def test_a_mesh_with_more_devices_than_there_are_is_refused_before_weights_are_read(vipllava, monkeypatch):
-    from vipllava_jax import loading
-
     monkeypatch.setattr(loading.Source, 'load', None)
     ran = vipllava('ask', '--model', 'demo', '--mesh', 'tensor=64', 'What?')
     assert (ran.code, ran.out) == (2, '')
@@ -63,6 +62,14 @@ def test_answers_on_a_mesh_equal_those_of_one_device(vipllava, photo):
     assert divided.out == alone.out
 
 
+def test_auto_loads_to_the_mesh_that_it_chooses(vipllava, photo):
+    args = ('--mesh', 'auto', '--image', photo, '--max-new-tokens', 1, 'What is it?')
+    ran = vipllava('ask', '--model', 'demo', *args)
+    assert ran.code == 0, ran.err
+    source = loading.open(loading.bundled(), mesh='auto')
+    assert dict(source.mesh.shape) == {'data': 8}
+
+
 def test_info_shows_where_the_weights_lie(vipllava, folder):
     ran = vipllava('info', '--model', folder, '--mesh', 'tensor=2,data=4', '--batch', 6, '--context', 100)
     assert ran.code == 0, ran.err
@@ -79,8 +86,6 @@ def test_info_shows_where_the_weights_lie(vipllava, folder):
 
 def test_info_reads_no_arrays_and_needs_no_devices(vipllava, folder, monkeypatch):
     import jax
-
-    from vipllava_jax import loading
 
     monkeypatch.setattr(loading.Source, 'load', None)
     monkeypatch.setattr(jax, 'devices', None)
