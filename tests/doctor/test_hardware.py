@@ -99,5 +99,5 @@ def test_the_devices_of_this_process_pass_the_self_test(monkeypatch):
     monkeypatch.setattr(self_test, 'SECONDS', 0.01)
     assert self_test.list_devices()['kinds'] == [device.device_kind for device in jax.devices()]
     assert self_test.test_device(1)['right']
-    total = self_test.add_over_devices()
+    total = self_test.add_over_devices(self_test.all_devices())
     assert (total['right'], total['devices']) == (True, len(jax.devices()))

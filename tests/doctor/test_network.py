@@ -4,10 +4,11 @@ import socket
 
 import pytest
 
+from tests.processes import run_processes
 from vipllava_jax.clusters import VARIABLES
 from vipllava_jax.doctor import network
 from vipllava_jax.doctor.check import NoAnswer
-from vipllava_jax.doctor.network import check_coordinator
+from vipllava_jax.doctor.network import check_coordinator, check_joining
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,29 @@ def test_a_coordinator_that_does_not_answer_is_reported(closed):
 def test_process_0_needs_a_free_port(closed):
     found = check_coordinator(closed, 4, 0, 30)
     assert (found.status, 'free for this process' in found.found) == ('ok', True)
+
+
+def test_joining_says_why_the_others_are_missing(closed):
+    (found,) = check_joining(closed, 2, 1, 3)
+    assert found.status == 'FAIL'
+    assert 'nothing listens on the port' in found.found
+    (found,) = check_joining(None, None, None, 3)
+    assert (found.status, '--coordinator' in found.found) == ('FAIL', True)
+
+
+JOINS = """
+from vipllava_jax.doctor.network import check_joining
+for check in check_joining(None, None, None, 60):
+    print(check.status, check.name, check.found)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_join_add_over_all_devices():
+    for index, process in enumerate(run_processes(JOINS)):
+        assert process.code == 0, process.err
+        assert f'ok joining process {index} of 2, 2 local of 4 devices' in process.out
+        assert 'ok sum over hosts 4 devices' in process.out
 
 
 def test_invalid_and_missing_values_are_reported(listening):
