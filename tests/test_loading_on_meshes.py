@@ -124,6 +124,9 @@ def test_params_on_a_mesh_are_saved_as_those_of_one_device(models, tmp_path, kin
     checkpoint.save(tmp_path / 'saved', source.load(progress=False), source.cfg)
     one = loading.open(place / 'torch', options(kind, place)).load(progress=False)
     same(checkpoint.restore(tmp_path / 'saved')[0], one)
+    again = loading.open(tmp_path / 'saved', mesh=on_mesh({'tensor': 8})).load(progress=False)
+    for path, leaf in flat(again):
+        equal(leaf, dict(flat(one))[path], exact=True)
 
 
 def test_int4_with_scales_that_no_folder_has_is_not_saved(models, tmp_path):

@@ -106,8 +106,8 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
         if user_error(error) is not None:
             raise
         name = f'process {pods.process_index()} of {pods.process_count()}'
-        click.echo(f'vipllava: {name} cannot go on: {one_line(error)}', err=True)
-        os._exit(1)  # jax's handlers at exit would wait for the others
+        message = f'{name} has lost the others, of which one may have ended: {one_line(error)}'
+        raise ValueError(message) from None
     sys.stdout.flush()
     pods.leave()
 
