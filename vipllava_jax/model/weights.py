@@ -17,8 +17,8 @@ from vipllava_jax.model.products import product
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.sharding import SMALL, mesh_of, per_device
 
-# XLA on a GPU computes the product of a vector and a matrix of fewer elements as a sum. In float32 it adds the
-# terms as it computes them; in bfloat16 it may store them first.
+# On a GPU, XLA computes the product of a vector and a matrix of fewer elements as a sum. In float32 it adds
+# the terms as it computes them; in bfloat16 it may store them first.
 MAX_SIZE_OF_SUM = 10_000_000
 
 
