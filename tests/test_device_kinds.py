@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from vipllava_jax import device_kinds
 from vipllava_jax.device_kinds import FRACTION, fleet_of, gib, memory_of, memory_of_kind, parse_memory
 
 GIB = 2**30
@@ -94,6 +95,15 @@ def test_cpu_devices_share_the_memory_of_the_host():
     assert fleet_of().count == len(every) == fleet_of().per_host
     assert fleet_of().memory * len(every) <= fleet_of(every[:1]).memory * len(every)
     assert fleet_of(every[:2]).count == 2
+
+
+def test_a_container_may_use_less_than_the_host(tmp_path, monkeypatch):
+    monkeypatch.setattr(device_kinds, 'CONTAINER_LIMIT', tmp_path / 'memory.max')
+    whole = fleet_of().memory
+    (tmp_path / 'memory.max').write_text('max\n')
+    assert fleet_of().memory == whole
+    (tmp_path / 'memory.max').write_text(f'{8 << 20}\n')
+    assert fleet_of().memory == 1 << 20
 
 
 def test_sizes_have_few_digits():

@@ -1,10 +1,12 @@
 """The memory of devices: as they report it, or by the name of their kind."""
 
+import contextlib
 import math
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.messages import brief
@@ -32,6 +34,7 @@ GPUS = {  # names in lower case -> GiB of the GPU, of which jax uses a fraction
     ('v100',): 15.8,
     ('4090', '3090'): 23.5,
 }
+CONTAINER_LIMIT = Path('/sys/fs/cgroup/memory.max')
 FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'
 USED = 0.75  # jax's default of the fraction
 RESERVED = 0.95  # the default of this package's commands that use a mesh, or train
@@ -111,7 +114,11 @@ def _memory_of(device: Any, several_processes: bool) -> int | None:
 
 
 def _memory_of_host() -> int:
-    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    """The bytes of this computer's memory, or of those that its container may use."""
+    size = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    with contextlib.suppress(OSError, ValueError):  # no such file, or 'max'
+        size = min(size, int(CONTAINER_LIMIT.read_text()))
+    return size
 
 
 def parse_memory(text: str) -> DeviceMemory:

@@ -125,7 +125,7 @@ def test_every_run_of_decode_starts_at_the_context(subject):
 
 def test_the_work_of_an_answer_is_the_sum_of_its_parts(subject):
     costs = subject.costs
-    line = plan.text_line({}, costs, 'generate', 2, 128)
+    line = plan.text_line({}, costs, 'generate', 2, 128, plan.Shares())
     assert line.work[:2] == (costs.vision(2), costs.prefill(2, 64))
     steps = [costs.decode(2, 64 + i) for i in range(1, STEPS)]
     assert line.work[2] == pytest.approx(Work(sum(w.bytes for w in steps), sum(w.flop for w in steps)))

@@ -109,7 +109,7 @@ def test_a_mesh_is_measured_with_the_batch_of_all_devices(vipllava, tmp_path):
     args = ('--mesh', 'tensor=2,data=2', '--what', 'vision,first-token,decode', '--json', file)
     ran = vipllava('bench', '--preset', 'tiny', '--batch', 4, '--context', 192, '--repeats', 3, *args)
     assert ran.code == 0, ran.err
-    assert 'data=2,tensor=2 on cpu' in ran.out
+    assert 'data=2,tensor=2 on 4 x cpu' in ran.out
     assert 'With --mesh, batch and output are those of all devices' in ran.out
     data = json.loads(file.read_text())
     assert data['mesh'] == {'data': 2, 'tensor': 2}

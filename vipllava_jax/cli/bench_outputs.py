@@ -1,6 +1,7 @@
 """What `vipllava bench` prints and writes."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,8 @@ def show_results(
         console = Console(width=200)
     device = ', '.join(sorted(set(notes['devices'].values())))
     if notes['mesh']:
-        device = f'{mesh_text(notes["mesh"])} on {device}'
+        count = math.prod(notes['mesh'].values())
+        device = f'{mesh_text(notes["mesh"])} on {count} x {device}'
     dtype = notes['quantized'] or notes['dtype']
     console.print(report.table(results, rates, f'{notes["model"]}, {dtype}, {device}'))
     peer = report.PEER_EXPLANATION if report.others(results) else ''

@@ -6,6 +6,7 @@ from vipllava_jax.doctor.check import Check, NoAnswer, Probe, ask, failed, ok, s
 from vipllava_jax.doctor.hardware import ENVIRONMENT, check_sum
 
 NAME = 'coordinator'
+START_SECONDS = 60  # for Python and jax, and for what explains a failure
 
 
 def check_coordinator(address: str | None, count: int | None, index: int | None, seconds: float) -> Check:
@@ -42,7 +43,7 @@ def check_joining(
     given = ('' if value is None else str(value) for value in (address, count, index))
     with Probe('join', *given, str(int(seconds)), environment=ENVIRONMENT) as probe:
         try:
-            found = probe.answer(2 * seconds)  # the process itself ends sooner, with a better message
+            found = probe.answer(seconds + START_SECONDS)  # the process ends sooner, with a better message
             if 'error' in found:
                 yield failed('joining', found['error'], 'correct the option or the variable')
                 return
