@@ -1,6 +1,7 @@
 """Two processes load a model to one mesh: each reads only its part, and the first saves all of it."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -12,20 +13,21 @@ from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.convert import to_flax
 from vipllava_jax.convert.to_torch import export
+from vipllava_jax.manifest import split_quantized
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.weight_options import WeightOptions
 
 TEXT = {'heads': 8, 'kv_heads': 4, 'head_size': 24, 'mlp': 192}  # groups of int4 would span processes
 SCRIPT = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 import jax
 import numpy as np
 from vipllava_jax import pods
 pods.join('on')
 import vipllava_jax as vj
-from vipllava_jax import checkpoint, loading
+from vipllava_jax import checkpoint, loading, storage
 from vipllava_jax.arrays import flat
 from vipllava_jax.weight_options import WeightOptions
 
@@ -36,11 +38,20 @@ def counted(*args):
     read += done
     return done
 os.preadv = counted
+verified, parts, check, start = [], [], storage.Storage.check, storage.Storage.read
+def checked(self, path, array):
+    verified.append(path)
+    return check(self, path, array)
+def started(self, path, store, rows):
+    parts.extend([path] * (rows is not None))
+    return start(self, path, store, rows)
 mesh = vj.make_mesh({'tensor': 4})
 for folder, fuse, quantize in (('torch', False, None), ('torch', True, 'int8'), ('small', False, None)):
     read, options = 0, WeightOptions(fuse=fuse, quantize=quantize)
     source = loading.open(place / folder, options, mesh)
+    storage.Storage.check, storage.Storage.read = checked, started
     params = source.load(progress=False)
+    storage.Storage.check, storage.Storage.read = check, start
     print(read)
     described = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), params)
     assert described == jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), source.shapes())
@@ -60,6 +71,7 @@ for folder, fuse, quantize in (('torch', False, None), ('torch', True, 'int8'), 
         except ValueError as error:
             print(error)
 print(repr(vj.Model(params, source.cfg, None)))
+print(json.dumps([verified, parts]))
 """
 
 
@@ -93,23 +105,25 @@ def test_each_process_reads_its_part_and_the_first_saves_all(place):
     whole = sum(tensor.nbytes for _, tensor in to_flax.plan_conversion(place / 'torch').pairs)
     expected = bytes_to_read(place / 'torch')
     assert expected < 0.8 * whole
+    exists = 'saved: exists; choose another folder, or replace it with overwrite (--overwrite)'
     for process in finished:
         assert process.code == 0, process.err
         lines = process.out.splitlines()
         assert [int(line) for line in lines if line.isdigit()] == [expected, expected, 0]
-        assert (
-            len(
-                [
-                    line
-                    for line in lines
-                    if line.endswith(
-                        'saved: exists; choose another folder, or replace it with overwrite (--overwrite)'
-                    )
-                ]
-            )
-            == 2
-        )
+        assert len([line for line in lines if line.endswith(exists)]) == 2
         assert '4 x cpu' in process.out
+    check_converted([json.loads(process.out.splitlines()[-1]) for process in finished], place / 'small')
     for folder in ('torch', 'small'):
         one = loading.open(place / folder, WeightOptions(fuse=False)).load(progress=False)
         same(checkpoint.restore(place / f'{folder} saved')[0], one)
+
+
+def check_converted(read: list, folder) -> None:
+    """Arrays of a converted folder of which a process reads a part are verified by the other."""
+    stored = dict(split_quantized(checkpoint.open(folder).leaves.items()))
+    for (verified, parts), (verified_by_other, _) in (read, read[::-1]):
+        assert {*verified} | {*parts} == {*stored}
+        assert not {*verified} & {*parts}
+        assert {*parts} <= {*verified_by_other}
+        assert any(path.endswith('/q/w/values') for path in parts)  # the heads come first
+        assert not any(path.endswith('/down/w/values') for path in parts)  # the inputs come last
