@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 # may also import one another.
 FLOORS = (
     'config version signals messages threads compilation',
-    'atomic files json_fields progress_bar weight_options sharding clusters row_shards',
-    'folders pods',
+    'atomic files json_fields progress_bar weight_options mesh_text device_kinds clusters row_shards',
+    'folders sharding pods',
     'inputs/',
     'model.__init__ model.equations model.input_checks',
     'model.quantized',
@@ -34,9 +34,10 @@ FLOORS = (
     'convert/',
     'answering/',
     'placement hub',
+    'device_memory',
     'loading',
     'ceilings',
-    'training/ benchmark/ evaluation/',
+    'training/ benchmark/ evaluation/ doctor/',
     'cli/',
     '__init__ __main__',
 )

@@ -19,6 +19,7 @@ VARIABLES = {
 FLAGS = {'coordinator': '--coordinator', 'count': '--process-count', 'index': '--process-index'}
 MAX_PROCESSES = 1 << 20
 ADDRESS = re.compile(r'(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})')
+GIVEN = 'flags and variables'
 ANSWER_SECONDS = 5.0  # that a host has to answer
 
 
@@ -29,7 +30,7 @@ class Place:
     coordinator: str  # 'HOST:PORT' of process 0
     count: int
     index: int
-    found_by: str  # 'flags and variables', or the name of the cluster
+    found_by: str  # GIVEN, or the name of the cluster
     local_devices: list[int] | None = None  # None: all devices of the host
 
     @property
@@ -51,7 +52,7 @@ def find_place(
     values = {name: _value(name, given.get(name), environment) for name in VARIABLES}
     known = {name: value for name, value in values.items() if value is not None}
     if len(known) == len(VARIABLES):
-        place = Place(**known, found_by='flags and variables')
+        place = Place(**known, found_by=GIVEN)
     else:
         found = _from_cluster(known, timeout, mode)
         if found is None:
@@ -146,13 +147,28 @@ def _on_tpu() -> bool:
     return cloud_tpu_init.running_in_cloud_tpu_vm
 
 
+def check_port(place: Place) -> None:
+    """Raises ValueError if process 0 cannot listen on the coordinator's port; jax may crash then."""
+    port = int(place.coordinator.rpartition(':')[2])
+    try:
+        with socket.create_server(('', port)):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f'{place.name} cannot listen on port {port} of this host ({os.strerror(error.errno or 0)}): '
+            'another program may use it; choose another port for the coordinator'
+        ) from None
+
+
 def explain_absence(place: Place, timeout: int, environment: Mapping[str, str]) -> str:
     """Why the processes have not met within the time-out: what can be seen from here, and what to check."""
     port = int(place.coordinator.rpartition(':')[2])
     if place.index == 0:
-        hosts = _connected(port)
-        found = f'connected are {listed(hosts, 4)}' if hosts else 'no other host is connected'
-        found += ': look for processes that did not start, or that name another coordinator'
+        addresses = _connected(port)  # also that of process 0 itself
+        found = f'{max(len(addresses) - 1, 0)} of them are connected'
+        if len(addresses) > 1:
+            found += f', from {listed(sorted({*addresses}), 4)}'
+        found += ': look for those that did not start, or that name another coordinator'
     else:
         found = _reach(place.coordinator)
     advice = f'a firewall may close port {port} (jax takes 8482 on TPUs, clouds often open 8476 only: set '
@@ -160,6 +176,8 @@ def explain_absence(place: Place, timeout: int, environment: Mapping[str, str]) 
     stale = sorted(name for name in environment if name.startswith('MEGASCALE_'))
     if stale:
         advice += f'; unset {listed(stale, 2)} if left from another job'
+    if place.found_by != GIVEN:
+        advice += '; --distributed off runs this process alone'
     where = f'at {place.coordinator} ({place.found_by})'
     return f'{place.name} waited {timeout} s for the others {where}: {found}; {advice}'
 
@@ -169,18 +187,18 @@ def _reach(address: str) -> str:
     host, _, port = address.rpartition(':')
     try:
         with socket.create_connection((host.strip('[]'), int(port)), ANSWER_SECONDS):
-            return 'process 0 answers: another one did not start, or has another number of processes'
+            return 'process 0 answers: another one did not start, or counts and indices do not agree'
     except socket.gaierror:
         return f'the name {host} is not known here'
     except ConnectionRefusedError:
-        return f'{host} answers, but nothing listens on the port: process 0 did not start there'
+        return f'{host} answers, but nothing listens on the port: process 0 did not start there, or has ended'
     except OSError as error:
         return f'{host} does not answer ({one_line(error)})'
 
 
 def _connected(port: int) -> list[str]:
-    """The addresses of the hosts with an open connection to a port of this one, where Linux lists them."""
-    found = set()
+    """The addresses at the other ends of the connections to a port of this host, where Linux lists them."""
+    found = []
     for table, family in (('/proc/net/tcp', socket.AF_INET), ('/proc/net/tcp6', socket.AF_INET6)):
         try:
             with open(table) as file:
@@ -192,5 +210,5 @@ def _connected(port: int) -> list[str]:
             if state == '01' and int(local.rpartition(':')[2], 16) == port:
                 words = remote.rpartition(':')[0]
                 packed = b''.join(bytes.fromhex(words[i : i + 8])[::-1] for i in range(0, len(words), 8))
-                found.add(socket.inet_ntop(family, packed).removeprefix('::ffff:'))
-    return sorted(found)
+                found.append(socket.inet_ntop(family, packed).removeprefix('::ffff:'))
+    return found

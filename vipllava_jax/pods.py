@@ -11,13 +11,17 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
-from vipllava_jax.clusters import Place, explain_absence, find_place
+from vipllava_jax.clusters import Place, check_port, explain_absence, find_place
 from vipllava_jax.messages import one_line, printable
 
-ABORT_LATER = 60  # seconds after our own time-out at which jax would abort the process
+NEVER = 1 << 24  # seconds after which jax would abort the process, instead of our own time-out
+STAY = 5.0  # seconds for which process 0 remains after its time-out, so that the others still find it
 MESSAGE_BYTES = 2048  # of what a process tells the others
 
 
@@ -38,61 +42,63 @@ def join(
 
     What is not given is read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from
     Slurm, Open MPI, Kubernetes or Cloud TPU as jax detects them. `auto` joins if there are several processes,
-    `on` requires it, and `off` never joins. If the others do not come within `timeout` seconds, the process
-    ends with exit code 2 and a message. If one gives no sign of life for `heartbeat` seconds, jax ends all.
+    `on` requires it, and `off` never joins. If one process gives no sign of life for `heartbeat` seconds, jax
+    ends the others.
 
-    Raises ValueError for a value that is invalid or missing.
+    Raises ValueError for a value that is invalid or missing, and if the others do not come within `timeout`
+    seconds; the process should end then.
     """
     given = {'coordinator': coordinator, 'count': count, 'index': index}
     place = find_place(mode, given, os.environ, timeout)
     if place is None or has_joined():
         return place
+    if place.index == 0 and 'JAX_COORDINATOR_BIND_ADDRESS' not in os.environ:
+        check_port(place)
     import jax
 
     # Python handles SIGTERM; jax's service would swallow it
     jax.config.update('jax_enable_preemption_service', False)
-    with _within(timeout, lambda: explain_absence(place, timeout, os.environ)):
-        try:
-            jax.distributed.initialize(
-                place.coordinator,
-                place.count,
-                place.index,
-                place.local_devices,
-                cluster_detection_method='deactivate',
-                initialization_timeout=timeout + ABORT_LATER,
-                heartbeat_timeout_seconds=heartbeat,
-                shutdown_timeout_seconds=heartbeat,
-            )
-        except RuntimeError as error:
-            raise ValueError(_failed(place, error)) from None
-    with _within(timeout, lambda: f'{place.name}: not all devices were found within {timeout} s'):
-        jax.devices()  # all processes take part
+    connect = partial(
+        jax.distributed.initialize,
+        place.coordinator,
+        place.count,
+        place.index,
+        place.local_devices,
+        cluster_detection_method='deactivate',
+        initialization_timeout=NEVER,
+        heartbeat_timeout_seconds=heartbeat,
+        shutdown_timeout_seconds=heartbeat,
+    )
+    late = 0.0 if place.index == 0 else STAY / 2
+    try:
+        _within(timeout + late, connect)
+        _within(timeout, jax.devices)  # all processes take part
+    except TimeoutError:
+        message = explain_absence(place, timeout, os.environ)
+        time.sleep(STAY - 2 * late)
+        raise ValueError(message) from None
+    except RuntimeError as error:
+        raise ValueError(f'{place.name} cannot join at {place.coordinator}: {one_line(error)}') from None
     return place
 
 
-def _failed(place: Place, error: RuntimeError) -> str:
-    port = place.coordinator.rpartition(':')[2]
-    advice = f': another program may use port {port} of this host' if place.index == 0 else ''
-    return f'{place.name} cannot join at {place.coordinator} ({one_line(error)}){advice}'
+def _within(seconds: float, work: Callable[[], Any]) -> None:
+    """Calls `work`; TimeoutError if it takes too long, when it goes on in its thread.
 
+    In the main thread it could not be interrupted, and jax aborts the process after its own time-outs.
+    """
+    future: Future[None] = Future()
 
-@contextlib.contextmanager
-def _within(seconds: float, explain: Callable[[], str]) -> Iterator[None]:
-    """Ends the process with a message if the block takes too long, as jax's own time-outs abort it."""
-    done = threading.Event()
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
 
-    def watch() -> None:
-        if not done.wait(seconds):
-            message = printable(f'vipllava: {explain()}', 800)
-            if not done.is_set():
-                os.write(2, f'{message}\n'.encode())
-                os._exit(2)
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
+    threading.Thread(target=run, daemon=True).start()
+    future.result(seconds)
 
 
 def has_joined() -> bool:
@@ -131,7 +137,8 @@ def banner(place: Place) -> str:
     """'process 2 of 4, 4 local of 16 devices'; process 0 also says where and how they met."""
     import jax
 
-    text = f'{place.name}, {jax.local_device_count()} local of {jax.device_count()} devices'
+    name = f'process {jax.process_index()} of {jax.process_count()}'
+    text = f'{name}, {jax.local_device_count()} local of {jax.device_count()} devices'
     if place.index:
         return text
     return f'{text} ({jax.devices()[0].platform}), joined at {place.coordinator}, found by {place.found_by}'
@@ -175,13 +182,19 @@ def from_first(value: Any) -> Any:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A block that all processes enter; an error in it in one of them ends it with a PodError in all."""
+    """A block that all processes enter; an error in it in one of them ends it with a PodError in all.
+
+    A RuntimeError, which jax raises, is raised at once: the others may be waiting for this process in a
+    program that it has left, and end when it has ended.
+    """
     if process_count() == 1:
         yield
         return
     error = None
     try:
         yield
+    except RuntimeError:
+        raise
     except Exception as caught:
         error = caught
     messages = gather(None if error is None else printable(_message(error)))

@@ -52,7 +52,9 @@ class Folders:
     def load(self, format: str) -> Run:
         """Times loading a folder in the page cache; the subject's params stay on the device."""
         folder = getattr(self, format.lower())
-        return timed(lambda: loading.load(folder, **self.options, progress=False).params)
+        return timed(
+            lambda: loading.load(folder, **self.options, mesh=self.subject.mesh, progress=False).params
+        )
 
     def convert(self) -> Run:
         """Times converting a PyTorch folder in the page cache to a new folder in our format on the disk."""

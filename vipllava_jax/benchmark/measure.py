@@ -12,15 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
+from jax.sharding import Mesh, Sharding
 
 from vipllava_jax.benchmark.subject import Subject
 from vipllava_jax.benchmark.timing import Run
 from vipllava_jax.compilation import SETTINGS
 from vipllava_jax.config import Config
 from vipllava_jax.generation.decoding import CHUNK, decode_chunk, generate, prefill_batch
-from vipllava_jax.generation.state import State, eos_rows
-from vipllava_jax.inputs.batch import bucket
+from vipllava_jax.generation.rows import place_rows, to_host
+from vipllava_jax.generation.state import State, eos_rows, map_state, pin_state
+from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.model.vipllava import Params, VipLlava
+from vipllava_jax.sharding import sharding
 from vipllava_jax.signals import temporary_folder
 
 STEPS = 64  # tokens per answer
@@ -33,39 +36,40 @@ class Ours(NamedTuple):
 
     def vision(self, batch: int) -> Run:
         """Times the vision tower and the projector: images on the device -> features."""
-        params, cfg = self.subject
-        images = jnp.asarray(self.subject.prompt(batch, cfg.vision.patches + 2).images)
+        params, cfg, mesh = self.subject
+        images = place_rows(self.subject.prompt(batch, cfg.vision.patches + 2).images, mesh)
+        images = jnp.asarray(images)
         return timed(lambda: _features(params, images, cfg=cfg))
 
     def prefill(self, batch: int, tokens: int) -> Run:
         """Times the prefill of text-only prompts on the device -> cache and first tokens."""
-        params, cfg = self.subject
-        prompt = jax.device_put(self.subject.prompt(batch, tokens, images=0))
-        slots, eos = bucket(tokens + STEPS), eos_rows(cfg.eos, batch)
+        params, cfg, _ = self.subject
+        prompt, eos = self._placed(self.subject.prompt(batch, tokens, images=0))
+        slots = bucket(tokens + STEPS)
         return timed(lambda: prefill_batch(params, prompt, None, eos, cfg=cfg, slots=slots))
 
     def first_token(self, batch: int, tokens: int) -> Run:
         """Times the prefill of prompts with one image each, on the device -> first tokens, on the host."""
-        params, cfg = self.subject
-        prompt = jax.device_put(self.subject.prompt(batch, tokens))
-        slots, eos = bucket(tokens + STEPS), eos_rows(cfg.eos, batch)
+        params, cfg, _ = self.subject
+        prompt, eos = self._placed(self.subject.prompt(batch, tokens))
+        slots = bucket(tokens + STEPS)
         run = partial(prefill_batch, params, prompt, None, eos, cfg=cfg, slots=slots)
-        return timed(lambda: np.asarray(run().tokens))
+        return timed(lambda: to_host(run().tokens))
 
     def generate(self, batch: int, tokens: int) -> Run:
         """Times generation: prompts with one image each on the host -> answers of STEPS tokens."""
-        params, cfg = self.subject
+        params, cfg, _ = self.subject
         prompt = self.subject.prompt(batch, tokens)
         return timed(lambda: generate(params, prompt, cfg=cfg, max_new_tokens=STEPS))
 
     def decode(self, batch: int, context: int) -> Run:
         """Times the same STEPS decoding steps after `context` tokens; returns the seconds per step."""
-        params, cfg = self.subject
+        params, cfg, mesh = self.subject
         state = self._state(batch, context)
 
         def run() -> float:
             nonlocal state
-            positions = jax.device_put(np.full(batch, context, np.int32))
+            positions = jax.device_put(place_rows(np.full(batch, context, np.int32), mesh))
             state = jax.block_until_ready(dataclasses.replace(state, positions=positions))
             begin = time.perf_counter()
             for _ in range(STEPS // CHUNK):
@@ -77,25 +81,38 @@ class Ours(NamedTuple):
 
     def _state(self, batch: int, context: int) -> State:
         """The state of `batch` rows: one prompt with an image, prefilled once and copied to every row."""
-        params, cfg = self.subject
-        prompt = jax.device_put(self.subject.prompt(1, context))
-        slots, eos = bucket(context + STEPS), eos_rows(cfg.eos, 1)
-        one = prefill_batch(params, prompt, None, eos, cfg=cfg, slots=slots)
-        return jax.jit(lambda state: jax.tree.map(lambda x: jnp.repeat(x, batch, axis=0), state))(one)
+        params, cfg, mesh = self.subject
+        prompt, eos = self._placed(self.subject.prompt(1, context))
+        few = prefill_batch(params, prompt, None, eos, cfg=cfg, slots=bucket(context + STEPS))
+
+        def copied(few: State) -> State:
+            return pin_state(jax.tree.map(lambda x: jnp.repeat(x[:1], batch, axis=0), few), mesh)
+
+        return jax.jit(copied)(few)
+
+    def _placed(self, prompt: Batch) -> tuple[Batch, Any]:
+        """A prompt on the device or the mesh, and the ids that end its rows."""
+        _, cfg, mesh = self.subject
+        eos = eos_rows(cfg.eos, len(prompt.tokens))
+        return (jax.device_put(prompt), eos) if mesh is None else place_rows((prompt, eos), mesh)
 
     def release(self) -> None:
         """Does nothing: the buffers of a line are freed with it."""
 
     def compilation(self, batch: int, tokens: int) -> Run:
         """Times tracing and compiling the two programs of an answer, with jax's in-memory caches cleared."""
-        cfg = self.subject.cfg
-        params, prompt = jax.tree.map(_shape, (self.subject.params, self.subject.prompt(batch, tokens)))
-        slots, eos = bucket(tokens + STEPS), eos_rows(cfg.eos, batch)
+        cfg, mesh = self.subject.cfg, self.subject.mesh
+        prompt, eos = self._placed(self.subject.prompt(batch, tokens))
+        params, prompt, eos = jax.tree.map(partial(_shape, mesh=mesh), (self.subject.params, prompt, eos))
+        slots = bucket(tokens + STEPS)
+
+        def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
+            return _shape(x, mesh, sharding(letters, x.shape, mesh))
 
         def programs() -> None:
             prefill_batch.lower(params, prompt, None, eos, cfg=cfg, slots=slots).compile()
             state = jax.eval_shape(partial(prefill_batch, cfg=cfg, slots=slots), params, prompt, None, eos)
-            decode_chunk.lower(params, state, cfg=cfg, steps=CHUNK).compile()
+            decode_chunk.lower(params, map_state(placed, state), cfg=cfg, steps=CHUNK).compile()
 
         run = timed(programs)
 
@@ -128,8 +145,9 @@ def _features(params: Params, images: Array, *, cfg: Config) -> Any:
     return VipLlava(cfg).apply({'params': params}, images, method='features')
 
 
-def _shape(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+def _shape(x: Any, mesh: Mesh | None, place: Sharding | None = None) -> jax.ShapeDtypeStruct:
+    """The shape of an array, on a mesh with its sharding or the one of `place`."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=(place or x.sharding) if mesh else None)
 
 
 def timed(f: Callable[[], Any]) -> Run:

@@ -1,47 +1,82 @@
 """Selects the lines to measure: the chosen ones, for each batch size and context length."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from jax.sharding import Mesh
 
 from vipllava_jax.benchmark.measure import STEPS
 from vipllava_jax.benchmark.timing import OURS, Line
 from vipllava_jax.config import Config
 from vipllava_jax.model.cost import Costs, Work
+from vipllava_jax.sharding import RULES
 
 Sides = Mapping[str, Any]  # the implementations by name: objects with a method for each line they support
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Into how many parts a mesh divides the rows of a batch, and the heads, MLP and vocabulary."""
+
+    rows: int = 1
+    tensor: int = 1
+
+    @classmethod
+    def of(cls, mesh: Mesh | None) -> 'Shares':
+        sizes = mesh.shape if mesh else {}
+        return cls(math.prod(sizes.get(axis, 1) for axis in RULES['B']), sizes.get('tensor', 1))
+
+    def per_device(self, work: Callable[[int], Work], batch: int) -> Work:
+        """The work of one device, given the work of a number of rows."""
+        return times(work(-(-batch // self.rows)), 1 / self.tensor)
+
+
 def lines(
-    sides: Sides, costs: Costs, what: Sequence[str], batches: Sequence[int], contexts: Sequence[int]
+    sides: Sides,
+    costs: Costs,
+    what: Sequence[str],
+    batches: Sequence[int],
+    contexts: Sequence[int],
+    shares: Shares = Shares(),
 ) -> Iterator[Line]:
-    """The lines in the order of measurement, grouped by batch size and context length."""
+    """The lines in the order of measurement, grouped by batch size and context length.
+
+    On a mesh, the batch is that of all devices, and the work of a line that of one device.
+    """
     if 'compile' in what:
         yield from compile_lines(sides[OURS], batches[0], contexts[0] - STEPS)
     for batch in batches:
         if 'vision' in what:
-            yield vision_line(sides, costs, batch)
+            yield vision_line(sides, costs, batch, shares)
         for context in contexts:
             for name in ('prefill', 'first-token', 'decode', 'generate'):
                 if name in what:
-                    yield text_line(sides, costs, name, batch, context)
+                    yield text_line(sides, costs, name, batch, context, shares)
 
 
-def vision_line(sides: Sides, costs: Costs, batch: int) -> Line:
+def vision_line(sides: Sides, costs: Costs, batch: int, shares: Shares) -> Line:
     runs = runs_of(sides, 'vision', batch)
-    return Line('vision', 'an image', batch, runs, (costs.vision(batch),), (batch, 'images/s'))
+    work = shares.per_device(costs.vision, batch)
+    return Line('vision', 'an image', batch, runs, (work,), (batch, 'images/s'))
 
 
-def text_line(sides: Sides, costs: Costs, name: str, batch: int, context: int) -> Line:
+def text_line(sides: Sides, costs: Costs, name: str, batch: int, context: int, shares: Shares) -> Line:
     """A line about tokens: a prompt and its answer fill the context; 'decode' starts after the context."""
     prompt = context - STEPS
-    prefill, vision = costs.prefill(batch, prompt), costs.vision(batch)
-    steps = costs.decode(batch, prompt + STEPS / 2)
+    vision = shares.per_device(costs.vision, batch)
+    prefill = shares.per_device(lambda rows: costs.prefill(rows, prompt), batch)
+
+    def step(start: int) -> Work:
+        return shares.per_device(lambda rows: costs.decode(rows, start + STEPS / 2), batch)
+
     size, work, tokens = {
         'prefill': (f'{prompt}', (prefill,), batch * prompt),
         'first-token': (f'{prompt}', (vision, prefill), batch),
-        'decode': (f'{context}…{context + STEPS}', (costs.decode(batch, context + STEPS / 2),), batch),
-        'generate': (f'{prompt} + {STEPS}', (vision, prefill, times(steps, STEPS - 1)), batch * STEPS),
+        'decode': (f'{context}…{context + STEPS}', (step(context),), batch),
+        'generate': (f'{prompt} + {STEPS}', (vision, prefill, times(step(prompt), STEPS - 1)), batch * STEPS),
     }[name]
     runs = runs_of(sides, name, batch, context if name == 'decode' else prompt)
     return Line(name, size, batch, runs, work, (tokens, 'tokens/s'))
@@ -64,6 +99,16 @@ def check_contexts(cfg: Config, contexts: Sequence[int]) -> None:
             )
 
 
+def check_batches(batches: Sequence[int], shares: Shares) -> None:
+    """Raises ValueError for a batch that the mesh does not divide: it would measure padding."""
+    for batch in batches:
+        if batch % shares.rows:
+            raise ValueError(
+                f'--batch {batch}: the mesh divides the rows by {shares.rows}; give multiples of it, such as '
+                f'{shares.rows},{8 * shares.rows}'
+            )
+
+
 def runs_of(sides: Sides, name: str, *args: int) -> dict[str, Any]:
     """The functions that prepare the line of this name, for each side that supports it."""
     method = name.replace('-', '_')
@@ -74,5 +119,5 @@ def runs_of(sides: Sides, name: str, *args: int) -> dict[str, Any]:
     }
 
 
-def times(work: Work, n: int) -> Work:
+def times(work: Work, n: float) -> Work:
     return Work(work.bytes * n, work.flop * n)

@@ -1,18 +1,24 @@
 """Prepares the model to measure and the implementations to compare, and measures line by line."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from vipllava_jax import loading, placement
+from vipllava_jax import ceilings, device_kinds, device_memory, loading, placement
+from vipllava_jax.arrays import flat
 from vipllava_jax.benchmark import report, timing
 from vipllava_jax.benchmark.measure import Ours
 from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, Line, Result
 from vipllava_jax.ceilings import Ceilings
 from vipllava_jax.config import Attention, Config
+from vipllava_jax.mesh_text import mesh_text
+from vipllava_jax.model.params import abstract
+from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.sharding import make_mesh
 from vipllava_jax.weight_options import WeightOptions
 
 ON_CPU = dict(preset='tiny', batches=(1, 8), contexts=(704,), dtype='float32')  # takes at most a minute
@@ -35,18 +41,63 @@ def find_model(source: str | None, preset: str | None) -> tuple[Path | None, Con
     return folder, loading.open(folder).cfg
 
 
+def find_mesh(
+    mesh: Mapping[str, int] | str | None,
+    folder: Path | None,
+    cfg: Config,
+    options: WeightOptions,
+    batch: int,
+    context: int,
+    show: Show,
+) -> Mesh | None:
+    """The mesh of the option: its axes, 'auto' to choose them, or None."""
+    if mesh is None:
+        return None
+    if isinstance(mesh, str):
+        fleet, shapes = device_kinds.fleet_of(), leaf_shapes(folder, cfg, options)
+        axes, _, reason = device_memory.explain_mesh(cfg, shapes, fleet, batch=batch, context=context)
+        show(f'mesh {mesh_text(axes)}: {reason}')
+        return make_mesh(axes)
+    return make_mesh(mesh)
+
+
+def leaf_shapes(folder: Path | None, cfg: Config, options: WeightOptions) -> dict[str, Any]:
+    """The shapes of the weights to measure, by path."""
+    if folder is not None:
+        return dict(loading.open(folder, options).leaf_shapes())
+    leaves = flat(abstract(cfg, options.dtype or default('dtype')))
+    return dict(quantize_leaves(leaves, options.quantize))
+
+
 def load_subject(
-    folder: Path | None, cfg: Config, options: WeightOptions, attention: Attention | None, show: Show
+    folder: Path | None,
+    cfg: Config,
+    options: WeightOptions,
+    attention: Attention | None,
+    show: Show,
+    mesh: Mesh | None = None,
 ) -> Subject:
     """The model to measure, with the weights of a folder or random ones."""
     if folder is None:
         show('creating random weights')
-        params = random_params(cfg, options.dtype or default('dtype'), options.quantize)
-        params = placement.place(params, cfg, fuse=options.fuse)
+        params = random_params(cfg, options.dtype or default('dtype'), options.quantize, mesh)
+        params = placement.place(params, cfg, fuse=options.fuse, mesh=mesh)
     else:
-        weights = loading.open(folder, options)
+        weights = loading.open(folder, options, mesh)
         params, cfg = weights.load(), weights.cfg
-    return Subject(jax.block_until_ready(params), silent(cfg, attention))
+    return Subject(jax.block_until_ready(params), silent(cfg, attention), mesh)
+
+
+def measure_rates(dtype: Any, mesh: Mesh | None) -> Ceilings:
+    """The rates of the device or, on a mesh, those of its slowest one."""
+    if mesh is None:
+        return ceilings.measure_ceilings(dtype)
+    found = []
+    for device in mesh.local_devices:
+        with jax.default_device(device):
+            found.append(ceilings.measure_ceilings(dtype))
+    slowest = min(rates.bandwidth for rates in found), min(rates.matmul for rates in found)
+    return Ceilings(*slowest, found[0].dtype)
 
 
 def implementations(subject: Subject, peer: str | None, show: Show) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """The model to be measured: a config, its weights, and random prompts."""
 
 import dataclasses
-from collections.abc import Iterator
-from functools import partial
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, Sharding
 
 from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
@@ -19,6 +20,7 @@ from vipllava_jax.model.params import specs
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.weight_sharding import leaf_sharding
 
 PRESETS = {
     '7b': VIP_LLAVA_7B,
@@ -37,6 +39,7 @@ class Subject(NamedTuple):
 
     params: Params
     cfg: Config
+    mesh: Mesh | None = None  # None: the first device
 
     @property
     def size(self) -> int:
@@ -97,23 +100,34 @@ def silent(cfg: Config, attention: Attention | None = None) -> Config:
     return dataclasses.replace(cfg, eos=(), attention=attention)
 
 
-def random_params(cfg: Config, dtype: Any, quantize: str | None = None) -> Params:
-    """Random params without zeros: products keep the variance near 1, gains are near 1, biases are small."""
-    return nested(quantize_leaves(random_leaves(cfg, dtype), quantize))
+def random_params(cfg: Config, dtype: Any, quantize: str | None = None, mesh: Mesh | None = None) -> Params:
+    """Random params without zeros: products keep the variance near 1, gains are near 1, biases are small.
+
+    On a mesh, each device creates only its part of a weight.
+    """
+    return nested(quantize_leaves(random_leaves(cfg, dtype, mesh), quantize))
 
 
-def random_leaves(cfg: Config, dtype: Any) -> Iterator[tuple[str, Array]]:
+def random_leaves(cfg: Config, dtype: Any, mesh: Mesh | None = None) -> Iterator[tuple[str, Array]]:
     """The leaves of `random_params`, one at a time, before quantizing."""
-    key = jax.random.key(0, impl='rbg')  # four times faster than the default for billions of numbers
+    # rbg is four times faster than the default for billions of numbers, but creates them whole on a device
+    key = jax.random.key(0, impl='threefry2x32' if mesh else 'rbg')
     for i, (path, spec) in enumerate(specs(cfg).items()):
         mean, std = 0.0, 0.02
         if spec.contracted:
             std = spec.fan_in**-0.5
         elif not spec.decays and path.endswith('/w'):  # the gain of a norm
             mean = 1.0
-        yield path, _normal(jax.random.fold_in(key, i), mean, std, spec.shape, jnp.dtype(dtype))
+        shape = jax.ShapeDtypeStruct(spec.shape, jnp.dtype(dtype))
+        place = leaf_sharding(path, shape, mesh) if mesh else None
+        yield path, _normal(spec.shape, jnp.dtype(dtype), place)(jax.random.fold_in(key, i), mean, std)
 
 
-@partial(jax.jit, static_argnames=('shape', 'dtype'))
-def _normal(key: Array, mean: float, std: float, shape: tuple[int, ...], dtype: Any) -> Array:
-    return (mean + std * jax.random.normal(key, shape)).astype(dtype)
+@functools.cache
+def _normal(shape: tuple[int, ...], dtype: Any, place: Sharding | None) -> Callable[..., Array]:
+    """A compiled function of a key, a mean and a standard deviation."""
+
+    def normal(key: Array, mean: float, std: float) -> Array:
+        return (mean + std * jax.random.normal(key, shape)).astype(dtype)
+
+    return jax.jit(normal, out_shardings=place)

@@ -26,6 +26,7 @@ COMMANDS = {
     'train': 'Fine-tune a model, completely or with LoRA.',
     'eval': 'Measure the accuracy of a model on questions with known answers.',
     'bench': 'Measure the speed of each part of the model on this device.',
+    'doctor': 'Check that this computer can run the model.',
     'info': 'Show versions, devices, and the contents of a checkpoint.',
 }
 NO_MEMORY = (

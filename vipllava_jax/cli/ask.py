@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from vipllava_jax.cli.memory import reserve
+from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.models import (
     compile_in_background,
     fit_option,
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     help='The random seed of sampling, for repeatable answers.  [default: random]',
 )
 @weight_options
+@mesh_option
 @click.option(
     '--json', 'as_json', is_flag=True, help='Print one JSON object, with times and settings, instead of text.'
 )
@@ -104,6 +107,7 @@ def ask(
     fit: Any,
     as_json: bool,
     save_image: str | None,
+    mesh: Any,
     **options: Any,
 ) -> None:
     """Ask QUESTION about pictures with marks drawn on them; without QUESTION it is read from stdin.
@@ -118,13 +122,15 @@ def ask(
       echo "Describe this." | vipllava ask --model ./vip-llava-7b --image photo.jpg --temperature 0.2 --seed 1
       curl -s https://example.com/photo.jpg | vipllava ask --image - "What is this?"
     """
+    if mesh is not None:
+        reserve()
     pictures, prompt = compose(question, images, marks)
     if save_image:
         check_save_image(save_image, images)
     weights = pop_weight_options(options)
     if options['seed'] is None:
         options['seed'] = secrets.randbits(32)
-    request = prepare(source, prompt, pictures, template, fit, weights, options)
+    request = prepare(source, prompt, pictures, template, fit, weights, options, mesh)
     if save_image:
         adapter = [Path(weights.adapter)] if weights.adapter else []
         save_picture(pictures[0], save_image, [*images, request.weights.folder, *adapter])
@@ -180,6 +186,7 @@ def prepare(
     fit: Any,
     options: 'WeightOptions',
     settings: dict[str, Any],
+    mesh: Any = None,
 ) -> Request:
     """Locates the checkpoint, and checks everything that can be checked without reading the weights.
 
@@ -193,7 +200,7 @@ def prepare(
     processor = Processor.load(folder)
     with single_prompt():
         batch = processor(prompt, pictures, template=template, fit=fit)
-    weights = loading.open(folder, options)
+    weights = loading.open(folder, options, mesh)
     processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
     from vipllava_jax.answering.replies import with_template_stops
     from vipllava_jax.generation.decoding import max_new_tokens_for

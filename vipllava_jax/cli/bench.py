@@ -1,8 +1,6 @@
 """`vipllava bench`: measures the speed of each part of the model, and compares it to the device's limits."""
 
-import dataclasses
 import importlib.util
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vipllava_jax.cli.bench_outputs import description, save_results, show_results
 from vipllava_jax.cli.lists import Names, Numbers
 from vipllava_jax.cli.memory import reserve
+from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE_PATH, FOLDER
 from vipllava_jax.evaluation.outputs import check_outputs
@@ -22,9 +22,9 @@ from vipllava_jax.weight_options import FLOATS, QUANTIZED, WeightOptions
 if TYPE_CHECKING:
     from vipllava_jax.benchmark.subject import Subject
     from vipllava_jax.benchmark.timing import Line, Result
-    from vipllava_jax.ceilings import Ceilings
 
 WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'load', 'convert')
+ON_MESH = WHAT[:6]  # by default: loading and converting depend on the disk more than on the devices
 
 
 @click.command()
@@ -80,6 +80,7 @@ WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'lo
     default=None,
     help='Join weights that have the same input, such as q, k and v.  [default: on a GPU]',
 )
+@mesh_option
 @click.option(
     '--peer',
     type=click.Choice(('transformers',)),
@@ -92,13 +93,15 @@ def bench(**options: Any) -> None:
 
     Every line of the table is timed after a warm-up and reported as the median of its repeats, with the
     quartiles. It is compared to a minimum time: that of its bytes and operations at the rates of a memory
-    copy and of a matrix product, which are measured in the same run. Loading, converting and compiling are
+    copy and of a matrix product, which are measured in the same run. With --mesh, the batch is that of all
+    devices together, and the minimum time that of one device's share. Loading, converting and compiling are
     repeated at most three times; compiling without a cache runs once. Ctrl-C prints the results so far.
 
     \b
     Examples:
       vipllava bench
       vipllava bench --model ./vip-llava-7b --what decode,prefill --batch 1,8 --json speed.json
+      vipllava bench --preset 13b --mesh tensor=4 --what decode --batch 1,32
       vipllava bench --preset 7b --peer transformers --batch 1 --context 704 --plot roofline.png
     """
     chosen = Options(**options)
@@ -124,6 +127,7 @@ class Options:
     quantize: str | None
     attention: Any
     fuse: bool | None
+    mesh: Any
     peer: str | None
     json_file: Path | None
     plot: Path | None
@@ -141,6 +145,8 @@ class Options:
         """Raises ValueError for options that would otherwise fail only after the measurements."""
         if self.source and self.preset:
             raise ValueError('--model and --preset: give one of them')
+        if self.mesh and self.peer:
+            raise ValueError('--peer transformers: runs on one device; leave out --mesh or --peer')
         for path in self.outputs.values():
             check_writable(path)
         check_outputs(self.outputs, ())
@@ -152,7 +158,6 @@ class Options:
 
 def run(options: Options, place: Path) -> None:
     """Measures and prints the results; `place` is a temporary folder. Exits with 1 if a line failed."""
-    from vipllava_jax import ceilings
     from vipllava_jax.benchmark import plan
     from vipllava_jax.benchmark import run as running
 
@@ -163,11 +168,15 @@ def run(options: Options, place: Path) -> None:
         raise ValueError(f'--peer needs {" and ".join(missing)}: pip install torch transformers')
     folder, cfg = running.find_model(options.source, options.preset)
     check_outputs(options.outputs, (), [folder] if folder else [])
-    plan.check_contexts(cfg, options.contexts or running.default('contexts'))
-    subject = running.load_subject(folder, cfg, options.weights, options.attention, show)
+    contexts = options.contexts or running.default('contexts')
+    plan.check_contexts(cfg, contexts)
+    largest = max(options.batches or (1,)), max(contexts)
+    mesh = running.find_mesh(options.mesh, folder, cfg, options.weights, *largest, show)
+    plan.check_batches(options.batches or (), plan.Shares.of(mesh))
+    subject = running.load_subject(folder, cfg, options.weights, options.attention, show, mesh)
     compared = running.implementations(subject, options.peer, show)
     show('measuring the device: copies and matrix products')
-    rates = ceilings.measure_ceilings(subject.dtype)
+    rates = running.measure_rates(subject.dtype, mesh)
     lines = planned_lines(options, compared, subject, folder, place)
     model = options.source or options.preset or running.default('preset')
     notes = {**description(subject), 'model': model, 'repeats': options.repeats}
@@ -192,58 +201,15 @@ def planned_lines(
     from vipllava_jax.benchmark import load_and_convert, plan
     from vipllava_jax.benchmark.run import default
 
-    what = options.what or WHAT
-    batches, contexts = options.batches or default('batches'), options.contexts or default('contexts')
+    shares = plan.Shares.of(subject.mesh)
+    what = options.what or (WHAT if subject.mesh is None else ON_MESH)
+    batches = options.batches or [batch for batch in default('batches') if batch % shares.rows == 0]
+    batches, contexts = batches or [shares.rows], options.contexts or default('contexts')
     folders = load_and_convert.Folders(subject, folder, place, options.quantize)
     return [
-        *plan.lines(compared, subject.costs, what, batches, contexts),
+        *plan.lines(compared, subject.costs, what, batches, contexts, shares),
         *load_and_convert.lines(folders, what),
     ]
-
-
-def description(subject: 'Subject') -> dict[str, Any]:
-    """The versions, device and settings on which the results depend."""
-    from vipllava_jax.cli.info import devices, versions
-
-    return {
-        'versions': versions(),
-        'devices': devices(),
-        'flags': {name: os.environ[name] for name in ('XLA_FLAGS', 'LIBTPU_INIT_ARGS') if name in os.environ},
-        'dtype': subject.dtype.name,
-        'quantized': subject.quantized,
-        'fused': subject.fused,
-        'weights_bytes': subject.size,
-        'config': dataclasses.asdict(subject.cfg),
-    }
-
-
-def save_results(
-    results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], path: Path | None
-) -> None:
-    """Writes the results after every line, so that an interrupted run keeps them."""
-    from vipllava_jax.benchmark import report
-
-    if path:
-        report.write_report(path, report.record(results, rates, notes))
-
-
-def show_results(
-    results: 'list[Result]', rates: 'Ceilings', notes: dict[str, Any], plot: Path | None
-) -> None:
-    """Prints the table on stdout, in full width if that is not a terminal, and draws the plot."""
-    from rich.console import Console
-
-    from vipllava_jax.benchmark import report, roofline
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    device = ', '.join(sorted(set(notes['devices'].values())))
-    dtype = notes['quantized'] or notes['dtype']
-    console.print(report.table(results, rates, f'{notes["model"]}, {dtype}, {device}'))
-    click.echo(report.EXPLANATION + (report.PEER_EXPLANATION if report.others(results) else ''))
-    if plot:
-        roofline.plot(plot, results, rates, f'{dtype}, {device}')
 
 
 def show(text: str) -> None:

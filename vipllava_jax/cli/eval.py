@@ -1,38 +1,37 @@
 """`vipllava eval`: asks questions with known answers in batches, and counts the right ones."""
 
 import contextlib
-import hashlib
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from signal import Signals
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vipllava_jax.cli.eval_outputs import check_output_folder, output_paths, print_result, write_result
+from vipllava_jax.cli.eval_parts import Division, count_all, merge, pop_division, shard_options
+from vipllava_jax.cli.eval_plan import PreparedEvaluation, load_params, prepare
+from vipllava_jax.cli.memory import reserve
+from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.models import (
-    compile_in_background,
     fit_option,
-    load_model,
     model_option,
     pop_weight_options,
     template_option,
-    weight_dtypes,
     weight_options,
 )
 from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE, FOLDER
+from vipllava_jax.cli.pods import distributed_options, joined_pod
 from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.cli.waiting import count_bar
 from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
-    from vipllava_jax.evaluation.batches import CaseBatch, CaseBatches
     from vipllava_jax.evaluation.cases import Cases
-    from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.loading import Source
-    from vipllava_jax.model.vipllava import Params
-    from vipllava_jax.weight_options import WeightOptions
+    from vipllava_jax.evaluation.run import Result
 
 
 @click.command()
@@ -100,6 +99,9 @@ if TYPE_CHECKING:
     help='The number of questions that are answered together.',
 )
 @weight_options
+@mesh_option
+@shard_options
+@distributed_options
 @click.option('--skip-broken', is_flag=True, help='Leave out broken rows instead of stopping.')
 def eval(
     source: str,
@@ -125,21 +127,39 @@ def eval(
     output = output or f'{Path(data[0]).stem}.answers.jsonl'
     outputs = output_paths({'--output': output, '--json': json_file, '--vip-bench': vip_bench})
     weights = pop_weight_options(options)
-    cases = find_cases(data, images, outputs, options)
-    plan = prepare(source, cases, outputs, weights, options)
-    from vipllava_jax.evaluation.run import run
+    division = pop_division(options, outputs['--output'])
+    mesh = options.pop('mesh')
+    if mesh is not None:
+        reserve()
+    with joined_pod(options) as is_first:
+        from vipllava_jax import pods
 
-    with count_bar('answers') as progress:
-        result = run(
-            plan.batches,
-            partial(load_params, plan),
-            outputs['--output'],
-            plan.settings,
-            restart=restart,
-            progress=progress,
+        with pods.together():
+            check_mesh(mesh)
+            cases = find_cases(data, images, outputs, options)
+            outputs['--output'] = division.file
+            plan = prepare(source, cases, outputs, weights, mesh, division, options)
+        result = answer(plan, division, restart)
+        total: Result | None = result
+        if division.shard:
+            total = count_all(plan.group, division, plan.settings(True), len(result.answers))
+        with pods.together():
+            if is_first:
+                print_result(total or result)
+                if total:
+                    settings = plan.settings(division.shard is not None)
+                    write_result(total, cases, settings, outputs)
+
+
+def check_mesh(mesh: Any) -> None:
+    """Raises ValueError if processes have joined that would all do the same."""
+    from vipllava_jax import pods
+
+    if (count := pods.process_count()) > 1 and mesh is None:
+        raise ValueError(
+            f'{count} processes have joined, but without --mesh each would answer all questions alone: give '
+            f'--mesh auto, or let them work independently with --shard I/{count}'
         )
-    print_result(result)
-    write_result(result, cases, plan.settings, outputs)
 
 
 def find_cases(
@@ -164,82 +184,33 @@ def find_cases(
     return cases
 
 
-class PreparedEvaluation(NamedTuple):
-    """An evaluation that is ready to run: everything but the weights."""
+def answer(plan: PreparedEvaluation, division: Division, restart: bool) -> 'Result':
+    """Asks what has no answer yet, or puts the answers of all parts together; returns the result."""
+    from vipllava_jax import pods
+    from vipllava_jax.evaluation.joined import Stopped
+    from vipllava_jax.evaluation.parts import part_settings
+    from vipllava_jax.evaluation.run import run
 
-    processor: 'Processor'
-    weights: 'Source'
-    shapes: dict[str, Any]  # the shapes of the weights
-    batches: 'CaseBatches'
-    settings: dict[str, Any]  # the settings on which answers depend, for the file of answers
-
-
-def prepare(
-    source: str,
-    cases: 'Cases',
-    outputs: dict[str, Path],
-    weight_options: 'WeightOptions',
-    options: dict[str, Any],
-) -> PreparedEvaluation:
-    """Locates the checkpoint, and checks everything that can be checked without reading the weights."""
-    from vipllava_jax import loading
-    from vipllava_jax.evaluation.batches import group_cases
-    from vipllava_jax.evaluation.outputs import check_outputs
-    from vipllava_jax.evaluation.run import answer_settings
-    from vipllava_jax.inputs.processor import Processor
-
-    folder = loading.locate(source)
-    adapter = weight_options.adapter
-    folders = [folder, *([Path(adapter)] if adapter else [])]
-    check_outputs(outputs, (), folders)
-    processor = Processor.load(folder)
-    weights = loading.open(folder, weight_options)
-    shapes = weights.shapes()
-    with report_broken_rows():
-        batches = group_cases(cases, processor, weights.cfg, **options, warn=OncePerSubject())
-    settings = {
-        'model': str(folder.resolve()),
-        'adapter': adapter and str(Path(adapter).resolve()),
-        **weight_dtypes(shapes),
-        **answer_settings(cases, options['template'], options['fit'], options['max_new_tokens']),
-        'weights': fingerprint(folders),
-    }
-    return PreparedEvaluation(processor, weights, shapes, batches, settings)
-
-
-def load_params(plan: PreparedEvaluation, first: 'CaseBatch') -> 'Params':
-    """Loads the weights while the programs for the first batch are compiled."""
-    batch = plan.batches.prepare(first).batch
-    settings = plan.batches.settings(first.max_new_tokens)
-    wait = None
-    if batch is not None:
-        wait = compile_in_background(plan.shapes, batch, plan.batches.cfg, settings, plan.processor)
-    model, _ = load_model(plan.weights, plan.processor)
-    if wait is not None:
-        with contextlib.suppress(Exception):  # decoding raises the same error again
-            wait()
-    return model.params
-
-
-class OncePerSubject:
-    """Shows messages on stderr, one for each subject."""
-
-    def __init__(self) -> None:
-        self.subjects: set[str] = set()
-
-    def __call__(self, subject: str, message: str) -> None:
-        if subject not in self.subjects:
-            self.subjects.add(subject)
-            click.echo(f'vipllava: {printable(message)}', err=True)
-
-
-def fingerprint(folders: Iterable[Path]) -> str:
-    """A hash that changes whenever a file in one of the folders is written."""
-    digest = hashlib.blake2b(digest_size=16)
-    for folder in folders:
-        for path in sorted(folder.rglob('*')):
-            if path.is_file():
-                status = path.stat()
-                name = path.relative_to(folder)
-                digest.update(f'{name} {status.st_size} {status.st_mtime_ns}\n'.encode())
-    return digest.hexdigest()
+    if division.merge:
+        return merge(plan.batches, division, plan.settings(True), plan.settings(False), restart)
+    settings = plan.settings(division.shard is not None)
+    if division.shard:
+        settings = part_settings(settings, division.shard)
+    is_first = pods.is_first()
+    with count_bar('answers') if is_first else contextlib.nullcontext() as progress:
+        try:
+            return run(
+                plan.batches,
+                partial(load_params, plan),
+                division.file,
+                settings,
+                restart=restart,
+                progress=progress,
+                joined=pods.process_count() > 1,
+            )
+        except Stopped as stopped:
+            signal = stopped.signal
+    if is_first:
+        end_message = f'stopped by {Signals(signal).name}: the answers so far are in {division.file}'
+        click.echo(f'vipllava: {printable(end_message)}; the same command resumes', err=True)
+    sys.exit(128 + signal)

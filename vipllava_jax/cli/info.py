@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vipllava_jax import compilation
+from vipllava_jax.cli.memory import reserve
+from vipllava_jax.cli.mesh import MemorySize, mesh_option
+from vipllava_jax.cli.models import pop_weight_options, weight_options
+from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import printable
+from vipllava_jax.training.recipes import RECIPES
 from vipllava_jax.version import __version__
 
 if TYPE_CHECKING:
@@ -33,15 +38,60 @@ LONGEST = 4096  # characters of a value, which may be a path
     type=FOLDER,
     help='The checkpoint: a folder, PyTorch or converted; a name on the Hugging Face Hub; or demo.',
 )
+@weight_options
+@mesh_option
+@click.option(
+    '--batch',
+    metavar='N',
+    type=WholeNumber(1, 2**20),
+    help='With --mesh: the number of rows for which there is a cache, on all devices together.  [default: 1]',
+)
+@click.option(
+    '--context',
+    metavar='N',
+    type=WholeNumber(1),
+    help="With --mesh: the tokens of each row in the cache.  [default: the model's context]",
+)
+@click.option(
+    '--train',
+    metavar='RECIPE',
+    type=click.Choice([*RECIPES]),
+    help='With --mesh: also show what training by this recipe takes.',
+)
+@click.option(
+    '--memory',
+    metavar='SIZE|KIND',
+    type=MemorySize(),
+    help='With --mesh: the memory of a device, such as 16GiB, or its kind, such as v5e or H100.  [default: '
+    'that of the devices of this computer]',
+)
+@click.option(
+    '--devices',
+    'count',
+    metavar='N',
+    type=WholeNumber(1, 2**20),
+    help='With --mesh auto: the number of devices.  [default: those of this computer]',
+)
 @click.option('--json', 'as_json', is_flag=True, help='Print one JSON object instead of text.')
-def info(source: str | None, as_json: bool) -> None:
+def info(source: str | None, mesh: Any, as_json: bool, **options: Any) -> None:
     """Show versions, devices and, with --model, what a checkpoint holds; no weights are loaded.
+
+    With --mesh, it shows instead where the weights would lie on the devices of a mesh, what each device would
+    hold, and whether it fits. The devices need not exist: with --memory, any computer can plan for others.
 
     \b
     Examples:
       vipllava info
       vipllava info --model ./vip-llava-7b
+      vipllava info --model ./vip-llava-7b --mesh tensor=4,data=2 --batch 8 --context 1024
+      vipllava info --model ./vip-llava-7b --mesh auto --devices 4 --memory v5e
+      vipllava info --model ./vip-llava-7b --mesh fsdp=4 --train finetune --memory H100
     """
+    if mesh is not None:
+        plan_mesh(source, mesh, as_json, options)
+        return
+    if given := [f'--{"devices" if name == "count" else name}' for name, value in options.items() if value]:
+        raise ValueError(f'{", ".join(given)}: only used with --mesh')
     sections: dict[str, Any] = {'versions': versions(), 'devices': devices(), 'compiled programs': programs()}
     if source is not None:
         from vipllava_jax.loading import locate
@@ -55,6 +105,32 @@ def info(source: str | None, as_json: bool) -> None:
         for name, value in part.items():
             shown = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
             click.echo(f'  {name:<22} {printable(shown, LONGEST)}')
+
+
+def plan_mesh(source: str | None, mesh: Any, as_json: bool, options: dict[str, Any]) -> None:
+    """Shows where the weights of a checkpoint lie on a mesh, and what each device holds."""
+    if source is None:
+        raise ValueError('--mesh: give the --model that lies on it')
+    reserve()  # as the commands that use a mesh
+    from vipllava_jax.cli import mesh_plan
+    from vipllava_jax.loading import locate
+
+    weights = pop_weight_options(options)
+    question = mesh_plan.Question(
+        mesh,
+        options['batch'] or 1,
+        options['context'],
+        options['memory'],
+        options['count'],
+        options['train'],
+        weights,
+    )
+    layout = mesh_plan.lay_out(locate(source), question)
+    if as_json:
+        click.echo(json.dumps(layout.record()))
+        return
+    for line in mesh_plan.show(layout):
+        click.echo(line)
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from vipllava_jax.cli.numbers import WholeNumber
-from vipllava_jax.messages import printable
+from vipllava_jax.messages import one_line, printable
 
 F = TypeVar('F', bound=Callable[..., Any])
 SECONDS = WholeNumber(1, 86_400)
@@ -77,6 +77,7 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
     SystemExit, which must be in all processes, they wait for one another.
     """
     from vipllava_jax import pods
+    from vipllava_jax.cli import user_error
 
     place = pods.join(
         options.pop('distributed'),
@@ -95,10 +96,18 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
         yield is_first
     except pods.PodError as error:
         pods.leave()
-        raise _to_show(error, is_first) from None
+        cause = error.__cause__
+        is_bug = isinstance(cause, Exception) and user_error(cause) is None
+        raise (cause or error if is_first or is_bug else SystemExit(2)) from None
     except SystemExit:
         pods.leave()
         raise
+    except RuntimeError as error:
+        if user_error(error) is not None:
+            raise
+        name = f'process {pods.process_index()} of {pods.process_count()}'
+        message = f'{name} has lost the others, of which one may have ended: {one_line(error)}'
+        raise ValueError(message) from None
     sys.stdout.flush()
     pods.leave()
 
@@ -109,13 +118,3 @@ def _use_one_voice(is_first: bool) -> None:
     target: Any = os.dup(1) if is_first else os.devnull
     sys.stdout = open(target, 'w', encoding=sys.stdout.encoding, errors='backslashreplace')  # noqa: SIM115
     os.dup2(2, 1)
-
-
-def _to_show(error: Exception, is_first: bool) -> BaseException:
-    """What a process raises after an error in the pod: process 0 the message, and any process its own bug."""
-    from vipllava_jax.cli import user_error
-
-    cause = error.__cause__
-    if is_first or (isinstance(cause, Exception) and user_error(cause) is None):
-        return cause or error
-    return SystemExit(2)

@@ -80,10 +80,11 @@ def evaluate(
 
 
 def answer_settings(
-    cases: Cases, template: str, fit: str | None, max_new_tokens: int | None
+    cases: Cases, template: str, fit: str | None, max_new_tokens: int | None, *, portable: bool = False
 ) -> dict[str, Any]:
-    """The settings on which answers depend, and a digest of the questions."""
-    return {'template': template, 'fit': fit, 'max_new_tokens': max_new_tokens, 'data': cases.digest}
+    """The settings on which answers depend, and a digest of the questions, which may be `portable`."""
+    data = cases.portable_digest if portable else cases.digest
+    return {'template': template, 'fit': fit, 'max_new_tokens': max_new_tokens, 'data': data}
 
 
 def run(

@@ -4,6 +4,7 @@ import jax
 
 from vipllava_jax.arrays import flat
 from vipllava_jax.data.batches import Batches
+from vipllava_jax.mesh_text import mesh_text
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.prepare import TrainingPlan
 
@@ -20,13 +21,22 @@ def describe_run(plan: TrainingPlan, trainable: Params, frozen: Params, done: in
         'data': f'{len(batches.rows):,} rows{skipped}{_truncated(batches)}',
         'batches': f'{batches.settings.batch_size} rows per step{micro}, {batches.steps:,} steps per epoch',
         'steps': f'{plan.steps:,}' + (f', of which {done:,} are done' if done else ''),
-        'computes': f'in {settings.dtype}, on {jax.local_devices()[0].device_kind}',
+        'computes': f'in {settings.dtype}, on {_devices(plan)}',
         'output': str(settings.output),
     }
     if plan.held_out:
         rows = f'{len(plan.held_out.rows):,} rows{_truncated(plan.held_out)}'
         lines['held out'] = f'{rows}, evaluated every {settings.eval_every:,} steps'
     return lines
+
+
+def _devices(plan: TrainingPlan) -> str:
+    """The kind of the devices and, of several, how they are used: '4 x NVIDIA H100 (fsdp=4)'."""
+    kind = jax.local_devices()[0].device_kind
+    if plan.mesh is None:
+        return kind
+    processes = f', {jax.process_count()} processes' if jax.process_count() > 1 else ''
+    return f'{plan.mesh.size} x {kind} ({mesh_text(plan.mesh.shape)}{processes})'
 
 
 def _truncated(batches: Batches) -> str:

@@ -1,6 +1,5 @@
 """Evaluation on held-out rows, and the step with the lowest loss on them."""
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
@@ -8,8 +7,10 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from vipllava_jax import pods
 from vipllava_jax.config import Config
 from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.examples import Examples
@@ -17,6 +18,7 @@ from vipllava_jax.inputs.pixels import ImageSettings
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.loss import loss
 from vipllava_jax.training.parts import join
+from vipllava_jax.training.shardings import put_batch
 
 
 class BestStep:
@@ -38,8 +40,8 @@ class BestStep:
 class HeldOutEvaluator:
     """Computes the loss on all held-out rows, as often as needed; the worker processes start only once."""
 
-    def __init__(self, batches: Batches, cfg: Config, dtype: DTypeLike):
-        self._cfg, self._dtype = cfg, dtype
+    def __init__(self, batches: Batches, cfg: Config, dtype: DTypeLike, mesh: Mesh | None = None):
+        self._cfg, self._dtype, self._mesh = cfg, dtype, mesh
         self._images = batches.processor.image_settings
         self._steps = batches.steps
         self._batches = batches.iterate()  # one epoch per evaluation; the next one is prepared ahead
@@ -47,10 +49,13 @@ class HeldOutEvaluator:
     def loss(self, params: Params, frozen: Params, is_stopped: Callable[[], object]) -> float | None:
         """The mean loss over the target tokens, computed in `dtype`; None once `is_stopped` returns true."""
         total, count = 0.0, 0
-        for batch in itertools.islice(self._batches, self._steps):
+        for _ in range(self._steps):
+            with pods.together():
+                batch = next(self._batches)
             if is_stopped():
                 return None
-            part, tokens = _loss(params, frozen, batch.examples, self._images, self._cfg, self._dtype)
+            rows = put_batch(batch.examples, self._mesh)
+            part, tokens = _loss(params, frozen, rows, self._images, self._cfg, self._dtype)
             total, count = total + float(part), count + int(tokens)
         return total / max(count, 1)
 

@@ -1,24 +1,25 @@
 """The training loop: takes the steps of a run, with evaluations and checkpoints in between."""
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
-from vipllava_jax.data.batches import TrainingBatch
+from vipllava_jax.data.batch_maker import TrainingBatch
 from vipllava_jax.data.examples import Examples
 from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.generation.finite import describe_not_finite
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.signals import catch_signals
+from vipllava_jax.pods import PodError
 from vipllava_jax.training.checkpoints import Checkpoints
 from vipllava_jax.training.finite import NotFinite
 from vipllava_jax.training.held_out import HeldOutEvaluator
 from vipllava_jax.training.parts import join
 from vipllava_jax.training.prepare import TrainingPlan, step_function
 from vipllava_jax.training.recorder import PendingStep, StepRecorder
+from vipllava_jax.training.shardings import put_batch
 from vipllava_jax.training.step import TrainState
+from vipllava_jax.training.stops import Stops, catch_stops
 
 
 class Stopped(Exception):
@@ -45,7 +46,7 @@ class TrainingLoop:
     ):
         self._plan, self._state, self._frozen = plan, state, frozen
         self._checkpoints, self._recorder, self._evaluator = checkpoints, recorder, evaluator
-        self._step_function = step_function(plan)
+        self._step_function = step_function(plan, state)
         self._key = jax.random.key(plan.settings.seed)
         self._pending: PendingStep | None = None
 
@@ -58,13 +59,13 @@ class TrainingLoop:
         plan = self._plan
         with (
             contextlib.closing(plan.batches.iterate(done, plan.steps)) as batches,
-            catch_signals() as signal_number,
+            catch_stops(plan.mesh) as stops,
         ):
             try:
-                for step, batch in enumerate(batches, done + 1):
+                for step, batch in enumerate(stops.batches(batches), done + 1):
                     self._take_step(step, batch)
-                    self._evaluate_and_save(step, signal_number)
-            except BrokenRow:
+                    self._evaluate_and_save(step, stops)
+            except (BrokenRow, PodError):
                 if self._pending:
                     self._recorder.record(self._pending)
                     self._save(self._pending.step)
@@ -78,21 +79,22 @@ class TrainingLoop:
 
     def _take_step(self, step: int, batch: TrainingBatch) -> None:
         """Sends a step to the device, and records the one before."""
-        micro_batches = split_batch(batch.examples, self._plan.settings.accumulate)
+        plan = self._plan
+        micro_batches = put_batch(split_batch(batch.examples, plan.settings.accumulate), plan.mesh)
         self._state, metrics = self._step_function(self._state, self._frozen, micro_batches, self._key)
         started = self._recorder.start(step, batch, metrics)
         if self._pending:
             self._recorder.record(self._pending)
         self._pending = started
 
-    def _evaluate_and_save(self, step: int, signal_number: Callable[[], int]) -> None:
+    def _evaluate_and_save(self, step: int, stops: Stops) -> None:
         """Evaluates and saves after a step for which this is due; raises Stopped if a signal has arrived."""
         settings, is_last = self._plan.settings, step == self._plan.steps
         evaluates = self._evaluator is not None and (step % settings.eval_every == 0 or is_last)
         eval_loss = None
         if self._evaluator and evaluates:
-            eval_loss = self._evaluator.loss(self._state.params, self._frozen, signal_number)
-        signal = signal_number()
+            eval_loss = self._evaluator.loss(self._state.params, self._frozen, stops.signal_now)
+        signal = stops.signal()
         saves = step % settings.save_every == 0 or is_last or signal
         if evaluates or saves:
             assert self._pending

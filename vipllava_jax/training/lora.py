@@ -1,12 +1,14 @@
 """LoRA adapters on the decoder's weights: adding, dropout, and merging."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh, Sharding
 
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
@@ -14,7 +16,8 @@ from vipllava_jax.model.llama import shared_input
 from vipllava_jax.model.params import specs
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.model.weights import LoRA
+from vipllava_jax.model.weights import LoRA, WeightSpec
+from vipllava_jax.sharding import mesh_of, sharding
 from vipllava_jax.training.recipes import TARGETS
 
 
@@ -52,12 +55,28 @@ def add(
         raise ValueError('the weights already have an adapter: merge it before you add another')
     axes = specs(cfg)
     for path, path_key in zip(paths, jax.random.split(key, len(paths)), strict=True):
-        spec = axes[path]
-        contracted, output = spec.shape[: len(spec.contracted)], spec.shape[len(spec.contracted) :]
-        bound = spec.fan_in**-0.5
-        a = jax.random.uniform(path_key, (*contracted, rank), jnp.float32, -bound, bound)
-        leaves[path] = LoRA(leaves[path], a, jnp.zeros((rank, *output)), alpha / rank, dropout)
+        pair = _new_pair(path_key, axes[path], rank, mesh_of(leaves[path]))
+        leaves[path] = LoRA(leaves[path], *pair, alpha / rank, dropout)
     return nested(leaves.items())
+
+
+def _new_pair(key: Array, weight: WeightSpec, rank: int, mesh: Mesh | None) -> tuple[Array, Array]:
+    """The matrices a and b of a new adapter, on the mesh of its weight."""
+    n = len(weight.contracted)
+    shapes = (*weight.shape[:n], rank), (rank, *weight.shape[n:])
+    at = None
+    if mesh is not None:
+        letters = weight.contracted + 'R', 'R' + weight.output
+        at = (*(sharding(*each, mesh) for each in zip(letters, shapes, strict=True)),)
+    return _random_pair(key, weight.fan_in**-0.5, *shapes, at)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _random_pair(
+    key: Array, bound: float, a: tuple[int, ...], b: tuple[int, ...], at: tuple[Sharding, ...] | None
+) -> tuple[Array, Array]:
+    pair = jax.random.uniform(key, a, jnp.float32, -bound, bound), jnp.zeros(b)
+    return pair if at is None else jax.lax.with_sharding_constraint(pair, at)
 
 
 def with_dropout(params: Params, key: Array) -> Params:

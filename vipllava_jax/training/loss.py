@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from vipllava_jax.config import Config
 from vipllava_jax.data.conversations import IGNORE
@@ -13,6 +14,7 @@ from vipllava_jax.data.examples import Examples
 from vipllava_jax.model.layers import RMSNorm
 from vipllava_jax.model.llama import AttentionSpec, Layer
 from vipllava_jax.model.vipllava import Params, VipLlava
+from vipllava_jax.sharding import mesh_of, spec
 from vipllava_jax.training.recipes import REMATS
 
 AT_ONCE = 2**25  # logits in memory at the same time, 134 MB in float32
@@ -45,13 +47,13 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
     in_float32 = {'params': {'llama': {'embed': _in_float32(embed)}}}
     x: Any = model.apply(in_float32, batch.tokens, features, method='embed')
     x = x.astype(embed['w'].dtype)
-    spec = AttentionSpec(jnp.arange(x.shape[1])[None])
+    attention = AttentionSpec(jnp.arange(x.shape[1])[None])
 
     def layer(params: Params) -> Callable[[Array], Array]:
         # Params are closed over: if they were an argument of `jax.checkpoint`, a dropout key that adapters
         # share would be saved, and hashed, once for each of them.
         def run(x: Array) -> Any:
-            return Layer(cfg).apply({'params': params}, x, spec, None)[0]
+            return Layer(cfg).apply({'params': params}, x, attention, None)[0]
 
         return jax.checkpoint(run, policy=SAVED[remat])
 
@@ -63,14 +65,41 @@ def hidden(params: Params, batch: Examples, cfg: Config, remat: str) -> Array:
 
 
 def cross_entropy(params: Params, x: Array, targets: Array, cfg: Config) -> Array:
-    """The sum over the target tokens for hidden states x BTD, computed AT_ONCE logits at a time."""
+    """The sum over the target tokens for hidden states x BTD, computed AT_ONCE logits at a time.
+
+    On a mesh each device computes that of its own rows, so that the head is gathered, and its gradient
+    added, once and not for every piece.
+    """
     name = 'embed' if cfg.text.tied else 'head'
     head = params['llama'][name]
+    dtypes = jax.tree.map(lambda w: w.dtype, head)
+
+    def of_rows(wide: Params, x: Array, targets: Array) -> Array:
+        return _cross_entropy(name, wide, dtypes, x, targets, cfg)
+
+    mesh, wide = mesh_of(x, head), _in_float32(head)
+    axes = () if mesh is None else spec('B', x.shape[:1], mesh)
+    if not axes:
+        return of_rows(wide, x, targets)
+    rows = axes[0] if isinstance(axes[0], tuple) else (axes[0],)
+    of_device = jax.shard_map(
+        lambda *args: jax.lax.psum(of_rows(*args), rows),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), axes, axes),
+        out_specs=PartitionSpec(),
+        axis_names={*rows},  # XLA divides the vocabulary over the others
+        check_vma=False,
+    )
+    return of_device(wide, x, targets)
+
+
+def _cross_entropy(name: str, wide: Params, dtypes: Any, x: Array, targets: Array, cfg: Config) -> Array:
+    """`cross_entropy` with the weights of the head, `name`, in float32; they are used in `dtypes`."""
 
     def piece(wide: Params, x: Array, targets: Array) -> Array:
-        narrow = jax.tree.map(lambda w, stored: w.astype(stored.dtype), wide, head)
+        narrow = {'llama': {name: jax.tree.map(lambda w, to: w.astype(to), wide, dtypes)}}
         logits: Any = VipLlava(cfg).apply(
-            {'params': {'llama': {name: narrow}}}, x, method=lambda model, x: model.llama.logits(x)
+            {'params': narrow}, x, method=lambda model, x: model.llama.logits(x)
         )
         is_target = targets != IGNORE
         ids = jnp.where(is_target, targets, 0)[..., None]
@@ -79,7 +108,7 @@ def cross_entropy(params: Params, x: Array, targets: Array, cfg: Config) -> Arra
 
     rematerialized = jax.checkpoint(piece, prevent_cse=False)
     T = max(1, AT_ONCE // (len(x) * cfg.text.vocab))
-    wide, pieces = _in_float32(head), (_pieces(x, T, 0), _pieces(targets, T, IGNORE))
+    pieces = _pieces(x, T, 0), _pieces(targets, T, IGNORE)
     total, _ = jax.lax.scan(
         lambda total, xs: (total + rematerialized(wide, *xs), None), jnp.float32(0), pieces
     )

@@ -9,24 +9,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from vipllava_jax import loading
+from vipllava_jax import loading, pods
 from vipllava_jax.arrays import nested
 from vipllava_jax.config import Config
-from vipllava_jax.data.batches import Batches, BatchSettings
+from vipllava_jax.data.batch_settings import BatchSettings
+from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.conversations import LengthLimit, check_trainable
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import Source
+from vipllava_jax.mesh_text import parse_mesh
 from vipllava_jax.messages import printable
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.sharding import make_mesh
 from vipllava_jax.training import finite, lora, output_folder
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import in_trained_part, split
 from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recipes import LORA
 from vipllava_jax.training.settings import MAX_STEPS, TrainingSettings
+from vipllava_jax.training.settings_file import check_divisible
+from vipllava_jax.training.shardings import process_rows, put_quantized, state_shardings
 from vipllava_jax.training.step import StepFunction, TrainState, init_state, make_step
 from vipllava_jax.weight_options import WeightOptions
 
@@ -40,6 +46,7 @@ class TrainingPlan:
     batches: Batches
     held_out: Batches | None
     optimizer: Optimizer
+    mesh: Mesh | None  # None: one device
 
     @property
     def cfg(self) -> Config:
@@ -53,10 +60,11 @@ class TrainingPlan:
 def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> TrainingPlan:
     """Locates the model and checks the rows of a run; ValueError if something is wrong."""
     check_trainable(settings.template)
+    mesh = training_mesh(settings)
     folder = loading.locate(str(settings.model))
     output_folder.check_overwrites_no_input(settings, folder)
     processor = Processor.load(folder)
-    initial_weights = loading.open(folder, WeightOptions(quantize=settings.quantize))
+    initial_weights = loading.open(folder, WeightOptions(quantize=settings.quantize), mesh)
     processor = processor.for_model(initial_weights.cfg)
     stored_quantized = settings.quantize is None and any(
         isinstance(w, Quantized) for _, w in initial_weights.leaf_shapes()
@@ -71,10 +79,24 @@ def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> Train
         dtype=settings.dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'),
         workers=min(8, (os.cpu_count() or 2) // 2) if settings.workers is None else settings.workers,
     )
-    batches = _read_batches(settings, processor, progress)
+    batches = _read_batches(settings, processor, mesh, progress)
     settings = dataclasses.replace(settings, steps=_count_steps(settings, batches))
-    held_out = _read_batches(settings, processor, progress, held_out=True) if settings.eval_data else None
-    return TrainingPlan(settings, initial_weights, batches, held_out, Optimizer(settings))
+    held_out = (
+        _read_batches(settings, processor, mesh, progress, held_out=True) if settings.eval_data else None
+    )
+    return TrainingPlan(settings, initial_weights, batches, held_out, Optimizer(settings), mesh)
+
+
+def training_mesh(settings: TrainingSettings) -> Mesh | None:
+    """The mesh of a run, None for a single device; ValueError if it does not fit the devices or the batch."""
+    text = settings.mesh or ('auto' if pods.process_count() > 1 else None)
+    if text is None:
+        return None
+    given = parse_mesh(text)
+    axes = {'fsdp': jax.device_count()} if given == 'auto' else given
+    check_divisible(settings, axes)
+    mesh = make_mesh(axes)
+    return mesh if mesh.size > 1 else None
 
 
 def _count_steps(settings: TrainingSettings, batches: Batches) -> int:
@@ -91,7 +113,11 @@ def _count_steps(settings: TrainingSettings, batches: Batches) -> int:
 
 
 def _read_batches(
-    settings: TrainingSettings, processor: Processor, progress: ProgressListener, held_out: bool = False
+    settings: TrainingSettings,
+    processor: Processor,
+    mesh: Mesh | None,
+    progress: ProgressListener,
+    held_out: bool = False,
 ) -> Batches:
     """The batches of the rows for training, or of the held-out rows."""
     files = (str(settings.eval_data),) if held_out else settings.data
@@ -111,7 +137,16 @@ def _read_batches(
         )
     for error in rows.errors:
         progress.note(printable(f'skipped: {error}'))
-    return Batches(rows, processor, batch_settings, progress.note)
+    return Batches(rows, processor, batch_settings, progress.note, _loaded_rows(settings, held_out, mesh))
+
+
+def _loaded_rows(settings: TrainingSettings, held_out: bool, mesh: Mesh | None) -> tuple[int, ...] | None:
+    """The rows of a batch whose images this process loads: those of its devices; None for all."""
+    if pods.process_count() == 1:
+        return None
+    count = settings.batch // settings.accumulate
+    starts = range(0, count if held_out else settings.batch, count)
+    return tuple(int(start + row) for start in starts for row in process_rows(count, mesh))
 
 
 def _batch_settings(settings: TrainingSettings, held_out: bool) -> BatchSettings:
@@ -136,7 +171,7 @@ def initial_state(
 
     def cast(path: str, leaf: Any) -> Any:
         if isinstance(leaf, Quantized):
-            return leaf
+            return leaf if plan.mesh is None else put_quantized(path, leaf, plan.mesh)
         return leaf.astype(settings.param_dtype if in_trained_part(path, settings.trains) else settings.dtype)
 
     params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
@@ -152,13 +187,15 @@ def initial_state(
             dropout=settings.lora_dropout,
         )
     trainable, frozen = split(params, settings.trains)
-    state = init_state(trainable, plan.optimizer, jnp.dtype(settings.param_dtype))
-    # with the sharding of a step's result, or the second step would be compiled again
-    return jax.device_put(state, jax.tree.leaves(params)[0].sharding), frozen
+    state = init_state(trainable, plan.optimizer, jnp.dtype(settings.param_dtype), plan.mesh)
+    if plan.mesh is None:
+        # with the sharding of a step's result, or the second step would be compiled again
+        state = jax.device_put(state, jax.tree.leaves(params)[0].sharding)
+    return state, frozen
 
 
-def step_function(plan: TrainingPlan) -> StepFunction:
-    """The compiled step of a run."""
+def step_function(plan: TrainingPlan, state: TrainState) -> StepFunction:
+    """The compiled step of a run with a state like this one."""
     settings = plan.settings
     has_dropout = LORA in settings.trains and settings.lora_dropout
     return make_step(
@@ -168,4 +205,5 @@ def step_function(plan: TrainingPlan) -> StepFunction:
         dtype=jnp.dtype(settings.dtype),
         apply_dropout=lora.with_dropout if has_dropout else None,
         normalize=plan.batches.processor.image_settings.normalize,
+        shardings=state_shardings(state, plan.mesh) if plan.mesh else None,
     )

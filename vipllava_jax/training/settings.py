@@ -143,6 +143,14 @@ class TrainingSettings:
         None,
         choices=QUANTIZED,
     )
+    mesh: str | None = _key(
+        NUMBERS,
+        str,
+        'The devices to train on, as axes and their sizes: fsdp=4, or data=2,tensor=2, or auto for fsdp over '
+        'all devices.  [default: one device, or auto for several processes]',
+        None,
+        affects_results=False,
+    )
     remat: str = _key(
         NUMBERS,
         str,

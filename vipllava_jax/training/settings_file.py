@@ -1,6 +1,7 @@
 """Reads the settings of a run from a TOML file and keyword arguments, and checks them."""
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vipllava_jax.files import check_encoding, read_bytes
+from vipllava_jax.mesh_text import ROW_AXES, mesh_text, parse_mesh
 from vipllava_jax.messages import printable
 from vipllava_jax.training.recipes import RECIPES
 from vipllava_jax.training.settings import KEYS, REQUIRED, TrainingSettings
@@ -42,6 +44,8 @@ def _check_combinations(settings: TrainingSettings) -> None:
             f'batch {settings.batch}: cannot be split into {settings.accumulate} equal micro-batches; change '
             'batch or accumulate'
         )
+    if settings.mesh is not None and (axes := parse_mesh(settings.mesh)) != 'auto':
+        check_divisible(settings, axes)
     if 'llama' in settings.trains and 'lora' in settings.trains:
         raise ValueError(
             'trains llama and lora: the decoder is trained either as a whole or by an adapter; give only one'
@@ -52,6 +56,18 @@ def _check_combinations(settings: TrainingSettings) -> None:
         )
     if settings.export == 'best' and settings.eval_data is None:
         raise ValueError('export best: needs eval_data, to find the best checkpoint')
+
+
+def check_divisible(settings: TrainingSettings, axes: Mapping[str, int]) -> None:
+    """Raises ValueError if the rows of a micro-batch cannot be divided over the axes of a mesh."""
+    devices = math.prod(axes.get(name, 1) for name in ROW_AXES)
+    rows = settings.batch // settings.accumulate
+    if rows % devices:
+        raise ValueError(
+            f'batch {settings.batch}: its micro-batches of {rows} rows cannot be divided over {devices} '
+            f'devices (mesh {mesh_text(axes)}); make batch a multiple of {settings.accumulate * devices}, or '
+            'change accumulate or mesh'
+        )
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config
@@ -16,6 +17,7 @@ from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.loss import loss
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import join
+from vipllava_jax.training.shardings import state_shardings
 
 
 @struct.dataclass
@@ -40,17 +42,29 @@ class StepMetrics(NamedTuple):
 StepFunction = Callable[[TrainState, Params, Examples, Array], tuple[TrainState, StepMetrics]]
 
 
-def init_state(trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32) -> TrainState:
+def init_state(
+    trainable: Params, optimizer: Optimizer, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
+) -> TrainState:
     """The state before the first step; `dtype` of the trainable weights is float32 or, smaller, bfloat16.
 
     Weights that already have that dtype are not copied, and are deleted by the first step, to which the state
     is donated. An update of a bfloat16 weight is often smaller than half its last bit; with stochastic
-    rounding, the sum of many updates is right on average.
+    rounding, the sum of many updates is right on average. On a mesh, on which the weights must lie already,
+    moments are divided like their weights.
     """
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), trainable)
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params)
-    init = jax.jit(lambda: optimizer.transform().init(jax.tree.map(lambda w: jnp.zeros(w.shape), shapes)))
-    return TrainState(jnp.int32(0), params, init())
+
+    def init() -> tuple[Array, Any]:
+        return jnp.int32(0), optimizer.transform().init(jax.tree.map(lambda w: jnp.zeros(w.shape), shapes))
+
+    at = None
+    if mesh is not None:
+        step, moments = jax.eval_shape(init)
+        shardings = state_shardings(TrainState(step, shapes, moments), mesh)
+        at = shardings.step, shardings.optimizer
+    step, moments = jax.jit(init, out_shardings=at)()
+    return TrainState(step, params, moments)
 
 
 def make_step(
@@ -61,15 +75,20 @@ def make_step(
     dtype: DTypeLike = jnp.bfloat16,
     apply_dropout: Callable[[Params, Array], Params] | None = None,
     normalize: Callable[[Array], Array] = lambda images: images,
+    shardings: TrainState | None = None,
 ) -> StepFunction:
     """The compiled step: (state, frozen params, stacked batches, key) -> (next state, metrics).
 
     Trainable weights are cast to `dtype`, frozen ones are not. `normalize` preprocesses the images of a
     micro-batch for the tower; `apply_dropout` maps the params and a key to params with dropout. The key is
     folded with the step number, so that one key is enough for a run. The state is donated. If the loss or
-    gradient is not finite, the state does not change.
+    gradient is not finite, the state does not change. `shardings` are those of a state on a mesh.
     """
     transform = optimizer.transform()
+
+    def divide(tree: Params) -> Params:
+        """Divides a tree like the trainable weights over the mesh, as these are."""
+        return tree if shardings is None else jax.lax.with_sharding_constraint(tree, shardings.params)
 
     def micro_loss(params: Params, frozen: Params, batch: Examples, key: Array) -> tuple[Array, Array]:
         """(the sum of the loss, the number of target tokens)."""
@@ -81,8 +100,9 @@ def make_step(
         state: TrainState, frozen: Params, batches: Examples, key: Array
     ) -> tuple[TrainState, StepMetrics]:
         dropout_key, rounding_key = jax.random.split(jax.random.fold_in(key, state.step))
-        params = jax.tree.map(lambda w: w.astype(dtype), state.params)
-        (total, tokens), gradients = _accumulate(micro_loss, params, frozen, batches, dropout_key)
+        # divided again after the cast, so that what devices send each other is in `dtype`
+        params = divide(jax.tree.map(lambda w: w.astype(dtype), state.params))
+        (total, tokens), gradients = _accumulate(micro_loss, divide, params, frozen, batches, dropout_key)
         gradients = jax.lax.optimization_barrier(gradients)  # or XLA would keep some in float32 up to here
         count = jnp.maximum(tokens, 1)
         gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / count, gradients)
@@ -92,27 +112,35 @@ def make_step(
         updated = _update(transform, state, gradients, rounding_key)
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    # a state in is a state out, or the second step would be compiled again
+    results = None if shardings is None else (shardings, shardings.step)
+    return jax.jit(step, donate_argnums=0, out_shardings=results)
 
 
 def _accumulate(
     micro_loss: Callable[..., tuple[Array, Array]],
+    divide: Callable[[Params], Params],
     params: Params,
     frozen: Params,
     batches: Examples,
     key: Array,
 ) -> tuple[tuple[Array, Array], Params]:
     """The sums over the micro-batches: ((loss, number of target tokens), gradient of the loss)."""
-    gradient = jax.value_and_grad(micro_loss, has_aux=True)
+
+    def gradient(micro_batch: Examples, key: Array) -> tuple[tuple[Array, Array], Params]:
+        value = jax.value_and_grad(micro_loss, has_aux=True)
+        sums, gradients = value(params, frozen, micro_batch, key)
+        return sums, divide(gradients)
+
     A = len(batches.tokens)
     keys = jax.random.split(key, A)
     if A == 1:
-        return gradient(params, frozen, *jax.tree.map(lambda x: x[0], (batches, keys)))
+        return gradient(*jax.tree.map(lambda x: x[0], (batches, keys)))
 
     def add(sums: Any, micro_batch: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, gradient(params, frozen, *micro_batch)), None
+        return jax.tree.map(jnp.add, sums, gradient(*micro_batch)), None
 
-    zeros = ((jnp.float32(0), jnp.int32(0)), jax.tree.map(lambda w: jnp.zeros(w.shape), params))
+    zeros = ((jnp.float32(0), jnp.int32(0)), divide(jax.tree.map(lambda w: jnp.zeros(w.shape), params)))
     return jax.lax.scan(add, zeros, (batches, keys))[0]
 
 

@@ -57,7 +57,7 @@ class StepTimer:
 
 
 def throughput(seconds: float, tokens: int, flop: float, peak: float | None) -> dict[str, float]:
-    """Tokens and operations per second, for a step's record; `peak` is the device's maximum of the latter.
+    """Tokens and operations per second, for a step's record; `peak` is the devices' maximum of the latter.
 
     Operations per second above the peak are left out, because then the time or the peak is wrong.
     """

@@ -1,0 +1,143 @@
+"""`vipllava eval` in two joined processes: one table and one file; whatever ends one ends both."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests.processes import run_processes, running_processes
+
+MESH = ('--mesh', 'tensor=2,data=2')
+SLOWLY = """
+import sys, time
+from vipllava_jax.cli import main
+from vipllava_jax.evaluation import journal
+
+append = journal._append
+
+def slowly(path, file, records):
+    append(path, file, records)
+    time.sleep(0.5)
+
+journal._append = slowly
+sys.argv = {}
+main()
+"""
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def command(folder, data):
+    short = ('--max-new-tokens', '2', '--fit', 'pad')
+    return ['eval', '--model', str(folder), '--data', str(data), '--output', 'out.jsonl', *short]
+
+
+def slowly(command):
+    return SLOWLY.format(['vipllava', *command, *MESH, '--batch', '2'])
+
+
+def wait_for_lines(path, count, started):
+    """Waits until a file has this many lines; the processes must not end before."""
+    end = time.monotonic() + 120
+    while not path.exists() or path.read_bytes().count(b'\n') < count:
+        for running in started:
+            assert running.process.poll() is None, running.err
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_two_processes_answer_as_one(vipllava, command, compiled, tmp_path):
+    first, second = run_processes([*command, *MESH, '--json', 'table.json'], env=compiled)
+    assert first.code == 0, first.err
+    assert second.code == 0, second.err
+    alone = vipllava(*command, '--output', 'alone.jsonl')
+    assert (first.out, second.out) == (alone.out, '')
+    assert 'vipllava: process 0 of 2, 2 local of 4 devices (cpu), joined at 127.0.0.1:' in first.err
+    assert 'vipllava: process 1 of 2, 2 local of 4 devices\n' in second.err
+    assert 'answers' not in second.err
+    by_number = [
+        sorted(lines(tmp_path / name)[1:], key=lambda answer: answer['n'])
+        for name in ('out.jsonl', 'alone.jsonl')
+    ]
+    assert by_number[0] == by_number[1]
+    assert json.loads((tmp_path / 'table.json').read_text())['answers'] == 20
+    assert vipllava(*command).out == alone.out  # nothing is asked again
+
+
+def test_without_a_mesh_joined_processes_are_refused(command):
+    first, second = run_processes(command)
+    assert (first.code, second.code) == (2, 2)
+    assert 'vipllava: 2 processes have joined, but without --mesh each would' in first.err
+    assert '--mesh' not in second.err
+
+
+def test_an_error_in_one_process_ends_both(command, compiled, tmp_path):
+    """Only process 0 opens the file of answers, which is of another type here; only process 1 lacks rows."""
+    (tmp_path / 'out.jsonl').write_text('notes\n')
+    first, second = run_processes([*command, *MESH], env=compiled)
+    assert (first.code, second.code) == (2, 2)
+    assert first.err.splitlines()[-1].startswith('vipllava: out.jsonl is not a file of answers')
+    assert 'Traceback' not in second.err
+    assert (tmp_path / 'out.jsonl').read_text() == 'notes\n'
+
+
+def test_an_error_in_another_process_is_shown_by_the_first(command, compiled):
+    script = """
+import os, sys
+from vipllava_jax.cli import main
+arguments = {}
+if os.environ['JAX_PROCESS_ID'] == '1':
+    arguments[arguments.index('--data') + 1] = 'missing.jsonl'
+sys.argv = arguments
+main()
+"""
+    first, second = run_processes(script.format(['vipllava', *command, *MESH]), env=compiled)
+    assert (first.code, second.code) == (2, 2)
+    assert "vipllava: process 1: no data file 'missing.jsonl'" in first.err
+    assert 'Traceback' not in second.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('index', [0, 1])
+def test_sigterm_to_one_ends_both_and_the_same_command_resumes(vipllava, command, compiled, tmp_path, index):
+    path = tmp_path / 'out.jsonl'
+    with running_processes(slowly(command), env=compiled) as started:
+        wait_for_lines(path, 5, started)
+        started[index].process.send_signal(signal.SIGTERM)
+        first, second = (running.finish(60) for running in started)
+    assert (first.code, second.code) == (128 + signal.SIGTERM,) * 2
+    assert 'vipllava: stopped by SIGTERM: the answers so far are in out.jsonl; the same command' in first.err
+    assert 'stopped' not in second.err
+    kept = path.read_bytes()
+    assert 5 <= kept.count(b'\n') < 21
+    assert kept.endswith(b'\n')
+    first, second = run_processes([*command, *MESH, '--batch', '2'], env=compiled)
+    assert (first.code, second.code) == (0, 0), first.err
+    assert path.read_bytes().startswith(kept)
+    assert first.out == vipllava(*command, '--output', 'alone.jsonl').out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('index', [0, 1])
+def test_sigkill_of_one_ends_the_other_within_the_heartbeat(vipllava, command, compiled, tmp_path, index):
+    path, heartbeat = tmp_path / 'out.jsonl', 10
+    script = slowly([*command, '--heartbeat-timeout', str(heartbeat)])
+    with running_processes(script, env=compiled) as started:
+        wait_for_lines(path, 5, started)
+        started[index].process.kill()
+        killed = time.monotonic()
+        left = started[1 - index].finish(heartbeat + 10)
+        assert time.monotonic() - killed < heartbeat + 10
+    assert left.code != 0
+    assert 'Traceback (most recent call last)' not in left.err
+    assert 'has lost the others' in left.err or 'another task died' in left.err
+    kept = path.read_bytes()
+    first, second = run_processes([*command, *MESH, '--batch', '2'], env=compiled)
+    assert (first.code, second.code) == (0, 0), first.err
+    complete = kept[: kept.rindex(b'\n') + 1]
+    assert path.read_bytes().startswith(complete)
+    assert first.out == vipllava(*command, '--output', 'alone.jsonl').out
