@@ -18,14 +18,15 @@ from tests.conftest import SMALL
 from tests.makers import write_processor_files
 from tests.test_checkpoint import random_params
 from tests.trees import same
-from vipllava_jax import checkpoint, loading, placement, quantizing
+from vipllava_jax import checkpoint, device_memory, loading, placement, quantizing
 from vipllava_jax.arrays import flat
 from vipllava_jax.convert.adapter_export import save_adapter
 from vipllava_jax.convert.to_torch import export
+from vipllava_jax.device_kinds import fleet_of
 from vipllava_jax.loading import WeightOptions
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Int4, Quantized, quantize
-from vipllava_jax.sharding import make_mesh
+from vipllava_jax.sharding import default_sharding, make_mesh
 from vipllava_jax.training import lora
 from vipllava_jax.weight_sharding import leaf_sharding
 
@@ -154,10 +155,31 @@ def test_the_description_of_a_model_on_a_mesh_counts_its_devices(models):
     assert repr(model).replace('2 x cpu', 'cpu') == repr(vj.load(models('odd') / 'torch', progress=False))
 
 
+def test_auto_loads_to_the_mesh_that_is_chosen(models, monkeypatch):
+    sizes = []
+
+    def choose(cfg, shapes):
+        sizes.append(len(shapes))
+        return {'data': 2, 'tensor': 4}
+
+    monkeypatch.setattr(device_memory, 'choose_mesh', choose)
+    source = loading.open(models('tied') / 'torch', mesh='auto')
+    assert dict(source.mesh.shape) == {'data': 2, 'tensor': 4}
+    assert sizes == [len(list(source.leaf_shapes()))]
+
+
+def test_auto_uses_a_single_device_without_a_mesh(models, monkeypatch):
+    one = fleet_of(jax.devices()[:1])
+    monkeypatch.setattr(device_memory, 'fleet_of', lambda devices: one)
+    model = vj.load(models('tied') / 'torch', mesh='auto', progress=False)
+    assert {x.sharding for x in jax.tree.leaves(model.params)} == {default_sharding()}
+
+
 @pytest.mark.parametrize(
     ('mesh', 'error', 'message'),
     [
-        (7, TypeError, 'mesh is 7: expected a mesh, or its axes'),
+        (7, TypeError, 'mesh is 7: expected a mesh, its axes'),
+        ('every', TypeError, 'expected a mesh, its axes'),
         ({'model': 2}, ValueError, "no axis 'model'; the axes are data, fsdp, tensor"),
         ({'tensor': 16}, ValueError, 'tensor 16 needs 16 devices, but there are 8'),
         (Mesh(np.array(jax.devices()[:2]), ('x',)), ValueError, "no axis 'x'"),
