@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import shutil
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from tests.conftest import SMALL
@@ -12,10 +15,12 @@ from tests.trees import same
 from vipllava_jax import checkpoint, loading
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.convert import to_flax
+from vipllava_jax.convert.adapter_export import save_adapter
 from vipllava_jax.convert.to_torch import export
 from vipllava_jax.manifest import split_quantized
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.training import lora
 from vipllava_jax.weight_options import WeightOptions
 
 TEXT = {'heads': 8, 'kv_heads': 4, 'head_size': 24, 'mlp': 192}  # groups of int4 would span processes
@@ -29,6 +34,7 @@ pods.join('on')
 import vipllava_jax as vj
 from vipllava_jax import checkpoint, loading, storage
 from vipllava_jax.arrays import flat
+from vipllava_jax.convert.adapter_export import save_adapter
 from vipllava_jax.weight_options import WeightOptions
 
 place, read, preadv = Path(PLACE), 0, os.preadv
@@ -71,19 +77,34 @@ for folder, fuse, quantize in (('torch', False, None), ('torch', True, 'int8'), 
         except ValueError as error:
             print(error)
 print(repr(vj.Model(params, source.cfg, None)))
+source = loading.open(place / 'torch', WeightOptions(adapter=place / 'adapter', merge=False), mesh)
+save_adapter(place / 'adapter saved', source.load(progress=False), source.cfg, projector=True)
+try:
+    loading.open(place / 'damaged', mesh=mesh).load(progress=False)
+except ValueError as error:
+    print('damaged:', error)
 print(json.dumps([verified, parts]))
 """
 
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """A PyTorch folder `torch`, and `small` with int4 weights."""
+    """A PyTorch folder `torch`, `small` with int4 weights, an adapter, and a damaged folder."""
     place = tmp_path_factory.mktemp('models')
     cfg = dataclasses.replace(SMALL, text=dataclasses.replace(SMALL.text, **TEXT))
     params = random_params(cfg)
     checkpoint.save(place / 'converted', params, cfg)
     checkpoint.save(place / 'small', nested(quantize_leaves(flat(params), 'int4')), cfg)
     export(place / 'converted', place / 'torch')
+    adapted = lora.add(params, cfg, rank=2, alpha=4, key=jax.random.key(1))
+    adapted = jax.tree.map(lambda x: x if x.any() else jnp.full_like(x, 0.02), adapted)
+    save_adapter(place / 'adapter', adapted, cfg)
+    shutil.copytree(place / 'small', place / 'damaged')
+    values = dict(checkpoint.open(place / 'small').stream())['llama/layers_0/q/w'].values.tobytes()
+    (file,) = (path for path in (place / 'damaged').rglob('d/*') if values in path.read_bytes())
+    content = bytearray(file.read_bytes())
+    content[content.find(values)] ^= 1
+    file.write_bytes(content)
     return place
 
 
@@ -112,10 +133,17 @@ def test_each_process_reads_its_part_and_the_first_saves_all(place):
         assert [int(line) for line in lines if line.isdigit()] == [expected, expected, 0]
         assert len([line for line in lines if line.endswith(exists)]) == 2
         assert '4 x cpu' in process.out
+        (damaged,) = (line for line in lines if line.startswith('damaged: '))
+        assert damaged.startswith('damaged: process ')  # the one that reads all of it
+        assert 'llama/layers_0/q/w/values does not match the checksum' in damaged
     check_converted([json.loads(process.out.splitlines()[-1]) for process in finished], place / 'small')
     for folder in ('torch', 'small'):
         one = loading.open(place / folder, WeightOptions(fuse=False)).load(progress=False)
         same(checkpoint.restore(place / f'{folder} saved')[0], one)
+    source = loading.open(place / 'torch', WeightOptions(adapter=place / 'adapter', merge=False))
+    save_adapter(place / 'one', source.load(progress=False), source.cfg, projector=True)
+    one, saved = (place / name / 'adapter_model.safetensors' for name in ('one', 'adapter saved'))
+    assert one.read_bytes() == saved.read_bytes()
 
 
 def check_converted(read: list, folder) -> None:
