@@ -20,12 +20,16 @@ from tests.test_checkpoint import random_params
 from tests.trees import same
 from vipllava_jax import checkpoint, device_memory, loading, placement, quantizing
 from vipllava_jax.arrays import flat
+from vipllava_jax.convert import adapted
 from vipllava_jax.convert.adapter_export import save_adapter
 from vipllava_jax.convert.to_torch import export
 from vipllava_jax.device_kinds import fleet_of
+from vipllava_jax.generation import decoding
+from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import WeightOptions
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Int4, Quantized, quantize
+from vipllava_jax.model.weights import LoRA
 from vipllava_jax.sharding import default_sharding, make_mesh
 from vipllava_jax.training import lora
 from vipllava_jax.weight_sharding import leaf_sharding
@@ -205,6 +209,36 @@ def test_quantizing_gathers_no_weight_on_a_device(name, shape, dtype):
     w = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=leaf_sharding(path, np.zeros(shape), mesh))
     lowered = quantizing._convert.lower(w, dtype=dtype, axes=axes.quantized_axes, placed=(axes, mesh))
     assert max(large_results(lowered.compile()), default=0) <= math.prod(shape) / 8
+
+
+@pytest.mark.parametrize(('name', 'shape'), [('o', (8, 24, 64)), ('down', (192, 64)), ('q', (64, 8, 24))])
+@pytest.mark.parametrize('axes', [{'tensor': 8}, {'fsdp': 2, 'tensor': 4}])
+def test_merging_an_adapter_needs_no_communication(name, shape, axes):
+    path, mesh = f'llama/layers_0/{name}/w', on_mesh(axes)
+    n = len(weight_axes(path).contracted)
+    w, a, b = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, (*shape[:n], 2), (2, *shape[n:])))
+    leaf = LoRA(w, a, b, 1.0)
+    leaf = placement._with_shardings(leaf, leaf_sharding(path, leaf, mesh))
+    assert not large_results(adapted._cast.lower(leaf, dtype=jnp.dtype('float32')).compile())
+
+
+def test_programs_compiled_for_the_shapes_are_used(folder):
+    source = loading.open(folder, WeightOptions(quantize='int4', fuse=True), {'data': 2, 'tensor': 2})
+    batch = Processor.load(folder).for_model(source.cfg)(['What is it?', 'Why?', 'Who?'])
+    chosen, compiled = dict(cfg=source.cfg, max_new_tokens=150), []
+
+    def listen(event, seconds, fun_name='', **_):
+        if event.endswith('backend_compile_duration'):
+            compiled.append(fun_name)
+
+    decoding.compile_for(source.shapes(), batch, **chosen)
+    params = source.load(progress=False)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        vj.generate(params, batch, **chosen)
+        assert not [name for name in compiled if 'prefill_batch' in name or 'decode_chunk' in name]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_fusing_needs_no_communication():
