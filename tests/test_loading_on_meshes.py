@@ -222,6 +222,20 @@ def test_merging_an_adapter_needs_no_communication(name, shape, axes):
     assert not large_results(adapted._cast.lower(leaf, dtype=jnp.dtype('float32')).compile())
 
 
+@pytest.mark.parametrize('quantize', [None, 'int4'])
+def test_on_a_tpu_the_formats_of_weights_keep_their_shardings(folder, monkeypatch, quantize):
+    monkeypatch.setattr(placement, '_on', lambda backend: backend == 'tpu')
+    mesh = on_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+    source = loading.open(folder, WeightOptions(quantize=quantize), mesh)
+    params = source.load(progress=False)
+    for path, leaf in flat(params):
+        assert jax.tree.map(lambda x: x.sharding, leaf) == leaf_sharding(path, leaf, mesh), path
+    formats, expected = (
+        jax.tree.map(lambda x: x.format, tree['llama']) for tree in (params, source.shapes())
+    )
+    assert formats == expected
+
+
 def test_programs_compiled_for_the_shapes_are_used(folder):
     source = loading.open(folder, WeightOptions(quantize='int4', fuse=True), {'data': 2, 'tensor': 2})
     batch = Processor.load(folder).for_model(source.cfg)(['What is it?', 'Why?', 'Who?'])
