@@ -18,14 +18,19 @@ from tests.conftest import SMALL
 from tests.makers import write_processor_files
 from tests.test_checkpoint import random_params
 from tests.trees import same
-from vipllava_jax import checkpoint, loading, placement, quantizing
+from vipllava_jax import checkpoint, device_memory, loading, placement, quantizing
 from vipllava_jax.arrays import flat
+from vipllava_jax.convert import adapted
 from vipllava_jax.convert.adapter_export import save_adapter
 from vipllava_jax.convert.to_torch import export
+from vipllava_jax.device_kinds import fleet_of
+from vipllava_jax.generation import decoding
+from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import WeightOptions
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Int4, Quantized, quantize
-from vipllava_jax.sharding import make_mesh
+from vipllava_jax.model.weights import LoRA
+from vipllava_jax.sharding import default_sharding, make_mesh
 from vipllava_jax.training import lora
 from vipllava_jax.weight_sharding import leaf_sharding
 
@@ -154,10 +159,31 @@ def test_the_description_of_a_model_on_a_mesh_counts_its_devices(models):
     assert repr(model).replace('2 x cpu', 'cpu') == repr(vj.load(models('odd') / 'torch', progress=False))
 
 
+def test_auto_loads_to_the_mesh_that_is_chosen(models, monkeypatch):
+    sizes = []
+
+    def choose(cfg, shapes):
+        sizes.append(len(shapes))
+        return {'data': 2, 'tensor': 4}
+
+    monkeypatch.setattr(device_memory, 'choose_mesh', choose)
+    source = loading.open(models('tied') / 'torch', mesh='auto')
+    assert dict(source.mesh.shape) == {'data': 2, 'tensor': 4}
+    assert sizes == [len(list(source.leaf_shapes()))]
+
+
+def test_auto_uses_a_single_device_without_a_mesh(models, monkeypatch):
+    one = fleet_of(jax.devices()[:1])
+    monkeypatch.setattr(device_memory, 'fleet_of', lambda devices: one)
+    model = vj.load(models('tied') / 'torch', mesh='auto', progress=False)
+    assert {x.sharding for x in jax.tree.leaves(model.params)} == {default_sharding()}
+
+
 @pytest.mark.parametrize(
     ('mesh', 'error', 'message'),
     [
-        (7, TypeError, 'mesh is 7: expected a mesh, or its axes'),
+        (7, TypeError, 'mesh is 7: expected a mesh, its axes'),
+        ('every', TypeError, 'expected a mesh, its axes'),
         ({'model': 2}, ValueError, "no axis 'model'; the axes are data, fsdp, tensor"),
         ({'tensor': 16}, ValueError, 'tensor 16 needs 16 devices, but there are 8'),
         (Mesh(np.array(jax.devices()[:2]), ('x',)), ValueError, "no axis 'x'"),
@@ -185,6 +211,50 @@ def test_quantizing_gathers_no_weight_on_a_device(name, shape, dtype):
     assert max(large_results(lowered.compile()), default=0) <= math.prod(shape) / 8
 
 
+@pytest.mark.parametrize(('name', 'shape'), [('o', (8, 24, 64)), ('down', (192, 64)), ('q', (64, 8, 24))])
+@pytest.mark.parametrize('axes', [{'tensor': 8}, {'fsdp': 2, 'tensor': 4}])
+def test_merging_an_adapter_needs_no_communication(name, shape, axes):
+    path, mesh = f'llama/layers_0/{name}/w', on_mesh(axes)
+    n = len(weight_axes(path).contracted)
+    w, a, b = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, (*shape[:n], 2), (2, *shape[n:])))
+    leaf = LoRA(w, a, b, 1.0)
+    leaf = placement._with_shardings(leaf, leaf_sharding(path, leaf, mesh))
+    assert not large_results(adapted._cast.lower(leaf, dtype=jnp.dtype('float32')).compile())
+
+
+@pytest.mark.parametrize('quantize', [None, 'int4'])
+def test_on_a_tpu_the_formats_of_weights_keep_their_shardings(folder, monkeypatch, quantize):
+    monkeypatch.setattr(placement, '_on', lambda backend: backend == 'tpu')
+    mesh = on_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+    source = loading.open(folder, WeightOptions(quantize=quantize), mesh)
+    params = source.load(progress=False)
+    for path, leaf in flat(params):
+        assert jax.tree.map(lambda x: x.sharding, leaf) == leaf_sharding(path, leaf, mesh), path
+    formats, expected = (
+        jax.tree.map(lambda x: x.format, tree['llama']) for tree in (params, source.shapes())
+    )
+    assert formats == expected
+
+
+def test_programs_compiled_for_the_shapes_are_used(folder):
+    source = loading.open(folder, WeightOptions(quantize='int4', fuse=True), {'data': 2, 'tensor': 2})
+    batch = Processor.load(folder).for_model(source.cfg)(['What is it?', 'Why?', 'Who?'])
+    chosen, compiled = dict(cfg=source.cfg, max_new_tokens=150), []
+
+    def listen(event, seconds, fun_name='', **_):
+        if event.endswith('backend_compile_duration'):
+            compiled.append(fun_name)
+
+    decoding.compile_for(source.shapes(), batch, **chosen)
+    params = source.load(progress=False)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        vj.generate(params, batch, **chosen)
+        assert not [name for name in compiled if 'prefill_batch' in name or 'decode_chunk' in name]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def test_fusing_needs_no_communication():
     cfg = dataclasses.replace(SMALL, text=dataclasses.replace(SMALL.text, **TEXTS['grouped']))
     mesh = on_mesh({'fsdp': 2, 'tensor': 4})
@@ -206,7 +276,7 @@ def test_weights_are_fused_only_where_the_mesh_divides_the_result():
 
 
 @given(st.sampled_from([(128,), (192,), (8, 24), (3, 16)]), st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_smaller_groups_of_int4_are_the_same_weight(contracted, seed):
     w = jnp.asarray(np.random.default_rng(seed).standard_normal((*contracted, 5), np.float32))
     large = quantize(w, len(contracted), 'int4')

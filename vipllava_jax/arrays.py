@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from vipllava_jax.messages import CheckpointError, one_line
 from vipllava_jax.pods import process_count, process_index
-from vipllava_jax.storage import Storage
+from vipllava_jax.storage import Reading, Storage, is_raw
 from vipllava_jax.threads import map_ahead
 
 AT_ONCE = 1 << 27  # bytes of arrays that are in flight when writing, or in one group when reading
@@ -161,10 +162,10 @@ def read_arrays(
 ) -> Iterator[tuple[str, Any]]:
     """Reads the arrays of `stored` in order as (path, array): jax.Array if a sharding is given, else numpy.
 
-    The sharding is one for all arrays, or a dict of those of each by its path. Every process reads whole
-    arrays, so that it can verify their checksums, and keeps the parts of its devices. The dtype of each array
-    is that in `types`, or the stored one. Raises CheckpointError, naming the array, if one does not have the
-    expected shape, dtype or checksum.
+    The sharding is one for all arrays, or a dict of those of each by its path. If the first axis is divided
+    over processes, each reads its rows, and one of them all rows to verify the checksum; other arrays are
+    read and verified by all. The dtype of each array is that in `types`, or the stored one. Raises
+    CheckpointError, naming the array, if one does not have the expected shape, dtype or checksum.
     """
     with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(CHECKERS) as checkers:
         storage = Storage(folder, checksums or {}, checkers)
@@ -198,25 +199,41 @@ def _read_some(
     from vipllava_jax.weight_sharding import put
 
     arrays: dict[str, Any] = {}
-    reads: dict[str, Any] = {}
+    reads: dict[str, Reading] = {}
     checks: list[Future[None]] = []
+    places = sharding if isinstance(sharding, Mapping) else dict.fromkeys(shapes, sharding)
     opened = {path: storage.open(path) for path in shapes}
     try:
         for path, leaf in shapes.items():
-            reads[path] = storage.checked(path, leaf, opened[path]).read()
+            store = storage.checked(path, leaf, opened[path])
+            reads[path] = storage.read(path, store, _rows_to_read(path, places[path], store))
         for path, read in reads.items():
-            array = storage.result(path, read)
-            checks.append(storage.check(path, array))
-            array = array.astype(types.get(path) or array.dtype, copy=False)
-            at = sharding.get(path) if isinstance(sharding, Mapping) else sharding
-            arrays[path] = array if at is None else put(array, at)
+            array = read.result()
+            if read.rows is None:
+                checks.append(storage.check(path, array))
+            array, at = array.astype(types.get(path) or array.dtype, copy=False), places[path]
+            arrays[path] = array if at is None else put(array, at, shapes[path].shape, read.rows)
     finally:  # wait for every read that has started before its memory and files are released
-        for future in (*opened.values(), *reads.values()):
+        for future in (*opened.values(), *(read.future for read in reads.values())):
             future.exception()
     for check in checks:
         check.result()
     jax.block_until_ready(arrays)  # keeps the host arrays until they are on the device
     return arrays
+
+
+def _rows_to_read(path: str, at: Any, store: Any) -> slice | None:
+    """The rows of an array that this process reads; None for all, whose checksum it verifies.
+
+    One of the processes reads all rows of each array, so that every checksum is verified by one of them.
+    """
+    from vipllava_jax.weight_sharding import local_rows
+
+    verifier = zlib.crc32(path.encode()) % process_count()
+    if at is None or at.is_fully_addressable or verifier == process_index() or not is_raw(store):
+        return None
+    rows = local_rows(at, store.shape)
+    return None if rows == slice(0, store.shape[0]) else rows
 
 
 @contextlib.contextmanager

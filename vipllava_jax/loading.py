@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -162,7 +163,8 @@ def open(
     from vipllava_jax.sharding import make_mesh
 
     source = Source(folder, cfg, options, adapter, shapes, leaves)
-    return dataclasses.replace(source, mesh=make_mesh(choose_mesh(cfg, dict(source.leaf_shapes()))))
+    axes = choose_mesh(cfg, dict(source.leaf_shapes()))
+    return dataclasses.replace(source, mesh=make_mesh(axes)) if math.prod(axes.values()) > 1 else source
 
 
 def _mesh(mesh: Any) -> Any:
@@ -177,7 +179,7 @@ def _mesh(mesh: Any) -> Any:
         return make_mesh(mesh)
     if not isinstance(mesh, Mesh):
         raise TypeError(
-            f'mesh is {brief(mesh)}: expected a mesh, or its axes, such as {{"tensor": 4}}, or auto'
+            f'mesh is {brief(mesh)}: expected a mesh, its axes, such as {{"tensor": 4}}, or "auto"'
         )
     for name, type in zip(mesh.axis_names, mesh.axis_types, strict=True):
         if name not in AXES:

@@ -1,5 +1,6 @@
 """Opens arrays that Orbax has stored, in files that may be damaged or malicious."""
 
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
@@ -55,6 +56,15 @@ class Storage:
         if not fits or store.dtype.numpy_dtype != leaf.dtype or store.codec.to_json().get('compressor'):
             raise CheckpointError(f'{self.folder}: {expected}; convert it again')
         return store
+
+    def read(self, path: str, store: Any, rows: slice | None = None) -> 'Reading':
+        """Starts to read an array, or a range of the first axis of one that `is_raw`."""
+        if rows is None:
+            return Reading(self, path, store, None, store.read())
+        row = store.dtype.numpy_dtype.itemsize * math.prod(store.shape[1:])
+        chunk = '.'.join('0' for _ in store.shape)
+        read = store.kvstore.read(chunk, byte_range=slice(rows.start * row, rows.stop * row))
+        return Reading(self, path, store, rows, read)
 
     def check(self, path: str, array: Any) -> Future[None]:
         """Starts to verify the checksum of an array's bytes."""
@@ -121,6 +131,39 @@ class Storage:
                             _check_file(Path(entry.path), homes)
             except OSError as error:
                 raise self.damaged(f'{error.filename}: {error.strerror}') from None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An array, or some of its rows, while it is read."""
+
+    storage: Storage
+    path: str
+    store: Any
+    rows: slice | None  # of the first axis; None for all
+    future: Any
+
+    def result(self) -> Any:
+        """Waits for the array; raises CheckpointError if it cannot be read."""
+        import numpy as np
+
+        found = self.storage.result(self.path, self.future)
+        if self.rows is None:
+            return found
+        if found.state != 'value':
+            raise self.storage.damaged(f'{self.path}: its data is missing')
+        return np.frombuffer(found.value, self.store.dtype.numpy_dtype).reshape(-1, *self.store.shape[1:])
+
+
+def is_raw(store: Any) -> bool:
+    """Whether an array is stored as its bytes in C order in one piece, so that rows can be read alone."""
+    metadata = store.spec().to_json()['metadata']
+    return (
+        tuple(metadata['chunks']) == store.shape
+        and metadata['order'] == 'C'
+        and not metadata['filters']
+        and not str(metadata['dtype']).startswith('>')
+    )
 
 
 def without_details(error: Exception) -> str:

@@ -75,8 +75,25 @@ def _with_group(leaf: Int4, *, group: int, axes: WeightAxes, mesh: Mesh) -> Int4
     return jax.lax.with_sharding_constraint(leaf, sharding_by_axes(axes, leaf, mesh))
 
 
-def put(x: np.ndarray, at: Sharding) -> jax.Array:
-    """An array that every process has -> the same with a sharding, without communication."""
+def put(x: np.ndarray, at: Sharding, shape: tuple[int, ...] = (), rows: slice | None = None) -> jax.Array:
+    """An array that every process has -> the same with a sharding, without communication.
+
+    With `rows`, x holds these rows of an array of a shape: all that the local devices need.
+    """
     if at.is_fully_addressable:
         return jax.device_put(x, at)
-    return jax.make_array_from_callback(x.shape, at, lambda index: x[index])
+    if rows is None:
+        return jax.make_array_from_callback(x.shape, at, lambda index: x[index])
+
+    def part(index: Any) -> np.ndarray:
+        begin, end, _ = index[0].indices(shape[0])
+        return x[(slice(begin - rows.start, end - rows.start), *index[1:])]
+
+    return jax.make_array_from_callback(shape, at, part)
+
+
+def local_rows(at: Sharding, shape: tuple[int, ...]) -> slice:
+    """The range of the first axis of an array that the local devices of a sharding hold."""
+    indices = [index or () for index in at.addressable_devices_indices_map(shape).values()]
+    parts = [index[0].indices(shape[0]) for index in indices]
+    return slice(min(begin for begin, *_ in parts), max(end for _, end, _ in parts))
