@@ -37,7 +37,7 @@ class Running:
     def out(self) -> str:
         """The lines of stdout so far, without those of the library of collectives."""
         lines = (self.place / 'out').read_text(errors='replace').splitlines(keepends=True)
-        return ''.join(line for line in lines if not line.startswith('[Gloo]'))
+        return ''.join(line for line in lines if 'peer ranks' not in line)
 
     @property
     def err(self) -> str:
