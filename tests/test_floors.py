@@ -23,7 +23,7 @@ FLOORS = (
     'model.clip model.projector model.llama',
     'model.vipllava',
     'model.params model.vocabulary model.cost',
-    'weight_sharding',
+    'weight_sharding gathering',
     'quantizing',
     'data/ demo/',
     'integrity',

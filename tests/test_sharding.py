@@ -104,6 +104,15 @@ def test_a_sum_over_a_divided_axis_is_complete_on_every_device(axes, B, rng):
         np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-5)
 
 
+def test_attention_of_heads_that_are_divided_is_not_a_sum(rng):
+    q, k = (rng.normal(size=(2, 3, 4, 5)).astype(np.float32) for _ in 'qk')
+    on = mesh(data=2, tensor=4)
+    run = jax.jit(per_device(lambda q, k: q * k.sum(axis=1, keepdims=True), 'BTNH,BSKH->BTNH'))
+    np.testing.assert_allclose(
+        run(put(q, 'BTNH', on), put(k, 'BSKH', on)), q * k.sum(axis=1, keepdims=True), rtol=1e-5
+    )
+
+
 def test_a_mesh_axis_takes_part_only_if_it_divides_all_that_it_shards(rng):
     q, k = jnp.ones((2, 3, 8, 4)), jnp.ones((2, 3, 2, 4))
     on = mesh(tensor=4)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.messages import CheckpointError, one_line
+from vipllava_jax.pods import process_count, process_index
 from vipllava_jax.storage import Storage
 from vipllava_jax.threads import map_ahead
 
@@ -72,9 +73,17 @@ def write_arrays(
             (jax.ShapeDtypeStruct, _writer(leaves, pool, written)),
             (jax.Array, ocp.type_handlers.ArrayHandler()),
         )
-        handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+        options: Any = {}
+        if process_count() > 1:  # otherwise this process would wait for the others
+            alone = {process_index()}
+            options['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
+                primary_host=process_index(), active_processes=alone, barrier_sync_key_prefix='alone'
+            )
+        handler = ocp.PyTreeCheckpointHandler(
+            use_compression=False, type_handler_registry=registry, **options
+        )
         with writing(folder):
-            ocp.Checkpointer(handler).save(folder, args=ocp.args.PyTreeSave(shapes))
+            ocp.Checkpointer(handler, **options).save(folder, args=ocp.args.PyTreeSave(shapes))
         return {path: future.result() for path, future in written.items()}
 
 

@@ -3,13 +3,14 @@
 The arrays have checksums. config.json has none, because users may edit it, but it must describe the arrays.
 """
 
+import contextlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vipllava_jax import arrays
+from vipllava_jax import arrays, pods
 from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import Config
 from vipllava_jax.files import read_bytes, write_json
@@ -20,13 +21,14 @@ from vipllava_jax.manifest import (
     Manifest,
     check_complete,
     join_quantized,
+    join_shapes,
     read_manifest,
     split_quantized,
     write_manifest,
 )
 from vipllava_jax.messages import CheckpointError, listed
 from vipllava_jax.progress_bar import Progress
-from vipllava_jax.weight_options import FLOATS, weight_dtype
+from vipllava_jax.weight_options import weight_dtype
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -58,32 +60,76 @@ def save(
     """Writes params, their config, and the processor's files in `files_from` to a new folder.
 
     If the params do not fit in memory, `params` holds their shapes, and `leaves` yields their arrays as
-    (path, array), in any order; a few are in memory at a time. Returns the sorted paths of arrays that hold
-    infinity or NaN. Raises CheckpointError if the params do not match the config or carry an adapter, or if
-    the folder cannot be written.
+    (path, array), in any order; a few are in memory at a time. Arrays may be divided over a mesh. If several
+    processes have joined, all call this: the first writes, and the others wait. Returns the sorted paths of
+    arrays that hold infinity or NaN. Raises CheckpointError if the params do not match the config or carry an
+    adapter, or if the folder cannot be written.
     """
     import jax
 
+    from vipllava_jax.gathering import whole_leaves
     from vipllava_jax.model.params import abstract
     from vipllava_jax.model.weights import LoRA
 
     if any(isinstance(leaf, LoRA) for _, leaf in flat(params)):
         raise CheckpointError(f'{folder}: the params have an adapter: merge it, or save it separately')
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-    stored = dict(split_quantized(flat(shapes)))
-    if unmatched := sorted(dict(flat(shapes)).keys() ^ dict(flat(abstract(cfg))).keys()):
+    shapes = dict(_with_largest_groups(flat(shapes)))
+    stored = dict(split_quantized(shapes.items()))
+    if unmatched := sorted(shapes.keys() ^ dict(flat(abstract(cfg))).keys()):
         names = f'{", ".join(unmatched[:3])}{", …" if len(unmatched) > 3 else ""}'
         raise CheckpointError(
             f'{folder}: the params do not match the config ({names}); load with fuse=False to save'
         )
-    with new_folder(folder, size(stored), is_checkpoint, overwrite) as new:
-        source = flat(params) if leaves is None else leaves
-        written = arrays.write_arrays(new / PARAMS, nested(stored.items()), split_quantized(source))
-        write_json(new / 'config.json', to_hugging_face(cfg))
-        copy_files(files_from, new)
-        checksums = {path: each.checksum for path, each in written.items()}
-        write_manifest(new, dict(flat(shapes)), stored, checksums)
-    return tuple(sorted(path for path, each in written.items() if not each.finite))
+    whole = whole_leaves(_with_largest_groups(flat(params) if leaves is None else leaves))
+    with pods.together(), contextlib.ExitStack() as stack:
+        with pods.together():  # the first process finds that the folder exists before anything is gathered
+            new = new_folder(folder, size(stored), is_checkpoint, overwrite)
+            place = stack.enter_context(new) if pods.is_first() else None
+        with pods.together():
+            try:
+                written = _write(place, shapes, stored, whole, cfg, files_from) if place else {}
+            finally:
+                if pods.process_count() > 1:
+                    deque(whole, maxlen=0)  # the others gather what the first does, also after an error
+    not_finite_paths = sorted(path for path, each in written.items() if not each.finite)
+    return (*pods.from_first(not_finite_paths),)
+
+
+def _write(
+    new: Path,
+    shapes: dict[str, Any],
+    stored: dict[str, Any],
+    leaves: Iterable[tuple[str, Any]],
+    cfg: Config,
+    files_from: Path | None,
+) -> dict[str, arrays.Written]:
+    """Writes the files of a model to a new folder -> what is known of the stored arrays."""
+    written = arrays.write_arrays(new / PARAMS, nested(stored.items()), split_quantized(leaves))
+    write_json(new / 'config.json', to_hugging_face(cfg))
+    copy_files(files_from, new)
+    write_manifest(new, shapes, stored, {path: each.checksum for path, each in written.items()})
+    return written
+
+
+def _with_largest_groups(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Leaves, or their shapes -> the same, with the groups of int4 as large as without a mesh."""
+    import jax
+    import jax.numpy as jnp
+
+    from vipllava_jax.model.quantized import Int4
+
+    for path, leaf in leaves:
+        new = leaf
+        if isinstance(leaf, Int4) and isinstance(leaf.scale, jax.ShapeDtypeStruct):
+            new = jax.eval_shape(Int4.with_largest_group, leaf)
+        elif isinstance(leaf, Int4):
+            new = leaf.with_largest_group()
+            if new is not leaf and not jnp.array_equal(new.with_group(leaf.group).scale, leaf.scale):
+                raise CheckpointError(
+                    f'{path}: has scales for groups of {leaf.group} values, but a folder for {new.group}'
+                )
+        yield path, new
 
 
 @dataclass(frozen=True)
@@ -141,7 +187,7 @@ def open(folder: Path) -> Checkpoint:
     from vipllava_jax.model.params import abstract
 
     cfg, manifest = read_config(folder), read_manifest(folder)
-    leaves = _joined(folder, manifest.arrays)
+    leaves = join_shapes(folder, manifest.arrays)
     if cfg.text.layers + cfg.vision.layers > len(leaves):  # before allocating anything per layer
         raise CheckpointError(
             f'{folder}: config.json has {cfg.text.layers} and {cfg.vision.layers} layers, but {MARK} lists '
@@ -164,47 +210,6 @@ def restore(
 
     stored = open(folder)
     return nested(stored.stream(dtype, sharding=default_sharding(), progress=progress)), stored.cfg
-
-
-def _joined(folder: Path, shapes: dict[str, Any]) -> dict[str, Any]:
-    """Joins shapes of values and scales into shapes of quantized leaves; other shapes stay as they are."""
-    from vipllava_jax.model.quantized import Quantized
-
-    try:
-        stored = dict(join_quantized(shapes.items()))
-        for path, leaf in stored.items():
-            if isinstance(leaf, Quantized):
-                _check_quantized(path, leaf)
-            elif leaf.dtype.name not in FLOATS:
-                raise ValueError(f'{path} is of type {leaf.dtype.name}')
-    except ValueError as error:
-        raise CheckpointError(f'{folder / MARK}: lists no params ({error}); convert it again') from None
-    return stored
-
-
-def _check_quantized(path: str, leaf: Any) -> None:
-    """Raises ValueError unless values and scale have the shapes and dtypes of one quantized weight."""
-    from vipllava_jax.model.params import weight_axes
-
-    found = (*((x.shape, x.dtype.name) for x in (leaf.values, leaf.scale)),)
-    try:
-        matches = found == _quantized_shapes(leaf.shape, weight_axes(path).quantized_axes, leaf.dtype.name)
-    except (ValueError, TypeError, IndexError, ArithmeticError):  # from impossible shapes
-        matches = False
-    if not matches:
-        raise ValueError(f'{path}: the shapes or dtypes of its values and its scale do not match')
-
-
-@lru_cache
-def _quantized_shapes(shape: tuple[int, ...], axes: int, dtype: str) -> tuple[tuple[Any, str], ...]:
-    """The shapes and dtypes of the values and scale of a quantized weight with `axes` contracted axes."""
-    import jax
-
-    from vipllava_jax.model.quantized import quantize
-
-    weight = jax.ShapeDtypeStruct(shape, 'float32')
-    found = jax.eval_shape(partial(quantize, contracted=axes, dtype=dtype), weight)
-    return (*((x.shape, x.dtype.name) for x in (found.values, found.scale)),)
 
 
 def copy_files(source: Path | None, target: Path) -> None:

@@ -1,5 +1,6 @@
 """Loads a model from a folder or the Hugging Face Hub onto the device."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vipllava_jax import checkpoint
+from vipllava_jax import checkpoint, pods
 from vipllava_jax.arrays import nested
 from vipllava_jax.config import Config
 from vipllava_jax.convert import torch_files
@@ -108,10 +109,19 @@ class Source:
         )
 
     def load(self, progress: Progress | bool | None = None) -> dict[str, Any]:
-        """The params on the device, in the layout that is fastest there; `progress` as in `loading.load`."""
+        """The params on the device, in the layout that is fastest there; `progress` as in `loading.load`.
+
+        If the mesh is that of several processes, all of them call this, and an error in one is raised in all.
+        """
         from vipllava_jax import placement
 
-        with shown_progress(progress, f'loading {self.folder.name}') as show:
+        several = self.mesh is not None and self.mesh.is_multi_process
+        if progress is None and not pods.is_first():
+            progress = False
+        with (
+            pods.together() if several else contextlib.nullcontext(),
+            shown_progress(progress, f'loading {self.folder.name}') as show,
+        ):
             return placement.place(
                 nested(self.leaves(show)), self.cfg, fuse=self.options.fuse, mesh=self.mesh
             )
@@ -164,6 +174,8 @@ def _mesh(mesh: Any) -> 'Mesh | None':
             raise ValueError(f'mesh: there is no axis {brief(name)}; the axes are {", ".join(AXES)}')
         if type != AxisType.Auto:
             raise ValueError(f'mesh: the axis {name} is {type.name}, not Auto; use vipllava_jax.make_mesh')
+    if not mesh.local_devices:
+        raise ValueError('mesh: none of its devices belongs to this process; use those of all processes')
     return mesh
 
 

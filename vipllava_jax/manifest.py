@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vipllava_jax.files import read_json, write_json
 from vipllava_jax.messages import CheckpointError, brief, printable
 from vipllava_jax.version import __version__
+from vipllava_jax.weight_options import FLOATS
 
 MARK = 'vipllava.json'
 FORMAT = 3  # format 2 added quantized weights, 3 int4; a folder gets the lowest format that it needs
@@ -131,3 +133,44 @@ def join_quantized(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any
             yield weight, from_values_and_scale(**waiting.pop(weight))
     if waiting:
         raise ValueError(f'{next(iter(waiting))} has only one of values and scale')
+
+
+def join_shapes(folder: Path, shapes: dict[str, Any]) -> dict[str, Any]:
+    """Joins shapes of values and scales into shapes of quantized leaves; other shapes stay as they are."""
+    from vipllava_jax.model.quantized import Quantized
+
+    try:
+        stored = dict(join_quantized(shapes.items()))
+        for path, leaf in stored.items():
+            if isinstance(leaf, Quantized):
+                _check_quantized(path, leaf)
+            elif leaf.dtype.name not in FLOATS:
+                raise ValueError(f'{path} is of type {leaf.dtype.name}')
+    except ValueError as error:
+        raise CheckpointError(f'{folder / MARK}: lists no params ({error}); convert it again') from None
+    return stored
+
+
+def _check_quantized(path: str, leaf: Any) -> None:
+    """Raises ValueError unless values and scale have the shapes and dtypes of one quantized weight."""
+    from vipllava_jax.model.params import weight_axes
+
+    found = (*((x.shape, x.dtype.name) for x in (leaf.values, leaf.scale)),)
+    try:
+        matches = found == _quantized_shapes(leaf.shape, weight_axes(path).quantized_axes, leaf.dtype.name)
+    except (ValueError, TypeError, IndexError, ArithmeticError):  # from impossible shapes
+        matches = False
+    if not matches:
+        raise ValueError(f'{path}: the shapes or dtypes of its values and its scale do not match')
+
+
+@lru_cache
+def _quantized_shapes(shape: tuple[int, ...], axes: int, dtype: str) -> tuple[tuple[Any, str], ...]:
+    """The shapes and dtypes of the values and scale of a quantized weight with `axes` contracted axes."""
+    import jax
+
+    from vipllava_jax.model.quantized import quantize
+
+    weight = jax.ShapeDtypeStruct(shape, 'float32')
+    found = jax.eval_shape(partial(quantize, contracted=axes, dtype=dtype), weight)
+    return (*((x.shape, x.dtype.name) for x in (found.values, found.scale)),)

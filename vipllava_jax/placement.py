@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from vipllava_jax.model import llama, vipllava
 from vipllava_jax.model.llama import Cache, Fused
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
-from vipllava_jax.sharding import RULES, default_sharding, mesh_of
+from vipllava_jax.sharding import RULES, default_sharding, mesh_of, pin
 from vipllava_jax.weight_sharding import leaf_sharding, with_divisible_groups
 
 
@@ -124,21 +125,25 @@ def formats(decoder: Params, cfg: Config) -> Params:
     """The decoder's weights, or their shapes -> the memory format the compiler prefers for each in decoding.
 
     On a TPU, decoding would otherwise copy q, k and v to other formats on every call. The formats are those
-    of one layer and a batch of 8; programs for other batch and cache sizes use them without copies.
+    of one layer and a batch of 8, or of 8 rows per device; programs for other batch and cache sizes use them
+    without copies. A format on a mesh includes the sharding.
     """
     kept = {name: w for name, w in decoder.items() if name == 'layers_0' or not name.startswith('layers_')}
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), kept)
     cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, layers=1))
+    mesh, wanted, rows = mesh_of(kept), Format(Layout.AUTO), 8
+    if mesh:
+        wanted = jax.tree.map(lambda w: Format(Layout.AUTO, w.sharding), kept)
+        rows *= math.prod(mesh.shape.get(axis, 1) for axis in RULES['B'])
 
     def step(decoder: Params, tokens: Array) -> tuple[Array, Cache]:
-        cache = Cache.empty(cfg.text, 8, 1024, decoder['norm']['w'].dtype)
+        cache = Cache.empty(cfg.text, rows, 1024, decoder['norm']['w'].dtype)
+        if mesh:
+            cache = jax.tree.map(lambda x: pin(x, 'BSKH', mesh), cache)
         return vipllava.decode({'llama': decoder}, tokens, cache, tokens, cfg=cfg)
 
-    formats: Any = Format(Layout.AUTO)
-    if mesh_of(kept):
-        formats = jax.tree.map(lambda w: Format(Layout.AUTO, w.sharding), kept)
-    choose = jax.jit(step, in_shardings=(formats, None))
-    (chosen, _), _ = choose.lower(shapes, jax.ShapeDtypeStruct((8,), jnp.int32)).compile().input_formats
+    choose = jax.jit(step, in_shardings=(wanted, None))
+    (chosen, _), _ = choose.lower(shapes, jax.ShapeDtypeStruct((rows,), jnp.int32)).compile().input_formats
     return {name: chosen['layers_0' if name.startswith('layers_') else name] for name in decoder}
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
@@ -29,21 +30,27 @@ def quantize_leaves(
         yield from leaves
         return
 
-    @partial(jax.jit, static_argnames=('axes', 'placed'))
-    def convert(w: Any, axes: int, placed: tuple[WeightAxes, Mesh] | None) -> Any:
-        new = quantize(w, axes, dtype) if axes else w.astype(others or w.dtype)
-        if placed is None:
-            return new
-        if isinstance(new, Int4):
-            new = quantize(w, axes, dtype, divisible_group(placed[0], new, placed[1]))
-        return lax.with_sharding_constraint(new, sharding_by_axes(placed[0], new, placed[1]))
-
     for path, leaf in leaves:
         w = leaf.base if isinstance(leaf, LoRA) else leaf
         if isinstance(w, Quantized):
             yield path, leaf
             continue
         axes, mesh = weight_axes(path), mesh_of(w)
-        convert_at = partial(convert, axes=axes.quantized_axes, placed=(axes, mesh) if mesh else None)
-        w = jax.eval_shape(convert_at, w) if isinstance(w, jax.ShapeDtypeStruct) else convert_at(w)
+        placed = (axes, mesh) if mesh else None
+        new_dtype = dtype if axes.quantizable else np.dtype(others or w.dtype).name
+        convert = partial(_convert, dtype=new_dtype, axes=axes.quantized_axes, placed=placed)
+        w = jax.eval_shape(convert, w) if isinstance(w, jax.ShapeDtypeStruct) else convert(w)
+        if mesh and mesh.is_multi_process:
+            jax.block_until_ready(w)  # a process that ran ahead could block the devices of the others
         yield path, dataclasses.replace(leaf, base=w) if isinstance(leaf, LoRA) else w
+
+
+@partial(jax.jit, static_argnames=('dtype', 'axes', 'placed'))
+def _convert(w: Any, *, dtype: str, axes: int, placed: tuple[WeightAxes, Mesh] | None) -> Any:
+    """A weight, quantized if it has contracted axes, or cast; on a mesh, divided by its letters."""
+    new = quantize(w, axes, dtype) if axes else w.astype(dtype)
+    if placed is None:
+        return new
+    if isinstance(new, Int4):
+        new = quantize(w, axes, dtype, divisible_group(placed[0], new, placed[1]))
+    return lax.with_sharding_constraint(new, sharding_by_axes(placed[0], new, placed[1]))

@@ -28,7 +28,7 @@ RULES = {  # letter -> the mesh axes that divide it, the outermost first; other 
     'F': ('tensor',),
     'V': ('tensor',),
 }
-MAX_GATHERED_BYTES = 1 << 20  # on a GPU, up to this size a gather and a local sum are faster than a psum
+SMALL = 1 << 20  # bytes up to which the latency of a sum over devices counts more than its bandwidth
 
 AnyMesh = Mesh | AbstractMesh
 
@@ -150,11 +150,12 @@ def per_device(
         if mesh is None:
             return f(*args)
         axes = _axes_by_letter(letters, args, mesh)
-        summed = [axis for letter in axes if letter not in result for axis in axes[letter]]
+        kept = {axis for letter in axes if letter in result for axis in axes[letter]}
+        joined = dict.fromkeys(axis for found in axes.values() for axis in found if axis not in kept)
 
         def part(*parts: Array) -> Array:
             y = f(*parts)
-            for axis in dict.fromkeys(summed):
+            for axis in joined:
                 y = join(y, axis)
             return y
 
@@ -192,7 +193,7 @@ def _axes_by_letter(
 def sum_over_devices(y: Array, axis: str) -> Array:
     """The sum of y over the devices of a mesh axis, inside of `per_device`; the same bits on all devices.
 
-    Small sums on GPUs are gathered and added locally, which has less latency than a reduction.
+    Two GPUs exchange small parts and add them locally, which has less latency than a reduction.
     """
 
     def gathered(y: Array) -> Array:
@@ -202,6 +203,6 @@ def sum_over_devices(y: Array, axis: str) -> Array:
     def reduced(y: Array) -> Array:
         return lax.psum(y, axis)
 
-    if y.size * y.dtype.itemsize > MAX_GATHERED_BYTES:
+    if lax.axis_size(axis) > 2 or y.size * y.dtype.itemsize > SMALL:
         return reduced(y)
     return lax.platform_dependent(y, cuda=gathered, default=reduced)

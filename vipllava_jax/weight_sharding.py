@@ -61,11 +61,18 @@ def with_divisible_groups(path: str, leaf: Any, mesh: Mesh) -> Any:
         return dataclasses.replace(leaf, base=with_divisible_groups(path, leaf.base, mesh))
     if not isinstance(leaf, Int4):
         return leaf
-    group = divisible_group(weight_axes(path), leaf, mesh)
+    axes = weight_axes(path)
+    group = divisible_group(axes, leaf, mesh)
     if group == leaf.group:
         return leaf
-    smaller = functools.partial(Int4.with_group, group=group)
+    smaller = functools.partial(_with_group, group=group, axes=axes, mesh=mesh)
     return jax.eval_shape(smaller, leaf) if isinstance(leaf.scale, jax.ShapeDtypeStruct) else smaller(leaf)
+
+
+@functools.partial(jax.jit, static_argnames=('group', 'axes', 'mesh'))
+def _with_group(leaf: Int4, *, group: int, axes: WeightAxes, mesh: Mesh) -> Int4:
+    leaf = leaf.with_group(group)
+    return jax.lax.with_sharding_constraint(leaf, sharding_by_axes(axes, leaf, mesh))
 
 
 def put(x: np.ndarray, at: Sharding) -> jax.Array:

@@ -1,13 +1,15 @@
 """Writes the adapters of a model to a folder in peft's format."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors.numpy import save_file
 
+from vipllava_jax import pods
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
 from vipllava_jax.convert.adapter_config import CONFIG
@@ -15,6 +17,7 @@ from vipllava_jax.convert.adapters import PAIR_FILES, PREFIX, is_adapter
 from vipllava_jax.convert.table import BRIDGE, TEXT, leaves, rearrange_axes, reverse_layout
 from vipllava_jax.files import write_json
 from vipllava_jax.folders import new_folder
+from vipllava_jax.gathering import whole_leaves
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 
@@ -30,21 +33,24 @@ def save_adapter(
 ) -> None:
     """The decoder's adapters -> a new folder, for `read_adapter`, and for peft on transformers 4.52 or later.
 
-    With `projector` its weights are saved too; `base` is the name of the model that the adapters are for.
-    Raises ValueError for adapters that one config cannot describe.
+    With `projector` its weights are saved too; `base` is the name of the model that the adapters are for. If
+    several processes have joined, all call this: the first writes, and the others wait. Raises ValueError for
+    adapters that one config cannot describe.
     """
     tensors, config = _exported(params, cfg, projector)
     size = sum(x.nbytes for x in tensors.values())
-    with new_folder(Path(folder).expanduser(), size, is_adapter, overwrite) as new:
-        save_file(tensors, new / PAIR_FILES[0], metadata={'format': 'pt'})
-        write_json(new / CONFIG, {**config, 'base_model_name_or_path': base})
+    with pods.together():
+        if pods.is_first():
+            with new_folder(Path(folder).expanduser(), size, is_adapter, overwrite) as new:
+                save_file(tensors, new / PAIR_FILES[0], metadata={'format': 'pt'})
+                write_json(new / CONFIG, {**config, 'base_model_name_or_path': base})
 
 
 def _exported(params: Params, cfg: Config, projector: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The tensors of an adapter's file by peft's names, and the fields of its config."""
     table, tensors = {leaf.path: leaf for leaf in leaves(cfg)}, {}
     settings, modules = set(), set()
-    for path, w in flat(params):
+    for path, w in whole_leaves(_exported_leaves(params, projector)):
         row = table.get(path)
         if isinstance(w, LoRA):
             if row is None or not row.name.startswith(TEXT + 'model.layers.'):
@@ -55,7 +61,7 @@ def _exported(params: Params, cfg: Config, projector: bool) -> tuple[dict[str, n
             tensors[_peft_name(module + '.lora_B.weight')] = np.asarray(w.b, np.float32).reshape(rank, -1).T
             settings.add((rank, w.scale, w.rate))
             modules.add('.'.join(module.split('.')[-2:]))
-        elif projector and row and row.name.startswith(BRIDGE):
+        elif row:
             x = np.asarray(w, np.float32)
             tensors[_peft_name(row.name)] = rearrange_axes(x, reverse_layout(row.layout), dict(row.sizes))
     if len(settings) != 1:
@@ -63,6 +69,15 @@ def _exported(params: Params, cfg: Config, projector: bool) -> tuple[dict[str, n
         raise ValueError(f'adapters of one rank, scale and dropout expected, found {found}')
     config = _config(*settings.pop(), modules, projector)
     return {name: np.ascontiguousarray(x) for name, x in tensors.items()}, config
+
+
+def _exported_leaves(params: Params, projector: bool) -> Iterator[tuple[str, Any]]:
+    """The leaves that are saved: those with an adapter, without the weights below, and the projector's."""
+    for path, w in flat(params):
+        if isinstance(w, LoRA):
+            yield path, LoRA(jax.ShapeDtypeStruct(w.shape, w.dtype), w.a, w.b, w.scale, w.rate)  # type: ignore[arg-type]
+        elif projector and path.startswith('projector/'):
+            yield path, w
 
 
 def _config(rank: int, scale: float, rate: float, modules: Iterable[str], projector: bool) -> dict[str, Any]:

@@ -127,6 +127,11 @@ class Int4(Quantized):
         """The same weight with smaller groups, whose size divides that of the present ones."""
         return Int4(self.values, jnp.repeat(self.scale, self.group // group, axis=-1))
 
+    def with_largest_group(self) -> 'Int4':
+        """The inverse of `with_group`: the same weight with the groups of `quantize`."""
+        count = math.gcd(GROUP, self.fan_in) // self.group
+        return self if count == 1 else Int4(self.values, self.scale[..., ::count])
+
     def output_axes_first(self, dtype: DTypeLike) -> Array:
         nibbles = (self.values[..., None] << 28 - 4 * jnp.arange(8)) >> 28
         w = nibbles.reshape(*self.scale.shape, -1) * self.scale.astype(jnp.float32)[..., None]

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from vipllava_jax.model.equations import lora_equations, precision
 from vipllava_jax.model.products import product
 from vipllava_jax.model.quantized import Quantized
-from vipllava_jax.sharding import MAX_GATHERED_BYTES, per_device
+from vipllava_jax.sharding import SMALL, per_device
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -
         return product(equation, x, w, dtype)
     dot = partial(jnp.einsum, equation, precision=precision(x), preferred_element_type=dtype)
     # XLA shards large products by itself, and overlaps their sums over the devices with other work.
-    is_small = _result_size(equation, x, w) * dtype.itemsize <= MAX_GATHERED_BYTES
+    is_small = _result_size(equation, x, w) * dtype.itemsize <= SMALL
     return (per_device(dot, equation) if is_small else dot)(x, w)
 
 
