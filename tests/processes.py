@@ -116,4 +116,9 @@ def run_processes(
     """Runs `running_processes` to their ends -> exit code and output of each, in order of their indices."""
     end = time.monotonic() + timeout
     with running_processes(script, count, devices, env) as started:
-        return [running.finish(max(end - time.monotonic(), 0.1)) for running in started]
+        try:
+            return [running.finish(max(end - time.monotonic(), 0.1)) for running in started]
+        except AssertionError as error:
+            for index, running in enumerate(started):
+                error.add_note(f'process {index}: {running.process.poll()}\n{running.out}\n{running.err}')
+            raise
