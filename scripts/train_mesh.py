@@ -48,8 +48,8 @@ def random_params(settings: Any, cfg: Any, mesh: Any) -> Any:
 
     from vipllava_jax.arrays import nested
     from vipllava_jax.model.params import specs
-    from vipllava_jax.placement import leaf_sharding
     from vipllava_jax.training.parts import in_trained_part
+    from vipllava_jax.weight_sharding import leaf_sharding
 
     @partial(jax.jit, static_argnums=(1, 2, 3, 4))
     def normal(key: Any, std: float, shape: Any, dtype: str, at: Any) -> Any:

@@ -14,8 +14,8 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
 from vipllava_jax.device_kinds import Fleet, fleet_of, gib
 from vipllava_jax.inputs.batch import bucket
-from vipllava_jax.placement import leaf_sharding
 from vipllava_jax.sharding import AXES, AnyMesh, spec
+from vipllava_jax.weight_sharding import leaf_sharding
 
 SLACK = 0.10  # the part of a device's memory that a plan leaves free
 

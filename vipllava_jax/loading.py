@@ -1,6 +1,7 @@
 """Loads a model from a folder or the Hugging Face Hub onto the device."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Processor
 
 DEMO = 'demo'  # the name of the model that is included in the package
+AUTO = 'auto'  # as a mesh: the one that `device_memory.choose_mesh` chooses
 
 
 def load(
@@ -39,7 +41,7 @@ def load(
     fuse: bool | None = None,
     adapter: str | os.PathLike[str] | None = None,
     merge: bool = True,
-    mesh: 'Mesh | Mapping[str, int] | None' = None,
+    mesh: 'Mesh | Mapping[str, int] | str | None' = None,
     progress: Progress | bool | None = None,
 ) -> Model:
     """A folder (PyTorch or converted) or a name on the Hub ('organisation/name@revision') -> the model.
@@ -51,9 +53,9 @@ def load(
     `adapter` is the folder of an adapter, in the format of peft, of the authors of ViP-LLaVA, or of this
     package. It is merged into the weights, but kept separate for weights that are stored quantized, or for
     all weights if `merge` is False. `mesh` divides the weights over several devices: a mesh of `make_mesh`,
-    or its axes, such as {'tensor': 4, 'data': 2}. `progress` is called with the bytes done, the total number
-    of bytes and the name of the last tensor; None shows a progress bar in a terminal or a notebook, False
-    shows none.
+    its axes, such as {'tensor': 4, 'data': 2}, or 'auto', which chooses them by the memory of the devices.
+    `progress` is called with the bytes done, the total number of bytes and the name of the last tensor; None
+    shows a progress bar in a terminal or a notebook, False shows none.
 
     Raises ValueError, with a message of one line; CheckpointError, a subclass, if the weights are at fault.
     """
@@ -135,10 +137,10 @@ class Source:
 def open(
     folder: Path,
     options: WeightOptions | None = None,
-    mesh: 'Mesh | Mapping[str, int] | None' = None,
+    mesh: 'Mesh | Mapping[str, int] | str | None' = None,
 ) -> Source:
     """Checks a folder's weights and the options, without reading arrays; raises the errors of `load`."""
-    options, mesh = options or WeightOptions(), _mesh(mesh)
+    options, placed = options or WeightOptions(), _mesh(mesh)
     if checkpoint.is_checkpoint(folder):
         stored = checkpoint.open(folder)
         cfg, shapes = stored.cfg, stored.shapes
@@ -154,21 +156,29 @@ def open(
         from vipllava_jax.convert import adapters
 
         adapter = adapters.read_adapter(options.adapter, cfg)
-    return Source(folder, cfg, options, adapter, shapes, leaves, mesh)
+    if placed != AUTO:
+        return Source(folder, cfg, options, adapter, shapes, leaves, placed)
+    from vipllava_jax.device_memory import choose_mesh
+    from vipllava_jax.sharding import make_mesh
+
+    source = Source(folder, cfg, options, adapter, shapes, leaves)
+    return dataclasses.replace(source, mesh=make_mesh(choose_mesh(cfg, dict(source.leaf_shapes()))))
 
 
-def _mesh(mesh: Any) -> 'Mesh | None':
-    """The mesh of `load`'s argument; raises ValueError or TypeError unless weights can be divided over it."""
+def _mesh(mesh: Any) -> Any:
+    """The mesh of `load`'s argument, or AUTO; ValueError or TypeError if weights cannot lie on it."""
     from jax.sharding import AxisType, Mesh
 
     from vipllava_jax.sharding import AXES, make_mesh
 
-    if mesh is None:
-        return None
+    if mesh is None or mesh == AUTO:
+        return mesh
     if isinstance(mesh, Mapping):
         return make_mesh(mesh)
     if not isinstance(mesh, Mesh):
-        raise TypeError(f'mesh is {brief(mesh)}: expected a mesh, or its axes, such as {{"tensor": 4}}')
+        raise TypeError(
+            f'mesh is {brief(mesh)}: expected a mesh, or its axes, such as {{"tensor": 4}}, or auto'
+        )
     for name, type in zip(mesh.axis_names, mesh.axis_types, strict=True):
         if name not in AXES:
             raise ValueError(f'mesh: there is no axis {brief(name)}; the axes are {", ".join(AXES)}')

@@ -12,10 +12,13 @@ from vipllava_jax.benchmark import plan
 from vipllava_jax.benchmark.measure import STEPS, Ours, compilation_cache
 from vipllava_jax.benchmark.subject import PRESETS, Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure_line
+from vipllava_jax.device_memory import bytes_per_device
 from vipllava_jax.model.cost import Work
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.params import abstract
 from vipllava_jax.placement import place
+from vipllava_jax.sharding import make_mesh
+from vipllava_jax.weight_sharding import leaf_sharding
 
 
 @pytest.fixture(scope='module')
@@ -51,6 +54,48 @@ def test_fusing_keeps_every_weight(subject):
     for path, w in expected.items():
         np.testing.assert_array_equal(ours[path], w)
     assert joined.weight == subject.weight == 4
+
+
+@pytest.mark.parametrize('quantize', [pytest.param(None, marks=pytest.mark.slow), 'int4'])
+def test_random_params_of_a_mesh_are_created_in_parts(cfg, quantize):
+    mesh = make_mesh({'tensor': 2, 'fsdp': 2}, devices=jax.devices()[:4])
+    params = place(random_params(cfg, 'float32', quantize, mesh), cfg, fuse=False, mesh=mesh)
+    for path, w in flat(params):
+        expected = leaf_sharding(path, w, mesh)
+        assert jax.tree.map(lambda x: x.sharding, w) == expected, path
+        assert np.count_nonzero(w.astype('float32')) > 0.8 * w.size, path
+    size = sum(shard.data.nbytes for x in jax.tree.leaves(params) for shard in x.addressable_shards[:1])
+    assert size == bytes_per_device(params, mesh)
+
+
+def test_a_mesh_shares_the_work_of_a_line(subject):
+    mesh = make_mesh({'data': 2, 'tensor': 4})
+    alone, divided = (
+        [
+            line.work[-1]
+            for line in plan.lines({}, subject.costs, ('vision', 'prefill'), (8,), (192,), plan.Shares.of(m))
+        ]
+        for m in (None, mesh)
+    )
+    for whole, share in zip(alone, divided, strict=True):
+        assert share.flop == pytest.approx(whole.flop / 8)
+        assert whole.bytes / 8 <= share.bytes <= whole.bytes / 4  # each half of the rows reads all weights
+
+
+@pytest.mark.slow
+def test_every_line_is_measured_on_a_mesh(cfg):
+    mesh = make_mesh({'data': 2, 'tensor': 2}, devices=jax.devices()[:4])
+    params = place(random_params(cfg, 'float32', None, mesh), cfg, mesh=mesh)
+    sides = {OURS: Ours(Subject(params, silent(cfg), mesh))}
+    what = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate')
+    costs = sides[OURS].subject.costs
+    with compilation_cache():
+        results = [
+            measure_line(x, 2) for x in plan.lines(sides, costs, what, (4,), (100,), plan.Shares.of(mesh))
+        ]
+    assert [
+        (str(result.line), side.fault) for result in results for side in result.sides.values() if side.fault
+    ] == []
 
 
 @pytest.mark.slow

@@ -103,6 +103,43 @@ def test_invalid_options_are_errors_of_one_line(vipllava, args, message):
     assert err.count('\n') == 1  # before weights are created
 
 
+@pytest.mark.slow
+def test_a_mesh_is_measured_with_the_batch_of_all_devices(vipllava, tmp_path):
+    file = tmp_path / 'speed.json'
+    args = ('--mesh', 'tensor=2,data=2', '--what', 'vision,first-token,decode', '--json', file)
+    ran = vipllava('bench', '--preset', 'tiny', '--batch', 4, '--context', 192, '--repeats', 3, *args)
+    assert ran.code == 0, ran.err
+    assert 'data=2,tensor=2 on cpu' in ran.out
+    assert 'With --mesh, batch and output are those of all devices' in ran.out
+    data = json.loads(file.read_text())
+    assert data['mesh'] == {'data': 2, 'tensor': 2}
+    *_, decode = data['lines']
+    assert (decode['batch'], decode['output']) == (4, [4, 'tokens/s'])
+    assert decode['sides']['vipllava-jax']['fault'] == ''
+
+
+def test_auto_chooses_the_mesh_and_says_why(vipllava, folder):
+    args = ('--mesh', 'auto', '--what', 'decode', '--context', 100, '--repeats', 3)
+    ran = vipllava('bench', '--model', folder, *args)
+    assert ran.code == 0, ran.err
+    assert 'mesh data=8: the model fits on one device' in ran.err
+    assert '100…164' in ran.out
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--mesh', 'data=4', '--batch', '2,4'], '--batch 2: the mesh divides the rows by 4'),
+        (['--mesh', 'tensor=64'], 'needs 64 devices'),
+        (['--mesh', 'tensor=2', '--peer', 'transformers'], 'leave out --mesh or --peer'),
+    ],
+)
+def test_what_a_mesh_cannot_measure_is_refused(vipllava, args, message):
+    ran = vipllava('bench', '--preset', 'tiny', *args)
+    assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
+    assert message in ran.err
+
+
 @pytest.mark.parametrize(
     ('option', 'value', 'message'),
     [

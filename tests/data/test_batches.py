@@ -13,7 +13,8 @@ from tests.data.test_region_prompts import ROWS
 from tests.data.test_vcr import META
 from tests.data.test_vcr import ROW as VCR
 from tests.makers import noise
-from vipllava_jax.data.batches import Batches, BatchSettings
+from vipllava_jax.data.batch_settings import BatchSettings
+from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.conversations import IGNORE
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.data.rows import BrokenRow, Rows

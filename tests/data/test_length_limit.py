@@ -3,7 +3,8 @@
 import pytest
 
 from tests.data.samples import region_row, write_lines
-from vipllava_jax.data.batches import Batches, BatchSettings
+from vipllava_jax.data.batch_settings import BatchSettings
+from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.conversations import ANSWER_ENDINGS, IGNORE, LengthLimit, encode_conversation
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.inputs.prompts import TEMPLATES, Turn

@@ -29,7 +29,8 @@ def rows(folder: Path) -> None:
 
 def _read_for_training(folder: Path, file: Path, skip_broken: bool) -> None:
     from vipllava_jax.data import row_checks
-    from vipllava_jax.data.batches import Batches, BatchSettings
+    from vipllava_jax.data.batch_settings import BatchSettings
+    from vipllava_jax.data.batches import Batches
     from vipllava_jax.inputs.processor import Processor
 
     found = row_checks.read_rows([file], skip_broken=skip_broken)

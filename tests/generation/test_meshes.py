@@ -19,10 +19,10 @@ from vipllava_jax.generation import decoding
 from vipllava_jax.generation.rows import place_rows
 from vipllava_jax.generation.state import eos_rows, insert, take
 from vipllava_jax.model import llama
-from vipllava_jax.placement import leaf_sharding
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.sharding import make_mesh
 from vipllava_jax.training import lora
+from vipllava_jax.weight_sharding import leaf_sharding
 
 MESHES = ({'tensor': 2}, {'tensor': 4}, {'tensor': 8}, {'data': 2}, {'data': 8}, {'fsdp': 4})
 MESHES += ({'data': 2, 'tensor': 4}, {'fsdp': 2, 'tensor': 2}, {'data': 2, 'fsdp': 2, 'tensor': 2})

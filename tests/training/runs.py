@@ -11,7 +11,8 @@ from tests.makers import noise, write_processor_files
 from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config, TextConfig, VisionConfig
-from vipllava_jax.data.batches import Batches, BatchSettings
+from vipllava_jax.data.batch_settings import BatchSettings
+from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.model.params import init
 from vipllava_jax.training.loss import loss

@@ -10,7 +10,8 @@ from tests.data.samples import write_lines
 from tests.makers import noise
 from tests.training import runs
 from vipllava_jax import training
-from vipllava_jax.data.batches import Batches, BatchSettings
+from vipllava_jax.data.batch_settings import BatchSettings
+from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.conversations import ANSWER_ENDINGS, IGNORE
 from vipllava_jax.data.examples import Examples
 from vipllava_jax.data.row_checks import read_rows

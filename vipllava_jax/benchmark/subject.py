@@ -19,8 +19,8 @@ from vipllava_jax.model.llama import FUSED, split_fused
 from vipllava_jax.model.params import specs
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.placement import leaf_sharding
 from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.weight_sharding import leaf_sharding
 
 PRESETS = {
     '7b': VIP_LLAVA_7B,

@@ -1,6 +1,7 @@
 """`vipllava doctor`: checks that this computer can run the model, and says what to do where it cannot."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vipllava_jax.doctor.check import Check
 
 WIDTH = 18  # columns of a name
+Place = tuple[str | None, int | None, int | None]  # the coordinator, the number of processes, the index
 
 
 @click.command()
@@ -40,6 +42,11 @@ WIDTH = 18  # columns of a name
     '--process-index', metavar='I', type=WholeNumber(0, 1 << 20), help='The index of this process, from 0.'
 )
 @click.option(
+    '--join',
+    is_flag=True,
+    help='Join the processes of the job, which must all run this command, and add over all their devices.',
+)
+@click.option(
     '--time-limit',
     metavar='S',
     type=WholeNumber(1, 3600),
@@ -54,6 +61,7 @@ def doctor(
     coordinator: str | None,
     process_count: int | None,
     process_index: int | None,
+    join: bool,
     time_limit: int,
     as_json: bool,
 ) -> None:
@@ -67,22 +75,20 @@ def doctor(
       vipllava doctor
       vipllava doctor --model ./vip-llava-7b --output ./run
       vipllava doctor --coordinator 10.0.0.1:8476 --process-count 4 --process-index 1
+      srun vipllava doctor --join
     """
-    from vipllava_jax.doctor.network import check_coordinator
-
+    place = coordinator, process_count, process_index
     checks: list[Check] = []
-    for check in _checks(model, output, time_limit):
+    for check in itertools.chain(_local_checks(model, output, time_limit), _network(place, join, time_limit)):
         checks.append(check)
         show(check, as_json)
-    checks.append(check_coordinator(coordinator, process_count, process_index, time_limit))
-    show(checks[-1], as_json)
     healthy = all(check.status != 'FAIL' for check in checks)
     if as_json:
         click.echo(json.dumps({'ok': healthy, 'checks': [dataclasses.asdict(check) for check in checks]}))
     sys.exit(0 if healthy else 1)
 
 
-def _checks(model: str | None, output: str | None, seconds: float) -> 'Iterator[Check]':
+def _local_checks(model: str | None, output: str | None, seconds: float) -> 'Iterator[Check]':
     """The checks of this computer, in order."""
     from vipllava_jax.doctor import hardware, software, storage
     from vipllava_jax.doctor.check import skipped
@@ -99,6 +105,16 @@ def _checks(model: str | None, output: str | None, seconds: float) -> 'Iterator[
         yield _check_model(model, seconds)
     if output is not None:
         yield storage.check_writable('output', Path(output), seconds, 'give another --output')
+
+
+def _network(place: Place, join: bool, seconds: float) -> 'Iterator[Check]':
+    """The checks of the way to other hosts."""
+    from vipllava_jax.doctor import network
+
+    if join:
+        yield from network.check_joining(*place, seconds)
+    else:
+        yield network.check_coordinator(*place, seconds)
 
 
 def _check_model(model: str, seconds: float) -> 'Check':

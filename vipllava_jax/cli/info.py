@@ -44,9 +44,7 @@ LONGEST = 4096  # characters of a value, which may be a path
     '--batch',
     metavar='N',
     type=WholeNumber(1, 2**20),
-    default=1,
-    show_default=True,
-    help='With --mesh: the number of rows for which there is a cache, on all devices together.',
+    help='With --mesh: the number of rows for which there is a cache, on all devices together.  [default: 1]',
 )
 @click.option(
     '--context',
@@ -92,6 +90,8 @@ def info(source: str | None, mesh: Any, as_json: bool, **options: Any) -> None:
     if mesh is not None:
         plan_mesh(source, mesh, as_json, options)
         return
+    if given := [f'--{"devices" if name == "count" else name}' for name, value in options.items() if value]:
+        raise ValueError(f'{", ".join(given)}: only used with --mesh')
     sections: dict[str, Any] = {'versions': versions(), 'devices': devices(), 'compiled programs': programs()}
     if source is not None:
         from vipllava_jax.loading import locate
@@ -118,7 +118,7 @@ def plan_mesh(source: str | None, mesh: Any, as_json: bool, options: dict[str, A
     weights = pop_weight_options(options)
     question = mesh_plan.Question(
         mesh,
-        options['batch'],
+        options['batch'] or 1,
         options['context'],
         options['memory'],
         options['count'],

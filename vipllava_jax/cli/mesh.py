@@ -19,7 +19,7 @@ class MeshText(click.ParamType):
         try:
             return parse_mesh(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            self.fail(str(error).removeprefix('mesh: '), param, ctx)
 
 
 class MemorySize(click.ParamType):

@@ -9,6 +9,7 @@ import click
 
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.paths import FILE, FILE_PATH, FOLDER
+from vipllava_jax.cli.pods import distributed_options, joined_pod
 from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.training.keys import Key
 from vipllava_jax.training.settings import KEYS, REQUIRED, TrainingSettings
@@ -74,26 +75,35 @@ def train(file: Path | None, **given: Any) -> None:
       vipllava train run.toml --learning-rate 1e-4 --steps 200
       vipllava train --recipe stage-2 --model ./stage-1/model --data mix.json --output ./stage-2
     """
-    keys = {name: value for name, value in given.items() if value not in (None, ())}
+    keys = {name: given.pop(name) for name in KEYS}
+    keys = {name: value for name, value in keys.items() if value not in (None, ())}
     read_settings(file, **keys)  # before jax is imported
     reserve()
+    with joined_pod(given) as is_first:
+        folder = _train(file, keys, is_first)
+        click.echo(folder)
+
+
+def _train(file: Path | None, keys: dict[str, Any], is_first: bool) -> Path:
+    """Trains; returns the folder of the result."""
     from vipllava_jax import training
     from vipllava_jax.training.progress import ConsoleProgress
 
     try:
         with report_broken_rows():
-            trained = training.train(file, progress=ConsoleProgress(), **keys)
+            return training.train(file, progress=ConsoleProgress() if is_first else None, **keys).folder
     except training.Stopped as stopped:
-        click.echo(f'vipllava: {stopped}', err=True)
+        if is_first:
+            click.echo(f'vipllava: {stopped}', err=True)
         sys.exit(128 + stopped.signal)
     except RuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
         raise ValueError(
             'the device does not have enough memory: try a smaller --batch or a larger --accumulate, --remat '
-            'layers, --param-dtype and --moment-dtype bfloat16, --recipe lora, or a shorter --max-length'
+            'layers, --param-dtype and --moment-dtype bfloat16, --recipe lora, a shorter --max-length, or '
+            'more devices in --mesh'
         ) from None
-    click.echo(trained.folder)
 
 
 train = Grouped(
@@ -103,5 +113,6 @@ train = Grouped(
     params=[
         click.Argument(['file'], required=False, type=FILE_PATH),
         *(_option(name, key) for name, key in KEYS.items()),
+        *reversed(distributed_options(_train).__click_params__),  # type: ignore[attr-defined]
     ],
 )

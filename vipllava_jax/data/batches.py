@@ -3,153 +3,17 @@
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from vipllava_jax.data.conversations import IGNORE, Example, check_trainable, encode_conversation
-from vipllava_jax.data.examples import Examples
-from vipllava_jax.data.marking import open_marked
-from vipllava_jax.data.order import epoch_order, sample_seed
-from vipllava_jax.data.region_prompts import make_conversation
-from vipllava_jax.data.rows import BrokenRow, Row, Rows, raising_broken_row
+from vipllava_jax.data.batch_maker import BatchMaker, Note, Task, TrainingBatch
+from vipllava_jax.data.batch_settings import BatchSettings
+from vipllava_jax.data.order import epoch_order
+from vipllava_jax.data.rows import Rows
 from vipllava_jax.data.workers import map_in_order
-from vipllava_jax.inputs.marks import Mark
-from vipllava_jax.inputs.padding import pad_ids, pad_images, round_up
-from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, uint8_pixels
 from vipllava_jax.inputs.processor import Processor
-from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
-from vipllava_jax.messages import brief
-
-RANGES = (  # fields of BatchSettings with their smallest and largest values
-    ('batch_size', 1, 2**16),
-    ('max_length', 1, 2**31 - 1),
-    ('pad_to_multiple_of', 1, 2**31 - 1),
-    ('seed', 0, 2**63 - 1),
-)
-MAX_ATTEMPTS = 100  # rows that are tried in place of a broken one
-
-Note = tuple[str, str]  # (subject, message); only one message per subject is reported
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchSettings:
-    """How rows become batches; ValueError for a value out of range."""
-
-    batch_size: int
-    seed: int | None = 0  # None: for evaluation, in the order of the file and without random marks
-    template: str = DEFAULT_TEMPLATE
-    fit: Fit | None = None
-    max_length: int = 2048  # tokens; longer conversations are truncated
-    group_by_length: bool = True  # the rows of a batch have about the same length: T and I take few values
-    pad_to_multiple_of: int = 128  # the length T of a batch is a multiple of this
-    skip_broken: bool = False  # the next good row takes the place of a broken one
-    workers: int = 0  # processes that prepare batches; 0: they are prepared in this process
-
-    def __post_init__(self) -> None:
-        check_trainable(self.template)
-        check_fit(self.fit)
-        for name, smallest, largest in RANGES:
-            value = getattr(self, name)
-            if value is not None and not smallest <= value <= largest:
-                raise ValueError(f'{name} is {brief(value)}: give {smallest} to {largest:,}')
-
-
-class TrainingBatch(NamedTuple):
-    """The arrays of a training step, and the names of their rows."""
-
-    examples: Examples
-    names: tuple[str, ...]  # for messages
-
-
-class RowWithoutAnswer(BrokenRow):
-    """A row whose answers are all beyond max_length; it is not broken otherwise."""
-
-
-class Sample(NamedTuple):
-    """A row, ready to become part of a batch."""
-
-    name: str
-    example: Example
-    images: list[np.ndarray]  # hw3 uint8, with the marks drawn on them
-
-
-class Task(NamedTuple):
-    """A batch to make."""
-
-    epoch: int
-    rows: np.ndarray  # B, the indices of its rows
-    repeated: int  # the number of rows at the end that only fill up the batch and have no targets
-
-
-@dataclass(frozen=True)
-class BatchMaker:
-    """A Task -> its batch and notes about skipped rows; can be sent to another process."""
-
-    rows: Rows
-    processor: Processor
-    settings: BatchSettings
-
-    def __call__(self, task: Task) -> tuple[TrainingBatch, list[Note]]:
-        notes: list[Note] = []
-        samples = [self._find_sample(int(i), task.epoch, notes) for i in task.rows]
-        names, examples, images = zip(*samples, strict=True)
-        longest = max(len(example.tokens) for example in examples)
-        T = round_up(longest, self.settings.pad_to_multiple_of)
-        tokens = pad_ids([example.tokens for example in examples], T, self.processor.tokenizer.pad)
-        targets = pad_ids([example.targets for example in examples], T, IGNORE)
-        targets[len(samples) - task.repeated :] = IGNORE
-        padded_images, counts = pad_images(images, self.processor.image_settings.side, np.uint8)
-        return TrainingBatch(Examples(tokens, targets, padded_images, counts), names), notes
-
-    def _find_sample(self, i: int, epoch: int, notes: list[Note]) -> Sample:
-        """The sample of a row or, if that is broken or has no answer left, of the next good one."""
-        for n in range(MAX_ATTEMPTS):
-            try:
-                return self._make_sample(self.rows[(i + n) % len(self.rows)], epoch, notes)
-            except BrokenRow as error:
-                if not (self.settings.skip_broken or isinstance(error, RowWithoutAnswer)):
-                    raise
-                notes.append((str(error), f'skipped: {error}'))
-        raise BrokenRow(f'{self.rows.where(i)}: this row and the {MAX_ATTEMPTS - 1} after it are broken')
-
-    def _make_sample(self, row: Row, epoch: int, notes: list[Note]) -> Sample:
-        settings = self.settings
-        rng = None
-        if settings.seed is not None:
-            rng = np.random.default_rng(sample_seed(settings.seed, epoch, row.name))
-        try:
-            with raising_broken_row(row.where):
-                count = len(row.images)
-                turns, marks = make_conversation(row.fields, count, row.folder, rng)
-                example = encode_conversation(
-                    turns, count, self.processor, settings.template, settings.max_length
-                )
-                if (example.targets == IGNORE).all():
-                    raise RowWithoutAnswer(
-                        f'{row.where}: its question alone fills max_length {settings.max_length}'
-                    )
-                return Sample(row.name, example, self._load_images(row, marks, rng, notes))
-        except BrokenRow:
-            raise
-        except Exception as error:
-            raise RuntimeError(f'{row.where}: {error!r}') from error
-
-    def _load_images(
-        self, row: Row, marks: Sequence[Sequence[Mark]], rng: np.random.Generator | None, notes: list[Note]
-    ) -> list[np.ndarray]:
-        """The pictures hw3 of a row, with its marks; notes a mark that is cropped."""
-        images = []
-        for path, row_marks in zip(row.images, marks, strict=True):
-            seed = int(rng.integers(1 << 32)) if row_marks and rng is not None else None
-            image = open_marked(path, row_marks, seed)
-            for mark in marks_cut_off(image, self.processor.image_settings, self.settings.fit):
-                message = f"the crop cuts off the mark {mark}; fit 'pad' keeps whole pictures"
-                notes.append(('crop', f'{row.where}: {message}'))
-            images.append(uint8_pixels(image, self.processor.image_settings, self.settings.fit))
-        return images
 
 
 @dataclass(frozen=True)
@@ -159,12 +23,17 @@ class Batches:
     Each epoch has every row once, in another order and with other marks; its last batch is filled up with
     its first rows. With seed None, the rows that fill up the last batch have no targets. `report` is called
     once with each problem of a row that does not stop the run.
+
+    In a run of several processes `loaded` are the rows of a batch, by their numbers in it, whose images this
+    process loads; a batch then has only these images. All processes must choose the same rows: a row whose
+    picture is damaged is not replaced by another if broken rows are skipped, but has no targets.
     """
 
     rows: Rows
     processor: Processor
     settings: BatchSettings
     report: Callable[[str], None] = warnings.warn
+    loaded: tuple[int, ...] | None = None  # None: all
 
     def __post_init__(self) -> None:
         i = int(self.rows.image_counts.argmax())
@@ -202,7 +71,7 @@ class Batches:
 
     @property
     def _maker(self) -> BatchMaker:
-        return BatchMaker(self.rows, self.processor, self.settings)
+        return BatchMaker(self.rows, self.processor, self.settings, self.loaded)
 
     def _report(self, result: tuple[TrainingBatch, list[Note]], reported: set[str]) -> TrainingBatch:
         """Reports the notes on new subjects; returns the batch."""

@@ -16,6 +16,7 @@ from vipllava_jax.messages import printable
 
 LONGEST = 400  # characters of what a check found
 OK, FAILED, SKIPPED = 'ok', 'FAIL', '--'
+MESSAGE = 'vipllava: '  # before a message on stderr
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,19 @@ class Probe:
             [sys.executable, '-m', 'vipllava_jax.doctor.probes', name, *args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # it may hold anything; the probes report errors themselves
+            stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # so that its own processes end with it
         )
+        self._last = ''  # the last message of this package that is not an answer
         self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):  # it is closed at the end
-            for line in self.process.stdout:
+        with self.process.stdout as lines:
+            for line in lines:
                 self._lines.put(line.decode(errors='replace'))
         self._lines.put(None)
 
@@ -78,10 +81,12 @@ class Probe:
             except queue.Empty:
                 raise NoAnswer(f'no answer within {seconds:g} s') from None
             if line is None:
-                raise NoAnswer(_ending(self.process))
+                raise NoAnswer(self._last or _ending(self.process))
+            if line.startswith(MESSAGE):
+                self._last = line.removeprefix(MESSAGE).strip()
             with contextlib.suppress(ValueError):
                 found = json.loads(line)
-                if isinstance(found, dict):  # a library may print other lines
+                if isinstance(found, dict):  # libraries print other lines
                     return found
 
     def __enter__(self) -> 'Probe':
@@ -93,6 +98,7 @@ class Probe:
             os.killpg(self.process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=2)
+        self._reader.join(timeout=2)
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

@@ -11,8 +11,10 @@ from vipllava_jax.doctor.software import INSTALL_CUDA
 from vipllava_jax.messages import brief
 
 SLOW = 0.7  # of the median of the devices: a slower one is reported
-# Otherwise jax would take most of a GPU's memory for the test.
-ENVIRONMENT = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', 'TF_CPP_MIN_LOG_LEVEL': '3'}
+ENVIRONMENT = {
+    'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # or jax would take most of a GPU's memory for the test
+    'JAX_ENABLE_COMPILATION_CACHE': 'false',  # its folder has a check of its own
+}
 BUSY = (
     'another program may hold the devices; on a TPU slice of several hosts, run the command on all hosts at '
     'the same time'
@@ -68,7 +70,7 @@ def _tests(probe: Probe, names: list[str], seconds: float) -> Iterator[Check]:
     if len(names) == 1:
         yield skipped('all-reduce', 'there is one device')
         return
-    yield _summed(_answer(probe, seconds))
+    yield check_sum('all-reduce', _answer(probe, seconds))
 
 
 def _answer(probe: Probe, seconds: float) -> dict[str, Any]:
@@ -90,18 +92,19 @@ def _tested(name: str, answer: dict[str, Any], rates: list[float]) -> Check:
     return ok(name, text, **answer)
 
 
-def _summed(answer: dict[str, Any]) -> Check:
+def check_sum(name: str, answer: dict[str, Any]) -> Check:
+    """The result of a sum over devices."""
     if 'error' in answer:
         advice = (
             'the devices do not reach each other: NCCL_DEBUG=INFO says more; in a container, give it more '
             'shared memory (--shm-size=16g) or set NCCL_P2P_DISABLE=1'
         )
-        return failed('all-reduce', answer['error'], advice)
+        return failed(name, answer['error'], advice)
     n, size, seconds = answer['devices'], answer['bytes'], answer['seconds']
     text = f'{n} devices, {gib(size)} of each in {seconds * 1e3:.2f} ms, {size / seconds / 1e9:,.1f} GB/s'
     if not answer['right']:
-        return failed('all-reduce', f'{text}, but wrong results', 'do not use these devices together')
-    return ok('all-reduce', text, **answer)
+        return failed(name, f'{text}, but wrong results', 'do not use these devices together')
+    return ok(name, text, **answer)
 
 
 def tera(flop: float) -> str:

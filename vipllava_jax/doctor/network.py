@@ -1,6 +1,9 @@
-"""Checks that the processes of a job can meet: the coordinator, if one is configured."""
+"""Checks that the processes of a job can meet."""
 
-from vipllava_jax.doctor.check import Check, NoAnswer, ask, failed, ok, skipped
+from collections.abc import Iterator
+
+from vipllava_jax.doctor.check import Check, NoAnswer, Probe, ask, failed, ok, skipped
+from vipllava_jax.doctor.hardware import ENVIRONMENT, check_sum
 
 NAME = 'coordinator'
 
@@ -30,3 +33,21 @@ def check_coordinator(address: str | None, count: int | None, index: int | None,
         'often open 8476 only: set JAX_COORDINATOR_PORT)'
     )
     return failed(NAME, f'{where}: {found["problem"]}', advice)
+
+
+def check_joining(
+    address: str | None, count: int | None, index: int | None, seconds: float
+) -> Iterator[Check]:
+    """Joins the processes of a job, which all run this check, and adds over the devices of all hosts."""
+    given = ('' if value is None else str(value) for value in (address, count, index))
+    with Probe('join', *given, str(int(seconds)), environment=ENVIRONMENT) as probe:
+        try:
+            found = probe.answer(2 * seconds)  # the process itself ends sooner, with a better message
+            if 'error' in found:
+                yield failed('joining', found['error'], 'correct the option or the variable')
+                return
+            yield ok('joining', found['banner'])
+            yield check_sum('sum over hosts', probe.answer(seconds))
+            probe.answer(seconds)
+        except NoAnswer as error:
+            yield failed('joining', str(error), 'run the command on all hosts at the same time')

@@ -101,10 +101,25 @@ def devices() -> Answers:
     for index in range(self_test.count()):
         yield self_test.test_device(index)
     if self_test.count() > 1:
-        yield self_test.add_over_devices()
+        yield self_test.add_over_devices(self_test.local_devices())
 
 
-PROBES: dict[str, Callable[..., Answers]] = {f.__name__: f for f in (write, read, coordinator, devices)}
+def join(address: str, count: str, index: str, seconds: str) -> Answers:
+    """Joins the processes of a job, and adds over the devices of all; what is empty is found as by `eval`."""
+    from vipllava_jax import pods
+
+    numbers = (int(text) if text else None for text in (count, index))
+    place = pods.join('on', address or None, *numbers, timeout=int(seconds))
+    assert place is not None
+    yield {'banner': pods.banner(place)}
+    from vipllava_jax.doctor import self_test
+
+    yield self_test.add_over_devices(self_test.all_devices())
+    pods.leave()
+    yield {'left': True}  # the others are not left in the middle
+
+
+PROBES: dict[str, Callable[..., Answers]] = {f.__name__: f for f in (write, read, coordinator, devices, join)}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Tests of the devices: a product and a copy on each, and a sum over all, with checked results."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,15 @@ def list_devices() -> dict[str, Any]:
 
 def count() -> int:
     return jax.local_device_count()
+
+
+def local_devices() -> list[Any]:
+    return jax.local_devices()
+
+
+def all_devices() -> list[Any]:
+    """The devices of all processes that have joined."""
+    return jax.devices()
 
 
 def test_device(index: int) -> dict[str, Any]:
@@ -67,13 +76,13 @@ def _seconds(f: Callable[..., Array], *args: Array) -> float:
     return (time.perf_counter() - begin) / calls
 
 
-def add_over_devices() -> dict[str, Any]:
-    """A sum of arrays over all local devices; every device must have the right result."""
-    n = count()
-    mesh = make_mesh({'data': n}, devices=jax.local_devices())
+def add_over_devices(devices: Sequence[Any]) -> dict[str, Any]:
+    """A sum of arrays over devices, also of several processes; every device must have the right result."""
+    n = len(devices)
+    mesh = make_mesh({'data': n}, devices=devices)
     rows = NamedSharding(mesh, PartitionSpec('data'))
     numbers = np.repeat(np.arange(1, n + 1, dtype=np.float32)[:, None], SUMMED, axis=1)
-    x = jax.device_put(numbers, rows)
+    x = jax.make_array_from_callback(numbers.shape, rows, lambda index: numbers[index])
     spec = PartitionSpec('data')
     add = jax.jit(jax.shard_map(lambda x: jax.lax.psum(x, 'data'), mesh=mesh, in_specs=spec, out_specs=spec))
     y = add(x)

@@ -20,11 +20,14 @@ def pad_ids(rows: Sequence[Sequence[int] | np.ndarray], length: int, fill: int) 
 
 
 def pad_images(
-    rows: Sequence[Sequence[np.ndarray]], side: int, dtype: DTypeLike
+    rows: Sequence[Sequence[np.ndarray]], side: int, dtype: DTypeLike, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images hw3 of each row -> BIhw3, I the largest number of a row, zeros beyond; their numbers B."""
+    """The images hw3 of each row -> BIhw3, zeros beyond; their numbers B.
+
+    I is `most`, by default the largest number of a row.
+    """
     counts = np.array([len(row) for row in rows], np.int32)
-    padded = np.zeros((len(rows), counts.max(), side, side, 3), dtype)
+    padded = np.zeros((len(rows), counts.max() if most is None else most, side, side, 3), dtype)
     for b, row in enumerate(rows):
         for i, image in enumerate(row):
             padded[b, i] = image

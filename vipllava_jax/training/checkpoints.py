@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vipllava_jax import pods
 from vipllava_jax.arrays import orbax, writing
 from vipllava_jax.messages import CheckpointError, one_line
 
@@ -47,7 +48,7 @@ class Checkpoints:
         """Waits until everything is written, then deletes old checkpoints; raises an error of writing."""
         with writing(self._latest):
             self._saver.wait_until_finished()
-        for step in self.steps()[: -self.keep]:
+        for step in self.steps()[: -self.keep] if pods.is_first() else ():
             if step != self.best:
                 deleted = self.folder / f'{DELETED}{step}'  # a partly deleted folder must not look complete
                 self.path(step).rename(deleted)
@@ -73,8 +74,10 @@ class Checkpoints:
 def open_checkpoints(folder: Path, keep: int) -> Iterator[Checkpoints]:
     """Opens the checkpoints in a folder, and deletes what a killed process left incomplete."""
     folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_incomplete(folder)
+    with pods.together():
+        if pods.is_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_incomplete(folder)
     with orbax() as ocp, _waiting_for_all():
         saver = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
@@ -82,7 +85,8 @@ def open_checkpoints(folder: Path, keep: int) -> Iterator[Checkpoints]:
         finally:
             with contextlib.suppress(Exception):  # already raised by `wait`
                 saver.close()
-            _remove_incomplete(folder)
+            if pods.is_first():
+                _remove_incomplete(folder)
 
 
 def _remove_incomplete(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Evaluation on held-out rows, and the step with the lowest loss on them."""
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
@@ -11,6 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from vipllava_jax import pods
 from vipllava_jax.config import Config
 from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.examples import Examples
@@ -49,7 +49,9 @@ class HeldOutEvaluator:
     def loss(self, params: Params, frozen: Params, is_stopped: Callable[[], object]) -> float | None:
         """The mean loss over the target tokens, computed in `dtype`; None once `is_stopped` returns true."""
         total, count = 0.0, 0
-        for batch in itertools.islice(self._batches, self._steps):
+        for _ in range(self._steps):
+            with pods.together():
+                batch = next(self._batches)
             if is_stopped():
                 return None
             rows = put_batch(batch.examples, self._mesh)

@@ -1,17 +1,16 @@
 """The training loop: takes the steps of a run, with evaluations and checkpoints in between."""
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
-from vipllava_jax.data.batches import TrainingBatch
+from vipllava_jax.data.batch_maker import TrainingBatch
 from vipllava_jax.data.examples import Examples
 from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.generation.finite import describe_not_finite
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.signals import catch_signals
+from vipllava_jax.pods import PodError
 from vipllava_jax.training.checkpoints import Checkpoints
 from vipllava_jax.training.finite import NotFinite
 from vipllava_jax.training.held_out import HeldOutEvaluator
@@ -20,6 +19,7 @@ from vipllava_jax.training.prepare import TrainingPlan, step_function
 from vipllava_jax.training.recorder import PendingStep, StepRecorder
 from vipllava_jax.training.shardings import put_batch
 from vipllava_jax.training.step import TrainState
+from vipllava_jax.training.stops import Stops, catch_stops
 
 
 class Stopped(Exception):
@@ -59,13 +59,13 @@ class TrainingLoop:
         plan = self._plan
         with (
             contextlib.closing(plan.batches.iterate(done, plan.steps)) as batches,
-            catch_signals() as signal_number,
+            catch_stops(plan.mesh) as stops,
         ):
             try:
-                for step, batch in enumerate(batches, done + 1):
+                for step, batch in enumerate(stops.batches(batches), done + 1):
                     self._take_step(step, batch)
-                    self._evaluate_and_save(step, signal_number)
-            except BrokenRow:
+                    self._evaluate_and_save(step, stops)
+            except (BrokenRow, PodError):
                 if self._pending:
                     self._recorder.record(self._pending)
                     self._save(self._pending.step)
@@ -87,14 +87,14 @@ class TrainingLoop:
             self._recorder.record(self._pending)
         self._pending = started
 
-    def _evaluate_and_save(self, step: int, signal_number: Callable[[], int]) -> None:
+    def _evaluate_and_save(self, step: int, stops: Stops) -> None:
         """Evaluates and saves after a step for which this is due; raises Stopped if a signal has arrived."""
         settings, is_last = self._plan.settings, step == self._plan.steps
         evaluates = self._evaluator is not None and (step % settings.eval_every == 0 or is_last)
         eval_loss = None
         if self._evaluator and evaluates:
-            eval_loss = self._evaluator.loss(self._state.params, self._frozen, signal_number)
-        signal = signal_number()
+            eval_loss = self._evaluator.loss(self._state.params, self._frozen, stops.signal_now)
+        signal = stops.signal()
         saves = step % settings.save_every == 0 or is_last or signal
         if evaluates or saves:
             assert self._pending

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vipllava_jax import loading
+from vipllava_jax import loading, pods
 from vipllava_jax.arrays import nested
 from vipllava_jax.config import Config
-from vipllava_jax.data.batches import Batches, BatchSettings
+from vipllava_jax.data.batch_settings import BatchSettings
+from vipllava_jax.data.batches import Batches
 from vipllava_jax.data.conversations import LengthLimit, check_trainable
 from vipllava_jax.data.row_checks import read_rows
 from vipllava_jax.inputs.processor import Processor
@@ -31,7 +32,7 @@ from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recipes import LORA
 from vipllava_jax.training.settings import MAX_STEPS, TrainingSettings
 from vipllava_jax.training.settings_file import check_divisible
-from vipllava_jax.training.shardings import put_leaves, state_shardings
+from vipllava_jax.training.shardings import process_rows, put_quantized, state_shardings
 from vipllava_jax.training.step import StepFunction, TrainState, init_state, make_step
 from vipllava_jax.weight_options import WeightOptions
 
@@ -63,7 +64,7 @@ def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> Train
     folder = loading.locate(str(settings.model))
     output_folder.check_overwrites_no_input(settings, folder)
     processor = Processor.load(folder)
-    initial_weights = loading.open(folder, WeightOptions(quantize=settings.quantize))
+    initial_weights = loading.open(folder, WeightOptions(quantize=settings.quantize), mesh)
     processor = processor.for_model(initial_weights.cfg)
     stored_quantized = settings.quantize is None and any(
         isinstance(w, Quantized) for _, w in initial_weights.leaf_shapes()
@@ -88,7 +89,7 @@ def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> Train
 
 def training_mesh(settings: TrainingSettings) -> Mesh | None:
     """The mesh of a run, None for a single device; ValueError if it does not fit the devices or the batch."""
-    text = settings.mesh or ('auto' if jax.process_count() > 1 else None)
+    text = settings.mesh or ('auto' if pods.process_count() > 1 else None)
     if text is None:
         return None
     given = parse_mesh(text)
@@ -136,7 +137,16 @@ def _read_batches(
         )
     for error in rows.errors:
         progress.note(printable(f'skipped: {error}'))
-    return Batches(rows, processor, batch_settings, progress.note)
+    return Batches(rows, processor, batch_settings, progress.note, _loaded_rows(settings, held_out, mesh))
+
+
+def _loaded_rows(settings: TrainingSettings, held_out: bool, mesh: Mesh | None) -> tuple[int, ...] | None:
+    """The rows of a batch whose images this process loads: those of its devices; None for all."""
+    if pods.process_count() == 1:
+        return None
+    count = settings.batch // settings.accumulate
+    starts = range(0, count if held_out else settings.batch, count)
+    return tuple(int(start + row) for start in starts for row in process_rows(count, mesh))
 
 
 def _batch_settings(settings: TrainingSettings, held_out: bool) -> BatchSettings:
@@ -161,11 +171,10 @@ def initial_state(
 
     def cast(path: str, leaf: Any) -> Any:
         if isinstance(leaf, Quantized):
-            return leaf
+            return leaf if plan.mesh is None else put_quantized(path, leaf, plan.mesh)
         return leaf.astype(settings.param_dtype if in_trained_part(path, settings.trains) else settings.dtype)
 
-    leaves = plan.initial_weights.leaves(progress)
-    params = put_leaves(nested((path, cast(path, leaf)) for path, leaf in leaves), plan.mesh)
+    params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
     finite.check_loaded(plan.initial_weights.folder, params)
     if LORA in settings.trains:
         params = lora.add(

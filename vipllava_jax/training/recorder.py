@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from vipllava_jax.arrays import flat
-from vipllava_jax.data.batches import TrainingBatch
+from vipllava_jax.data.batch_maker import TrainingBatch
 from vipllava_jax.messages import listed
 from vipllava_jax.model.cost import Costs
 from vipllava_jax.model.vipllava import Params
@@ -39,13 +39,16 @@ class StepRecorder:
         self,
         plan: TrainingPlan,
         checkpoints: Checkpoints,
-        log: MetricsLog,
+        log: MetricsLog | None,
         best: BestStep,
         progress: ProgressListener,
         trainable: Params,
         peak: float | None,
     ):
-        """`peak` is the most operations per second of all devices together, if known."""
+        """`log` is None in all processes but the first.
+
+        `peak` is the most operations per second of all devices together, if known.
+        """
         self.best = best
         self._plan, self._checkpoints, self._log, self._progress = plan, checkpoints, log, progress
         self._peak = peak
@@ -86,7 +89,8 @@ class StepRecorder:
                     f'step {step}: the loss on held-out rows is {eval_loss:g}: it cannot be the best step'
                 )
             self.best.update(step, eval_loss)
-        self._log.write(record)
+        if self._log:
+            self._log.write(record)
         self._progress.step_done(record)
 
     def _not_finite(self, step: int, batch: TrainingBatch, metrics: StepMetrics) -> NotFinite:
@@ -107,7 +111,8 @@ class StepRecorder:
 
     def sync(self) -> None:
         """Waits until all records are on the disk."""
-        self._log.sync()
+        if self._log:
+            self._log.sync()
 
     def close(self) -> None:
         self._timer.close()

@@ -1,6 +1,7 @@
 """`train`: runs or resumes the training of a model in its output folder, and exports the result."""
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vipllava_jax import ceilings
+from vipllava_jax import ceilings, pods
 from vipllava_jax.training import export, output_folder, prepare, run_record
 from vipllava_jax.training.checkpoints import (
     Checkpoints,
@@ -23,6 +24,7 @@ from vipllava_jax.training.metrics_log import MetricsLog
 from vipllava_jax.training.prepare import TrainingPlan
 from vipllava_jax.training.progress import ProgressListener
 from vipllava_jax.training.recorder import StepRecorder
+from vipllava_jax.training.settings import KEYS
 from vipllava_jax.training.settings_file import read_settings
 
 
@@ -44,34 +46,75 @@ def train(
     """
     settings = read_settings(file, **keys)
     folder, target = Path(settings.output), output_folder.result_folder(settings)
-    output_folder.check_writable_folder(folder)
-    if target.exists() and run_record.exported_step(folder, target) is None:
-        raise ValueError(f'{target} exists, and was not written by this run: give another output')
-    check_run_unlocked(folder)
-    with progress or ProgressListener() as listener:
-        plan = prepare.prepare_run(settings, listener)  # before anything is written
-        with lock_run(folder), open_checkpoints(folder / 'checkpoints', settings.keep) as checkpoints:
+    with pods.together():
+        output_folder.check_writable_folder(folder)
+        if target.exists() and run_record.exported_step(folder, target) is None:
+            raise ValueError(f'{target} exists, and was not written by this run: give another output')
+        if pods.is_first():
+            check_run_unlocked(folder)
+    with progress if progress and pods.is_first() else ProgressListener() as listener:
+        with pods.together():
+            plan = prepare.prepare_run(settings, listener)  # before anything is written
+        _check_same_run(plan)
+        with contextlib.ExitStack() as stack:
+            with pods.together():
+                if pods.is_first():
+                    stack.enter_context(lock_run(folder))
+            checkpoints = stack.enter_context(open_checkpoints(folder / 'checkpoints', settings.keep))
             return _train_in_folder(plan, checkpoints, listener)
+
+
+def _check_same_run(plan: TrainingPlan) -> None:
+    """Raises ValueError, in all processes of a run, if their settings or rows differ."""
+    settings = {name: getattr(plan.settings, name) for name in KEYS if KEYS[name].affects_results}
+    rows, mesh = plan.batches.rows, plan.mesh.shape if plan.mesh else None
+    text = repr((settings, mesh, len(rows), int(rows.size.sum()))).encode()
+    digests = pods.gather(hashlib.blake2b(text, digest_size=16).hexdigest())
+    other = next((i for i, digest in enumerate(digests) if digest != digests[0]), None)
+    if other is not None:
+        raise ValueError(
+            f'process {other} has other settings or rows than process 0: give the same command everywhere'
+        )
 
 
 def _train_in_folder(plan: TrainingPlan, checkpoints: Checkpoints, progress: ProgressListener) -> Trained:
     """Trains, unless the run's folder already has the result."""
     folder, target = Path(plan.settings.output), output_folder.result_folder(plan.settings)
-    done = max(checkpoints.steps(), default=0)
-    run_record.record_run(folder, plan.settings, resumes=done > 0)
-    with contextlib.closing(MetricsLog(folder, done)) as log:
-        if done > plan.steps:
-            raise ValueError(f'{folder} already has {done} steps: set steps to at least {done}')
-        best = BestStep(log.records, checkpoints.steps())
-        checkpoints.best = best.step
+    with contextlib.ExitStack() as stack:
+        log, best, done = _open_log(plan, checkpoints, stack)
         step = _step_to_export(plan, best)
-        if done < plan.steps or run_record.exported_step(folder, target) != step:
-            export.check_replaceable(target)
-            run_record.record_export(folder, target, 0)
+        with pods.together():
+            is_due = done < plan.steps or run_record.exported_step(folder, target) != step
+            if is_due and pods.is_first():
+                export.check_replaceable(target)
+                run_record.record_export(folder, target, 0)
+        if pods.from_first(is_due):
             step = _train_and_export(plan, checkpoints, log, best, progress, done)
-            run_record.record_export(folder, target, step)
+            if pods.is_first():
+                run_record.record_export(folder, target, step)
         progress.note(f'{target}: {plan.settings.model}, trained to step {step}')
         return Trained(target, step)
+
+
+def _open_log(
+    plan: TrainingPlan, checkpoints: Checkpoints, stack: contextlib.ExitStack
+) -> tuple[MetricsLog | None, BestStep, int]:
+    """The metrics, in the first process; the best step; and the number of steps that are done."""
+    folder, log, best, done = Path(plan.settings.output), None, BestStep([], []), 0
+    with pods.together():
+        if pods.is_first():
+            done = max(checkpoints.steps(), default=0)
+            run_record.record_run(folder, plan.settings, resumes=done > 0)
+            log = stack.enter_context(contextlib.closing(MetricsLog(folder, done)))
+            if done > plan.steps:
+                raise ValueError(f'{folder} already has {done} steps: set steps to at least {done}')
+            best = BestStep(log.records, checkpoints.steps())
+    done, best.step, best.loss = pods.from_first([done, best.step, best.loss])
+    with pods.together():
+        if not (folder / run_record.FILE).exists():
+            raise ValueError(f'output {folder}: process 0 wrote to it, but it is empty here: share it')
+    checkpoints.best = best.step
+    return log, best, done
 
 
 def _step_to_export(plan: TrainingPlan, best: BestStep) -> int:
@@ -81,7 +124,7 @@ def _step_to_export(plan: TrainingPlan, best: BestStep) -> int:
 def _train_and_export(
     plan: TrainingPlan,
     checkpoints: Checkpoints,
-    log: MetricsLog,
+    log: MetricsLog | None,
     best: BestStep,
     progress: ProgressListener,
     done: int,

@@ -9,10 +9,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.data.examples import Examples
 from vipllava_jax.model.params import weight_axes
-from vipllava_jax.model.vipllava import Params
-from vipllava_jax.placement import leaf_sharding
+from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.sharding import sharding
 from vipllava_jax.training.parts import adapted_weight
+from vipllava_jax.weight_sharding import leaf_sharding, with_divisible_groups
 
 if TYPE_CHECKING:
     from vipllava_jax.training.step import TrainState
@@ -48,13 +48,11 @@ def _trainable_sharding(path: str, leaf: Any, mesh: Mesh) -> Any:
     return sharding(letters, leaf.shape, mesh)
 
 
-def put_leaves(params: Params, mesh: Mesh | None) -> Params:
-    """Params on the devices of a mesh, divided by the letters of each weight."""
-    if mesh is None:
-        return params
-    return nested(
-        (path, jax.device_put(leaf, leaf_sharding(path, leaf, mesh))) for path, leaf in flat(params)
-    )
+def put_quantized(path: str, w: Quantized, mesh: Mesh) -> Quantized:
+    """A quantized weight, divided by its letters; on a mesh int4 may need smaller groups."""
+    w = with_divisible_groups(path, w, mesh)
+    moved: Quantized = jax.device_put(w, leaf_sharding(path, w, mesh))
+    return moved
 
 
 def process_rows(count: int, mesh: Mesh | None) -> np.ndarray:
