@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+END = 'import os, sys; sys.stdout.flush(); os._exit(0)'  # a normal exit may hang in jax after joining
 
 
 class Finished(NamedTuple):
@@ -85,7 +86,9 @@ def running_processes(
     number of processes and the index of each, which `vipllava_jax.pods.join` reads; `env` adds variables for
     all processes, or for each.
     """
-    code = ['-c', script] if isinstance(script, str) else ['-m', 'vipllava_jax', *map(str, script)]
+    code = (
+        ['-c', f'{script}\n{END}'] if isinstance(script, str) else ['-m', 'vipllava_jax', *map(str, script)]
+    )
     shared = {
         'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free_port()}',
         'JAX_NUM_PROCESSES': str(count),
@@ -98,7 +101,7 @@ def running_processes(
                 place = Path(folder) / str(index)
                 place.mkdir()
                 variables = environment(devices, {**shared, 'JAX_PROCESS_ID': str(index), **each[index]})
-                started.append(Running([sys.executable, *code], variables, place))
+                started.append(Running([sys.executable, *arguments], variables, place))
             yield started
         finally:
             for running in started:

@@ -23,6 +23,7 @@ from vipllava_jax.messages import one_line, printable
 NEVER = 1 << 24  # seconds after which jax would abort the process, instead of our own time-out
 STAY = 5.0  # seconds for which process 0 remains after its time-out, so that the others still find it
 MESSAGE_BYTES = 2048  # of what a process tells the others
+used = False  # whether `join` has joined this process with others
 
 
 class PodError(ValueError):
@@ -54,6 +55,14 @@ def join(
         return place
     if place.index == 0 and 'JAX_COORDINATOR_BIND_ADDRESS' not in os.environ:
         check_port(place)
+    global used
+    used = True
+    _meet(place, timeout, heartbeat)
+    return place
+
+
+def _meet(place: Place, timeout: int, heartbeat: int) -> None:
+    """Connects the processes and finds their devices; ValueError if that fails or takes too long."""
     import jax
 
     # Python handles SIGTERM; jax's service would swallow it
@@ -79,7 +88,6 @@ def join(
         raise ValueError(message) from None
     except RuntimeError as error:
         raise ValueError(f'{place.name} cannot join at {place.coordinator}: {one_line(error)}') from None
-    return place
 
 
 def _within(seconds: float, work: Callable[[], Any]) -> None:
