@@ -86,9 +86,10 @@ def running_processes(
     number of processes and the index of each, which `vipllava_jax.pods.join` reads; `env` adds variables for
     all processes, or for each.
     """
-    code = (
-        ['-c', f'{script}\n{END}'] if isinstance(script, str) else ['-m', 'vipllava_jax', *map(str, script)]
-    )
+    if isinstance(script, str):
+        arguments = ['-c', f'{script}\n{END}']
+    else:
+        arguments = ['-m', 'vipllava_jax', *map(str, script)]
     shared = {
         'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free_port()}',
         'JAX_NUM_PROCESSES': str(count),
