@@ -193,7 +193,7 @@ def together() -> Iterator[None]:
     """A block that all processes enter; an error in it in one of them ends it with a PodError in all.
 
     A RuntimeError, which jax raises, is raised at once: the others may be waiting for this process in a
-    program that it has left, and end when it has ended.
+    program that it has left, and end when it has ended. A PodError is in all of them already.
     """
     if process_count() == 1:
         yield
@@ -201,7 +201,7 @@ def together() -> Iterator[None]:
     error = None
     try:
         yield
-    except RuntimeError:
+    except (RuntimeError, PodError):
         raise
     except Exception as caught:
         error = caught

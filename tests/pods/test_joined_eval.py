@@ -76,7 +76,7 @@ def test_without_a_mesh_joined_processes_are_refused(command):
 
 
 def test_an_error_in_one_process_ends_both(command, compiled, tmp_path):
-    """Only process 0 opens the file of answers, which is of another type here; only process 1 lacks rows."""
+    """Only process 0 opens the file of answers, which is of another type here."""
     (tmp_path / 'out.jsonl').write_text('notes\n')
     first, second = run_processes([*command, *MESH], env=compiled)
     assert (first.code, second.code) == (2, 2)
@@ -99,6 +99,15 @@ main()
     assert (first.code, second.code) == (2, 2)
     assert "vipllava: process 1: no data file 'missing.jsonl'" in first.err
     assert 'Traceback' not in second.err
+
+
+def test_broken_rows_are_listed_once(command, data, compiled):
+    with data.open('a') as file:
+        file.write('{"question": "What?"}\n{"question": "Who?"}\n')
+    first, second = run_processes([*command, *MESH], env=compiled)
+    assert (first.code, second.code) == (2, 2)
+    assert first.err.count('line 22') == 1
+    assert 'line 22' not in second.err
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """`vipllava eval`: asks questions with known answers in batches, and counts the right ones."""
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -196,8 +195,7 @@ def answer(plan: PreparedEvaluation, division: Division, restart: bool) -> 'Resu
     settings = plan.settings(division.shard is not None)
     if division.shard:
         settings = part_settings(settings, division.shard)
-    is_first = pods.is_first()
-    with count_bar('answers') if is_first else contextlib.nullcontext() as progress:
+    with count_bar('answers') as progress:
         try:
             return run(
                 plan.batches,
@@ -210,7 +208,6 @@ def answer(plan: PreparedEvaluation, division: Division, restart: bool) -> 'Resu
             )
         except Stopped as stopped:
             signal = stopped.signal
-    if is_first:
-        end_message = f'stopped by {Signals(signal).name}: the answers so far are in {division.file}'
-        click.echo(f'vipllava: {printable(end_message)}; the same command resumes', err=True)
+    said = f'stopped by {Signals(signal).name}: the answers so far are in {division.file}'
+    click.echo(f'vipllava: {printable(said)}; the same command resumes', err=True)
     sys.exit(128 + signal)
