@@ -9,12 +9,15 @@ jax is imported when it is needed: joining must come before anything else that u
 import contextlib
 import json
 import os
+import secrets
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vipllava_jax.clusters import Place, check_port, explain_absence, find_place
@@ -222,3 +225,21 @@ def _message(error: Exception) -> str:
 def signal_of_any(number: int) -> int:
     """The number of a signal that arrived at some process, or 0, from this process's; the same in all."""
     return max(gather(number))
+
+
+def see_same_folder(folder: str | None) -> bool:
+    """Whether all processes see the same folder, in which process 0 can write; a URL is taken at its word."""
+    name = from_first(f'.seen-{secrets.token_hex(8)}')
+    if any(gather(folder is None or '://' in folder)):
+        return len({*gather(zlib.crc32(repr(folder).encode()))}) == 1
+    path = Path(folder or '', name)
+    with contextlib.suppress(OSError):
+        if is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    gather(None)  # waits for process 0
+    seen = gather(path.exists())
+    with contextlib.suppress(OSError):
+        if is_first():
+            path.unlink(missing_ok=True)
+    return all(seen)

@@ -93,6 +93,7 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
         click.echo(f'vipllava: {printable(pods.banner(place))}', err=True)
     try:
         with _one_voice(is_first):
+            keep_only_shared_programs()
             yield is_first
     except pods.PodError as error:
         pods.leave()
@@ -109,6 +110,25 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
         message = f'{name} has lost the others, of which one may have ended: {one_line(error)}'
         raise ValueError(message) from None
     pods.leave()
+
+
+def keep_only_shared_programs() -> None:
+    """Stores no compiled programs if not all processes see the same folder of them.
+
+    Only process 0 writes there. It would load a program while the others compile it, and on GPUs they share
+    the work of tuning it with process 0, so that they would wait for it forever.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    from vipllava_jax import pods
+
+    folder = jax.config.values['jax_compilation_cache_dir']
+    if any(pods.gather(folder is not None)) and not pods.see_same_folder(folder):
+        jax.config.update('jax_enable_compilation_cache', False)
+        compilation_cache.reset_cache()
+        text = f'{folder or "the compilation cache"} is not the same folder for all processes'
+        click.echo(f'vipllava: {printable(text)}: compiled programs are not kept there', err=True)
 
 
 @contextlib.contextmanager
