@@ -19,6 +19,10 @@ VARIABLES = {
 FLAGS = {'coordinator': '--coordinator', 'count': '--process-count', 'index': '--process-index'}
 MAX_PROCESSES = 1 << 20
 ADDRESS = re.compile(r'(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})')
+SIGNS = (  # the variables without which jax finds no cluster, where there is no library for TPUs
+    *('SLURM_JOB_ID', 'OMPI_MCA_orte_hnp_uri', 'OMPI_COMM_WORLD_SIZE', 'JOB_COMPLETION_INDEX'),
+    *('TPU_LIBRARY_PATH', 'JAX_FORCE_TPU_INIT'),
+)
 GIVEN = 'flags and variables'
 ANSWER_SECONDS = 5.0  # that a host has to answer
 
@@ -124,6 +128,8 @@ def _from_cluster(known: Mapping[str, Any], timeout: int, mode: str) -> Place | 
 
 def _find_cluster() -> Any:
     """jax's class for the cluster in which this process runs, or None."""
+    if not any(name in os.environ for name in SIGNS) and find_spec('libtpu') is None:
+        return None  # without importing jax, so that errors in files come sooner
     # jax has no public function that tells the number of processes before they join
     from jax._src.clusters import ClusterEnv, K8sCluster
 

@@ -14,6 +14,7 @@ import pytest
 from tests.processes import ROOT, free_port, run_processes, running_processes
 from vipllava_jax.clusters import find_place
 
+UNSET = {'JAX_COORDINATOR_ADDRESS': '', 'JAX_NUM_PROCESSES': '', 'JAX_PROCESS_ID': ''}
 GIVEN = {'coordinator': '10.0.0.1:8476', 'count': 4, 'index': 2}
 VARIABLES = {
     'JAX_COORDINATOR_ADDRESS': 'host-0.jobs:8476',
@@ -81,6 +82,16 @@ def test_wrong_and_missing_values_are_named(mode, given, variables, message):
     assert str(error.value).isprintable()
 
 
+def test_without_a_sign_of_a_cluster_jax_is_not_imported():
+    script = """
+import sys
+from vipllava_jax import pods
+print(pods.join(), 'jax' in sys.modules)
+"""
+    (ran,) = run_processes(script, 1, env=UNSET)
+    assert (ran.code, ran.out, ran.err) == (0, 'None False\n', '')
+
+
 PRINTS = """
 import os, sys
 import jax
@@ -93,7 +104,6 @@ if place:
     print(pods.gather(place.index))
 pods.leave()
 """
-UNSET = {'JAX_COORDINATOR_ADDRESS': '', 'JAX_NUM_PROCESSES': '', 'JAX_PROCESS_ID': ''}
 
 
 def test_slurm_is_found_by_its_variables():
