@@ -230,7 +230,7 @@ def test_an_indexed_job_of_kubernetes_does_not_join_by_itself():
 WAITS = """
 from vipllava_jax import cli, pods
 import click
-cli.main(click.command()(lambda: pods.join('on', timeout=3)))
+cli.main(click.command()(lambda: print('waits', flush=True) or pods.join('on', timeout=3)))
 """
 
 
@@ -262,7 +262,7 @@ cli.main(click.command()(lambda: pods.join('on', timeout=3)))
 )
 def test_a_host_that_does_not_come_is_an_error_with_the_first_suspects(variables, messages):
     (ran,) = run_processes(WAITS, 1, env={'JAX_NUM_PROCESSES': '2', **variables}, timeout=30)
-    assert (ran.code, ran.out) == (2, '')
+    assert (ran.code, ran.out) == (2, 'waits\n')
     assert ran.err.startswith('vipllava: process ')
     assert ran.err.count('\n') == 1
     for message in messages:
@@ -280,9 +280,11 @@ def test_the_hosts_that_came_are_named():
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_process_that_waits_for_the_others(number):
     with running_processes(WAITS.replace('=3', '=60'), 1, env={'JAX_NUM_PROCESSES': '2'}) as (waiting,):
-        time.sleep(2)
+        while 'waits' not in waiting.out:
+            time.sleep(0.1)
+        time.sleep(1)
         waiting.process.send_signal(number)
-        ran = waiting.finish(5)
+        ran = waiting.finish(10)
     assert (ran.code, ran.err) == (-number, '')
 
 
