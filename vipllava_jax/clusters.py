@@ -116,7 +116,9 @@ def _from_cluster(known: Mapping[str, Any], timeout: int, mode: str) -> Place | 
             timeout_secs=timeout, override_coordinator_port=port
         )
         index = known['index'] if 'index' in known else cluster.get_process_id()
-        local = None if _on_tpu() else cluster.get_local_process_id()
+        # jax itself reads JAX_LOCAL_DEVICE_IDS
+        chosen = _on_tpu() or os.environ.get('JAX_LOCAL_DEVICE_IDS')
+        local = None if chosen else cluster.get_local_process_id()
     except Exception as error:  # the variables, the network or the packages of a cluster
         raise ValueError(
             f'jax cannot find the place of this process in its cluster ({one_line(error)}): give '

@@ -84,13 +84,19 @@ def _meet(place: Place, timeout: int, heartbeat: int) -> None:
     late = 0.0 if place.index == 0 else STAY / 2
     try:
         _within(timeout + late, connect)
-        _within(timeout, jax.devices)  # all processes take part
     except TimeoutError:
         message = explain_absence(place, timeout, os.environ)
         time.sleep(STAY - 2 * late)
         raise ValueError(message) from None
     except RuntimeError as error:
         raise ValueError(f'{place.name} cannot join at {place.coordinator}: {one_line(error)}') from None
+    try:
+        _within(timeout, jax.devices)  # all processes take part
+    except TimeoutError:
+        text = f'{place.name}: all have joined, but their devices were not found within {timeout} s'
+        raise ValueError(f'{text}: is a device in use by another program, or slower to start?') from None
+    except RuntimeError as error:
+        raise ValueError(f'{place.name} finds no devices: {one_line(error)}') from None
 
 
 def _within(seconds: float, work: Callable[[], Any]) -> None:

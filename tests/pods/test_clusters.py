@@ -119,6 +119,19 @@ def test_slurm_is_found_by_its_variables():
         assert (ran.code, ran.out) == (0, f"{n} 2 ('Slurm', [0])\n[0, 1]\n"), ran.err
 
 
+def test_chosen_devices_take_precedence_over_those_of_slurm(monkeypatch):
+    for name, value in {
+        **{'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'a[1-2]', 'SLURM_NTASKS': '8'},
+        **{'SLURM_PROCID': '6', 'SLURM_LOCALID': '2'},
+    }.items():
+        monkeypatch.setenv(name, value)
+    place = find_place('auto', {}, {}, 1)
+    assert (place.coordinator, place.count, place.index) == ('a1:61441', 8, 6)
+    assert place.local_devices == [2]
+    monkeypatch.setenv('JAX_LOCAL_DEVICE_IDS', '0,1')
+    assert find_place('auto', {}, {}, 1).local_devices is None
+
+
 def test_a_slurm_job_of_one_task_does_not_join():
     alone = {**UNSET, 'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'a', 'SLURM_LOCALID': '0'}
     (ran,) = run_processes(PRINTS, 1, env={**alone, 'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'})
