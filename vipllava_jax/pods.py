@@ -120,11 +120,8 @@ def _within(seconds: float, work: Callable[[], Any]) -> None:
 
 def has_joined() -> bool:
     """Whether this process has joined others, here or by `jax.distributed.initialize`."""
-    if 'jax' not in sys.modules:
-        return False
-    import jax
-
-    return jax.distributed.is_initialized()
+    jax: Any = sys.modules.get('jax')
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def process_index() -> int:
