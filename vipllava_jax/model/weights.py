@@ -17,6 +17,10 @@ from vipllava_jax.model.products import product
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.sharding import SMALL, mesh_of, per_device
 
+# XLA on a GPU computes the product of a vector and a matrix of fewer elements as a sum. In float32 it adds the
+# terms as it computes them; in bfloat16 it may store them first.
+MAX_SIZE_OF_SUM = 10_000_000
+
 
 @dataclass(frozen=True)
 class WeightAxes:
@@ -124,8 +128,9 @@ def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -
         return dot(x, w, preferred_element_type=dtype)
 
     def part(x: Array, w: Array) -> Array:
-        # A GPU would store the terms of a small bfloat16 sum, instead of adding them as they are computed.
-        return dot(x, w, preferred_element_type=jnp.float32).astype(dtype)
+        if _result_size(equation, x, w) * x.size == w.size < MAX_SIZE_OF_SUM:  # a vector times a matrix
+            return dot(x, w, preferred_element_type=jnp.float32).astype(dtype)
+        return dot(x, w, preferred_element_type=dtype)
 
     return per_device(part, equation)(x, w)
 
