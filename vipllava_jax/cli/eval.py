@@ -130,7 +130,7 @@ def eval(
     mesh = options.pop('mesh')
     if mesh is not None:
         reserve()
-    with joined_pod(options) as is_first:
+    with joined_pod(options):
         from vipllava_jax import pods
 
         with pods.together():
@@ -139,15 +139,23 @@ def eval(
             outputs['--output'] = division.file
             plan = prepare(source, cases, outputs, weights, mesh, division, options)
         result = answer(plan, division, restart)
-        total: Result | None = result
-        if division.shard:
-            total = count_all(plan.group, division, plan.settings(True), len(result.answers))
-        with pods.together():
-            if is_first:
-                print_result(total or result)
-                if total:
-                    settings = plan.settings(division.shard is not None)
-                    write_result(total, cases, settings, outputs)
+        report(result, plan, cases, division, outputs)
+
+
+def report(
+    result: 'Result', plan: PreparedEvaluation, cases: 'Cases', division: Division, outputs: dict[str, Path]
+) -> None:
+    """Prints the table and writes the files, of all parts if they are complete."""
+    from vipllava_jax import pods
+
+    total: Result | None = result
+    if division.shard:
+        total = count_all(plan.group, division, plan.settings(True), len(result.answers))
+    with pods.together():
+        if pods.is_first():
+            print_result(total or result)
+            if total:
+                write_result(total, cases, plan.settings(division.shard is not None), outputs)
 
 
 def check_mesh(mesh: Any) -> None:
