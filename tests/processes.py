@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+END = 'import os, sys; sys.stdout.flush(); os._exit(0)'  # a normal exit may hang in jax after joining
 
 
 class Finished(NamedTuple):
@@ -37,7 +38,7 @@ class Running:
     def out(self) -> str:
         """The lines of stdout so far, without those of the library of collectives."""
         lines = (self.place / 'out').read_text(errors='replace').splitlines(keepends=True)
-        return ''.join(line for line in lines if not line.startswith('[Gloo]'))
+        return ''.join(line for line in lines if 'peer ranks' not in line)
 
     @property
     def err(self) -> str:
@@ -85,7 +86,10 @@ def running_processes(
     number of processes and the index of each, which `vipllava_jax.pods.join` reads; `env` adds variables for
     all processes, or for each.
     """
-    code = ['-c', script] if isinstance(script, str) else ['-m', 'vipllava_jax', *map(str, script)]
+    if isinstance(script, str):
+        arguments = ['-c', f'{script}\n{END}']
+    else:
+        arguments = ['-m', 'vipllava_jax', *map(str, script)]
     shared = {
         'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free_port()}',
         'JAX_NUM_PROCESSES': str(count),
@@ -98,7 +102,7 @@ def running_processes(
                 place = Path(folder) / str(index)
                 place.mkdir()
                 variables = environment(devices, {**shared, 'JAX_PROCESS_ID': str(index), **each[index]})
-                started.append(Running([sys.executable, *code], variables, place))
+                started.append(Running([sys.executable, *arguments], variables, place))
             yield started
         finally:
             for running in started:
@@ -116,4 +120,9 @@ def run_processes(
     """Runs `running_processes` to their ends -> exit code and output of each, in order of their indices."""
     end = time.monotonic() + timeout
     with running_processes(script, count, devices, env) as started:
-        return [running.finish(max(end - time.monotonic(), 0.1)) for running in started]
+        try:
+            return [running.finish(max(end - time.monotonic(), 0.1)) for running in started]
+        except AssertionError as error:
+            for index, running in enumerate(started):
+                error.add_note(f'process {index}: {running.process.poll()}\n{running.out}\n{running.err}')
+            raise

@@ -19,6 +19,10 @@ VARIABLES = {
 FLAGS = {'coordinator': '--coordinator', 'count': '--process-count', 'index': '--process-index'}
 MAX_PROCESSES = 1 << 20
 ADDRESS = re.compile(r'(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})')
+SIGNS = (  # the variables without which jax finds no cluster, where there is no library for TPUs
+    *('SLURM_JOB_ID', 'OMPI_MCA_orte_hnp_uri', 'OMPI_COMM_WORLD_SIZE', 'JOB_COMPLETION_INDEX'),
+    *('TPU_LIBRARY_PATH', 'JAX_FORCE_TPU_INIT'),
+)
 GIVEN = 'flags and variables'
 ANSWER_SECONDS = 5.0  # that a host has to answer
 
@@ -112,7 +116,9 @@ def _from_cluster(known: Mapping[str, Any], timeout: int, mode: str) -> Place | 
             timeout_secs=timeout, override_coordinator_port=port
         )
         index = known['index'] if 'index' in known else cluster.get_process_id()
-        local = None if _on_tpu() else cluster.get_local_process_id()
+        # jax itself reads JAX_LOCAL_DEVICE_IDS
+        chosen = _on_tpu() or os.environ.get('JAX_LOCAL_DEVICE_IDS')
+        local = None if chosen else cluster.get_local_process_id()
     except Exception as error:  # the variables, the network or the packages of a cluster
         raise ValueError(
             f'jax cannot find the place of this process in its cluster ({one_line(error)}): give '
@@ -124,6 +130,8 @@ def _from_cluster(known: Mapping[str, Any], timeout: int, mode: str) -> Place | 
 
 def _find_cluster() -> Any:
     """jax's class for the cluster in which this process runs, or None."""
+    if not any(name in os.environ for name in SIGNS) and find_spec('libtpu') is None:
+        return None  # without importing jax, so that errors in files come sooner
     # jax has no public function that tells the number of processes before they join
     from jax._src.clusters import ClusterEnv, K8sCluster
 

@@ -9,12 +9,15 @@ jax is imported when it is needed: joining must come before anything else that u
 import contextlib
 import json
 import os
+import secrets
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vipllava_jax.clusters import Place, check_port, explain_absence, find_place
@@ -23,6 +26,7 @@ from vipllava_jax.messages import one_line, printable
 NEVER = 1 << 24  # seconds after which jax would abort the process, instead of our own time-out
 STAY = 5.0  # seconds for which process 0 remains after its time-out, so that the others still find it
 MESSAGE_BYTES = 2048  # of what a process tells the others
+used = False  # whether `join` has joined this process with others
 
 
 class PodError(ValueError):
@@ -54,6 +58,14 @@ def join(
         return place
     if place.index == 0 and 'JAX_COORDINATOR_BIND_ADDRESS' not in os.environ:
         check_port(place)
+    global used
+    used = True
+    _meet(place, timeout, heartbeat)
+    return place
+
+
+def _meet(place: Place, timeout: int, heartbeat: int) -> None:
+    """Connects the processes and finds their devices; ValueError if that fails or takes too long."""
     import jax
 
     # Python handles SIGTERM; jax's service would swallow it
@@ -72,14 +84,19 @@ def join(
     late = 0.0 if place.index == 0 else STAY / 2
     try:
         _within(timeout + late, connect)
-        _within(timeout, jax.devices)  # all processes take part
     except TimeoutError:
         message = explain_absence(place, timeout, os.environ)
         time.sleep(STAY - 2 * late)
         raise ValueError(message) from None
     except RuntimeError as error:
         raise ValueError(f'{place.name} cannot join at {place.coordinator}: {one_line(error)}') from None
-    return place
+    try:
+        _within(timeout, jax.devices)  # all processes take part
+    except TimeoutError:
+        text = f'{place.name}: all have joined, but their devices were not found within {timeout} s'
+        raise ValueError(f'{text}: is a device in use by another program, or slower to start?') from None
+    except RuntimeError as error:
+        raise ValueError(f'{place.name} finds no devices: {one_line(error)}') from None
 
 
 def _within(seconds: float, work: Callable[[], Any]) -> None:
@@ -103,11 +120,8 @@ def _within(seconds: float, work: Callable[[], Any]) -> None:
 
 def has_joined() -> bool:
     """Whether this process has joined others, here or by `jax.distributed.initialize`."""
-    if 'jax' not in sys.modules:
-        return False
-    import jax
-
-    return jax.distributed.is_initialized()
+    jax: Any = sys.modules.get('jax')
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def process_index() -> int:
@@ -185,7 +199,7 @@ def together() -> Iterator[None]:
     """A block that all processes enter; an error in it in one of them ends it with a PodError in all.
 
     A RuntimeError, which jax raises, is raised at once: the others may be waiting for this process in a
-    program that it has left, and end when it has ended.
+    program that it has left, and end when it has ended. A PodError is in all of them already.
     """
     if process_count() == 1:
         yield
@@ -193,7 +207,7 @@ def together() -> Iterator[None]:
     error = None
     try:
         yield
-    except RuntimeError:
+    except (RuntimeError, PodError):
         raise
     except Exception as caught:
         error = caught
@@ -214,3 +228,21 @@ def _message(error: Exception) -> str:
 def signal_of_any(number: int) -> int:
     """The number of a signal that arrived at some process, or 0, from this process's; the same in all."""
     return max(gather(number))
+
+
+def see_same_folder(folder: str | None) -> bool:
+    """Whether all processes see the same folder, in which process 0 can write; a URL is taken at its word."""
+    name = from_first(f'.seen-{secrets.token_hex(8)}')
+    if any(gather(folder is None or '://' in folder)):
+        return len({*gather(zlib.crc32(repr(folder).encode()))}) == 1
+    path = Path(folder or '', name)
+    with contextlib.suppress(OSError):
+        if is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    gather(None)  # waits for process 0
+    seen = gather(path.exists())
+    with contextlib.suppress(OSError):
+        if is_first():
+            path.unlink(missing_ok=True)
+    return all(seen)

@@ -14,6 +14,7 @@ import pytest
 from tests.processes import ROOT, free_port, run_processes, running_processes
 from vipllava_jax.clusters import find_place
 
+UNSET = {'JAX_COORDINATOR_ADDRESS': '', 'JAX_NUM_PROCESSES': '', 'JAX_PROCESS_ID': ''}
 GIVEN = {'coordinator': '10.0.0.1:8476', 'count': 4, 'index': 2}
 VARIABLES = {
     'JAX_COORDINATOR_ADDRESS': 'host-0.jobs:8476',
@@ -81,6 +82,16 @@ def test_wrong_and_missing_values_are_named(mode, given, variables, message):
     assert str(error.value).isprintable()
 
 
+def test_without_a_sign_of_a_cluster_jax_is_not_imported():
+    script = """
+import sys
+from vipllava_jax import pods
+print(pods.join(), 'jax' in sys.modules)
+"""
+    (ran,) = run_processes(script, 1, env=UNSET)
+    assert (ran.code, ran.out, ran.err) == (0, 'None False\n', '')
+
+
 PRINTS = """
 import os, sys
 import jax
@@ -93,7 +104,6 @@ if place:
     print(pods.gather(place.index))
 pods.leave()
 """
-UNSET = {'JAX_COORDINATOR_ADDRESS': '', 'JAX_NUM_PROCESSES': '', 'JAX_PROCESS_ID': ''}
 
 
 def test_slurm_is_found_by_its_variables():
@@ -107,6 +117,19 @@ def test_slurm_is_found_by_its_variables():
     each = [{**slurm, 'SLURM_PROCID': str(n), 'SLURM_LOCALID': '0'} for n in range(2)]
     for n, ran in enumerate(run_processes(PRINTS, env=each)):
         assert (ran.code, ran.out) == (0, f"{n} 2 ('Slurm', [0])\n[0, 1]\n"), ran.err
+
+
+def test_chosen_devices_take_precedence_over_those_of_slurm(monkeypatch):
+    for name, value in {
+        **{'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'a[1-2]', 'SLURM_NTASKS': '8'},
+        **{'SLURM_PROCID': '6', 'SLURM_LOCALID': '2'},
+    }.items():
+        monkeypatch.setenv(name, value)
+    place = find_place('auto', {}, {}, 1)
+    assert (place.coordinator, place.count, place.index) == ('a1:61441', 8, 6)
+    assert place.local_devices == [2]
+    monkeypatch.setenv('JAX_LOCAL_DEVICE_IDS', '0,1')
+    assert find_place('auto', {}, {}, 1).local_devices is None
 
 
 def test_a_slurm_job_of_one_task_does_not_join():
@@ -220,7 +243,7 @@ def test_an_indexed_job_of_kubernetes_does_not_join_by_itself():
 WAITS = """
 from vipllava_jax import cli, pods
 import click
-cli.main(click.command()(lambda: pods.join('on', timeout=3)))
+cli.main(click.command()(lambda: print('waits', flush=True) or pods.join('on', timeout=3)))
 """
 
 
@@ -252,7 +275,7 @@ cli.main(click.command()(lambda: pods.join('on', timeout=3)))
 )
 def test_a_host_that_does_not_come_is_an_error_with_the_first_suspects(variables, messages):
     (ran,) = run_processes(WAITS, 1, env={'JAX_NUM_PROCESSES': '2', **variables}, timeout=30)
-    assert (ran.code, ran.out) == (2, '')
+    assert (ran.code, ran.out) == (2, 'waits\n')
     assert ran.err.startswith('vipllava: process ')
     assert ran.err.count('\n') == 1
     for message in messages:
@@ -270,9 +293,11 @@ def test_the_hosts_that_came_are_named():
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_process_that_waits_for_the_others(number):
     with running_processes(WAITS.replace('=3', '=60'), 1, env={'JAX_NUM_PROCESSES': '2'}) as (waiting,):
-        time.sleep(2)
+        while 'waits' not in waiting.out:
+            time.sleep(0.1)
+        time.sleep(1)
         waiting.process.send_signal(number)
-        ran = waiting.finish(5)
+        ran = waiting.finish(10)
     assert (ran.code, ran.err) == (-number, '')
 
 

@@ -68,6 +68,17 @@ def test_two_processes_answer_as_one(vipllava, command, compiled, tmp_path):
     assert vipllava(*command).out == alone.out  # nothing is asked again
 
 
+def test_programs_are_kept_only_in_a_folder_that_all_processes_share(command, tmp_path):
+    own = [{'VIPLLAVA_COMPILATION_CACHE': str(tmp_path / f'own-{n}')} for n in range(2)]
+    first, second = run_processes(command, env=own)
+    assert f'vipllava: {tmp_path}/own-0 is not the same folder for all processes: compiled' in first.err
+    assert 'same folder' not in second.err
+    shared = {'VIPLLAVA_COMPILATION_CACHE': str(tmp_path / 'shared')}
+    first, second = run_processes(command, env=shared)
+    assert 'same folder' not in first.err + second.err
+    assert not [path for path in (tmp_path / 'shared').iterdir() if path.name.startswith('.seen')]
+
+
 def test_without_a_mesh_joined_processes_are_refused(command):
     first, second = run_processes(command)
     assert (first.code, second.code) == (2, 2)
@@ -76,7 +87,7 @@ def test_without_a_mesh_joined_processes_are_refused(command):
 
 
 def test_an_error_in_one_process_ends_both(command, compiled, tmp_path):
-    """Only process 0 opens the file of answers, which is of another type here; only process 1 lacks rows."""
+    """Only process 0 opens the file of answers, which is of another type here."""
     (tmp_path / 'out.jsonl').write_text('notes\n')
     first, second = run_processes([*command, *MESH], env=compiled)
     assert (first.code, second.code) == (2, 2)
@@ -99,6 +110,15 @@ main()
     assert (first.code, second.code) == (2, 2)
     assert "vipllava: process 1: no data file 'missing.jsonl'" in first.err
     assert 'Traceback' not in second.err
+
+
+def test_broken_rows_are_listed_once(command, data, compiled):
+    with data.open('a') as file:
+        file.write('{"question": "What?"}\n{"question": "Who?"}\n')
+    first, second = run_processes([*command, *MESH], env=compiled)
+    assert (first.code, second.code) == (2, 2)
+    assert first.err.count('line 22') == 1
+    assert 'line 22' not in second.err
 
 
 @pytest.mark.slow

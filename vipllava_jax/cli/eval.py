@@ -1,6 +1,5 @@
 """`vipllava eval`: asks questions with known answers in batches, and counts the right ones."""
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -131,7 +130,7 @@ def eval(
     mesh = options.pop('mesh')
     if mesh is not None:
         reserve()
-    with joined_pod(options) as is_first:
+    with joined_pod(options):
         from vipllava_jax import pods
 
         with pods.together():
@@ -140,15 +139,23 @@ def eval(
             outputs['--output'] = division.file
             plan = prepare(source, cases, outputs, weights, mesh, division, options)
         result = answer(plan, division, restart)
-        total: Result | None = result
-        if division.shard:
-            total = count_all(plan.group, division, plan.settings(True), len(result.answers))
-        with pods.together():
-            if is_first:
-                print_result(total or result)
-                if total:
-                    settings = plan.settings(division.shard is not None)
-                    write_result(total, cases, settings, outputs)
+        report(result, plan, cases, division, outputs)
+
+
+def report(
+    result: 'Result', plan: PreparedEvaluation, cases: 'Cases', division: Division, outputs: dict[str, Path]
+) -> None:
+    """Prints the table and writes the files, of all parts if they are complete."""
+    from vipllava_jax import pods
+
+    total: Result | None = result
+    if division.shard:
+        total = count_all(plan.group, division, plan.settings(True), len(result.answers))
+    with pods.together():
+        if pods.is_first():
+            print_result(total or result)
+            if total:
+                write_result(total, cases, plan.settings(division.shard is not None), outputs)
 
 
 def check_mesh(mesh: Any) -> None:
@@ -196,8 +203,7 @@ def answer(plan: PreparedEvaluation, division: Division, restart: bool) -> 'Resu
     settings = plan.settings(division.shard is not None)
     if division.shard:
         settings = part_settings(settings, division.shard)
-    is_first = pods.is_first()
-    with count_bar('answers') if is_first else contextlib.nullcontext() as progress:
+    with count_bar('answers') as progress:
         try:
             return run(
                 plan.batches,
@@ -210,7 +216,6 @@ def answer(plan: PreparedEvaluation, division: Division, restart: bool) -> 'Resu
             )
         except Stopped as stopped:
             signal = stopped.signal
-    if is_first:
-        end_message = f'stopped by {Signals(signal).name}: the answers so far are in {division.file}'
-        click.echo(f'vipllava: {printable(end_message)}; the same command resumes', err=True)
+    said = f'stopped by {Signals(signal).name}: the answers so far are in {division.file}'
+    click.echo(f'vipllava: {printable(said)}; the same command resumes', err=True)
     sys.exit(128 + signal)

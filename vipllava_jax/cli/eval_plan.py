@@ -83,14 +83,12 @@ def load_params(plan: PreparedEvaluation, first: 'CaseBatch') -> 'Params':
 
 
 class OncePerSubject:
-    """Shows messages on stderr, one for each subject, in the first of joined processes."""
+    """Shows messages on stderr, one for each subject."""
 
     def __init__(self) -> None:
         self.subjects: set[str] = set()
 
     def __call__(self, subject: str, message: str) -> None:
-        from vipllava_jax import pods
-
-        if subject not in self.subjects and pods.is_first():
+        if subject not in self.subjects:
             self.subjects.add(subject)
             click.echo(f'vipllava: {printable(message)}', err=True)

@@ -72,7 +72,7 @@ OPTIONS: list[Callable[[Any], Any]] = [
 def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
     """Removes the values of `distributed_options` from the options, and joins the processes for the block.
 
-    Yields whether this is the process that prints and writes; the stdout of the others is closed. Each
+    Yields whether this is the process that prints and writes; what the others print is discarded. Each
     process shows its place on stderr. At the end of the block, and where it raises a PodError or a
     SystemExit, which must be in all processes, they wait for one another.
     """
@@ -91,9 +91,10 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
     is_first = pods.is_first()
     if place:
         click.echo(f'vipllava: {printable(pods.banner(place))}', err=True)
-    _use_one_voice(is_first)
     try:
-        yield is_first
+        with _one_voice(is_first):
+            keep_only_shared_programs()
+            yield is_first
     except pods.PodError as error:
         pods.leave()
         cause = error.__cause__
@@ -108,13 +109,44 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
         name = f'process {pods.process_index()} of {pods.process_count()}'
         message = f'{name} has lost the others, of which one may have ended: {one_line(error)}'
         raise ValueError(message) from None
-    sys.stdout.flush()
     pods.leave()
 
 
-def _use_one_voice(is_first: bool) -> None:
-    """Keeps stdout for this program in process 0 alone; libraries that print there print on stderr."""
+def keep_only_shared_programs() -> None:
+    """Stores no compiled programs if not all processes see the same folder of them.
+
+    Only process 0 writes there. It would load a program while the others compile it, and on GPUs they share
+    the work of tuning it with process 0, so that they would wait for it forever.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    from vipllava_jax import pods
+
+    folder = jax.config.values['jax_compilation_cache_dir']
+    if any(pods.gather(folder is not None)) and not pods.see_same_folder(folder):
+        jax.config.update('jax_enable_compilation_cache', False)
+        compilation_cache.reset_cache()
+        text = f'{folder or "the compilation cache"} is not the same folder for all processes'
+        click.echo(f'vipllava: {printable(text)}: compiled programs are not kept there', err=True)
+
+
+@contextlib.contextmanager
+def _one_voice(is_first: bool) -> Iterator[None]:
+    """Within the block only process 0 prints on stdout and stderr; later the others also show their errors.
+
+    Libraries that print on stdout without Python do so on stderr from now on.
+    """
     sys.stdout.flush()
     target: Any = os.dup(1) if is_first else os.devnull
     sys.stdout = open(target, 'w', encoding=sys.stdout.encoding, errors='backslashreplace')  # noqa: SIM115
     os.dup2(2, 1)
+    stderr = sys.stderr
+    with open(os.devnull, 'w') as silence:
+        if not is_first:
+            sys.stderr = silence
+        try:
+            yield
+        finally:
+            sys.stderr = stderr
+            sys.stdout.flush()

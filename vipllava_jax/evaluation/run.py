@@ -67,16 +67,10 @@ def evaluate(
     batches = group_cases(cases, model.processor, model.cfg, batch=batch, skip_broken=skip_broken, **options)
     settings = {**(about or {}), **answer_settings(cases, **options)}
     mesh = mesh_of(model.params)
-    joined = mesh is not None and mesh.is_multi_process
-    return run(
-        batches,
-        lambda _: model.params,
-        answers,
-        settings,
-        restart=restart,
-        progress=progress,
-        joined=joined,
+    how: dict[str, Any] = dict(
+        restart=restart, progress=progress, joined=bool(mesh and mesh.is_multi_process)
     )
+    return run(batches, lambda _: model.params, answers, settings, **how)
 
 
 def answer_settings(
