@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax import checkpoint, pods
+from vipllava_jax import checkpoint
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.folders import check_no_other_files
-from vipllava_jax.gathering import whole_leaves
 from vipllava_jax.loading import Source
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
@@ -37,17 +36,14 @@ def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None
     if target.name == 'adapter':
         from vipllava_jax.convert.adapter_export import save_adapter
 
-        whole = nested(whole_leaves(flat(trainable)))  # by all processes
-        with pods.together():
-            if pods.is_first():
-                save_adapter(
-                    target,
-                    join(whole, frozen),
-                    plan.cfg,
-                    projector='projector' in plan.settings.trains,
-                    base=plan.settings.model,
-                    overwrite=True,
-                )
+        save_adapter(
+            target,
+            join(trainable, frozen),
+            plan.cfg,
+            projector='projector' in plan.settings.trains,
+            base=plan.settings.model,
+            overwrite=True,
+        )
     else:
         initial = dataclasses.replace(plan.initial_weights, options=WeightOptions())  # as it is stored
         shapes, leaves = nested(initial.leaf_shapes()), _result_leaves(initial, plan.settings, trainable)
