@@ -178,7 +178,8 @@ def initial_state(
         return leaf.astype(settings.param_dtype if in_trained_part(path, settings.trains) else settings.dtype)
 
     params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
-    finite.check_loaded(plan.initial_weights.folder, params)
+    with pods.together():
+        finite.check_loaded(plan.initial_weights.folder, params)
     if LORA in settings.trains:
         params = lora.add(
             params,
