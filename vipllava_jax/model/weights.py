@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from vipllava_jax.model.equations import lora_equations, precision
 from vipllava_jax.model.products import product
 from vipllava_jax.model.quantized import Quantized
-from vipllava_jax.sharding import SMALL, per_device
+from vipllava_jax.sharding import SMALL, mesh_of, per_device
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,16 @@ def einsum(equation: str, x: Array, w: Weight, dtype: DTypeLike | None = None) -
         return einsum(equation, x, w.base, dtype) + _lora_term(equation, x, w, dtype)
     if isinstance(w, Quantized):
         return product(equation, x, w, dtype)
-    dot = partial(jnp.einsum, equation, precision=precision(x), preferred_element_type=dtype)
-    # XLA shards large products by itself, and overlaps their sums over the devices with other work.
-    is_small = _result_size(equation, x, w) * dtype.itemsize <= SMALL
-    return (per_device(dot, equation) if is_small else dot)(x, w)
+    dot = partial(jnp.einsum, equation, precision=precision(x))
+    # XLA divides large products by itself, and overlaps their sums over the devices with other work.
+    if mesh_of(x, w) is None or _result_size(equation, x, w) * dtype.itemsize > SMALL:
+        return dot(x, w, preferred_element_type=dtype)
+
+    def part(x: Array, w: Array) -> Array:
+        # A GPU would store the terms of a small bfloat16 sum, instead of adding them as they are computed.
+        return dot(x, w, preferred_element_type=jnp.float32).astype(dtype)
+
+    return per_device(part, equation)(x, w)
 
 
 def _result_size(equation: str, *factors: Array) -> int:
