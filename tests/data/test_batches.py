@@ -173,6 +173,33 @@ def test_the_next_good_row_replaces_a_skipped_one(damaged_rows, processor, worke
     assert all('skipped: ' in line and 'cut.jpg' in line for line in notes)
 
 
+def test_each_process_loads_the_images_of_its_rows(rows, processor):
+    settings = BatchSettings(batch_size=4, seed=3, pad_to_multiple_of=16, fit='pad')
+    whole = Batches(rows, processor, settings)
+    parts = [Batches(rows, processor, settings, loaded=loaded) for loaded in ((0, 3), (1, 2))]
+    for step in range(6):
+        names, images = whole.at(step).names, whole.at(step).examples.images
+        for part in parts:
+            batch = part.at(step)
+            assert batch.names == names
+            same(batch._replace(examples=batch.examples._replace(images=images)), whole.at(step))
+            np.testing.assert_array_equal(batch.examples.images, images[list(part.loaded)])
+
+
+def test_a_damaged_picture_of_one_process_does_not_change_the_rows_of_all(damaged_rows, processor):
+    settings = BatchSettings(batch_size=5, seed=None, skip_broken=True)
+    for loaded, messages in (((0, 1, 2), 0), ((3, 4), 2)):
+        notes = []
+        batch = Batches(damaged_rows, processor, settings, notes.append, loaded).at(0)
+        assert batch.names == ('x-0', 'x-1', 'x-2', 'x-3', 'x-4')
+        assert batch.examples.images.shape[:2] == (len(loaded), 1)
+        assert len(notes) == messages
+        if messages:
+            assert 'without its targets: ' in notes[0]
+            assert 'line 4: ' in notes[0]
+            assert (batch.examples.targets[3:] == IGNORE).all()
+
+
 def test_only_broken_rows_are_an_error_even_if_skipped(pictures, processor, damaged_rows):
     rows = damaged_rows.select(np.array([3, 4]))
     with pytest.raises(BrokenRow, match='line 4: this row and the 99 after it are broken'):

@@ -8,6 +8,7 @@ import pytest
 from tests.rows import examples, ragged, stack
 from tests.training.optimizers import optimizer
 from vipllava_jax.arrays import flat, nested
+from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.sharding import make_mesh
 from vipllava_jax.training import lora
@@ -26,17 +27,18 @@ def mesh_of(**axes):
     return make_mesh(axes, devices=jax.devices()) if axes else None
 
 
+def put(path, w, mesh):
+    if isinstance(w, Quantized):
+        return put_quantized(path, w, mesh)
+    return jax.device_put(w, leaf_sharding(path, w, mesh))
+
+
 def steps(cfg, params, rng, mesh, *, rows=8, recipe='finetune', quantize=None, count=3, **settings):
     """Takes steps -> the state, the losses and norms of the gradient, and the function of the step."""
     trains = {'projector', 'lora' if recipe == 'lora' else 'llama'}
     params = dict(quantize_leaves(flat(params), quantize))
     if mesh is not None:
-        params = {
-            path: put_quantized(path, w, mesh)
-            if quantize and path.startswith('llama/layers') and not isinstance(w, jax.Array)
-            else jax.device_put(w, leaf_sharding(path, w, mesh))
-            for path, w in params.items()
-        }
+        params = {path: put(path, w, mesh) for path, w in params.items()}
     params = nested(params.items())
     if recipe == 'lora':
         params = lora.add(params, cfg, rank=4, alpha=8, key=jax.random.key(1), dropout=0.2)
@@ -77,13 +79,18 @@ def check_same(cfg, params, axes, **settings):
     [
         dict(fsdp=4),
         dict(data=2, fsdp=2, tensor=2),
-        pytest.param(dict(tensor=2), marks=pytest.mark.slow),
         pytest.param(dict(tensor=4), marks=pytest.mark.slow),  # divides neither heads nor keys
-        pytest.param(dict(fsdp=2), marks=pytest.mark.slow),
-        pytest.param(dict(fsdp=8), marks=pytest.mark.slow),
-        pytest.param(dict(data=2), marks=pytest.mark.slow),
-        pytest.param(dict(data=4, tensor=2), marks=pytest.mark.slow),
-        pytest.param(dict(data=2, fsdp=4), marks=pytest.mark.slow),
+        *(
+            pytest.param(axes, marks=pytest.mark.by_hand)
+            for axes in (
+                dict(tensor=2),
+                dict(fsdp=2),
+                dict(fsdp=8),
+                dict(data=2),
+                dict(data=4, tensor=2),
+                dict(data=2, fsdp=4),
+            )
+        ),
     ],
     ids=str,
 )
@@ -91,21 +98,42 @@ def test_a_mesh_trains_as_one_device(cfg, params, axes):
     check_same(cfg, params, axes)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_sizes_that_do_not_divide_stay_whole(cfg, params):
     check_same(cfg, params, dict(fsdp=5), rows=5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('axes', [dict(fsdp=4), dict(data=2), dict(fsdp=2, tensor=2)], ids=str)
-@pytest.mark.parametrize('quantize', [None, 'int8', 'int4'])
+@pytest.mark.parametrize(
+    ('axes', 'quantize'),
+    [
+        pytest.param(dict(fsdp=2, tensor=2), 'int8', marks=pytest.mark.slow),
+        pytest.param(dict(fsdp=4), 'int4', marks=pytest.mark.slow),
+        *(
+            pytest.param(axes, quantize, marks=pytest.mark.by_hand)
+            for axes, quantize in (
+                (dict(fsdp=4), None),
+                (dict(data=2), None),
+                (dict(data=2), 'int8'),
+                (dict(fsdp=4), 'int8'),
+                (dict(fsdp=2, tensor=2), 'int4'),
+            )
+        ),
+    ],
+    ids=str,
+)
 def test_adapters_train_as_on_one_device(cfg, params, axes, quantize):
     """With dropout, whose random numbers do not depend on the mesh."""
     check_same(cfg, params, axes, recipe='lora', quantize=quantize)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ['adamw', 'lion', 'adafactor'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param('adafactor', marks=pytest.mark.slow),
+        pytest.param('adamw', marks=pytest.mark.by_hand),
+        pytest.param('lion', marks=pytest.mark.by_hand),
+    ],
+)
 def test_every_optimizer_updates_as_on_one_device(cfg, params, name):
     one, expected, _ = steps(cfg, params, np.random.default_rng(0), None, optimizer=name)
     state, numbers, _ = steps(
@@ -117,13 +145,15 @@ def test_every_optimizer_updates_as_on_one_device(cfg, params, name):
 
 def test_every_device_holds_its_part_of_the_state_and_little_else(cfg, params):
     mesh = mesh_of(fsdp=4)
-    state, _, take = steps(cfg, params, np.random.default_rng(0), mesh, optimizer='adamw', count=1)
+    placed = nested((path, jax.device_put(w, leaf_sharding(path, w, mesh))) for path, w in flat(params))
+    trainable, frozen = split(placed, {'projector', 'llama'})
+    adamw = optimizer(1e-2, 10)
+    state = init_state(trainable, adamw, mesh=mesh)
     total = sum(x.nbytes for x in jax.tree.leaves(state))
     for device in mesh.devices.flat:
         shards = [s.data for x in jax.tree.leaves(state) for s in x.addressable_shards if s.device == device]
         assert sum(x.nbytes for x in shards) < 1.01 * total / 4 + 1000
-    _, frozen = split(params, {'projector', 'llama'})
-    frozen = nested((path, jax.device_put(w, leaf_sharding(path, w, mesh))) for path, w in flat(frozen))
+    take = make_step(cfg, adamw, dtype=jnp.float32, shardings=state_shardings(state, mesh))
     batch = put_batch(stack([examples(ragged(cfg, np.random.default_rng(0), ROWS), cfg)]), mesh)
     memory = take.lower(state, frozen, batch, KEY).compile().memory_analysis()
     held = sum(x.nbytes for x in jax.tree.leaves((frozen, batch)))

@@ -91,6 +91,16 @@ def test_every_recipe_has_valid_settings(recipe):
         ({'export': 'best'}, 'needs eval_data'),
         ({'trains': ['llama', 'lora']}, 'give only one'),
         ({'trains': 'llama', 'quantize': 'int8'}, 'cannot be trained'),
+        ({'mesh': 4}, 'mesh is 4, expected a string'),
+        ({'mesh': ''}, "mesh is ''"),
+        ({'mesh': '4'}, "mesh is '4', expected axis=devices, separated by commas"),
+        ({'mesh': 'rows=4'}, "mesh: there is no axis 'rows'; the axes are data, fsdp, tensor"),
+        ({'mesh': 'fsdp=\x1b[2J'}, "mesh: fsdp is '\\x1b[2J', expected a whole number of devices"),
+        (
+            {'mesh': 'fsdp=4,tensor=2', 'batch': 12, 'accumulate': 2},
+            'batch 12: its micro-batches of 6 rows cannot be divided over 4 devices (mesh fsdp=4,tensor=2); '
+            'make batch a multiple of 8',
+        ),
     ],
 )
 def test_invalid_settings_are_errors_of_one_line(keys, message):
@@ -105,6 +115,11 @@ def test_invalid_settings_are_errors_of_one_line(keys, message):
 def test_every_whole_number_is_bounded(name):
     assert KEYS[name].minimum is not None
     assert KEYS[name].maximum is not None
+
+
+def test_the_axis_tensor_does_not_divide_the_rows():
+    for mesh in ('tensor=3', 'auto', 'data=2, fsdp=2'):
+        assert read_settings(**GIVEN, mesh=mesh, batch=4).mesh == mesh
 
 
 def test_a_byte_order_mark_is_ignored(tmp_path):

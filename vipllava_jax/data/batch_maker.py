@@ -83,7 +83,8 @@ class BatchMaker:
             except BrokenRow as error:
                 if not (self.settings.skip_broken or isinstance(error, RowWithoutAnswer)):
                     raise
-                notes.append((str(error), f'skipped: {error}'))
+                if loads:
+                    notes.append((str(error), f'skipped: {error}'))
         raise BrokenRow(f'{self.rows.where(i)}: this row and the {MAX_ATTEMPTS - 1} after it are broken')
 
     def _make_sample(self, row: Row, epoch: int, loads: bool, notes: list[Note]) -> Sample:

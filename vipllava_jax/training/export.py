@@ -32,7 +32,8 @@ def check_replaceable(target: Path) -> None:
 def export_result(plan: TrainingPlan, trainable: Params, frozen: Params) -> None:
     """Writes the trained weights; the others are copied from the initial model, in its dtypes."""
     target = output_folder.result_folder(plan.settings)
-    finite.check_result(target, trainable)  # first, because writing takes long
+    with pods.together():
+        finite.check_result(target, trainable)  # first, because writing takes long
     if target.name == 'adapter':
         from vipllava_jax.convert.adapter_export import save_adapter
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 
+from vipllava_jax import pods
 from vipllava_jax.data.batch_maker import TrainingBatch
 from vipllava_jax.data.examples import Examples
 from vipllava_jax.data.rows import BrokenRow
@@ -72,9 +73,10 @@ class TrainingLoop:
                     self._checkpoints.wait()
                 raise
             except NotFinite as error:
-                if problem := describe_not_finite(join(self._state.params, self._frozen)):
-                    raise NotFinite(f'{error}; {problem}') from None
-                raise
+                with pods.together():
+                    if problem := describe_not_finite(join(self._state.params, self._frozen)):
+                        raise NotFinite(f'{error}; {problem}') from None
+                    raise
         return self._state
 
     def _take_step(self, step: int, batch: TrainingBatch) -> None:

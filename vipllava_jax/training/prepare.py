@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -137,7 +138,9 @@ def _read_batches(
         )
     for error in rows.errors:
         progress.note(printable(f'skipped: {error}'))
-    return Batches(rows, processor, batch_settings, progress.note, _loaded_rows(settings, held_out, mesh))
+    # each process knows the problems of its own rows alone, and all must be seen
+    report = progress.note if pods.is_first() else warnings.warn
+    return Batches(rows, processor, batch_settings, report, _loaded_rows(settings, held_out, mesh))
 
 
 def _loaded_rows(settings: TrainingSettings, held_out: bool, mesh: Mesh | None) -> tuple[int, ...] | None:
@@ -175,7 +178,8 @@ def initial_state(
         return leaf.astype(settings.param_dtype if in_trained_part(path, settings.trains) else settings.dtype)
 
     params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
-    finite.check_loaded(plan.initial_weights.folder, params)
+    with pods.together():
+        finite.check_loaded(plan.initial_weights.folder, params)
     if LORA in settings.trains:
         params = lora.add(
             params,

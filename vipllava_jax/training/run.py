@@ -69,12 +69,11 @@ def _check_same_run(plan: TrainingPlan) -> None:
     settings = {name: getattr(plan.settings, name) for name in KEYS if KEYS[name].affects_results}
     rows, mesh = plan.batches.rows, plan.mesh.shape if plan.mesh else None
     text = repr((settings, mesh, len(rows), int(rows.size.sum()))).encode()
-    digests = pods.gather(hashlib.blake2b(text, digest_size=16).hexdigest())
-    other = next((i for i, digest in enumerate(digests) if digest != digests[0]), None)
-    if other is not None:
-        raise ValueError(
-            f'process {other} has other settings or rows than process 0: give the same command everywhere'
-        )
+    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
+    first = pods.from_first(digest)
+    with pods.together():
+        if digest != first:
+            raise ValueError('other settings or rows than in process 0: give the same command everywhere')
 
 
 def _train_in_folder(plan: TrainingPlan, checkpoints: Checkpoints, progress: ProgressListener) -> Trained:
