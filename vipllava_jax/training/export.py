@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax import checkpoint
+from vipllava_jax import checkpoint, pods
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.folders import check_no_other_files
 from vipllava_jax.loading import Source
