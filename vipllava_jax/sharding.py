@@ -120,7 +120,8 @@ def pin(x: Array, letters: str, mesh: AnyMesh | None = None) -> Array:
     Outside jit, and without a mesh, x itself.
     """
     mesh = mesh or mesh_of(x)
-    if mesh is None or not isinstance(x, jax.core.Tracer):
+    # Constants are traced under jit, but not by the derivatives of functions that are not jitted.
+    if mesh is None or not isinstance(lax.full((), 0), jax.core.Tracer):
         return x
     return lax.with_sharding_constraint(x, NamedSharding(mesh, spec(letters, x.shape, mesh)))
 
