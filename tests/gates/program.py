@@ -4,22 +4,25 @@ import dataclasses
 import math
 import os
 import re
+from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
+from jax.sharding import Mesh
 
 import vipllava_jax as vj
 from tests.training.optimizers import optimizer
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.data.examples import Examples
 from vipllava_jax.generation import decoding
-from vipllava_jax.generation.state import State, eos_rows
+from vipllava_jax.generation.state import State, eos_rows, map_state, row_letters
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import llama
 from vipllava_jax.model.vipllava import VipLlava
 from vipllava_jax.quantizing import quantize_leaves
+from vipllava_jax.sharding import sharding as sharding_of
 from vipllava_jax.training import lora
 from vipllava_jax.training.parts import split
 from vipllava_jax.training.step import init_state, make_step
@@ -48,14 +51,20 @@ class Instruction(NamedTuple):
 
 def device_of(platform: str, name: str = '', **options: str) -> jax.sharding.Sharding:
     """A device of a platform that this machine need not have."""
+    return jax.sharding.SingleDeviceSharding(devices_of(platform, name, **options)[0])
+
+
+def devices_of(platform: str, name: str = '', **options: str) -> list[Any]:
+    """The devices of a platform that this machine need not have."""
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # other pytest workers load libtpu, too
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no metadata server to query
-    devices = topologies.get_topology_desc(name, platform=platform, **options).devices
-    return jax.sharding.SingleDeviceSharding(devices[0])
+    return [*topologies.get_topology_desc(name, platform=platform, **options).devices]
 
 
 def place(tree: Any, sharding: Any) -> Any:
-    """Shapes placed on a device, with one sharding for all or a tree of formats."""
+    """Shapes placed on a device or a mesh, with one sharding for all, by their rows, or a tree of formats."""
+    if isinstance(sharding, Mesh):
+        sharding = jax.tree.map(lambda x: sharding_of(row_letters(x), x.shape, sharding), tree)
     if isinstance(sharding, jax.sharding.Sharding):
         sharding = jax.tree.map(lambda _, same=sharding: same, tree)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, sharding)
@@ -76,15 +85,24 @@ def state(cfg: vj.Config, B: int) -> State:
     return jax.eval_shape(zeros)
 
 
-def decode(params: Any, cfg: vj.Config, B: int, sharding: jax.sharding.Sharding) -> Any:
-    rows = place(state(cfg, B), sharding)
+def place_state(state: State, mesh: Mesh) -> State:
+    """The shapes of a state with the shardings of its letters."""
+
+    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding_of(letters, x.shape, mesh))
+
+    return map_state(placed, state)
+
+
+def decode(params: Any, cfg: vj.Config, B: int, where: jax.sharding.Sharding | Mesh) -> Any:
+    rows = place_state(state(cfg, B), where) if isinstance(where, Mesh) else place(state(cfg, B), where)
     return decoding.decode_chunk.trace(params, rows, cfg=cfg, steps=8).lower().compile()
 
 
-def prefill(params: Any, cfg: vj.Config, B: int, sharding: jax.sharding.Sharding) -> Any:
+def prefill(params: Any, cfg: vj.Config, B: int, where: jax.sharding.Sharding | Mesh) -> Any:
     ids, counts = jax.ShapeDtypeStruct((B, PROMPT), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.int32)
-    batch = place(Batch(ids, counts, pictures(cfg, B), counts), sharding)
-    eos = place(jax.eval_shape(lambda: jnp.asarray(eos_rows(cfg.eos, B))), sharding)
+    batch = place(Batch(ids, counts, pictures(cfg, B), counts), where)
+    eos = place(jax.eval_shape(lambda: jnp.asarray(eos_rows(cfg.eos, B))), where)
     return decoding.prefill_batch.trace(params, batch, None, eos, cfg=cfg, slots=SLOTS).lower().compile()
 
 
@@ -120,8 +138,19 @@ def pictures(cfg: vj.Config, B: int) -> jax.ShapeDtypeStruct:
 
 
 def size_in_bytes(tree: Any) -> int:
-    """The size of a tree of arrays in bytes."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    """The size of a tree of arrays in bytes, on each device of their mesh."""
+
+    def size(x: Any) -> int:
+        shape = x.sharding.shard_shape(x.shape) if getattr(x, 'sharding', None) else x.shape
+        return math.prod(shape) * x.dtype.itemsize
+
+    return sum(map(size, jax.tree.leaves(tree)))
+
+
+def collectives(text: str) -> Counter[str]:
+    """The numbers of exchanges between devices in the text of a program."""
+    names = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast'
+    return Counter(re.findall(rf' ({names})(?:-start)?\(', text))
 
 
 def bytes_in_use(compiled: Any, params: Any, cfg: vj.Config, B: int = 0) -> int:

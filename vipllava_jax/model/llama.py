@@ -201,7 +201,12 @@ def write_to_cache(cached: Array, new: Array, offset: Array | None) -> Array:
     K = shard_shape(new, 'BTKH')[2]
     if K % 8 == 0 or K in (2, 4):
         return by_row(cached, new, slots)
-    by_head = jax.vmap(jax.vmap(_write_rows, (1, 1, None), 1))
+
+    def by_head(cached: Array, new: Array, slots: Array) -> Array:
+        # Each head has its own indices: with common ones, JAX would make the heads a part of the row again.
+        repeated = jnp.broadcast_to(slots[..., None], new.shape[:3])
+        return jax.vmap(jax.vmap(_write_rows, 1, 1))(cached, new, repeated)
+
     return jax.lax.platform_dependent(cached, new, slots, tpu=by_head, default=by_row)
 
 

@@ -1,0 +1,89 @@
+"""Compiles the 7B and the 13B for meshes of TPU v5e, v5p and v6e, in the layouts that the compiler chooses.
+
+Needs the wheel libtpu, which needs no TPU to compile.
+"""
+
+import dataclasses
+
+import pytest
+
+import vipllava_jax as vj
+from tests.gates import program
+from tests.gates.program import CFG
+from tests.gates.test_tpu import MEMORY
+from vipllava_jax import placement, sharding
+from vipllava_jax.model import llama
+
+pytestmark = pytest.mark.gates
+CFG_13B = dataclasses.replace(
+    CFG, text=dataclasses.replace(CFG.text, width=5120, layers=40, heads=40, kv_heads=40, mlp=13824)
+)
+HBM = {'v5e': MEMORY['v5e:1x1'], 'v5p': MEMORY['v5p:2x2x1'], 'v6e': MEMORY['v6e:1x1']}
+
+
+def mesh_of(slice_: str, axes: dict[str, int]) -> sharding.Mesh:
+    return sharding.make_mesh(axes, devices=program.devices_of('tpu', slice_))
+
+
+def load(cfg: vj.Config, mesh: sharding.Mesh, quantize: str | None = None):
+    """The shapes of the params, placed as `vj.load` does on TPUs."""
+    params = placement.place_shapes(program.weights(cfg, quantize), cfg, mesh=mesh, fuse=False)
+    decoder = params['llama']
+    return {**params, 'llama': program.place(decoder, placement.formats(decoder, cfg))}
+
+
+def check_fits(slice_: str, compiled, params, cfg: vj.Config):
+    assert program.bytes_in_use(compiled, params, cfg) < HBM[slice_.split(':')[0]] * 2**30 * 0.9
+
+
+@pytest.mark.parametrize(
+    ('slice_', 'axes', 'cfg', 'B', 'quantize'),
+    [
+        ('v5e:2x2', {'tensor': 4}, CFG, 8, None),
+        ('v6e:2x2', {'tensor': 4}, CFG, 8, None),
+        ('v5e:4x4', {'data': 4, 'tensor': 4}, CFG_13B, 32, None),
+        ('v5e:4x4', {'data': 2, 'tensor': 8}, CFG_13B, 16, None),
+        ('v5e:4x4', {'data': 4, 'tensor': 4}, CFG_13B, 32, 'int8'),
+        ('v5p:2x2x1', {'tensor': 4}, CFG_13B, 8, None),
+        ('v6e:2x2', {'tensor': 4}, CFG_13B, 8, None),
+    ],
+    ids=str,
+)
+def test_decode(slice_, axes, cfg, B, quantize):
+    mesh = mesh_of(slice_, axes)
+    params = load(cfg, mesh, quantize)
+    compiled = program.decode(params, cfg, B, mesh)
+    text, cache = compiled.as_text(), program.place_state(program.state(cfg, B), mesh).cache
+    check_fits(slice_, compiled, params, cfg)
+    donated = compiled.memory_analysis().alias_size_in_bytes
+    assert donated >= program.size_in_bytes(cache)  # the caches are updated in place
+    assert not program.copies(text)
+    found = program.collectives(text)
+    assert found == {'all-reduce': 2 * cfg.text.layers, 'all-gather': 1}
+
+
+@pytest.mark.parametrize(
+    ('slice_', 'axes', 'cfg', 'B'),
+    [
+        ('v5e:2x2', {'tensor': 4}, CFG, 8),
+        ('v5e:4x4', {'data': 4, 'tensor': 4}, CFG_13B, 32),
+    ],
+    ids=str,
+)
+def test_prefill(slice_, axes, cfg, B):
+    mesh = mesh_of(slice_, axes)
+    params = load(cfg, mesh)
+    compiled = program.prefill(params, cfg, B, mesh)
+    text = compiled.as_text()
+    check_fits(slice_, compiled, params, cfg)
+    assert not program.copied_weights(text, params)
+
+
+def test_the_cache_goes_from_prefill_to_decoding_without_a_copy():
+    mesh = mesh_of('v5e:4x4', {'data': 4, 'tensor': 4})
+    cfg = dataclasses.replace(CFG_13B, text=dataclasses.replace(CFG_13B.text, layers=2))
+    params = load(cfg, mesh)
+    written = program.prefill(params, cfg, 32, mesh).output_formats.cache
+    read = program.decode(params, cfg, 32, mesh).input_formats[0][1].cache
+    assert written == read
+    assert isinstance(written, llama.Cache)
