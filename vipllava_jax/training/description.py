@@ -2,6 +2,7 @@
 
 import jax
 
+from vipllava_jax import pods
 from vipllava_jax.arrays import flat
 from vipllava_jax.data.batches import Batches
 from vipllava_jax.mesh_text import mesh_text
@@ -35,7 +36,8 @@ def _devices(plan: TrainingPlan) -> str:
     kind = jax.local_devices()[0].device_kind
     if plan.mesh is None:
         return kind
-    processes = f', {jax.process_count()} processes' if jax.process_count() > 1 else ''
+    count = pods.process_count()
+    processes = f', {count} processes' if count > 1 else ''
     return f'{plan.mesh.size} x {kind} ({mesh_text(plan.mesh.shape)}{processes})'
 
 

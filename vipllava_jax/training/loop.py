@@ -111,6 +111,7 @@ class TrainingLoop:
 
     def _save(self, step: int) -> None:
         self._recorder.sync()
+        self._recorder.share_notes()
         self._checkpoints.save(step, self._state, self._recorder.best.step)
 
 

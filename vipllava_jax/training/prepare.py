@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +47,7 @@ class TrainingPlan:
     held_out: Batches | None
     optimizer: Optimizer
     mesh: Mesh | None  # None: one device
+    unsent: list[str]  # problems of the rows of this process, which the first process has yet to show
 
     @property
     def cfg(self) -> Config:
@@ -80,12 +80,15 @@ def prepare_run(settings: TrainingSettings, progress: ProgressListener) -> Train
         dtype=settings.dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'),
         workers=min(8, (os.cpu_count() or 2) // 2) if settings.workers is None else settings.workers,
     )
-    batches = _read_batches(settings, processor, mesh, progress)
+    unsent: list[str] = []
+    batches = _read_batches(settings, processor, mesh, progress, unsent)
     settings = dataclasses.replace(settings, steps=_count_steps(settings, batches))
     held_out = (
-        _read_batches(settings, processor, mesh, progress, held_out=True) if settings.eval_data else None
+        _read_batches(settings, processor, mesh, progress, unsent, held_out=True)
+        if settings.eval_data
+        else None
     )
-    return TrainingPlan(settings, initial_weights, batches, held_out, Optimizer(settings), mesh)
+    return TrainingPlan(settings, initial_weights, batches, held_out, Optimizer(settings), mesh, unsent)
 
 
 def training_mesh(settings: TrainingSettings) -> Mesh | None:
@@ -118,6 +121,7 @@ def _read_batches(
     processor: Processor,
     mesh: Mesh | None,
     progress: ProgressListener,
+    unsent: list[str],
     held_out: bool = False,
 ) -> Batches:
     """The batches of the rows for training, or of the held-out rows."""
@@ -138,8 +142,7 @@ def _read_batches(
         )
     for error in rows.errors:
         progress.note(printable(f'skipped: {error}'))
-    # each process knows the problems of its own rows alone, and all must be seen
-    report = progress.note if pods.is_first() else warnings.warn
+    report = progress.note if pods.is_first() else unsent.append
     return Batches(rows, processor, batch_settings, report, _loaded_rows(settings, held_out, mesh))
 
 

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import jax
 
+from vipllava_jax import pods
 from vipllava_jax.arrays import flat
 from vipllava_jax.data.batch_maker import TrainingBatch
-from vipllava_jax.messages import listed
+from vipllava_jax.messages import listed, printable
 from vipllava_jax.model.cost import Costs
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.training.checkpoints import Checkpoints
@@ -108,6 +109,13 @@ class StepRecorder:
     def skip_pause(self) -> None:
         """Excludes the time since the last step from the next one."""
         self._timer.skip_pause()
+
+    def share_notes(self) -> None:
+        """Shows, in the first process, the problems of rows that the others have met."""
+        unsent = self._plan.unsent
+        while any(notes := pods.gather(printable(unsent.pop(0), 300) if unsent else None)):
+            for note in filter(None, notes):
+                self._progress.note(note)
 
     def sync(self) -> None:
         """Waits until all records are on the disk."""
