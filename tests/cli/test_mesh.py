@@ -118,11 +118,18 @@ def test_auto_says_what_it_chose_and_why(vipllava, folder):
     assert 'weights: all of them are on each device' in ran.out
 
 
+def test_info_says_if_this_computer_has_fewer_devices(vipllava, folder):
+    assert 'this computer has 8' in vipllava('info', '--model', folder, '--mesh', 'data=16').out
+    for args in (('data=8',), ('data=16', '--memory', 'v5e')):
+        assert 'this computer' not in vipllava('info', '--model', folder, '--mesh', *args).out
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
         (['--mesh', 'auto', '--memory', 'v5e'], 'give the number of --devices too'),
         (['--mesh', 'auto', '--memory', '1MB', '--devices', '2'], 'quantize to int8 or int4'),
+        (['--mesh', 'data=2', '--devices', '4'], '--devices 4: data=2 has 2 devices'),
         (['--mesh', 'data=2', '--context', '9999'], 'the model has a context of'),
         (['--mesh', 'data=2', '--memory', 'much'], 'expected a size such as 16GiB'),
         (['--mesh', 'data=2', '--train', 'all'], 'stage-1'),

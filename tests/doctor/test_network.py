@@ -48,6 +48,11 @@ def test_a_coordinator_that_does_not_answer_is_reported(closed):
     assert 'firewalls' in found.advice
 
 
+def test_an_unknown_name_of_a_host_is_reported():
+    found = check_coordinator('no.such.host.invalid:8476', 4, 1, 30)
+    assert (found.status, 'does not know the name' in found.found) == ('FAIL', True)
+
+
 def test_process_0_needs_a_free_port(closed):
     found = check_coordinator(closed, 4, 0, 30)
     assert (found.status, 'free for this process' in found.found) == ('ok', True)
@@ -57,8 +62,11 @@ def test_joining_says_why_the_others_are_missing(closed):
     (found,) = check_joining(closed, 2, 1, 3)
     assert found.status == 'FAIL'
     assert 'nothing listens on the port' in found.found
+    assert found.advice.startswith('a firewall may close port')
     (found,) = check_joining(None, None, None, 3)
-    assert (found.status, '--coordinator' in found.found) == ('FAIL', True)
+    assert (found.status, found.found) == ('FAIL', 'no cluster that jax knows was found')
+    assert '--coordinator or' in found.advice
+    assert '--distributed' not in found.advice
 
 
 JOINS = """
@@ -78,7 +86,7 @@ def test_processes_that_join_add_over_all_devices():
 
 def test_invalid_and_missing_values_are_reported(listening):
     assert 'expected HOST:PORT' in check_coordinator('\x1b[2J', 4, 1, 30).found
-    assert '--process-index' in check_coordinator(listening, 4, None, 30).found
+    assert '--process-index' in check_coordinator(listening, 4, None, 30).advice
 
 
 def test_a_name_server_that_does_not_answer_is_reported(monkeypatch):

@@ -48,7 +48,7 @@ def test_a_folder_that_refuses_files_says_what_to_do():
         (errno.EDQUOT, 'your quota is used up'),
         (errno.EROFS, 'read-only'),
         (errno.EACCES, 'change the permissions'),
-        (errno.EIO, 'use another folder'),
+        (errno.EIO, ELSEWHERE),
     ],
 )
 def test_each_error_of_the_system_has_advice(tmp_path, monkeypatch, code, advice):

@@ -86,6 +86,18 @@ def test_without_a_mesh_joined_processes_are_refused(command):
     assert '--mesh' not in second.err
 
 
+def test_different_options_are_refused(command, compiled):
+    script = """
+import os, sys
+from vipllava_jax.cli import main
+sys.argv = {} + ['--mesh', ('tensor=4', 'data=4')[int(os.environ['JAX_PROCESS_ID'])]]
+main()
+"""
+    first, second = run_processes(script.format(['vipllava', *command]), env=compiled)
+    assert (first.code, second.code, second.out) == (2, 2, '')
+    assert '--mesh is tensor=4 in process 0, but data=4 in process 1' in first.err
+
+
 def test_an_error_in_one_process_ends_both(command, compiled, tmp_path):
     """Only process 0 opens the file of answers, which is of another type here."""
     (tmp_path / 'out.jsonl').write_text('notes\n')

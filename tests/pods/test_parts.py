@@ -47,6 +47,7 @@ def test_merge_writes_the_file_of_a_single_process(vipllava, command, tmp_path, 
     monkeypatch.setattr(loading.Source, 'load', None)  # no part is asked again
     merged = vipllava(*command, '--merge', 3)
     assert merged.code == 0, merged.err
+    assert merged.err.startswith('vipllava: 20 answers of 3 parts are in out.jsonl\n')
     settings, *answers = lines(tmp_path / 'out.jsonl')
     assert [answer['n'] for answer in answers] == [*range(20)]
     assert 'shard' not in settings['settings']

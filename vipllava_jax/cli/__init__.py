@@ -25,9 +25,9 @@ COMMANDS = {
     'convert': 'Convert a checkpoint from PyTorch to Flax, or back.',
     'train': 'Fine-tune a model, completely or with LoRA.',
     'eval': 'Measure the accuracy of a model on questions with known answers.',
-    'bench': 'Measure the speed of each part of the model on this device.',
-    'doctor': 'Check that this computer can run the model.',
-    'info': 'Show versions, devices, and the contents of a checkpoint.',
+    'bench': 'Measure the speed of each part of the model on its devices.',
+    'doctor': 'Check this computer, and say what to do where it fails.',
+    'info': 'Show versions, devices, a checkpoint, and what fits on a mesh.',
 }
 NO_MEMORY = (
     '{} does not have enough memory: try --quantize int8 or int4, --dtype bfloat16, fewer images, a smaller '

@@ -23,9 +23,10 @@ from vipllava_jax.cli.models import (
 )
 from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE, FOLDER
-from vipllava_jax.cli.pods import distributed_options, joined_pod
+from vipllava_jax.cli.pods import check_same, distributed_options, joined_pod
 from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.cli.waiting import count_bar
+from vipllava_jax.mesh_text import mesh_text
 from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
@@ -133,6 +134,14 @@ def eval(
     with joined_pod(options):
         from vipllava_jax import pods
 
+        check_same(
+            {
+                'mesh': mesh if mesh in (None, 'auto') else mesh_text(mesh),
+                'dtype': weights.dtype,
+                'quantize': weights.quantize,
+                **options,
+            }
+        )
         with pods.together():
             check_mesh(mesh)
             cases = find_cases(data, images, outputs, options)

@@ -89,6 +89,8 @@ def merge(
     records, errors = read_parts(batches, division.output, division.merge, part_settings)
     with open_journal(division.output, settings, restart, len(batches.cases.cases)) as journal:
         journal.append(records[n] for n in sorted(records))
+        said = f'{len(journal.records)} answers of {division.merge} parts are in {division.output}'
+        click.echo(f'vipllava: {printable(said)}', err=True)
         return make_result(batches, journal.records, errors)
 
 

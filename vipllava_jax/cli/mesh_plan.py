@@ -49,6 +49,7 @@ class Layout:
 
     axes: dict[str, int]
     reason: str  # of the choice; '' if the axes were given
+    present: int | None  # the devices of this computer; None if the plan is for others
     batch: int
     context: int
     inference: 'MemoryPlan'
@@ -91,12 +92,17 @@ def lay_out(folder: Path, question: Question) -> Layout:
     )
     training = question.train and plan_recipe(question.train, cfg, shapes, mesh, fleet, question)
     groups = tuple(group_weights(shapes, mesh))
-    return Layout(dict(axes), reason, question.batch, context, plan, training or None, groups)
+    present = None if question.memory else fleet_of().count
+    return Layout(dict(axes), reason, present, question.batch, context, plan, training or None, groups)
 
 
 def find_fleet(question: Question) -> Fleet:
     """The devices to plan for: those of this computer, unless the options describe others."""
-    count = None if isinstance(question.mesh, str) else math.prod(question.mesh.values())
+    count = None
+    if not isinstance(question.mesh, str):
+        count = math.prod(question.mesh.values())
+        if question.devices not in (None, count):
+            raise ValueError(f'--devices {question.devices}: {mesh_text(question.mesh)} has {count} devices')
     if question.memory is not None:
         count = question.devices or count
         if count is None:
@@ -184,13 +190,15 @@ def show(layout: Layout) -> Iterator[str]:
     plan = layout.inference
     of = f' of {gib(plan.memory)}' if plan.memory else ''
     yield f'mesh {mesh_text(layout.axes)}: {devices} device{"s" * (devices > 1)}{of}'
+    if layout.present is not None and layout.present < devices:
+        yield f'  this computer has {layout.present}: the plan is for more of the same kind'
     if layout.reason:
         yield from wrapped(f'chosen because {layout.reason}')
     rows = -(-layout.batch // (layout.axes.get('data', 1) * layout.axes.get('fsdp', 1)))
     yield 'inference, for each device'
     yield line('weights', plan.weights, '')
     yield line('cache', plan.cache, f'{rows} of {layout.batch} rows, {layout.context:,} tokens')
-    gathered = ', with the weights gathered over fsdp' if layout.axes.get('fsdp', 1) > 1 else ''
+    gathered = ', with weights gathered over fsdp' if layout.axes.get('fsdp', 1) > 1 else ''
     yield line('working memory', plan.working, f'an estimate{gathered}')
     yield line('together', plan.total, verdict(plan))
     if layout.training is not None:
@@ -202,6 +210,8 @@ def show(layout: Layout) -> Iterator[str]:
         yield line('gradients', trained.gradients, 'and weights in the dtype of the step')
         yield line('working memory', trained.working, 'an estimate')
         yield line('together', trained.total, verdict(trained))
+    if devices == 1:
+        return
     if not any(' / ' in group.divided for group in layout.groups):
         yield 'weights: all of them are on each device, because data divides the rows only'
         return

@@ -3,15 +3,17 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import click
 
 from vipllava_jax.cli.numbers import WholeNumber
-from vipllava_jax.messages import one_line, printable
+from vipllava_jax.messages import brief, one_line, printable
 
 F = TypeVar('F', bound=Callable[..., Any])
+NOTICE_SECONDS = 5.0  # without the others, after which the command says that it waits
 SECONDS = WholeNumber(1, 86_400)
 
 
@@ -79,12 +81,14 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
     from vipllava_jax import pods
     from vipllava_jax.cli import user_error
 
-    place = pods.join(
-        options.pop('distributed'),
-        *(options.pop(name) for name in ('coordinator', 'process_count', 'process_index')),
-        timeout=options.pop('initialization_timeout'),
-        heartbeat=options.pop('heartbeat_timeout'),
-    )
+    timeout = options.pop('initialization_timeout')
+    with _notice(f'waiting for the other processes, at most {timeout} s'):
+        place = pods.join(
+            options.pop('distributed'),
+            *(options.pop(name) for name in ('coordinator', 'process_count', 'process_index')),
+            timeout=timeout,
+            heartbeat=options.pop('heartbeat_timeout'),
+        )
     if pods.process_count() == 1:
         yield True
         return
@@ -112,6 +116,24 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
     pods.leave()
 
 
+def check_same(options: Mapping[str, Any]) -> None:
+    """Raises PodError, in all processes, if they have different options; all must call it.
+
+    Processes that run different programs would wait for one another forever.
+    """
+    from vipllava_jax import pods
+
+    values = pods.gather({name: brief(value) if value else 'not given' for name, value in options.items()})
+    for index, other in enumerate(values):
+        for name, first in values[0].items():
+            if other[name] != first:
+                option = f'--{name.replace("_", "-")}'
+                raise pods.PodError(
+                    f'{option} is {first} in process 0, but {other[name]} in process {index}: give all '
+                    'processes the same options'
+                )
+
+
 def keep_only_shared_programs() -> None:
     """Stores no compiled programs if not all processes see the same folder of them.
 
@@ -129,6 +151,18 @@ def keep_only_shared_programs() -> None:
         compilation_cache.reset_cache()
         text = f'{folder or "the compilation cache"} is not the same folder for all processes'
         click.echo(f'vipllava: {printable(text)}: compiled programs are not kept there', err=True)
+
+
+@contextlib.contextmanager
+def _notice(text: str) -> Iterator[None]:
+    """Shows a line on stderr if the block takes longer than NOTICE_SECONDS."""
+    timer = threading.Timer(NOTICE_SECONDS, click.echo, [f'vipllava: {text}'], {'err': True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ def coordinator(address: str, count: str, index: str) -> Answers:
             yield {**found, 'answers': True}
             return
     except OSError as error:
-        problem = str(error)
+        problem, known = error.strerror or str(error), not isinstance(error, socket.gaierror)
     if place.index == 0:
         with socket.socket(socket.AF_INET6 if host.startswith('[') else socket.AF_INET) as listening:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -89,8 +89,8 @@ def coordinator(address: str, count: str, index: str) -> Answers:
                 listening.bind(('', int(port)))
                 problem = ''
             except OSError as error:
-                problem = str(error)
-    yield {**found, 'answers': False, 'problem': problem}
+                problem = error.strerror or str(error)
+    yield {**found, 'answers': False, 'known': known, 'problem': problem}
 
 
 def devices() -> Answers:

@@ -9,11 +9,11 @@ from vipllava_jax.doctor.check import Check, NoAnswer, ask, failed, ok
 LITTLE = 1 << 30  # bytes free below which a disk is reported as full
 SLOW_DISK = 'the disk or network file system does not answer: look at its server, or use another folder'
 ADVICE = {
-    errno.ENOSPC: 'the disk is full: delete files, or use another folder',
-    errno.EDQUOT: 'your quota is used up: delete files, or use another folder',
-    errno.EROFS: 'the file system is read-only: use another folder',
-    errno.EACCES: 'you may not write there: change the permissions, or use another folder',
-    errno.EPERM: 'you may not write there: change the permissions, or use another folder',
+    errno.ENOSPC: 'the disk is full: delete files',
+    errno.EDQUOT: 'your quota is used up: delete files',
+    errno.EROFS: 'the file system is read-only',
+    errno.EACCES: 'you may not write there: change the permissions',
+    errno.EPERM: 'you may not write there: change the permissions',
 }
 
 
@@ -26,8 +26,9 @@ def check_writable(name: str, folder: Path, seconds: float, elsewhere: str) -> C
     except NoAnswer as error:
         return failed(name, f'{folder}: {error}', f'{SLOW_DISK}; {elsewhere}')
     if 'error' in found:
-        advice = ADVICE.get(found['code'], 'use another folder')
-        return failed(name, f'{folder}: cannot be written ({found["error"]})', f'{advice}; {elsewhere}')
+        why = ADVICE.get(found['code'])
+        advice = f'{why}; {elsewhere}' if why else elsewhere
+        return failed(name, f'{folder}: cannot be written ({found["error"]})', advice)
     text = f'{folder}: writable, {found["rate"] / 1e6:,.0f} MB/s, {gib(found["free"])} are free'
     if not found['same']:
         return failed(name, f'{folder}: what was written was not read back', elsewhere)
