@@ -14,7 +14,8 @@ from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
 from vipllava_jax.device_kinds import Fleet, fleet_of, gib
 from vipllava_jax.inputs.batch import bucket
-from vipllava_jax.sharding import AXES, AnyMesh, spec
+from vipllava_jax.mesh_text import AXES, row_parts
+from vipllava_jax.sharding import AnyMesh, spec
 from vipllava_jax.weight_sharding import leaf_sharding
 
 SLACK = 0.10  # the part of a device's memory that a plan leaves free
@@ -75,7 +76,7 @@ def working_bytes(
     Each of the `rows` prompts has one image and fills the context. `fused_attention`, that of cuDNN, does
     not keep the scores of a layer.
     """
-    b = _padded(rows, mesh) // _rows_divided(mesh)
+    b = _padded(rows, mesh) // row_parts(mesh.shape)
     tensor, size = mesh.shape.get('tensor', 1), jnp.dtype(dtype).itemsize
     text, vision, T = cfg.text.sizes, cfg.vision.sizes, bucket(context)
 
@@ -125,14 +126,10 @@ def activation_dtype(shapes: Mapping[str, Any]) -> Any:
     return dict(flat(dict(shapes)))['llama/norm/w'].dtype
 
 
-def _rows_divided(mesh: AnyMesh) -> int:
-    return mesh.shape.get('data', 1) * mesh.shape.get('fsdp', 1)
-
-
 def _padded(rows: int, mesh: AnyMesh) -> int:
-    """Rows, padded to a multiple of the devices over which they are divided."""
-    divided = _rows_divided(mesh)
-    return -(-rows // divided) * divided
+    """The number of rows with those that pad the batch, so that the mesh divides it."""
+    parts = row_parts(mesh.shape)
+    return -(-rows // parts) * parts
 
 
 class MeshChoice(NamedTuple):

@@ -171,7 +171,8 @@ def _mesh(mesh: Any) -> Any:
     """The mesh of `load`'s argument, or AUTO; ValueError or TypeError if weights cannot lie on it."""
     from jax.sharding import AxisType, Mesh
 
-    from vipllava_jax.sharding import AXES, make_mesh
+    from vipllava_jax.mesh_text import check_axis
+    from vipllava_jax.sharding import make_mesh
 
     if mesh is None or mesh == AUTO:
         return mesh
@@ -182,8 +183,7 @@ def _mesh(mesh: Any) -> Any:
             f'mesh is {brief(mesh)}: expected a mesh, its axes, such as {{"tensor": 4}}, or "auto"'
         )
     for name, type in zip(mesh.axis_names, mesh.axis_types, strict=True):
-        if name not in AXES:
-            raise ValueError(f'mesh: there is no axis {brief(name)}; the axes are {", ".join(AXES)}')
+        check_axis(name)
         if type != AxisType.Auto:
             raise ValueError(f'mesh: the axis {name} is {type.name}, not Auto; use vipllava_jax.make_mesh')
     if not mesh.local_devices:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from jax.sharding import Mesh, Sharding
 
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
+from vipllava_jax.mesh_text import row_parts
 from vipllava_jax.model import llama, vipllava
 from vipllava_jax.model.llama import Cache, Fused
 from vipllava_jax.model.vipllava import Params
@@ -134,7 +134,7 @@ def formats(decoder: Params, cfg: Config) -> Params:
     mesh, wanted, rows = mesh_of(kept), Format(Layout.AUTO), 8
     if mesh:
         wanted = jax.tree.map(lambda w: Format(Layout.AUTO, w.sharding), kept)
-        rows *= math.prod(mesh.shape.get(axis, 1) for axis in RULES['B'])
+        rows *= row_parts(mesh.shape)
 
     def step(decoder: Params, tokens: Array) -> tuple[Array, Cache]:
         cache = Cache.empty(cfg.text, rows, 1024, decoder['norm']['w'].dtype)

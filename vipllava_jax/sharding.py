@@ -15,11 +15,11 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from vipllava_jax.mesh_text import AXES
+from vipllava_jax.mesh_text import AXES, ROW_AXES, check_axis
 from vipllava_jax.messages import brief
 
 RULES = {  # letter -> the mesh axes that divide it, the outermost first; other letters stay whole
-    'B': ('data', 'fsdp'),
+    'B': ROW_AXES,
     'D': ('fsdp',),
     'E': ('fsdp',),
     'M': ('fsdp',),
@@ -43,8 +43,7 @@ def make_mesh(axes: Mapping[str, int], *, devices: Sequence[Any] | None = None) 
     Raises ValueError for another axis or size, and if there are too few devices.
     """
     for name, size in axes.items():
-        if name not in AXES:
-            raise ValueError(f'mesh: there is no axis {brief(name)}; the axes are {", ".join(AXES)}')
+        check_axis(name)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f'mesh: {name} is {brief(size)}, but must be a whole number of devices')
     available = list(jax.devices() if devices is None else devices)

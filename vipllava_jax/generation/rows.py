@@ -1,7 +1,6 @@
 """Places rows of a batch on the devices of a mesh, and reads tokens from there."""
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -11,7 +10,8 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vipllava_jax.generation.state import row_letters
-from vipllava_jax.sharding import RULES, mesh_of, sharding
+from vipllava_jax.mesh_text import row_parts
+from vipllava_jax.sharding import mesh_of, sharding
 
 
 def place_rows(tree: Any, mesh: Mesh | None) -> Any:
@@ -21,8 +21,7 @@ def place_rows(tree: Any, mesh: Mesh | None) -> Any:
     """
     if mesh is None:
         return tree
-    parts = math.prod(mesh.shape.get(axis, 1) for axis in RULES['B'])
-    return jax.tree.map(functools.partial(_place, mesh=mesh, parts=parts), tree)
+    return jax.tree.map(functools.partial(_place, mesh=mesh, parts=row_parts(mesh.shape)), tree)
 
 
 def _place(x: Any, mesh: Mesh, parts: int) -> Array:
