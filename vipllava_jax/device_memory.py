@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType
 from jax.typing import DTypeLike
 
 from vipllava_jax.arrays import flat
@@ -15,7 +15,7 @@ from vipllava_jax.config import Config
 from vipllava_jax.device_kinds import Fleet, fleet_of, gib
 from vipllava_jax.inputs.batch import bucket
 from vipllava_jax.mesh_text import AXES, row_parts
-from vipllava_jax.sharding import AnyMesh, spec
+from vipllava_jax.sharding import AnyMesh, sharding
 from vipllava_jax.weight_sharding import leaf_sharding
 
 SLACK = 0.10  # the part of a device's memory that a plan leaves free
@@ -53,7 +53,7 @@ def bytes_per_device(shapes: Mapping[str, Any], mesh: AnyMesh) -> int:
 
 def leaf_bytes(path: str, leaf: Any, mesh: AnyMesh) -> int:
     """The bytes of each device for a weight, which may be quantized or have an adapter."""
-    places = jax.tree.leaves(leaf_sharding(path, leaf, mesh))  # type: ignore[arg-type]
+    places = jax.tree.leaves(leaf_sharding(path, leaf, mesh))
     return sum(
         math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
         for x, place in zip(jax.tree.leaves(leaf), places, strict=True)
@@ -64,7 +64,7 @@ def cache_bytes(cfg: Config, dtype: DTypeLike, rows: int, context: int, mesh: An
     """The bytes of each device for the keys and values of `rows` rows, padded to the mesh, of `context`."""
     text = cfg.text
     shape = (_padded(rows, mesh), bucket(context), text.kv_heads, text.head_size)
-    part = NamedSharding(mesh, spec('BSKH', shape, mesh)).shard_shape(shape)
+    part = sharding('BSKH', shape, mesh).shard_shape(shape)
     return 2 * text.layers * math.prod(part) * jnp.dtype(dtype).itemsize
 
 

@@ -85,7 +85,7 @@ def _dividing(size: int, axes: Sequence[str], mesh: AnyMesh) -> tuple[str, ...]:
     return found
 
 
-def sharding(letters: str, shape: Sequence[int], mesh: Mesh | None) -> Sharding:
+def sharding(letters: str, shape: Sequence[int], mesh: AnyMesh | None) -> Sharding:
     """The sharding of an array by its letters; without a mesh the first local device."""
     return NamedSharding(mesh, spec(letters, shape, mesh)) if mesh else default_sharding()
 
@@ -122,13 +122,13 @@ def pin(x: Array, letters: str, mesh: AnyMesh | None = None) -> Array:
     # Constants are traced under jit, but not by the derivatives of functions that are not jitted.
     if mesh is None or not isinstance(lax.full((), 0), jax.core.Tracer):
         return x
-    return lax.with_sharding_constraint(x, NamedSharding(mesh, spec(letters, x.shape, mesh)))
+    return lax.with_sharding_constraint(x, sharding(letters, x.shape, mesh))
 
 
 def shard_shape(x: Array, letters: str) -> tuple[int, ...]:
     """The shape of the part of x that each device holds, by its letters."""
     mesh = mesh_of(x)
-    return x.shape if mesh is None else NamedSharding(mesh, spec(letters, x.shape, mesh)).shard_shape(x.shape)
+    return x.shape if mesh is None else sharding(letters, x.shape, mesh).shard_shape(x.shape)
 
 
 def per_device(

@@ -13,10 +13,10 @@ from jax.sharding import Mesh, Sharding
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Int4, Quantized
 from vipllava_jax.model.weights import LoRA, WeightAxes
-from vipllava_jax.sharding import default_sharding, sharding
+from vipllava_jax.sharding import AnyMesh, default_sharding, sharding
 
 
-def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
+def leaf_sharding(path: str, leaf: Any, mesh: AnyMesh | None) -> Any:
     """The sharding of a weight or its shape by the letters of its path; a tree of them if it has parts.
 
     Without a mesh, all weights are on the first local device.
@@ -24,14 +24,14 @@ def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
     return sharding_by_axes(weight_axes(path), leaf, mesh)
 
 
-def leaf_shardings(leaves: Mapping[str, Any], mesh: Mesh | None) -> Any:
+def leaf_shardings(leaves: Mapping[str, Any], mesh: AnyMesh | None) -> Any:
     """The sharding of each leaf by its path; without a mesh a single one."""
     if mesh is None:
         return default_sharding()
     return {path: leaf_sharding(path, leaf, mesh) for path, leaf in leaves.items()}
 
 
-def sharding_by_axes(axes: WeightAxes, leaf: Any, mesh: Mesh | None) -> Any:
+def sharding_by_axes(axes: WeightAxes, leaf: Any, mesh: AnyMesh | None) -> Any:
     """`leaf_sharding` for a weight with these axes."""
 
     def place(letters: str, x: Any) -> Any:

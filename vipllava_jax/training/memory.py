@@ -13,7 +13,7 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.device_memory import SLACK, bytes_per_device, working_bytes
 from vipllava_jax.model.quantized import Quantized
-from vipllava_jax.sharding import AnyMesh, spec
+from vipllava_jax.sharding import AnyMesh, sharding
 from vipllava_jax.training import lora
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import in_trained_part, split
@@ -63,7 +63,7 @@ def plan_training(
     moments = jax.eval_shape(lambda: optimizer.transform().init(_zeros(trainable)))
     step = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(step, trainable, moments)  # type: ignore[arg-type]
-    places = state_shardings(state, mesh)  # type: ignore[arg-type]
+    places = state_shardings(state, mesh)
     own, of_optimizer = _bytes(trainable, places.params), _bytes(moments, places.optimizer)
     in_float32 = _bytes(trainable, places.params, 4)
     return TrainingMemory(
@@ -130,4 +130,4 @@ def _working(cfg: Config, settings: TrainingSettings, dtype: Any, mesh: AnyMesh,
 
 
 def _part(letters: str, shape: tuple[int, ...], mesh: AnyMesh) -> tuple[int, ...]:
-    return jax.sharding.NamedSharding(mesh, spec(letters, shape, mesh)).shard_shape(shape)
+    return sharding(letters, shape, mesh).shard_shape(shape)

@@ -10,7 +10,7 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.data.examples import Examples
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Quantized
-from vipllava_jax.sharding import sharding
+from vipllava_jax.sharding import AnyMesh, sharding
 from vipllava_jax.training.parts import adapted_weight
 from vipllava_jax.weight_sharding import leaf_sharding, with_divisible_groups
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vipllava_jax.training.step import TrainState
 
 
-def state_shardings(state: 'TrainState', mesh: Mesh) -> 'TrainState':
+def state_shardings(state: 'TrainState', mesh: AnyMesh) -> 'TrainState':
     """The shardings of a state or its shapes.
 
     Weights and moments of the same shape lie as the letters of the weight say. The rest (the step, the
@@ -38,7 +38,7 @@ def state_shardings(state: 'TrainState', mesh: Mesh) -> 'TrainState':
     )
 
 
-def _trainable_sharding(path: str, leaf: Any, mesh: Mesh) -> Any:
+def _trainable_sharding(path: str, leaf: Any, mesh: AnyMesh) -> Any:
     """The sharding of a leaf of the trainable weights, which may be one of an adapter's pair."""
     weight = adapted_weight(path)
     if weight is None:
