@@ -140,7 +140,9 @@ def test_int4_with_scales_that_no_folder_has_is_not_saved(models, tmp_path):
     w = params['llama']['layers_0']['down']['w']
     finer = w.with_group(w.group // 2)
     params['llama']['layers_0']['down']['w'] = dataclasses.replace(finer, scale=finer.scale.at[0, 0].add(1))
-    with pytest.raises(ValueError, match='down/w: has scales for groups of 32 values, but a folder for 64'):
+    with pytest.raises(
+        ValueError, match='down/w: its scales are for groups of 32 values, but a folder has groups of 64'
+    ):
         checkpoint.save(tmp_path / 'saved', params, source.cfg)
 
 
