@@ -61,7 +61,7 @@ def leaf_bytes(path: str, leaf: Any, mesh: AnyMesh) -> int:
 
 
 def cache_bytes(cfg: Config, dtype: DTypeLike, rows: int, context: int, mesh: AnyMesh) -> int:
-    """The bytes of each device for the keys and values of `rows` rows, padded to the mesh, of `context`."""
+    """The bytes of each device for the keys and values of `rows` rows of `context` tokens, padded."""
     text = cfg.text
     shape = (_padded(rows, mesh), bucket(context), text.kv_heads, text.head_size)
     part = sharding('BSKH', shape, mesh).shard_shape(shape)
@@ -71,10 +71,10 @@ def cache_bytes(cfg: Config, dtype: DTypeLike, rows: int, context: int, mesh: An
 def working_bytes(
     cfg: Config, dtype: DTypeLike, rows: int, context: int, mesh: AnyMesh, *, fused_attention: bool = False
 ) -> int:
-    """An estimate of the bytes of each device for activations and logits: the most that a program takes.
+    """An estimate of the bytes of each device for activations and logits, at the peak.
 
-    Each of the `rows` prompts has one image and fills the context. `fused_attention`, that of cuDNN, does
-    not keep the scores of a layer.
+    Each of the `rows` prompts has one image and fills the context. With `fused_attention`, that of cuDNN, the
+    scores of attention are not stored.
     """
     b = _padded(rows, mesh) // row_parts(mesh.shape)
     tensor, size = mesh.shape.get('tensor', 1), jnp.dtype(dtype).itemsize
@@ -84,7 +84,7 @@ def working_bytes(
         return n // tensor if n % tensor == 0 else n
 
     def layer(tokens: int, s: Mapping[str, int], keys: int, gates: int) -> int:
-        """The activations of one layer: its input, the larger of attention and MLP, and scores."""
+        """Bytes of a layer with `gates` activations of the MLP: its input, and attention or the MLP."""
         heads = part(s['N']) * s['H'] + 2 * part(s.get('K', s['N'])) * s['H']
         scores = 0 if fused_attention else b * part(s['N']) * tokens * keys * (4 + size)
         return 2 * b * tokens * s['D'] * size + max(
@@ -133,7 +133,7 @@ def _padded(rows: int, mesh: AnyMesh) -> int:
 
 
 class MeshChoice(NamedTuple):
-    """The axes of a mesh, the memory that they leave, and why they were chosen."""
+    """The axes of a mesh, the memory that a model takes on it, and why the axes were chosen."""
 
     axes: dict[str, int]
     plan: MemoryPlan
@@ -215,7 +215,7 @@ def _reason(plans: Mapping[int, MemoryPlan], tensor: int, fleet: Fleet) -> str:
     return why + more + hosts + rest
 
 
-def _quantized(shapes: Mapping[str, Any]) -> str:
+def _decoder_dtype(shapes: Mapping[str, Any]) -> str:
     """The dtype of the decoder's large weights."""
     return next(
         leaf.dtype.name for path, leaf in flat(dict(shapes)) if path.endswith('/o/w') and 'llama' in path
@@ -225,10 +225,12 @@ def _quantized(shapes: Mapping[str, Any]) -> str:
 def _no_mesh(
     shapes: Mapping[str, Any], plans: Mapping[int, MemoryPlan], fleet: Fleet, batch: int, context: int
 ) -> str:
-    """What to do if the model fits on no mesh."""
+    """The message if the model does not fit on any mesh, with what would help."""
     tensor, plan = max(plans.items())
     assert fleet.memory is not None
-    smaller = {'int4': None, 'int8': 'quantize to int4'}.get(_quantized(shapes), 'quantize to int8 or int4')
+    smaller = {'int4': None, 'int8': 'quantize to int4'}.get(
+        _decoder_dtype(shapes), 'quantize to int8 or int4'
+    )
     advice = [smaller] if smaller else []
     if plan.cache > plan.total / 10:
         advice.append('use a shorter context or a smaller batch')

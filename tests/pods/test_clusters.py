@@ -79,7 +79,7 @@ def test_wrong_and_missing_values_are_named(mode, given, variables, message):
     assert str(error.value).isprintable()
 
 
-def test_without_a_sign_of_a_cluster_jax_is_not_imported():
+def test_without_variables_of_a_cluster_jax_is_not_imported():
     script = """
 import sys
 from vipllava_jax import pods

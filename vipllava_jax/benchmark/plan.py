@@ -25,6 +25,7 @@ class Shares:
 
     @classmethod
     def of(cls, mesh: Mesh | None) -> 'Shares':
+        """The parts on a mesh; one of each without a mesh."""
         sizes = mesh.shape if mesh else {}
         return cls(row_parts(sizes), sizes.get('tensor', 1))
 

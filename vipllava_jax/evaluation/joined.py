@@ -1,4 +1,4 @@
-"""What an evaluation does otherwise in joined processes: one has the file, and all take the same branches."""
+"""How an evaluation runs in one process, or in processes that have joined and must act alike."""
 
 import contextlib
 import os
@@ -21,18 +21,18 @@ class Stopped(Exception):
 
 
 class Alone:
-    """An evaluation in one process."""
+    """An evaluation in one process: nothing needs to be agreed on."""
 
     journal = staticmethod(open_journal)
     together = staticmethod(contextlib.nullcontext)
     signals = staticmethod(contextlib.nullcontext)  # they keep their handlers
 
-    def in_step(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
+    def in_all_processes(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
         return batches
 
 
 class Joined:
-    """An evaluation by all processes of a pod."""
+    """An evaluation in joined processes: the first has the file of answers, and all answer each batch."""
 
     together = staticmethod(pods.together)
 
@@ -59,7 +59,7 @@ class Joined:
         with catch_signals() as self.caught:
             yield
 
-    def in_step(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
+    def in_all_processes(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
         """The batches, once all processes have prepared the same one; raises Stopped after a signal."""
         while True:
             with pods.together():
