@@ -21,8 +21,8 @@ BROKEN_ROW = 1 << 10  # sent instead of a signal if the next batch cannot be mad
 class Stops:
     """The signals that arrived at any process of a run.
 
-    If there are several, each sends with every step the signal that it has received, and the devices compute
-    the largest. The processes read the result while the devices compute the step, so that no device waits.
+    In a run of several processes, each sends with every step the signal that it has received, and the devices
+    compute the largest. The processes read it while the devices compute the step, so that no device waits.
     """
 
     def __init__(self, signal_number: Callable[[], int], mesh: Mesh | None):
