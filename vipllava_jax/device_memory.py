@@ -111,7 +111,10 @@ def plan_memory(
     context: int | None = None,
     platform: str = 'tpu',
 ) -> MemoryPlan:
-    """The memory that inference with params of these shapes takes on each device of a mesh."""
+    """The bytes of each device for inference with params of these shapes; `memory` is what a device has.
+
+    `batch` rows of `context` tokens, by default all of the model's context, are answered together.
+    """
     dtype, context = activation_dtype(shapes), context or cfg.text.context
     fused = platform == 'gpu' and jnp.dtype(dtype).itemsize == 2
     weights = bytes_per_device(shapes, mesh)

@@ -128,12 +128,14 @@ def formats(decoder: Params, cfg: Config) -> Params:
     of one layer and a batch of 8, or of 8 rows per device; programs for other batch and cache sizes use them
     without copies. A format on a mesh includes the sharding.
     """
-    kept = {name: w for name, w in decoder.items() if name == 'layers_0' or not name.startswith('layers_')}
-    shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), kept)
+    one_layer = {
+        name: w for name, w in decoder.items() if name == 'layers_0' or not name.startswith('layers_')
+    }
+    shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), one_layer)
     cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, layers=1))
-    mesh, auto, rows = mesh_of(kept), Format(Layout.AUTO), 8
+    mesh, auto, rows = mesh_of(one_layer), Format(Layout.AUTO), 8
     if mesh:
-        auto = jax.tree.map(lambda w: Format(Layout.AUTO, w.sharding), kept)
+        auto = jax.tree.map(lambda w: Format(Layout.AUTO, w.sharding), one_layer)
         rows *= row_parts(mesh.shape)
 
     def step(decoder: Params, tokens: Array) -> tuple[Array, Cache]:

@@ -148,7 +148,7 @@ def is_first() -> bool:
 
 
 def banner(place: Place) -> str:
-    """'process 2 of 4, 4 local of 16 devices'; process 0 also says where and how they met."""
+    """'process 2 of 4, 4 local of 16 devices'; process 0 adds the coordinator, and how it was found."""
     import jax
 
     name = f'process {jax.process_index()} of {jax.process_count()}'

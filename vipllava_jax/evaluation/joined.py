@@ -25,7 +25,7 @@ class Alone:
 
     journal = staticmethod(open_journal)
     together = staticmethod(contextlib.nullcontext)
-    signals = staticmethod(contextlib.nullcontext)  # they keep their handlers
+    signals = staticmethod(contextlib.nullcontext)  # which keep their handlers
 
     def in_all_processes(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
         return batches
@@ -37,7 +37,7 @@ class Joined:
     together = staticmethod(pods.together)
 
     def __init__(self) -> None:
-        self.caught: Callable[[], int] = lambda: 0
+        self.signal_number: Callable[[], int] = lambda: 0
 
     @contextlib.contextmanager
     def journal(
@@ -56,7 +56,7 @@ class Joined:
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
         """Within the block, SIGINT and SIGTERM end the evaluation when a batch is done."""
-        with catch_signals() as self.caught:
+        with catch_signals() as self.signal_number:
             yield
 
     def in_all_processes(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
@@ -69,7 +69,7 @@ class Joined:
                 raise pods.PodError(
                     'the processes have prepared different questions: give them the same files and options'
                 )
-            if number := pods.signal_of_any(self.caught()):
+            if number := pods.signal_of_any(self.signal_number()):
                 raise Stopped(number)
             if prepared is None:
                 return

@@ -118,14 +118,14 @@ def _working(cfg: Config, settings: TrainingSettings, dtype: Any, mesh: AnyMesh,
     D, L, F = cfg.text.width, cfg.text.layers, cfg.text.mlp
     hidden = math.prod(_part('BTD', (rows, T, D), mesh)) * dtype.itemsize
     inner = math.prod(_part('BTF', (rows, T, F), mesh)) * dtype.itemsize
-    kept = {'layers': hidden, 'products': 6 * hidden + 2 * inner, 'none': 12 * hidden + 4 * inner}
+    stored = {'layers': hidden, 'products': 6 * hidden + 2 * inner, 'none': 12 * hidden + 4 * inner}
     fused = platform == 'gpu' and dtype.itemsize == 2
     layer = 2 * working_bytes(cfg, dtype, rows, T, mesh, fused_attention=fused)
     gathered = 0
     if mesh.shape.get('fsdp', 1) > 1:  # each device gathers the weights of two layers
         per_layer = 4 * D * cfg.text.heads * cfg.text.head_size + 3 * D * F
         gathered = 2 * per_layer * dtype.itemsize // mesh.shape.get('tensor', 1)
-    return L * kept[settings.remat] + layer + gathered
+    return L * stored[settings.remat] + layer + gathered
 
 
 def _part(letters: str, shape: tuple[int, ...], mesh: AnyMesh) -> tuple[int, ...]:

@@ -51,7 +51,7 @@ def init_state(
 
     Weights that already have that dtype are not copied, and are deleted by the first step, to which the state
     is donated. An update of a bfloat16 weight is often smaller than half its last bit; with stochastic
-    rounding, the sum of many updates is right on average. On a mesh, on which the weights must lie already,
+    rounding, the sum of many updates is right on average. On a mesh, where the weights must be already,
     moments have the shardings of their weights.
     """
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), trainable)
