@@ -23,7 +23,7 @@ from typing import Any
 from vipllava_jax.clusters import Place, check_port, explain_absence, find_place
 from vipllava_jax.messages import one_line, printable
 
-NEVER = 1 << 24  # seconds: jax aborts the process after its time-out, so `_within` has one of its own
+NEVER = 1 << 24  # seconds until jax would abort the process; `_within` raises an error before
 STAY = 5.0  # seconds that process 0 waits after its time-out, so that the others can still reach it
 MESSAGE_BYTES = 2048  # the most that a process sends in `gather`
 used = False  # whether `join` has joined this process with others
