@@ -84,6 +84,12 @@ def test_info_shows_where_the_weights_lie(vipllava, folder):
     assert max(map(len, ran.out.splitlines())) <= 80
 
 
+def test_info_says_why_an_axis_divides_nothing(vipllava, folder):
+    ran = vipllava('info', '--model', folder, '--mesh', 'tensor=4099')
+    assert 'whole: 4099 does not divide' in ran.out
+    assert 'data divides the rows only' not in ran.out
+
+
 def test_info_reads_no_arrays_and_needs_no_devices(vipllava, folder, monkeypatch):
     import jax
 

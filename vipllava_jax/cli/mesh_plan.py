@@ -202,7 +202,7 @@ def show(layout: Layout) -> Iterator[str]:
         yield line('gradients', trained.gradients, 'and weights in the dtype of the step')
         yield line('working memory', trained.working, 'an estimate')
         yield line('together', trained.total, verdict(trained))
-    if not any(' / ' in group.divided for group in layout.groups):
+    if all(size == 1 for name, size in layout.axes.items() if name != 'data'):
         yield 'weights: all of them are on each device, because data divides the rows only'
         return
     yield f'{"weights":<24} {"letters":<7} {"per device":>10}  divided'
