@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.conftest import SMALL
@@ -83,6 +84,11 @@ try:
     loading.open(place / 'damaged', mesh=mesh).load(progress=False)
 except ValueError as error:
     print('damaged:', error)
+try:  # on one host only, while the other starts to quantize
+    folder = place / ('damaged copy' if pods.process_index() else 'converted')
+    loading.open(folder, WeightOptions(quantize='int8'), mesh).load(progress=False)
+except ValueError as error:
+    print('copy:', error)
 print(json.dumps([verified, parts]))
 """
 
@@ -99,13 +105,22 @@ def place(tmp_path_factory):
     adapted = lora.add(params, cfg, rank=2, alpha=4, key=jax.random.key(1))
     adapted = jax.tree.map(lambda x: x if x.any() else jnp.full_like(x, 0.02), adapted)
     save_adapter(place / 'adapter', adapted, cfg)
-    shutil.copytree(place / 'small', place / 'damaged')
-    values = dict(checkpoint.open(place / 'small').stream())['llama/layers_0/q/w'].values.tobytes()
-    (file,) = (path for path in (place / 'damaged').rglob('d/*') if values in path.read_bytes())
+    values = dict(checkpoint.open(place / 'small').stream())['llama/layers_0/q/w'].values
+    copy_damaged(place / 'small', place / 'damaged', values)
+    copy_damaged(
+        place / 'converted', place / 'damaged copy', np.asarray(params['llama']['layers_0']['q']['w'])
+    )
+    return place
+
+
+def copy_damaged(source, target, array) -> None:
+    """Copies a folder, with a wrong bit in one of its arrays."""
+    shutil.copytree(source, target)
+    values = array.tobytes()
+    (file,) = (path for path in target.rglob('d/*') if values in path.read_bytes())
     content = bytearray(file.read_bytes())
     content[content.find(values)] ^= 1
     file.write_bytes(content)
-    return place
 
 
 def bytes_to_read(folder) -> int:
@@ -136,6 +151,8 @@ def test_each_process_reads_its_part_and_the_first_saves_all(place):
         (damaged,) = (line for line in lines if line.startswith('damaged: '))
         assert damaged.startswith('damaged: process ')  # the one that reads all of it
         assert 'llama/layers_0/q/w/values does not match the checksum' in damaged
+        (copy,) = (line for line in lines if line.startswith('copy: '))
+        assert copy.startswith('copy: process 1: ')
     check_converted([json.loads(process.out.splitlines()[-1]) for process in finished], place / 'small')
     for folder in ('torch', 'small'):
         one = loading.open(place / folder, WeightOptions(fuse=False)).load(progress=False)

@@ -23,6 +23,7 @@ CLUSTER_VARIABLES = (  # without any of them, and without libtpu, jax detects no
     *('SLURM_JOB_ID', 'OMPI_MCA_orte_hnp_uri', 'OMPI_COMM_WORLD_SIZE', 'JOB_COMPLETION_INDEX'),
     *('TPU_LIBRARY_PATH', 'JAX_FORCE_TPU_INIT'),
 )
+LOCAL_DEVICES = 'JAX_LOCAL_DEVICE_IDS'
 GIVEN = 'flags and variables'
 ANSWER_SECONDS = 5.0  # in which a host must accept a connection
 
@@ -70,7 +71,12 @@ def find_place(
             f'{FLAGS["index"]} or {VARIABLES["index"]}: {place.index}, but with {place.count} processes '
             f'expected 0 to {place.count - 1}'
         )
-    return None if place.count == 1 and mode == 'auto' else place
+    if place.count == 1 and mode == 'auto':
+        return None
+    chosen = environment.get(LOCAL_DEVICES) or '0'  # jax itself reads it
+    if not re.fullmatch('[0-9]{1,9}( *, *[0-9]{1,9})*', chosen):
+        raise ValueError(f'{LOCAL_DEVICES}: {brief(chosen)}, expected whole numbers, as in 0,1')
+    return place
 
 
 def _value(name: str, given: str | int | None, environment: Mapping[str, str]) -> Any:
@@ -117,8 +123,7 @@ def _from_cluster(known: Mapping[str, Any], timeout: int, mode: str) -> Place | 
             timeout_secs=timeout, override_coordinator_port=port
         )
         index = known['index'] if 'index' in known else cluster.get_process_id()
-        # jax itself reads JAX_LOCAL_DEVICE_IDS
-        chosen = _on_tpu() or os.environ.get('JAX_LOCAL_DEVICE_IDS')
+        chosen = _on_tpu() or os.environ.get(LOCAL_DEVICES)
         local = None if chosen else cluster.get_local_process_id()
     except Exception as error:  # the variables, the network or the packages of a cluster
         raise ValueError(

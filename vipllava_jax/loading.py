@@ -98,7 +98,8 @@ class Source:
 
         dtype = self.options.dtype_to_read
         sharding = leaf_shardings(self.stored_shapes(dtype), self.mesh)
-        return self._with_options(self.stored_leaves(dtype, sharding=sharding, progress=progress))
+        stored = self.stored_leaves(dtype, sharding=sharding, progress=progress)
+        return self._with_options(stored, self._joined)
 
     def shapes(self) -> dict[str, Any]:
         """The shapes of the params that `load` returns, with their shardings.
@@ -118,21 +119,23 @@ class Source:
         """
         from vipllava_jax import placement
 
-        several = self.mesh is not None and self.mesh.is_multi_process
         if progress is None and not pods.is_first():
             progress = False
         with (
-            pods.together() if several else contextlib.nullcontext(),
+            pods.together() if self._joined else contextlib.nullcontext(),
             shown_progress(progress, f'loading {self.folder.name}') as show,
         ):
-            return placement.place(
-                nested(self.leaves(show)), self.cfg, fuse=self.options.fuse, mesh=self.mesh
-            )
+            params = nested(self.leaves(show))
+            return placement.place(params, self.cfg, fuse=self.options.fuse, mesh=self.mesh)
 
-    def _with_options(self, leaves: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
+    @property
+    def _joined(self) -> bool:
+        return self.mesh is not None and self.mesh.is_multi_process
+
+    def _with_options(self, leaves: Iterable[tuple[str, Any]], joined: bool = False) -> Iterable[Any]:
         from vipllava_jax.convert.adapted import with_options
 
-        return with_options(leaves, self.options, self.adapter)
+        return with_options(leaves, self.options, self.adapter, joined=joined)
 
 
 def open(

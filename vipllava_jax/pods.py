@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from vipllava_jax.clusters import Place, check_port, explain_absence, find_place
-from vipllava_jax.messages import one_line, printable
+from vipllava_jax.messages import MESSAGE, one_line, printable
 
 NEVER = 1 << 24  # seconds until jax would abort the process; `_within` raises an error before
 STAY = 5.0  # seconds that process 0 waits after its time-out, so that the others can still reach it
-MESSAGE_BYTES = 2048  # the most that a process sends in `gather`
+MESSAGE_BYTES = 4 * MESSAGE + 2  # the most that a process sends in `gather`: a message of any characters
 used = False  # whether `join` has joined this process with others
 
 
@@ -173,7 +173,7 @@ def gather(value: Any) -> list[Any]:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    text = json.dumps(value).encode()
+    text = json.dumps(value, ensure_ascii=False).encode()
     if len(text) > MESSAGE_BYTES:
         raise ValueError(f'gather: a value of {len(text)} bytes, expected at most {MESSAGE_BYTES}')
     padded = np.frombuffer(text.ljust(MESSAGE_BYTES), np.uint8)

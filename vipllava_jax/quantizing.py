@@ -1,6 +1,7 @@
 """Quantizes the large weights of the decoder, leaf by leaf."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
+from vipllava_jax import pods
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Int4, Quantized, quantize
 from vipllava_jax.model.weights import LoRA, WeightAxes
@@ -18,19 +20,20 @@ from vipllava_jax.weight_sharding import divisible_group, sharding_by_axes
 
 
 def quantize_leaves(
-    leaves: Iterable[tuple[str, Any]], dtype: str | None, others: Any = None
+    leaves: Iterable[tuple[str, Any]], dtype: str | None, others: Any = None, *, joined: bool = False
 ) -> Iterator[tuple[str, Any]]:
     """Leaves or their shapes -> the same with the large weights of the decoder quantized to `dtype`.
 
     `dtype` is 'int8' or 'int4', or None for no change. Weights that are not quantized are cast to the dtype
-    `others` if it is given. Leaves that are already quantized do not change.
+    `others` if it is given. Leaves that are already quantized do not change. If they
+    are `joined`, all processes iterate over arrays on a mesh of their devices.
     """
 
     if dtype is None:
         yield from leaves
         return
 
-    for path, leaf in leaves:
+    for path, leaf in _in_step(leaves) if joined else leaves:
         w = leaf.base if isinstance(leaf, LoRA) else leaf
         if isinstance(w, Quantized):
             yield path, leaf
@@ -43,6 +46,20 @@ def quantize_leaves(
         if mesh and mesh.is_multi_process:
             jax.block_until_ready(w)  # a process that ran ahead could block the devices of the others
         yield path, dataclasses.replace(leaf, base=w) if isinstance(leaf, LoRA) else w
+
+
+def _in_step(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Leaves, each once all processes have theirs; an error in one of them is raised in all.
+
+    Quantizing is a program of all devices, in which the others would wait forever for one that failed.
+    """
+    remaining = iter(leaves)
+    while True:
+        with pods.together():
+            found = [*itertools.islice(remaining, 1)]
+        if not found:
+            return
+        yield found.pop()
 
 
 @partial(jax.jit, static_argnames=('dtype', 'axes', 'placed'))

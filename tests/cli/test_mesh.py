@@ -62,6 +62,7 @@ def test_answers_on_a_mesh_equal_those_of_one_device(vipllava, photo):
     assert divided.out == alone.out
 
 
+@pytest.mark.slow
 def test_auto_loads_to_the_mesh_that_it_chooses(vipllava, photo):
     args = ('--mesh', 'auto', '--image', photo, '--max-new-tokens', 1, 'What is it?')
     ran = vipllava('ask', '--model', 'demo', *args)
@@ -82,6 +83,12 @@ def test_info_shows_where_the_weights_lie(vipllava, folder):
         assert text in ran.out
     assert 'fits' in ran.out
     assert max(map(len, ran.out.splitlines())) <= 80
+
+
+def test_info_says_why_an_axis_divides_nothing(vipllava, folder):
+    ran = vipllava('info', '--model', folder, '--mesh', 'tensor=4099')
+    assert 'whole: 4099 does not divide' in ran.out
+    assert 'data divides the rows only' not in ran.out
 
 
 def test_info_reads_no_arrays_and_needs_no_devices(vipllava, folder, monkeypatch):

@@ -37,9 +37,9 @@ TEXTS = {
 PAIRS = [  # every mesh, type of weights and config, and most pairs of them
     ({'tensor': 4}, 'int4 fused', 'divisible'),
     ({'data': 2}, 'int8 fused', 'grouped'),
-    ({'data': 2, 'fsdp': 2, 'tensor': 2}, 'plain', 'odd'),
 ]
 SLOW_PAIRS = [
+    ({'data': 2, 'fsdp': 2, 'tensor': 2}, 'plain', 'odd'),
     ({'tensor': 2}, 'plain', 'grouped'),
     ({'tensor': 8}, 'int8', 'odd'),
     ({'data': 8}, 'adapter', 'tied'),

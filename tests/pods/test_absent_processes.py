@@ -15,6 +15,7 @@ cli.main(click.command()(lambda: print('waits', flush=True) or pods.join('on', t
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('variables', 'messages'),
     [

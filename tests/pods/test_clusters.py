@@ -71,6 +71,12 @@ def test_a_process_that_is_alone_does_not_join():
         ('on', {**GIVEN, 'coordinator': 'host:70000'}, {}, 'expected HOST:PORT'),
         ('on', {**GIVEN, 'coordinator': 'a b\x1b[2J:80'}, {}, 'expected HOST:PORT'),
         ('on', {**GIVEN, 'coordinator': 'http://host:80'}, {}, 'expected HOST:PORT'),
+        (
+            'on',
+            GIVEN,
+            {'JAX_LOCAL_DEVICE_IDS': '0,x\x1b'},
+            'JAX_LOCAL_DEVICE_IDS: .*, expected whole numbers',
+        ),
     ],
 )
 def test_wrong_and_missing_values_are_named(mode, given, variables, message):

@@ -33,6 +33,7 @@ def wait_for_lines(path, count, started):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_two_processes_answer_as_one(vipllava, command, compiled, tmp_path):
     first, second = run_processes([*command, *MESH, '--json', 'table.json'], env=compiled)
     assert first.code == 0, first.err
@@ -51,6 +52,7 @@ def test_two_processes_answer_as_one(vipllava, command, compiled, tmp_path):
     assert vipllava(*command).out == alone.out  # nothing is asked again
 
 
+@pytest.mark.slow
 def test_programs_are_kept_only_in_a_folder_that_all_processes_share(command, tmp_path):
     own = [{'VIPLLAVA_COMPILATION_CACHE': str(tmp_path / f'own-{n}')} for n in range(2)]
     first, second = run_processes(command, env=own)
@@ -91,6 +93,7 @@ def test_an_error_in_one_process_ends_both(command, compiled, tmp_path):
     assert (tmp_path / 'out.jsonl').read_text() == 'notes\n'
 
 
+@pytest.mark.slow
 def test_an_error_in_another_process_is_shown_by_the_first(command, compiled):
     script = """
 import os, sys
@@ -107,6 +110,7 @@ main()
     assert 'Traceback' not in second.err
 
 
+@pytest.mark.slow
 def test_broken_rows_are_listed_once(command, data, compiled):
     with data.open('a') as file:
         file.write('{"question": "What?"}\n{"question": "Who?"}\n')

@@ -67,6 +67,11 @@ for kind, indices in errors.items():
                 raise ValueError('no such file')
     except pods.PodError as error:
         print(kind, error, '|', error.__cause__)
+try:
+    with pods.together():
+        raise ValueError('\U0001f4f7"' * 500)
+except pods.PodError as error:
+    print('LONG', len(str(error)))
 with pods.together():
     print(pods.signal_of_any(15 * place.index), pods.from_first('ä' * 5000 * (place.index + 1)) == 'ä' * 5000)
 try:
@@ -80,7 +85,7 @@ pods.leave()
 def test_an_error_in_one_process_is_raised_in_all():
     first, second = run_processes(FAILS)
     assert (first.code, second.code) == (0, 0), first.err
-    rest = ['15 True', 'gather: a value of 5002 bytes, expected at most 2048']
+    rest = ['LONG 500', '15 True', 'gather: a value of 5002 bytes, expected at most 2002']
     one, both = 'ONE process 1: no such file | ', 'BOTH no such file | no such file'
     assert first.out.splitlines() == [f'{one}None', both, *rest]
     assert second.out.splitlines() == [f'{one}no such file', both, *rest]

@@ -38,6 +38,7 @@ def test_the_last_part_counts_all_answers(vipllava, command, data, tmp_path):
     assert by_number == sorted(lines(tmp_path / 'whole.jsonl')[1:], key=lambda answer: answer['n'])
 
 
+@pytest.mark.slow
 def test_merge_writes_the_file_of_a_single_process(vipllava, command, tmp_path, monkeypatch):
     for index in range(3):
         assert vipllava(*command, '--shard', f'{index}/3').code == 0
@@ -75,6 +76,7 @@ def test_missing_and_incomplete_parts_are_named(vipllava, command, tmp_path):
     assert vipllava(*command, '--merge', 3).code == 0
 
 
+@pytest.mark.slow
 def test_parts_of_copies_of_the_files_on_several_computers_fit(vipllava, folder, data, tmp_path, monkeypatch):
     """Rows without ids, in other folders, with other times of the model's files."""
     rows = [{key: value for key, value in row.items() if key != 'id'} for row in lines(data)]

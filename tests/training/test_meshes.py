@@ -77,7 +77,7 @@ def check_same(cfg, params, axes, **settings):
 @pytest.mark.parametrize(
     'axes',
     [
-        dict(fsdp=4),
+        pytest.param(dict(fsdp=4), marks=pytest.mark.slow),
         dict(data=2, fsdp=2, tensor=2),
         pytest.param(dict(tensor=4), marks=pytest.mark.slow),  # divides neither heads nor keys
         *(
@@ -179,6 +179,7 @@ def test_moments_lie_like_their_weights(cfg, params, name):
     assert state.step.sharding.is_fully_replicated
 
 
+@pytest.mark.slow
 def test_a_state_is_restored_on_another_mesh_bit_by_bit(cfg, params, tmp_path):
     """From four devices to two by two, to one, and back."""
 

@@ -134,3 +134,12 @@ def test_other_settings_in_one_process_are_an_error_in_all(keys, env):
         'process 1: the settings or rows differ from those of process 0' in each.err for each in finished
     )
     assert not (keys['output'] / 'checkpoints').exists()
+
+
+def test_an_error_in_all_processes_is_shown_by_the_first(keys, tmp_path, env):
+    rows = tmp_path / 'rows.jsonl'
+    rows.write_text('{}\n{}\n')
+    first, other = run_processes(command({**keys, 'data': rows}), env=env)
+    assert (first.code, other.code) == (2, 2), first.err + other.err
+    assert 'rows.jsonl, line 2' in first.err
+    assert 'rows.jsonl' not in other.err

@@ -212,7 +212,7 @@ def show(layout: Layout) -> Iterator[str]:
         yield line('together', trained.total, verdict(trained))
     if devices == 1:
         return
-    if not any(' / ' in group.divided for group in layout.groups):
+    if all(size == 1 for name, size in layout.axes.items() if name != 'data'):
         yield 'weights: all of them are on each device, because data divides the rows only'
         return
     yield f'{"weights":<24} {"letters":<7} {"per device":>10}  divided'

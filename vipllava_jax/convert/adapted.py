@@ -22,16 +22,21 @@ from vipllava_jax.weight_sharding import leaf_sharding, put
 
 
 def with_options(
-    weights: Iterable[tuple[str, Any]], options: WeightOptions, adapter: Adapter | None
+    weights: Iterable[tuple[str, Any]],
+    options: WeightOptions,
+    adapter: Adapter | None,
+    *,
+    joined: bool = False,
 ) -> Iterable[tuple[str, Any]]:
     """Leaves as stored, or their shapes -> with the adapter of the options, then quantized or cast.
 
     Without an adapter or quantization the leaves do not change: the caller reads them in the options' dtype.
+    If they are `joined`, all processes iterate over arrays on a mesh of their devices.
     """
     if adapter:
         dtype = None if options.quantize else options.dtype
         weights = with_adapter(weights, adapter, dtype, merge=options.merge)
-    return quantize_leaves(weights, options.quantize, options.dtype)
+    return quantize_leaves(weights, options.quantize, options.dtype, joined=joined)
 
 
 def with_adapter(

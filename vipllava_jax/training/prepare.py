@@ -180,7 +180,8 @@ def initial_state(
             return leaf if plan.mesh is None else put_quantized(path, leaf, plan.mesh)
         return leaf.astype(settings.param_dtype if in_trained_part(path, settings.trains) else settings.dtype)
 
-    params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
+    with pods.together():
+        params = nested((path, cast(path, leaf)) for path, leaf in plan.initial_weights.leaves(progress))
     with pods.together():
         finite.check_loaded(plan.initial_weights.folder, params)
     if LORA in settings.trains:
