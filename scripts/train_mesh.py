@@ -5,13 +5,14 @@ r"""Measures training steps on a mesh of devices, on random weights and rows: no
     python scripts/train_mesh.py --recipe lora --batch 16 --accumulate 2 --remat products   # one device
 
 Each row has a picture, and `--tokens` tokens. Prints a JSON object: the median time of a step, tokens per
-second, operations per second of each device, that as a fraction of a large matrix product's (MFU), which is
-measured first, and the largest peak of memory of a device. `--preset tiny` runs anywhere, also with
+second, operations per second of each device, the same as a fraction of those of a large matrix product (MFU),
+which is measured first, and the largest peak of memory of a device. `--preset tiny` runs anywhere, also with
 XLA_FLAGS=--xla_force_host_platform_device_count=4 on a CPU.
 """
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -43,7 +44,7 @@ def arguments() -> Any:
 
 
 def random_params(settings: Any, cfg: Any, mesh: Any) -> Any:
-    """Random params in the dtypes of a run, each made where it will lie."""
+    """Random params in the dtypes of a run, created with the shardings of the mesh."""
     import jax
 
     from vipllava_jax.arrays import nested
@@ -84,52 +85,89 @@ def random_batch(settings: Any, cfg: Any, tokens: int) -> Any:
 def measure(args: Any) -> dict[str, Any]:
     """Takes the steps of a run with these arguments -> what was measured."""
     import jax
-    import numpy as np
 
     from vipllava_jax import ceilings
-    from vipllava_jax.arrays import flat
     from vipllava_jax.benchmark.subject import PRESETS
-    from vipllava_jax.inputs.pixels import ImageSettings
     from vipllava_jax.model.cost import Costs
-    from vipllava_jax.training import lora
-    from vipllava_jax.training.optimizer import Optimizer
-    from vipllava_jax.training.parts import adapted_weight, split
     from vipllava_jax.training.prepare import training_mesh
     from vipllava_jax.training.settings_file import read_settings
-    from vipllava_jax.training.shardings import put_batch, state_shardings
-    from vipllava_jax.training.step import init_state, make_step
+    from vipllava_jax.training.shardings import put_batch
 
     names = ('recipe', 'mesh', 'batch', 'accumulate', 'remat', 'dtype', 'param_dtype', 'moment_dtype')
     given = {name: getattr(args, name) for name in names}
     settings = read_settings(model='random', data='random', output='none', steps=1000, **given)
     cfg, mesh = PRESETS[args.preset], training_mesh(settings)
-    count = mesh.size if mesh else 1
     devices = list(mesh.devices.flat) if mesh else jax.local_devices()[:1]
     peak = ceilings.matmul(args.dtype)
-    params = random_params(settings, cfg, mesh)
-    if 'lora' in settings.trains:
+    step, state, frozen, adapters = prepare(settings, cfg, mesh)
+    state_bytes = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state)
+    )
+    batch = put_batch(random_batch(settings, cfg, args.tokens), mesh)
+    seconds, losses = take_steps(step, state, frozen, batch, args.steps)
+    median = statistics.median(seconds[WARM_UP:])
+    lengths = [args.tokens] * settings.batch
+    flop = Costs(cfg).training(lengths, settings.batch, settings.trains, adapters)
+    memory = [(device.memory_stats() or {}).get('peak_bytes_in_use', 0) for device in devices]
+    return {
+        **vars(args),
+        'device': devices[0].device_kind,
+        'devices': len(devices),
+        'state_bytes_per_device': state_bytes,
+        'compile_seconds': round(seconds[0], 1),
+        'step_seconds': round(median, 4),
+        'fastest_step_seconds': round(min(seconds[WARM_UP:]), 4),
+        'tokens_per_second': round(sum(lengths) / median, 1),
+        'tflops_per_device': round(flop / median / len(devices) / 1e12, 2),
+        'matmul_tflops': round(peak / 1e12, 2),
+        'mfu': round(flop / median / len(devices) / peak, 4),
+        'peak_gb_per_device': round(max(memory) / 1e9, 2),
+        'programs': step._cache_size(),
+        'losses': [losses[0], losses[-1]],
+    }
+
+
+def prepare(settings: Any, cfg: Any, mesh: Any) -> tuple[Any, Any, Any, int]:
+    """The step of a run, its first state, the frozen weights, and the number of weights of adapters."""
+    import jax
+
+    from vipllava_jax.arrays import flat
+    from vipllava_jax.inputs.pixels import ImageSettings
+    from vipllava_jax.training import lora
+    from vipllava_jax.training.optimizer import Optimizer
+    from vipllava_jax.training.parts import adapted_weight, split
+    from vipllava_jax.training.shardings import state_shardings
+    from vipllava_jax.training.step import init_state, make_step
+
+    params, optimizer = random_params(settings, cfg, mesh), Optimizer(settings)
+    has_adapters = 'lora' in settings.trains
+    if has_adapters:
         pair = dict(rank=settings.lora_rank, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
         params = lora.add(params, cfg, key=jax.random.key(0), **pair)  # type: ignore[arg-type]
     trainable, frozen = split(params, settings.trains)
-    del params
-    optimizer = Optimizer(settings)
     state = init_state(trainable, optimizer, settings.param_dtype, mesh)
     if mesh is None:
-        state = jax.device_put(state, devices[0])
-    adapters = sum(w.size for path, w in flat(trainable) if adapted_weight(path))
-    del trainable
+        state = jax.device_put(state, jax.local_devices()[0])
     step = make_step(
         cfg,
         optimizer,
-        remat=args.remat,
-        dtype=args.dtype,
-        apply_dropout=lora.with_dropout if 'lora' in settings.trains else None,
+        remat=settings.remat,
+        dtype=settings.dtype,
+        apply_dropout=lora.with_dropout if has_adapters else None,
         normalize=ImageSettings().normalize,
         shardings=state_shardings(state, mesh) if mesh else None,
     )
-    batch, key = put_batch(random_batch(settings, cfg, args.tokens), mesh), jax.random.key(1)
-    seconds, losses, pending, begin = [], [], None, time.perf_counter()
-    for i in range(WARM_UP + args.steps + 1):
+    return step, state, frozen, sum(w.size for path, w in flat(trainable) if adapted_weight(path))
+
+
+def take_steps(step: Any, state: Any, frozen: Any, batch: Any, count: int) -> tuple[list[float], list[float]]:
+    """The seconds and the loss of each step: WARM_UP ones, and `count` more."""
+    import jax
+
+    key, pending, begin = jax.random.key(1), None, time.perf_counter()
+    seconds: list[float] = []
+    losses: list[float] = []
+    for i in range(WARM_UP + count + 1):
         state, metrics = step(state, frozen, batch, key)
         if i < WARM_UP:  # compile and tune, one step at a time
             jax.block_until_ready(metrics)
@@ -139,28 +177,7 @@ def measure(args: Any) -> dict[str, Any]:
             begin += seconds[-1]
             print(f'{seconds[-1]:.3f} s, loss {losses[-1]:.4f}', file=sys.stderr, flush=True)
         pending = metrics
-    median = statistics.median(seconds[WARM_UP:])
-    lengths = [args.tokens] * settings.batch
-    flop = Costs(cfg).training(lengths, settings.batch, settings.trains, adapters)
-    memory = [(device.memory_stats() or {}).get('peak_bytes_in_use', 0) for device in devices]
-    return {
-        **vars(args),
-        'device': devices[0].device_kind,
-        'devices': count,
-        'state_bytes_per_device': sum(
-            int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(state)
-        ),
-        'compile_seconds': round(seconds[0], 1),
-        'step_seconds': round(median, 4),
-        'fastest_step_seconds': round(min(seconds[WARM_UP:]), 4),
-        'tokens_per_second': round(sum(lengths) / median, 1),
-        'tflops_per_device': round(flop / median / count / 1e12, 2),
-        'matmul_tflops': round(peak / 1e12, 2),
-        'mfu': round(flop / median / count / peak, 4),
-        'peak_gb_per_device': round(max(memory) / 1e9, 2),
-        'programs': step._cache_size(),  # type: ignore[attr-defined]
-        'losses': [losses[0], losses[-1]],
-    }
+    return seconds, losses
 
 
 def main() -> None:

@@ -162,9 +162,9 @@ def read_arrays(
 ) -> Iterator[tuple[str, Any]]:
     """Reads the arrays of `stored` in order as (path, array): jax.Array if a sharding is given, else numpy.
 
-    The sharding is one for all arrays, or a dict of those of each by its path. If the first axis is divided
-    over processes, each reads its rows, and one of them all rows to verify the checksum; other arrays are
-    read and verified by all. The dtype of each array is that in `types`, or the stored one. Raises
+    The sharding is one for all arrays, or a dict by path. If the first axis of an array is divided over
+    processes, each reads its rows, and one of them reads all rows to verify the checksum; other arrays are
+    read and verified by all processes. The dtype of each array is that in `types`, or the stored one. Raises
     CheckpointError, naming the array, if one does not have the expected shape, dtype or checksum.
     """
     with ThreadPoolExecutor(READERS) as pool, ThreadPoolExecutor(CHECKERS) as checkers:

@@ -65,9 +65,29 @@ def save(
     arrays that hold infinity or NaN. Raises CheckpointError if the params do not match the config or carry an
     adapter, or if the folder cannot be written.
     """
+    from vipllava_jax.gathering import whole_leaves
+
+    shapes = _shapes_to_write(folder, params, cfg)
+    stored = dict(split_quantized(shapes.items()))
+    whole = whole_leaves(_with_largest_groups(flat(params) if leaves is None else leaves))
+    with pods.together(), contextlib.ExitStack() as stack:
+        with pods.together():  # the first process finds that the folder exists before anything is gathered
+            new = new_folder(folder, size(stored), is_checkpoint, overwrite)
+            target = stack.enter_context(new) if pods.is_first() else None
+        with pods.together():
+            try:
+                written = _write(target, shapes, stored, whole, cfg, files_from) if target else {}
+            finally:
+                if pods.process_count() > 1:
+                    deque(whole, maxlen=0)  # gathering is a program of all processes, also after an error
+    not_finite_paths = sorted(path for path, each in written.items() if not each.finite)
+    return (*pods.from_first(not_finite_paths),)
+
+
+def _shapes_to_write(folder: Path, params: dict[str, Any], cfg: Config) -> dict[str, Any]:
+    """The shape of each leaf in a folder, by its path; CheckpointError if the params cannot be saved."""
     import jax
 
-    from vipllava_jax.gathering import whole_leaves
     from vipllava_jax.model.params import abstract
     from vipllava_jax.model.weights import LoRA
 
@@ -75,45 +95,32 @@ def save(
         raise CheckpointError(f'{folder}: the params have an adapter: merge it, or save it separately')
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     shapes = dict(_with_largest_groups(flat(shapes)))
-    stored = dict(split_quantized(shapes.items()))
     if unmatched := sorted(shapes.keys() ^ dict(flat(abstract(cfg))).keys()):
         names = f'{", ".join(unmatched[:3])}{", …" if len(unmatched) > 3 else ""}'
         raise CheckpointError(
             f'{folder}: the params do not match the config ({names}); load with fuse=False to save'
         )
-    whole = whole_leaves(_with_largest_groups(flat(params) if leaves is None else leaves))
-    with pods.together(), contextlib.ExitStack() as stack:
-        with pods.together():  # the first process finds that the folder exists before anything is gathered
-            new = new_folder(folder, size(stored), is_checkpoint, overwrite)
-            place = stack.enter_context(new) if pods.is_first() else None
-        with pods.together():
-            try:
-                written = _write(place, shapes, stored, whole, cfg, files_from) if place else {}
-            finally:
-                if pods.process_count() > 1:
-                    deque(whole, maxlen=0)  # the others gather what the first does, also after an error
-    not_finite_paths = sorted(path for path, each in written.items() if not each.finite)
-    return (*pods.from_first(not_finite_paths),)
+    return shapes
 
 
 def _write(
-    new: Path,
+    folder: Path,
     shapes: dict[str, Any],
     stored: dict[str, Any],
     leaves: Iterable[tuple[str, Any]],
     cfg: Config,
     files_from: Path | None,
 ) -> dict[str, arrays.Written]:
-    """Writes the files of a model to a new folder -> what is known of the stored arrays."""
-    written = arrays.write_arrays(new / PARAMS, nested(stored.items()), split_quantized(leaves))
-    write_json(new / 'config.json', to_hugging_face(cfg))
-    copy_files(files_from, new)
-    write_manifest(new, shapes, stored, {path: each.checksum for path, each in written.items()})
+    """Writes the files of a model -> the checksum of each stored array, and whether it is finite, by path."""
+    written = arrays.write_arrays(folder / PARAMS, nested(stored.items()), split_quantized(leaves))
+    write_json(folder / 'config.json', to_hugging_face(cfg))
+    copy_files(files_from, folder)
+    write_manifest(folder, shapes, stored, {path: each.checksum for path, each in written.items()})
     return written
 
 
 def _with_largest_groups(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Leaves, or their shapes -> the same, with the groups of int4 as large as without a mesh."""
+    """(path, leaf or its shape) -> the same, with groups of int4 as large as without a mesh."""
     import jax
     import jax.numpy as jnp
 
@@ -127,7 +134,8 @@ def _with_largest_groups(leaves: Iterable[tuple[str, Any]]) -> Iterator[tuple[st
             new = leaf.with_largest_group()
             if new is not leaf and not jnp.array_equal(new.with_group(leaf.group).scale, leaf.scale):
                 raise CheckpointError(
-                    f'{path}: has scales for groups of {leaf.group} values, but a folder for {new.group}'
+                    f'{path}: its scales are for groups of {leaf.group} values, but a folder has groups of '
+                    f'{new.group}; quantize the weights again'
                 )
         yield path, new
 
@@ -160,8 +168,8 @@ class Checkpoint:
     ) -> Iterator[tuple[str, Any]]:
         """Yields every leaf as (path, array): jax.Array if a sharding is given, else numpy.
 
-        The sharding is one for all leaves, or a dict of those of each by its path. The dtype is `dtype`, or
-        the stored one; quantized leaves stay quantized. A few leaves are in memory at a time.
+        The sharding is one for all leaves, or a dict by path. The dtype is `dtype`, or the stored one;
+        quantized leaves stay quantized. A few leaves are in memory at a time.
         """
         check_complete(self.folder, self.manifest)
         done, total = 0, size(self.leaves)

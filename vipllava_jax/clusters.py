@@ -1,4 +1,4 @@
-"""Finds the place of this process among the others of its job, and says why they did not meet."""
+"""Finds the coordinator, count and index with which this process joins others, or why it cannot join."""
 
 import os
 import re
@@ -19,12 +19,12 @@ VARIABLES = {
 FLAGS = {'coordinator': '--coordinator', 'count': '--process-count', 'index': '--process-index'}
 MAX_PROCESSES = 1 << 20
 ADDRESS = re.compile(r'(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})')
-SIGNS = (  # the variables without which jax finds no cluster, where there is no library for TPUs
+CLUSTER_VARIABLES = (  # without any of them, and without libtpu, jax detects no cluster
     *('SLURM_JOB_ID', 'OMPI_MCA_orte_hnp_uri', 'OMPI_COMM_WORLD_SIZE', 'JOB_COMPLETION_INDEX'),
     *('TPU_LIBRARY_PATH', 'JAX_FORCE_TPU_INIT'),
 )
 GIVEN = 'flags and variables'
-ANSWER_SECONDS = 5.0  # that a host has to answer
+ANSWER_SECONDS = 5.0  # in which a host must accept a connection
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class Place:
 def find_place(
     mode: str, given: Mapping[str, str | int | None], environment: Mapping[str, str], timeout: int
 ) -> Place | None:
-    """The place of this process, from values that were given, variables, or the cluster; None if it is alone.
+    """The place of this process, from `given` values, variables, or the cluster; None if it runs alone.
 
-    `given` has the keys of VARIABLES. Raises ValueError for a value that is invalid or missing.
+    `given` has the keys of VARIABLES, with None for values that are not given. Raises ValueError for a value
+    that is invalid or missing.
     """
     if mode not in MODES:
         raise ValueError(f'distributed: {brief(mode)}, expected {", ".join(MODES)}')
@@ -130,15 +131,15 @@ def _from_cluster(known: Mapping[str, Any], timeout: int, mode: str) -> Place | 
 
 def _find_cluster() -> Any:
     """jax's class for the cluster in which this process runs, or None."""
-    if not any(name in os.environ for name in SIGNS) and find_spec('libtpu') is None:
-        return None  # without importing jax, so that errors in files come sooner
-    # jax has no public function that tells the number of processes before they join
+    if not any(name in os.environ for name in CLUSTER_VARIABLES) and find_spec('libtpu') is None:
+        return None  # without importing jax, so that errors in files are reported sooner
+    # jax has no public function that returns the number of processes before they join
     from jax._src.clusters import ClusterEnv, K8sCluster
 
     in_job = 'JOB_COMPLETION_INDEX' in os.environ and find_spec('kubernetes') is not None
     for cluster in ClusterEnv._cluster_types:
-        asked = not cluster.opt_in_only_method and (cluster is not K8sCluster or in_job)
-        if asked and cluster.is_env_present():
+        is_automatic = not cluster.opt_in_only_method and (cluster is not K8sCluster or in_job)
+        if is_automatic and cluster.is_env_present():
             return cluster
     return None
 
@@ -169,17 +170,17 @@ def check_port(place: Place) -> None:
 
 
 def explain_absence(place: Place, timeout: int, environment: Mapping[str, str]) -> str:
-    """Why the processes have not met within the time-out: what can be seen from here, and what to check."""
+    """A message about a time-out: what this process can observe of the others, and what to check."""
     port = int(place.coordinator.rpartition(':')[2])
     if place.index == 0:
         addresses = _connected(port)  # also that of process 0 itself
         found = f'{max(len(addresses) - 1, 0)} of them are connected'
         if len(addresses) > 1:
             found += f', from {listed(sorted({*addresses}), 4)}'
-        found += ': look for those that did not start, or that name another coordinator'
+        found += ': look for those that did not start, or that have another coordinator'
     else:
         found = _reach(place.coordinator)
-    advice = f'a firewall may close port {port} (jax takes 8482 on TPUs, clouds often open 8476 only: set '
+    advice = f'a firewall may block port {port} (on TPUs jax uses 8482, but clouds often open only 8476: set '
     advice += 'JAX_COORDINATOR_PORT)'
     stale = sorted(name for name in environment if name.startswith('MEGASCALE_'))
     if stale:
@@ -191,7 +192,7 @@ def explain_absence(place: Place, timeout: int, environment: Mapping[str, str]) 
 
 
 def _reach(address: str) -> str:
-    """What a connection to the coordinator shows."""
+    """Tries to connect to the coordinator -> a phrase about the result."""
     host, _, port = address.rpartition(':')
     try:
         with socket.create_connection((host.strip('[]'), int(port)), ANSWER_SECONDS):

@@ -1,4 +1,4 @@
-"""The memory of devices: as they report it, or by the name of their kind."""
+"""The memory of devices: as they report it, or by the name of the kind of device."""
 
 import contextlib
 import math
@@ -36,17 +36,17 @@ GPUS = {  # names in lower case -> GiB of the GPU, of which jax uses a fraction
 }
 CONTAINER_LIMIT = Path('/sys/fs/cgroup/memory.max')
 FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'
-USED = 0.75  # jax's default of the fraction
-RESERVED = 0.95  # the default of this package's commands that use a mesh, or train
+JAX_DEFAULT = 0.75  # of the fraction
+RESERVED = 0.95  # the fraction for commands of this package that use a mesh, or train
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """The devices for which a mesh is chosen."""
+    """A number of equal devices, for which a mesh is chosen or checked."""
 
     count: int
     memory: int | None  # bytes that each can use; None if that is not known
-    per_host: int  # the devices of a process
+    per_host: int  # devices per process
     platform: str  # 'tpu', 'gpu' or 'cpu'
 
 
@@ -57,10 +57,10 @@ class DeviceMemory(NamedTuple):
     platform: str
 
 
-def memory_of_kind(kind: str, fraction: float = USED) -> DeviceMemory | None:
+def memory_of_kind(kind: str, fraction: float = JAX_DEFAULT) -> DeviceMemory | None:
     """The memory of a kind of device, such as 'v5e' or 'NVIDIA H100 80GB HBM3'; None if it is not known.
 
-    Of a GPU, jax uses a fraction, unless XLA_PYTHON_CLIENT_MEM_FRACTION is another one.
+    Of a GPU, jax uses only `fraction`, or what XLA_PYTHON_CLIENT_MEM_FRACTION says.
     """
     words = ' '.join(kind.lower().split())
     for names, size in TPUS.items():
@@ -73,7 +73,7 @@ def memory_of_kind(kind: str, fraction: float = USED) -> DeviceMemory | None:
 
 
 def _fraction(default: float) -> float:
-    """The fraction of a GPU's memory that jax uses."""
+    """The fraction in XLA_PYTHON_CLIENT_MEM_FRACTION, or the default."""
     try:
         fraction = float(os.environ.get(FRACTION) or default)
     except ValueError:
@@ -82,9 +82,9 @@ def _fraction(default: float) -> float:
 
 
 def memory_of(devices: Sequence[Any]) -> int | None:
-    """The bytes that each of some devices can use, the least of them; None if that is not known.
+    """The bytes that every one of some devices can use; None if that is not known.
 
-    The devices of several processes are judged by their kind, so that all processes find the same.
+    The memory of devices of several processes is taken from their kind, so that all processes get the same.
     """
     sizes = [_memory_of(device, len({d.process_index for d in devices}) > 1) for device in devices]
     known = [size for size in sizes if size is not None]
@@ -122,10 +122,10 @@ def _memory_of_host() -> int:
 
 
 def parse_memory(text: str) -> DeviceMemory:
-    """The memory that a text states: '16GiB', or the name of a kind of device, such as 'v5e'.
+    """'16GiB', or the name of a kind of device, such as 'v5e' -> the memory and platform.
 
-    A size alone is planned for as on a TPU, whose attention takes more memory than that of a GPU. Raises
-    ValueError for another text.
+    A size alone counts as a TPU's, where attention takes more memory than on a GPU. Raises ValueError for
+    another text.
     """
     match = re.fullmatch(r'([0-9]{1,6}(?:\.[0-9]{1,6})?) ?([KMGT]?i?B)', text.strip(), re.IGNORECASE)
     if match and match[2].upper() in UNITS:

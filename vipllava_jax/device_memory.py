@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType
 from jax.typing import DTypeLike
 
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
 from vipllava_jax.device_kinds import Fleet, fleet_of, gib
 from vipllava_jax.inputs.batch import bucket
-from vipllava_jax.sharding import AXES, AnyMesh, spec
+from vipllava_jax.mesh_text import AXES, row_parts
+from vipllava_jax.sharding import AnyMesh, sharding
 from vipllava_jax.weight_sharding import leaf_sharding
 
 SLACK = 0.10  # the part of a device's memory that a plan leaves free
@@ -52,7 +53,7 @@ def bytes_per_device(shapes: Mapping[str, Any], mesh: AnyMesh) -> int:
 
 def leaf_bytes(path: str, leaf: Any, mesh: AnyMesh) -> int:
     """The bytes of each device for a weight, which may be quantized or have an adapter."""
-    places = jax.tree.leaves(leaf_sharding(path, leaf, mesh))  # type: ignore[arg-type]
+    places = jax.tree.leaves(leaf_sharding(path, leaf, mesh))
     return sum(
         math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize
         for x, place in zip(jax.tree.leaves(leaf), places, strict=True)
@@ -60,22 +61,22 @@ def leaf_bytes(path: str, leaf: Any, mesh: AnyMesh) -> int:
 
 
 def cache_bytes(cfg: Config, dtype: DTypeLike, rows: int, context: int, mesh: AnyMesh) -> int:
-    """The bytes of each device for the keys and values of `rows` rows, padded to the mesh, of `context`."""
+    """The bytes of each device for the keys and values of `rows` rows of `context` tokens, padded."""
     text = cfg.text
     shape = (_padded(rows, mesh), bucket(context), text.kv_heads, text.head_size)
-    part = NamedSharding(mesh, spec('BSKH', shape, mesh)).shard_shape(shape)
+    part = sharding('BSKH', shape, mesh).shard_shape(shape)
     return 2 * text.layers * math.prod(part) * jnp.dtype(dtype).itemsize
 
 
 def working_bytes(
     cfg: Config, dtype: DTypeLike, rows: int, context: int, mesh: AnyMesh, *, fused_attention: bool = False
 ) -> int:
-    """An estimate of the bytes of each device for activations and logits: the most that a program takes.
+    """An estimate of the bytes of each device for activations and logits, at the peak.
 
-    Each of the `rows` prompts has one image and fills the context. `fused_attention`, that of cuDNN, does
-    not keep the scores of a layer.
+    Each of the `rows` prompts has one image and fills the context. With `fused_attention`, that of cuDNN, the
+    scores of attention are not stored.
     """
-    b = _padded(rows, mesh) // _rows_divided(mesh)
+    b = _padded(rows, mesh) // row_parts(mesh.shape)
     tensor, size = mesh.shape.get('tensor', 1), jnp.dtype(dtype).itemsize
     text, vision, T = cfg.text.sizes, cfg.vision.sizes, bucket(context)
 
@@ -83,7 +84,7 @@ def working_bytes(
         return n // tensor if n % tensor == 0 else n
 
     def layer(tokens: int, s: Mapping[str, int], keys: int, gates: int) -> int:
-        """The activations of one layer: its input, the larger of attention and MLP, and scores."""
+        """Bytes of a layer with `gates` activations of the MLP: its input, and attention or the MLP."""
         heads = part(s['N']) * s['H'] + 2 * part(s.get('K', s['N'])) * s['H']
         scores = 0 if fused_attention else b * part(s['N']) * tokens * keys * (4 + size)
         return 2 * b * tokens * s['D'] * size + max(
@@ -110,7 +111,10 @@ def plan_memory(
     context: int | None = None,
     platform: str = 'tpu',
 ) -> MemoryPlan:
-    """The memory that inference with params of these shapes takes on each device of a mesh."""
+    """The bytes of each device for inference with params of these shapes; `memory` is what a device has.
+
+    `batch` rows of `context` tokens, by default all of the model's context, are answered together.
+    """
     dtype, context = activation_dtype(shapes), context or cfg.text.context
     fused = platform == 'gpu' and jnp.dtype(dtype).itemsize == 2
     weights = bytes_per_device(shapes, mesh)
@@ -125,18 +129,14 @@ def activation_dtype(shapes: Mapping[str, Any]) -> Any:
     return dict(flat(dict(shapes)))['llama/norm/w'].dtype
 
 
-def _rows_divided(mesh: AnyMesh) -> int:
-    return mesh.shape.get('data', 1) * mesh.shape.get('fsdp', 1)
-
-
 def _padded(rows: int, mesh: AnyMesh) -> int:
-    """Rows, padded to a multiple of the devices over which they are divided."""
-    divided = _rows_divided(mesh)
-    return -(-rows // divided) * divided
+    """The number of rows with those that pad the batch, so that the mesh divides it."""
+    parts = row_parts(mesh.shape)
+    return -(-rows // parts) * parts
 
 
 class MeshChoice(NamedTuple):
-    """The axes of a mesh, the memory that they leave, and why they were chosen."""
+    """The axes of a mesh, the memory that a model takes on it, and why the axes were chosen."""
 
     axes: dict[str, int]
     plan: MemoryPlan
@@ -218,7 +218,7 @@ def _reason(plans: Mapping[int, MemoryPlan], tensor: int, fleet: Fleet) -> str:
     return why + more + hosts + rest
 
 
-def _quantized(shapes: Mapping[str, Any]) -> str:
+def _decoder_dtype(shapes: Mapping[str, Any]) -> str:
     """The dtype of the decoder's large weights."""
     return next(
         leaf.dtype.name for path, leaf in flat(dict(shapes)) if path.endswith('/o/w') and 'llama' in path
@@ -228,10 +228,12 @@ def _quantized(shapes: Mapping[str, Any]) -> str:
 def _no_mesh(
     shapes: Mapping[str, Any], plans: Mapping[int, MemoryPlan], fleet: Fleet, batch: int, context: int
 ) -> str:
-    """What to do if the model fits on no mesh."""
+    """The message if the model does not fit on any mesh, with what would help."""
     tensor, plan = max(plans.items())
     assert fleet.memory is not None
-    smaller = {'int4': None, 'int8': 'quantize to int4'}.get(_quantized(shapes), 'quantize to int8 or int4')
+    smaller = {'int4': None, 'int8': 'quantize to int4'}.get(
+        _decoder_dtype(shapes), 'quantize to int8 or int4'
+    )
     advice = [smaller] if smaller else []
     if plan.cache > plan.total / 10:
         advice.append('use a shorter context or a smaller batch')

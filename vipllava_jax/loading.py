@@ -1,4 +1,4 @@
-"""Loads a model from a folder or the Hugging Face Hub onto the device."""
+"""Loads a model from a folder or the Hugging Face Hub onto a device or a mesh."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vipllava_jax.inputs.processor import Processor
 
 DEMO = 'demo'  # the name of the model that is included in the package
-AUTO = 'auto'  # as a mesh: the one that `device_memory.choose_mesh` chooses
+AUTO = 'auto'  # the mesh that `device_memory.choose_mesh` chooses
 
 
 def load(
@@ -62,7 +62,7 @@ def load(
     """
     # invalid options are refused before a download starts
     options = WeightOptions(dtype=dtype, quantize=quantize, adapter=adapter, merge=merge, fuse=fuse)
-    mesh = _mesh(mesh)
+    mesh = _resolve_mesh(mesh)
     folder = locate(source)
     processor = _processor(folder)
     weights = open(folder, options, mesh)
@@ -141,7 +141,7 @@ def open(
     mesh: 'Mesh | Mapping[str, int] | str | None' = None,
 ) -> Source:
     """Checks a folder's weights and the options, without reading arrays; raises the errors of `load`."""
-    options, placed = options or WeightOptions(), _mesh(mesh)
+    options, resolved = options or WeightOptions(), _resolve_mesh(mesh)
     if checkpoint.is_checkpoint(folder):
         stored = checkpoint.open(folder)
         cfg, shapes = stored.cfg, stored.shapes
@@ -157,8 +157,8 @@ def open(
         from vipllava_jax.convert import adapters
 
         adapter = adapters.read_adapter(options.adapter, cfg)
-    if placed != AUTO:
-        return Source(folder, cfg, options, adapter, shapes, leaves, placed)
+    if resolved != AUTO:
+        return Source(folder, cfg, options, adapter, shapes, leaves, resolved)
     from vipllava_jax.device_memory import choose_mesh
     from vipllava_jax.sharding import make_mesh
 
@@ -167,11 +167,12 @@ def open(
     return dataclasses.replace(source, mesh=make_mesh(axes)) if math.prod(axes.values()) > 1 else source
 
 
-def _mesh(mesh: Any) -> Any:
-    """The mesh of `load`'s argument, or AUTO; ValueError or TypeError if weights cannot lie on it."""
+def _resolve_mesh(mesh: Any) -> Any:
+    """The argument `mesh` of `load` -> a mesh, None, or AUTO; ValueError or TypeError for another value."""
     from jax.sharding import AxisType, Mesh
 
-    from vipllava_jax.sharding import AXES, make_mesh
+    from vipllava_jax.mesh_text import check_axis
+    from vipllava_jax.sharding import make_mesh
 
     if mesh is None or mesh == AUTO:
         return mesh
@@ -182,8 +183,7 @@ def _mesh(mesh: Any) -> Any:
             f'mesh is {brief(mesh)}: expected a mesh, its axes, such as {{"tensor": 4}}, or "auto"'
         )
     for name, type in zip(mesh.axis_names, mesh.axis_types, strict=True):
-        if name not in AXES:
-            raise ValueError(f'mesh: there is no axis {brief(name)}; the axes are {", ".join(AXES)}')
+        check_axis(name)
         if type != AxisType.Auto:
             raise ValueError(f'mesh: the axis {name} is {type.name}, not Auto; use vipllava_jax.make_mesh')
     if not mesh.local_devices:

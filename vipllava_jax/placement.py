@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from jax.sharding import Mesh, Sharding
 
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
+from vipllava_jax.mesh_text import row_parts
 from vipllava_jax.model import llama, vipllava
 from vipllava_jax.model.llama import Cache, Fused
 from vipllava_jax.model.vipllava import Params
@@ -25,7 +25,7 @@ from vipllava_jax.weight_sharding import leaf_sharding, with_divisible_groups
 def place(params: Params, cfg: Config, *, fuse: bool | None = None, mesh: Mesh | None = None) -> Params:
     """Params in the layout of a checkpoint -> in the fastest one for the device; modifies them in place.
 
-    With a mesh, every weight has the sharding of its letters. `fuse` joins weights that have the same input
+    On a mesh, every weight gets the sharding of its letters. `fuse` joins weights that have the same input
     (None: on a GPU), except those that the mesh could then no longer divide. At most one layer is in memory
     twice.
     """
@@ -89,7 +89,7 @@ def _fuse_on_mesh(layer: Params, *, weights: tuple[Fused, ...], mesh: Mesh) -> P
 
 
 def _move_to_mesh(params: Params, mesh: Mesh, put: Callable[[Any, Any], Any], prefix: str = '') -> None:
-    """Puts every leaf in place at the sharding of its path, which begins with the prefix."""
+    """Gives every leaf the sharding of its path, prefixed with `prefix`; modifies the params."""
     for name, node in params.items():
         path = f'{prefix}{name}'
         if isinstance(node, dict):
@@ -106,9 +106,9 @@ def _placed(
     fused: Callable[[Params], Params],
     put: Callable[[Any, Any], Any],
 ) -> Params:
-    """Params or their shapes in the layout of the device: `fused` joins weights, `put` sets their formats.
+    """Params, or their shapes, in the layout of the device: `fused` joins weights, `put` sets their formats.
 
-    Only on a TPU are there formats that the compiler prefers to the default.
+    Formats are set on a TPU only: elsewhere the default ones are the fastest.
     """
     decoder = params['llama']
     if _on('gpu') if fuse is None else fuse:
@@ -128,13 +128,15 @@ def formats(decoder: Params, cfg: Config) -> Params:
     of one layer and a batch of 8, or of 8 rows per device; programs for other batch and cache sizes use them
     without copies. A format on a mesh includes the sharding.
     """
-    kept = {name: w for name, w in decoder.items() if name == 'layers_0' or not name.startswith('layers_')}
-    shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), kept)
+    one_layer = {
+        name: w for name, w in decoder.items() if name == 'layers_0' or not name.startswith('layers_')
+    }
+    shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), one_layer)
     cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, layers=1))
-    mesh, wanted, rows = mesh_of(kept), Format(Layout.AUTO), 8
+    mesh, auto, rows = mesh_of(one_layer), Format(Layout.AUTO), 8
     if mesh:
-        wanted = jax.tree.map(lambda w: Format(Layout.AUTO, w.sharding), kept)
-        rows *= math.prod(mesh.shape.get(axis, 1) for axis in RULES['B'])
+        auto = jax.tree.map(lambda w: Format(Layout.AUTO, w.sharding), one_layer)
+        rows *= row_parts(mesh.shape)
 
     def step(decoder: Params, tokens: Array) -> tuple[Array, Cache]:
         cache = Cache.empty(cfg.text, rows, 1024, decoder['norm']['w'].dtype)
@@ -142,7 +144,7 @@ def formats(decoder: Params, cfg: Config) -> Params:
             cache = jax.tree.map(lambda x: pin(x, 'BSKH', mesh), cache)
         return vipllava.decode({'llama': decoder}, tokens, cache, tokens, cfg=cfg)
 
-    choose = jax.jit(step, in_shardings=(wanted, None))
+    choose = jax.jit(step, in_shardings=(auto, None))
     (chosen, _), _ = choose.lower(shapes, jax.ShapeDtypeStruct((rows,), jnp.int32)).compile().input_formats
     return {name: chosen['layers_0' if name.startswith('layers_') else name] for name in decoder}
 

@@ -23,14 +23,14 @@ from typing import Any
 from vipllava_jax.clusters import Place, check_port, explain_absence, find_place
 from vipllava_jax.messages import one_line, printable
 
-NEVER = 1 << 24  # seconds after which jax would abort the process, instead of our own time-out
-STAY = 5.0  # seconds for which process 0 remains after its time-out, so that the others still find it
-MESSAGE_BYTES = 2048  # of what a process tells the others
+NEVER = 1 << 24  # seconds until jax would abort the process; `_within` raises an error before
+STAY = 5.0  # seconds that process 0 waits after its time-out, so that the others can still reach it
+MESSAGE_BYTES = 2048  # the most that a process sends in `gather`
 used = False  # whether `join` has joined this process with others
 
 
 class PodError(ValueError):
-    """An error in one of the processes, which ends all of them; where it occurred, it is the cause."""
+    """An error in one of the processes, raised in all; in that process, the original error is its cause."""
 
 
 def join(
@@ -44,13 +44,13 @@ def join(
 ) -> Place | None:
     """Joins this process with the others of its job, before any device is used; None if it runs alone.
 
-    What is not given is read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from
+    Values that are not given come from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or from
     Slurm, Open MPI, Kubernetes or Cloud TPU as jax detects them. `auto` joins if there are several processes,
-    `on` requires it, and `off` never joins. If one process gives no sign of life for `heartbeat` seconds, jax
-    ends the others.
+    `on` requires it, and `off` never joins. If a process sends no heartbeat for `heartbeat` seconds, jax ends
+    the others.
 
-    Raises ValueError for a value that is invalid or missing, and if the others do not come within `timeout`
-    seconds; the process should end then.
+    Raises ValueError for a value that is invalid or missing, and if the others do not join within `timeout`
+    seconds; the process should then exit.
     """
     given = {'coordinator': coordinator, 'count': count, 'index': index}
     place = find_place(mode, given, os.environ, timeout)
@@ -100,9 +100,9 @@ def _meet(place: Place, timeout: int, heartbeat: int) -> None:
 
 
 def _within(seconds: float, work: Callable[[], Any]) -> None:
-    """Calls `work`; TimeoutError if it takes too long, when it goes on in its thread.
+    """Calls `work` in a thread; raises its error, or TimeoutError if it takes longer.
 
-    In the main thread it could not be interrupted, and jax aborts the process after its own time-outs.
+    The thread is then left running. In the main thread, `work` could not be interrupted.
     """
     future: Future[None] = Future()
 
@@ -148,7 +148,7 @@ def is_first() -> bool:
 
 
 def banner(place: Place) -> str:
-    """'process 2 of 4, 4 local of 16 devices'; process 0 also says where and how they met."""
+    """'process 2 of 4, 4 local of 16 devices'; process 0 adds the coordinator, and how it was found."""
     import jax
 
     name = f'process {jax.process_index()} of {jax.process_count()}'
@@ -159,7 +159,7 @@ def banner(place: Place) -> str:
 
 
 def leave() -> None:
-    """Waits until all processes have come this far, and ends the connection between them."""
+    """Waits until all processes have called this, and ends the connection between them."""
     if has_joined():
         import jax
 
@@ -167,7 +167,7 @@ def leave() -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """A short JSON value of each process, in the order of their indices; all processes must call it."""
+    """A short JSON value -> those of all processes, by index; all processes must call it."""
     if process_count() == 1:
         return [value]
     import numpy as np
@@ -181,7 +181,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def from_first(value: Any) -> Any:
-    """The JSON value of process 0, in all processes, which all must call it."""
+    """A JSON value -> that of process 0; all processes must call it."""
     if process_count() == 1:
         return value
     import numpy as np
@@ -196,10 +196,10 @@ def from_first(value: Any) -> Any:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A block that all processes enter; an error in it in one of them ends it with a PodError in all.
+    """A block that all processes enter; an error in one of them is raised in all, as a PodError.
 
-    A RuntimeError, which jax raises, is raised at once: the others may be waiting for this process in a
-    program that it has left, and end when it has ended. A PodError is in all of them already.
+    A RuntimeError, the type of jax's errors, is raised at once in its process only: the others may be waiting
+    for it in a program, and jax ends them when it has ended. A PodError has been raised in all already.
     """
     if process_count() == 1:
         yield
@@ -226,12 +226,12 @@ def _message(error: Exception) -> str:
 
 
 def signal_of_any(number: int) -> int:
-    """The number of a signal that arrived at some process, or 0, from this process's; the same in all."""
+    """The number of the signal that this process received, or 0 -> the largest of all processes."""
     return max(gather(number))
 
 
 def see_same_folder(folder: str | None) -> bool:
-    """Whether all processes see the same folder, in which process 0 can write; a URL is taken at its word."""
+    """Whether process 0 can write to a folder and the others see its files; equal URLs are not checked."""
     name = from_first(f'.seen-{secrets.token_hex(8)}')
     if any(gather(folder is None or '://' in folder)):
         return len({*gather(zlib.crc32(repr(folder).encode()))}) == 1

@@ -47,7 +47,7 @@ def quantize_leaves(
 
 @partial(jax.jit, static_argnames=('dtype', 'axes', 'placed'))
 def _convert(w: Any, *, dtype: str, axes: int, placed: tuple[WeightAxes, Mesh] | None) -> Any:
-    """A weight, quantized if it has contracted axes, or cast; on a mesh, divided by its letters."""
+    """A weight, quantized if it has contracted axes, or cast; on a mesh, with the sharding of its letters."""
     new = quantize(w, axes, dtype) if axes else w.astype(dtype)
     if placed is None:
         return new

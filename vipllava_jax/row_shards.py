@@ -1,4 +1,4 @@
-"""Divides rows among independent processes, by a hash of their ids: each answers its part, into its file."""
+"""Divides rows among independent processes by a hash of their ids; each process writes a file of its own."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from vipllava_jax.messages import brief
 MAX_SHARDS = 1 << 16
 AUTO = 'auto'
 INDICES = {  # the variables with the index of a process -> those with the number of processes
-    'JOB_COMPLETION_INDEX': None,  # Kubernetes does not tell the number
+    'JOB_COMPLETION_INDEX': None,  # Kubernetes sets no variable with the number
     'SKYPILOT_NODE_RANK': 'SKYPILOT_NUM_NODES',
     'SLURM_ARRAY_TASK_ID': 'SLURM_ARRAY_TASK_COUNT',
 }
@@ -29,7 +29,7 @@ class Shard:
         return f'{self.index}/{self.count}'
 
     def holds(self, id: str) -> bool:
-        """Whether the row with this id is in the part; the same in all versions and on all computers."""
+        """Whether the row with this id is in the part; does not depend on the version or the computer."""
         digest = hashlib.blake2b(id.encode('utf-8', 'surrogatepass'), digest_size=8).digest()
         return int.from_bytes(digest, 'big') % self.count == self.index
 
@@ -65,7 +65,7 @@ def _number(label: str, text: str, low: int, high: int) -> int:
 
 
 def _from_variables(count: int | None, environment: Mapping[str, str]) -> Shard:
-    """The part according to the variables of the scheduler; a given count takes precedence."""
+    """The part of this process by the variables of the scheduler; a given count takes precedence."""
     found = [name for name in INDICES if name in environment]
     if len(found) != 1:
         several = f'{" and ".join(found)} are all set' if found else f'none of {", ".join(INDICES)} is set'
@@ -74,7 +74,7 @@ def _from_variables(count: int | None, environment: Mapping[str, str]) -> Shard:
     of = INDICES[name]
     if count is None:
         if of is None or of not in environment:
-            raise ValueError(f'--shard {AUTO}: {name} does not tell the number of parts: give {AUTO}/N')
+            raise ValueError(f'--shard {AUTO}: {name} is set, but the number of parts is not: give {AUTO}/N')
         count = _number(of, environment[of], 1, MAX_SHARDS)
         first = _number('SLURM_ARRAY_TASK_MIN', environment.get('SLURM_ARRAY_TASK_MIN', '0'), 0, 1 << 29)
         if of == 'SLURM_ARRAY_TASK_COUNT' and first:
@@ -98,6 +98,6 @@ def check_parts(path: Path, count: int) -> None:
     for shard, part in existing_parts(path):
         if shard.count != count:
             raise ValueError(
-                f'{part} holds one of {shard.count} parts, but now there are {count}, which divides the rows '
-                f'otherwise: give the parts /{shard.count}, or another --output'
+                f'{part} holds one of {shard.count} parts, but now there are {count}, with other rows: give '
+                f'--shard I/{shard.count} or --merge {shard.count}, or another --output'
             )

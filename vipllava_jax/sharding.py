@@ -15,11 +15,11 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from vipllava_jax.mesh_text import AXES
+from vipllava_jax.mesh_text import AXES, ROW_AXES, check_axis
 from vipllava_jax.messages import brief
 
 RULES = {  # letter -> the mesh axes that divide it, the outermost first; other letters stay whole
-    'B': ('data', 'fsdp'),
+    'B': ROW_AXES,
     'D': ('fsdp',),
     'E': ('fsdp',),
     'M': ('fsdp',),
@@ -43,8 +43,7 @@ def make_mesh(axes: Mapping[str, int], *, devices: Sequence[Any] | None = None) 
     Raises ValueError for another axis or size, and if there are too few devices.
     """
     for name, size in axes.items():
-        if name not in AXES:
-            raise ValueError(f'mesh: there is no axis {brief(name)}; the axes are {", ".join(AXES)}')
+        check_axis(name)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f'mesh: {name} is {brief(size)}, but must be a whole number of devices')
     available = list(jax.devices() if devices is None else devices)
@@ -79,14 +78,14 @@ def spec(letters: str, shape: Sequence[int], mesh: AnyMesh) -> PartitionSpec:
 
 
 def _dividing(size: int, axes: Sequence[str], mesh: AnyMesh) -> tuple[str, ...]:
-    """The leading axes, of those that the mesh has, whose devices divide a size."""
+    """The first of the axes, as many as possible, by whose number of devices a size is divisible."""
     found = tuple(a for a in axes if mesh.shape.get(a, 1) > 1)
     while found and size % math.prod(mesh.shape[a] for a in found):
         found = found[:-1]
     return found
 
 
-def sharding(letters: str, shape: Sequence[int], mesh: Mesh | None) -> Sharding:
+def sharding(letters: str, shape: Sequence[int], mesh: AnyMesh | None) -> Sharding:
     """The sharding of an array by its letters; without a mesh the first local device."""
     return NamedSharding(mesh, spec(letters, shape, mesh)) if mesh else default_sharding()
 
@@ -102,7 +101,7 @@ def on_cpu() -> jax.sharding.SingleDeviceSharding:
 
 
 def mesh_of(*trees: Any) -> Any:
-    """The mesh on which arrays or their shapes lie; None for a single device and inside of `per_device`.
+    """The mesh on which arrays or their shapes lie; None for a single device and inside `per_device`.
 
     Under jit it is the abstract mesh that the traced arrays carry. Constants carry none.
     """
@@ -115,7 +114,7 @@ def mesh_of(*trees: Any) -> Any:
 
 
 def pin(x: Array, letters: str, mesh: AnyMesh | None = None) -> Array:
-    """x, under jit with the sharding of its letters, on the given mesh or the one that x carries.
+    """Under jit, x with the sharding of its letters on the given mesh, or on that of x.
 
     Outside jit, and without a mesh, x itself.
     """
@@ -123,13 +122,13 @@ def pin(x: Array, letters: str, mesh: AnyMesh | None = None) -> Array:
     # Constants are traced under jit, but not by the derivatives of functions that are not jitted.
     if mesh is None or not isinstance(lax.full((), 0), jax.core.Tracer):
         return x
-    return lax.with_sharding_constraint(x, NamedSharding(mesh, spec(letters, x.shape, mesh)))
+    return lax.with_sharding_constraint(x, sharding(letters, x.shape, mesh))
 
 
 def shard_shape(x: Array, letters: str) -> tuple[int, ...]:
     """The shape of the part of x that each device holds, by its letters."""
     mesh = mesh_of(x)
-    return x.shape if mesh is None else NamedSharding(mesh, spec(letters, x.shape, mesh)).shard_shape(x.shape)
+    return x.shape if mesh is None else sharding(letters, x.shape, mesh).shard_shape(x.shape)
 
 
 def per_device(
@@ -137,10 +136,10 @@ def per_device(
 ) -> Callable[..., Array]:
     """f, applied on each device to the parts of its arguments that the equation's letters divide.
 
-    `per_device(attend, 'BTNH,BSKH,BSKH,B->BTNH')` attends to each device's rows and heads. A mesh axis takes
-    part only if it divides all dimensions that it shards. If it divides an axis that is not in the result,
-    f returns a device's part of the result, which `combine` joins over the mesh axis: by default it is a sum.
-    Without a mesh, f itself.
+    With `per_device(attend, 'BTNH,BSKH,BSKH,B->BTNH')` each device attends to its own rows and heads. A mesh
+    axis is used only if it divides the size of every letter that RULES assign to it. If one of these letters
+    is not in the result, `combine`, by default a sum, combines the results over that mesh axis. Without a
+    mesh, f itself.
     """
     join = combine or sum_over_devices
     factors, result = equation.split('->')
@@ -172,7 +171,7 @@ def per_device(
 def _axes_by_letter(
     letters: Sequence[str], args: Sequence[Array], mesh: AnyMesh
 ) -> dict[str, tuple[str, ...]]:
-    """The mesh axes that divide each letter of some arrays, the same ones in all of them."""
+    """The mesh axes that divide each letter of some arrays, the same ones in all arrays."""
     sizes: dict[str, int] = {}
     for operand, x in zip(letters, args, strict=True):
         for letter, size in zip(operand, x.shape, strict=True):
@@ -192,7 +191,7 @@ def _axes_by_letter(
 
 
 def sum_over_devices(y: Array, axis: str) -> Array:
-    """The sum of y over the devices of a mesh axis, inside of `per_device`; the same bits on all devices.
+    """The sum of y over the devices of a mesh axis, inside `per_device`; equal to the bit on all devices.
 
     Two GPUs exchange small parts and add them locally, which has less latency than a reduction.
     """

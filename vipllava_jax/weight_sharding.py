@@ -13,10 +13,10 @@ from jax.sharding import Mesh, Sharding
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Int4, Quantized
 from vipllava_jax.model.weights import LoRA, WeightAxes
-from vipllava_jax.sharding import default_sharding, sharding
+from vipllava_jax.sharding import AnyMesh, default_sharding, sharding
 
 
-def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
+def leaf_sharding(path: str, leaf: Any, mesh: AnyMesh | None) -> Any:
     """The sharding of a weight or its shape by the letters of its path; a tree of them if it has parts.
 
     Without a mesh, all weights are on the first local device.
@@ -24,29 +24,29 @@ def leaf_sharding(path: str, leaf: Any, mesh: Mesh | None) -> Any:
     return sharding_by_axes(weight_axes(path), leaf, mesh)
 
 
-def leaf_shardings(leaves: Mapping[str, Any], mesh: Mesh | None) -> Any:
+def leaf_shardings(leaves: Mapping[str, Any], mesh: AnyMesh | None) -> Any:
     """The sharding of each leaf by its path; without a mesh a single one."""
     if mesh is None:
         return default_sharding()
     return {path: leaf_sharding(path, leaf, mesh) for path, leaf in leaves.items()}
 
 
-def sharding_by_axes(axes: WeightAxes, leaf: Any, mesh: Mesh | None) -> Any:
+def sharding_by_axes(axes: WeightAxes, leaf: Any, mesh: AnyMesh | None) -> Any:
     """`leaf_sharding` for a weight with these axes."""
 
-    def place(letters: str, x: Any) -> Any:
+    def by_letters(letters: str, x: Any) -> Any:
         return sharding(letters, x.shape, mesh)
 
     if isinstance(leaf, LoRA):
         base = sharding_by_axes(axes, leaf.base, mesh)
-        a, b = place(axes.contracted + 'R', leaf.a), place('R' + axes.output, leaf.b)
+        a, b = by_letters(axes.contracted + 'R', leaf.a), by_letters('R' + axes.output, leaf.b)
         return dataclasses.replace(leaf, base=base, a=a, b=b)
     if isinstance(leaf, Quantized):
-        values = place(axes.output + axes.contracted, leaf.values)
+        values = by_letters(axes.output + axes.contracted, leaf.values)
         # the groups of int4 flatten the contracted axes, of which a mesh divides the outermost
         groups = axes.contracted[: leaf.scale.ndim - leaf.output_axes]
-        return dataclasses.replace(leaf, values=values, scale=place(axes.output + groups, leaf.scale))
-    return place(axes.divisible, leaf)
+        return dataclasses.replace(leaf, values=values, scale=by_letters(axes.output + groups, leaf.scale))
+    return by_letters(axes.divisible, leaf)
 
 
 def divisible_group(axes: WeightAxes, leaf: Int4, mesh: Mesh) -> int:
@@ -56,7 +56,7 @@ def divisible_group(axes: WeightAxes, leaf: Int4, mesh: Mesh) -> int:
 
 
 def with_divisible_groups(path: str, leaf: Any, mesh: Mesh) -> Any:
-    """A leaf or its shape, with int4 groups so small that none lies on two devices."""
+    """A leaf, or its shape -> the same, with int4 groups so small that none lies on two devices."""
     if isinstance(leaf, LoRA):
         return dataclasses.replace(leaf, base=with_divisible_groups(path, leaf.base, mesh))
     if not isinstance(leaf, Int4):
@@ -76,9 +76,10 @@ def _with_group(leaf: Int4, *, group: int, axes: WeightAxes, mesh: Mesh) -> Int4
 
 
 def put(x: np.ndarray, at: Sharding, shape: tuple[int, ...] = (), rows: slice | None = None) -> jax.Array:
-    """An array that every process has -> the same with a sharding, without communication.
+    """A NumPy array that all processes have -> a jax.Array with a sharding, without communication.
 
-    With `rows`, x holds these rows of an array of a shape: all that the local devices need.
+    With `rows`, x is only this range of the first axis of an array of the given shape, which must contain
+    what the local devices hold: see `local_rows`.
     """
     if at.is_fully_addressable:
         return jax.device_put(x, at)

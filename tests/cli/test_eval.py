@@ -96,7 +96,7 @@ def test_existing_answers_are_not_asked_again(vipllava, folder, data, monkeypatc
     assert 'type b' in vipllava(*command, '--by', 'type').out
 
 
-KILLED = """
+SLOW_EVAL = """
 import sys, time
 from vipllava_jax.cli import main
 from vipllava_jax.evaluation import journal
@@ -118,7 +118,7 @@ def test_a_killed_evaluation_resumes_and_loses_at_most_a_batch(vipllava, folder,
     path = tmp_path / 'held-out.answers.jsonl'
     counts = []
     for line_count in (3, 11):
-        arguments = [sys.executable, '-c', KILLED, *map(str, command)]
+        arguments = [sys.executable, '-c', SLOW_EVAL, *map(str, command)]
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
             while running.poll() is None and (
                 not path.exists() or path.read_bytes().count(b'\n') < line_count

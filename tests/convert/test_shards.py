@@ -16,7 +16,7 @@ from tests.conftest import TINY
 from vipllava_jax.convert import to_flax
 from vipllava_jax.convert.matching import ConversionPlan
 from vipllava_jax.convert.table import Leaf
-from vipllava_jax.convert.tensors import Tensor, dense, read_parts
+from vipllava_jax.convert.tensors import Tensor, dense, read_tensor_parts
 from vipllava_jax.sharding import make_mesh, sharding
 
 MESHES = ({'tensor': 4}, {'fsdp': 8}, {'data': 2, 'tensor': 2}, {'data': 2, 'fsdp': 2, 'tensor': 2})
@@ -71,7 +71,7 @@ def test_every_device_gets_its_part(tmp_path, layout, axes, reverse, read):
 
 
 def part_of(tensor, index, buffer) -> np.ndarray:
-    (view,) = read_parts([tensor.part(index)], buffer)
+    (view,) = read_tensor_parts([tensor.part(index)], buffer)
     return view
 
 
@@ -83,12 +83,12 @@ def test_only_the_range_of_a_part_is_read(tmp_path, read):
     assert read == [(48, 96)]
     read.clear()
     parts = [tensor.part((slice(0, 10), slice(i, i + 2))) for i in (4, 0)]  # columns: the ranges overlap
-    for view, i in zip(read_parts(parts, buffer), (4, 0), strict=True):
+    for view, i in zip(read_tensor_parts(parts, buffer), (4, 0), strict=True):
         np.testing.assert_array_equal(view, array[:, i : i + 2])
     assert read == [(0, 240)]
     read.clear()
     parts = [tensor.part((slice(i, i + 1), slice(0, 3))) for i in (9, 1, 4)]  # the ranges are apart
-    for view, i in zip(read_parts(parts, buffer), (9, 1, 4), strict=True):
+    for view, i in zip(read_tensor_parts(parts, buffer), (9, 1, 4), strict=True):
         np.testing.assert_array_equal(view, array[i : i + 1, :3])
     assert read == [(24, 36), (96, 108), (216, 228)]
 
@@ -109,7 +109,9 @@ def test_parts_of_any_view_are_right(tmp_path_factory, data):
         *(st.sampled_from([slice(a, b) for a in range(n) for b in range(a + 1, n + 1)]) for n in shape)
     )
     indices = data.draw(st.lists(cuts, min_size=1, max_size=4))
-    for view, index in zip(read_parts([tensor.part(i) for i in indices], buffer), indices, strict=True):
+    for view, index in zip(
+        read_tensor_parts([tensor.part(i) for i in indices], buffer), indices, strict=True
+    ):
         np.testing.assert_array_equal(view, whole[index])
 
 

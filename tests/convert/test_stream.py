@@ -48,17 +48,17 @@ def test_a_buffer_is_free_before_it_is_used_again(layout, target, threads, tmp_p
 def test_reading_does_not_wait_for_the_compiler(tmp_path_factory, monkeypatch):
     """With a single reading thread: if it also compiled, nothing would be read until then."""
     monkeypatch.setattr(to_flax, 'THREADS', 1)
-    started, program, read_parts = threading.Event(), to_flax.compile_program, shards.read_parts
+    started, program, read_tensor_parts = threading.Event(), to_flax.compile_program, shards.read_tensor_parts
 
     def reading(*args):
         started.set()
-        return read_parts(*args)
+        return read_tensor_parts(*args)
 
     def compiling(*args):
         assert started.wait(10)
         return program(*args)
 
-    monkeypatch.setattr(shards, 'read_parts', reading)
+    monkeypatch.setattr(shards, 'read_tensor_parts', reading)
     monkeypatch.setattr(to_flax, 'compile_program', compiling)
     plan = one_after_another(dict(D=64, F=64), 'float32', 'FD->DF', tmp_path_factory)
     assert len(list(to_flax.stream(plan))) == 6

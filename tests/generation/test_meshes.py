@@ -13,6 +13,7 @@ import pytest
 
 import vipllava_jax as vj
 from tests.conftest import SMALL
+from tests.gates.program import collectives
 from tests.rows import ragged
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.generation import decoding
@@ -116,12 +117,6 @@ def test_logits_and_answers_equal_those_of_one_device(axes, name, text, rng, cap
 def test_all_combinations_equal_one_device(axes, name, text, rng, caplog):
     check_equals_one_device(axes, name, text, rng, caplog)
     check_equals_one_device(axes, name, text, rng, caplog, temperature=1.0, seed=5)
-
-
-def collectives(text: str) -> Counter:
-    """The numbers of exchanges between devices in the text of a compiled program."""
-    names = 'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast'
-    return Counter(re.findall(rf' ({names})(?:-start)?\(', text))
 
 
 @pytest.mark.parametrize('name', ['plain', 'int8 fused', 'int4'])

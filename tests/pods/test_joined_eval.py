@@ -6,28 +6,10 @@ import time
 
 import pytest
 
+from tests.cli.test_eval import SLOW_EVAL, lines
 from tests.processes import run_processes, running_processes
 
 MESH = ('--mesh', 'tensor=2,data=2')
-SLOWLY = """
-import sys, time
-from vipllava_jax.cli import main
-from vipllava_jax.evaluation import journal
-
-append = journal._append
-
-def slowly(path, file, records):
-    append(path, file, records)
-    time.sleep(0.5)
-
-journal._append = slowly
-sys.argv = {}
-main()
-"""
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -37,7 +19,8 @@ def command(folder, data):
 
 
 def slowly(command):
-    return SLOWLY.format(['vipllava', *command, *MESH, '--batch', '2'])
+    """A script of the command that waits after every batch."""
+    return f'import sys; sys.argv = {["vipllava", *command, *MESH, "--batch", "2"]}\n{SLOW_EVAL}'
 
 
 def wait_for_lines(path, count, started):

@@ -5,14 +5,11 @@ import shutil
 
 import pytest
 
+from tests.cli.test_eval import lines
 from vipllava_jax import loading
 from vipllava_jax.row_shards import Shard
 
 SHORT = ('--max-new-tokens', 2, '--fit', 'pad')
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture

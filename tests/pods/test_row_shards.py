@@ -62,8 +62,8 @@ def test_a_part_is_named_by_the_flag_or_found_in_variables(text, variables, expe
             'none of JOB_COMPLETION_INDEX, SKYPILOT_NODE_RANK, SLURM_ARRAY_TASK_ID is set: give I/N',
         ),
         ('auto', {**SKYPILOT, **ARRAY}, 'SKYPILOT_NODE_RANK and SLURM_ARRAY_TASK_ID are all set: give I/N'),
-        ('auto', {'JOB_COMPLETION_INDEX': '1'}, 'does not tell the number of parts: give auto/N'),
-        ('auto', {'SKYPILOT_NODE_RANK': '1'}, 'does not tell the number of parts: give auto/N'),
+        ('auto', {'JOB_COMPLETION_INDEX': '1'}, 'is set, but the number of parts is not: give auto/N'),
+        ('auto', {'SKYPILOT_NODE_RANK': '1'}, 'is set, but the number of parts is not: give auto/N'),
         ('auto/0', {'JOB_COMPLETION_INDEX': '0'}, "--shard: '0', expected"),
         ('auto/', {'JOB_COMPLETION_INDEX': '0'}, "--shard: '', expected"),
         ('auto/2', {'JOB_COMPLETION_INDEX': '2'}, "JOB_COMPLETION_INDEX: '2', expected .* from 0 to 1"),
@@ -95,5 +95,5 @@ def test_parts_for_another_number_of_processes_are_refused(tmp_path):
         (tmp_path / name).touch()
     check_parts(output, 4)
     check_parts(tmp_path / 'missing' / 'out.jsonl', 4)
-    with pytest.raises(ValueError, match=r'out.0-of-4.jsonl holds one of 4 parts, but now there are 2, .*/4'):
+    with pytest.raises(ValueError, match=r'out.0-of-4.jsonl holds one of 4 parts, .* are 2, .*--merge 4'):
         check_parts(output, 2)

@@ -130,5 +130,7 @@ def test_other_settings_in_one_process_are_an_error_in_all(keys, env):
         f'training.train(**{settings}, seed=pods.process_index())'
     )
     finished = run_processes(code, env=env)
-    assert all('process 1: other settings or rows than in process 0' in each.err for each in finished)
+    assert all(
+        'process 1: the settings or rows differ from those of process 0' in each.err for each in finished
+    )
     assert not (keys['output'] / 'checkpoints').exists()

@@ -1,6 +1,5 @@
 """Selects the lines to measure: the chosen ones, for each batch size and context length."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +10,8 @@ from jax.sharding import Mesh
 from vipllava_jax.benchmark.measure import STEPS
 from vipllava_jax.benchmark.timing import OURS, Line
 from vipllava_jax.config import Config
+from vipllava_jax.mesh_text import row_parts
 from vipllava_jax.model.cost import Costs, Work
-from vipllava_jax.sharding import RULES
 
 Sides = Mapping[str, Any]  # the implementations by name: objects with a method for each line they support
 
@@ -26,8 +25,9 @@ class Shares:
 
     @classmethod
     def of(cls, mesh: Mesh | None) -> 'Shares':
+        """The parts on a mesh; one of each without a mesh."""
         sizes = mesh.shape if mesh else {}
-        return cls(math.prod(sizes.get(axis, 1) for axis in RULES['B']), sizes.get('tensor', 1))
+        return cls(row_parts(sizes), sizes.get('tensor', 1))
 
     def per_device(self, work: Callable[[int], Work], batch: int) -> Work:
         """The work of one device, given the work of a number of rows."""

@@ -83,7 +83,7 @@ def _with_pair(path: str, base: Any, pair: Pair, abstract: bool) -> LoRA:
 
 
 def _sharding(path: str, new: Any, leaf: Any) -> Any:
-    """The sharding of something new for a leaf: by its letters on the mesh of the leaf, or its device."""
+    """The shardings of `new`, of the same path as the leaf, on the mesh or the device of the leaf."""
     if mesh := mesh_of(leaf):
         return leaf_sharding(path, new, mesh)
     return jax.tree.map(lambda _: jax.tree.leaves(leaf)[0].sharding, new)

@@ -72,7 +72,7 @@ def _exported(params: Params, cfg: Config, projector: bool) -> tuple[dict[str, n
 
 
 def _exported_leaves(params: Params, projector: bool) -> Iterator[tuple[str, Any]]:
-    """The leaves that are saved: those with an adapter, without the weights below, and the projector's."""
+    """The leaves that are saved: adapters, with only the shapes of their weights, and the projector."""
     for path, w in flat(params):
         if isinstance(w, LoRA):
             yield path, LoRA(jax.ShapeDtypeStruct(w.shape, w.dtype), w.a, w.b, w.scale, w.rate)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 
 from vipllava_jax.convert.table import Leaf, Sizes, rearrange_axes, split_axes
-from vipllava_jax.convert.tensors import READABLE, Tensor, read_parts
+from vipllava_jax.convert.tensors import READABLE, Tensor, read_tensor_parts
 
 Index = tuple[slice, ...]
 
@@ -26,7 +26,7 @@ class ProgramKey(NamedTuple):
     stored: str  # the dtype in the file
     layout: str
     sizes: Sizes  # of the letters, in one part
-    devices: tuple[jax.Device, ...]  # which hold a part each, at the same time
+    devices: tuple[jax.Device, ...]  # each holds one part
 
 
 class LocalParts(NamedTuple):
@@ -34,13 +34,13 @@ class LocalParts(NamedTuple):
 
     leaf: Leaf
     sharding: Sharding
-    parts: tuple[Tensor, ...]  # different ones
+    parts: tuple[Tensor, ...]  # without repetitions
     holders: tuple[tuple[jax.Device, ...], ...]  # the devices that hold each part
     key: ProgramKey
 
     def read(self, buffer: memoryview, program: Future[Callable[[list[Array]], list[Array]]]) -> Array:
         """The leaf with its sharding; `program` rearranges the parts, and the buffer is free afterwards."""
-        views = read_parts(self.parts, buffer)
+        views = read_tensor_parts(self.parts, buffer)
         # the buffer is in use until the program is done: for the transfer, or on a CPU as the arrays
         uploaded = [
             jax.device_put(view, device)
@@ -52,7 +52,7 @@ class LocalParts(NamedTuple):
 
 
 def local_parts(leaf: Leaf, tensor: Tensor, sharding: Sharding) -> LocalParts:
-    """The parts of a tensor that the local devices of a sharding of the leaf hold."""
+    """The parts of a tensor that the local devices hold if its leaf has this sharding."""
     holders: dict[Tensor, list[jax.Device]] = defaultdict(list)
     sizes = leaf.sizes
     for device, index in sharding.addressable_devices_indices_map(leaf.shapes[1]).items():
@@ -65,7 +65,7 @@ def local_parts(leaf: Leaf, tensor: Tensor, sharding: Sharding) -> LocalParts:
 
 
 def _ranges(leaf: Leaf, index: Index) -> dict[str, range]:
-    """The range of each letter that an index of our array selects."""
+    """The range of each letter that an index of the leaf selects."""
     sizes = dict(leaf.sizes)
     found = {letter: range(size) for letter, size in leaf.sizes}
     axes = split_axes(leaf.layout.split('->')[1])
@@ -77,11 +77,12 @@ def _ranges(leaf: Leaf, index: Index) -> dict[str, range]:
 
 
 def _index_in_file(leaf: Leaf, ranges: dict[str, range]) -> Index:
-    """The same part in the file, in which the first of merged letters may be divided."""
+    """The slices of a tensor in its file that hold ranges of letters."""
     sizes = dict(leaf.sizes)
     index = []
     for axis in split_axes(leaf.layout.split('->')[0]):
         first, inner = ranges[axis[0]], axis[1:]
+        # of letters merged in one axis, a mesh divides only the first
         assert all(len(ranges[letter]) == sizes[letter] for letter in inner), leaf.layout
         step = math.prod(sizes[letter] for letter in inner)
         index.append(slice(first.start * step, first.stop * step))

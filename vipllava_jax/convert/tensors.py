@@ -44,7 +44,7 @@ class Tensor:
         return extent(self.shape, self.strides) * READABLE[self.dtype].itemsize
 
     def part(self, index: Sequence[slice]) -> 'Tensor':
-        """The part of the tensor at slices of its axes."""
+        """The part of the tensor that slices of its axes select."""
         first = sum(each.start * stride for each, stride in zip(index, self.strides, strict=True))
         shape = tuple(each.stop - each.start for each in index)
         offset = self.offset + first * READABLE[self.dtype].itemsize
@@ -103,15 +103,15 @@ def check_not_pointer(path: Path, start: bytes) -> None:
 
 def read_tensor(tensor: Tensor, buffer: memoryview) -> np.ndarray:
     """Reads a tensor into the beginning of a buffer; returns a view of it."""
-    (view,) = read_parts([tensor], buffer)
+    (view,) = read_tensor_parts([tensor], buffer)
     return view
 
 
-def read_parts(parts: Sequence[Tensor], buffer: memoryview) -> list[np.ndarray]:
+def read_tensor_parts(parts: Sequence[Tensor], buffer: memoryview) -> list[np.ndarray]:
     """Reads parts of one tensor into a buffer of the tensor's span; returns views of them.
 
-    Only the bytes from the first element of a part to its last are read. Where those of several parts
-    overlap, because an inner axis of the tensor is divided, they are read once.
+    Only the bytes from the first element of a part to its last are read. If these ranges overlap, because an
+    inner axis of the tensor is divided, they are read once.
     """
     ranges: list[tuple[int, int]] = []  # of bytes in the file, disjoint
     for begin, end in sorted((part.offset, part.offset + part.span) for part in parts):

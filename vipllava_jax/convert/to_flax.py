@@ -74,19 +74,16 @@ def stream(
 ) -> Iterator[tuple[str, Array]]:
     """Every leaf as (path, array), in the target dtype and layout, in the order of the files.
 
-    `sharding` is that of all leaves, or of each by its path; the default is the first local device. Only the
-    bytes that local devices need are read. They are copied to the devices as they are in the file, through
-    one of a few buffers of `at_once` bytes in total; the devices transpose and cast them. Several threads
-    copy, because that takes the most time.
+    `sharding` is one for all leaves, or a mapping by path; the default is the first local device. Threads
+    read the bytes that the local devices need into buffers of `at_once` bytes in total, and copy them to the
+    devices, which transpose and cast them.
     """
     sharding = sharding or default_sharding()
     total, done = sum(tensor.nbytes for _, tensor in plan.pairs), 0
     largest = max(tensor.span for _, tensor in plan.pairs)
     threads = max(1, min(THREADS, at_once // largest))
-    buffers: SimpleQueue[memoryview] = SimpleQueue()
-    for _ in range(threads):  # page-aligned, so that a CPU device uses them without a copy
-        buffers.put(memoryview(mmap.mmap(-1, largest, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
-    wanted = [
+    buffers = _buffers(threads, largest)
+    parts_of_leaves = [
         local_parts(leaf, tensor, sharding if isinstance(sharding, Sharding) else sharding[leaf.path])
         for leaf, tensor in plan.pairs
     ]
@@ -99,14 +96,22 @@ def stream(
             buffers.put(buffer)
 
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(THREADS) as compilers:
-        keys = dict.fromkeys(parts.key for parts in wanted)  # in the order of their first use
+        keys = dict.fromkeys(parts.key for parts in parts_of_leaves)  # in the order of their first use
         programs = {key: compilers.submit(compile_program, key, dtype) for key in keys}
-        arrays = map_ahead(pool, load, wanted, threads)
+        arrays = map_ahead(pool, load, parts_of_leaves, threads)
         for (leaf, tensor), array in zip(plan.pairs, arrays, strict=True):
             done += tensor.nbytes
             if progress:
                 progress(done, total, leaf.name)
             yield leaf.path, array
+
+
+def _buffers(count: int, size: int) -> SimpleQueue[memoryview]:
+    """Buffers of `size` bytes, page-aligned, so that a CPU device uses them without a copy."""
+    buffers: SimpleQueue[memoryview] = SimpleQueue()
+    for _ in range(count):
+        buffers.put(memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
+    return buffers
 
 
 def convert(

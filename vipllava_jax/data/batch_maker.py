@@ -1,4 +1,4 @@
-"""Makes a batch from its rows; the work of a worker process."""
+"""Makes a batch from its rows, in this process or a worker process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class BatchMaker:
     rows: Rows
     processor: Processor
     settings: BatchSettings
-    loaded: tuple[int, ...] | None  # as in Batches
+    loaded: tuple[int, ...] | None  # as in `Batches`
 
     def __call__(self, task: Task) -> tuple[TrainingBatch, list[Note]]:
         notes: list[Note] = []
@@ -122,7 +122,7 @@ class BatchMaker:
     def _load_images(
         self, row: Row, marks: Sequence[Sequence[Mark]], rng: np.random.Generator | None, notes: list[Note]
     ) -> list[np.ndarray]:
-        """The pictures hw3 of a row, with its marks; notes a mark that is cropped."""
+        """The pictures hw3 of a row, with its marks; adds a note for each mark that is cropped."""
         images = []
         for path, row_marks in zip(row.images, marks, strict=True):
             seed = int(rng.integers(1 << 32)) if row_marks and rng is not None else None

@@ -24,9 +24,9 @@ class Batches:
     its first rows. With seed None, the rows that fill up the last batch have no targets. `report` is called
     once with each problem of a row that does not stop the run.
 
-    In a run of several processes `loaded` are the rows of a batch, by their numbers in it, whose images this
-    process loads; a batch then has only these images. All processes must choose the same rows: a row whose
-    picture is damaged is not replaced by another if broken rows are skipped, but has no targets.
+    In a run of several processes, this process loads only the images of the rows of a batch whose positions
+    are in `loaded`, and a batch has only these images. All processes must have the same rows: if broken rows
+    are skipped, a row with a damaged picture is not replaced, but has no targets.
     """
 
     rows: Rows

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -155,7 +155,7 @@ def group_cases(
     warn: Callable[[str, str], None] = lambda subject, message: None,
     shard: Shard | None = None,
 ) -> CaseBatches:
-    """Groups cases, of all or of one shard, into batches of at most `batch`.
+    """Groups all cases, or those of one shard, into batches of at most `batch`.
 
     Cases whose prompts leave no room for an answer are a ValueError or, with `skip_broken`, are left out; the
     other cases keep their numbers. `fit` and `max_new_tokens` default to those of each case's task.
@@ -174,16 +174,18 @@ def group_cases(
         new = max_new_tokens or case.task.max_new_tokens
         shapes.append((fit or case.task.fit or '', new, len(case.images), length, number))
     listed = raise_unless_skipped(errors, len(cases.cases), skip_broken, 'questions')
-    batches: list[CaseBatch] = []
-    for (case_fit, new), group in itertools.groupby(sorted(shapes), key=lambda shape: shape[:2]):
+    batches = tuple(_batches_of(shapes, batch, cfg.text.context))
+    return CaseBatches(cases, processor, cfg, template, batches, skip_broken, warn, listed, len(errors))
+
+
+def _batches_of(shapes: list[tuple[Any, ...]], batch: int, context: int) -> Iterator[CaseBatch]:
+    """Batches of cases of similar length, from (fit, new tokens, images, prompt length, number) of each."""
+    for (fit, new), group in itertools.groupby(sorted(shapes), key=lambda shape: shape[:2]):
         *_, lengths, numbers = zip(*group, strict=True)
-        new = min(new, cfg.text.context - max(lengths))
+        new = min(new, context - max(lengths))
         for start in range(0, len(numbers), batch):
             size = min(batch, len(numbers))
-            batches.append(CaseBatch(numbers[start : start + batch], size, case_fit or None, new))
-    return CaseBatches(
-        cases, processor, cfg, template, tuple(batches), skip_broken, warn, listed, len(errors)
-    )
+            yield CaseBatch(numbers[start : start + batch], size, fit or None, new)
 
 
 def _check_options(

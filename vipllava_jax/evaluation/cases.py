@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The name, without the folder of the file for a row without an id: the same on all computers."""
+        """The name, which for a row without an id is that of its file and line, here without the folder."""
         return self.name.rpartition('/')[2] if self.name == self.where else self.name
 
 
@@ -72,7 +72,7 @@ class Cases:
 
     @property
     def portable_digest(self) -> str:
-        """The same, but independent of the folders in which the files are."""
+        """`digest`, but independent of the folders in which the files are."""
         return self._digest([case.key for case in self.cases])
 
     def _digest(self, names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What an evaluation does otherwise in joined processes: one has the file, and all take the same branches."""
+"""How an evaluation runs in one process, or in processes that have joined and must act alike."""
 
 import contextlib
 import os
@@ -21,23 +21,23 @@ class Stopped(Exception):
 
 
 class Alone:
-    """An evaluation in one process."""
+    """An evaluation in one process: nothing needs to be agreed on."""
 
     journal = staticmethod(open_journal)
     together = staticmethod(contextlib.nullcontext)
-    signals = staticmethod(contextlib.nullcontext)  # they keep their handlers
+    signals = staticmethod(contextlib.nullcontext)  # which keep their handlers
 
-    def in_step(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
+    def in_all_processes(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
         return batches
 
 
 class Joined:
-    """An evaluation by all processes of a pod."""
+    """An evaluation in joined processes: the first has the file of answers, and all answer each batch."""
 
     together = staticmethod(pods.together)
 
     def __init__(self) -> None:
-        self.caught: Callable[[], int] = lambda: 0
+        self.signal_number: Callable[[], int] = lambda: 0
 
     @contextlib.contextmanager
     def journal(
@@ -56,10 +56,10 @@ class Joined:
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
         """Within the block, SIGINT and SIGTERM end the evaluation when a batch is done."""
-        with catch_signals() as self.caught:
+        with catch_signals() as self.signal_number:
             yield
 
-    def in_step(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
+    def in_all_processes(self, batches: Iterator[PreparedBatch]) -> Iterator[PreparedBatch]:
         """The batches, once all processes have prepared the same one; raises Stopped after a signal."""
         while True:
             with pods.together():
@@ -69,7 +69,7 @@ class Joined:
                 raise pods.PodError(
                     'the processes have prepared different questions: give them the same files and options'
                 )
-            if number := pods.signal_of_any(self.caught()):
+            if number := pods.signal_of_any(self.signal_number()):
                 raise Stopped(number)
             if prepared is None:
                 return

@@ -81,7 +81,7 @@ def open_journal(
 
 
 def read_journal(path: Path, settings: dict[str, Any], count: int) -> dict[int, dict[str, Any]]:
-    """The answers in a file of another process, by number; it may be writing them.
+    """The answers in the file of another process, which may still be writing, by number.
 
     Raises ValueError if the file is damaged or has other settings, and OSError if it is missing.
     """

@@ -1,4 +1,4 @@
-"""Puts the parts of an evaluation together, which independent processes have answered."""
+"""Merges the parts of an evaluation, which independent processes have answered."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +9,8 @@ from vipllava_jax.evaluation.journal import read_journal
 from vipllava_jax.messages import listed
 from vipllava_jax.row_shards import Shard, shards
 
-SHARD = 'shard'  # the setting with the part, in the first line of its file
-SHOWN = 6  # parts that a message lists
+SHARD = 'shard'  # the name of the setting that says which part a file holds
+SHOWN = 6  # the most parts that a message lists
 
 
 class Incomplete(ValueError):
@@ -56,14 +56,14 @@ def _incomplete(parts: list[str], count: int, what: str) -> str:
 
 
 def _examine_unanswered(batches: CaseBatches, records: Mapping[int, Any]) -> tuple[list[str], list[int]]:
-    """The errors of cases that were left out because their pictures are damaged, and the other cases."""
+    """The cases without an answer: the errors of those with damaged pictures, the numbers of the others."""
     errors: list[str] = []
     unanswered: list[int] = []
     for batch in batches.pending(records):
         for number in batch.numbers:
             if number in records:
                 continue
-            # pictures are only decoded while they may explain everything that is missing
+            # pictures are decoded only as long as damaged ones may be the reason for all missing answers
             checks = batches.skip_broken and not unanswered
             if checks and (error := batches.picture_error(number, batch.fit)):
                 errors.append(error)

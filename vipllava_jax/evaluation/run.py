@@ -76,7 +76,10 @@ def evaluate(
 def answer_settings(
     cases: Cases, template: str, fit: str | None, max_new_tokens: int | None, *, portable: bool = False
 ) -> dict[str, Any]:
-    """The settings on which answers depend, and a digest of the questions, which may be `portable`."""
+    """The settings on which answers depend, and a digest of the questions.
+
+    A `portable` digest does not depend on the folders of the files.
+    """
     data = cases.portable_digest if portable else cases.digest
     return {'template': template, 'fit': fit, 'max_new_tokens': max_new_tokens, 'data': data}
 
@@ -93,20 +96,20 @@ def run(
 ) -> Result:
     """Answers the questions without an answer, and counts; `load` is only called if there are any.
 
-    If it is `joined`, all processes of a pod answer together: the first has the file, and all return the same
+    With `joined`, all processes that have joined call this: the first has the file, and all return the same
     result. After SIGINT or SIGTERM in one of them, all raise Stopped when the batch is done.
     """
     cases = batches.cases.cases
     errors: list[str] = []
-    team = Joined() if joined else Alone()
-    with team.journal(answers, dict(settings), restart, len(cases)) as journal, team.signals():
+    processes = Joined() if joined else Alone()
+    with processes.journal(answers, dict(settings), restart, len(cases)) as journal, processes.signals():
         if pending := batches.pending(journal.records):
-            with team.together():
+            with processes.together():
                 params = load(pending[0])
             if progress:
                 progress(len(journal.records), batches.total)
-            for prepared in team.in_step(batches.prepare_ahead(pending)):
-                with team.together():
+            for prepared in processes.in_all_processes(batches.prepare_ahead(pending)):
+                with processes.together():
                     new = batches.answers(params, prepared)
                     journal.append(_record(cases[answer.number], answer) for answer in new)
                 errors += prepared.errors

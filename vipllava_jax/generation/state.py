@@ -49,7 +49,7 @@ def row_letters(x: Any) -> str:
 
 
 def pin_state(state: State, mesh: Any) -> State:
-    """The state, under jit with the shardings of its letters: programs that pass it on agree on them."""
+    """The state with the shardings of its letters (under jit), which all programs that take it expect."""
     return map_state(partial(pin, mesh=mesh), state)
 
 

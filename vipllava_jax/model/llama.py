@@ -42,7 +42,7 @@ class Embed(nn.Module):
     @nn.compact
     def table(self, dtype: DTypeLike) -> Any:
         """The table VD; `init` creates it in `dtype`."""
-        axes = WeightAxes('VD', indexed='V')  # divided over devices, every lookup would gather it
+        axes = WeightAxes('VD', indexed='V')  # if V were divided, every lookup would gather the table
         return param(self, 'w', nn.initializers.normal(0.02), axes, self.sizes, dtype)
 
     def __call__(self, tokens: Array, dtype: DTypeLike = jnp.float32) -> Array:
@@ -190,8 +190,8 @@ def write_to_cache(cached: Array, new: Array, offset: Array | None) -> Array:
 
     None is slot 0 for all rows; T must then be at most S. Otherwise, what lies past the last slot is dropped.
 
-    A TPU stores the slots of each head together unless the heads of a device fill its tiles: with 2, 4 or a
-    multiple of 8. It would copy such a cache to write all heads of a slot at once, so they are written one by
+    On a TPU, the slots of one head are stored together, unless the heads of a device fill a tile: 2, 4 or a
+    multiple of 8. Writing all heads of a slot at once would then copy the cache, so heads are written one by
     one.
     """
     if offset is None:
@@ -217,7 +217,7 @@ def _write_rows(cached: Array, new: Array, slots: Array) -> Array:
 def fuse(layer: dict[str, Any], weights: Sequence[Fused] = FUSED) -> dict[str, Any]:
     """Joins q, k, v of a layer's params into one weight DXKH and gate, up into one DXF, for larger products.
 
-    The axes K and F stay intact, so that they can be sharded. `weights` may be only one of the two. A layer
+    The axes K and F stay intact, so that they can be sharded. `weights` may select one of the two. A layer
     with LoRA is returned unchanged, because the adapters of the joined weights differ.
     """
     if any(isinstance(module.get('w'), LoRA) for module in layer.values()):

@@ -13,7 +13,7 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
 from vipllava_jax.device_memory import SLACK, bytes_per_device, working_bytes
 from vipllava_jax.model.quantized import Quantized
-from vipllava_jax.sharding import AnyMesh, spec
+from vipllava_jax.sharding import AnyMesh, sharding
 from vipllava_jax.training import lora
 from vipllava_jax.training.optimizer import Optimizer
 from vipllava_jax.training.parts import in_trained_part, split
@@ -27,11 +27,11 @@ from vipllava_jax.training.step import TrainState
 class TrainingMemory:
     """The bytes that training takes on each device."""
 
-    trainable: int  # the weights that train, in their own dtype
+    trainable: int  # the trained weights, in `param_dtype`
     moments: int  # of the optimizer
     frozen: int
-    gradients: int  # and the trainable weights in the dtype of computation
-    working: int  # an estimate of what the backward pass keeps, and works in
+    gradients: int  # with the copy of the trained weights in the dtype of computation
+    working: int  # an estimate of activations
     memory: int | None  # what the device has; None if that is not known
 
     @property
@@ -44,7 +44,7 @@ class TrainingMemory:
 
     @property
     def fits(self) -> bool | None:
-        """Whether it fits with a tenth to spare; None if the memory of the device is not known."""
+        """Whether it fits with SLACK to spare; None if the memory of the device is not known."""
         return None if self.memory is None else self.total <= self.memory * (1 - SLACK)
 
 
@@ -63,13 +63,12 @@ def plan_training(
     moments = jax.eval_shape(lambda: optimizer.transform().init(_zeros(trainable)))
     step = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(step, trainable, moments)  # type: ignore[arg-type]
-    places = state_shardings(state, mesh)  # type: ignore[arg-type]
-    own, of_optimizer = _bytes(trainable, places.params), _bytes(moments, places.optimizer)
+    places = state_shardings(state, mesh)
     in_float32 = _bytes(trainable, places.params, 4)
     return TrainingMemory(
-        trainable=own,
-        moments=of_optimizer,
-        frozen=bytes_per_device(dict(_without_pairs(frozen)), mesh),
+        trainable=_bytes(trainable, places.params),
+        moments=_bytes(moments, places.optimizer),
+        frozen=bytes_per_device(dict(_without_adapters(frozen)), mesh),
         gradients=in_float32 + _bytes(trainable, places.params, dtype.itemsize),
         working=_working(cfg, settings, dtype, mesh, platform),
         memory=memory,
@@ -93,12 +92,12 @@ def _split(
         add = partial(add, targets=settings.lora_targets)
         params = jax.eval_shape(lambda params: add(params, cfg, key=jax.random.key(0)), params)
     trainable, frozen = split(params, settings.trains)
-    own = jnp.dtype(settings.param_dtype)
-    return jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, own), trainable), frozen
+    param_dtype = jnp.dtype(settings.param_dtype)
+    return jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, param_dtype), trainable), frozen
 
 
-def _without_pairs(frozen: dict[str, Any]) -> Any:
-    """Frozen weights, of which those with an adapter have lost its pair, as (path, shape)."""
+def _without_adapters(frozen: dict[str, Any]) -> Any:
+    """The (path, shape) of each frozen weight, without its adapter, which is trainable."""
     for path, leaf in flat(frozen):
         yield path, leaf.base if hasattr(leaf, 'base') else leaf
 
@@ -114,20 +113,20 @@ def _bytes(tree: Any, places: Any, itemsize: int | None = None) -> int:
 
 
 def _working(cfg: Config, settings: TrainingSettings, dtype: Any, mesh: AnyMesh, platform: str) -> int:
-    """An estimate: what is kept of each layer for the backward pass, the work of one, and its gradient."""
+    """An estimate of activations: those stored for the backward pass, and those of one layer, twice."""
     rows, T = settings.batch // settings.accumulate, settings.max_length
     D, L, F = cfg.text.width, cfg.text.layers, cfg.text.mlp
     hidden = math.prod(_part('BTD', (rows, T, D), mesh)) * dtype.itemsize
     inner = math.prod(_part('BTF', (rows, T, F), mesh)) * dtype.itemsize
-    kept = {'layers': hidden, 'products': 6 * hidden + 2 * inner, 'none': 12 * hidden + 4 * inner}
+    stored = {'layers': hidden, 'products': 6 * hidden + 2 * inner, 'none': 12 * hidden + 4 * inner}
     fused = platform == 'gpu' and dtype.itemsize == 2
     layer = 2 * working_bytes(cfg, dtype, rows, T, mesh, fused_attention=fused)
     gathered = 0
-    if mesh.shape.get('fsdp', 1) > 1:  # the weights of two layers, whole over fsdp, are on each device
+    if mesh.shape.get('fsdp', 1) > 1:  # each device gathers the weights of two layers
         per_layer = 4 * D * cfg.text.heads * cfg.text.head_size + 3 * D * F
         gathered = 2 * per_layer * dtype.itemsize // mesh.shape.get('tensor', 1)
-    return L * kept[settings.remat] + layer + gathered
+    return L * stored[settings.remat] + layer + gathered
 
 
 def _part(letters: str, shape: tuple[int, ...], mesh: AnyMesh) -> tuple[int, ...]:
-    return jax.sharding.NamedSharding(mesh, spec(letters, shape, mesh)).shard_shape(shape)
+    return sharding(letters, shape, mesh).shard_shape(shape)

@@ -73,7 +73,7 @@ def _check_same_run(plan: TrainingPlan) -> None:
     first = pods.from_first(digest)
     with pods.together():
         if digest != first:
-            raise ValueError('other settings or rows than in process 0: give the same command everywhere')
+            raise ValueError('the settings or rows differ from those of process 0: give all the same command')
 
 
 def _train_in_folder(plan: TrainingPlan, checkpoints: Checkpoints, progress: ProgressListener) -> Trained:
@@ -98,7 +98,7 @@ def _train_in_folder(plan: TrainingPlan, checkpoints: Checkpoints, progress: Pro
 def _open_log(
     plan: TrainingPlan, checkpoints: Checkpoints, stack: contextlib.ExitStack
 ) -> tuple[MetricsLog | None, BestStep, int]:
-    """The metrics, in the first process; the best step; and the number of steps that are done."""
+    """The log of metrics, None except in the first process; the best step; the number of steps done."""
     folder, log, best, done = Path(plan.settings.output), None, BestStep([], []), 0
     with pods.together():
         if pods.is_first():
@@ -111,7 +111,7 @@ def _open_log(
     done, best.step, best.loss = pods.from_first([done, best.step, best.loss])
     with pods.together():
         if not (folder / run_record.FILE).exists():
-            raise ValueError(f'output {folder}: process 0 wrote to it, but it is empty here: share it')
+            raise ValueError(f'output {folder}: not the folder of process 0: give one that all share')
     checkpoints.best = best.step
     return log, best, done
 

@@ -1,7 +1,6 @@
 """Reads the settings of a run from a TOML file and keyword arguments, and checks them."""
 
 import difflib
-import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vipllava_jax.files import check_encoding, read_bytes
-from vipllava_jax.mesh_text import ROW_AXES, mesh_text, parse_mesh
+from vipllava_jax.mesh_text import mesh_text, parse_mesh, row_parts
 from vipllava_jax.messages import printable
 from vipllava_jax.training.recipes import RECIPES
 from vipllava_jax.training.settings import KEYS, REQUIRED, TrainingSettings
@@ -60,7 +59,7 @@ def _check_combinations(settings: TrainingSettings) -> None:
 
 def check_divisible(settings: TrainingSettings, axes: Mapping[str, int]) -> None:
     """Raises ValueError if the rows of a micro-batch cannot be divided over the axes of a mesh."""
-    devices = math.prod(axes.get(name, 1) for name in ROW_AXES)
+    devices = row_parts(axes)
     rows = settings.batch // settings.accumulate
     if rows % devices:
         raise ValueError(

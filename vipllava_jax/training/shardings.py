@@ -1,4 +1,4 @@
-"""How the state of a run and its batches are divided over a mesh of devices."""
+"""The shardings of a training state and of batches on a mesh."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.data.examples import Examples
 from vipllava_jax.model.params import weight_axes
 from vipllava_jax.model.quantized import Quantized
-from vipllava_jax.sharding import sharding
+from vipllava_jax.sharding import AnyMesh, sharding
 from vipllava_jax.training.parts import adapted_weight
 from vipllava_jax.weight_sharding import leaf_sharding, with_divisible_groups
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from vipllava_jax.training.step import TrainState
 
 
-def state_shardings(state: 'TrainState', mesh: Mesh) -> 'TrainState':
+def state_shardings(state: 'TrainState', mesh: AnyMesh) -> 'TrainState':
     """The shardings of a state or its shapes.
 
-    Weights and moments of the same shape lie as the letters of the weight say. The rest (the step, the
-    factors of Adafactor's moments) is small, and whole on all devices.
+    Weights, and moments of the same shape, have the shardings of the letters of the weight. The rest (the
+    step, the factors of Adafactor's moments) is small, and whole on all devices.
     """
     weights = {path: (w.shape, _trainable_sharding(path, w, mesh)) for path, w in flat(state.params)}
     whole = NamedSharding(mesh, PartitionSpec())
@@ -38,7 +38,7 @@ def state_shardings(state: 'TrainState', mesh: Mesh) -> 'TrainState':
     )
 
 
-def _trainable_sharding(path: str, leaf: Any, mesh: Mesh) -> Any:
+def _trainable_sharding(path: str, leaf: Any, mesh: AnyMesh) -> Any:
     """The sharding of a leaf of the trainable weights, which may be one of an adapter's pair."""
     weight = adapted_weight(path)
     if weight is None:
@@ -49,7 +49,7 @@ def _trainable_sharding(path: str, leaf: Any, mesh: Mesh) -> Any:
 
 
 def put_quantized(path: str, w: Quantized, mesh: Mesh) -> Quantized:
-    """A quantized weight, divided by its letters; on a mesh int4 may need smaller groups."""
+    """A quantized weight -> the same with the sharding of its letters, and if necessary smaller groups."""
     w = with_divisible_groups(path, w, mesh)
     moved: Quantized = jax.device_put(w, leaf_sharding(path, w, mesh))
     return moved
@@ -67,7 +67,7 @@ def process_rows(count: int, mesh: Mesh | None) -> np.ndarray:
 def put_batch(batch: Examples, mesh: Mesh | None) -> Examples:
     """A batch BT, or the stacked micro-batches ABT of a step, with its rows divided over the mesh.
 
-    The images are those of the rows of `process_rows` alone; the other arrays have all rows.
+    The images are only those of the rows of `process_rows`; the other arrays have all rows.
     """
     if mesh is None:
         return batch
@@ -76,7 +76,7 @@ def put_batch(batch: Examples, mesh: Mesh | None) -> Examples:
     every, loaded = np.arange(count), process_rows(count, mesh)
 
     def put(letters: str, x: Any, rows: np.ndarray) -> jax.Array:
-        """The array of the mesh of which x has the given rows."""
+        """An array on the mesh, of which x has the given rows, along the axis B."""
         axis = letters.index('B')
         shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
 

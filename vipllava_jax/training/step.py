@@ -1,6 +1,7 @@
 """The training step: accumulates gradients over micro-batches and updates the weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +40,8 @@ class StepMetrics(NamedTuple):
     finite: Array  # bool: whether loss and gradient are finite; if not, nothing is updated
 
 
-StepFunction = Callable[[TrainState, Params, Examples, Array], tuple[TrainState, StepMetrics]]
+StepResult = tuple[TrainState, StepMetrics]
+StepFunction = Callable[[TrainState, Params, Examples, Array], StepResult]
 
 
 def init_state(
@@ -49,8 +51,8 @@ def init_state(
 
     Weights that already have that dtype are not copied, and are deleted by the first step, to which the state
     is donated. An update of a bfloat16 weight is often smaller than half its last bit; with stochastic
-    rounding, the sum of many updates is right on average. On a mesh, on which the weights must lie already,
-    moments are divided like their weights.
+    rounding, the sum of many updates is right on average. On a mesh, where the weights must be already,
+    moments have the shardings of their weights.
     """
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), trainable)
     shapes = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), params)
@@ -86,9 +88,7 @@ def make_step(
     """
     transform = optimizer.transform()
 
-    def divide(tree: Params) -> Params:
-        """Divides a tree like the trainable weights over the mesh, as these are."""
-        return tree if shardings is None else jax.lax.with_sharding_constraint(tree, shardings.params)
+    divide = partial(_divide, shardings=None if shardings is None else shardings.params)
 
     def micro_loss(params: Params, frozen: Params, batch: Examples, key: Array) -> tuple[Array, Array]:
         """(the sum of the loss, the number of target tokens)."""
@@ -96,25 +96,33 @@ def make_step(
         params = params if apply_dropout is None else apply_dropout(params, key)
         return loss(params, batch._replace(images=normalize(jnp.asarray(batch.images))), cfg, remat)
 
-    def step(
-        state: TrainState, frozen: Params, batches: Examples, key: Array
-    ) -> tuple[TrainState, StepMetrics]:
+    def step(state: TrainState, frozen: Params, batches: Examples, key: Array) -> StepResult:
         dropout_key, rounding_key = jax.random.split(jax.random.fold_in(key, state.step))
-        # divided again after the cast, so that what devices send each other is in `dtype`
+        # divided again after the cast, so that devices exchange weights in `dtype`
         params = divide(jax.tree.map(lambda w: w.astype(dtype), state.params))
-        (total, tokens), gradients = _accumulate(micro_loss, divide, params, frozen, batches, dropout_key)
-        gradients = jax.lax.optimization_barrier(gradients)  # or XLA would keep some in float32 up to here
-        count = jnp.maximum(tokens, 1)
-        gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / count, gradients)
-        norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients)))
-        finite = jnp.isfinite(total) & jnp.isfinite(norm)
-        metrics = StepMetrics(total / count, norm, tokens, optimizer.at(state.step), finite)
+        sums, gradients = _accumulate(micro_loss, divide, params, frozen, batches, dropout_key)
+        metrics, gradients = _means(*sums, gradients, optimizer.at(state.step))
         updated = _update(transform, state, gradients, rounding_key)
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state), metrics
+        return jax.tree.map(lambda new, old: jnp.where(metrics.finite, new, old), updated, state), metrics
 
-    # a state in is a state out, or the second step would be compiled again
+    # the next state has the shardings of the last one, or the second step would be compiled again
     results = None if shardings is None else (shardings, shardings.step)
     return jax.jit(step, donate_argnums=0, out_shardings=results)
+
+
+def _divide(tree: Params, shardings: Any) -> Params:
+    """A tree like the trainable weights, with their shardings; None leaves it as it is."""
+    return tree if shardings is None else jax.lax.with_sharding_constraint(tree, shardings)
+
+
+def _means(total: Array, tokens: Array, gradients: Params, rate: Array) -> tuple[StepMetrics, Params]:
+    """The sums over the tokens of a step, and its learning rate -> its metrics and the mean gradients."""
+    gradients = jax.lax.optimization_barrier(gradients)  # or XLA would keep some in float32 up to here
+    count = jnp.maximum(tokens, 1)
+    gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / count, gradients)
+    norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(gradients)))
+    finite = jnp.isfinite(total) & jnp.isfinite(norm)
+    return StepMetrics(total / count, norm, tokens, rate, finite), gradients
 
 
 def _accumulate(

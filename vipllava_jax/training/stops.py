@@ -1,4 +1,4 @@
-"""When a run stops early: in all of its processes after the same step."""
+"""Ends a run after a signal, or a broken row, in all of its processes after the same step."""
 
 import contextlib
 import functools
@@ -15,18 +15,18 @@ from vipllava_jax.data.batch_maker import TrainingBatch
 from vipllava_jax.data.rows import BrokenRow
 from vipllava_jax.signals import catch_signals
 
-BROKEN_ROW = 1 << 10  # what a process sends that cannot make its next batch; larger than any signal
+BROKEN_ROW = 1 << 10  # sent instead of a signal if the next batch cannot be made; larger than any signal
 
 
 class Stops:
     """The signals that arrived at any process of a run.
 
-    Several processes tell each other with every step what arrived before it. They learn it while the devices
-    compute that step, so that no device waits.
+    In a run of several processes, each sends with every step the signal that it has received, and the devices
+    compute the largest. The processes read it while the devices compute the step, so that no device waits.
     """
 
     def __init__(self, signal_number: Callable[[], int], mesh: Mesh | None):
-        self._own = signal_number
+        self._local_signal = signal_number
         self._mesh = mesh if pods.process_count() > 1 else None
         self._sent: Array | None = None
         self._signal = 0  # on which the processes have agreed
@@ -44,7 +44,7 @@ class Stops:
                 following = next(batches, None)
             except BrokenRow as caught:
                 error = caught
-            self._send(BROKEN_ROW if error else self._own(), self._mesh)
+            self._send(BROKEN_ROW if error else self._local_signal(), self._mesh)
             yield batch
             if self._received() == BROKEN_ROW:
                 with pods.together():
@@ -64,15 +64,15 @@ class Stops:
     def signal(self) -> int:
         """The signal after which the run stops with this step, or 0; the same in all processes."""
         if self._mesh is None:
-            return self._own()
+            return self._local_signal()
         reason = self._received()
         return self._signal or (0 if reason == BROKEN_ROW else reason)
 
     def signal_now(self) -> int:
-        """`signal`, for which the processes wait for one another."""
+        """As `signal`, but at any time: the processes wait for one another."""
         if self._mesh is None:
-            return self._own()
-        self._signal = self._signal or pods.signal_of_any(self._own())
+            return self._local_signal()
+        self._signal = self._signal or pods.signal_of_any(self._local_signal())
         return self._signal
 
 
