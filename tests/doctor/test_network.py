@@ -62,7 +62,7 @@ def test_joining_says_why_the_others_are_missing(closed):
     (found,) = check_joining(closed, 2, 1, 3)
     assert found.status == 'FAIL'
     assert 'nothing listens on the port' in found.found
-    assert found.advice.startswith('a firewall may close port')
+    assert found.advice.startswith('a firewall may block port')
     (found,) = check_joining(None, None, None, 3)
     assert (found.status, found.found) == ('FAIL', 'no cluster that jax knows was found')
     assert '--coordinator or' in found.advice

@@ -198,7 +198,7 @@ def show(layout: Layout) -> Iterator[str]:
     yield 'inference, for each device'
     yield line('weights', plan.weights, '')
     yield line('cache', plan.cache, f'{rows} of {layout.batch} rows, {layout.context:,} tokens')
-    gathered = ', with weights gathered over fsdp' if layout.axes.get('fsdp', 1) > 1 else ''
+    gathered = ', with the weights gathered' if layout.axes.get('fsdp', 1) > 1 else ''
     yield line('working memory', plan.working, f'an estimate{gathered}')
     yield line('together', plan.total, verdict(plan))
     if layout.training is not None:

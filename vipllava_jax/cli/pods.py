@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from vipllava_jax.cli.numbers import WholeNumber
-from vipllava_jax.messages import brief, one_line, printable
+from vipllava_jax.messages import one_line, printable
 
 F = TypeVar('F', bound=Callable[..., Any])
 NOTICE_SECONDS = 5.0  # without the others, after which the command says that it waits
@@ -112,7 +112,7 @@ def joined_pod(options: dict[str, Any]) -> Iterator[bool]:
             raise
         name = f'process {pods.process_index()} of {pods.process_count()}'
         message = f'{name} has lost the others, of which one may have ended: {one_line(error)}'
-        raise ValueError(message) from None
+        raise ValueError(f'{message}: see their output; the same command resumes') from None
     pods.leave()
 
 
@@ -123,7 +123,9 @@ def check_same(options: Mapping[str, Any]) -> None:
     """
     from vipllava_jax import pods
 
-    values = pods.gather({name: brief(value) if value else 'not given' for name, value in options.items()})
+    values = pods.gather(
+        {name: printable(str(value), 80) if value else 'not given' for name, value in options.items()}
+    )
     for index, other in enumerate(values):
         for name, first in values[0].items():
             if other[name] != first:

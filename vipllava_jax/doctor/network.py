@@ -10,8 +10,8 @@ NAME = 'coordinator'
 DISTRIBUTED = re.compile(', or --distributed off [a-z ]*|; --distributed off [a-z ]*')
 CORRECT = 'correct the option or the variable'
 FIREWALL = (
-    'start process 0 first, or look at the address and at firewalls (jax takes port 8482 on TPUs, clouds '
-    'often open 8476 only: set JAX_COORDINATOR_PORT)'
+    'start process 0 first, or look at the address and at firewalls (on TPUs jax uses 8482, but clouds '
+    'often open only 8476: set JAX_COORDINATOR_PORT)'
 )
 START_SECONDS = 60  # for Python and jax, and for what explains a failure
 
