@@ -107,6 +107,7 @@ def test_parts_of_copies_of_the_files_on_several_computers_fit(vipllava, folder,
         (('--merge', '0'), '--merge'),
         (('--merge', '4', '--shard', '0/4'), 'give one of them'),
         (('--shard', '0/4', '--distributed', 'on'), 'do not join: leave out --distributed'),
+        (('--merge', '4', '--process-index', '0'), 'do not join: leave out --process-index'),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_read(vipllava, tmp_path, monkeypatch, options, message):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vipllava_jax.evaluation.run import Result
 
 F = TypeVar('F', bound=Callable[..., Any])
+JOINING = ('coordinator', 'process_count', 'process_index')  # options of processes that join
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,12 @@ def pop_division(options: dict[str, Any], output: Path) -> Division:
         return Division(output)
     if shard is not None and merge is not None:
         raise click.UsageError('--shard asks, and --merge puts together what was answered: give one of them')
-    if options['distributed'] == 'on':
+    joining = ['--distributed'] if options['distributed'] == 'on' else []
+    joining += [f'--{name.replace("_", "-")}' for name in JOINING if options[name] is not None]
+    if joining:
         name = '--merge' if shard is None else '--shard'
         raise click.UsageError(
-            f'{name} is for independent processes, which do not join: leave out --distributed'
+            f'{name} is for independent processes, which do not join: leave out {", ".join(joining)}'
         )
     options['distributed'] = 'off'
     division = Division(output, None if shard is None else parse_shard(shard, os.environ), merge)
@@ -89,8 +92,8 @@ def merge(
     records, errors = read_parts(batches, division.output, division.merge, part_settings)
     with open_journal(division.output, settings, restart, len(batches.cases.cases)) as journal:
         journal.append(records[n] for n in sorted(records))
-        said = f'{len(journal.records)} answers of {division.merge} parts are in {division.output}'
-        click.echo(f'vipllava: {printable(said)}', err=True)
+        message = f'{len(journal.records)} answers of {division.merge} parts are in {division.output}'
+        click.echo(f'vipllava: {printable(message)}', err=True)
         return make_result(batches, journal.records, errors)
 
 
@@ -103,21 +106,21 @@ def count_all(
 
     assert division.shard
     count = division.shard.count
-    said = f'part {division.shard}: {answered} answers in {division.file}'
+    message = f'part {division.shard}: {answered} answers in {division.file}'
     missing = [shard for shard in shards(count) if not shard.file(division.output).exists()]
     result = None
     if missing:
-        said += f'; {len(missing)} of {count} parts have no file here yet'
+        message += f'; {len(missing)} of {count} parts have no file here yet'
     else:
         batches = group()
         try:
             records, errors = read_parts(batches, division.output, count, settings)
         except Incomplete as incomplete:
-            said += f'; {incomplete}'
+            message += f'; {incomplete}'
         else:
-            said += f'; all {count} parts are complete'
+            message += f'; all {count} parts are complete'
             result = make_result(batches, records, errors)
     if result is None:
-        said += f'. The last part to end counts all, and so does --merge {count}'
-    click.echo(f'vipllava: {printable(said)}', err=True)
+        message += f'. The last part to end counts all, and so does --merge {count}'
+    click.echo(f'vipllava: {printable(message)}', err=True)
     return result
