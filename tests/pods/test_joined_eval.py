@@ -80,7 +80,7 @@ main()
 """
     first, second = run_processes(script.format(['vipllava', *command]), env=compiled)
     assert (first.code, second.code, second.out) == (2, 2, '')
-    assert "--mesh is 'tensor=4' in process 0, but 'data=4' in process 1" in first.err
+    assert '--mesh is tensor=4 in process 0, but data=4 in process 1' in first.err
 
 
 def test_an_error_in_one_process_ends_both(command, compiled, tmp_path):
