@@ -134,14 +134,8 @@ def eval(
     with joined_pod(options):
         from vipllava_jax import pods
 
-        check_same(
-            {
-                'mesh': mesh if mesh in (None, 'auto') else mesh_text(mesh),
-                'dtype': weights.dtype,
-                'quantize': weights.quantize,
-                **options,
-            }
-        )
+        check_same({'mesh': mesh and (mesh if mesh == 'auto' else mesh_text(mesh)), **options})
+        check_same({**vars(weights), 'adapter': weights.adapter and 'given'})  # its folder may differ
         with pods.together():
             check_mesh(mesh)
             cases = find_cases(data, images, outputs, options)
