@@ -111,7 +111,7 @@ def plan_memory(
     context: int | None = None,
     platform: str = 'tpu',
 ) -> MemoryPlan:
-    """The bytes of each device for inference with params of these shapes; `memory` is what a device has.
+    """The bytes of each device for inference with params of these shapes; `memory` is that of one device.
 
     `batch` rows of `context` tokens, by default all of the model's context, are answered together.
     """

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs on your computer. Each host of a TPU slice answers its part of the questions, independently of the others.
-# The variables make the four chips of a host a TPU of its own: without them, they wait for the other hosts.
+# The variables make the four chips of a host a separate TPU: without them, they wait for the other hosts.
 # MODEL, DATA and OUTPUT are paths on the hosts.
 set -eu
 

@@ -13,7 +13,7 @@ from vipllava_jax.doctor.check import failed, ok, skipped
 
 
 def run(*args, **environment):
-    """Runs the command in a process of its own, on two devices."""
+    """Runs the command in a separate process, on two devices."""
     flags = '--xla_force_host_platform_device_count=2'
     return subprocess.run(
         [sys.executable, '-m', 'vipllava_jax', *map(str, args)],

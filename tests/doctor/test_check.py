@@ -1,4 +1,4 @@
-"""What may block or crash runs in a process of its own, and a time limit ends it."""
+"""What may block or crash runs in a separate process, and a time limit ends it."""
 
 import subprocess
 import sys

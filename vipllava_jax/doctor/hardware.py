@@ -13,7 +13,7 @@ from vipllava_jax.messages import brief
 SLOW = 0.7  # of the median of the devices: a slower one is reported
 ENVIRONMENT = {
     'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # or jax would take most of a GPU's memory for the test
-    'JAX_ENABLE_COMPILATION_CACHE': 'false',  # its folder has a check of its own
+    'JAX_ENABLE_COMPILATION_CACHE': 'false',  # another check covers its folder
 }
 BUSY = (
     'another program may hold the devices; on a TPU slice of several hosts, run the command on all hosts at '
@@ -51,8 +51,8 @@ def describe_devices(found: dict[str, Any]) -> Check:
 
 
 def _advice_without_devices() -> str:
-    if wanted := os.environ.get('JAX_PLATFORMS'):
-        return f'JAX_PLATFORMS is {brief(wanted, 40)}: unset it to use what there is, or {INSTALL_CUDA}'
+    if platforms := os.environ.get('JAX_PLATFORMS'):
+        return f'JAX_PLATFORMS is {brief(platforms, 40)}: unset it to use what there is, or {INSTALL_CUDA}'
     return 'see the checks above; pip install --upgrade jax'
 
 

@@ -13,6 +13,7 @@ from vipllava_jax.gathering import replicate
 from vipllava_jax.generation.state import row_letters
 from vipllava_jax.mesh_text import row_parts
 from vipllava_jax.sharding import sharding
+from vipllava_jax.weight_sharding import put
 
 
 def place_rows(tree: Any, mesh: Mesh | None) -> Any:
@@ -32,8 +33,7 @@ def _place(x: Any, mesh: Mesh, parts: int) -> Array:
     x = np.asarray(x)
     if missing := -len(x) % parts:
         x = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
-    at = sharding(row_letters(x), x.shape, mesh)
-    return jax.make_array_from_callback(x.shape, at, lambda index: x[index])
+    return put(x, sharding(row_letters(x), x.shape, mesh))
 
 
 def to_host(x: Array) -> np.ndarray:

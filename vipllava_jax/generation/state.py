@@ -39,8 +39,11 @@ class State:
 
 def map_state(f: Callable[[Any, str], Any], state: State) -> State:
     """Applies f to each leaf of a state and its letters, in which a dot is an axis that no mesh divides."""
-    cached = {id(x) for x in jax.tree.leaves(state.cache)}
-    return jax.tree.map(lambda x: f(x, 'BSKH' if id(x) in cached else row_letters(x)), state)
+
+    def apply(path: Any, x: Any) -> Any:
+        return f(x, 'BSKH' if path[0].name == 'cache' else row_letters(x))
+
+    return jax.tree_util.tree_map_with_path(apply, state)
 
 
 def row_letters(x: Any) -> str:
