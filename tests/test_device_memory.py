@@ -20,7 +20,7 @@ from vipllava_jax.device_memory import (
     plan_memory,
     working_bytes,
 )
-from vipllava_jax.generation.decoding import prefill_batch
+from vipllava_jax.generation.programs import prefill_batch
 from vipllava_jax.generation.rows import place_rows
 from vipllava_jax.generation.state import eos_rows
 from vipllava_jax.model.llama import Cache

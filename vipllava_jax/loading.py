@@ -16,8 +16,9 @@ from vipllava_jax.config import Config
 from vipllava_jax.convert import torch_files
 from vipllava_jax.files import read_json
 from vipllava_jax.folders import listing
+from vipllava_jax.generation.hugging_face_settings import settings_from_hugging_face
 from vipllava_jax.generation.model import Model
-from vipllava_jax.generation.settings import GenerationSettings, settings_from_hugging_face
+from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.hub import HUB_NAME, from_hub, has_weights
 from vipllava_jax.messages import CheckpointError, brief
 from vipllava_jax.progress_bar import Progress, shown_progress

@@ -14,6 +14,7 @@ from scripts.demo import exam
 from tests.rows import alone, ragged
 from vipllava_jax import placement
 from vipllava_jax.generation import decoding
+from vipllava_jax.generation.plan import max_new_tokens_for
 from vipllava_jax.generation.sampling import sampling_of
 from vipllava_jax.generation.state import eos_rows
 
@@ -185,13 +186,13 @@ def test_invalid_settings_are_named_before_anything_runs(params, cfg, batch, mon
 
 
 def test_without_a_limit_the_context_is_the_limit(params, cfg, batch):
-    assert (decoding.max_new_tokens_for(batch, cfg, None) == cfg.text.context - batch.lengths.max()).all()
+    assert (max_new_tokens_for(batch, cfg, None) == cfg.text.context - batch.lengths.max()).all()
 
 
 def test_half_precision_keeps_its_dtype(cfg, batch):
     params = vj.abstract(cfg, jnp.bfloat16)
     eos = eos_rows(cfg.eos, len(ROWS))
-    state = jax.eval_shape(partial(decoding.prefill_batch, cfg=cfg, slots=64), params, batch, None, eos)
+    state, _ = jax.eval_shape(partial(decoding.prefill_batch, cfg=cfg, slots=64), params, batch, None, eos)
     state, _ = jax.eval_shape(partial(decoding.decode_chunk, cfg=cfg, steps=2), params, state)
     assert {x.dtype for x in (*state.cache.k, *state.cache.v)} == {jnp.dtype(jnp.bfloat16)}
 
@@ -233,8 +234,8 @@ def test_settings_are_overridden_by_keywords(params, cfg, batch):
     assert (vj.generate(params, batch, cfg=cfg, settings=settings).lengths == 5).all()
     assert (vj.generate(params, batch, cfg=cfg, settings=settings, max_new_tokens=3).lengths == 3).all()
     for call in (vj.generate, vj.stream, decoding.compile_for):
-        with pytest.raises(TypeError, match='min_p is not a setting of generation: they are max_new'):
-            call(params, batch, cfg=cfg, settings=settings, min_p=0.1)
+        with pytest.raises(TypeError, match='top_x is not a setting of generation: they are max_new'):
+            call(params, batch, cfg=cfg, settings=settings, top_x=0.1)
         with pytest.raises(TypeError, match='settings is .* must be a GenerationSettings'):
             call(params, batch, cfg=cfg, settings={'max_new_tokens': 5})
 
@@ -314,7 +315,7 @@ def test_a_stop_string_that_is_one_token_is_an_end_id(model):
 def test_a_chunk_updates_the_cache_in_place(params, cfg, batch, temperature):
     settings = vj.GenerationSettings(temperature=temperature, seed=0)
     eos = eos_rows(cfg.eos, len(ROWS))
-    state = jax.eval_shape(
+    state, _ = jax.eval_shape(
         partial(decoding.prefill_batch, cfg=cfg, slots=64),
         params,
         batch,

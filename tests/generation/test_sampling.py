@@ -7,12 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vipllava_jax.generation.sampling import Sampling, filter_top_k_top_p, sample
+from vipllava_jax.generation.filters import filter_logits
+from vipllava_jax.generation.sampling import Sampling, select
 
 
 def sampling(B, temperature=1.0, top_k=0, top_p=1.0, seed=0):
     keys = jax.random.split(jax.random.key(seed), B)
-    return Sampling(jnp.full(B, temperature), jnp.full(B, top_k), jnp.full(B, top_p), keys)
+    return Sampling(jnp.full(B, temperature), jnp.full(B, top_k), jnp.full(B, top_p), jnp.zeros(B), keys)
+
+
+def sample(logits, sampling, positions):
+    return select(logits if sampling is None else filter_logits(logits, sampling), sampling, positions)
 
 
 def test_greedy_decoding_selects_the_most_likely_token(rng):
@@ -32,7 +37,7 @@ def test_rows_of_temperature_0_are_greedy_next_to_sampled_rows(rng):
 @given(st.integers(1, 20), st.floats(0.05, 0.999), st.floats(0.2, 3.0), st.integers(0, 1000))
 def test_top_k_and_top_p_keep_the_tokens_of_their_definition(k, p, temperature, seed):
     logits = np.random.default_rng(seed).normal(size=20).astype(np.float32)
-    got = np.isfinite(filter_top_k_top_p(logits[None], sampling(1, temperature, k, p))[0])
+    got = np.isfinite(filter_logits(logits[None], sampling(1, temperature, k, p))[0])
     order = np.argsort(-logits)[:k]
     weights = np.exp((logits[order] - logits.max()) / temperature)
     before = np.cumsum(weights) / weights.sum() - weights / weights.sum()
@@ -79,6 +84,4 @@ def test_filtered_logits_are_those_of_transformers(rng, temperature, k, p):
     if p < 1:
         peer.append(TopPLogitsWarper(p))
     expected = peer(None, torch.tensor(logits)).numpy()
-    np.testing.assert_allclose(
-        filter_top_k_top_p(logits, sampling(8, temperature, k, p)), expected, rtol=1e-6
-    )
+    np.testing.assert_allclose(filter_logits(logits, sampling(8, temperature, k, p)), expected, rtol=1e-6)

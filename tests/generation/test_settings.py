@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vipllava_jax.generation.hugging_face_settings import settings_from_hugging_face
 from vipllava_jax.generation.settings import (
     GenerationSettings,
-    settings_from_hugging_face,
     with_overrides,
 )
 
@@ -99,7 +99,7 @@ def test_overrides_replace_fields():
         with_overrides(settings, {'top_k': -1})
 
 
-@pytest.mark.parametrize('name', ['min_p', 'num_beams', 'repetition_penalty', 'logprobs', 'do_sample'])
+@pytest.mark.parametrize('name', ['min_q', 'beams', 'params'])
 def test_an_unknown_setting_is_refused_with_the_known_ones(name):
     with pytest.raises(TypeError, match=f'{name} is not a setting of generation: they are max_new_'):
         with_overrides(None, {name: 1})

@@ -9,7 +9,7 @@ import pytest
 
 import vipllava_jax as vj
 from tests.rows import alone, ragged
-from vipllava_jax.generation.decoding import decode_chunk, prefill_batch
+from vipllava_jax.generation.programs import decode_chunk, prefill_batch
 from vipllava_jax.generation.sampling import sampling_of
 from vipllava_jax.generation.state import NO_ID, eos_rows, insert, take
 
@@ -27,7 +27,8 @@ def batch(cfg, rng):
 def prefill(params, cfg):
     def run(batch, settings=GREEDY, slots=64, eos=()):
         B = len(batch.tokens)
-        return prefill_batch(params, batch, sampling_of(settings, B), eos_rows(eos, B), cfg=cfg, slots=slots)
+        settings = sampling_of(settings, B), eos_rows(eos, B)
+        return prefill_batch(params, batch, *settings, cfg=cfg, slots=slots)[0]
 
     return run
 
@@ -35,7 +36,7 @@ def prefill(params, cfg):
 def decode(params, cfg, state, steps=8):
     """The tokens BT of a chunk, which is run on a copy of the state."""
     copy = jax.tree.map(jnp.copy, state)
-    return np.asarray(decode_chunk(params, copy, cfg=cfg, steps=steps)[1])
+    return np.asarray(decode_chunk(params, copy, cfg=cfg, steps=steps)[1].tokens)
 
 
 def same(a, b):
@@ -65,9 +66,9 @@ def test_every_leaf_leads_with_the_rows(params, cfg, batch, prefill, settings):
 def test_the_ids_are_the_prompt_and_the_answer(params, cfg, batch, prefill):
     state = prefill(batch)
     first = np.asarray(state.tokens)
-    state, tokens = decode_chunk(params, state, cfg=cfg, steps=8)
+    state, new = decode_chunk(params, state, cfg=cfg, steps=8)
     for row, length in enumerate(batch.lengths):
-        expected = [*batch.tokens[row, :length], first[row], *np.asarray(tokens[row])]
+        expected = [*batch.tokens[row, :length], first[row], *np.asarray(new.tokens[row])]
         np.testing.assert_array_equal(state.ids[row, : len(expected)], expected)
         assert state.positions[row] == len(expected) - 1
         assert state.ids[row, state.positions[row]] == state.tokens[row]
@@ -86,7 +87,7 @@ def test_each_row_has_its_own_end_ids(params, cfg, batch, prefill):
     plain_tokens = decode(params, cfg, prefill(batch))
     eos = eos_rows((), len(ROWS))
     eos[1, 3] = plain_tokens[1, 2]
-    state = prefill_batch(params, batch, None, eos, cfg=cfg, slots=64)
+    state, _ = prefill_batch(params, batch, None, eos, cfg=cfg, slots=64)
     tokens = decode(params, cfg, state)
     np.testing.assert_array_equal(tokens[[0, 2]], plain_tokens[[0, 2]])
     end = plain_tokens[1].tolist().index(plain_tokens[1, 2])

@@ -18,7 +18,8 @@ from vipllava_jax.benchmark.subject import Subject
 from vipllava_jax.benchmark.timing import Run
 from vipllava_jax.compilation import SETTINGS
 from vipllava_jax.config import Config
-from vipllava_jax.generation.decoding import CHUNK, decode_chunk, generate, prefill_batch
+from vipllava_jax.generation.decoding import CHUNK, generate
+from vipllava_jax.generation.programs import decode_chunk, prefill_batch
 from vipllava_jax.generation.rows import place_rows, to_host
 from vipllava_jax.generation.state import State, eos_rows, map_state, pin_state
 from vipllava_jax.inputs.batch import Batch, bucket
@@ -54,7 +55,7 @@ class Ours(NamedTuple):
         prompt, eos = self._placed(self.subject.prompt(batch, tokens))
         slots = bucket(tokens + STEPS)
         run = partial(prefill_batch, params, prompt, None, eos, cfg=cfg, slots=slots)
-        return timed(lambda: to_host(run().tokens))
+        return timed(lambda: to_host(run()[1].tokens))
 
     def generate(self, batch: int, tokens: int) -> Run:
         """Times generation: prompts with one image each on the host -> answers of STEPS tokens."""
@@ -73,8 +74,8 @@ class Ours(NamedTuple):
             state = jax.block_until_ready(dataclasses.replace(state, positions=positions))
             begin = time.perf_counter()
             for _ in range(STEPS // CHUNK):
-                state, tokens = decode_chunk(params, state, cfg=cfg, steps=CHUNK)
-            jax.block_until_ready((state, tokens))
+                state, new = decode_chunk(params, state, cfg=cfg, steps=CHUNK)
+            jax.block_until_ready((state, new))
             return (time.perf_counter() - begin) / STEPS
 
         return run
@@ -83,7 +84,7 @@ class Ours(NamedTuple):
         """The state of `batch` rows: one prompt with an image, prefilled once and copied to every row."""
         params, cfg, mesh = self.subject
         prompt, eos = self._placed(self.subject.prompt(1, context))
-        few = prefill_batch(params, prompt, None, eos, cfg=cfg, slots=bucket(context + STEPS))
+        few, _ = prefill_batch(params, prompt, None, eos, cfg=cfg, slots=bucket(context + STEPS))
 
         def copied(few: State) -> State:
             return pin_state(jax.tree.map(lambda x: jnp.repeat(x[:1], batch, axis=0), few), mesh)
@@ -111,7 +112,8 @@ class Ours(NamedTuple):
 
         def programs() -> None:
             prefill_batch.lower(params, prompt, None, eos, cfg=cfg, slots=slots).compile()
-            state = jax.eval_shape(partial(prefill_batch, cfg=cfg, slots=slots), params, prompt, None, eos)
+            prefill = partial(prefill_batch, cfg=cfg, slots=slots)
+            state, _ = jax.eval_shape(prefill, params, prompt, None, eos)
             decode_chunk.lower(params, map_state(placed, state), cfg=cfg, steps=CHUNK).compile()
 
         run = timed(programs)

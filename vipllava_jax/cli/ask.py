@@ -203,7 +203,7 @@ def prepare(
     weights = loading.open(folder, options, mesh)
     processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
     from vipllava_jax.answering.replies import with_template_stops
-    from vipllava_jax.generation.decoding import max_new_tokens_for
+    from vipllava_jax.generation.plan import max_new_tokens_for
     from vipllava_jax.generation.settings import GenerationSettings
 
     with single_prompt():

@@ -1,42 +1,91 @@
-"""The result of generation: the tokens of the answers, on the host."""
+"""The result of generation: the answers on the host, with what was reported of their tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from vipllava_jax.generation.stopping import find_stop
+from vipllava_jax.generation.next_token import NewTokens
+from vipllava_jax.generation.settings import GenerationSettings
+from vipllava_jax.generation.stopping import AnswerEnds, find_stop
 from vipllava_jax.inputs.batch import describe_array
 
 SHOWN = 16  # maximum number of rows in a notebook
+REPORTED = ('logprobs', 'scores', 'top_ids', 'top_logprobs')
 
 
 class GeneratedAnswer(NamedTuple):
-    """The answer of one row."""
+    """One answer of n tokens, without padding."""
 
     tokens: np.ndarray  # n int32, including the token that ended it
     finished: bool
-    finish_reason: str  # 'stop' or 'length'
+    finish_reason: str  # 'stop', 'length' or 'time'
+    logprobs: np.ndarray | None = None  # n float32
+    top_ids: np.ndarray | None = None  # nxk int32
+    top_logprobs: np.ndarray | None = None  # nxk float32
+    scores: np.ndarray | None = None  # n float32
+    sequence_score: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """The answers to a batch of prompts, as numpy arrays; iterating yields one GeneratedAnswer per row."""
+    """The A answers to a batch of prompts, as numpy arrays; iterating yields one GeneratedAnswer for each.
 
-    tokens: np.ndarray  # BxT int32, including the token that ended the answer, followed by padding
-    lengths: np.ndarray  # B, the number of tokens of each answer, including the token that ended it
-    finished: np.ndarray  # B, whether an end id or a stop string ended the answer, not max_new_tokens
-    finish_reasons: tuple[str, ...]  # B times 'stop' (an end id or a stop string) or 'length'
+    With n answers per prompt, A is B·n and the answers to a prompt follow one another. Log-probabilities are
+    natural logarithms. They are those of the model, before processors and temperature; `scores` come after
+    all of them: what the tokens were selected by, as in transformers. After the end of an answer, tokens are
+    padding and all numbers 0.
+    """
+
+    tokens: np.ndarray  # AxT int32, including the token that ended the answer, followed by padding
+    lengths: np.ndarray  # A, the number of tokens of each answer, including the token that ended it
+    finished: np.ndarray  # A, whether an end id or a stop string ended the answer
+    finish_reasons: tuple[str, ...]  # A times 'stop' (an end id or a stop string), 'length' or 'time'
     stop: tuple[str, ...] = ()  # the stop strings, which `truncate` leaves out of a text
     keep_stop: bool = False
+    logprobs: np.ndarray | None = None  # AxT float32, with the setting `logprobs`
+    top_ids: np.ndarray | None = None  # AxTxk int32, the most likely tokens, with `logprobs` above 0
+    top_logprobs: np.ndarray | None = None  # AxTxk float32
+    scores: np.ndarray | None = None  # AxT float32, with `logprobs`
+    sequence_scores: np.ndarray | None = None  # A float32, with beams: what they are ranked by
+
+    @classmethod
+    def of(cls, pieces: Sequence[NewTokens], ends: AnswerEnds, settings: GenerationSettings) -> Self:
+        """The answers whose tokens arrived in pieces."""
+        T = ends.lengths.max()
+
+        def joined(name: str) -> np.ndarray | None:
+            parts = [getattr(piece, name) for piece in pieces]
+            return None if parts[0] is None else np.concatenate(parts, axis=1)[:, :T]
+
+        reports = {name: joined(name) for name in REPORTED}
+        for name, x in reports.items():
+            if x is not None:
+                ended = np.arange(T) >= ends.lengths[:, None]
+                x = x[..., : settings.logprobs] if x.ndim == 3 else x
+                reports[name] = np.where(ended.reshape(*ended.shape, *[1] * (x.ndim - 2)), 0, x)
+        return cls(
+            tokens=np.concatenate([piece.tokens for piece in pieces], axis=1)[:, :T],
+            lengths=ends.lengths.copy(),
+            finished=np.array([reason == 'stop' for reason in ends.reasons]),
+            finish_reasons=tuple(ends.reasons),
+            stop=tuple(settings.stop),
+            keep_stop=settings.keep_stop,
+            **reports,
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __iter__(self) -> Iterator[GeneratedAnswer]:
-        for tokens, n, reason in zip(self.tokens, self.lengths, self.finish_reasons, strict=True):
-            yield GeneratedAnswer(tokens[:n], reason == 'stop', reason)
+        for row, n in enumerate(self.lengths):
+            reason = self.finish_reasons[row]
+            reports = {name: x[row, :n] for name in REPORTED if (x := getattr(self, name)) is not None}
+            score = None if self.sequence_scores is None else float(self.sequence_scores[row])
+            yield GeneratedAnswer(
+                self.tokens[row, :n], reason == 'stop', reason, **reports, sequence_score=score
+            )
 
     def truncate(self, text: str) -> str:
         """The text of a row's tokens -> the answer, without a stop string and white space at both ends.
@@ -50,7 +99,10 @@ class Generation:
         return text[:end] if self.keep_stop else text[:begin].rstrip()
 
     def __repr__(self) -> str:
-        arrays = f'tokens={describe_array(self.tokens)}, lengths={describe_array(self.lengths)}'
+        names = ('tokens', 'lengths', *REPORTED, 'sequence_scores')
+        arrays = ', '.join(
+            f'{name}={describe_array(x)}' for name in names if (x := getattr(self, name)) is not None
+        )
         return f'Generation({arrays}, finished={self.finished.sum()} of {len(self)})'
 
     def _repr_html_(self) -> str:

@@ -1,4 +1,4 @@
-"""Sampling: from logits to the next token of each row."""
+"""Selection of the next token of each row: the most likely, or a random one with the row's own key."""
 
 import secrets
 
@@ -19,40 +19,50 @@ class Sampling:
     temperature: Array  # B, 0 for greedy decoding
     top_k: Array  # B, 0 for no limit
     top_p: Array  # B, 1 for no limit
+    min_p: Array  # B, 0 for no limit
     keys: Array  # B, random keys
 
 
-def sampling_of(settings: GenerationSettings, B: int) -> Sampling | None:
+def sampling_of(settings: GenerationSettings, B: int, always: bool = False) -> Sampling | None:
     """The sampling settings of B rows; None if every row is greedy; that case is compiled separately.
 
     A single program would make greedy steps of a 7B 2 to 3 % slower on a GPU. With a `lax.cond` around the
-    sampling it costs nothing at 8 rows, but 10 % at one.
+    sampling it costs nothing at 8 rows, but 10 % at one. With `always`, greedy rows get settings too.
 
     Raises ValueError if a setting has another number of rows.
     """
     temperature, top_k, top_p = (settings.per_row(name, B) for name in ('temperature', 'top_k', 'top_p'))
-    seed = secrets.randbits(32) if settings.seed is None else settings.seed
-    seeds = settings.per_row('seed', B)
-    if not temperature.any():
+    min_p = settings.per_row('min_p', B, none=0)
+    keys = row_keys(settings, B)
+    if not temperature.any() and not always:
         return None
+    return Sampling(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p), jnp.float32(min_p), keys)
+
+
+def row_keys(settings: GenerationSettings, B: int) -> Array:
+    """The random keys of B rows: fold_in(key(seed), row), or key(seed[row]) with a seed for each row."""
+    seed = secrets.randbits(32) if settings.seed is None else settings.seed
     if isinstance(seed, int):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(B))
-    else:
-        keys = jax.vmap(jax.random.key)(seeds.astype(np.uint32))
-    return Sampling(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p), keys)
+        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(B))
+    return jax.vmap(jax.random.key)(settings.per_row('seed', B).astype(np.uint32))
 
 
-def sample(logits: Array, sampling: Sampling | None, positions: Array) -> Array:
-    """Logits BV -> tokens B: the most likely, or one sampled with the row's key folded with its position.
+def sample_keys(keys: Array, n: int) -> Array:
+    """The keys of B rows -> those of their n samples, B·n: sample 0 has the row's key, others fold in j."""
+    folded = jax.vmap(lambda key: jax.vmap(lambda j: jax.random.fold_in(key, j))(jnp.arange(n)))(keys)
+    return jnp.where(jnp.arange(n) == 0, keys[:, None], folded).reshape(-1)
+
+
+def select(scores: Array, sampling: Sampling | None, positions: Array) -> Array:
+    """Scores BV -> tokens B: the most likely, or one sampled with the row's key folded with its position.
 
     Decoding is greedy for rows of temperature 0, and for all rows if `sampling` is None.
     """
-    greedy = most_likely(logits)
+    greedy = most_likely(scores)
     if sampling is None:
         return greedy
     keys = jax.vmap(jax.random.fold_in)(sampling.keys, positions)
-    filtered = filter_top_k_top_p(logits, sampling)
-    sampled = jax.vmap(jax.random.categorical)(keys, filtered).astype(jnp.int32)
+    sampled = jax.vmap(jax.random.categorical)(keys, scores).astype(jnp.int32)
     return jnp.where(sampling.temperature > 0, sampled, greedy)
 
 
@@ -73,17 +83,3 @@ def most_likely(logits: Array) -> Array:
         return jnp.take_along_axis(everywhere, winner[None, :, None], axis=0)[0]
 
     return per_device(candidate, 'BV->B.', combine=best)(logits)[:, 1].astype(jnp.int32)
-
-
-def filter_top_k_top_p(logits: Array, sampling: Sampling) -> Array:
-    """Logits BV -> logits / temperature, -inf outside top-k and then top-p (Holtzman et al., 2020)."""
-    logits = logits / jnp.maximum(sampling.temperature, 1e-6)[:, None]
-    falling = jnp.sort(logits, axis=-1, descending=True)
-    V = logits.shape[-1]
-    k = jnp.where(sampling.top_k > 0, jnp.minimum(sampling.top_k, V), V)
-    kth = jnp.take_along_axis(falling, k[:, None] - 1, axis=-1)
-    falling = jnp.where(falling < kth, -jnp.inf, falling)
-    p = jax.nn.softmax(falling, axis=-1)
-    before = jnp.cumsum(p, axis=-1) - p  # the total probability of more likely tokens
-    least = jnp.min(jnp.where(before < sampling.top_p[:, None], falling, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits < jnp.maximum(kth, least), -jnp.inf, logits)

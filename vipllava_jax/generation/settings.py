@@ -3,99 +3,142 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from vipllava_jax.json_fields import LARGEST_NUMBER, Fields
+from vipllava_jax.generation import setting_checks as check
 from vipllava_jax.messages import brief
 
 DEFAULT_NEW_TOKENS = 512
-LARGEST_SEED = 2**32 - 1  # jax ignores the higher bits of a seed
+
+# Settings of transformers and vLLM that do not exist here, and why.
+REFUSED = {
+    'do_sample': 'a temperature above 0 samples, and 0 selects the most likely token',
+    'eos_token_id': 'eos holds the ids that end an answer',
+    'stop_strings': 'stop holds the strings that end an answer',
+    'stop_token_ids': 'eos holds the ids that end an answer',
+    'max_length': 'max_new_tokens counts the tokens of the answer alone',
+    'max_tokens': 'max_new_tokens is the maximum number of tokens of an answer',
+    'min_length': 'min_new_tokens counts the tokens of the answer alone',
+    'n': 'num_return_sequences is the number of answers to each prompt',
+    'guidance_scale': 'guidance compares the answer with that to a second prompt, and the model was not '
+    'trained to answer without a question',
+    'forced_bos_token_id': 'it replaces the first token of a decoder that starts from nothing; here the '
+    'answer continues the prompt: end the prompt with the token',
+}
+
+Number = float | Sequence[float]
+Count = int | Sequence[int]
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How answers are generated; greedy by default.
+    """How answers are generated; greedy by default. Names and meanings are those of transformers.
 
-    Each number may also be a sequence with one number per row. Sequences and arrays are stored as tuples.
-    Raises ValueError, naming the field, if a value is out of range.
+    Each number may also be a sequence with one number per row, except num_return_sequences, num_beams and
+    logprobs. Sequences, arrays and mappings are stored as tuples. Raises ValueError, naming the field, if a
+    value is out of range, and TypeError for a setting that does not exist.
     """
 
-    max_new_tokens: int | Sequence[int] | None = None  # None: 512, or what the context leaves if that is less
-    temperature: float | Sequence[float] = 0.0  # 0: the most likely token is selected
-    top_k: int | Sequence[int] = 0  # sample from the k most likely tokens; 0: all
-    top_p: float | Sequence[float] = 1.0  # sample from the most likely tokens of this total probability
+    max_new_tokens: Count | None = None  # None: 512, or what the context leaves if that is less
+    min_new_tokens: Count | None = None  # before this many tokens, the ids of `eos` cannot be selected
+    max_time: Number | None = None  # seconds after which an answer ends, checked after each chunk of tokens
+    temperature: Number = 0.0  # 0: the most likely token is selected
+    top_k: Count = 0  # sample from the k most likely tokens; 0: all
+    top_p: Number = 1.0  # sample from the most likely tokens of this total probability
+    min_p: Number | None = None  # sample from tokens at least this fraction as likely as the likeliest
+    typical_p: Number = 1.0  # sample from the most typical tokens of this total probability
+    epsilon_cutoff: Number = 0.0  # sample from tokens of at least this probability
+    eta_cutoff: Number = 0.0  # the same with a limit that falls as the entropy rises
+    top_h: Number | None = None  # sample from the most likely tokens of this share of the entropy
+    repetition_penalty: Number = 1.0  # divides the logits of ids in the prompt and the answer, if positive
+    presence_penalty: Number = 0.0  # subtracted from the logits of ids in the answer
+    frequency_penalty: Number = 0.0  # subtracted as often as an id occurs in the answer
+    no_repeat_ngram_size: Count = 0  # no n ids in a row occur twice in the prompt and the answer; 0: any
+    bad_words_ids: Sequence[Sequence[int]] | None = None  # sequences of ids that are never completed
+    sequence_bias: Any = None  # {(id, …): bias} or [[[id, …], bias], …], added where a sequence is completed
+    logit_bias: Any = None  # {id: bias}, added to the logits
+    suppress_tokens: Sequence[int] | None = None  # ids that are never selected
+    begin_suppress_tokens: Sequence[int] | None = None  # ids that are not selected as first token
+    forced_eos_token_id: int | Sequence[int] | None = None  # the only ids for the token at max_new_tokens
+    exponential_decay_length_penalty: tuple[Any, Any] | None = None  # (start, factor): `eos` becomes likelier
+    remove_invalid_values: bool = False  # whether NaN and infinity among the logits become finite
+    renormalize_logits: bool = False  # whether `scores` are log-probabilities after all processors
+    num_return_sequences: int = 1  # the number of answers to each prompt
+    num_beams: int = 1  # the number of beams of beam search; 1: none
+    length_penalty: Number = 1.0  # beams are ranked by their log-probability / length ** length_penalty
+    early_stopping: bool | str = False  # beam search ends: True, with enough answers; 'never', not early
     eos: int | Sequence[int] | None = None  # the ids that end an answer; None: those of the config
     stop: str | Sequence[str] = ()  # strings that end an answer
     keep_stop: bool = False  # whether the text keeps the stop string that ended it
-    seed: int | Sequence[int] | None = None  # row r uses fold_in(key(seed), r) or key(seed[r]); None: random
+    logprobs: int | None = None  # the k most likely tokens are reported for each; 0: only the selected one
+    seed: Count | None = None  # row r uses fold_in(key(seed), r) or key(seed[r]); None: random
+    processors: Sequence[Callable[..., Any]] = ()  # (ids BS, lengths B, logits BV) -> logits BV, under jit
+
+    def __new__(cls, *args: Any, **fields: Any) -> Self:
+        for name in fields:
+            if name in REFUSED:
+                raise TypeError(f'{name} is not a setting: {REFUSED[name]}')
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for name, (convert, is_valid, expected) in NUMBERS.items():
-            value = getattr(self, name)
-            if value is not None or name not in ('max_new_tokens', 'seed'):
-                object.__setattr__(self, name, _numbers(name, value, convert, is_valid, expected))
-        if self.eos is not None:
-            object.__setattr__(self, 'eos', _ids(self.eos))
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
-        if not isinstance(stop, Sequence) or not all(isinstance(text, str) and text for text in stop):
-            raise ValueError(f'stop is {brief(self.stop)}, but must be a list of strings that are not empty')
-        object.__setattr__(self, 'stop', tuple(stop))
-        if not isinstance(self.keep_stop, bool):
-            raise ValueError(f'keep_stop is {brief(self.keep_stop)}, but must be True or False')
+        for name, rule in check.NUMBERS.items():
+            self._set(name, check.numbers, rule)
+        for name, rule in check.COUNTS.items():
+            self._set(name, check.count, rule)
+        for name, checked in CHECKS.items():
+            self._set(name, checked)
+        self._check_number_of_answers()
 
-    def per_row(self, name: str, B: int) -> np.ndarray:
-        """The numbers of a field as an array B; raises ValueError if the field has another number of rows."""
+    def _set(self, name: str, checked: Callable[..., Any], *rule: Any) -> None:
+        """Replaces a field by its checked value; None stays where it is the default."""
         value = getattr(self, name)
-        if np.shape(value) not in ((), (B,)):
+        if value is not None or type(self).__dataclass_fields__[name].default is not None:
+            object.__setattr__(self, name, checked(name, value, *rule))
+
+    def _check_number_of_answers(self) -> None:
+        n = self.num_return_sequences
+        if self.num_beams > 1 and n > self.num_beams:
             raise ValueError(
-                f'{name} has the shape {np.shape(value)}: give one number, or {B}, one for each row'
+                f'num_return_sequences is {n}, but {self.num_beams} beams give at most {self.num_beams} '
+                'answers to a prompt: raise num_beams'
             )
-        return np.broadcast_to(np.asarray(value), B)
+        if self.num_beams == 1 and n > 1 and not np.all(self.temperature):
+            raise ValueError(
+                f'num_return_sequences is {n}, but at temperature 0 the {n} answers to a prompt would be '
+                'equal: set a temperature for each row, or num_beams'
+            )
+
+    def per_row(self, name: str, B: int, none: float | None = None) -> np.ndarray:
+        """The numbers of a field as an array B, `none` for None; the errors are those of `rows_of`."""
+        value = getattr(self, name)
+        return rows_of(name, none if value is None else value, B)
 
 
-Rule = tuple[type, Callable[[np.ndarray], np.ndarray], str]
+def rows_of(name: str, value: Any, B: int) -> np.ndarray:
+    """A number, or one per row -> an array B; ValueError, naming the field, for another number of rows."""
+    if np.shape(value) not in ((), (B,)):
+        raise ValueError(f'{name} has the shape {np.shape(value)}: give one number, or {B}, one for each row')
+    return np.broadcast_to(np.asarray(value), B)
 
 
-def _whole_from(smallest: int, largest: int) -> Rule:
-    return (
-        int,
-        lambda x: (x >= smallest) & (x <= largest) & (x == np.floor(x)),
-        f'a whole number from {smallest} to {largest}',
-    )
-
-
-NUMBERS: dict[str, Rule] = {
-    'max_new_tokens': _whole_from(1, LARGEST_NUMBER),
-    'temperature': (float, lambda x: (x >= 0) & np.isfinite(x), 'finite and not below 0'),
-    'top_k': _whole_from(0, LARGEST_NUMBER),
-    'top_p': (float, lambda x: (x > 0) & (x <= 1), 'above 0 and at most 1'),
-    'seed': _whole_from(0, LARGEST_SEED),
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    'bad_words_ids': check.id_sequences,
+    'sequence_bias': check.biases,
+    'logit_bias': check.id_biases,
+    'suppress_tokens': check.ids,
+    'begin_suppress_tokens': check.ids,
+    'forced_eos_token_id': check.ids,
+    'exponential_decay_length_penalty': check.decay,
+    'remove_invalid_values': check.flag,
+    'renormalize_logits': check.flag,
+    'early_stopping': check.early_stopping,
+    'eos': check.ids,
+    'stop': check.strings,
+    'keep_stop': check.flag,
+    'processors': check.functions,
 }
-
-
-def _numbers(name: str, value: Any, convert: type, is_valid: Any, expected: str) -> Any:
-    """A number or a sequence of numbers -> a Python number or a tuple; ValueError names the field."""
-    error = f'{name} is {{}}, but must be {expected}'
-    try:
-        array = np.asarray(value)
-    except ValueError:  # lists of different lengths
-        array = np.empty(0, object)
-    if array.dtype.kind not in 'iuf' or array.ndim > 1:
-        raise ValueError(error.format(brief(value)) + ', or one such number for each row')
-    valid = is_valid(array)
-    if not valid.all():
-        raise ValueError(error.format(array[~valid][0]))
-    return tuple(map(convert, array.tolist())) if array.ndim else convert(array.item())
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    ids = np.atleast_1d(np.asarray(value if np.ndim(value) == 0 else [*value]))
-    are_integers = ids.dtype.kind in 'iu' or ids.size == 0
-    if not are_integers or ids.ndim != 1 or ((ids < 0) | (ids > LARGEST_NUMBER)).any():
-        raise ValueError(f'eos is {brief(value)}, but must be an id, or ids, from 0 to {LARGEST_NUMBER}')
-    return tuple(ids.tolist())
 
 
 def with_overrides(settings: GenerationSettings | None, overrides: Mapping[str, Any]) -> GenerationSettings:
@@ -104,43 +147,6 @@ def with_overrides(settings: GenerationSettings | None, overrides: Mapping[str, 
     if not isinstance(settings, GenerationSettings):
         raise TypeError(f'settings is {brief(settings)}, but must be a GenerationSettings')
     known = [field.name for field in dataclasses.fields(GenerationSettings)]
-    if unknown := [name for name in overrides if name not in known]:
+    if unknown := [name for name in overrides if name not in known and name not in REFUSED]:
         raise TypeError(f'{unknown[0]} is not a setting of generation: they are {", ".join(known)}')
     return dataclasses.replace(settings, **overrides)
-
-
-def settings_from_hugging_face(generation: Mapping[str, Any]) -> GenerationSettings:
-    """The settings in the content of a generation_config.json; fields that have no counterpart are ignored.
-
-    As in transformers, `do_sample` is false unless the file says otherwise, and then the temperature is 0.
-    Fields that are missing get the defaults of GenerationSettings. `max_length`, which includes the prompt,
-    only lowers the default of `max_new_tokens`. Raises ValueError, naming the field, if one is malformed.
-    """
-    fields = Fields(generation, 'generation_config.json: ')
-    new: int | None = fields.number('max_new_tokens', 0) or None
-    longest = fields.number('max_length', 0) or DEFAULT_NEW_TOKENS
-    if new is None and longest < DEFAULT_NEW_TOKENS:
-        new = longest
-    eos = None if fields.get('eos_token_id', -1) in (-1, [-1], []) else fields.numbers('eos_token_id', 0)
-    if eos and min(eos) < 0:
-        raise fields.error('eos_token_id', fields.get('eos_token_id'), f'ids from 0 to {LARGEST_NUMBER}')
-    sampled, top_k = fields.flag('do_sample'), fields.number('top_k', 0)
-    temperature, top_p = _real(fields, 'temperature', 1.0), _real(fields, 'top_p', 1.0)
-    try:
-        settings = GenerationSettings(
-            max_new_tokens=new,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            eos=eos,
-        )
-    except ValueError as error:
-        raise ValueError(f'{fields.where}{error}') from None
-    return settings if sampled else dataclasses.replace(settings, temperature=0.0)
-
-
-def _real(fields: Fields, name: str, default: float) -> float:
-    value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise fields.error(name, value, 'a number')
-    return value

@@ -12,6 +12,7 @@ from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
 
+from vipllava_jax.generation.processing import Processing
 from vipllava_jax.generation.sampling import Sampling
 from vipllava_jax.model.llama import Cache
 from vipllava_jax.sharding import mesh_of, pin
@@ -31,6 +32,8 @@ class State:
     done: Array  # B bool, whether the row has ended
     eos: Array  # BE int32, the ids that end each row, and NO_ID
     sampling: Sampling | None  # None: every row is greedy
+    processing: Processing | None = None  # None: no row has processors
+    repeats: Array | None = None  # BS int32, as returned by `repeats_of`; None without processors
 
     @property
     def slots(self) -> int:
@@ -96,8 +99,8 @@ def _take(state: State, rows: Array) -> State:
 def insert(state: State, row: int, other: State) -> State:
     """Replaces the rows of `state` from `row` on by those of `other` -> the new state; `state` is donated.
 
-    `other` may have fewer slots and fewer end ids. Raises ValueError if it has more, if its rows do not fit,
-    or if only one of the states is sampled.
+    `other` may have fewer slots, end ids and biased sequences. Raises ValueError if it has more, if its rows
+    do not fit, or if only one of the states is sampled or has processors.
     """
     B, b = len(state.ids), len(other.ids)
     if not 0 <= row <= B - b:
@@ -114,6 +117,20 @@ def insert(state: State, row: int, other: State) -> State:
             f'a {names[0]} row does not fit a {names[1]} state: a greedy row in a sampled state has a '
             'Sampling of temperature 0'
         )
+    if (state.processing is None) != (other.processing is None):
+        names = ['with' if x.processing else 'without' for x in (other, state)]
+        raise ValueError(
+            f'a row {names[0]} processors does not fit a state {names[1]}: a row that needs none in a state '
+            'with processors has a Processing of neutral settings'
+        )
+    for (path, x), new in zip(
+        jax.tree_util.tree_leaves_with_path(state.processing), jax.tree.leaves(other.processing), strict=True
+    ):
+        if any(size > limit for size, limit in zip(new.shape[1:], x.shape[1:], strict=True)):
+            name = jax.tree_util.keystr(path, simple=True, separator='.')
+            raise ValueError(
+                f'{name} of the shape {new.shape} does not fit a state of {x.shape}: create a larger state'
+            )
     return _insert(state, jnp.int32(row), other)
 
 

@@ -16,12 +16,17 @@ def stop_ids(processor: Processor, stops: Sequence[str]) -> list[int]:
     return [id for id in ids if id is not None]
 
 
+def eos_ids(settings: GenerationSettings, cfg: Config) -> tuple[int, ...]:
+    """The end ids of the settings, or else those of the config."""
+    return cfg.eos if settings.eos is None else tuple(np.atleast_1d(settings.eos).tolist())
+
+
 def end_ids(settings: GenerationSettings, cfg: Config, processor: Processor | None) -> tuple[int, ...]:
-    """The ids that end an answer: those of the settings or else the config, and stop strings of one token.
+    """The ids that end an answer: the end ids, and stop strings of one token.
 
     Raises ValueError if there are stop strings and no processor.
     """
-    eos = cfg.eos if settings.eos is None else tuple(np.atleast_1d(settings.eos).tolist())
+    eos = eos_ids(settings, cfg)
     if not settings.stop:
         return eos
     if processor is None:
@@ -84,12 +89,18 @@ class AnswerEnds:
     """Where the answers of a batch end, updated with the tokens of each chunk."""
 
     def __init__(
-        self, limits: np.ndarray, eos: Sequence[int], pad: int, row_stops: Sequence[RowStops] = ()
+        self,
+        limits: np.ndarray,
+        eos: Sequence[int],
+        pad: int,
+        row_stops: Sequence[RowStops] = (),
+        max_time: np.ndarray | None = None,
     ) -> None:
         B = len(limits)
         self.limits = limits  # B, the maximum number of tokens of each answer
         self.eos, self.pad = eos, pad
         self.row_stops = row_stops  # the detector of each row; empty without stop strings
+        self.max_time = np.full(B, np.inf) if max_time is None else max_time  # B, in seconds
         self.lengths = np.zeros(B, np.int32)
         self.reasons = [''] * B  # '' until the answer has ended
 
@@ -97,15 +108,15 @@ class AnswerEnds:
     def all_ended(self) -> bool:
         return all(self.reasons)
 
-    def push(self, tokens: np.ndarray) -> np.ndarray:
-        """New tokens BT -> the same, with padding after the end of each row."""
+    def push(self, tokens: np.ndarray, seconds: float = 0.0) -> np.ndarray:
+        """New tokens BT, `seconds` after the start -> the same, with padding after the end of each row."""
         tokens = tokens.copy()
         for row, ids in enumerate(tokens):
             if self.reasons[row]:
                 ids[:] = self.pad
                 continue
             ids = ids[: self.limits[row] - self.lengths[row]]
-            n, reason = len(ids), ''
+            n, reason = len(ids), 'time' if seconds >= self.max_time[row] else ''
             if n + self.lengths[row] == self.limits[row]:
                 reason = 'length'
             if (end := self._stop(row, ids)) is not None:

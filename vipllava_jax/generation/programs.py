@@ -1,0 +1,164 @@
+"""The two compiled programs of generation: the prefill, and a chunk of decoding steps."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vipllava_jax.config import Config
+from vipllava_jax.generation.next_token import NewTokens, reported, scores_of
+from vipllava_jax.generation.processing import Processing, Processor
+from vipllava_jax.generation.repeats import add_id, repeats_of
+from vipllava_jax.generation.sampling import Sampling, sample_keys, select
+from vipllava_jax.generation.state import State, pin_state, row_letters, write_ids
+from vipllava_jax.inputs.batch import Batch
+from vipllava_jax.model import vipllava
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.sharding import mesh_of, pin
+
+NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
+MAX_FUSED_EOS = 64  # more end ids per row are compared by a reduction, which compiles faster
+
+
+@partial(jax.jit, static_argnames=('cfg', 'slots', 'samples', 'top', 'processors'))
+def prefill_batch(
+    params: Params,
+    batch: Batch,
+    sampling: Sampling | None,
+    eos: Array,
+    processing: Processing | None = None,
+    *,
+    cfg: Config,
+    slots: int,
+    samples: int = 1,
+    top: int | None = None,
+    processors: Sequence[Processor] = (),
+) -> tuple[State, NewTokens]:
+    """Prefills a cache with the prompts of a batch -> the state, and the first new token of each answer, B1.
+
+    `eos` BE are the ids that end each answer, as returned by `eos_rows`; `top` is the number of likeliest
+    tokens that are reported, None for no report. Each row becomes `samples` rows, one after the other. The
+    token is NOT_FINITE for a row whose logits hold NaN or infinity, unless its processors replace them.
+    """
+    state, logits = start(params, batch, sampling, eos, processing, cfg=cfg, slots=slots, copies=samples)
+    if state.sampling is not None and sampling is not None:
+        own = dataclasses.replace(state.sampling, keys=sample_keys(sampling.keys, samples))
+        state = dataclasses.replace(state, sampling=own)
+    scores = next_scores(logits, state, state.positions, processors)
+    tokens = select(scores, state.sampling, state.positions)
+    # The tokens report this, because the host reads them anyway: the check takes no extra transfer.
+    usable = is_usable(logits, state.processing)
+    new = reported(jnp.where(usable, tokens, NOT_FINITE), logits, scores, top)
+    mesh = mesh_of(params)
+    ids = write_ids(state.ids, tokens[:, None], state.positions)
+    state = with_token(dataclasses.replace(state, ids=ids), tokens, is_end(tokens, state.eos))
+    return pin_state(state, mesh), pin_new(jax.tree.map(lambda x: x[:, None], new), mesh)
+
+
+def start(
+    params: Params,
+    batch: Batch,
+    sampling: Sampling | None,
+    eos: Array,
+    processing: Processing | None,
+    *,
+    cfg: Config,
+    slots: int,
+    copies: int = 1,
+) -> tuple[State, Array]:
+    """Prefills a cache -> the state before the first token, with each row `copies` times, and the logits."""
+    logits, cache = vipllava.prefill(
+        params,
+        batch.tokens,
+        batch.images,
+        lengths=batch.lengths,
+        slots=slots,
+        cfg=cfg,
+        image_counts=batch.image_counts,
+    )
+    prompt = jnp.asarray(batch.tokens, jnp.int32)
+    positions = jnp.asarray(batch.lengths, jnp.int32)
+    ids = jnp.pad(prompt, ((0, 0), (0, slots - prompt.shape[1])), constant_values=cfg.pad)
+    repeats = None
+    if processing is not None:
+        repeats = repeats_of(ids, positions, processing.no_repeat_ngram_size.max() - 1)
+    done = jnp.zeros(len(ids), bool)
+    state = State(cache, ids, positions, positions, done, jnp.asarray(eos), sampling, processing, repeats)
+    if copies == 1:
+        return state, logits
+    rows = jnp.repeat(jnp.arange(len(ids)), copies)
+    return jax.tree.map(lambda x: x[rows], (state, logits))
+
+
+@partial(jax.jit, static_argnames=('cfg', 'steps', 'top', 'processors'), donate_argnames='state')
+def decode_chunk(
+    params: Params,
+    state: State,
+    *,
+    cfg: Config,
+    steps: int,
+    top: int | None = None,
+    processors: Sequence[Processor] = (),
+) -> tuple[State, NewTokens]:
+    """Decodes `steps` tokens per row -> the new state, and the tokens, with padding after a row's end.
+
+    `state` is donated: it cannot be used afterwards.
+    """
+
+    def step(state: State, _: None) -> tuple[State, NewTokens]:
+        logits, cache = vipllava.decode(params, state.tokens, state.cache, state.positions, cfg=cfg)
+        positions = jnp.where(state.done, state.positions, state.positions + 1)
+        scores = next_scores(logits, state, positions, processors)
+        tokens = jnp.where(state.done, cfg.pad, select(scores, state.sampling, positions))
+        done = state.done | is_end(tokens, state.eos)
+        new = reported(tokens, logits, scores, top)
+        state = dataclasses.replace(state, cache=cache, positions=positions)
+        if state.processing is not None:  # the processors of the next step read the ids
+            slots = jnp.where(state.done, state.slots, positions)
+            state = dataclasses.replace(state, ids=write_ids(state.ids, tokens[:, None], slots))
+        return pin_state(with_token(state, tokens, done), mesh), new
+
+    mesh = mesh_of(params)
+    first = state.positions + 1
+    state, stacked = jax.lax.scan(step, state, length=steps)
+    new = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stacked)
+    if state.processing is None:  # once per chunk, because nothing reads the ids between its steps
+        state = dataclasses.replace(state, ids=write_ids(state.ids, new.tokens, first))
+    return pin_state(state, mesh), pin_new(new, mesh)
+
+
+def next_scores(logits: Array, state: State, lengths: Array, processors: Sequence[Processor]) -> Array:
+    """Logits BV -> the scores BV of the next tokens, with the settings of a state."""
+    return scores_of(logits, state.ids, lengths, state.repeats, state.sampling, state.processing, processors)
+
+
+def with_token(state: State, tokens: Array, done: Array) -> State:
+    """The state with the newest tokens B, which are in its ids if it has processors."""
+    repeats = state.repeats
+    if repeats is not None:
+        repeats = add_id(repeats, state.ids, tokens)
+    return dataclasses.replace(state, tokens=tokens, done=done, repeats=repeats)
+
+
+def is_usable(logits: Array, processing: Processing | None) -> Array:
+    """Whether the logits BV of each row are finite, or its processors make them so."""
+    finite = jnp.isfinite(logits).all(axis=-1)
+    return finite if processing is None else finite | processing.remove_invalid_values
+
+
+def pin_new(new: NewTokens, mesh: Any) -> NewTokens:
+    return jax.tree.map(lambda x: pin(x, row_letters(x), mesh), new)
+
+
+def is_end(tokens: Array, eos: Array) -> Array:
+    """Whether each of the tokens B is among the ids eos BE that end its row."""
+    B, E = eos.shape
+    if E > MAX_FUSED_EOS:
+        return (tokens[:, None] == eos).any(axis=-1)
+    # Without a reduction, which would be another kernel in every step.
+    return functools.reduce(jnp.logical_or, (tokens == eos[:, e] for e in range(E)), jnp.zeros(B, bool))
