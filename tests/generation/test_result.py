@@ -15,11 +15,38 @@ def out():
     return Generation(tokens, np.array([3, 4]), np.array([True, False]), ('stop', 'length'))
 
 
+@pytest.fixture
+def reported(out):
+    return dataclasses.replace(
+        out,
+        stop=('#',),
+        logprobs=np.float32([[-1, -2, -3, 0], [-4, -4, -4, -4]]),
+        top_ids=np.zeros((2, 4, 2), np.int32),
+        top_logprobs=np.zeros((2, 4, 2), np.float32),
+        sequence_scores=np.float32([0.25, 0.5]),
+    )
+
+
 def test_iterating_yields_one_record_per_answer(out):
     first, second = out
     assert (first.tokens.tolist(), first.finished, first.finish_reason) == ([5, 6, 2], True, 'stop')
     assert (second.tokens.tolist(), second.finished, second.finish_reason) == ([7, 8, 9, 10], False, 'length')
     assert len(out) == 2
+
+
+def test_answers_are_selected_by_index_and_slice(reported):
+    assert reported[1].tokens.tolist() == reported[-1].tokens.tolist() == [7, 8, 9, 10]
+    first = reported[0]
+    assert first.logprobs.tolist() == [-1, -2, -3]
+    assert first.top_ids.shape == first.top_logprobs.shape == (3, 2)
+    assert (first.scores, first.sequence_score) == (None, 0.25)
+    part = reported[1:]
+    assert (len(part), part.finish_reasons, part.stop) == (1, ('length',), ('#',))
+    assert [part.tokens.shape, part.top_ids.shape] == [(1, 4), (1, 4, 2)]
+    assert part.sequence_scores.tolist() == [0.5]
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f'there is no answer {index}: there are 2'):
+            reported[index]
 
 
 def test_the_repr_shows_shapes_and_no_tokens(out):
@@ -28,8 +55,17 @@ def test_the_repr_shows_shapes_and_no_tokens(out):
     assert '<td>0</td><td>3</td><td>stop</td>' in html
     assert '<td>1</td><td>4</td><td>length</td>' in html
     many = Generation(np.zeros((99, 4)), np.full(99, 4), np.zeros(99, bool), ('length',) * 99)
-    assert 'and 83 more rows' in many._repr_html_()
+    assert 'and 83 more answers' in many._repr_html_()
     assert len(many._repr_html_()) < 2000
+
+
+def test_a_notebook_shows_the_mean_log_probability_and_the_score(reported):
+    html = reported._repr_html_()
+    assert '<th>finish reason</th><th>mean log-probability</th><th>score</th>' in html
+    assert '<td>0</td><td>3</td><td>stop</td><td>-2.000</td><td>0.250</td>' in html
+    assert '<td>1</td><td>4</td><td>length</td><td>-4.000</td><td>0.500</td>' in html
+    for partial in (reported, dataclasses.replace(reported, lengths=np.zeros(2, int))):
+        assert 'nan' not in partial._repr_html_()
 
 
 def test_a_generation_is_frozen(out):

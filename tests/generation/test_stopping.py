@@ -9,8 +9,8 @@ import vipllava_jax as vj
 from vipllava_jax.generation.stopping import (
     AnswerEnds,
     RowStops,
-    end_ids,
     find_stop,
+    stop_ids,
     truncate_at_stops,
 )
 from vipllava_jax.inputs.processor import Processor
@@ -66,8 +66,8 @@ def test_a_stop_string_that_is_one_token_is_an_end_id(folder):
     model = vj.load(folder)
     settings = vj.GenerationSettings(stop=model.processor.stop_strings('hub'))
     token = model.processor.tokenizer.token_to_id('###')
-    assert end_ids(settings, model.cfg, model.processor) == (*model.cfg.eos, token)
-    assert end_ids(vj.GenerationSettings(), model.cfg, None) == model.cfg.eos
+    assert stop_ids(settings, model.processor) == (token,)
+    assert stop_ids(vj.GenerationSettings(), None) == ()
 
 
 @pytest.mark.parametrize('stop', ['\n', '. ', '.', 'dog', 'never'])

@@ -88,15 +88,18 @@ class Reply:
 
 
 def replies(model: Model, batch: Batch, settings: GenerationSettings) -> list[Reply]:
-    """The reply to each row of a batch; the settings are those of `with_template_stops`.
+    """The replies to a batch; the settings are those of `with_template_stops`.
+
+    With `num_return_sequences` n above 1, the n replies to a prompt follow one another.
 
     The replies can be read one after another or together: tokens are generated for the whole batch, as many
     as the reply that is read needs. Raises the errors of `stream`.
     """
     processor = model.processor
     chunks = stream(model.params, batch, cfg=model.cfg, settings=settings, processor=processor)
-    copies = itertools.tee(chunks, len(batch.tokens))
+    lengths = np.repeat(batch.lengths, settings.num_return_sequences)
+    copies = itertools.tee(chunks, len(lengths))
     return [
         Reply(processor, copy, row, int(length), chunks.ends, settings)
-        for row, (copy, length) in enumerate(zip(copies, batch.lengths, strict=True))
+        for row, (copy, length) in enumerate(zip(copies, lengths, strict=True))
     ]

@@ -5,19 +5,20 @@ The decoding state is donated to each chunk, so that its buffers are updated in 
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vipllava_jax.config import Config
 from vipllava_jax.generation.finite import explain
-from vipllava_jax.generation.next_token import NewTokens
+from vipllava_jax.generation.next_token import NewTokens, no_tokens
 from vipllava_jax.generation.plan import GenerationPlan, plan
 from vipllava_jax.generation.programs import NOT_FINITE, decode_chunk, prefill_batch
 from vipllava_jax.generation.result import Generation
-from vipllava_jax.generation.rows import place_rows, to_host
+from vipllava_jax.generation.rows import of_first_process, place_rows, to_host
 from vipllava_jax.generation.settings import GenerationSettings, with_overrides
 from vipllava_jax.generation.state import map_state
 from vipllava_jax.generation.stopping import AnswerEnds
@@ -44,7 +45,7 @@ def generate(
     With `num_return_sequences` n above 1, the n answers to a prompt follow one another.
     """
     chosen = with_overrides(settings, overrides)
-    answers = TokenStream(params, batch, cfg, plan(params, batch, cfg, chosen, processor))
+    answers = TokenStream(params, plan(params, batch, cfg, chosen, processor))
     for _ in answers:
         pass
     return answers.generation()
@@ -71,16 +72,16 @@ def stream(
     that do.
     """
     chosen = with_overrides(settings, overrides)
-    return TokenStream(params, batch, cfg, plan(params, batch, cfg, chosen, processor))
+    return TokenStream(params, plan(params, batch, cfg, chosen, processor))
 
 
 class TokenStream(Iterator[np.ndarray]):
     """An iterator over the new tokens of a batch, (B·n)×t; `ends` is where the answers have ended so far."""
 
-    def __init__(self, params: Params, batch: Batch, cfg: Config, plan: GenerationPlan) -> None:
+    def __init__(self, params: Params, plan: GenerationPlan) -> None:
         self.plan = plan
-        self._pieces: list[NewTokens] = []  # what has been yielded, on the host
-        self._tokens = self._run(params, batch, cfg)
+        self._pieces = [no_tokens(len(plan.ends.limits), plan.top)]  # and what has been yielded
+        self._tokens = self._run(params)
 
     @property
     def ends(self) -> AnswerEnds:
@@ -90,29 +91,33 @@ class TokenStream(Iterator[np.ndarray]):
         return next(self._tokens)
 
     def generation(self) -> Generation:
-        """The answers so far; complete when the iterator has ended."""
+        """The answers so far; complete when the iterator has ended. Before, some have no finish reason."""
         return Generation.of(self._pieces, self.ends, self.plan.settings)
 
-    def _run(self, params: Params, batch: Batch, cfg: Config) -> Iterator[np.ndarray]:
-        plan, ends = self.plan, self.plan.ends
-        start = time.monotonic()
-        static = {'cfg': cfg, 'top': plan.top, 'processors': plan.settings.processors}
-        rows, *settings = place_rows((batch, plan.sampling, plan.eos, plan.processing), mesh_of(params))
-        samples = plan.settings.num_return_sequences
-        state, newest = prefill_batch(params, rows, *settings, slots=plan.slots, samples=samples, **static)
+    def _run(self, params: Params) -> Iterator[np.ndarray]:
+        plan, ends, mesh = self.plan, self.plan.ends, mesh_of(params)
+        seconds = self._clock(mesh)
+        rows = place_rows(plan.rows, mesh)
+        state, newest = prefill_batch(params, *rows, **plan.shapes, **plan.static)
         remaining = int(ends.limits.max())
         while remaining and not ends.all_ended:
             chunk = newest
             if remaining > chunk.tokens.shape[1]:  # start the next chunk before waiting for this one
-                state, newest = decode_chunk(params, state, steps=CHUNK, **static)
+                state, newest = decode_chunk(params, state, steps=CHUNK, **plan.static)
             piece = on_host(chunk, len(ends.limits), remaining)
             if (piece.tokens == NOT_FINITE).any():
-                raise ValueError(explain(params, batch))
+                raise ValueError(explain(params, plan.batch))
             remaining -= piece.tokens.shape[1]
-            seconds = time.monotonic() - start
-            piece = dataclasses.replace(piece, tokens=ends.push(piece.tokens, seconds))
+            piece = dataclasses.replace(piece, tokens=ends.push(piece.tokens, seconds()))
             self._pieces.append(piece)
             yield piece.tokens
+
+    def _clock(self, mesh: Mesh | None) -> Callable[[], float]:
+        """A function that returns the seconds since now, the same in all processes; 0 without a max_time."""
+        start = time.monotonic()
+        if np.isinf(self.ends.max_time).all():
+            return lambda: 0.0
+        return lambda: of_first_process(time.monotonic() - start, mesh)
 
 
 def on_host(new: NewTokens, rows: int, steps: int) -> NewTokens:
@@ -135,10 +140,8 @@ def compile_for(
     """
     chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor)
     mesh = mesh_of(params)
-    static = {'cfg': cfg, 'top': chosen.top, 'processors': chosen.settings.processors}
-    rows, *settings_ = place_rows((batch, chosen.sampling, chosen.eos, chosen.processing), mesh)
-    samples = chosen.settings.num_return_sequences
-    traced = prefill_batch.trace(params, rows, *settings_, slots=chosen.slots, samples=samples, **static)
+    rows = place_rows(chosen.rows, mesh)
+    traced = prefill_batch.trace(params, *rows, **chosen.shapes, **chosen.static)
 
     def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
@@ -146,5 +149,5 @@ def compile_for(
     state = map_state(placed, traced.out_info[0])
     wait = background(traced.lower().compile)
     if chosen.ends.limits.max() > 1:
-        decode_chunk.lower(params, state, steps=CHUNK, **static).compile()
+        decode_chunk.lower(params, state, steps=CHUNK, **chosen.static).compile()
     wait()

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import Array, lax
 
@@ -22,6 +23,15 @@ class NewTokens:
     scores: Any = None  # BT float32, what the tokens were selected by: after processors and filters
     top_ids: Any = None  # BTk int32, the most likely tokens of the model
     top_logprobs: Any = None  # BTk float32
+
+
+def no_tokens(B: int, top: int | None) -> NewTokens:
+    """The new tokens of no step, on the host: T is 0. `top` is as in `reported`."""
+    tokens, numbers = np.zeros((B, 0), np.int32), np.zeros((B, 0), np.float32)
+    if top is None:
+        return NewTokens(tokens)
+    of_top = [np.zeros((B, 0, top), dtype) for dtype in (np.int32, np.float32)] if top else [None, None]
+    return NewTokens(tokens, numbers, numbers, *of_top)
 
 
 def scores_of(

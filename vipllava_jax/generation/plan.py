@@ -1,35 +1,57 @@
 """Checks the arguments of generation before anything runs, and prepares the arguments of its programs."""
 
+import dataclasses
+import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from vipllava_jax.config import Config
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.processing import Processing, processing_of
+from vipllava_jax.generation.rows import of_first_process
 from vipllava_jax.generation.sampling import Sampling, sampling_of
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings
 from vipllava_jax.generation.state import eos_rows
-from vipllava_jax.generation.stopping import AnswerEnds, RowStops, end_ids, eos_ids
+from vipllava_jax.generation.stopping import AnswerEnds, RowStops, eos_ids, stop_ids
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.inputs.padding import round_up
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.messages import brief
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.sharding import mesh_of
 
 
 class GenerationPlan(NamedTuple):
     """The arguments of the programs, and where the answers end."""
 
     settings: GenerationSettings
-    sampling: Sampling | None  # B rows
+    cfg: Config
+    batch: Batch  # B rows, as those of the next three
+    sampling: Sampling | None
     eos: np.ndarray  # BE
-    processing: Processing | None  # B rows
+    processing: Processing | None
     slots: int
     top: int | None  # the number of likeliest tokens that the programs report; None: no log-probabilities
     ends: AnswerEnds  # of B·n answers, the n of a row one after the other
+
+    @property
+    def rows(self) -> tuple[Batch, Sampling | None, np.ndarray, Processing | None]:
+        """The arguments of the prefill after the weights, which a mesh divides by rows."""
+        return self.batch, self.sampling, self.eos, self.processing
+
+    @property
+    def static(self) -> dict[str, Any]:
+        """The static arguments that both programs take."""
+        return {'cfg': self.cfg, 'top': self.top, 'processors': self.settings.processors}
+
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """The static arguments of the prefill alone."""
+        return {'slots': self.slots, 'samples': self.settings.num_return_sequences}
 
 
 def plan(
@@ -43,22 +65,32 @@ def plan(
     B, T = batch.tokens.shape
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     check_ids(settings, cfg)
-    ends_with = end_ids(settings, cfg, processor)
+    settings = with_seed(settings, mesh_of(params))
+    eos, single = eos_ids(settings, cfg), stop_ids(settings, processor)
     limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
-    processing = processing_of(settings, batch.lengths, limits, eos_ids(settings, cfg))
+    processing = processing_of(settings, batch.lengths, limits, eos)
     sampling = sampling_of(settings, B, always=processing is not None)
     n = settings.num_return_sequences
     stops = settings.stop if processor else ()
     ends = AnswerEnds(
         np.repeat(limits, n),
-        ends_with,
+        eos,
         cfg.pad,
         [RowStops(processor, stops) for _ in range(B * n)] if processor and stops else [],
         np.repeat(settings.per_row('max_time', B, none=np.inf), n),
+        stop_ids=single,
     )
     top = settings.logprobs and min(round_up(settings.logprobs, 8), cfg.text.vocab)
     slots = bucket(T + int(limits.max()))
-    return GenerationPlan(settings, sampling, eos_rows(ends_with, B), processing, slots, top, ends)
+    rows = batch, sampling, eos_rows((*eos, *single), B), processing
+    return GenerationPlan(settings, cfg, *rows, slots, top, ends)
+
+
+def with_seed(settings: GenerationSettings, mesh: Mesh | None) -> GenerationSettings:
+    """The settings with a random seed, the same in all processes, if they sample and have none."""
+    if settings.seed is not None or not np.any(settings.temperature):
+        return settings
+    return dataclasses.replace(settings, seed=of_first_process(secrets.randbits(32), mesh))
 
 
 def check_ids(settings: GenerationSettings, cfg: Config) -> None:

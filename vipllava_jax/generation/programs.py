@@ -91,8 +91,7 @@ def start(
     state = State(cache, ids, positions, positions, done, jnp.asarray(eos), sampling, processing, repeats)
     if copies == 1:
         return state, logits
-    rows = jnp.repeat(jnp.arange(len(ids)), copies)
-    return jax.tree.map(lambda x: x[rows], (state, logits))
+    return jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), (state, logits))
 
 
 @partial(jax.jit, static_argnames=('cfg', 'steps', 'top', 'processors'), donate_argnames='state')

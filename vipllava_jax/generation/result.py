@@ -1,8 +1,9 @@
 """The result of generation: the answers on the host, with what was reported of their tokens."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import AnswerEnds, find_stop
 from vipllava_jax.inputs.batch import describe_array
 
-SHOWN = 16  # maximum number of rows in a notebook
+SHOWN = 16  # maximum number of answers in a notebook
 REPORTED = ('logprobs', 'scores', 'top_ids', 'top_logprobs')
+OF_ANSWERS = ('tokens', 'lengths', 'finished', 'finish_reasons', *REPORTED, 'sequence_scores')
 
 
 class GeneratedAnswer(NamedTuple):
@@ -30,9 +32,10 @@ class GeneratedAnswer(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """The A answers to a batch of prompts, as numpy arrays; iterating yields one GeneratedAnswer for each.
+    """The A answers to a batch of prompts, as numpy arrays.
 
-    With n answers per prompt, A is B·n and the answers to a prompt follow one another. Log-probabilities are
+    `out[a]` is answer a as a GeneratedAnswer, iterating yields all of them, and a slice is a Generation. With
+    n answers per prompt, A is B·n and the answers to a prompt follow one another. Log-probabilities are
     natural logarithms. They are those of the model, before processors and temperature; `scores` come after
     all of them: what the tokens were selected by, as in transformers. After the end of an answer, tokens are
     padding and all numbers 0.
@@ -41,9 +44,10 @@ class Generation:
     tokens: np.ndarray  # AxT int32, including the token that ended the answer, followed by padding
     lengths: np.ndarray  # A, the number of tokens of each answer, including the token that ended it
     finished: np.ndarray  # A, whether an end id or a stop string ended the answer
-    finish_reasons: tuple[str, ...]  # A times 'stop' (an end id or a stop string), 'length' or 'time'
+    finish_reasons: tuple[str, ...]  # A times 'stop' (an end id or a stop string), 'length' or 'time'; or ''
     stop: tuple[str, ...] = ()  # the stop strings, which `truncate` leaves out of a text
     keep_stop: bool = False
+    eos: tuple[int, ...] = ()  # the end ids, which a text leaves out
     logprobs: np.ndarray | None = None  # AxT float32, with the setting `logprobs`
     top_ids: np.ndarray | None = None  # AxTxk int32, the most likely tokens, with `logprobs` above 0
     top_logprobs: np.ndarray | None = None  # AxTxk float32
@@ -72,6 +76,7 @@ class Generation:
             finish_reasons=tuple(ends.reasons),
             stop=tuple(settings.stop),
             keep_stop=settings.keep_stop,
+            eos=tuple(ends.eos),
             **reports,
         )
 
@@ -79,13 +84,26 @@ class Generation:
         return len(self.tokens)
 
     def __iter__(self) -> Iterator[GeneratedAnswer]:
-        for row, n in enumerate(self.lengths):
-            reason = self.finish_reasons[row]
-            reports = {name: x[row, :n] for name in REPORTED if (x := getattr(self, name)) is not None}
-            score = None if self.sequence_scores is None else float(self.sequence_scores[row])
-            yield GeneratedAnswer(
-                self.tokens[row, :n], reason == 'stop', reason, **reports, sequence_score=score
-            )
+        return (self[answer] for answer in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> GeneratedAnswer: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+
+    def __getitem__(self, index: int | slice) -> 'GeneratedAnswer | Self':
+        fields = {name: x for name in OF_ANSWERS if (x := getattr(self, name)) is not None}
+        if isinstance(index, slice):
+            return dataclasses.replace(self, **{name: x[index] for name, x in fields.items()})
+        if not -len(self) <= index < len(self):
+            raise IndexError(f'there is no answer {index}: there are {len(self)}')
+        n, reason = self.lengths[index], self.finish_reasons[index]
+        reports = {name: fields[name][index, :n] for name in REPORTED if name in fields}
+        score = None if self.sequence_scores is None else float(self.sequence_scores[index])
+        return GeneratedAnswer(
+            self.tokens[index, :n], reason == 'stop', reason, **reports, sequence_score=score
+        )
 
     def truncate(self, text: str) -> str:
         """The text of a row's tokens -> the answer, without a stop string and white space at both ends.
@@ -106,10 +124,17 @@ class Generation:
         return f'Generation({arrays}, finished={self.finished.sum()} of {len(self)})'
 
     def _repr_html_(self) -> str:
-        rows = [
-            f'<tr><td>{row}</td><td>{n}</td><td>{reason}</td></tr>'
-            for row, (n, reason) in enumerate(zip(self.lengths, self.finish_reasons, strict=True))
-        ]
-        more = f'<p>and {len(rows) - SHOWN} more rows</p>' if len(rows) > SHOWN else ''
-        head = '<tr><th>row</th><th>tokens</th><th>finish reason</th></tr>'
-        return f'<p>{self!r}</p><table>{head}{"".join(rows[:SHOWN])}</table>{more}'
+        """A table for a notebook: the arrays, and the numbers of the first answers."""
+        columns: dict[str, Any] = {'answer': range(len(self)), 'tokens': self.lengths}
+        columns['finish reason'] = self.finish_reasons
+        if self.logprobs is not None:
+            means = self.logprobs.sum(axis=1) / np.maximum(self.lengths, 1)
+            columns['mean log-probability'] = [f'{mean:.3f}' for mean in means]
+        if self.sequence_scores is not None:
+            columns['score'] = [f'{score:.3f}' for score in self.sequence_scores]
+        rows = [*zip(*columns.values(), strict=True)]
+        cells = [''.join(f'<td>{text}</td>' for text in row) for row in rows[:SHOWN]]
+        head = ''.join(f'<th>{name}</th>' for name in columns)
+        table = ''.join(f'<tr>{row}</tr>' for row in (head, *cells))
+        more = f'<p>and {len(rows) - SHOWN} more answers</p>' if len(rows) > SHOWN else ''
+        return f'<p>{self!r}</p><table>{table}</table>{more}'

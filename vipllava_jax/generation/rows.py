@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from vipllava_jax import pods
 from vipllava_jax.gathering import replicate
 from vipllava_jax.generation.state import row_letters
 from vipllava_jax.mesh_text import row_parts
@@ -34,6 +35,11 @@ def _place(x: Any, mesh: Mesh, parts: int) -> Array:
     if missing := -len(x) % parts:
         x = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
     return put(x, sharding(row_letters(x), x.shape, mesh))
+
+
+def of_first_process(value: Any, mesh: Mesh | None) -> Any:
+    """A number -> that of process 0, if the mesh has devices of several processes; all of them call it."""
+    return pods.from_first(value) if mesh is not None and mesh.is_multi_process else value
 
 
 def to_host(x: Array) -> np.ndarray:

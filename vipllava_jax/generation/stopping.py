@@ -10,28 +10,19 @@ from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.processor import Processor
 
 
-def stop_ids(processor: Processor, stops: Sequence[str]) -> list[int]:
-    """The ids of the stop strings that are one token."""
-    ids = [processor.tokenizer.token_to_id(stop) for stop in stops]
-    return [id for id in ids if id is not None]
-
-
 def eos_ids(settings: GenerationSettings, cfg: Config) -> tuple[int, ...]:
     """The end ids of the settings, or else those of the config."""
     return cfg.eos if settings.eos is None else tuple(np.atleast_1d(settings.eos).tolist())
 
 
-def end_ids(settings: GenerationSettings, cfg: Config, processor: Processor | None) -> tuple[int, ...]:
-    """The ids that end an answer: the end ids, and stop strings of one token.
-
-    Raises ValueError if there are stop strings and no processor.
-    """
-    eos = eos_ids(settings, cfg)
+def stop_ids(settings: GenerationSettings, processor: Processor | None) -> tuple[int, ...]:
+    """The ids of the stop strings that are one token; ValueError for stop strings without a processor."""
     if not settings.stop:
-        return eos
+        return ()
     if processor is None:
         raise ValueError('stop needs processor=, which turns the tokens into the text that is searched')
-    return (*eos, *stop_ids(processor, settings.stop))
+    ids = map(processor.tokenizer.token_to_id, settings.stop)
+    return tuple(id for id in ids if id is not None)
 
 
 def find_stop(text: str, stops: Sequence[str]) -> tuple[int, int] | None:
@@ -76,13 +67,22 @@ class RowStops:
 
     def push(self, ids: Iterable[int]) -> int | None:
         """The number of these ids up to and including the one that completes a stop string, or None."""
-        for n, id in enumerate(ids, 1):
-            self.text += self.stream.push([id])
-            last = copy.copy(self.stream)  # decodes the pending ids as if the answer ended here
-            if find_stop(self.text + last.end() + last.blank, self.stops):
-                return n
-            self.text = self.text[-self.longest :]
-        return None
+        ids = [*ids]
+        stream, text = copy.copy(self.stream), self.text
+        # Text only grows with each id, except after bytes: a later one may turn them into other characters.
+        grows = self.stream.tokenizer.byte_ids.isdisjoint([*self.stream.pending, *ids])
+        if grows and not self._is_complete_after(ids):
+            return None
+        self.stream, self.text = stream, text
+        return next((n for n, id in enumerate(ids, 1) if self._is_complete_after([id])), None)
+
+    def _is_complete_after(self, ids: Sequence[int]) -> bool:
+        """Whether the text holds a stop string after these ids, decoded as if the answer ended there."""
+        self.text += self.stream.push(ids)
+        last = copy.copy(self.stream)
+        found = find_stop(self.text + last.end() + last.blank, self.stops)
+        self.text = self.text[-self.longest :]
+        return found is not None
 
 
 class AnswerEnds:
@@ -95,10 +95,12 @@ class AnswerEnds:
         pad: int,
         row_stops: Sequence[RowStops] = (),
         max_time: np.ndarray | None = None,
+        stop_ids: Sequence[int] = (),
     ) -> None:
         B = len(limits)
         self.limits = limits  # B, the maximum number of tokens of each answer
-        self.eos, self.pad = eos, pad
+        self.eos, self.pad = eos, pad  # the end ids, which texts leave out
+        self.ids = [*eos, *stop_ids]  # all that end an answer
         self.row_stops = row_stops  # the detector of each row; empty without stop strings
         self.max_time = np.full(B, np.inf) if max_time is None else max_time  # B, in seconds
         self.lengths = np.zeros(B, np.int32)
@@ -110,25 +112,24 @@ class AnswerEnds:
 
     def push(self, tokens: np.ndarray, seconds: float = 0.0) -> np.ndarray:
         """New tokens BT, `seconds` after the start -> the same, with padding after the end of each row."""
-        tokens = tokens.copy()
-        for row, ids in enumerate(tokens):
-            if self.reasons[row]:
-                ids[:] = self.pad
-                continue
-            ids = ids[: self.limits[row] - self.lengths[row]]
-            n, reason = len(ids), 'time' if seconds >= self.max_time[row] else ''
-            if n + self.lengths[row] == self.limits[row]:
-                reason = 'length'
-            if (end := self._stop(row, ids)) is not None:
-                n, reason = end, 'stop'
-            self.lengths[row] += n
-            self.reasons[row] = reason
-            tokens[row, n:] = self.pad
-        return tokens
+        columns, before = np.arange(tokens.shape[1]), self.lengths.copy()
+        is_end = np.isin(tokens, self.ids)
+        for row, reason in enumerate(self.reasons):
+            if not reason:
+                self._push_row(row, tokens[row], is_end[row], seconds)
+        return np.where(columns < (self.lengths - before)[:, None], tokens, self.pad)
 
-    def _stop(self, row: int, ids: np.ndarray) -> int | None:
-        """The number of these ids up to and including the one that ends the answer, or None."""
-        is_end = np.isin(ids, self.eos)
-        end = int(is_end.argmax()) + 1 if is_end.any() else None
-        found = self.row_stops[row].push(ids[:end]) if self.row_stops else None
-        return end if found is None else found
+    def _push_row(self, row: int, ids: np.ndarray, is_end: np.ndarray, seconds: float) -> None:
+        """Adds new ids of a row that has not ended, T; `is_end` T says which of them are end ids."""
+        n = min(len(ids), self.limits[row] - self.lengths[row])
+        if stopped := bool(is_end[:n].any()):
+            n = int(is_end.argmax()) + 1
+        if self.row_stops and (found := self.row_stops[row].push(ids[:n].tolist())) is not None:
+            n, stopped = found, True
+        self.lengths[row] += n
+        if stopped:
+            self.reasons[row] = 'stop'
+        elif self.lengths[row] == self.limits[row]:
+            self.reasons[row] = 'length'
+        elif seconds >= self.max_time[row]:
+            self.reasons[row] = 'time'

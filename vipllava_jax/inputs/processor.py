@@ -183,13 +183,14 @@ class Processor:
         return Image.fromarray(self.image_settings.denormalize(np.asarray(batch.images[row, index])))
 
     def decode(self, output: Any) -> Any:
-        """Ids T -> a string; ids BT, or a Generation -> a list of B strings, without their stop strings."""
-        if hasattr(output, 'tokens'):
-            rows = zip(np.asarray(output.tokens), np.asarray(output.lengths), strict=True)
-            return [
-                output.truncate(self.tokenizer.decode_untrimmed(ids[:length].tolist()))
-                for ids, length in rows
-            ]
+        """Ids T -> a string; ids BT -> B strings; a Generation -> a string for each of its answers.
+
+        The texts of a Generation have no end id, and no stop string unless its `keep_stop` says so.
+        """
+        if hasattr(output, 'truncate'):
+            ends = {*output.eos}
+            rows = [[id for id in answer.tokens.tolist() if id not in ends] for answer in output]
+            return [output.truncate(self.tokenizer.decode_untrimmed(row)) for row in rows]
         ids = np.asarray(output)
         return [self.tokenizer.decode(row) for row in ids] if ids.ndim == 2 else self.tokenizer.decode(ids)
 

@@ -114,6 +114,7 @@ class TextStream:
     def push(self, ids: Iterable[int]) -> str:
         """New ids -> the text that they complete, which may be empty."""
         tokenizer = self.tokenizer
+        self.pending = [*self.pending]  # not shared with the stream of which this one is a copy
         for id in map(int, ids):
             if id in tokenizer.special_ids or tokenizer.backend.id_to_token(id) is None:
                 continue
