@@ -13,7 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vipllava_jax.config import Config
+from vipllava_jax.generation.beam_search import compile_beams, search
 from vipllava_jax.generation.finite import explain
+from vipllava_jax.generation.lookup import Checked, RowQueues, lookup_chunk
 from vipllava_jax.generation.next_token import NewTokens, no_tokens
 from vipllava_jax.generation.plan import GenerationPlan, plan
 from vipllava_jax.generation.programs import NOT_FINITE, decode_chunk, prefill_batch
@@ -28,6 +30,7 @@ from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of, sharding
 from vipllava_jax.threads import background
 
+LOOKUP_STEPS = 4  # steps per call with prompt lookup; each gives up to prompt_lookup_num_tokens + 1 tokens
 CHUNK = 8  # decode steps per call: 30 ms on a fast GPU; the next call starts before the host reads the tokens
 
 
@@ -42,10 +45,14 @@ def generate(
 ) -> Generation:
     """The complete answers to a batch of B prompts; arguments and errors are those of `stream`.
 
-    With `num_return_sequences` n above 1, the n answers to a prompt follow one another.
+    With `num_return_sequences` n above 1, the n answers to a prompt follow one another. With `num_beams`
+    above 1, they are the n best that beam search finds, the best first; with a temperature, the continuations
+    that it compares are sampled.
     """
-    chosen = with_overrides(settings, overrides)
-    answers = TokenStream(params, plan(params, batch, cfg, chosen, processor))
+    chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor)
+    if chosen.settings.num_beams > 1:
+        return search(params, chosen, processor)
+    answers = TokenStream(params, chosen)
     for _ in answers:
         pass
     return answers.generation()
@@ -72,6 +79,11 @@ def stream(
     that do.
     """
     chosen = with_overrides(settings, overrides)
+    if chosen.num_beams > 1:
+        raise ValueError(
+            f'num_beams is {chosen.num_beams}, but beams cannot be streamed, because the best is known only '
+            'at the end: call generate, or set num_beams to 1'
+        )
     return TokenStream(params, plan(params, batch, cfg, chosen, processor))
 
 
@@ -80,6 +92,7 @@ class TokenStream(Iterator[np.ndarray]):
 
     def __init__(self, params: Params, plan: GenerationPlan) -> None:
         self.plan = plan
+        self._queues = RowQueues(len(plan.ends.limits))
         self._pieces = [no_tokens(len(plan.ends.limits), plan.top)]  # and what has been yielded
         self._tokens = self._run(params)
 
@@ -95,22 +108,30 @@ class TokenStream(Iterator[np.ndarray]):
         return Generation.of(self._pieces, self.ends, self.plan.settings)
 
     def _run(self, params: Params) -> Iterator[np.ndarray]:
-        plan, ends, mesh = self.plan, self.plan.ends, mesh_of(params)
+        ends, mesh = self.plan.ends, mesh_of(params)
         seconds = self._clock(mesh)
-        rows = place_rows(plan.rows, mesh)
-        state, newest = prefill_batch(params, *rows, **plan.shapes, **plan.static)
-        remaining = int(ends.limits.max())
-        while remaining and not ends.all_ended:
-            chunk = newest
-            if remaining > chunk.tokens.shape[1]:  # start the next chunk before waiting for this one
-                state, newest = decode_chunk(params, state, steps=CHUNK, **plan.static)
-            piece = on_host(chunk, len(ends.limits), remaining)
-            if (piece.tokens == NOT_FINITE).any():
-                raise ValueError(explain(params, plan.batch))
-            remaining -= piece.tokens.shape[1]
-            piece = dataclasses.replace(piece, tokens=ends.push(piece.tokens, seconds()))
-            self._pieces.append(piece)
-            yield piece.tokens
+        for chunk in one_ahead(chunks(params, self.plan)):
+            for piece in self._on_host(chunk):
+                if (piece.tokens == NOT_FINITE).any():
+                    raise ValueError(explain(params, self.plan.batch))
+                remaining = int((ends.limits - ends.lengths).max())
+                piece = jax.tree.map(lambda x, n=remaining: x[:, :n], piece)
+                piece = dataclasses.replace(piece, tokens=ends.push(piece.tokens, seconds()))
+                self._pieces.append(piece)
+                yield piece.tokens
+            if ends.all_ended:
+                return
+
+    def _on_host(self, chunk: NewTokens | Checked) -> Iterator[NewTokens]:
+        """The tokens of a chunk as NumPy arrays, in pieces that have as many tokens in every active row."""
+        ends = self.plan.ends
+        chunk = jax.tree.map(lambda x: to_host(x)[: len(ends.limits)], chunk)
+        if isinstance(chunk, NewTokens):
+            yield chunk
+            return
+        self._queues.add(chunk)
+        while (tokens := self._queues.take(ends.active, ends.pad)).shape[1]:
+            yield NewTokens(tokens)
 
     def _clock(self, mesh: Mesh | None) -> Callable[[], float]:
         """A function that returns the seconds since now, the same in all processes; 0 without a max_time."""
@@ -120,9 +141,28 @@ class TokenStream(Iterator[np.ndarray]):
         return lambda: of_first_process(time.monotonic() - start, mesh)
 
 
-def on_host(new: NewTokens, rows: int, steps: int) -> NewTokens:
-    """The first rows and steps of new tokens as NumPy arrays; the others are padding."""
-    return jax.tree.map(lambda x: to_host(x)[:rows, :steps], new)
+def chunks(params: Params, plan: GenerationPlan) -> Iterator[NewTokens | Checked]:
+    """The tokens of the prefill and of as many chunks as the longest answer may need, on the device."""
+    rows = place_rows(plan.rows, mesh_of(params))
+    state, first = prefill_batch(params, *rows, **plan.shapes, **plan.static)
+    yield first
+    drafted = plan.settings.prompt_lookup_num_tokens
+    for _ in range(-(-(int(plan.ends.limits.max()) - 1) // (LOOKUP_STEPS if drafted else CHUNK))):
+        new: NewTokens | Checked
+        if drafted:
+            state, new = lookup_chunk(params, state, cfg=plan.cfg, steps=LOOKUP_STEPS, drafted=drafted)
+        else:
+            state, new = decode_chunk(params, state, steps=CHUNK, **plan.static)
+        yield new
+
+
+def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each after the next one has been started."""
+    previous = next(items)
+    for item in items:
+        yield previous
+        previous = item
+    yield previous
 
 
 def compile_for(
@@ -134,11 +174,13 @@ def compile_for(
     processor: Processor | None = None,
     **overrides: Any,
 ) -> None:
-    """Compiles the two programs that `stream` runs with these arguments, in parallel.
+    """Compiles the two programs that `generate` runs with these arguments, in parallel.
 
     The params may be shapes with shardings, on the device or mesh on which the weights will be.
     """
     chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor)
+    if chosen.settings.num_beams > 1:
+        return compile_beams(params, chosen)
     mesh = mesh_of(params)
     rows = place_rows(chosen.rows, mesh)
     traced = prefill_batch.trace(params, *rows, **chosen.shapes, **chosen.static)
@@ -148,6 +190,9 @@ def compile_for(
 
     state = map_state(placed, traced.out_info[0])
     wait = background(traced.lower().compile)
-    if chosen.ends.limits.max() > 1:
+    drafted = chosen.settings.prompt_lookup_num_tokens
+    if drafted:
+        lookup_chunk.lower(params, state, cfg=cfg, steps=LOOKUP_STEPS, drafted=drafted).compile()
+    elif chosen.ends.limits.max() > 1:
         decode_chunk.lower(params, state, steps=CHUNK, **chosen.static).compile()
     wait()

@@ -1,10 +1,12 @@
-"""Speculative decoding by prompt lookup: guesses the next tokens from the row itself, and checks them together.
+"""Speculative decoding by prompt lookup: guesses the next tokens from the row itself, then checks them.
 
-Answers about marks often quote the question: 'What is within the red rectangle?' - 'The object within the red
-rectangle is …'. Each step looks for an earlier place in prompt and answer that has the row's newest ids before
-it, takes the ids that follow there as a draft, and runs the model over all of them at once, which takes little
+Answers about marks often quote the question: 'What is within the red rectangle?' - 'The object within the
+red rectangle is …'. Each step looks for an earlier place in prompt and answer that has the row's newest ids
+before it, takes the ids that follow there as a draft, and runs the model over all of them, which takes little
 longer than for one token. The tokens are those of greedy decoding: a draft is kept as far as the model's most
-likely tokens agree with it, and the token after that is the model's own (Saxena, 2023; Leviathan et al., 2023).
+likely tokens agree with it, and the token after that is the model's own.
+
+The check is that of speculative decoding (Leviathan et al., 2023), the draft that of Saxena (2023).
 """
 
 import dataclasses
@@ -82,10 +84,10 @@ def draft(ids: Array, lengths: Array, drafted: int) -> Array:
 
 
 def count_accepted(tokens: Array, guesses: Array, eos: Array) -> tuple[Array, Array]:
-    """The number of tokens BT that the model chose with only itself before them, B, and whether one is an end.
+    """The number of tokens BT that are part of the answer, B, and whether the last of them is an end.
 
-    Token t follows from the guesses before it, so it counts if all of them are the tokens before it; after an
-    end id, none counts.
+    Token t was chosen after the guesses before it, so it counts if these equal the tokens before it; none
+    counts after an end id.
     """
     B, T = tokens.shape
     agrees = jnp.cumprod(guesses == tokens[:, :-1], axis=1).sum(axis=1) + 1

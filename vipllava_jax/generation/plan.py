@@ -70,6 +70,8 @@ def plan(
     limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
     processing = processing_of(settings, batch.lengths, limits, eos)
     sampling = sampling_of(settings, B, always=processing is not None)
+    if settings.prompt_lookup_num_tokens:
+        check_greedy(settings, sampling is None and processing is None)
     n = settings.num_return_sequences
     stops = settings.stop if processor else ()
     ends = AnswerEnds(
@@ -91,6 +93,15 @@ def with_seed(settings: GenerationSettings, mesh: Mesh | None) -> GenerationSett
     if settings.seed is not None or not np.any(settings.temperature):
         return settings
     return dataclasses.replace(settings, seed=of_first_process(secrets.randbits(32), mesh))
+
+
+def check_greedy(settings: GenerationSettings, is_greedy: bool) -> None:
+    """Raises ValueError if prompt lookup, which checks greedy tokens, is asked for with other settings."""
+    if not is_greedy or settings.num_beams > 1 or settings.logprobs is not None:
+        raise ValueError(
+            f'prompt_lookup_num_tokens is {settings.prompt_lookup_num_tokens}, but it is for greedy decoding '
+            'alone: leave out temperature, processors, num_beams and logprobs, or set it to 0'
+        )
 
 
 def check_ids(settings: GenerationSettings, cfg: Config) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def repeats_of(ids: Array, lengths: Array, longest: Array) -> Array:
+def repeats_of(ids: Array, lengths: Array, longest: Array | int) -> Array:
     """The numbers BS for ids BS, of which the first `lengths` B count; no number exceeds `longest`."""
 
     def compare(n: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:

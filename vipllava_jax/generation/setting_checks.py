@@ -9,6 +9,7 @@ from vipllava_jax.json_fields import LARGEST_NUMBER
 from vipllava_jax.messages import brief
 
 LARGEST_SEED = 2**32 - 1  # jax ignores the higher bits of a seed
+MOST_DRAFTED = 64  # the largest number of tokens that prompt lookup guesses at once
 MOST_ANSWERS = 1024  # the largest number of beams, and of answers, for one prompt
 
 Rule = tuple[type, Callable[[np.ndarray], np.ndarray], str]
@@ -53,6 +54,7 @@ COUNTS: dict[str, Rule] = {
     'num_return_sequences': _whole_from(1, MOST_ANSWERS),
     'num_beams': _whole_from(1, MOST_ANSWERS),
     'logprobs': _whole_from(0),
+    'prompt_lookup_num_tokens': _whole_from(0, MOST_DRAFTED),
 }
 
 

@@ -74,6 +74,7 @@ class GenerationSettings:
     keep_stop: bool = False  # whether the text keeps the stop string that ended it
     logprobs: int | None = None  # the k most likely tokens are reported for each; 0: only the selected one
     seed: Count | None = None  # row r uses fold_in(key(seed), r) or key(seed[r]); None: random
+    prompt_lookup_num_tokens: int = 0  # greedy decoding checks this many guesses per step; 0: none
     processors: Sequence[Callable[..., Any]] = ()  # (ids BS, lengths B, logits BV) -> logits BV, under jit
 
     def __new__(cls, *args: Any, **fields: Any) -> Self:

@@ -65,6 +65,11 @@ class RowStops:
         self.longest = max(map(len, stops))
         self.text = ''  # the last characters of the text, as many as the longest stop string has
 
+    def __copy__(self) -> 'RowStops':
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, stream=copy.copy(self.stream))
+        return other
+
     def push(self, ids: Iterable[int]) -> int | None:
         """The number of these ids up to and including the one that completes a stop string, or None."""
         ids = [*ids]
@@ -105,6 +110,11 @@ class AnswerEnds:
         self.max_time = np.full(B, np.inf) if max_time is None else max_time  # B, in seconds
         self.lengths = np.zeros(B, np.int32)
         self.reasons = [''] * B  # '' until the answer has ended
+
+    @property
+    def active(self) -> np.ndarray:
+        """Whether each answer has not ended, B bool."""
+        return np.array([not reason for reason in self.reasons])
 
     @property
     def all_ended(self) -> bool:
