@@ -20,6 +20,7 @@ FLOORS = (
     'model.products',
     'model.weights',
     'model.layers model.attention',
+    'model.prefix_attention',
     'model.clip model.projector model.llama',
     'model.vipllava',
     'model.params model.vocabulary model.cost',

@@ -15,6 +15,7 @@ from vipllava_jax.config import Config, TextConfig
 from vipllava_jax.model.attention import attend, attention_with_weights
 from vipllava_jax.model.equations import axes
 from vipllava_jax.model.layers import Linear, RMSNorm, param, rope
+from vipllava_jax.model.prefix_attention import PrefixKeys, attend_after_prefix
 from vipllava_jax.model.weights import LoRA, WeightAxes, einsum, map_output_axes
 from vipllava_jax.sharding import per_device, pin, shard_shape
 
@@ -32,6 +33,25 @@ class Cache:
         shape = (B, slots, text.kv_heads, text.head_size)
         k, v = ([jnp.zeros(shape, dtype) for _ in range(text.layers)] for _ in 'kv')
         return cls(tuple(k), tuple(v))
+
+
+@struct.dataclass
+class Prefix:
+    """The keys and values of A beginnings of prompts, each shared by B / A consecutive rows of a batch.
+
+    The caches of these rows hold what follows: position p is in slot p minus the length of the prefix.
+    """
+
+    k: tuple[Array, ...]  # L times ASKH
+    v: tuple[Array, ...]  # L times ASKH
+    lengths: Array  # A int32, the number of slots that are filled
+
+    def of_rows(self, B: int) -> Array:
+        """The lengths of the prefixes of B rows."""
+        return jnp.repeat(self.lengths, B // len(self.lengths), total_repeat_length=B)
+
+    def of_layer(self, i: int) -> PrefixKeys:
+        return PrefixKeys(self.k[i], self.v[i], self.lengths)
 
 
 class Embed(nn.Module):
@@ -115,7 +135,11 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, spec: AttentionSpec, cached: tuple[Array, Array] | None
+        self,
+        x: Array,
+        spec: AttentionSpec,
+        cached: tuple[Array, Array] | None,
+        prefix: PrefixKeys | None = None,
     ) -> tuple[Array, tuple[Array, Array], Array | None]:
         text = self.cfg.text
         s = text.sizes
@@ -135,11 +159,14 @@ class Layer(nn.Module):
         if spec.offset is not None:
             k, v = kv
         weights = None
-        if spec.return_weights:
+        implementation = self.cfg.attention
+        if prefix is not None:
+            y = attend_after_prefix(q, prefix, k, v, offset=spec.offset, implementation=implementation)
+        elif spec.return_weights:
             y, weights = attention_with_weights(q, k, v, causal=True, offset=spec.offset, mask=spec.mask)
         else:
             y = attend(
-                q, k, v, causal=True, offset=spec.offset, mask=spec.mask, implementation=self.cfg.attention
+                q, k, v, causal=True, offset=spec.offset, mask=spec.mask, implementation=implementation
             )
         x += Linear('BTNH,NHD->BTD', s, name='o')(y)
         y = RMSNorm('D', s, text.eps, name='mlp_norm')(x)
@@ -164,7 +191,7 @@ class Llama(nn.Module):
             self.head = Linear('BTD,DV->BTV', text.sizes)
 
     def __call__(
-        self, x: Array, spec: AttentionSpec, cache: Cache | None = None
+        self, x: Array, spec: AttentionSpec, cache: Cache | None = None, prefix: Prefix | None = None
     ) -> tuple[list[Array], Cache, list[Array | None]]:
         """x BTD -> L+1 hidden states, the last after the final norm; a cache; attention weights BNTS or None.
 
@@ -172,7 +199,8 @@ class Llama(nn.Module):
         """
         states, filled, weights = [x], [], []
         for i, layer in enumerate(self.layers):
-            x, kv, w = layer(x, spec, (cache.k[i], cache.v[i]) if cache else None)
+            cached = (cache.k[i], cache.v[i]) if cache else None
+            x, kv, w = layer(x, spec, cached, prefix.of_layer(i) if prefix else None)
             states.append(x)
             filled.append(kv)
             weights.append(w)

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from vipllava_jax.config import Config
 from vipllava_jax.model.clip import Clip
 from vipllava_jax.model.input_checks import check_inputs, check_shapes
-from vipllava_jax.model.llama import AttentionSpec, Cache, Llama
+from vipllava_jax.model.llama import AttentionSpec, Cache, Llama, Prefix
 from vipllava_jax.model.projector import Projector, merge
 
 Params = dict[str, Any]
@@ -79,10 +79,20 @@ class VipLlava(nn.Module):
         kept = tuple(w for w in attentions if w is not None)
         return Trace(self.llama.logits(states[-1]), tuple(states), kept, features)
 
-    def prefill(self, tokens: Array, images: Array | None, lengths: Array, slots: int) -> tuple[Array, Cache]:
+    def prefill(
+        self,
+        tokens: Array,
+        images: Array | None,
+        lengths: Array,
+        slots: int,
+        prefix: Prefix | None = None,
+    ) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
         empty = Cache.empty(self.cfg.text, len(x), slots, x.dtype)
-        states, cache, _ = self.llama(x, AttentionSpec(jnp.arange(x.shape[1])[None]), empty)
+        positions = jnp.arange(x.shape[1])[None]
+        if prefix is not None:
+            positions += prefix.of_rows(len(x))[:, None]
+        states, cache, _ = self.llama(x, AttentionSpec(positions), empty, prefix)
         return self.last_logits(states[-1], lengths), cache
 
     def extend(
@@ -93,10 +103,12 @@ class VipLlava(nn.Module):
         start: Array,
         lengths: Array,
         last_only: bool,
+        prefix: Prefix | None = None,
     ) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
         positions = start[:, None] + jnp.arange(tokens.shape[1])
-        states, cache, _ = self.llama(x, AttentionSpec(positions, start), cache)
+        slots = start if prefix is None else start - prefix.of_rows(len(x))
+        states, cache, _ = self.llama(x, AttentionSpec(positions, slots), cache, prefix)
         return self.last_logits(states[-1], lengths) if last_only else self.llama.logits(states[-1]), cache
 
     def last_logits(self, x: Array, lengths: Array) -> Array:
@@ -153,18 +165,20 @@ def prefill(
     slots: int,
     lengths: ArrayLike | None = None,
     image_counts: ArrayLike | None = None,
+    prefix: Prefix | None = None,
 ) -> tuple[Array, Cache]:
     """Right-padded tokens BT, images BIhw3 -> logits BV after the last token of each row, and the cache.
 
-    `lengths` B is the number of tokens of each row (default: T), and `slots` the size of the cache. Raises
-    ValueError as `forward` does, and if T is larger than `slots`.
+    `lengths` B is the number of tokens of each row (default: T), and `slots` the size of the cache. With
+    `prefix`, tokens and images are what follows it, and so is the cache. Raises ValueError as `forward` does,
+    and if T is larger than `slots`.
     """
     check_inputs(tokens, images, image_counts, cfg, lengths)
     B, T = np.shape(tokens)
     if slots < T:
         raise ValueError(f'a prompt of {T} tokens does not fit a cache of {slots} slots')
     lengths = jnp.full(B, T) if lengths is None else jnp.asarray(lengths)
-    return _apply(params, cfg, 'prefill', jnp.asarray(tokens), _images(images), lengths, slots)
+    return _apply(params, cfg, 'prefill', jnp.asarray(tokens), _images(images), lengths, slots, prefix)
 
 
 def extend(
@@ -178,6 +192,7 @@ def extend(
     image_counts: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     last_only: bool = False,
+    prefix: Prefix | None = None,
 ) -> tuple[Array, Cache]:
     """Tokens BT that follow the `start` B tokens in each row of the cache -> logits BTV, the extended cache.
 
@@ -197,17 +212,24 @@ def extend(
         raise ValueError(f'the cache has {len(cache.k[0])} rows, but the tokens have {B}')
     lengths = jnp.full(B, T) if lengths is None else jnp.asarray(lengths)
     tokens, start = jnp.asarray(tokens), jnp.asarray(start)
-    return _apply(params, cfg, 'extend', tokens, _images(images), cache, start, lengths, last_only)
+    images = _images(images)
+    return _apply(params, cfg, 'extend', tokens, images, cache, start, lengths, last_only, prefix)
 
 
 def decode(
-    params: Params, tokens: ArrayLike, cache: Cache, start: ArrayLike, *, cfg: Config
+    params: Params,
+    tokens: ArrayLike,
+    cache: Cache,
+    start: ArrayLike,
+    *,
+    cfg: Config,
+    prefix: Prefix | None = None,
 ) -> tuple[Array, Cache]:
     """Tokens B at positions `start` B -> logits BV, the extended cache.
 
     Equivalent to `extend` with T = 1. Raises ValueError if the shapes do not fit each other.
     """
-    logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg)
+    logits, cache = extend(params, jnp.asarray(tokens)[:, None], cache, start, cfg=cfg, prefix=prefix)
     return logits[:, 0], cache
 
 

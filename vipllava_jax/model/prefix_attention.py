@@ -1,0 +1,120 @@
+"""Attention of rows that share the beginning of their prompts, whose keys and values are stored once.
+
+The B rows lie in A groups of R rows each; a group shares a prefix, and each row has slots of its own after it.
+Queries attend to both parts separately, so that a prefix is read once for all rows of its group, and the two
+results are merged with the logarithms of the sums of their exponentials (Juravsky et al., 2024).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vipllava_jax.config import Attention
+from vipllava_jax.model.attention import has_cudnn
+from vipllava_jax.model.weights import einsum
+from vipllava_jax.sharding import per_device
+
+
+class PrefixKeys(NamedTuple):
+    """The keys and values of a layer that the rows of each group share."""
+
+    k: Array  # ASKH
+    v: Array  # ASKH
+    lengths: Array  # A, the number of slots that are filled
+
+
+def attend_after_prefix(
+    q: Array,
+    prefix: PrefixKeys,
+    k: Array,
+    v: Array,
+    *,
+    offset: Array | None = None,
+    implementation: Attention | None = None,
+) -> Array:
+    """Attention of queries q BTNH to their group's prefix and to the rows' own k, v BSKH -> BTNH.
+
+    The query t of a row attends to the whole prefix and to the own slots up to `offset` + t; `offset` B is
+    the own slot of each row's first query, None for slot 0 in all rows. `implementation` is as for `attend`.
+    """
+    cudnn = _uses_cudnn(q, offset, implementation)
+
+    def attend_to_both(
+        q: Array, prefix_k: Array, prefix_v: Array, lengths: Array, k: Array, v: Array, offset: Array
+    ) -> Array:
+        B, T, N, H = q.shape
+        A = len(prefix_k)
+        part = _part_with_cudnn if cudnn else _part_with_xla
+        of_groups = q.reshape(A, B // A * T, N, H)  # all queries of a group are queries of one row
+        y, log_sum = part(of_groups, prefix_k, prefix_v, lengths, None)
+        shared = y.reshape(q.shape), log_sum.reshape(B, T, N)
+        visible = jnp.minimum(offset + 1, k.shape[1])
+        own = part(q, k, v, visible if T == 1 else None, offset)
+        return _merge(shared, own)
+
+    first = jnp.zeros(len(q), jnp.int32) if offset is None else offset
+    # Over the devices that hold the rows of one prefix, it is whole.
+    a = '.' if len(prefix.k) == 1 else 'B'
+    equation = f'BTNH,{a}.KH,{a}.KH,{a},BSKH,BSKH,B->BTNH'
+    return per_device(attend_to_both, equation)(q, *prefix, k, v, first)
+
+
+def _uses_cudnn(q: Array, offset: Array | None, implementation: Attention | None) -> bool:
+    supported = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    fits = supported and (offset is None or q.shape[1] == 1)
+    return fits and (implementation == 'cudnn' or (implementation is None and has_cudnn()))
+
+
+def _merge(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
+    """Merges two results BTNH of attention to different keys, given their log-sum-exps BTN in float32."""
+    largest = jnp.maximum(a[1], b[1])
+    wa, wb = jnp.exp(a[1] - largest), jnp.exp(b[1] - largest)
+    y = (wa[..., None] * a[0] + wb[..., None] * b[0]) / (wa + wb)[..., None]
+    return y.astype(a[0].dtype)
+
+
+def _part_with_xla(
+    q: Array, k: Array, v: Array, lengths: Array | None, offset: Array | None
+) -> tuple[Array, Array]:
+    """Attention of q BTNH to k, v BSKH -> BTNH float32, and its log-sum-exp BTN.
+
+    With `lengths` B to the first slots of each row, otherwise causal with the first query in slot `offset` B.
+    """
+    B, T, N, H = q.shape
+    S, K = k.shape[1:3]
+    scores = einsum('BTKGH,BSKH->BKGTS', q.reshape(B, T, K, N // K, H), k, jnp.float32) * H**-0.5
+    if lengths is None:
+        last = offset[:, None] + jnp.arange(T)
+    else:
+        last = jnp.broadcast_to(lengths[:, None] - 1, (B, T))
+    scores = jnp.where(jnp.arange(S) <= last[:, None, None, :, None], scores, -1e30)
+    log_sum = jax.nn.logsumexp(scores, axis=-1)
+    weights = jnp.exp(scores - log_sum[..., None])
+    y = einsum('BKGTS,BSKH->BTKGH', weights.astype(v.dtype), v, jnp.float32)
+    return y.reshape(B, T, N, H), jnp.moveaxis(log_sum, -1, 1).reshape(B, T, N)
+
+
+def _part_with_cudnn(
+    q: Array, k: Array, v: Array, lengths: Array | None, offset: Array | None
+) -> tuple[Array, Array]:
+    """`_part_with_xla` by cuDNN, in the dtype of q; without `lengths`, `offset` is 0 in all rows.
+
+    jax's public function rounds the log-sum-exp to the dtype of q, with errors of 1 % after the merge.
+    """
+    from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
+
+    B, T, _, H = q.shape
+    causal = lengths is None
+    y, log_sum = dot_product_attention(
+        q,
+        k,
+        v,
+        q_seqlen=None if causal else jnp.full(B, T, jnp.int32),
+        kv_seqlen=None if causal else lengths.astype(jnp.int32),
+        scale=H**-0.5,
+        mask_type=MaskType.CAUSAL if causal else MaskType.PADDING,
+        return_residual=True,
+    )
+    return y, jnp.moveaxis(log_sum, 1, 2)
