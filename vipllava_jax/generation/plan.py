@@ -9,7 +9,7 @@ from vipllava_jax.config import Config
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.processing import Processing, processing_of
 from vipllava_jax.generation.sampling import Sampling, sampling_of
-from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings
+from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, check_lengths
 from vipllava_jax.generation.state import eos_rows
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops, end_ids, eos_ids
 from vipllava_jax.inputs.batch import Batch, bucket
@@ -45,6 +45,7 @@ def plan(
     check_ids(settings, cfg)
     ends_with = end_ids(settings, cfg, processor)
     limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
+    check_lengths(settings.per_row('min_new_tokens', B, none=0), limits)
     processing = processing_of(settings, batch.lengths, limits, eos_ids(settings, cfg))
     sampling = sampling_of(settings, B, always=processing is not None)
     n = settings.num_return_sequences
