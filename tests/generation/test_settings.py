@@ -1,4 +1,4 @@
-"""Settings are checked when they are created, and read from generation_config.json."""
+"""Settings are checked when they are created."""
 
 import copy
 import dataclasses
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vipllava_jax.generation.hugging_face_settings import settings_from_hugging_face
 from vipllava_jax.generation.refused_settings import REFUSED
 from vipllava_jax.generation.setting_checks import COUNTS, NUMBERS
 from vipllava_jax.generation.settings import GenerationSettings, with_overrides
@@ -280,51 +279,3 @@ def test_settings_that_seem_to_contradict_each_other():
 def test_importing_the_settings_does_not_import_jax():
     code = 'import sys, vipllava_jax.generation.settings; sys.exit("jax" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ('fields', 'expected'),
-    [
-        ({}, {}),
-        ({'do_sample': False, 'temperature': 0.6, 'top_p': 0.9}, {'top_p': 0.9}),
-        ({'temperature': 0.6, 'top_k': 20}, {'top_k': 20}),
-        ({'do_sample': True}, {'temperature': 1.0}),
-        ({'do_sample': True, 'temperature': 0.6, 'top_p': 0.9}, {'temperature': 0.6, 'top_p': 0.9}),
-        ({'do_sample': True, 'temperature': None, 'top_k': None}, {'temperature': 1.0}),
-        ({'temperature': 0, 'top_p': 1, 'top_k': 0}, {}),
-        ({'max_new_tokens': 700}, {'max_new_tokens': 700}),
-        ({'max_new_tokens': 7, 'max_length': 20}, {'max_new_tokens': 7}),
-        ({'max_length': 20}, {'max_new_tokens': 20}),
-        ({'max_length': 4096}, {}),
-        ({'eos_token_id': 2}, {'eos': 2}),
-        ({'eos_token_id': [2, 9]}, {'eos': (2, 9)}),
-        ({'eos_token_id': -1}, {}),
-        ({'eos_token_id': None, 'bos_token_id': 1, 'transformers_version': '4.40', 'num_beams': 4}, {}),
-    ],
-)
-def test_the_settings_of_a_generation_config(fields, expected):
-    assert settings_from_hugging_face(fields) == GenerationSettings(**expected)
-
-
-@pytest.mark.parametrize(
-    ('fields', 'message'),
-    [
-        ({'temperature': 'hot'}, "temperature: expected a number, found 'hot'"),
-        ({'temperature': -0.5, 'do_sample': True}, r'temperature is -0\.5'),
-        ({'temperature': -0.5}, r'temperature is -0\.5'),
-        ({'temperature': True}, 'temperature: expected a number, found True'),
-        ({'top_p': 3}, r'top_p is 3'),
-        ({'top_p': float('nan')}, r'top_p is nan'),
-        ({'top_k': 2.5}, 'top_k: expected a whole number'),
-        ({'top_k': -1}, 'top_k: expected a whole number'),
-        ({'do_sample': 'yes'}, 'do_sample: expected true or false'),
-        ({'max_new_tokens': -3}, 'max_new_tokens: expected a whole number'),
-        ({'max_length': '9'}, 'max_length: expected a whole number'),
-        ({'eos_token_id': 'x'}, 'eos_token_id: expected a whole number or a list'),
-        ({'eos_token_id': [2, -1]}, 'eos_token_id: expected ids from 0'),
-        ({'eos_token_id': [*range(99)]}, 'eos_token_id: expected a whole number or a list of at most 64'),
-    ],
-)
-def test_a_malformed_generation_config_is_refused(fields, message):
-    with pytest.raises(ValueError, match=f'generation_config.json: {message}'):
-        settings_from_hugging_face(fields)

@@ -11,6 +11,9 @@ REFUSED = {
     'trained to answer without a question',
     'forced_bos_token_id': 'it replaces the first token of a decoder that starts from nothing; here the '
     'answer continues the prompt: end the prompt with the token',
+    'forced_decoder_ids': 'the answer continues the prompt: end the prompt with the tokens',
+    'token_healing': 'the prompt is used as it is: do not end it within a word',
+    'dola_layers': 'the logits are those of the last layer',
     'num_beam_groups': _BEAM_SEARCH,
     'diversity_penalty': _BEAM_SEARCH,
     'constraints': _BEAM_SEARCH,
