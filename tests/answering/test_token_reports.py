@@ -32,7 +32,7 @@ def test_each_token_has_its_text_and_log_probability():
 
 def test_the_most_likely_tokens_are_listed_with_each_token():
     tokens, top = np.int32(ids('a', 'b')), np.int32([ids('a', '<0xA9>'), ids('<s>', 'b')])
-    logprobs = np.float32([[-0.25, -2], [-0.5, -1]])
+    logprobs = np.float32([[-0.25, -2], [-0.0, -1]])
     reports = token_reports(
         Processor, GeneratedAnswer(tokens, True, 'stop', logprobs[[0, 1], [0, 1]], top, logprobs)
     )
@@ -42,3 +42,4 @@ def test_the_most_likely_tokens_are_listed_with_each_token():
         {'token': '\N{REPLACEMENT CHARACTER}', 'bytes': [0xA9], 'id': top[0, 1], 'logprob': -2},
     ]
     assert [part['token'] for part in reports[1]['top']] == ['<s>', 'b']
+    assert str(reports[1]['top'][0]['logprob']) == '0.0'

@@ -31,4 +31,5 @@ def _report(data: bytes, id: int, logprob: float) -> dict[str, Any]:
     """The report of one token; JSON has no infinity and no NaN."""
     text = data.decode(errors='replace')
     part = {'bytes': [*data]} if text.encode() != data else {}
-    return {'token': text, **part, 'id': id, 'logprob': round(logprob, 6) if math.isfinite(logprob) else None}
+    rounded = round(logprob, 6) + 0.0 if math.isfinite(logprob) else None  # 0.0 instead of -0.0
+    return {'token': text, **part, 'id': id, 'logprob': rounded}

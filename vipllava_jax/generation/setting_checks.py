@@ -74,7 +74,7 @@ def array_of(value: Any) -> np.ndarray:
     """A number, or a sequence of numbers of any depth -> an array; of dtype object for anything else."""
     try:
         array = np.asarray(value)
-    except (ValueError, OverflowError):  # lists of different lengths; a huge number among real ones
+    except ValueError:  # lists of different lengths
         return np.empty(1, object)
     # NumPy counts a boolean among numbers as 0 or 1, and bytes as small numbers.
     booleans = isinstance(value, list | tuple) and any(isinstance(x, bool | np.bool_) for x in value)
