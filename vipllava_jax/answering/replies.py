@@ -105,11 +105,13 @@ class Reply:
 
 
 def replies(model: Model, batch: Batch, settings: GenerationSettings) -> list[Reply]:
-    """The replies to the rows of a batch; the settings are those of `with_template_stops`.
+    """The replies to a batch; the settings are those of `with_template_stops`.
 
-    With `num_return_sequences` n above 1, the n replies to a row follow one another. The replies can be read
-    one after another or together: tokens are generated for the whole batch, as many as the reply that is read
-    needs; with beams, all of them when the first is read. Raises the errors of `stream`.
+    With `num_return_sequences` n above 1, the n replies to a prompt follow one another.
+
+    The replies can be read one after another or together: tokens are generated for the whole batch, as many
+    as the reply that is read needs; with beams, all of them when the first is read. Raises the errors of
+    `generate`.
     """
     processor = model.processor
     chunks: TokenStream | BeamStream

@@ -45,10 +45,10 @@ def plan(
     check_ids(settings, cfg)
     ends_with = end_ids(settings, cfg, processor)
     limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)
-    check_lengths(settings.per_row('min_new_tokens', B, none=0), limits)
     processing = processing_of(settings, batch.lengths, limits, eos_ids(settings, cfg))
     sampling = sampling_of(settings, B, always=processing is not None)
     n = settings.num_return_sequences
+    check_lengths(settings.per_row('min_new_tokens', B, none=0), limits)
     stops = settings.stop if processor else ()
     ends = AnswerEnds(
         np.repeat(limits, n),
