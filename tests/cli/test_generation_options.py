@@ -91,14 +91,22 @@ def test_the_other_settings_are_those_of_the_library(vipllava, folder):
 
 def test_beams_are_printed_at_the_end(vipllava, folder, monkeypatch):
     def search(params, batch, *, cfg, settings, processor):
-        found = vj.generate(params, batch, cfg=cfg, settings=dataclasses.replace(settings, num_beams=1))
-        return dataclasses.replace(found, sequence_scores=np.float32([-1.5]))
+        alone = dataclasses.replace(settings, num_beams=1, num_return_sequences=1)
+        found = vj.generate(params, batch, cfg=cfg, settings=alone)
+        two = {name: np.repeat(getattr(found, name), 2, axis=0) for name in ('tokens', 'lengths', 'finished')}
+        reasons = found.finish_reasons * 2
+        return dataclasses.replace(
+            found, **two, finish_reasons=reasons, sequence_scores=np.float32([-1.5, -2])
+        )
 
     monkeypatch.setattr(beam_stream, 'generate', search)
     command = ('ask', '--model', folder, '--max-new-tokens', 8)
-    report = json.loads(vipllava(*command, '--beams', 4, '--json', 'hi').out)
-    assert report['answer'] == vipllava(*command, 'hi').out.removesuffix('\n')
-    assert (report['sequence_score'], report['settings']) == (-1.5, {'num_beams': 4})
+    report = json.loads(vipllava(*command, '--beams', 4, '--n', 2, '--json', 'hi').out)
+    text = vipllava(*command, 'hi').out.removesuffix('\n')
+    assert [answer['answer'] for answer in report['answers']] == [text, text]
+    assert [answer['sequence_score'] for answer in report['answers']] == [-1.5, -2]
+    assert report['settings'] == {'num_return_sequences': 2, 'num_beams': 4}
+    assert (report['new_tokens'], report['tokens_per_second']) == (16, None)
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,33 @@ def test_each_field_without_a_counterpart_has_a_reason():
 def test_a_malformed_generation_config_is_refused(fields, message):
     with pytest.raises(ValueError, match=f'generation_config.json: {message}'):
         settings_from_hugging_face(fields)
+
+
+# Fields of transformers that do not change which answers are likely, or are read under another name.
+OTHERS = {
+    *('max_length', 'max_new_tokens', 'do_sample', 'eos_token_id', 'stop_strings', 'transformers_version'),
+    *('pad_token_id', 'bos_token_id', 'decoder_start_token_id', 'output_attentions', 'output_hidden_states'),
+    *('output_scores', 'output_logits', 'return_dict_in_generate', 'use_cache', 'cache_implementation'),
+    *(
+        'cache_config',
+        'max_cache_len',
+        'low_memory',
+        'prefill_chunk_size',
+        'compile_config',
+        'disable_compile',
+    ),
+    *('continuous_batching_config', 'is_assistant', 'num_assistant_tokens', 'num_assistant_tokens_schedule'),
+    *('assistant_confidence_threshold', 'assistant_early_exit', 'assistant_lookbehind', 'target_lookbehind'),
+    *('assistant_ensemble_weight', 'prompt_lookup_num_tokens', 'max_matching_ngram_size', 'use_mtp'),
+    *('speculation_type', '_from_model_config'),
+}
+
+
+@pytest.mark.parity
+def test_every_field_of_transformers_is_read_or_known():
+    from transformers import GenerationConfig
+
+    fields = vars(GenerationConfig())
+    unknown = {name for name in fields if not name.startswith('_')} - {*READ, *WITHOUT_COUNTERPART, *OTHERS}
+    assert not unknown
+    assert settings_from_hugging_face(GenerationConfig().to_dict()) == GenerationSettings()

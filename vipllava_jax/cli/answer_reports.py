@@ -21,7 +21,8 @@ def report_answers(replies: 'Sequence[Reply]', texts: Sequence[str]) -> tuple[di
     if len(answers) == 1:
         return answers[0], replies[0].report()
     first = replies[0].report()
-    begin, end = replies[0].times[1], max(reply.times[-1] for reply in replies)
+    begin = replies[0].times[1]
+    end = max((reply.times[-1] for reply in replies if len(reply.times) > 2), default=begin)
     tokens = sum(len(reply.tokens) for reply in replies)
     rate = round((tokens - len(replies)) / (end - begin), 1) if end > begin else None
     names = ('prompt_tokens', 'first_token_seconds')
