@@ -57,6 +57,7 @@ STORED = {
     'logprobs': (0, 0),
     'seed': (jnp.array([7, 8]), (7, 8)),
     'processors': (processor, (processor,)),
+    'prompt_lookup_num_tokens': (np.int64(3), 3),
 }
 SAMPLED = {'temperature': 1.0, 'num_beams': 4}  # with these, every number of answers is possible
 
