@@ -79,7 +79,10 @@ def test_commands_and_their_options_exist(page):
             assert option in {*options, '--help'}, f'{page.name}: vipllava {command} {option}'
 
 
-@pytest.mark.parametrize('page', ['README.md', 'docs/loading.md', 'docs/evaluation.md', 'docs/training.md'])
+@pytest.mark.parametrize(
+    'page',
+    ['README.md', 'docs/loading.md', 'docs/generation.md', 'docs/evaluation.md', 'docs/training.md'],
+)
 def test_python_is_valid_and_its_names_are_public(page):
     import vipllava_jax
 
@@ -87,6 +90,17 @@ def test_python_is_valid_and_its_names_are_public(page):
     compile(text, page, 'exec')
     for name in re.findall(r'\bvj\.(\w+)', (ROOT / page).read_text()):
         assert name in vipllava_jax.__all__, f'{page}: vj.{name}'
+
+
+def test_the_table_of_settings_lists_each_with_whether_it_may_differ_per_row():
+    from vipllava_jax.generation.setting_checks import NUMBERS
+    from vipllava_jax.generation.settings import GenerationSettings
+
+    table = (ROOT / 'docs/generation.md').read_text().partition('## Differences')[0]
+    rows = dict(re.findall(r'^\| `(\w+)` \| (N?) *\|', table, re.MULTILINE))
+    assert rows.keys() == GenerationSettings.__dataclass_fields__.keys()
+    per_row = {*NUMBERS, 'exponential_decay_length_penalty'}
+    assert {name for name, mark in rows.items() if mark} == per_row
 
 
 def test_toml_is_valid_and_its_keys_are_settings():

@@ -88,6 +88,12 @@ def test_the_settings_are_those_of_the_generation_config(source, tmp_path):
     file = copy / 'generation_config.json'
     file.write_text(json.dumps({'do_sample': True, 'temperature': 0.2, 'top_p': 0.9, 'max_new_tokens': 7}))
     assert load(copy).settings == GenerationSettings(temperature=0.2, top_p=0.9, max_new_tokens=7)
+    file.write_text(json.dumps({'no_repeat_ngram_size': 3, 'num_beams': 2, 'guidance_scale': 2.0}))
+    with pytest.warns(
+        UserWarning, match=f'^{copy}: generation_config.json: guidance_scale is ignored'
+    ) as found:
+        assert load(copy).settings == GenerationSettings(no_repeat_ngram_size=3, num_beams=2)
+    assert found[0].filename == __file__
     file.write_text(json.dumps({'top_k': 'many'}))
     with pytest.raises(CheckpointError, match=f'^{copy}: generation_config.json: top_k'):
         load(copy)

@@ -237,9 +237,9 @@ def default_settings(folder: Path) -> GenerationSettings:
     """The settings in a folder's generation_config.json, or the defaults; raises CheckpointError."""
     content = read_json(folder / 'generation_config.json', optional=True)
     try:
-        return settings_from_hugging_face(content)
+        return settings_from_hugging_face(content, str(folder))
     except ValueError as error:
-        raise CheckpointError(f'{folder}: {error}') from None
+        raise CheckpointError(str(error)) from None
 
 
 def _processor(folder: Path) -> 'Processor | None':

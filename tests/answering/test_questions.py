@@ -63,6 +63,13 @@ def test_the_answer_ends_at_the_stop_strings_of_the_template(folder, monkeypatch
     assert {*templates} == {'hub'}
 
 
+def test_the_first_answer_is_returned_if_the_settings_of_the_model_ask_for_several(folder):
+    model = vj.load(folder)
+    of_file = vj.GenerationSettings(max_new_tokens=4, temperature=2.0, seed=1, num_return_sequences=2)
+    one = answer(model, 'Hello', settings=vj.GenerationSettings(max_new_tokens=4, temperature=2.0, seed=1))
+    assert answer(model._replace(settings=of_file), 'Hello') == one
+
+
 IMAGE = Image.new('RGB', (60, 50))
 
 
@@ -86,6 +93,10 @@ IMAGE = Image.new('RGB', (60, 50))
         ({'fit': 'none', 'image': IMAGE}, "unknown fit 'none'"),
         ({'settings': vj.GenerationSettings(max_new_tokens=10**6)}, 'request at most'),
         ({'settings': {'temperature': 1.0}}, 'must be a GenerationSettings'),
+        (
+            {'settings': vj.GenerationSettings(num_return_sequences=2, temperature=1.0)},
+            'num_return_sequences is 2, but answer returns one text: generate returns all answers',
+        ),
     ],
 )
 def test_invalid_input_is_an_error_before_anything_runs(folder, arguments, message):

@@ -7,6 +7,7 @@ import pytest
 
 import vipllava_jax as vj
 from vipllava_jax import GenerationSettings
+from vipllava_jax.answering import beam_stream
 from vipllava_jax.answering import replies as replies_module
 from vipllava_jax.answering.replies import replies, with_template_stops
 from vipllava_jax.generation.decoding import stream
@@ -106,7 +107,62 @@ def test_each_row_can_have_its_own_maximum(model):
     assert [len(reply.tokens) for reply in answers if not reply.finished] == [3, 9, 1]
 
 
+def test_the_samples_of_a_prompt_are_replies_that_follow_one_another(model):
+    several = dataclasses.replace(SETTINGS, num_return_sequences=2, logprobs=2)
+    batch = model.processor(QUESTIONS)
+    out = vj.generate(model.params, batch, cfg=model.cfg, settings=several)
+    answers = replies(model, batch, several)
+    assert [reply.text() for reply in answers] == model.processor.decode(out)
+    assert [reply.prompt_tokens for reply in answers] == np.repeat(batch.lengths, 2).tolist()
+    assert [reply.finish_reason for reply in answers] == [*out.finish_reasons]
+    for reply, expected in zip(answers, out, strict=True):
+        for found, array in zip(reply.generated()[3:7], expected[3:7], strict=True):
+            np.testing.assert_array_equal(found, array)
+            assert len(found) == len(reply.tokens)
+
+
+def test_beams_are_searched_when_the_first_reply_is_read(model, out, monkeypatch):
+    calls = []
+
+    def search(params, batch, *, cfg, settings, processor):
+        calls.append(settings)
+        return dataclasses.replace(out, sequence_scores=np.float32([-1, -2, -3]))
+
+    monkeypatch.setattr(beam_stream, 'generate', search)
+    beams = dataclasses.replace(SETTINGS, num_beams=2)
+    answers = replies(model, model.processor(QUESTIONS), beams)
+    assert not calls
+    assert [reply.text() for reply in answers] == model.processor.decode(out)
+    assert calls == [beams]
+    assert [reply.finish_reason for reply in answers] == [*out.finish_reasons]
+    assert [reply.generated().sequence_score for reply in answers] == [-1, -2, -3]
+    assert answers[0].report()['tokens_per_second'] is None
+    with pytest.raises(ValueError, match='request at most'):
+        replies(model, model.processor(QUESTIONS), dataclasses.replace(beams, max_new_tokens=5000))
+
+
+@pytest.mark.slow
+def test_beams_are_those_of_generate(model):
+    beams = GenerationSettings(max_new_tokens=9, num_beams=3, num_return_sequences=2, logprobs=1)
+    batch = model.processor(QUESTIONS)
+    found = vj.generate(model.params, batch, cfg=model.cfg, settings=beams)
+    answers = replies(model, batch, beams)
+    assert [reply.text() for reply in answers] == model.processor.decode(found)
+    for reply, expected in zip(answers, found, strict=True):
+        assert reply.generated().sequence_score == expected.sequence_score
+        assert (reply.tokens, reply.finish_reason) == (expected.tokens.tolist(), expected.finish_reason)
+
+
+def test_time_ends_replies(model):
+    answers = rows(model, max_new_tokens=200, max_time=1e-6, eos=())
+    texts = [reply.text() for reply in answers]
+    assert [reply.finish_reason for reply in answers] == ['time'] * 3
+    assert not any(reply.finished for reply in answers)
+    assert texts == [model.processor.decode(reply.tokens) for reply in answers]
+
+
 def test_the_stops_of_a_template_are_added_to_the_settings(model):
     settings = with_template_stops(GenerationSettings(stop='x', seed=3), model.processor, 'hub')
     assert settings == GenerationSettings(stop=('x', '###'), seed=3)
     assert with_template_stops(settings, model.processor, 'vipllava') == settings
+    assert with_template_stops(settings, model.processor, 'hub') == settings

@@ -82,6 +82,14 @@ ROWS: list[Any] = [
 RUN = 'model = "model"\ndata = ["rows.json"]\noutput = "run"\nsteps = 3\nbatch = 1\n'
 META = {'boxes': [[1, 1, 40, 50, 0.9], [50, 5, 80, 55, 0.8]], 'segms': [[[[1, 1], [40, 1], [20, 50]]], []]}
 
+GENERATION = {
+    **{'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 399, 'do_sample': True, 'temperature': 0.5},
+    **{'num_return_sequences': 2, 'num_beams': 2, 'min_new_tokens': 1, 'max_new_tokens': 9, 'max_time': 60},
+    **{'bad_words_ids': [[3, 4]], 'sequence_bias': [[[5, 6], 1.5]], 'suppress_tokens': [7]},
+    **{'exponential_decay_length_penalty': [3, 1.1], 'early_stopping': 'never', 'stop_strings': ['x']},
+    **{'guidance_scale': 2.0, 'forced_bos_token_id': 8},
+}
+
 
 def model(folder: Path) -> None:
     """A PyTorch checkpoint with its processor."""
@@ -93,7 +101,7 @@ def model(folder: Path) -> None:
     tensors = {leaf.name: np.float32(rng.standard_normal(leaf.shapes[0]) / 8) for leaf in leaves(CFG)}
     write_safetensors(folder / 'model.safetensors', tensors)
     write(folder / 'config.json', to_hugging_face(CFG))
-    write(folder / 'generation_config.json', {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 399})
+    write(folder / 'generation_config.json', GENERATION)
     write(folder / 'special_tokens_map.json', {'bos_token': '<s>', 'eos_token': {'content': '</s>'}})
     (folder / 'chat_template.jinja').write_text(CHAT)
 

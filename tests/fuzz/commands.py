@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from tests.fuzz.nasty import TEXTS, Draw, words
 from vipllava_jax.cli import COMMANDS
+from vipllava_jax.cli.generation_options import Setting
 
 LINES = {
-    'ask': words('What is {mark}?  --model  model  --image  photo.png  --mark  rectangle:10,10,50,40:red'),
+    'ask': words("""What is {mark}?  --model  model  --image  photo.png  --mark  rectangle:10,10,50,40:red
+        --max-new-tokens  9  --temperature  1  --n  2  --stop  x  --set  typical_p=0.9"""),
     'draw': words('photo.png  out.png  --mark  rectangle:10,10,50,40:red'),
     'convert': words('model  out'),
     'eval': words('--model  model  --data  rows.jsonl  --batch  2  --max-new-tokens  2'),
@@ -28,6 +30,12 @@ WORDS = tuple(text for text in TEXTS if not {'/', '\0', '\ud800'} & set(text)) +
 """)
 INVALID = ('-1', 'x', '', 'nan', '1e400', '9' * 5000, '0x1', '\x1b[31m', '-' + '9' * 30)
 INTEGERS = (*words('0  1  2  100  2147483647  2147483648  1.0'), '9' * 30, *INVALID)
+SETTINGS = words("""
+    typical_p=0.9  typical_p=NaN  top_h=[0.5]  max_time=1e-9  min_new_tokens=3  logit_bias={"7":3}  eos=[]
+    early_stopping=never  suppress_tokens=[[1]]  bad_words_ids=[[3,4],[5]]  sequence_bias=[[[3,4],-1e9]]
+    exponential_decay_length_penalty=[2,9.5]  renormalize_logits=true  keep_stop=True  guidance_scale=2
+    temperature=1  x=  =x  processors=[]  forced_eos_token_id=399  no_repeat_ngram_size=2147483647
+""")
 STDIN = (b'What?', b'', b'\xff\xfeW\0', b'\xef\xbb\xbfWhat?', b'\xff', b'\x1b[2J', b'x' * (2 << 20))
 
 
@@ -55,6 +63,8 @@ def option_with_value(draw: Draw, option: click.Option) -> list[str]:
     name = draw(st.sampled_from([*option.opts, *option.secondary_opts]))
     if option.is_flag:
         return [name]
+    if isinstance(option.type, Setting):
+        return [name, draw(st.sampled_from((*SETTINGS, *WORDS)))]
     choices = option.type.choices if isinstance(option.type, click.Choice) else ()
     return [name, draw(st.sampled_from((*choices, *(WORDS if is_text(option) else INTEGERS))))]
 

@@ -22,6 +22,7 @@ def plan(folder: Path) -> None:
     from vipllava_jax.inputs.processor import Processor
 
     loading.locate(folder)
+    loading.default_settings(folder)
     loading.open(folder).shapes()
     loading.open(folder, loading.WeightOptions(quantize='int8')).shapes()
     Processor.load(folder)

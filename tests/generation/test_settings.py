@@ -1,6 +1,8 @@
-"""Settings are checked when they are created, and read from generation_config.json."""
+"""Settings are checked when they are created."""
 
+import copy
 import dataclasses
+import pickle
 import subprocess
 import sys
 
@@ -8,11 +10,117 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vipllava_jax.generation.hugging_face_settings import settings_from_hugging_face
-from vipllava_jax.generation.settings import (
-    GenerationSettings,
-    with_overrides,
+from vipllava_jax.generation.refused_settings import REFUSED
+from vipllava_jax.generation.setting_checks import COUNTS, NUMBERS
+from vipllava_jax.generation.settings import GenerationSettings, with_overrides
+
+FIELDS = {field.name: field.default for field in dataclasses.fields(GenerationSettings)}
+
+
+def processor(ids, lengths, logits):
+    return logits
+
+
+# A value of each setting, and how it is stored.
+STORED = {
+    'max_new_tokens': (np.int64(9), 9),
+    'min_new_tokens': ((3.0, 0), (3, 0)),
+    'max_time': ([1, 2], (1.0, 2.0)),
+    'temperature': (np.float32(0.5), 0.5),
+    'top_k': (range(1, 3), (1, 2)),
+    'top_p': (1, 1.0),
+    'min_p': (jnp.array([0.25, 0]), (0.25, 0.0)),
+    'typical_p': (0.9, 0.9),
+    'epsilon_cutoff': (0, 0.0),
+    'eta_cutoff': ([0.5], (0.5,)),
+    'top_h': (1, 1.0),
+    'repetition_penalty': (np.array([1, 2]), (1.0, 2.0)),
+    'presence_penalty': (-1, -1.0),
+    'frequency_penalty': ([np.float64(2), 1], (2.0, 1.0)),
+    'no_repeat_ngram_size': (jnp.int32(3), 3),
+    'bad_words_ids': ([np.array([1, 2]), (3,), range(2)], ((1, 2), (3,), (0, 1))),
+    'sequence_bias': ({(1, 2): 3, (4,): -np.inf}, (((1, 2), 3.0), ((4,), -np.inf))),
+    'logit_bias': ({'7': 1, 8: np.float32(-2), '8': 3}, ((7, 1.0), (8, 3.0))),
+    'suppress_tokens': (np.arange(2), (0, 1)),
+    'begin_suppress_tokens': (5, (5,)),
+    'forced_eos_token_id': ([6, 6], (6, 6)),
+    'exponential_decay_length_penalty': ([np.array([3, 4]), 1.5], ((3, 4), 1.5)),
+    'remove_invalid_values': (np.True_, True),
+    'renormalize_logits': (jnp.array(True), True),
+    'num_return_sequences': (2.0, 2),
+    'num_beams': (np.int32(4), 4),
+    'length_penalty': (-1, -1.0),
+    'early_stopping': (np.False_, False),
+    'eos': (np.array([], int), ()),
+    'stop': (np.array(['a', 'b']), ('a', 'b')),
+    'keep_stop': (True, True),
+    'logprobs': (0, 0),
+    'seed': (jnp.array([7, 8]), (7, 8)),
+    'processors': (processor, (processor,)),
+    'prompt_lookup_num_tokens': (np.int64(3), 3),
+}
+SAMPLED = {'temperature': 1.0, 'num_beams': 4}  # with these, every number of answers is possible
+
+
+def test_each_setting_is_stored_as_plain_hashable_values():
+    assert STORED.keys() == FIELDS.keys()
+    for name, (value, expected) in STORED.items():
+        stored = getattr(GenerationSettings(**{**SAMPLED, name: value}), name)
+        assert (stored, type(stored)) == (expected, type(expected)), name
+        parts = stored if isinstance(stored, tuple) else (stored,)
+        assert not any(isinstance(part, np.generic) for part in parts), name
+
+
+def test_stored_settings_are_equal_after_each_kind_of_copy():
+    settings = GenerationSettings(**{name: value for name, (value, _) in STORED.items()})
+    for other in (
+        dataclasses.replace(settings),
+        GenerationSettings(**{name: getattr(settings, name) for name in FIELDS}),
+        copy.deepcopy(settings),
+        pickle.loads(pickle.dumps(dataclasses.replace(settings, processors=()))),
+    ):
+        assert dataclasses.replace(other, processors=processor) == settings
+        assert hash(dataclasses.replace(other, processors=processor)) == hash(settings)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [True, [1, True], 'x', ['1'], b'1', bytearray(b'1'), {1: 2}, {1}, [[1]], [[1], [1, 2]], [], [None]],
 )
+def test_a_number_is_nothing_else(value):
+    for name in (*NUMBERS, *COUNTS):
+        with pytest.raises(ValueError, match=f'^{name} is .*, but must be '):
+            GenerationSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    'value', [float('nan'), 1e300, -1e300, 10**400, [0.5, 10**400], 1 + 1j, (x for x in [1])]
+)
+def test_a_number_is_finite_and_real(value):
+    for name in (*NUMBERS, *COUNTS):
+        with pytest.raises(ValueError, match=f'^{name} is .*, but must be '):
+            GenerationSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    'ids',
+    [-1, 2**31, 1.5, True, [True, 1], 'x', b'1', [None], [[1], [1, 2]], [[1]], {1}, {}, (i for i in [1])],
+)
+def test_ids_are_nothing_else(ids):
+    of_one_list = ('eos', 'suppress_tokens', 'begin_suppress_tokens', 'forced_eos_token_id')
+    lists = dict.fromkeys(of_one_list, ids) | {'bad_words_ids': [[1], ids], 'sequence_bias': [[ids, 1]]}
+    for name, value in lists.items():
+        with pytest.raises(ValueError, match=f'^{name} '):
+            GenerationSettings(**{name: value})
+
+
+def test_the_default_of_each_setting_is_neutral_and_valid():
+    assert GenerationSettings(**FIELDS) == GenerationSettings()
+    for name, default in FIELDS.items():
+        assert default is not None or getattr(GenerationSettings(**{name: None}), name) is None
+        if default is not None:
+            with pytest.raises(ValueError, match=f'^{name} is None, but must be '):
+                GenerationSettings(**{name: None})
 
 
 def test_the_defaults_are_greedy():
@@ -24,26 +132,6 @@ def test_the_defaults_are_greedy():
         (),
         False,
     )
-
-
-@pytest.mark.parametrize('make', [list, tuple, np.array, jnp.array])
-def test_arrays_and_lists_become_tuples(make):
-    settings = GenerationSettings(
-        max_new_tokens=make([3, 4]),
-        temperature=make([0, 1.5]),
-        top_k=make([1, 2]),
-        seed=make([7, 8]),
-        eos=make([5]),
-    )
-    assert settings == GenerationSettings(
-        max_new_tokens=(3, 4), temperature=(0.0, 1.5), top_k=(1, 2), seed=(7, 8), eos=(5,)
-    )
-    assert hash(settings) == hash(dataclasses.replace(settings))
-    assert GenerationSettings(stop='###').stop == ('###',)
-    assert GenerationSettings(eos=5).eos == (5,)
-    assert GenerationSettings(eos=range(3)).eos == (0, 1, 2)
-    assert GenerationSettings(eos=()).eos == ()
-    assert isinstance(GenerationSettings(seed=np.uint32(3)).seed, int)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +170,47 @@ def test_arrays_and_lists_become_tuples(make):
         ('stop', '', "stop is ''"),
         ('stop', ['a', ''], 'stop is '),
         ('stop', [b'a'], 'stop is '),
+        ('stop', '\ud800', 'stop is .*, but must be valid Unicode'),
+        ('stop', {'a': 1}, 'stop is '),
         ('keep_stop', 1, 'keep_stop is 1, but must be True or False'),
+        ('keep_stop', [True], r'keep_stop is \[True\]'),
+        ('max_new_tokens', [], r'max_new_tokens is \[\], but must be .*, or one such number for each row'),
+        ('repetition_penalty', 0, 'repetition_penalty is 0, but must be finite and above 0'),
+        ('repetition_penalty', [1, 1e-40], 'repetition_penalty is 1e-40'),
+        ('presence_penalty', np.inf, 'presence_penalty is inf, but must be finite'),
+        ('epsilon_cutoff', 1, 'epsilon_cutoff is 1, but must be at least 0 and below 1'),
+        ('num_beams', [2, 2], r'num_beams is \[2, 2\], but must be a whole number .*, for all rows'),
+        ('num_beams', 1025, 'num_beams is 1025'),
+        ('num_return_sequences', 0, 'num_return_sequences is 0'),
+        ('logprobs', -1, 'logprobs is -1'),
+        ('early_stopping', 1, "early_stopping is 1, but must be True, False or 'never'"),
+        ('early_stopping', 'Never', "early_stopping is 'Never'"),
+        ('early_stopping', np.array(['never', 'x']), 'early_stopping is '),
+        ('bad_words_ids', [5], 'bad_words_ids holds 5, but must hold lists of one id or more'),
+        ('bad_words_ids', [[]], r'bad_words_ids holds \[\]'),
+        ('bad_words_ids', ['no'], "bad_words_ids holds 'no'"),
+        ('bad_words_ids', {(1,): 2}, 'bad_words_ids is .*, but must be a list of lists of ids'),
+        ('sequence_bias', {5: 1.0}, 'sequence_bias holds 5'),
+        ('sequence_bias', {(): 1.0}, r'sequence_bias holds \[\]'),
+        ('sequence_bias', [[[5], np.nan]], 'sequence_bias holds nan, but a bias must be a number'),
+        ('sequence_bias', [[[5], np.inf]], 'sequence_bias holds inf'),
+        ('sequence_bias', [[[5], True]], 'sequence_bias holds True'),
+        ('sequence_bias', [[5], 1.0], r'sequence_bias holds \[5\], but must be a mapping'),
+        ('logit_bias', {'x': 1}, "logit_bias is .*'x'"),
+        ('logit_bias', {'9' * 5000: 1}, 'logit_bias is '),
+        ('logit_bias', {(1, 2): 1}, 'logit_bias is '),
+        ('logit_bias', {(): 1}, 'logit_bias is '),
+        ('logit_bias', {True: 1}, r'logit_bias is \[True\]'),
+        ('logit_bias', {5: '1'}, "logit_bias holds '1'"),
+        ('logit_bias', {5: 1e31}, r'logit_bias holds 1e\+31'),
+        ('logit_bias', (1, 2), 'logit_bias holds 1, but must be a mapping from ids to numbers'),
+        ('logit_bias', ['ab'], "logit_bias holds 'ab'"),
+        ('exponential_decay_length_penalty', 3, 'exponential_decay_length_penalty is 3, but must be a pair'),
+        ('exponential_decay_length_penalty', (3,), 'must be a pair'),
+        ('exponential_decay_length_penalty', (-1, 1), r'exponential_decay_length_penalty\[0\] is -1'),
+        ('exponential_decay_length_penalty', (1, [1, 0]), r'exponential_decay_length_penalty\[1\] is 0'),
+        ('processors', 'x', "processors is 'x', but must be functions"),
+        ('processors', [print, 1], 'processors is '),
     ],
 )
 def test_an_invalid_value_is_named_with_its_field(field, value, message):
@@ -107,54 +235,48 @@ def test_an_unknown_setting_is_refused_with_the_known_ones(name):
         GenerationSettings(**{name: 1})
 
 
-def test_importing_the_settings_does_not_import_jax():
-    code = 'import sys, vipllava_jax.generation.settings; sys.exit("jax" in sys.modules)'
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ('fields', 'expected'),
-    [
-        ({}, {}),
-        ({'do_sample': False, 'temperature': 0.6, 'top_p': 0.9}, {'top_p': 0.9}),
-        ({'temperature': 0.6, 'top_k': 20}, {'top_k': 20}),
-        ({'do_sample': True}, {'temperature': 1.0}),
-        ({'do_sample': True, 'temperature': 0.6, 'top_p': 0.9}, {'temperature': 0.6, 'top_p': 0.9}),
-        ({'do_sample': True, 'temperature': None, 'top_k': None}, {'temperature': 1.0}),
-        ({'temperature': 0, 'top_p': 1, 'top_k': 0}, {}),
-        ({'max_new_tokens': 700}, {'max_new_tokens': 700}),
-        ({'max_new_tokens': 7, 'max_length': 20}, {'max_new_tokens': 7}),
-        ({'max_length': 20}, {'max_new_tokens': 20}),
-        ({'max_length': 4096}, {}),
-        ({'eos_token_id': 2}, {'eos': 2}),
-        ({'eos_token_id': [2, 9]}, {'eos': (2, 9)}),
-        ({'eos_token_id': -1}, {}),
-        ({'eos_token_id': None, 'bos_token_id': 1, 'transformers_version': '4.40', 'num_beams': 4}, {}),
-    ],
-)
-def test_the_settings_of_a_generation_config(fields, expected):
-    assert settings_from_hugging_face(fields) == GenerationSettings(**expected)
+@pytest.mark.parametrize('name', sorted(REFUSED))
+def test_a_setting_of_other_libraries_is_refused_with_what_to_do(name):
+    assert name not in FIELDS
+    for make in (GenerationSettings, lambda **fields: with_overrides(None, fields)):
+        with pytest.raises(TypeError) as error:
+            make(**{name: 1})
+        assert str(error.value) == f'{name} is not a setting: {REFUSED[name]}'
 
 
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        ({'temperature': 'hot'}, "temperature: expected a number, found 'hot'"),
-        ({'temperature': -0.5, 'do_sample': True}, r'temperature is -0\.5'),
-        ({'temperature': -0.5}, r'temperature is -0\.5'),
-        ({'temperature': True}, 'temperature: expected a number, found True'),
-        ({'top_p': 3}, r'top_p is 3'),
-        ({'top_p': float('nan')}, r'top_p is nan'),
-        ({'top_k': 2.5}, 'top_k: expected a whole number'),
-        ({'top_k': -1}, 'top_k: expected a whole number'),
-        ({'do_sample': 'yes'}, 'do_sample: expected true or false'),
-        ({'max_new_tokens': -3}, 'max_new_tokens: expected a whole number'),
-        ({'max_length': '9'}, 'max_length: expected a whole number'),
-        ({'eos_token_id': 'x'}, 'eos_token_id: expected a whole number or a list'),
-        ({'eos_token_id': [2, -1]}, 'eos_token_id: expected ids from 0'),
-        ({'eos_token_id': [*range(99)]}, 'eos_token_id: expected a whole number or a list of at most 64'),
+        ({'num_return_sequences': 2}, 'num_return_sequences is 2, but at temperature 0 the 2 answers'),
+        ({'num_return_sequences': 2, 'temperature': [1, 0]}, 'at temperature 0'),
+        (
+            {'num_return_sequences': 3, 'num_beams': 2},
+            'num_return_sequences is 3, but 2 beams give at most 2',
+        ),
+        (
+            {'min_new_tokens': 5, 'max_new_tokens': 4},
+            '^min_new_tokens is 5, but max_new_tokens is 4: raise max_new_tokens',
+        ),
+        (
+            {'min_new_tokens': [1, 5], 'max_new_tokens': 4},
+            '^row 1: min_new_tokens is 5, but max_new_tokens is 4',
+        ),
+        ({'min_new_tokens': [1, 5], 'max_new_tokens': [9, 4]}, '^row 1: min_new_tokens is 5'),
     ],
 )
-def test_a_malformed_generation_config_is_refused(fields, message):
-    with pytest.raises(ValueError, match=f'generation_config.json: {message}'):
-        settings_from_hugging_face(fields)
+def test_settings_that_contradict_each_other_are_refused_with_both_names(fields, message):
+    with pytest.raises(ValueError, match=message):
+        GenerationSettings(**fields)
+
+
+def test_settings_that_seem_to_contradict_each_other():
+    GenerationSettings(num_return_sequences=2, temperature=[0.1, 1])
+    GenerationSettings(num_return_sequences=2, num_beams=2)
+    GenerationSettings(min_new_tokens=4, max_new_tokens=4)
+    GenerationSettings(min_new_tokens=600)
+    GenerationSettings(min_new_tokens=[5, 5, 5], max_new_tokens=[4, 9])  # the number of rows is not known yet
+
+
+def test_importing_the_settings_does_not_import_jax():
+    code = 'import sys, vipllava_jax.generation.settings; sys.exit("jax" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -1,5 +1,6 @@
 """Answers a question about images with marks."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +29,10 @@ def answer(
     An image is a path, the bytes of a file or a PIL image; None asks without one. Marks are Mark objects or
     strings such as 'rectangle:40,60,180,220:red'; a string that starts with 'N/' is drawn on image N. {mark}
     (or {mark1}, {mark2}, …) in the question is replaced by the phrase of a mark, 'within the red rectangle'.
-    The answer ends at the stop strings of the template. `settings` default to those of the model, and `fit`,
-    how an image is made square, to that of its processor.
+    The answer ends at the stop strings of the template. `settings` default to those of the model, of which
+    the first answer is returned if they ask for several: settings of your own that do so are a ValueError,
+    because `generate` returns all of them. `fit`, how an image is made square, defaults to that of the
+    processor.
 
     Raises ValueError, TypeError or FileNotFoundError before anything long runs.
     """
@@ -37,12 +40,25 @@ def answer(
     given: list[Any] = [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
     images, drawn = mark_images(given, marks)
     prompt = insert_phrases(question, drawn)
-    settings = with_overrides(model.settings if settings is None else settings, {})
+    settings = _for_one_answer(model, settings)
     with single_prompt():
         batch = model.processor(prompt, images, template=template, fit=fit)
         settings = with_template_stops(settings, model.processor, template)
         (reply,) = replies(model, batch, settings)
     return reply.text()
+
+
+def _for_one_answer(model: Model, settings: GenerationSettings | None) -> GenerationSettings:
+    """The settings, or those of the model, which may ask for several answers: the first is the same alone."""
+    if settings is None:
+        return dataclasses.replace(model.settings, num_return_sequences=1)
+    settings = with_overrides(settings, {})
+    if (n := settings.num_return_sequences) > 1:
+        raise ValueError(
+            f'num_return_sequences is {n}, but answer returns one text: generate returns all answers, or '
+            'call answer with several seeds'
+        )
+    return settings
 
 
 def _check_arguments(model: Model, question: str) -> None:

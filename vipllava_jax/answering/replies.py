@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vipllava_jax.generation.decoding import stream
+from vipllava_jax.answering.beam_stream import BeamStream
+from vipllava_jax.generation.decoding import TokenStream, stream
 from vipllava_jax.generation.model import Model
+from vipllava_jax.generation.result import GeneratedAnswer
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import AnswerEnds, find_stop, truncate_at_stops
 from vipllava_jax.inputs.batch import Batch
@@ -20,13 +22,14 @@ def with_template_stops(
     settings: GenerationSettings, processor: Processor, template: str
 ) -> GenerationSettings:
     """The settings with the stop strings of a template."""
-    return dataclasses.replace(settings, stop=(*settings.stop, *processor.stop_strings(template)))
+    stops = dict.fromkeys((*settings.stop, *processor.stop_strings(template)))
+    return dataclasses.replace(settings, stop=tuple(stops))
 
 
 class Reply:
-    """The reply to one prompt: iterated once, it yields pieces of text as they are generated.
+    """One reply to a prompt: iterated once, it yields pieces of text as they are generated.
 
-    The other attributes are complete after the last piece.
+    The other attributes are complete after the last piece. With beams, the text is a single piece.
     """
 
     def __init__(
@@ -35,11 +38,11 @@ class Reply:
         chunks: Iterator[np.ndarray],
         row: int,
         prompt_tokens: int,
-        ends: AnswerEnds,
+        stream: TokenStream | BeamStream,
         settings: GenerationSettings,
     ):
         self.processor, self.chunks, self.row = processor, chunks, row
-        self.prompt_tokens, self.ends, self.settings = prompt_tokens, ends, settings
+        self.prompt_tokens, self.stream, self.settings = prompt_tokens, stream, settings
         self.tokens: list[int] = []
         self.decoded = ''  # the text, including the stop string that ended it
         self.times = [time.perf_counter()]  # the time of the start, and of each chunk of tokens
@@ -48,6 +51,10 @@ class Reply:
         yield from truncate_at_stops(self._pieces(), self.settings.stop)
         if self.settings.keep_stop and (found := find_stop(self.decoded, self.settings.stop)):
             yield self.decoded[slice(*found)]
+
+    @property
+    def ends(self) -> AnswerEnds:
+        return self.stream.ends
 
     def _pieces(self) -> Iterator[str]:
         text = self.processor.text_stream()
@@ -66,9 +73,18 @@ class Reply:
         yield piece
 
     @property
+    def finish_reason(self) -> str:
+        """'stop' (an end id or a stop string), 'length' or 'time'."""
+        return self.ends.reasons[self.row]
+
+    @property
     def finished(self) -> bool:
         """Whether an end id or a stop string ended the reply, not the maximum number of tokens."""
-        return self.ends.reasons[self.row] == 'stop'
+        return self.finish_reason == 'stop'
+
+    def generated(self) -> GeneratedAnswer:
+        """The tokens of the reply, with their log-probabilities if the settings ask for them."""
+        return self.stream.generation()[self.row]
 
     def text(self) -> str:
         """Generates the complete reply -> its text, without white space at the ends."""
@@ -82,6 +98,7 @@ class Reply:
             'prompt_tokens': self.prompt_tokens,
             'new_tokens': len(self.tokens),
             'finished': self.finished,
+            'finish_reason': self.finish_reason,
             'first_token_seconds': round(first - begin, 3),
             'tokens_per_second': rate and round(rate, 1),
         }
@@ -93,13 +110,18 @@ def replies(model: Model, batch: Batch, settings: GenerationSettings) -> list[Re
     With `num_return_sequences` n above 1, the n replies to a prompt follow one another.
 
     The replies can be read one after another or together: tokens are generated for the whole batch, as many
-    as the reply that is read needs. Raises the errors of `stream`.
+    as the reply that is read needs; with beams, all of them when the first is read. Raises the errors of
+    `generate`.
     """
     processor = model.processor
-    chunks = stream(model.params, batch, cfg=model.cfg, settings=settings, processor=processor)
+    chunks: TokenStream | BeamStream
+    if settings.num_beams > 1:
+        chunks = BeamStream(model, batch, settings)
+    else:
+        chunks = stream(model.params, batch, cfg=model.cfg, settings=settings, processor=processor)
     lengths = np.repeat(batch.lengths, settings.num_return_sequences)
     copies = itertools.tee(chunks, len(lengths))
     return [
-        Reply(processor, copy, row, int(length), chunks.ends, settings)
+        Reply(processor, copy, row, int(length), chunks, settings)
         for row, (copy, length) in enumerate(zip(copies, lengths, strict=True))
     ]

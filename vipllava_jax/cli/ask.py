@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from vipllava_jax.cli.answer_reports import report_answers, reported_settings
+from vipllava_jax.cli.generation_options import OPTIONS, generation_options, pop_settings
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.models import (
@@ -21,7 +23,7 @@ from vipllava_jax.cli.models import (
     weight_dtypes,
     weight_options,
 )
-from vipllava_jax.cli.numbers import RealNumber, WholeNumber
+from vipllava_jax.cli.option_groups import GroupedCommand
 from vipllava_jax.cli.paths import FILE, STDIN
 from vipllava_jax.cli.pictures import check_picture_output, mark_option, mark_pictures, save_picture
 from vipllava_jax.cli.stdin import read_text
@@ -39,7 +41,15 @@ if TYPE_CHECKING:
     from vipllava_jax.weight_options import WeightOptions
 
 
-@click.command()
+GROUPS = {
+    'Question': ('source', 'images', 'marks', 'template', 'fit'),
+    'Generation': (*OPTIONS, 'others'),
+    'Weights': ('dtype', 'quantize', 'adapter', 'mesh'),
+    'Output': ('as_json', 'save_image'),
+}
+
+
+@click.command(cls=GroupedCommand, groups=GROUPS)
 @click.argument('question', required=False)
 @model_option
 @click.option(
@@ -53,43 +63,7 @@ if TYPE_CHECKING:
 @mark_option
 @template_option
 @fit_option("as in the checkpoint's files")
-@click.option(
-    '--max-new-tokens',
-    metavar='N',
-    type=WholeNumber(1),
-    help='The maximum number of tokens of the answer.  [default: 512, or what the context '
-    'leaves if that is less]',
-)
-@click.option(
-    '--temperature',
-    metavar='T',
-    type=RealNumber(0),
-    default=0.0,
-    show_default=True,
-    help='Sample tokens at this temperature; 0 selects the most likely token at each step.',
-)
-@click.option(
-    '--top-p',
-    metavar='P',
-    type=RealNumber(0, 1, min_open=True),
-    default=1.0,
-    show_default=True,
-    help='Sample only from the most likely tokens whose probabilities add up to this; 1 for all.',
-)
-@click.option(
-    '--top-k',
-    metavar='K',
-    type=WholeNumber(0),
-    default=0,
-    show_default=True,
-    help='Sample only from the k most likely tokens; 0 for all.',
-)
-@click.option(
-    '--seed',
-    metavar='N',
-    type=WholeNumber(0, 2**32 - 1),
-    help='The random seed of sampling, for repeatable answers.  [default: random]',
-)
+@generation_options
 @weight_options
 @mesh_option
 @click.option(
@@ -113,7 +87,8 @@ def ask(
     """Ask QUESTION about pictures with marks drawn on them; without QUESTION it is read from stdin.
 
     {mark} (or {mark1}, {mark2}, …) in QUESTION is replaced by a mark's phrase, "within the red rectangle".
-    The answer is streamed to stdout; nothing else is written there.
+    The answer is streamed to stdout; nothing else is written there. With --n, each answer follows a line
+    such as "--- answer 1 of 3 ---".
 
     \b
     Examples:
@@ -121,23 +96,24 @@ def ask(
       vipllava ask --image a.jpg --image b.jpg --mark 2/arrow:0.2,0.3,0.5,0.8 "Compare them: {mark}."
       echo "Describe this." | vipllava ask --model ./vip-llava-7b --image photo.jpg --temperature 0.2 --seed 1
       curl -s https://example.com/photo.jpg | vipllava ask --image - "What is this?"
+      vipllava ask --image photo.jpg --temperature 0.8 --n 3 --set typical_p=0.9 "Tell a story about this."
     """
     if mesh is not None:
         reserve()
+    settings = {'seed': secrets.randbits(32), **pop_settings(options, as_json)}
     pictures, prompt = compose(question, images, marks)
     if save_image:
         check_save_image(save_image, images)
     weights = pop_weight_options(options)
-    if options['seed'] is None:
-        options['seed'] = secrets.randbits(32)
-    request = prepare(source, prompt, pictures, template, fit, weights, options, mesh)
+    request = prepare(source, prompt, pictures, template, fit, weights, settings, mesh)
     if save_image:
         adapter = [Path(weights.adapter)] if weights.adapter else []
         save_picture(pictures[0], save_image, [*images, request.weights.folder, *adapter])
-    answer, report = answer_request(request, quiet=as_json)
-    inputs = {'model': source, 'adapter': weights.adapter, 'template': template, 'prompt': prompt}
-    report = {'answer': answer, **inputs, **weight_dtypes(request.shapes), **options, **report}
-    click.echo(safe_json(report) if as_json else '')
+    answers, times = answer_request(request, quiet=as_json)
+    if as_json:
+        inputs = {'model': source, 'adapter': weights.adapter, 'template': template, 'prompt': prompt}
+        inputs |= {**weight_dtypes(request.shapes), **reported_settings(settings)}
+        click.echo(safe_json({**answers, **inputs, **times}))
     if not pictures:
         click.echo('vipllava: without --image, the model answered from the question alone', err=True)
 
@@ -203,38 +179,49 @@ def prepare(
     weights = loading.open(folder, options, mesh)
     processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
     from vipllava_jax.answering.replies import with_template_stops
-    from vipllava_jax.generation.plan import max_new_tokens_for
+    from vipllava_jax.generation.plan import plan
     from vipllava_jax.generation.settings import GenerationSettings
 
-    with single_prompt():
-        max_new_tokens_for(batch, weights.cfg, settings['max_new_tokens'])
     stopping = with_template_stops(GenerationSettings(**settings), processor, template)
-    return Request(processor, batch, weights, weights.shapes(), stopping)
+    shapes = weights.shapes()
+    with single_prompt():
+        plan(shapes, batch, weights.cfg, stopping, processor)
+    return Request(processor, batch, weights, shapes, stopping)
 
 
-def answer_request(request: Request, quiet: bool) -> tuple[str, dict[str, Any]]:
-    """Loads the weights while the programs are compiled -> the answer and a report with the times."""
+def answer_request(request: Request, quiet: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Loads the weights while the programs are compiled -> the reports of the answers and of the times."""
     from vipllava_jax.answering.replies import replies
 
     processor, batch, weights, shapes, settings = request
     wait = compile_in_background(shapes, batch, weights.cfg, settings, processor)
     model, seconds = load_model(weights, processor)
-    (reply,) = replies(model, batch, settings)
-    answer = stream_answer(reply, wait, quiet)
-    return answer, {'load_seconds': seconds, **reply.report()}
+    several = replies(model, batch, settings)
+    texts = []
+    for number, reply in enumerate(several, 1):
+        header = f'--- answer {number} of {len(several)} ---\n' if len(several) > 1 else ''
+        texts.append(stream_answer(reply, wait, quiet, header))
+    answers, times = report_answers(several, texts)
+    return answers, {'load_seconds': seconds, **times}
 
 
-def stream_answer(reply: 'Reply', wait: Callable[[], None], quiet: bool) -> str:
+def stream_answer(reply: 'Reply', wait: Callable[[], None], quiet: bool, header: str = '') -> str:
     """The complete answer; unless `quiet`, it is streamed to stdout. Waits for the compilation first."""
     answer = ''
+
+    def write(text: str) -> None:
+        if not quiet:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
     with spinner('looking at the picture; the first time, compiling …') as stop:
         with contextlib.suppress(Exception):  # decoding raises the same error again
             wait()
         for piece in reply:
-            if piece:
+            if piece and not answer:
                 stop()
+                write(header)
             answer += piece
-            if not quiet:
-                sys.stdout.write(safe_answer(piece))
-                sys.stdout.flush()
+            write(safe_answer(piece))
+    write('\n' if answer else f'{header}\n')
     return answer

@@ -13,7 +13,7 @@ from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.processing import Processing, processing_of
 from vipllava_jax.generation.rows import of_first_process
 from vipllava_jax.generation.sampling import Sampling, sampling_of
-from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings
+from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, check_lengths
 from vipllava_jax.generation.state import eos_rows
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops, eos_ids, stop_ids
 from vipllava_jax.inputs.batch import Batch, bucket
@@ -73,6 +73,7 @@ def plan(
     if settings.prompt_lookup_num_tokens:
         check_greedy(settings, sampling is None and processing is None)
     n = settings.num_return_sequences
+    check_lengths(settings.per_row('min_new_tokens', B, none=0), limits)
     stops = settings.stop if processor else ()
     ends = AnswerEnds(
         np.repeat(limits, n),

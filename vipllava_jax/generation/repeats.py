@@ -22,9 +22,10 @@ def repeats_of(ids: Array, lengths: Array, longest: Array | int) -> Array:
         equal &= (jnp.roll(ids, n + 1, axis=1) == newest) & (slots > n) & (lengths > n)[:, None]
         return equal, numbers + equal
 
-    slots = jnp.arange(ids.shape[1])
+    S = ids.shape[1]
+    slots = jnp.arange(S)
     start = jnp.ones(ids.shape, bool), jnp.zeros(ids.shape, jnp.int32)
-    return jax.lax.fori_loop(0, longest, compare, start)[1]
+    return jax.lax.fori_loop(0, jnp.minimum(longest, S), compare, start)[1]
 
 
 def add_id(numbers: Array, ids: Array, tokens: Array) -> Array:

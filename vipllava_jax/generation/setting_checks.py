@@ -11,6 +11,8 @@ from vipllava_jax.messages import brief
 LARGEST_SEED = 2**32 - 1  # jax ignores the higher bits of a seed
 MOST_DRAFTED = 64  # the largest number of tokens that prompt lookup guesses at once
 MOST_ANSWERS = 1024  # the largest number of beams, and of answers, for one prompt
+# Real numbers between these stay finite, and different from 0, when float32 programs combine them.
+SMALLEST_REAL, LARGEST_REAL = 1e-30, 1e30
 
 Rule = tuple[type, Callable[[np.ndarray], np.ndarray], str]
 
@@ -23,9 +25,21 @@ def _whole_from(smallest: int, largest: int = LARGEST_NUMBER) -> Rule:
     )
 
 
-FINITE: Rule = (float, lambda x: np.isfinite(x), 'finite')
-NOT_NEGATIVE: Rule = (float, lambda x: (x >= 0) & np.isfinite(x), 'finite and not below 0')
-POSITIVE: Rule = (float, lambda x: (x > 0) & np.isfinite(x), 'finite and above 0')
+FINITE: Rule = (
+    float,
+    lambda x: abs(x) <= LARGEST_REAL,
+    f'finite, from {-LARGEST_REAL} to {LARGEST_REAL}',
+)
+NOT_NEGATIVE: Rule = (
+    float,
+    lambda x: (x >= 0) & (x <= LARGEST_REAL),
+    f'finite and not below 0, at most {LARGEST_REAL}',
+)
+POSITIVE: Rule = (
+    float,
+    lambda x: (x >= SMALLEST_REAL) & (x <= LARGEST_REAL),
+    f'finite and above 0, from {SMALLEST_REAL} to {LARGEST_REAL}',
+)
 SHARE: Rule = (float, lambda x: (x > 0) & (x <= 1), 'above 0 and at most 1')
 CUTOFF: Rule = (float, lambda x: (x >= 0) & (x < 1), 'at least 0 and below 1')
 
@@ -58,54 +72,70 @@ COUNTS: dict[str, Rule] = {
 }
 
 
-def numbers(name: str, value: Any, rule: Rule) -> Any:
-    """A number or a sequence of numbers -> a Python number or a tuple; ValueError names the field."""
-    convert, is_valid, expected = rule
-    error = f'{name} is {{}}, but must be {expected}'
+def array_of(value: Any) -> np.ndarray:
+    """A number, or a sequence of numbers of any depth -> an array; of dtype object for anything else."""
     try:
         array = np.asarray(value)
     except ValueError:  # lists of different lengths
-        array = np.empty(0, object)
-    if array.dtype.kind not in 'iuf' or array.ndim > 1:
-        raise ValueError(error.format(brief(value)) + ', or one such number for each row')
+        return np.empty(1, object)
+    # NumPy counts a boolean among numbers as 0 or 1, and bytes as small numbers.
+    booleans = isinstance(value, list | tuple) and any(isinstance(x, bool | np.bool_) for x in value)
+    if booleans or isinstance(value, bytes | bytearray | memoryview) or array.dtype.kind not in 'iuf':
+        return np.empty(array.shape, object)
+    return array
+
+
+def numbers(name: str, value: Any, rule: Rule) -> Any:
+    """A number or a sequence of numbers -> a Python number or a tuple; ValueError names the field."""
+    convert, is_valid, expected = rule
+    array = array_of(value)
+    if array.dtype.kind == 'O' or array.ndim > 1 or not array.size:
+        raise ValueError(f'{name} is {brief(value)}, but must be {expected}, or one such number for each row')
     valid = is_valid(array)
     if not valid.all():
-        raise ValueError(error.format(array[~valid][0]))
+        raise ValueError(f'{name} is {array[~valid][0]}, but must be {expected}')
     return tuple(map(convert, array.tolist())) if array.ndim else convert(array.item())
 
 
 def count(name: str, value: Any, rule: Rule) -> int:
     """One number for all rows -> an int; ValueError names the field."""
     _, is_valid, expected = rule
-    array = np.asarray(value) if np.ndim(value) == 0 else np.empty(0, object)
-    if array.dtype.kind not in 'iuf' or not is_valid(array).all():
+    array = array_of(value)
+    if array.dtype.kind == 'O' or array.ndim or not is_valid(array):
         raise ValueError(f'{name} is {brief(value)}, but must be {expected}, for all rows')
     return int(array.item())
 
 
+def entries(value: Any) -> list[Any] | None:
+    """The entries of a sequence or an array; None for anything else, also for a text or a mapping."""
+    if isinstance(value, str | bytes | bytearray) or not (isinstance(value, Sequence) or np.shape(value)):
+        return None
+    return [*value]
+
+
 def ids(name: str, value: Any) -> tuple[int, ...]:
     """An id or a sequence of ids -> a tuple; ValueError names the field."""
-    try:
-        array = np.atleast_1d(np.asarray(value if np.ndim(value) == 0 else [*value]))
-    except ValueError:  # lists of different lengths
-        array = np.empty(0, object)
-    are_integers = array.dtype.kind in 'iu' or (array.size == 0 and array.dtype.kind == 'f')
-    if not are_integers or array.ndim != 1 or ((array < 0) | (array > LARGEST_NUMBER)).any():
+    array = np.atleast_1d(array_of(value))
+    is_empty = array.shape == (0,) and entries(value) is not None
+    if not is_empty and (
+        array.dtype.kind not in 'iu' or array.ndim != 1 or ((array < 0) | (array > LARGEST_NUMBER)).any()
+    ):
         raise ValueError(f'{name} is {brief(value)}, but must be an id, or ids, from 0 to {LARGEST_NUMBER}')
     return tuple(array.tolist())
 
 
 def id_sequences(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     """A sequence of sequences of ids -> tuples; ValueError names the field."""
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence | np.ndarray):
+    sequences = entries(value)
+    if sequences is None:
         raise ValueError(f'{name} is {brief(value)}, but must be a list of lists of ids')
-    return tuple(_id_sequence(name, sequence) for sequence in value)
+    return tuple(_id_sequence(name, sequence) for sequence in sequences)
 
 
 def _id_sequence(name: str, value: Any) -> tuple[int, ...]:
-    if np.ndim(value) == 0 or not len(sequence := ids(name, value)):
+    if not entries(value):
         raise ValueError(f'{name} holds {brief(value)}, but must hold lists of one id or more')
-    return sequence
+    return ids(name, value)
 
 
 def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
@@ -113,74 +143,85 @@ def biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
 
     A sequence that occurs several times has its last bias, as in transformers.
     """
-    expected = 'a mapping from tuples of ids to numbers, or a list of pairs [ids, number]'
-    if isinstance(value, str | bytes) or not isinstance(value, Mapping | Sequence):
-        raise ValueError(f'{name} is {brief(value)}, but must be {expected}')
-    pairs = value.items() if isinstance(value, Mapping) else value
-    found: dict[tuple[int, ...], float] = {}
-    for pair in pairs:
-        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise ValueError(f'{name} holds {brief(pair)}, but must be {expected}')
-        found[_id_sequence(name, pair[0])] = _bias(name, pair[1])
-    return tuple(found.items())
+    pairs = _pairs(name, value, 'a mapping from tuples of ids to numbers, or a list of pairs [ids, number]')
+    return tuple({_id_sequence(name, ids): _bias(name, bias) for ids, bias in pairs}.items())
 
 
 def id_biases(name: str, value: Any) -> tuple[tuple[int, float], ...]:
-    """{id: bias} -> ((id, bias), …); ids may be strings of digits, as in JSON. ValueError names the field."""
-    if isinstance(value, tuple):  # already checked
-        value = dict(value)
-    if not isinstance(value, Mapping):
-        raise ValueError(f'{name} is {brief(value)}, but must be a mapping from ids to numbers')
-    found = {}
-    for id, bias in value.items():
-        is_digits = isinstance(id, str) and id.isascii() and id.isdigit() and len(id) <= 10
-        found[ids(name, int(id) if is_digits else id)[0]] = _bias(name, bias)
-    return tuple(found.items())
+    """{id: bias} or [[id, bias], …] -> ((id, bias), …); ValueError names the field.
+
+    Ids may be strings of digits, as the keys of an object in JSON are.
+    """
+    pairs = _pairs(name, value, 'a mapping from ids to numbers, or a list of pairs [id, number]')
+    return tuple({_id(name, id): _bias(name, bias) for id, bias in pairs}.items())
+
+
+def _pairs(name: str, value: Any, expected: str) -> list[tuple[Any, Any]]:
+    several = [*value.items()] if isinstance(value, Mapping) else entries(value)
+    if several is None:
+        raise ValueError(f'{name} is {brief(value)}, but must be {expected}')
+    for pair in several:
+        if entries(pair) is None or len(pair) != 2:
+            raise ValueError(f'{name} holds {brief(pair)}, but must be {expected}')
+    return several
+
+
+def _id(name: str, value: Any) -> int:
+    is_digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10
+    (found,) = ids(name, [int(value) if is_digits else value])
+    return found
 
 
 def _bias(name: str, value: Any) -> float:
-    array = np.asarray(value) if np.ndim(value) == 0 else np.empty(0, object)
-    if array.dtype.kind not in 'iuf' or not array < np.inf:
-        raise ValueError(f'{name} holds {brief(value)}, but a bias must be a number, or -inf for a ban')
+    array = array_of(value)
+    if array.dtype.kind == 'O' or array.ndim or not (abs(array) <= LARGEST_REAL or array == -np.inf):
+        raise ValueError(
+            f'{name} holds {brief(value)}, but a bias must be a number of at most {LARGEST_REAL}, or -inf, '
+            'which bans'
+        )
     return float(array)
 
 
 def decay(name: str, value: Any) -> tuple[Any, Any]:
     """(start, factor) -> the same, each one number or one for each row; ValueError names the field."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+    pair = entries(value)
+    if pair is None or len(pair) != 2:
         raise ValueError(
             f'{name} is {brief(value)}, but must be a pair: the number of tokens after which the penalty '
             'begins, and its factor'
         )
-    start, factor = value
-    return numbers(f'{name}[0]', start, _whole_from(0)), numbers(f'{name}[1]', factor, POSITIVE)
+    return numbers(f'{name}[0]', pair[0], _whole_from(0)), numbers(f'{name}[1]', pair[1], POSITIVE)
 
 
-def flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f'{name} is {brief(value)}, but must be True or False')
+def flag(name: str, value: Any, expected: str = 'True or False') -> bool:
+    is_array = getattr(value, 'dtype', None) == np.bool_ and np.shape(value) == ()
+    if not (isinstance(value, bool) or is_array):
+        raise ValueError(f'{name} is {brief(value)}, but must be {expected}')
     return bool(value)
 
 
 def early_stopping(name: str, value: Any) -> bool | str:
-    if value == 'never':
+    if isinstance(value, str) and value == 'never':
         return 'never'
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name} is {brief(value)}, but must be True, False or 'never'")
-    return bool(value)
+    return flag(name, value, "True, False or 'never'")
 
 
 def strings(name: str, value: Any) -> tuple[str, ...]:
-    several = (value,) if isinstance(value, str) else value
-    if not isinstance(several, Sequence) or not all(isinstance(text, str) and text for text in several):
+    """A string or a sequence of strings -> a tuple; ValueError names the field."""
+    several = [value] if isinstance(value, str) else entries(value)
+    if several is None or not all(isinstance(text, str) and text for text in several):
         raise ValueError(f'{name} is {brief(value)}, but must be a list of strings that are not empty')
-    return tuple(several)
+    try:
+        ''.join(several).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f'{name} is {brief(value)}, but must be valid Unicode') from None
+    return tuple(map(str, several))
 
 
 def functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
     """A function or a sequence of functions -> a tuple; ValueError names the field."""
-    several = (value,) if callable(value) else value
-    if not isinstance(several, Sequence) or not all(map(callable, several)):
+    several = [value] if callable(value) else entries(value)
+    if several is None or not all(map(callable, several)):
         raise ValueError(
             f'{name} is {brief(value)}, but must be functions (ids BS, lengths B, logits BV) -> logits BV'
         )

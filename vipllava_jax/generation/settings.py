@@ -8,25 +8,10 @@ from typing import Any, Self
 import numpy as np
 
 from vipllava_jax.generation import setting_checks as check
+from vipllava_jax.generation.refused_settings import REFUSED
 from vipllava_jax.messages import brief
 
 DEFAULT_NEW_TOKENS = 512
-
-# Settings of transformers and vLLM that do not exist here, and why.
-REFUSED = {
-    'do_sample': 'a temperature above 0 samples, and 0 selects the most likely token',
-    'eos_token_id': 'eos holds the ids that end an answer',
-    'stop_strings': 'stop holds the strings that end an answer',
-    'stop_token_ids': 'eos holds the ids that end an answer',
-    'max_length': 'max_new_tokens counts the tokens of the answer alone',
-    'max_tokens': 'max_new_tokens is the maximum number of tokens of an answer',
-    'min_length': 'min_new_tokens counts the tokens of the answer alone',
-    'n': 'num_return_sequences is the number of answers to each prompt',
-    'guidance_scale': 'guidance compares the answer with that to a second prompt, and the model was not '
-    'trained to answer without a question',
-    'forced_bos_token_id': 'it replaces the first token of a decoder that starts from nothing; here the '
-    'answer continues the prompt: end the prompt with the token',
-}
 
 Number = float | Sequence[float]
 Count = int | Sequence[int]
@@ -91,6 +76,8 @@ class GenerationSettings:
         for name, checked in CHECKS.items():
             self._set(name, checked)
         self._check_number_of_answers()
+        if self.min_new_tokens is not None and self.max_new_tokens is not None:
+            check_lengths(np.asarray(self.min_new_tokens), np.asarray(self.max_new_tokens))
 
     def _set(self, name: str, checked: Callable[..., Any], *rule: Any) -> None:
         """Replaces a field by its checked value; None stays where it is the default."""
@@ -122,6 +109,19 @@ def rows_of(name: str, value: Any, B: int) -> np.ndarray:
     if np.shape(value) not in ((), (B,)):
         raise ValueError(f'{name} has the shape {np.shape(value)}: give one number, or {B}, one for each row')
     return np.broadcast_to(np.asarray(value), B)
+
+
+def check_lengths(smallest: np.ndarray, largest: np.ndarray) -> None:
+    """Raises ValueError if an answer must be longer than it may; both are one number, or one per row."""
+    if smallest.shape != largest.shape and smallest.ndim and largest.ndim:
+        return  # `rows_of` names the one that does not fit the batch
+    smallest, largest = np.broadcast_arrays(smallest, largest)
+    for row in np.argwhere(smallest > largest)[:1]:
+        where = ''.join(f'row {r}: ' for r in row)
+        raise ValueError(
+            f'{where}min_new_tokens is {smallest[*row]}, but max_new_tokens is {largest[*row]}: raise '
+            'max_new_tokens'
+        )
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {

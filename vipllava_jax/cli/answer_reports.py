@@ -1,0 +1,43 @@
+"""The answers of `vipllava ask` and their settings as JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vipllava_jax.answering.replies import Reply
+
+ALWAYS = ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')  # on the first level, also if not given
+
+
+def reported_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with which the answers can be repeated; those of ALWAYS are not among `settings`."""
+    others = {name: value for name, value in settings.items() if name not in ALWAYS}
+    return {**{name: settings.get(name) for name in ALWAYS}, **({'settings': others} if others else {})}
+
+
+def report_answers(replies: 'Sequence[Reply]', texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Complete replies and their texts -> the answer, or `answers`, and the numbers of all together."""
+    answers = [report_answer(reply, text) for reply, text in zip(replies, texts, strict=True)]
+    if len(answers) == 1:
+        return answers[0], replies[0].report()
+    first = replies[0].report()
+    begin = replies[0].times[1]
+    end = max((reply.times[-1] for reply in replies if len(reply.times) > 2), default=begin)
+    tokens = sum(len(reply.tokens) for reply in replies)
+    rate = round((tokens - len(replies)) / (end - begin), 1) if end > begin else None
+    names = ('prompt_tokens', 'first_token_seconds')
+    times = {name: first[name] for name in names} | {'new_tokens': tokens, 'tokens_per_second': rate}
+    return {'answers': answers}, times
+
+
+def report_answer(reply: 'Reply', text: str) -> dict[str, Any]:
+    """One answer, with the log-probabilities and the score that its settings give."""
+    from vipllava_jax.answering.token_reports import token_reports
+
+    report = {'answer': text, 'new_tokens': len(reply.tokens), 'finish_reason': reply.finish_reason}
+    answer = reply.generated()
+    if answer.sequence_score is not None:
+        report['sequence_score'] = round(answer.sequence_score, 6)
+    if answer.logprobs is not None:
+        report['logprobs'] = token_reports(reply.processor, answer)
+    return report
