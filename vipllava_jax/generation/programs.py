@@ -18,6 +18,7 @@ from vipllava_jax.generation.sampling import Sampling, sample_keys, select
 from vipllava_jax.generation.state import State, pin_state, row_letters, write_ids
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava
+from vipllava_jax.model.llama import Prefix
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of, pin
 
@@ -98,6 +99,7 @@ def start(
 def decode_chunk(
     params: Params,
     state: State,
+    prefix: Prefix | None = None,
     *,
     cfg: Config,
     steps: int,
@@ -110,7 +112,9 @@ def decode_chunk(
     """
 
     def step(state: State, _: None) -> tuple[State, NewTokens]:
-        logits, cache = vipllava.decode(params, state.tokens, state.cache, state.positions, cfg=cfg)
+        logits, cache = vipllava.decode(
+            params, state.tokens, state.cache, state.positions, cfg=cfg, prefix=prefix
+        )
         positions = jnp.where(state.done, state.positions, state.positions + 1)
         scores = next_scores(logits, state, positions, processors)
         tokens = jnp.where(state.done, cfg.pad, select(scores, state.sampling, positions))

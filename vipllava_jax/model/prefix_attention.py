@@ -1,6 +1,6 @@
 """Attention of rows that share the beginning of their prompts, whose keys and values are stored once.
 
-The B rows lie in A groups of R rows each; a group shares a prefix, and each row has slots of its own after it.
+The B rows lie in A groups of R rows each; a group shares a prefix, and each row has its own slots after it.
 Queries attend to both parts separately, so that a prefix is read once for all rows of its group, and the two
 results are merged with the logarithms of the sums of their exponentials (Juravsky et al., 2024).
 """
