@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from vipllava_jax.config import Config
+from vipllava_jax.generation.beam_search import compile_beams, search
 from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.next_token import NewTokens
 from vipllava_jax.generation.plan import GenerationPlan, plan
@@ -41,10 +42,14 @@ def generate(
 ) -> Generation:
     """The complete answers to a batch of B prompts; arguments and errors are those of `stream`.
 
-    With `num_return_sequences` n above 1, the n answers to a prompt follow one another.
+    With `num_return_sequences` n above 1, the n answers to a prompt follow one another. With `num_beams`
+    above 1, they are the n best that beam search finds, the best first; with a temperature, the continuations
+    that it compares are sampled.
     """
-    chosen = with_overrides(settings, overrides)
-    answers = TokenStream(params, batch, cfg, plan(params, batch, cfg, chosen, processor))
+    chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor)
+    if chosen.settings.num_beams > 1:
+        return search(params, batch, cfg, chosen, processor)
+    answers = TokenStream(params, batch, cfg, chosen)
     for _ in answers:
         pass
     return answers.generation()
@@ -71,6 +76,11 @@ def stream(
     that do.
     """
     chosen = with_overrides(settings, overrides)
+    if chosen.num_beams > 1:
+        raise ValueError(
+            f'num_beams is {chosen.num_beams}, but beams cannot be streamed, because the best is known only '
+            'at the end: call generate, or set num_beams to 1'
+        )
     return TokenStream(params, batch, cfg, plan(params, batch, cfg, chosen, processor))
 
 
@@ -129,11 +139,13 @@ def compile_for(
     processor: Processor | None = None,
     **overrides: Any,
 ) -> None:
-    """Compiles the two programs that `stream` runs with these arguments, in parallel.
+    """Compiles the two programs that `generate` runs with these arguments, in parallel.
 
     The params may be shapes with shardings, on the device or mesh on which the weights will be.
     """
     chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor)
+    if chosen.settings.num_beams > 1:
+        return compile_beams(params, batch, cfg, chosen)
     mesh = mesh_of(params)
     static = {'cfg': cfg, 'top': chosen.top, 'processors': chosen.settings.processors}
     rows, *settings_ = place_rows((batch, chosen.sampling, chosen.eos, chosen.processing), mesh)

@@ -132,9 +132,13 @@ def decode_chunk(
     return pin_state(state, mesh), pin_new(new, mesh)
 
 
-def next_scores(logits: Array, state: State, lengths: Array, processors: Sequence[Processor]) -> Array:
-    """Logits BV -> the scores BV of the next tokens, with the settings of a state."""
-    return scores_of(logits, state.ids, lengths, state.repeats, state.sampling, state.processing, processors)
+def next_scores(
+    logits: Array, state: State, lengths: Array, processors: Sequence[Processor], keep: int = 1
+) -> Array:
+    """Logits BV -> the scores BV of the next tokens, with the settings of a state, as `scores_of` defines."""
+    return scores_of(
+        logits, state.ids, lengths, state.repeats, state.sampling, state.processing, processors, keep
+    )
 
 
 def with_token(state: State, tokens: Array, done: Array) -> State:

@@ -74,6 +74,11 @@ class RowStops:
         self.longest = max(map(len, stops))
         self.text = ''  # the last characters of the text, as many as the longest stop string has
 
+    def __copy__(self) -> 'RowStops':
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, stream=copy.copy(self.stream))
+        return other
+
     def push(self, ids: Iterable[int]) -> int | None:
         """The number of these ids up to and including the one that completes a stop string, or None."""
         for n, id in enumerate(ids, 1):

@@ -111,6 +111,11 @@ class TextStream:
         self.blank = ''  # trailing white space, held back until more text follows
         self.started = False
 
+    def __copy__(self) -> 'TextStream':
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, pending=[*self.pending])  # the only field changed in place
+        return other
+
     def push(self, ids: Iterable[int]) -> str:
         """New ids -> the text that they complete, which may be empty."""
         tokenizer = self.tokenizer

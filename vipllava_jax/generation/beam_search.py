@@ -1,0 +1,123 @@
+"""Beam search on the host: runs the programs chunk by chunk, ends candidates, and returns the answers."""
+
+import copy
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from vipllava_jax.config import Config
+from vipllava_jax.generation.beam_state import REASONS, STOP, TIME, Beams, map_beams, rules_of
+from vipllava_jax.generation.beams import Progress, beam_chunk, prefill_beams
+from vipllava_jax.generation.finite import explain
+from vipllava_jax.generation.plan import GenerationPlan
+from vipllava_jax.generation.result import Generation
+from vipllava_jax.generation.rows import place_rows, to_host
+from vipllava_jax.generation.stopping import RowStops, eos_ids
+from vipllava_jax.inputs.batch import Batch
+from vipllava_jax.inputs.processor import Processor
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.sharding import mesh_of, sharding
+from vipllava_jax.threads import background
+
+CHUNK = 8  # steps per call; the next call starts before the host reads whether the search has ended
+
+
+def search(
+    params: Params, batch: Batch, cfg: Config, plan: GenerationPlan, processor: Processor | None
+) -> Generation:
+    """The best answers to a batch of B prompts, num_return_sequences n for each, the best first."""
+    start = time.monotonic()
+    limits = plan.ends.limits[:: plan.settings.num_return_sequences]
+    max_time = plan.settings.per_row('max_time', len(limits), none=np.inf)
+    arguments, static, shapes = program_arguments(params, batch, cfg, plan)
+    beams, progress, usable = prefill_beams(params, *arguments, **shapes, **static)
+    texts = CandidateTexts(plan, processor) if processor and plan.settings.stop else None
+    steps = steps_of(plan)
+    for call in range(-(-int(limits.max()) // steps)):
+        stopped = np.zeros(beams.candidates.beams.shape, np.int32)
+        stopped[: len(limits)][time.monotonic() - start >= max_time] = TIME
+        if texts:
+            texts.push(progress, stopped)
+        beams, newest = beam_chunk(params, with_ends(beams, stopped, params), steps=steps, **static)
+        if call == 0 and not to_host(usable)[: len(limits)].all():
+            raise ValueError(explain(params, batch))
+        if to_host(progress.done)[: len(limits)].all():
+            break
+        progress = newest
+    return answers_of(beams, plan)
+
+
+def steps_of(plan: GenerationPlan) -> int:
+    """The steps per call: with stop strings one, because the host reads the text of every candidate."""
+    return 1 if plan.settings.stop else CHUNK
+
+
+def program_arguments(
+    params: Params, batch: Batch, cfg: Config, plan: GenerationPlan
+) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """The arrays of `prefill_beams`, the static arguments of both programs, those of the prefill."""
+    settings = plan.settings
+    limits = plan.ends.limits[:: settings.num_return_sequences]
+    arrays = (batch, plan.sampling, plan.eos, plan.processing, rules_of(settings, limits))
+    static = {'cfg': cfg, 'top': plan.top, 'processors': settings.processors}
+    # As many as transformers: if the best candidates of every beam end, enough others remain.
+    keep = max(2, 1 + len(eos_ids(settings, cfg)))
+    shapes = {'slots': plan.slots, 'width': settings.num_beams, 'keep': keep}
+    return tuple(place_rows(arrays, mesh_of(params))), static, shapes
+
+
+def with_ends(beams: Beams, stopped: np.ndarray, params: Params) -> Beams:
+    """The beams whose candidates end where `stopped` BK says so."""
+    placed = jax.device_put(stopped, sharding('B.', stopped.shape, mesh_of(params)))
+    return dataclasses.replace(beams, candidates=dataclasses.replace(beams.candidates, stopped=placed))
+
+
+def answers_of(beams: Beams, plan: GenerationPlan) -> Generation:
+    """The n best finished answers of each row of the batch."""
+    n, ends = plan.settings.num_return_sequences, plan.ends
+    B = len(ends.limits) // n
+    finished = jax.tree.map(lambda x: to_host(x)[:B, :n].reshape(B * n, *x.shape[2:]), beams.finished)
+    ends.lengths[:] = finished.lengths
+    ends.reasons = [REASONS[reason] or 'length' for reason in finished.reasons]
+    generation = Generation.of([finished.answers], ends, plan.settings)
+    return dataclasses.replace(generation, sequence_scores=finished.scores)
+
+
+class CandidateTexts:
+    """The texts of the candidates of each row, in which stop strings are searched."""
+
+    def __init__(self, plan: GenerationPlan, processor: Processor) -> None:
+        settings = plan.settings
+        B = len(plan.ends.limits) // settings.num_return_sequences
+        # At first every beam is empty, and stands for the candidate that it continues.
+        self.candidates = [[RowStops(processor, settings.stop)] * settings.num_beams for _ in range(B)]
+
+    def push(self, progress: Progress, stopped: np.ndarray) -> None:
+        """Writes STOP into `stopped` BK where a new candidate completes a stop string."""
+        done, chosen, beams, tokens = (to_host(x) for x in dataclasses.astuple(progress))
+        for row, before in enumerate(self.candidates):
+            if done[row]:
+                continue
+            running = [before[k] for k in chosen[row]]
+            self.candidates[row] = [copy.copy(running[beam]) for beam in beams[row]]
+            for k, (text, token) in enumerate(zip(self.candidates[row], tokens[row], strict=True)):
+                if text.push([token]) is not None:
+                    stopped[row, k] = STOP
+
+
+def compile_beams(params: Params, batch: Batch, cfg: Config, plan: GenerationPlan) -> None:
+    """Compiles the two programs that `search` runs, in parallel; the params may be shapes."""
+    mesh = mesh_of(params)
+    arguments, static, shapes = program_arguments(params, batch, cfg, plan)
+    traced = prefill_beams.trace(params, *arguments, **shapes, **static)
+
+    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
+
+    beams = map_beams(placed, traced.out_info[0])
+    wait = background(traced.lower().compile)
+    beam_chunk.lower(params, beams, steps=steps_of(plan), **static).compile()
+    wait()

@@ -1,0 +1,190 @@
+"""The two compiled programs of beam search: the prefill with the first candidates, and a chunk of steps.
+
+A step accepts the candidates of the step before, decodes one token for each beam and proposes new candidates,
+so that the host can end candidates between chunks.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array, lax
+
+from vipllava_jax.config import Config
+from vipllava_jax.generation.beam_cache import shared_at_start
+from vipllava_jax.generation.beam_state import (
+    LOWEST,
+    BeamRules,
+    Beams,
+    Candidates,
+    Finished,
+    accept,
+    pin_beams,
+)
+from vipllava_jax.generation.next_token import NewTokens
+from vipllava_jax.generation.processing import Processing, Processor
+from vipllava_jax.generation.programs import is_usable, next_scores, start
+from vipllava_jax.generation.sampling import Sampling
+from vipllava_jax.generation.state import State, row_letters
+from vipllava_jax.inputs.batch import Batch
+from vipllava_jax.model import vipllava
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.sharding import mesh_of, pin
+
+
+@struct.dataclass
+class Progress:
+    """What the host reads of the last step of a chunk; copies, because the beams are donated."""
+
+    done: Array  # B bool
+    chosen: Array  # BW int32, the candidates before it that became the running beams
+    beams: Array  # BK int32, the beam that each new candidate continues
+    tokens: Array  # BK int32, its token
+
+
+@partial(jax.jit, static_argnames=('cfg', 'slots', 'width', 'keep', 'top', 'processors'))
+def prefill_beams(
+    params: Params,
+    batch: Batch,
+    sampling: Sampling | None,
+    eos: Array,
+    processing: Processing | None,
+    rules: BeamRules,
+    *,
+    cfg: Config,
+    slots: int,
+    width: int,
+    keep: int,
+    top: int | None = None,
+    processors: Sequence[Processor] = (),
+) -> tuple[Beams, Progress, Array]:
+    """Prefills a cache -> `width` beams per row with their first candidates, progress, usable B.
+
+    A row has `keep` times as many candidates as beams. A row is usable if its logits are finite, or its
+    processors make them so. The other arguments are those of `prefill_batch`.
+    """
+    state, logits = start(params, batch, sampling, eos, processing, cfg=cfg, slots=slots, copies=width)
+    B, T = batch.tokens.shape
+    mesh = mesh_of(params)
+    # The beams of a row are equal at first, so only one of them is continued.
+    scores = jnp.full((B, width), LOWEST).at[:, 0].set(0)
+    K = min(keep * width, width * logits.shape[-1])
+    candidates, answers = propose(logits, state, scores, state.positions, K, top, processors), None
+    size = slots - T
+
+    def empty(x: Array) -> Array:
+        return jnp.zeros((B, width, size, *x.shape[2:]), x.dtype)
+
+    answers = jax.tree.map(empty, candidates.new)
+    answers = dataclasses.replace(answers, tokens=answers.tokens + cfg.pad)
+    none = jnp.zeros((B, width), jnp.int32)
+    first = jnp.asarray(batch.lengths, jnp.int32)
+    beams = Beams(
+        state,
+        jax.tree.map(jnp.asarray, rules),
+        answers,
+        scores,
+        shared_at_start(first, width),
+        counts=jnp.zeros(B, jnp.int32),
+        done=jnp.zeros(B, bool),
+        finished=Finished(answers, jnp.full((B, width), LOWEST), none, none),
+        candidates=candidates,
+    )
+    usable = is_usable(logits, state.processing)[::width]
+    return pin_beams(beams, mesh), progress_of(beams, none), pin(usable, 'B', mesh)
+
+
+@partial(jax.jit, static_argnames=('cfg', 'steps', 'top', 'processors'), donate_argnames='beams')
+def beam_chunk(
+    params: Params,
+    beams: Beams,
+    *,
+    cfg: Config,
+    steps: int,
+    top: int | None = None,
+    processors: Sequence[Processor] = (),
+) -> tuple[Beams, Progress]:
+    """`steps` steps of beam search -> the beams and their progress; `beams` are donated."""
+    mesh = mesh_of(params)
+
+    def step(carry: tuple[Beams, Array], _: None) -> tuple[tuple[Beams, Array], None]:
+        beams, chosen = accept(carry[0])
+        state, K = beams.state, beams.candidates.beams.shape[1]
+        logits, cache = vipllava.decode(params, state.tokens, state.cache, state.positions, cfg=cfg)
+        state = dataclasses.replace(state, cache=cache)
+        candidates = propose(logits, state, beams.scores, state.positions + 1, K, top, processors)
+        beams = dataclasses.replace(beams, state=state, candidates=candidates)
+        return (pin_beams(beams, mesh), chosen), None
+
+    none = jnp.zeros(beams.scores.shape, jnp.int32)
+    (beams, chosen), _ = lax.scan(step, (beams, none), length=steps)
+    return pin_beams(beams, mesh), progress_of(beams, chosen)
+
+
+def progress_of(beams: Beams, chosen: Array) -> Progress:
+    candidates = beams.candidates
+    progress = Progress(beams.done, chosen, candidates.beams, candidates.new.tokens)
+    return jax.tree.map(lambda x: pin(x, row_letters(x), mesh_of(beams)), progress)
+
+
+def propose(
+    logits: Array,
+    state: State,
+    scores: Array,
+    lengths: Array,
+    K: int,
+    top: int | None,
+    processors: Sequence[Processor],
+) -> Candidates:
+    """Logits (B·W)V and the scores BW of the beams -> the K best or sampled candidates of each row.
+
+    `lengths` B·W are the numbers of ids so far. `top` likeliest tokens are reported with each candidate.
+    """
+    B, W = scores.shape
+    logits = pin(logits, 'B.', mesh_of(logits))  # whole rows, because their best tokens are compared
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    of_tokens = next_scores(log_p, state, lengths, processors, keep=K // W)
+    totals = of_tokens.reshape(B, W, -1) + scores[:, :, None]
+    beams, tokens = best(perturbed(totals, state.sampling, lengths), K)
+    rows = jnp.arange(B)[:, None]
+    chosen = totals[rows, beams, tokens]
+    if state.sampling is not None:
+        chosen, beams, tokens = lax.sort((-chosen, beams, tokens), num_keys=1)
+        chosen = -chosen
+    new = NewTokens(tokens)
+    if top is not None:
+        log_p = log_p.reshape(totals.shape)
+        new = NewTokens(
+            tokens, log_p[rows, beams, tokens], of_tokens.reshape(totals.shape)[rows, beams, tokens]
+        )
+        if top:
+            values, ids = lax.top_k(log_p, min(top, log_p.shape[-1]))
+            new = dataclasses.replace(new, top_ids=ids[rows, beams], top_logprobs=values[rows, beams])
+    return Candidates(chosen, beams, new, stopped=jnp.zeros_like(beams))
+
+
+def perturbed(totals: Array, sampling: Sampling | None, lengths: Array) -> Array:
+    """Scores BWV with noise, so that the largest K are K samples without replacement from their softmax.
+
+    This is the Gumbel top-k trick (Kool et al., 2019). Rows of temperature 0 have no noise.
+    """
+    if sampling is None:
+        return totals
+    _, W, V = totals.shape
+    keys = jax.vmap(jax.random.fold_in)(sampling.keys[::W], lengths[::W])
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, (W, V)))(keys)
+    return totals + jnp.where(sampling.temperature[::W, None, None] > 0, noise, 0)
+
+
+def best(totals: Array, K: int) -> tuple[Array, Array]:
+    """Scores BWV -> the beams BK and tokens BK of the K largest, in falling order.
+
+    The K largest of each beam are found first: of all W·V at once would be a sort on a GPU.
+    """
+    values, ids = lax.top_k(totals, min(K, totals.shape[-1]))
+    at = lax.top_k(values.reshape(len(values), -1), K)[1]
+    tokens = jnp.take_along_axis(ids.reshape(len(ids), -1), at, axis=1)
+    return at // ids.shape[-1], tokens
