@@ -1,14 +1,18 @@
-"""Our settings of generation as those of transformers, and its processors of logits."""
+"""Our settings of generation as those of transformers: its processors of logits, and its answers."""
 
 import dataclasses
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.peer import left_padded, pixel_values
+from tests.rows import alone
 from vipllava_jax.generation.setting_checks import NUMBERS
 from vipllava_jax.generation.settings import GenerationSettings
+from vipllava_jax.inputs.batch import Batch
+from vipllava_jax.inputs.padding import pad_ids
 
 SAME = ['repetition_penalty', 'no_repeat_ngram_size', 'min_new_tokens', 'exponential_decay_length_penalty']
 SAME += ['remove_invalid_values', 'renormalize_logits', 'num_beams', 'num_return_sequences']
@@ -84,3 +88,87 @@ def user_processors(settings: GenerationSettings) -> list[Any]:
         return processor
 
     return [of(function) for function in settings.processors]
+
+
+class Answer(NamedTuple):
+    """One answer of transformers, without padding."""
+
+    tokens: np.ndarray  # n
+    scores: np.ndarray  # n
+    step_scores: np.ndarray | None  # nV, of every token; None for beams
+    sequence_score: float | None  # for beams
+
+
+def generate(
+    peer: Any, batch: Batch, settings: GenerationSettings, eos: Sequence[int], pad: int
+) -> list[Answer]:
+    """The answers of transformers to a batch, without samples.
+
+    Each row is generated alone where rows have their own numbers, or where padding would be seen as ids.
+    """
+    rows = range(len(batch.lengths))
+    own = [of_row(settings, row) for row in rows]
+    if settings.no_repeat_ngram_size or any(row != settings for row in own):
+        return [answer for row in rows for answer in _generate(peer, alone(batch, row), own[row], eos, pad)]
+    return _generate(peer, batch, settings, eos, pad)
+
+
+def _generate(
+    peer: Any, batch: Batch, settings: GenerationSettings, eos: Sequence[int], pad: int
+) -> list[Answer]:
+    new = settings.max_new_tokens
+    out = run_generate(peer, batch, new, pad_token_id=pad, output_scores=True, **keywords(settings, eos))
+    has_beams = settings.num_beams > 1
+    beams = {'beam_indices': out.beam_indices} if has_beams else {}
+    scores = peer.compute_transition_scores(out.sequences, out.scores, normalize_logits=False, **beams)
+    answers = []
+    for a, ids in enumerate(out.sequences[:, batch.tokens.shape[1] :].numpy()):
+        is_end = np.isin(ids, eos)
+        n = is_end.argmax() + 1 if is_end.any() else min(len(ids), new)
+        steps = None if has_beams else np.stack([step[a].numpy() for step in out.scores[:n]])
+        total = out.sequences_scores[a].item() if has_beams else None
+        answers.append(Answer(ids[:n], scores[a, :n].numpy(), steps, total))
+    return answers
+
+
+def run_generate(peer: Any, batch: Batch, new: int, **options: Any) -> Any:
+    """What transformers generates from a batch, which it wants padded on the left."""
+    import torch
+
+    tokens, mask = left_padded(batch)
+    if (images := pixel_values(batch)) is not None:
+        options['pixel_values'] = images
+    with torch.no_grad():
+        return peer.generate(
+            input_ids=torch.tensor(tokens, dtype=torch.long),
+            attention_mask=torch.tensor(mask),
+            max_new_tokens=new,
+            return_dict_in_generate=True,
+            **options,
+        )
+
+
+def forced(
+    peer: Any, batch: Batch, settings: GenerationSettings, eos: Sequence[int], answers: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """The scores nV of every token in each step of given answers n, by the processors of transformers."""
+    import torch
+
+    longest = max(map(len, answers))
+    tokens = torch.tensor(pad_ids(answers, longest, 0), dtype=torch.long)
+    first = batch.tokens.shape[1]
+
+    def force(input_ids: Any, scores: Any) -> Any:
+        next_ids = tokens[:, input_ids.shape[1] - first, None]
+        return torch.full_like(scores, -torch.inf).scatter(1, next_ids, 0.0)
+
+    options = dict(do_sample=False, eos_token_id=None, pad_token_id=0, output_logits=True)
+    out = run_generate(peer, batch, longest, logits_processor=[force], **options)
+    scores = []
+    for row, answer in enumerate(answers):
+        own, start = of_row(settings, row), int(batch.lengths[row])
+        processors_ = processors(own, start, own.max_new_tokens, eos)
+        ids = torch.tensor([*batch.tokens[row, :start], *answer])[None].long()
+        steps = [processors_(ids[:, : start + n], out.logits[n][row, None]) for n in range(len(answer))]
+        scores.append(torch.cat(steps).numpy())
+    return scores
