@@ -18,7 +18,7 @@ VALUES = {
     'presence_penalty': [-0.5, 0.3, 1.0],
     'frequency_penalty': [-0.2, 0.4],
     'no_repeat_ngram_size': [1, 2, 3, 4],
-    'min_new_tokens': [1, 5, 12, 40],
+    'min_new_tokens': [1, 5, 12, 24],
 }
 FILTERS = ['top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cutoff', 'eta_cutoff', 'top_h']
 MOST_NEW = 24
@@ -53,6 +53,9 @@ def random_settings(
         fields['seed'] = int(rng.integers(1 << 30))
     if per_row:
         fields['max_new_tokens'] = rng.integers(6, MOST_NEW + 1, B).tolist()
+    if 'min_new_tokens' in fields:
+        fewest = np.minimum(fields['min_new_tokens'], fields['max_new_tokens'])
+        fields['min_new_tokens'] = fewest.tolist()
     if kind == 'beams':
         fields['num_beams'] = int(rng.choice(widths))
         fields['num_return_sequences'] = int(rng.integers(1, fields['num_beams'] + 1))
@@ -64,12 +67,14 @@ def random_settings(
     fields['logit_bias'] = {ids(1)[0]: float(rng.normal() * 3)}
     if fields['logit_bias'].keys() & {key[0] for key in biases if len(key) == 1}:
         del fields['logit_bias']  # transformers has one bias for each sequence
+    # Two forced ids have equal scores, of which the search and top-h would keep some in an arbitrary order.
+    forced = ids(2 if kind == 'greedy' else 1)
     if some():
-        fields['suppress_tokens'] = ids(8)
+        fields['forced_eos_token_id'] = forced
+    if some():
+        fields['suppress_tokens'] = sorted({*ids(8)} - {*forced})
     if some():
         fields['begin_suppress_tokens'] = ids(8)
-    if some():
-        fields['forced_eos_token_id'] = ids(2)
     if some():
         fields['exponential_decay_length_penalty'] = (
             int(rng.integers(0, 9)),

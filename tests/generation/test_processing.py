@@ -170,6 +170,21 @@ def test_neutral_values_are_no_processors():
         assert processing_of(GenerationSettings(**fields), lengths, lengths, EOS) is not None
 
 
+def test_a_forced_id_that_is_suppressed_is_refused():
+    lengths = np.full(B, 3)
+    for forced, suppressed, refused in [
+        (4, [4, 5], True),
+        ([4, 5], [5, 4, 6], True),
+        ([4, 7], [4, 5], False),
+    ]:
+        settings = GenerationSettings(forced_eos_token_id=forced, suppress_tokens=suppressed)
+        if not refused:
+            assert processing_of(settings, lengths, lengths, EOS)
+            continue
+        with pytest.raises(ValueError, match='forced_eos_token_id is 4.*, which suppress_tokens excludes'):
+            processing_of(settings, lengths, lengths, EOS)
+
+
 @trials(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000), st.floats(-2, 2), st.floats(-2, 2))
 def test_presence_and_frequency_have_the_formula_of_openai(seed, presence, frequency):

@@ -73,9 +73,11 @@ def processing_of(
 ) -> Processing | None:
     """The Processing of B rows; None if no processor is asked for, which is compiled separately.
 
-    `eos` are the ids that end an answer. Raises ValueError if a setting has another number of rows.
+    `eos` are the ids that end an answer. Raises ValueError if a setting has another number of rows, or if the
+    last token would be forced and suppressed.
     """
     B = len(limits)
+    check_forced(settings)
     numbers = {name: settings.per_row(name, B, none=neutral) for name, neutral in NUMBERS.items()}
     start, factor = settings.exponential_decay_length_penalty or (0, 1.0)
     starts = rows_of('exponential_decay_length_penalty[0]', start, B)
@@ -98,6 +100,16 @@ def processing_of(
         decay_rate=jnp.float32(np.log(factors)),
         **{name: jnp.asarray(numbers[name], DTYPES[type(neutral)]) for name, neutral in NUMBERS.items()},
     )
+
+
+def check_forced(settings: GenerationSettings) -> None:
+    """Raises ValueError if the last token is both forced and suppressed, which excludes every token."""
+    forced = {*np.atleast_1d(settings.forced_eos_token_id or ()).tolist()}
+    if forced and forced <= {*(settings.suppress_tokens or ())}:
+        ids = ', '.join(map(str, sorted(forced)))
+        raise ValueError(
+            f'forced_eos_token_id is {ids}, which suppress_tokens excludes: remove it from one of them'
+        )
 
 
 def process(
