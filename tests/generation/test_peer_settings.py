@@ -43,7 +43,8 @@ def compare(pair, seed, widths):
     for answer, other in zip(got, expected, strict=True):
         n = same_until(answer, other)
         np.testing.assert_array_equal(answer.tokens[:n], other.tokens[:n])
-        np.testing.assert_allclose(answer.scores[:n], other.scores[:n], rtol=1e-4, atol=1e-4)
+        finite = np.nan_to_num(other.scores[:n])  # a growth that overflows becomes infinite in transformers
+        np.testing.assert_allclose(answer.scores[:n], finite, rtol=1e-4, atol=1e-4)
         if kind == 'beams':
             np.testing.assert_allclose(answer.sequence_score, other.sequence_score, rtol=1e-4, atol=1e-4)
 
