@@ -70,10 +70,7 @@ def greedy(peer: Any, batch: Batch, new: int) -> np.ndarray:
     """The transformers model's greedy answers [B, new], from a left-padded batch with its cache."""
     import torch
 
-    T = batch.tokens.shape[1]
-    tokens, mask = np.zeros_like(batch.tokens), np.zeros_like(batch.tokens)
-    for row, n in enumerate(batch.lengths):
-        tokens[row, T - n :], mask[row, T - n :] = batch.tokens[row, :n], 1
+    tokens, mask = left_padded(batch)
     with torch.no_grad():
         out = peer.generate(
             input_ids=torch.tensor(tokens, dtype=torch.long),
@@ -84,4 +81,13 @@ def greedy(peer: Any, batch: Batch, new: int) -> np.ndarray:
             eos_token_id=None,
             pad_token_id=0,
         )
-    return out[:, T:].numpy()
+    return out[:, tokens.shape[1] :].numpy()
+
+
+def left_padded(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of a batch and their attention mask, padded on the left, as transformers generates."""
+    T = batch.tokens.shape[1]
+    tokens, mask = np.zeros_like(batch.tokens), np.zeros_like(batch.tokens)
+    for row, n in enumerate(batch.lengths):
+        tokens[row, T - n :], mask[row, T - n :] = batch.tokens[row, :n], 1
+    return tokens, mask

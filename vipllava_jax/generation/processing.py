@@ -4,7 +4,6 @@ Their order and formulas are those of transformers; the penalties of presence an
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,14 @@ import numpy as np
 from flax import struct
 from jax import Array
 
+from vipllava_jax.generation.id_sets import contains, id_set
 from vipllava_jax.generation.repeats import repeated
 from vipllava_jax.generation.settings import GenerationSettings, rows_of
 from vipllava_jax.generation.token_biases import TokenBiases, bias_of, token_biases
 from vipllava_jax.sharding import mesh_of, pin
 
 Processor = Callable[[Array, Array, Array], Array]  # (ids BS, lengths B, logits BV) -> logits BV
+LARGEST_GROWTH = 88.0  # its exponential is finite in float32
 
 
 @struct.dataclass
@@ -26,7 +27,7 @@ class Processing:
 
     prompt_lengths: Array  # B int32
     limits: Array  # B int32, the maximum number of tokens of the answer
-    eos: TokenBiases  # the ids that end an answer, with bias 1
+    eos: Array  # BW int32, the ids that end an answer
     sequence_bias: TokenBiases
     repetition_penalty: Array  # B
     presence_penalty: Array  # B
@@ -34,12 +35,12 @@ class Processing:
     no_repeat_ngram_size: Array  # B int32
     bad_words: TokenBiases
     min_new_tokens: Array  # B int32
-    forced_eos: TokenBiases  # the only ids that the last token may have, with bias 1
+    forced_eos: Array  # BW int32, the only ids that the last token may have
     remove_invalid_values: Array  # B bool
     decay_start: Array  # B int32
-    decay_factor: Array  # B
-    suppress: TokenBiases
-    begin_suppress: TokenBiases
+    decay_rate: Array  # B, the logarithm of the factor
+    suppress: Array  # BW int32
+    begin_suppress: Array  # BW int32
     top_h: Array  # B, 0 for no limit
     typical_p: Array  # B
     epsilon_cutoff: Array  # B
@@ -47,11 +48,22 @@ class Processing:
     renormalize_logits: Array  # B bool
 
 
-# The numbers of each row, under the names of their settings.
-COUNTS = ['min_new_tokens', 'no_repeat_ngram_size']
-REALS = ['repetition_penalty', 'presence_penalty', 'frequency_penalty', 'top_h', 'typical_p']
-REALS += ['epsilon_cutoff', 'eta_cutoff']
-FLAGS = ['remove_invalid_values', 'renormalize_logits']
+# The settings that are one number per row, and the number of each that has no effect.
+NUMBERS: dict[str, bool | int | float] = {
+    'repetition_penalty': 1.0,
+    'presence_penalty': 0.0,
+    'frequency_penalty': 0.0,
+    'no_repeat_ngram_size': 0,
+    'min_new_tokens': 0,
+    'remove_invalid_values': False,
+    'top_h': 0.0,
+    'typical_p': 1.0,
+    'epsilon_cutoff': 0.0,
+    'eta_cutoff': 0.0,
+    'renormalize_logits': False,
+}
+DTYPES = {bool: jnp.bool_, int: jnp.int32, float: jnp.float32}
+# The other settings of processors; an empty one has no effect.
 LISTS = ['bad_words_ids', 'sequence_bias', 'logit_bias', 'suppress_tokens', 'begin_suppress_tokens']
 LISTS += ['forced_eos_token_id', 'exponential_decay_length_penalty', 'processors']
 
@@ -61,41 +73,43 @@ def processing_of(
 ) -> Processing | None:
     """The Processing of B rows; None if no processor is asked for, which is compiled separately.
 
-    `eos` are the ids that end an answer. Raises ValueError if a setting has another number of rows.
+    `eos` are the ids that end an answer. Raises ValueError if a setting has another number of rows, or if the
+    last token would be forced and suppressed.
     """
     B = len(limits)
-    numbers: dict[str, Array] = {}
-    for names, dtype in ((COUNTS, jnp.int32), (REALS, jnp.float32), (FLAGS, jnp.bool_)):
-        numbers |= {name: dtype(settings.per_row(name, B, none=0)) for name in names}
-    if all(is_neutral(settings, name) for name in (*numbers, *LISTS)):
-        return None
+    check_forced(settings)
+    numbers = {name: settings.per_row(name, B, none=neutral) for name, neutral in NUMBERS.items()}
     start, factor = settings.exponential_decay_length_penalty or (0, 1.0)
+    starts = rows_of('exponential_decay_length_penalty[0]', start, B)
+    factors = rows_of('exponential_decay_length_penalty[1]', factor, B)
+    have_effect = any((numbers[name] != neutral).any() for name, neutral in NUMBERS.items())
+    if not have_effect and not any(getattr(settings, name) for name in LISTS):
+        return None
     banned = [(ids, -np.inf) for ids in settings.bad_words_ids or () if ids not in [(id,) for id in eos]]
     biases = [*(settings.sequence_bias or ()), *(((id,), bias) for id, bias in settings.logit_bias or ())]
-
-    def single(ids: Any, bias: float) -> TokenBiases:
-        return token_biases([((id,), bias) for id in dict.fromkeys(ids or ())], B)
-
     return Processing(
         prompt_lengths=jnp.int32(prompt_lengths),
         limits=jnp.int32(limits),
-        eos=single(eos, 1),
+        eos=id_set(eos, B),
         sequence_bias=token_biases(biases, B),
         bad_words=token_biases(banned, B),
-        forced_eos=single(settings.forced_eos_token_id, 1),
-        suppress=single(settings.suppress_tokens, -np.inf),
-        begin_suppress=single(settings.begin_suppress_tokens, -np.inf),
-        decay_start=jnp.int32(rows_of('exponential_decay_length_penalty[0]', start, B)),
-        decay_factor=jnp.float32(rows_of('exponential_decay_length_penalty[1]', factor, B)),
-        **numbers,
+        forced_eos=id_set(settings.forced_eos_token_id or (), B),
+        suppress=id_set(settings.suppress_tokens or (), B),
+        begin_suppress=id_set(settings.begin_suppress_tokens or (), B),
+        decay_start=jnp.int32(starts),
+        decay_rate=jnp.float32(np.log(factors)),
+        **{name: jnp.asarray(numbers[name], DTYPES[type(neutral)]) for name, neutral in NUMBERS.items()},
     )
 
 
-def is_neutral(settings: GenerationSettings, name: str) -> bool:
-    """Whether a setting has no effect in any row: it is empty or equals its default."""
-    value = getattr(settings, name)
-    default = type(settings).__dataclass_fields__[name].default
-    return value in (None, ()) or (isinstance(value, tuple) and {*value} == {default}) or value == default
+def check_forced(settings: GenerationSettings) -> None:
+    """Raises ValueError if the last token is both forced and suppressed, which excludes every token."""
+    forced = {*np.atleast_1d(settings.forced_eos_token_id or ()).tolist()}
+    if forced and forced <= {*(settings.suppress_tokens or ())}:
+        ids = ', '.join(map(str, sorted(forced)))
+        raise ValueError(
+            f'forced_eos_token_id is {ids}, which suppress_tokens excludes: remove it from one of them'
+        )
 
 
 def process(
@@ -114,29 +128,25 @@ def process(
     V = logits.shape[-1]
     logits = pin(logits, 'B.', mesh_of(logits))  # whole rows: most processors read or write single tokens
     new = (lengths - settings.prompt_lengths)[:, None]  # the number of tokens of the answer so far
-
-    def bias(biases: TokenBiases) -> Array:
-        return bias_of(biases, ids, lengths, V)
-
-    is_eos = bias(settings.eos) > 0
-    logits += bias(settings.sequence_bias)
+    is_eos = contains(settings.eos, V)
+    logits += bias_of(settings.sequence_bias, ids, lengths, V)
     logits = penalize(logits, ids, lengths, settings)
-    n = settings.no_repeat_ngram_size
-    logits = jnp.where(repeated(repeats, ids, lengths, n, V), -jnp.inf, logits)
-    logits += bias(settings.bad_words)
-    logits = jnp.where(is_eos & (new < settings.min_new_tokens[:, None]), -jnp.inf, logits)
-    forced = bias(settings.forced_eos) > 0
-    is_last = forced.any(axis=-1, keepdims=True) & (new == settings.limits[:, None] - 1)
-    logits = jnp.where(is_last, jnp.where(forced, 0, -jnp.inf), logits)
+    logits = ban(logits, repeated(repeats, ids, lengths, settings.no_repeat_ngram_size, V))
+    logits += bias_of(settings.bad_words, ids, lengths, V)
+    logits = ban(logits, is_eos & (new < settings.min_new_tokens[:, None]))
+    logits = force_eos(logits, new, settings)
     logits = jnp.where(settings.remove_invalid_values[:, None], finite(logits), logits)
-    excess = jnp.maximum(new - settings.decay_start[:, None], 0)
-    growth = jnp.abs(logits) * (settings.decay_factor[:, None] ** excess - 1)
-    logits += jnp.where(is_eos & jnp.isfinite(logits), growth, 0)
-    logits += bias(settings.suppress)
-    logits += jnp.where(new == 0, bias(settings.begin_suppress), 0)
+    logits = jnp.where(is_eos, favor(logits, new, settings), logits)
+    logits = ban(logits, contains(settings.suppress, V))
+    logits = ban(logits, contains(settings.begin_suppress, V) & (new == 0))
     for processor in processors:
         logits = processor(ids, lengths, logits)
     return logits
+
+
+def ban(logits: Array, tokens: Array) -> Array:
+    """Logits BV -> the same with -inf for some tokens BV."""
+    return jnp.where(tokens, -jnp.inf, logits)
 
 
 def penalize(logits: Array, ids: Array, lengths: Array, settings: Processing) -> Array:
@@ -157,10 +167,32 @@ def penalize(logits: Array, ids: Array, lengths: Array, settings: Processing) ->
     return logits - settings.frequency_penalty[:, None] * counts
 
 
+def force_eos(logits: Array, new: Array, settings: Processing) -> Array:
+    """Logits BV -> 0 for the forced ids and -inf for all others, where the last token comes next.
+
+    `new` B1 is the number of tokens of the answer so far.
+    """
+    forced = contains(settings.forced_eos, logits.shape[-1])
+    is_last = forced.any(axis=-1, keepdims=True) & (new == settings.limits[:, None] - 1)
+    return jnp.where(is_last, jnp.where(forced, 0, -jnp.inf), logits)
+
+
 def finite(logits: Array) -> Array:
     """NaN becomes 0, and infinity the largest finite number."""
     limits = jnp.finfo(logits.dtype)
     return jnp.nan_to_num(logits, nan=0.0, posinf=limits.max, neginf=limits.min)
+
+
+def favor(logits: Array, new: Array, settings: Processing) -> Array:
+    """Logits BV -> logits + |logits|·(factor ** excess - 1), excess the number of tokens beyond the start.
+
+    `new` B1 is the number of tokens of the answer so far. NaN and infinity stay as they are, and what would
+    overflow becomes the largest finite number.
+    """
+    excess = jnp.maximum(new - settings.decay_start[:, None], 0)
+    growth = jnp.expm1(jnp.minimum(settings.decay_rate[:, None] * excess, LARGEST_GROWTH))
+    favored = jnp.minimum(logits + jnp.abs(logits) * growth, jnp.finfo(logits.dtype).max)
+    return jnp.where(jnp.isfinite(logits), favored, logits)
 
 
 def renormalize(logits: Array, settings: Processing) -> Array:
