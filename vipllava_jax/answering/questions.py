@@ -38,6 +38,10 @@ def answer(
     images, drawn = mark_images(given, marks)
     prompt = insert_phrases(question, drawn)
     settings = with_overrides(model.settings if settings is None else settings, {})
+    if (n := settings.num_return_sequences) > 1:
+        raise ValueError(
+            f'num_return_sequences is {n}, but answer returns one text: call generate for several'
+        )
     with single_prompt():
         batch = model.processor(prompt, images, template=template, fit=fit)
         settings = with_template_stops(settings, model.processor, template)
