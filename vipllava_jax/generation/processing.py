@@ -15,6 +15,8 @@ from vipllava_jax.generation.id_sets import contains, id_set
 from vipllava_jax.generation.repeats import repeated
 from vipllava_jax.generation.settings import GenerationSettings, rows_of
 from vipllava_jax.generation.token_biases import TokenBiases, bias_of, token_biases
+from vipllava_jax.inputs.batch import describe_array
+from vipllava_jax.messages import brief
 from vipllava_jax.sharding import mesh_of, pin
 
 Processor = Callable[[Array, Array, Array], Array]  # (ids BS, lengths B, logits BV) -> logits BV
@@ -140,8 +142,25 @@ def process(
     logits = ban(logits, contains(settings.suppress, V))
     logits = ban(logits, contains(settings.begin_suppress, V) & (new == 0))
     for processor in processors:
-        logits = processor(ids, lengths, logits)
+        logits = call(processor, ids, lengths, logits)
     return logits
+
+
+def call(processor: Processor, ids: Array, lengths: Array, logits: Array) -> Array:
+    """The logits BV that a user's processor returns; ValueError for anything else."""
+    name = getattr(processor, '__name__', None) or brief(processor)
+    try:
+        returned = processor(ids, lengths, logits)
+    except Exception as error:
+        error.add_note(f'raised by the processor {name}, which is called under jit')
+        raise
+    is_real = jnp.issubdtype(getattr(returned, 'dtype', bool), jnp.floating)
+    if not is_real or returned.shape != logits.shape:
+        raise ValueError(
+            f'processors: {name} returned {describe_array(returned)}, but must return the logits, '
+            f'{describe_array(logits)}'
+        )
+    return jnp.asarray(returned, logits.dtype)
 
 
 def ban(logits: Array, tokens: Array) -> Array:
