@@ -70,7 +70,7 @@ def prefill_beams(
     B, T = batch.tokens.shape
     mesh = mesh_of(params)
     # The beams of a row are equal at first, so only one of them is continued.
-    scores = jnp.full((B, width), LOWEST).at[:, 0].set(0)
+    scores = jnp.full((B, width), LOWEST, jnp.float32).at[:, 0].set(0)
     K = min(keep * width, width * logits.shape[-1])
     candidates, answers = propose(logits, state, scores, state.positions, K, top, processors), None
     size = slots - T
@@ -90,7 +90,7 @@ def prefill_beams(
         shared_at_start(first, width),
         counts=jnp.zeros(B, jnp.int32),
         done=jnp.zeros(B, bool),
-        finished=Finished(answers, jnp.full((B, width), LOWEST), none, none),
+        finished=Finished(answers, jnp.full((B, width), LOWEST, jnp.float32), none, none),
         candidates=candidates,
     )
     usable = is_usable(logits, state.processing)[::width]
