@@ -16,9 +16,10 @@ from tests.conftest import SMALL
 from tests.gates.program import collectives
 from tests.generation.test_meshes import on_mesh
 from tests.rows import ragged
-from vipllava_jax.generation import beam_search, beams, decoding
+from vipllava_jax.generation import beam_cache, beam_search, beams, decoding
 from vipllava_jax.generation.beam_state import map_beams
 from vipllava_jax.generation.plan import plan
+from vipllava_jax.model import llama
 from vipllava_jax.sharding import make_mesh, sharding
 
 ROWS = [(9, 2), (6, 0), (15, 1), (7, 3)]
@@ -154,7 +155,9 @@ def test_a_value_compiles_nothing(params, batch):
 
 def test_the_time_ends_answers(params, batch):
     out = vj.generate(params, batch, max_time=[1e-9, 60, 60, 60], **RUN)
-    assert out.finish_reasons[:3] == ('time',) * 3 or 'stop' in out.finish_reasons[:3]
+    ended = np.isin(out.tokens[:3, 0], EOS)
+    assert not ended.all()
+    assert out.finish_reasons[:3] == tuple('stop' if end else 'time' for end in ended)
     assert (out.lengths[:3] == 1).all()
     whole = vj.generate(params, batch, **RUN)
     np.testing.assert_array_equal(out.tokens[3:], whole.tokens[3:])
@@ -231,6 +234,28 @@ def test_first_samples_of_a_batch_have_exact_probabilities(params, rng):
         for n, pair in enumerate(([1, 2], [0, 2], [0, 1])):
             counts[n] += (pairs == order[pair]).all(axis=1).sum()
     check_counts(counts, [missing[0], missing[1], missing[2:].sum()])
+
+
+def test_only_slots_that_differ_are_moved_and_each_beam_keeps_its_own(rng):
+    """Each slot holds its own number; the beams of two rows of 50 and 100 slots grow over several windows."""
+    B, W, S = 2, 3, 192
+    first = np.array([50, 100])
+    expected = np.tile(np.arange(S, dtype=np.float32), (B, W, 1))
+    cache = llama.Cache(*((jnp.asarray(expected.reshape(B * W, S, 1, 1) * sign),) for sign in (1, -1)))
+    shared = beam_cache.shared_at_start(jnp.asarray(first), W)
+    reorder, shared_after = jax.jit(beam_cache.reorder), jax.jit(beam_cache.shared_after)
+    for step in range(90):
+        filled = first + step
+        parents = rng.integers(0, W, (B, W)) if rng.random() < 0.5 else np.tile(np.arange(W), (B, 1))
+        cache = reorder(cache, shared, parents, filled)
+        shared = shared_after(shared, parents, filled)
+        expected = np.take_along_axis(expected, parents[:, :, None], axis=1)
+        k = np.array(cache.k[0]).reshape(B, W, S)
+        for row, n in enumerate(filled):
+            np.testing.assert_array_equal(k[row, :, :n], expected[row, :, :n])
+            k[row, :, n] = expected[row, :, n] = 1000 + step * W + np.arange(W)  # what decoding writes
+        x = jnp.asarray(k.reshape(B * W, S, 1, 1))
+        cache = llama.Cache((x,), (-x,))
 
 
 @pytest.mark.slow
