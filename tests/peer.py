@@ -1,6 +1,7 @@
 """Tiny random models of transformers, for comparison with ours."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,6 +83,45 @@ def greedy(peer: Any, batch: Batch, new: int) -> np.ndarray:
             pad_token_id=0,
         )
     return out[:, tokens.shape[1] :].numpy()
+
+
+class Beams(NamedTuple):
+    """The answers of beam search, one row each."""
+
+    tokens: np.ndarray  # AT, padded
+    sequence_scores: np.ndarray  # A
+    scores: np.ndarray  # AT, of each token after all processors
+    logprobs: np.ndarray  # AT, of each token before them
+
+
+def beams(peer: Any, batch: Batch, pad: int, eos: Sequence[int], **settings: Any) -> Beams:
+    """The transformers model's answers by beam search, from a left-padded batch, with our settings."""
+    import torch
+
+    tokens, mask = left_padded(batch)
+    images = pixel_values(batch)
+    given = {} if images is None else {'pixel_values': images}
+    settings = {name: value for name, value in settings.items() if name not in ('cfg', 'logprobs')}
+    with torch.no_grad():
+        out = peer.generate(
+            input_ids=torch.tensor(tokens, dtype=torch.long),
+            attention_mask=torch.tensor(mask),
+            do_sample=False,
+            eos_token_id=[*eos],
+            pad_token_id=pad,
+            return_dict_in_generate=True,
+            output_scores=True,
+            output_logits=True,
+            **given,
+            **settings,
+        )
+
+    def of_tokens(steps: Any) -> np.ndarray:
+        return peer.compute_transition_scores(out.sequences, steps, out.beam_indices).numpy()
+
+    log_p = [torch.log_softmax(logits, -1) for logits in out.logits]
+    answers = out.sequences[:, tokens.shape[1] :].numpy()
+    return Beams(answers, out.sequences_scores.numpy(), of_tokens(out.scores), of_tokens(log_p))
 
 
 def left_padded(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
