@@ -12,7 +12,7 @@ import vipllava_jax as vj
 from scripts.demo import exam
 from tests.rows import alone, ragged
 from vipllava_jax import placement
-from vipllava_jax.generation import decoding
+from vipllava_jax.generation import decoding, rows
 from vipllava_jax.generation.plan import max_new_tokens_for
 
 forward = jax.jit(vj.forward, static_argnames='cfg')
@@ -58,7 +58,7 @@ def test_greedy_is_the_argmax_of_forward(params, cfg, batch, greedy):
 
 def test_an_answer_ends_when_its_time_is_over(params, cfg, batch, monkeypatch):
     seconds = iter(range(100))
-    monkeypatch.setattr(decoding, 'time', SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(rows, 'time', SimpleNamespace(monotonic=lambda: next(seconds)))
     out = vj.generate(params, batch, cfg=cfg, max_new_tokens=[20, 20, 9], eos=(), max_time=[0.5, 2.5, 2])
     assert out.lengths.tolist() == [1, 17, 9]
     assert out.finish_reasons == ('time', 'time', 'length')

@@ -10,7 +10,7 @@ import pytest
 import vipllava_jax as vj
 from tests.rows import ragged
 from vipllava_jax.generation import decoding
-from vipllava_jax.generation.sampling import sampling_of
+from vipllava_jax.generation.logits.sampling import sampling_of
 from vipllava_jax.generation.state import eos_rows
 
 ROWS = [(9, 2), (4, 0), (15, 1)]

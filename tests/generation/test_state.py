@@ -9,9 +9,9 @@ import pytest
 
 import vipllava_jax as vj
 from tests.rows import alone, ragged
-from vipllava_jax.generation.processing import processing_of
+from vipllava_jax.generation.logits.processing import processing_of
+from vipllava_jax.generation.logits.sampling import sampling_of
 from vipllava_jax.generation.programs import decode_chunk, prefill_batch
-from vipllava_jax.generation.sampling import sampling_of
 from vipllava_jax.generation.state import NO_ID, eos_rows, insert, take
 
 ROWS = [(9, 2), (4, 0), (15, 1)]

@@ -12,8 +12,8 @@ from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
 
-from vipllava_jax.generation.processing import Processing
-from vipllava_jax.generation.sampling import Sampling
+from vipllava_jax.generation.logits.processing import Processing
+from vipllava_jax.generation.logits.sampling import Sampling
 from vipllava_jax.model.llama import Cache
 from vipllava_jax.sharding import mesh_of, pin
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from tests.generation.scoring import EOS, B, V, ours, random_rows, theirs
-from vipllava_jax.generation.filters import TOP_H_TOKENS, filter_logits
-from vipllava_jax.generation.processing import processing_of
-from vipllava_jax.generation.sampling import sampling_of, select
+from tests.generation.logits.scoring import EOS, B, V, ours, random_rows, theirs
+from vipllava_jax.generation.logits.filters import TOP_H_TOKENS, filter_logits
+from vipllava_jax.generation.logits.processing import processing_of
+from vipllava_jax.generation.logits.sampling import sampling_of, select
 from vipllava_jax.generation.settings import GenerationSettings
 
 ALONE = {

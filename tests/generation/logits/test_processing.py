@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from tests.generation.scoring import EOS, B, V, ours, random_rows, theirs
-from vipllava_jax.generation.processing import NUMBERS, processing_of
+from tests.generation.logits.scoring import EOS, B, V, ours, random_rows, theirs
+from vipllava_jax.generation.logits.processing import NUMBERS, processing_of
 from vipllava_jax.generation.settings import GenerationSettings
 
 ALONE = {

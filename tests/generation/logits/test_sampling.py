@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vipllava_jax.generation.filters import filter_logits
-from vipllava_jax.generation.sampling import Sampling, row_keys, sample_keys, select
+from vipllava_jax.generation.logits.filters import filter_logits
+from vipllava_jax.generation.logits.sampling import Sampling, row_keys, sample_keys, select
 from vipllava_jax.generation.settings import GenerationSettings
 
 

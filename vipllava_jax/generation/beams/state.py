@@ -16,9 +16,9 @@ import numpy as np
 from flax import struct
 from jax import Array, lax
 
-from vipllava_jax.generation.beam_cache import of_parents, reorder, shared_after
-from vipllava_jax.generation.next_token import NewTokens
-from vipllava_jax.generation.repeats import add_id
+from vipllava_jax.generation.beams.cache import of_parents, reorder, shared_after
+from vipllava_jax.generation.logits.next_token import NewTokens
+from vipllava_jax.generation.logits.repeats import add_id
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.state import State, row_letters, write_ids
 from vipllava_jax.sharding import per_device, pin

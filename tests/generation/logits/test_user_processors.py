@@ -10,7 +10,7 @@ import pytest
 
 import vipllava_jax as vj
 from tests.rows import ragged
-from vipllava_jax.generation.processing import call
+from vipllava_jax.generation.logits.processing import call
 
 
 def ban(ids, lengths, logits, *, token=3):
@@ -32,7 +32,11 @@ class WithoutHash(Ban):
 ARGUMENTS = jnp.zeros((2, 9), int), jnp.array([4, 5]), jnp.zeros((2, 7))
 
 
-@pytest.mark.parametrize('processor', [ban, partial(ban, token=3), Ban(3), jax.jit(ban)], ids=repr)
+@pytest.mark.parametrize(
+    'processor',
+    [ban, partial(ban, token=3), Ban(3), jax.jit(ban)],
+    ids=['function', 'partial', 'object', 'jit'],
+)
 def test_functions_partials_and_objects_are_processors(processor):
     assert vj.GenerationSettings(processors=processor).processors == (processor,)
     for traced in (call, jax.jit(call, static_argnums=0)):

@@ -1,11 +1,12 @@
 """The numbers that are updated with each id find the same repeated sequences as a search of the whole row."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vipllava_jax.generation.repeats import add_id, repeated, repeats_of
+from vipllava_jax.generation.logits.repeats import add_id, repeated, repeats_of
 
 B, S, V = 4, 12, 3
 
@@ -48,3 +49,9 @@ def test_repeats_are_those_that_a_search_finds(rows, first, sizes):
         ids[np.arange(B), lengths] = tokens
         lengths = lengths + 1
         numbers, got = step(numbers, ids, lengths, tokens, n)
+
+
+def test_the_largest_size_is_compared_as_far_as_the_rows_reach():
+    ids = jnp.int32([[1, 2, 1, 2, 1, 2, 0, 0], [3, 3, 3, 3, 3, 3, 3, 3]])
+    numbers = jax.jit(repeats_of)(ids, jnp.int32([6, 8]), jnp.int32(2**31 - 2))
+    np.testing.assert_array_equal(numbers, [[0, 0, 2, 0, 4, 0, 6, 0], [0, 1, 2, 3, 4, 5, 6, 7]])

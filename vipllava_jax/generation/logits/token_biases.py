@@ -7,7 +7,7 @@ import numpy as np
 from flax import struct
 from jax import Array
 
-from vipllava_jax.generation.id_sets import power_of_two
+from vipllava_jax.generation.logits.id_sets import power_of_two
 from vipllava_jax.inputs.padding import pad_ids
 
 Biases = Sequence[tuple[Sequence[int], float]]  # (ids, bias) of each sequence

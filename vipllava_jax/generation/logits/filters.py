@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vipllava_jax.generation.processing import Processing
-from vipllava_jax.generation.sampling import Sampling
+from vipllava_jax.generation.logits.processing import Processing
+from vipllava_jax.generation.logits.sampling import Sampling
 
 LEAST_TEMPERATURE = 1e-6  # lower ones would overflow
 TOP_H_TOKENS = 100  # top-h measures the entropy of this many tokens

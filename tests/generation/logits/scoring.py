@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from tests.generation import peer_settings
-from vipllava_jax.generation.next_token import scores_of
-from vipllava_jax.generation.processing import processing_of
-from vipllava_jax.generation.repeats import repeats_of
-from vipllava_jax.generation.sampling import sampling_of
+from vipllava_jax.generation.logits.next_token import scores_of
+from vipllava_jax.generation.logits.processing import processing_of
+from vipllava_jax.generation.logits.repeats import repeats_of
+from vipllava_jax.generation.logits.sampling import sampling_of
 from vipllava_jax.generation.settings import GenerationSettings
 
 B, S, V = 6, 24, 160  # more tokens than top-h looks at

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vipllava_jax.generation.id_sets import contains, id_set
-from vipllava_jax.generation.token_biases import bias_of, token_biases
+from vipllava_jax.generation.logits.id_sets import contains, id_set
+from vipllava_jax.generation.logits.token_biases import bias_of, token_biases
 
 B, S, V = 3, 6, 4
 computed = jax.jit(bias_of, static_argnames='V')

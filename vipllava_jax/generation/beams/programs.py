@@ -14,8 +14,8 @@ from flax import struct
 from jax import Array, lax
 
 from vipllava_jax.config import Config
-from vipllava_jax.generation.beam_cache import shared_at_start
-from vipllava_jax.generation.beam_state import (
+from vipllava_jax.generation.beams.cache import shared_at_start
+from vipllava_jax.generation.beams.state import (
     LOWEST,
     BeamRules,
     Beams,
@@ -26,10 +26,10 @@ from vipllava_jax.generation.beam_state import (
     pin_beams,
     take_beams,
 )
-from vipllava_jax.generation.next_token import NewTokens
-from vipllava_jax.generation.processing import Processing, Processor
+from vipllava_jax.generation.logits.next_token import NewTokens
+from vipllava_jax.generation.logits.processing import Processing, Processor
+from vipllava_jax.generation.logits.sampling import Sampling
 from vipllava_jax.generation.programs import is_usable, next_scores, start
-from vipllava_jax.generation.sampling import Sampling
 from vipllava_jax.generation.state import State, row_letters
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava

@@ -16,8 +16,11 @@ from tests.conftest import SMALL
 from tests.gates.program import collectives
 from tests.generation.test_meshes import on_mesh
 from tests.rows import ragged
-from vipllava_jax.generation import beam_cache, beam_search, beams, decoding
-from vipllava_jax.generation.beam_state import map_beams
+from vipllava_jax.generation import decoding
+from vipllava_jax.generation.beams import cache as beam_cache
+from vipllava_jax.generation.beams import programs as beams
+from vipllava_jax.generation.beams import search as beam_search
+from vipllava_jax.generation.beams.state import map_beams
 from vipllava_jax.generation.plan import plan
 from vipllava_jax.model import llama
 from vipllava_jax.sharding import make_mesh, sharding

@@ -11,10 +11,10 @@ import numpy as np
 from flax import struct
 from jax import Array
 
-from vipllava_jax.generation.id_sets import contains, id_set
-from vipllava_jax.generation.repeats import repeated
+from vipllava_jax.generation.logits.id_sets import contains, id_set
+from vipllava_jax.generation.logits.repeats import repeated
+from vipllava_jax.generation.logits.token_biases import TokenBiases, bias_of, token_biases
 from vipllava_jax.generation.settings import GenerationSettings, rows_of
-from vipllava_jax.generation.token_biases import TokenBiases, bias_of, token_biases
 from vipllava_jax.inputs.batch import describe_array
 from vipllava_jax.messages import brief
 from vipllava_jax.sharding import mesh_of, pin
@@ -71,12 +71,16 @@ LISTS += ['forced_eos_token_id', 'exponential_decay_length_penalty', 'processors
 
 
 def processing_of(
-    settings: GenerationSettings, prompt_lengths: np.ndarray, limits: np.ndarray, eos: Sequence[int]
+    settings: GenerationSettings,
+    prompt_lengths: np.ndarray,
+    limits: np.ndarray,
+    eos: Sequence[int],
+    always: bool = False,
 ) -> Processing | None:
     """The Processing of B rows; None if no processor is asked for, which is compiled separately.
 
-    `eos` are the ids that end an answer. Raises ValueError if a setting has another number of rows, or if the
-    last token would be forced and suppressed.
+    `eos` are the ids that end an answer. With `always`, rows without processors get neutral settings. Raises
+    ValueError if a setting has another number of rows, or if the last token would be forced and suppressed.
     """
     B = len(limits)
     check_forced(settings)
@@ -85,7 +89,7 @@ def processing_of(
     starts = rows_of('exponential_decay_length_penalty[0]', start, B)
     factors = rows_of('exponential_decay_length_penalty[1]', factor, B)
     have_effect = any((numbers[name] != neutral).any() for name, neutral in NUMBERS.items())
-    if not have_effect and not any(getattr(settings, name) for name in LISTS):
+    if not always and not have_effect and not any(getattr(settings, name) for name in LISTS):
         return None
     banned = [(ids, -np.inf) for ids in settings.bad_words_ids or () if ids not in [(id,) for id in eos]]
     biases = [*(settings.sequence_bias or ()), *(((id,), bias) for id, bias in settings.logit_bias or ())]
