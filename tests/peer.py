@@ -1,6 +1,7 @@
 """Tiny random models of transformers, for comparison with ours."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,10 +71,7 @@ def greedy(peer: Any, batch: Batch, new: int) -> np.ndarray:
     """The transformers model's greedy answers [B, new], from a left-padded batch with its cache."""
     import torch
 
-    T = batch.tokens.shape[1]
-    tokens, mask = np.zeros_like(batch.tokens), np.zeros_like(batch.tokens)
-    for row, n in enumerate(batch.lengths):
-        tokens[row, T - n :], mask[row, T - n :] = batch.tokens[row, :n], 1
+    tokens, mask = left_padded(batch)
     with torch.no_grad():
         out = peer.generate(
             input_ids=torch.tensor(tokens, dtype=torch.long),
@@ -84,4 +82,52 @@ def greedy(peer: Any, batch: Batch, new: int) -> np.ndarray:
             eos_token_id=None,
             pad_token_id=0,
         )
-    return out[:, T:].numpy()
+    return out[:, tokens.shape[1] :].numpy()
+
+
+class Beams(NamedTuple):
+    """The answers of beam search, one row each."""
+
+    tokens: np.ndarray  # AT, padded
+    sequence_scores: np.ndarray  # A
+    scores: np.ndarray  # AT, of each token after all processors
+    logprobs: np.ndarray  # AT, of each token before them
+
+
+def beams(peer: Any, batch: Batch, pad: int, eos: Sequence[int], **settings: Any) -> Beams:
+    """The transformers model's answers by beam search, from a left-padded batch, with our settings."""
+    import torch
+
+    tokens, mask = left_padded(batch)
+    images = pixel_values(batch)
+    given = {} if images is None else {'pixel_values': images}
+    settings = {name: value for name, value in settings.items() if name not in ('cfg', 'logprobs')}
+    with torch.no_grad():
+        out = peer.generate(
+            input_ids=torch.tensor(tokens, dtype=torch.long),
+            attention_mask=torch.tensor(mask),
+            do_sample=False,
+            eos_token_id=[*eos],
+            pad_token_id=pad,
+            return_dict_in_generate=True,
+            output_scores=True,
+            output_logits=True,
+            **given,
+            **settings,
+        )
+
+    def of_tokens(steps: Any) -> np.ndarray:
+        return peer.compute_transition_scores(out.sequences, steps, out.beam_indices).numpy()
+
+    log_p = [torch.log_softmax(logits, -1) for logits in out.logits]
+    answers = out.sequences[:, tokens.shape[1] :].numpy()
+    return Beams(answers, out.sequences_scores.numpy(), of_tokens(out.scores), of_tokens(log_p))
+
+
+def left_padded(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of a batch and their attention mask, padded on the left, as transformers generates."""
+    T = batch.tokens.shape[1]
+    tokens, mask = np.zeros_like(batch.tokens), np.zeros_like(batch.tokens)
+    for row, n in enumerate(batch.lengths):
+        tokens[row, T - n :], mask[row, T - n :] = batch.tokens[row, :n], 1
+    return tokens, mask

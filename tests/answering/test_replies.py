@@ -49,6 +49,15 @@ def test_replies_can_be_read_in_any_order(model, out):
     assert [reply.text() for reply in reversed(rows(model))] == texts[::-1]
 
 
+def test_several_replies_to_a_prompt_follow_one_another(model):
+    answers = rows(model, num_return_sequences=2)
+    texts = [reply.text() for reply in answers]
+    assert texts[::2] == [reply.text() for reply in rows(model)]
+    assert len({*texts}) == 6
+    lengths = model.processor(QUESTIONS).lengths.tolist()
+    assert [reply.prompt_tokens for reply in answers] == [n for n in lengths for _ in range(2)]
+
+
 def test_pieces_join_to_the_text(model):
     reply = rows(model)[1]
     assert len(pieces := [*reply]) > 1
@@ -64,7 +73,7 @@ def test_a_stop_string_ends_a_reply(model, monkeypatch):
     assert reply.finished
     assert other.text()
     (kept, *_) = rows(model, keep_stop=True)
-    assert kept.text() == full[: full.find(stop) + 2].strip()
+    assert kept.text() == full[: full.find(stop) + 2]
     decoded = model.processor.decode(reply.tokens)
     assert stop in decoded
     assert stop not in model.processor.decode(reply.tokens[:-1])

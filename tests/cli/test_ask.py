@@ -245,7 +245,7 @@ from vipllava_jax.generation import decoding
 
 class Slow:
     trace = lower = lambda self, *args, **kwargs: self
-    out_info = {}
+    out_info = {}, {}  # a state and new tokens
 
     def compile(self):
         time.sleep(30)

@@ -53,6 +53,14 @@ def test_a_weight_that_is_not_finite_is_named_when_sampling(params, batch):
     assert 'llama/norm/w' in error_message(broken, batch, temperature=1.0, seed=0)
 
 
+@pytest.mark.slow
+def test_invalid_logits_are_replaced_where_the_settings_say_so(params, batch):
+    broken = with_value(params, 'llama/norm/w', np.nan)
+    settings = dict(remove_invalid_values=True, logit_bias={7: 1.0}, eos=(), max_new_tokens=12)
+    out = vj.generate(broken, batch, cfg=SMALL, **settings)
+    assert not out.tokens.any()  # the bias of NaN is NaN, which becomes 0 as all others
+
+
 def test_a_weight_that_only_one_row_uses_is_named(params, batch):
     """A weight of the tower, which rows without a picture do not use."""
     broken = with_value(params, 'projector/linear_2/b', np.nan)

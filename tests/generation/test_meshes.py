@@ -112,6 +112,27 @@ def test_logits_and_answers_equal_those_of_one_device(axes, name, text, rng, cap
     check_equals_one_device(axes, name, text, rng, caplog, **settings)
 
 
+@pytest.mark.slow
+def test_processors_and_filters_equal_those_of_one_device(rng, caplog):
+    """Each row with its own numbers; on a mesh that divides the rows by two, one of padding joins them."""
+    axes = {'data': 2, 'tensor': 2}
+    settings = dict(
+        temperature=[0, 1, 1.5],
+        seed=[1, 2, 3],
+        repetition_penalty=[1.3, 1.0, 0.8],
+        frequency_penalty=0.3,
+        no_repeat_ngram_size=[2, 3, 0],
+        bad_words_ids=[[5], [3, 4]],
+        sequence_bias={(7,): 3.0, (7, 7): -3.0},
+        suppress_tokens=[9],
+        top_h=0.9,
+        typical_p=0.95,
+        eta_cutoff=0.01,
+        renormalize_logits=True,
+    )
+    check_equals_one_device(axes, 'plain', 'divisible', rng, caplog, **settings)
+
+
 @pytest.mark.by_hand
 @pytest.mark.parametrize(('axes', 'name', 'text'), [*itertools.product(MESHES, WEIGHTS, TEXTS)], ids=str)
 def test_all_combinations_equal_one_device(axes, name, text, rng, caplog):

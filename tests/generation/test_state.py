@@ -9,13 +9,23 @@ import pytest
 
 import vipllava_jax as vj
 from tests.rows import alone, ragged
+from vipllava_jax.generation.logits.processing import processing_of
+from vipllava_jax.generation.logits.sampling import sampling_of
 from vipllava_jax.generation.programs import decode_chunk, prefill_batch
-from vipllava_jax.generation.sampling import sampling_of
 from vipllava_jax.generation.state import NO_ID, eos_rows, insert, take
 
 ROWS = [(9, 2), (4, 0), (15, 1)]
 GREEDY = vj.GenerationSettings()
 SAMPLED = vj.GenerationSettings(temperature=1.5, top_k=[0, 9, 30], top_p=[1, 1, 0.9], seed=[1, 2, 3])
+
+LISTS = vj.GenerationSettings(
+    seed=[1, 2, 3],
+    temperature=[1.5, 0, 1],
+    suppress_tokens=range(3, 13),
+    bad_words_ids=[[14, 15, 16], [17]],
+    repetition_penalty=1.2,
+    no_repeat_ngram_size=2,
+)
 
 
 @pytest.fixture
@@ -27,8 +37,9 @@ def batch(cfg, rng):
 def prefill(params, cfg):
     def run(batch, settings=GREEDY, slots=64, eos=()):
         B = len(batch.tokens)
-        settings = sampling_of(settings, B), eos_rows(eos, B)
-        return prefill_batch(params, batch, *settings, cfg=cfg, slots=slots)[0]
+        processing = processing_of(settings, batch.lengths, np.full(B, 99), eos)
+        sampling = sampling_of(settings, B, always=processing is not None)
+        return prefill_batch(params, batch, sampling, eos_rows(eos, B), processing, cfg=cfg, slots=slots)[0]
 
     return run
 
@@ -113,6 +124,36 @@ def test_an_inserted_row_decodes_as_it_does_alone(params, cfg, batch, prefill, s
     np.testing.assert_array_equal(tokens[2], expected[0])
     np.testing.assert_array_equal(tokens[:2], neighbors[:2])
     same(take(merged, [2]), other)
+
+
+@pytest.mark.slow
+def test_a_row_of_shorter_lists_decodes_as_it_does_alone(params, cfg, batch, prefill):
+    state, _ = decode_chunk(params, prefill(batch, LISTS), cfg=cfg, steps=8)
+    neighbors = decode(params, cfg, state)
+    settings = vj.GenerationSettings(
+        temperature=0.9, seed=[9], suppress_tokens=20, sequence_bias={(4,): 3.0}, no_repeat_ngram_size=3
+    )
+    other = prefill(alone(batch, 0), settings, slots=32)
+    expected = decode(params, cfg, other)
+    merged = insert(state, 2, other)
+    assert not merged.processing.suppress.lengths[2, 1:].any()
+    assert not merged.processing.bad_words.bias[2].any()
+    tokens = decode(params, cfg, merged)
+    np.testing.assert_array_equal(tokens[2], expected[0])
+    np.testing.assert_array_equal(tokens[:2], neighbors[:2])
+
+
+def test_longer_lists_and_processors_alone_are_refused(batch, prefill):
+    few = vj.GenerationSettings(suppress_tokens=[3], repetition_penalty=1.2)
+    sampled = vj.GenerationSettings(temperature=1)
+    for state, other, message in [
+        (few, LISTS, r'a row whose bad_words\.ids have the shape \(8, 4\) does not fit a state of \(8, 1\)'),
+        (sampled, few, 'a row with processors does not fit a state without'),
+        (few, sampled, 'a row without processors does not fit a state with'),
+    ]:
+        shapes = [jax.eval_shape(partial(prefill, settings=settings), batch) for settings in (state, other)]
+        with pytest.raises(ValueError, match=message):
+            insert(shapes[0], 0, shapes[1])
 
 
 def test_several_rows_are_inserted_together(params, cfg, batch, prefill):

@@ -1,19 +1,16 @@
 """A stop string ends the text, however the text is split into pieces."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import vipllava_jax as vj
 from vipllava_jax.generation.stopping import (
     AnswerEnds,
-    RowStops,
     find_stop,
     stop_ids,
     truncate_at_stops,
 )
-from vipllava_jax.inputs.processor import Processor
 
 texts = st.text('ab#', max_size=20)
 
@@ -68,21 +65,3 @@ def test_a_stop_string_that_is_one_token_is_an_end_id(folder):
     token = model.processor.tokenizer.token_to_id('###')
     assert stop_ids(settings, model.processor) == (token,)
     assert stop_ids(vj.GenerationSettings(), None) == ()
-
-
-@pytest.mark.parametrize('stop', ['\n', '. ', '.', 'dog', 'never'])
-def test_a_row_ends_with_the_token_that_completes_a_stop_string(folder, stop):
-    """A newline is the token of a byte, whose text is final only when the next token is known."""
-    processor = Processor.load(folder)
-    tokenizer = processor.tokenizer
-    ids = tokenizer.encode('A dog. It\nsleeps')
-    texts = [tokenizer.decode_untrimmed(ids[:n]) for n in range(1, len(ids) + 1)]
-    expected = next((n for n, text in enumerate(texts, 1) if stop in text), None)
-    assert (expected is None) == (stop == 'never')
-    for size in (1, 3, len(ids)):
-        row, found = RowStops(processor, [stop]), None
-        for begin in range(0, len(ids), size):
-            if (n := row.push(ids[begin : begin + size])) is not None:
-                found = begin + n
-                break
-        assert found == expected

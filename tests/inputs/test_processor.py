@@ -2,7 +2,6 @@ import dataclasses
 import json
 import re
 import shutil
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from tests.makers import noise, write_processor_files
 from vipllava_jax.config import Config, TextConfig, VisionConfig
 from vipllava_jax.data.conversations import encode_conversation
+from vipllava_jax.generation.result import Generation
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.inputs.marks import Mark, draw
 from vipllava_jax.inputs.pixels import ImageSettings, pixels, uint8_pixels
@@ -180,16 +180,16 @@ def test_the_repr_is_short(processor, folder):
 
 
 def test_ids_arrays_and_generations_are_decoded(processor):
-    class Generation(NamedTuple):
-        tokens: np.ndarray
-        lengths: np.ndarray
-        truncate = staticmethod(str.strip)
-
     ids = processor.tokenizer.encode('A dog.')
     padded = np.array([[*ids, 2, PAD, PAD], [*ids, 2, *ids[1:3]]])
     assert processor.decode(ids) == processor.decode(padded[0]) == 'A dog.'
     assert processor.decode(padded)[0] == 'A dog.'
-    assert processor.decode(Generation(padded, np.array([len(ids), len(ids) + 1]))) == ['A dog.', 'A dog.']
+    lengths, finished = np.array([len(ids), len(ids) + 1]), np.array([False, True])
+    out = Generation(padded, lengths, finished, ('length', 'stop'))
+    assert processor.decode(out) == ['A dog.', 'A dog.']
+    assert processor.decode(out[1:]) == ['A dog.']
+    ended = dataclasses.replace(out, eos=(ids[-1],))  # an end id is no part of the text, whatever it spells
+    assert processor.decode(ended) == ['A dog', 'A dog']
     stream = processor.text_stream()
     assert stream.push(padded[0]) + stream.end() == 'A dog.'
     assert processor.stop_strings('hub') == ('###',)

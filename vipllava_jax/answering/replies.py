@@ -49,8 +49,12 @@ class Reply:
 
     def __iter__(self) -> Iterator[str]:
         yield from truncate_at_stops(self._pieces(), self.settings.stop)
-        if self.settings.keep_stop and (found := find_stop(self.decoded, self.settings.stop)):
-            yield self.decoded[slice(*found)]
+        yield self._kept_stop()
+
+    def _kept_stop(self) -> str:
+        """The stop string that ended the reply, if the settings keep it; otherwise ''."""
+        found = find_stop(self.decoded, self.settings.stop) if self.settings.keep_stop else None
+        return self.decoded[slice(*found)] if found else ''
 
     @property
     def ends(self) -> AnswerEnds:
@@ -69,6 +73,8 @@ class Reply:
             if self.ends.reasons[self.row] and len(self.tokens) == length:  # other rows may continue
                 break
         piece = text.end()
+        if find_stop(self.decoded + piece + text.blank, self.settings.stop):
+            piece += text.blank  # white space at the end is a part of the stop string
         self.decoded += piece
         yield piece
 
@@ -87,8 +93,9 @@ class Reply:
         return self.stream.generation()[self.row]
 
     def text(self) -> str:
-        """Generates the complete reply -> its text, without white space at the ends."""
-        return ''.join(self).strip()
+        """Generates the complete reply -> its text, without white space at the ends of the answer."""
+        text = ''.join(self).lstrip()
+        return text if self._kept_stop() else text.rstrip()
 
     def report(self) -> dict[str, Any]:
         """The numbers of tokens, whether the reply finished, and how fast it was."""

@@ -4,23 +4,21 @@ The decoding state is donated to each chunk, so that its buffers are updated in 
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from vipllava_jax.config import Config
-from vipllava_jax.generation.beam_search import compile_beams, search
+from vipllava_jax.generation.beams.search import compile_beams, search
 from vipllava_jax.generation.finite import explain
+from vipllava_jax.generation.logits.next_token import NewTokens, no_tokens
 from vipllava_jax.generation.lookup import Checked, RowQueues, lookup_chunk
-from vipllava_jax.generation.next_token import NewTokens, no_tokens
 from vipllava_jax.generation.plan import GenerationPlan, plan
 from vipllava_jax.generation.programs import NOT_FINITE, decode_chunk, prefill_batch
 from vipllava_jax.generation.result import Generation
-from vipllava_jax.generation.rows import of_first_process, place_rows, to_host
+from vipllava_jax.generation.rows import clock, place_rows, to_host
 from vipllava_jax.generation.settings import GenerationSettings, with_overrides
 from vipllava_jax.generation.state import map_state
 from vipllava_jax.generation.stopping import AnswerEnds
@@ -71,7 +69,8 @@ def stream(
 
     `settings` default to greedy decoding; `overrides` replace single fields, as in
     `stream(params, batch, cfg=cfg, temperature=0.7, seed=1)`. `processor` turns tokens into text and is
-    required with `stop`: a row then ends with the token that completes a stop string.
+    required with `stop`: a row then ends with the token that completes a stop string. The functions in
+    `processors` are called while the programs are compiled, once for each function, with traced arrays.
 
     Raises TypeError for an unknown setting or an argument of another type, and ValueError before anything
     runs if a setting is out of range, the placeholders do not match the images, or prompt and answer exceed
@@ -109,7 +108,7 @@ class TokenStream(Iterator[np.ndarray]):
 
     def _run(self, params: Params) -> Iterator[np.ndarray]:
         ends, mesh = self.plan.ends, mesh_of(params)
-        seconds = self._clock(mesh)
+        seconds = clock(ends.max_time, mesh)
         for chunk in one_ahead(chunks(params, self.plan)):
             for piece in self._on_host(chunk):
                 if (piece.tokens == NOT_FINITE).any():
@@ -132,13 +131,6 @@ class TokenStream(Iterator[np.ndarray]):
         self._queues.add(chunk)
         while (tokens := self._queues.take(ends.active, ends.pad)).shape[1]:
             yield NewTokens(tokens)
-
-    def _clock(self, mesh: Mesh | None) -> Callable[[], float]:
-        """A function that returns the seconds since now, the same in all processes; 0 without a max_time."""
-        start = time.monotonic()
-        if np.isinf(self.ends.max_time).all():
-            return lambda: 0.0
-        return lambda: of_first_process(time.monotonic() - start, mesh)
 
 
 def chunks(params: Params, plan: GenerationPlan) -> Iterator[NewTokens | Checked]:

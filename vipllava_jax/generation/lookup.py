@@ -19,9 +19,9 @@ import numpy as np
 from jax import Array
 
 from vipllava_jax.config import Config
+from vipllava_jax.generation.logits.repeats import repeats_of
+from vipllava_jax.generation.logits.sampling import most_likely
 from vipllava_jax.generation.programs import is_end
-from vipllava_jax.generation.repeats import repeats_of
-from vipllava_jax.generation.sampling import most_likely
 from vipllava_jax.generation.state import State, pin_state, row_letters, write_ids
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.vipllava import Params

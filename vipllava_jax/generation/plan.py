@@ -9,10 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vipllava_jax.config import Config
+from vipllava_jax.generation.logits.processing import Processing, processing_of
+from vipllava_jax.generation.logits.sampling import Sampling, sampling_of
 from vipllava_jax.generation.model import Model
-from vipllava_jax.generation.processing import Processing, processing_of
 from vipllava_jax.generation.rows import of_first_process
-from vipllava_jax.generation.sampling import Sampling, sampling_of
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, check_lengths
 from vipllava_jax.generation.state import eos_rows
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops, eos_ids, stop_ids

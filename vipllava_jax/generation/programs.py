@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from vipllava_jax.config import Config
-from vipllava_jax.generation.next_token import NewTokens, reported, scores_of
-from vipllava_jax.generation.processing import Processing, Processor
-from vipllava_jax.generation.repeats import add_id, repeats_of
-from vipllava_jax.generation.sampling import Sampling, sample_keys, select
+from vipllava_jax.generation.logits.next_token import NewTokens, reported, scores_of
+from vipllava_jax.generation.logits.processing import Processing, Processor
+from vipllava_jax.generation.logits.repeats import add_id, repeats_of
+from vipllava_jax.generation.logits.sampling import Sampling, sample_keys, select
 from vipllava_jax.generation.state import State, pin_state, row_letters, write_ids
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 
-from vipllava_jax.generation.next_token import NewTokens
+from vipllava_jax.generation.logits.next_token import NewTokens
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import AnswerEnds, find_stop
 from vipllava_jax.inputs.batch import describe_array

@@ -1,6 +1,8 @@
 """Places the rows of a batch on the devices of a mesh, and copies tokens back to the host."""
 
 import functools
+import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,6 +42,14 @@ def _place(x: Any, mesh: Mesh, parts: int) -> Array:
 def of_first_process(value: Any, mesh: Mesh | None) -> Any:
     """A number -> that of process 0, if the mesh has devices of several processes; all of them call it."""
     return pods.from_first(value) if mesh is not None and mesh.is_multi_process else value
+
+
+def clock(max_time: np.ndarray, mesh: Mesh | None) -> Callable[[], float]:
+    """A function that returns the seconds since now, the same in all processes; 0 if no time is limited."""
+    start = time.monotonic()
+    if np.isinf(max_time).all():
+        return lambda: 0.0
+    return lambda: of_first_process(time.monotonic() - start, mesh)
 
 
 def to_host(x: Array) -> np.ndarray:

@@ -225,4 +225,12 @@ def functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
         raise ValueError(
             f'{name} is {brief(value)}, but must be functions (ids BS, lengths B, logits BV) -> logits BV'
         )
+    for function in several:
+        try:
+            hash(function)  # by which the compiled programs are found
+        except TypeError:
+            raise ValueError(
+                f'{name} holds {brief(function)}, which has no hash: use a function, or a frozen dataclass '
+                'with __call__'
+            ) from None
     return tuple(several)

@@ -21,9 +21,10 @@ Count = int | Sequence[int]
 class GenerationSettings:
     """How answers are generated; greedy by default. Names and meanings are those of transformers.
 
-    Each number may also be a sequence with one number per row, except num_return_sequences, num_beams and
-    logprobs. Sequences, arrays and mappings are stored as tuples. Raises ValueError, naming the field, if a
-    value is out of range, and TypeError for a setting that does not exist.
+    Each number may also be a sequence with one number per row, except those on which the shapes of the
+    programs depend: num_return_sequences, num_beams, logprobs and prompt_lookup_num_tokens. Sequences, arrays
+    and mappings are stored as tuples. Raises ValueError, naming the field, if a value is out of range, and
+    TypeError for a setting that does not exist.
     """
 
     max_new_tokens: Count | None = None  # None: 512, or what the context leaves if that is less

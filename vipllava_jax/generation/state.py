@@ -12,8 +12,8 @@ from flax import struct
 from jax import Array
 from jax.typing import ArrayLike
 
-from vipllava_jax.generation.processing import Processing
-from vipllava_jax.generation.sampling import Sampling
+from vipllava_jax.generation.logits.processing import Processing
+from vipllava_jax.generation.logits.sampling import Sampling
 from vipllava_jax.model.llama import Cache
 from vipllava_jax.sharding import mesh_of, pin
 
@@ -99,8 +99,8 @@ def _take(state: State, rows: Array) -> State:
 def insert(state: State, row: int, other: State) -> State:
     """Replaces the rows of `state` from `row` on by those of `other` -> the new state; `state` is donated.
 
-    `other` may have fewer slots, end ids and biased sequences. Raises ValueError if it has more, if its rows
-    do not fit, or if only one of the states is sampled or has processors.
+    `other` may have fewer slots, end ids, and biased sequences of tokens. Raises ValueError if it has more,
+    if its rows do not fit, or if only one of the states is sampled or has processors.
     """
     B, b = len(state.ids), len(other.ids)
     if not 0 <= row <= B - b:
@@ -129,7 +129,8 @@ def insert(state: State, row: int, other: State) -> State:
         if any(size > limit for size, limit in zip(new.shape[1:], x.shape[1:], strict=True)):
             name = jax.tree_util.keystr(path, simple=True, separator='.')
             raise ValueError(
-                f'{name} of the shape {new.shape} does not fit a state of {x.shape}: create a larger state'
+                f'a row whose {name} have the shape {new.shape[1:]} does not fit a state of {x.shape[1:]}: '
+                'create the state with as many sequences, and as long ones'
             )
     return _insert(state, jnp.int32(row), other)
 

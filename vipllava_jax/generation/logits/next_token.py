@@ -9,9 +9,9 @@ import numpy as np
 from flax import struct
 from jax import Array, lax
 
-from vipllava_jax.generation.filters import filter_logits
-from vipllava_jax.generation.processing import Processing, Processor, process, renormalize
-from vipllava_jax.generation.sampling import Sampling
+from vipllava_jax.generation.logits.filters import filter_logits
+from vipllava_jax.generation.logits.processing import Processing, Processor, process, renormalize
+from vipllava_jax.generation.logits.sampling import Sampling
 
 
 @struct.dataclass

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vipllava_jax.generation.filters import filter_logits
-from vipllava_jax.generation.sampling import Sampling, select
+from vipllava_jax.generation.logits.filters import filter_logits
+from vipllava_jax.generation.logits.sampling import Sampling, row_keys, sample_keys, select
+from vipllava_jax.generation.settings import GenerationSettings
 
 
 def sampling(B, temperature=1.0, top_k=0, top_p=1.0, seed=0):
@@ -23,6 +24,20 @@ def sample(logits, sampling, positions):
 def test_greedy_decoding_selects_the_most_likely_token(rng):
     logits = rng.normal(size=(5, 30)).astype(np.float32)
     np.testing.assert_array_equal(sample(logits, None, jnp.arange(5)), logits.argmax(axis=-1))
+
+
+def test_the_key_of_a_token_depends_on_seed_row_sample_and_position(rng):
+    fold, key = jax.random.fold_in, jax.random.key
+    logits = rng.normal(size=(3, 30)).astype(np.float32)
+    rows = Sampling(*jnp.ones((4, 3)), row_keys(GenerationSettings(seed=5), 3))
+    drawn = select(logits, rows, jnp.array([7, 8, 9]))
+    for row, position in enumerate((7, 8, 9)):
+        assert drawn[row] == jax.random.categorical(fold(fold(key(5), row), position), logits[row])
+    own = row_keys(GenerationSettings(seed=[5, 2**32 - 1]), 2)
+    seeds = [key(5), key(np.uint32(2**32 - 1))]
+    samples = [k for seed in seeds for k in (seed, fold(seed, 1), fold(seed, 2))]
+    for keys, expected in ((own, seeds), (sample_keys(own, 3), samples), (sample_keys(own, 1), seeds)):
+        np.testing.assert_array_equal(*map(jax.random.key_data, (keys, jnp.stack(expected))))
 
 
 def test_rows_of_temperature_0_are_greedy_next_to_sampled_rows(rng):

@@ -16,12 +16,12 @@ import numpy as np
 from flax import struct
 from jax import Array, lax
 
-from vipllava_jax.generation.beam_cache import of_parents, reorder, shared_after
-from vipllava_jax.generation.next_token import NewTokens
-from vipllava_jax.generation.repeats import add_id
+from vipllava_jax.generation.beams.cache import of_parents, reorder, shared_after
+from vipllava_jax.generation.logits.next_token import NewTokens
+from vipllava_jax.generation.logits.repeats import add_id
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.state import State, row_letters, write_ids
-from vipllava_jax.sharding import pin
+from vipllava_jax.sharding import per_device, pin
 
 LOWEST = -1e9  # added to the score of a beam that cannot be chosen, as in transformers
 EARLY_STOPPING = {False: 0, True: 1, 'never': 2}
@@ -104,7 +104,7 @@ def accept(beams: Beams) -> tuple[Beams, Array]:
     candidates, rules, counts = beams.candidates, beams.rules, beams.counts + 1
     B, W = beams.scores.shape
     ends = why_candidates_end(beams)
-    scores, chosen = lax.top_k(candidates.scores + jnp.where(ends > 0, LOWEST, 0), W)
+    scores, chosen = largest(candidates.scores + jnp.where(ends > 0, LOWEST, 0), W)
     parents = jnp.take_along_axis(candidates.beams, chosen, axis=1)
     parents = jnp.where(beams.done[:, None], jnp.arange(W), parents)
     finished = with_candidates(beams, ends)
@@ -145,7 +145,7 @@ def with_candidates(beams: Beams, ends: Array) -> Finished:
     lengths = jnp.broadcast_to(beams.counts[:, None] + 1, ends.shape)
     ranked = candidates.scores / lengths.astype(jnp.float32) ** beams.rules.length_penalty[:, None]
     ranked += jnp.where(ends > 0, 0, LOWEST)
-    scores, kept = lax.top_k(jnp.concatenate([finished.scores, ranked], axis=1), W)
+    scores, kept = largest(jnp.concatenate([finished.scores, ranked], axis=1), W)
 
     def merged(old: Array, new: Array) -> Array:
         return jnp.take_along_axis(jnp.concatenate([old, new], axis=1), kept, axis=1)
@@ -165,6 +165,17 @@ def is_settled(finished: Finished, scores: Array, counts: Array, rules: BeamRule
     best = scores[:, 0] / lengths**rules.length_penalty
     worst = jnp.where(full, finished.scores.min(axis=1), LOWEST)
     return (full & (rules.early_stopping == EARLY_STOPPING[True])) | ~(best > worst)
+
+
+def largest(x: Array, k: int) -> tuple[Array, Array]:
+    """The k largest values along the last axis, and their indices, found on each device for its own rows.
+
+    XLA does not divide `top_k` over devices by itself.
+    """
+    letters = row_letters(x)
+    top_k: Any = partial(lax.top_k, k=k)
+    values, indices = per_device(top_k, f'{letters}->{letters}')(x)
+    return values, indices
 
 
 def take_beams(x: Any, beams: Array) -> Any:

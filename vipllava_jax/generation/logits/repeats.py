@@ -5,7 +5,8 @@ For each slot of a row we keep the number of ids directly before it that equal t
     ids      a b c a b      slot 2 holds c: 'a b' before it equals the newest ids, so its number is 2, and
     numbers  0 0 2 0 0      with n = 3 the token c would complete 'a b c' a second time.
 
-After a new id t, the number of a slot follows from that of the slot before it.
+After a new id t, the number of a slot follows from that of the slot before it. Paulus et al. (2018) ban
+repeated sequences, of three words, in beam search.
 """
 
 import jax

@@ -2,18 +2,17 @@
 
 import copy
 import dataclasses
-import time
 from typing import Any
 
 import jax
 import numpy as np
 
-from vipllava_jax.generation.beam_state import REASONS, STOP, TIME, Beams, map_beams, rules_of
-from vipllava_jax.generation.beams import Progress, beam_chunk, prefill_beams
+from vipllava_jax.generation.beams.programs import Progress, beam_chunk, prefill_beams
+from vipllava_jax.generation.beams.state import REASONS, STOP, TIME, Beams, map_beams, rules_of
 from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.plan import GenerationPlan
 from vipllava_jax.generation.result import Generation
-from vipllava_jax.generation.rows import place_rows, to_host
+from vipllava_jax.generation.rows import clock, place_rows, to_host
 from vipllava_jax.generation.stopping import RowStops
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model.vipllava import Params
@@ -25,16 +24,16 @@ CHUNK = 8  # steps per call; the next call starts before the host reads whether 
 
 def search(params: Params, plan: GenerationPlan, processor: Processor | None) -> Generation:
     """The best answers to a batch of B prompts, num_return_sequences n for each, the best first."""
-    start = time.monotonic()
-    limits = plan.ends.limits[:: plan.settings.num_return_sequences]
-    max_time = plan.settings.per_row('max_time', len(limits), none=np.inf)
+    n = plan.settings.num_return_sequences
+    limits, max_time = plan.ends.limits[::n], plan.ends.max_time[::n]
+    seconds = clock(max_time, mesh_of(params))
     arguments, shapes = program_arguments(params, plan)
     beams, progress, usable = prefill_beams(params, *arguments, **shapes, **plan.static)
     texts = CandidateTexts(plan, processor) if processor and plan.settings.stop else None
     steps = steps_of(plan)
     for call in range(-(-int(limits.max()) // steps)):
         stopped = np.zeros(beams.candidates.beams.shape, np.int32)
-        stopped[: len(limits)][time.monotonic() - start >= max_time] = TIME
+        stopped[: len(limits)][seconds() >= max_time] = TIME
         if texts:
             texts.push(progress, stopped)
         beams, newest = beam_chunk(params, with_ends(beams, stopped, params), steps=steps, **plan.static)

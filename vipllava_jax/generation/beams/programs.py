@@ -14,20 +14,22 @@ from flax import struct
 from jax import Array, lax
 
 from vipllava_jax.config import Config
-from vipllava_jax.generation.beam_cache import shared_at_start
-from vipllava_jax.generation.beam_state import (
+from vipllava_jax.generation.beams.cache import shared_at_start
+from vipllava_jax.generation.beams.state import (
     LOWEST,
     BeamRules,
     Beams,
     Candidates,
     Finished,
     accept,
+    largest,
     pin_beams,
+    take_beams,
 )
-from vipllava_jax.generation.next_token import NewTokens
-from vipllava_jax.generation.processing import Processing, Processor
+from vipllava_jax.generation.logits.next_token import NewTokens
+from vipllava_jax.generation.logits.processing import Processing, Processor
+from vipllava_jax.generation.logits.sampling import Sampling
 from vipllava_jax.generation.programs import is_usable, next_scores, start
-from vipllava_jax.generation.sampling import Sampling
 from vipllava_jax.generation.state import State, row_letters
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava
@@ -70,7 +72,7 @@ def prefill_beams(
     B, T = batch.tokens.shape
     mesh = mesh_of(params)
     # The beams of a row are equal at first, so only one of them is continued.
-    scores = jnp.full((B, width), LOWEST).at[:, 0].set(0)
+    scores = jnp.full((B, width), LOWEST, jnp.float32).at[:, 0].set(0)
     K = min(keep * width, width * logits.shape[-1])
     candidates, answers = propose(logits, state, scores, state.positions, K, top, processors), None
     size = slots - T
@@ -90,7 +92,7 @@ def prefill_beams(
         shared_at_start(first, width),
         counts=jnp.zeros(B, jnp.int32),
         done=jnp.zeros(B, bool),
-        finished=Finished(answers, jnp.full((B, width), LOWEST), none, none),
+        finished=Finished(answers, jnp.full((B, width), LOWEST, jnp.float32), none, none),
         candidates=candidates,
     )
     usable = is_usable(logits, state.processing)[::width]
@@ -149,20 +151,20 @@ def propose(
     of_tokens = next_scores(log_p, state, lengths, processors, keep=K // W)
     totals = of_tokens.reshape(B, W, -1) + scores[:, :, None]
     beams, tokens = best(perturbed(totals, state.sampling, lengths), K)
-    rows = jnp.arange(B)[:, None]
-    chosen = totals[rows, beams, tokens]
+    # Each row is indexed by itself: a common index would gather the rows from all devices.
+    at = jax.vmap(lambda x, beam, token: x[beam, token])
+    chosen = at(totals, beams, tokens)
     if state.sampling is not None:
         chosen, beams, tokens = lax.sort((-chosen, beams, tokens), num_keys=1)
         chosen = -chosen
     new = NewTokens(tokens)
     if top is not None:
-        log_p = log_p.reshape(totals.shape)
-        new = NewTokens(
-            tokens, log_p[rows, beams, tokens], of_tokens.reshape(totals.shape)[rows, beams, tokens]
-        )
+        log_p, of_tokens = log_p.reshape(totals.shape), of_tokens.reshape(totals.shape)
+        new = NewTokens(tokens, at(log_p, beams, tokens), at(of_tokens, beams, tokens))
         if top:
-            values, ids = lax.top_k(log_p, min(top, log_p.shape[-1]))
-            new = dataclasses.replace(new, top_ids=ids[rows, beams], top_logprobs=values[rows, beams])
+            values, ids = largest(log_p, min(top, log_p.shape[-1]))
+            likeliest = {'top_ids': take_beams(ids, beams), 'top_logprobs': take_beams(values, beams)}
+            new = dataclasses.replace(new, **likeliest)
     return Candidates(chosen, beams, new, stopped=jnp.zeros_like(beams))
 
 
@@ -184,7 +186,7 @@ def best(totals: Array, K: int) -> tuple[Array, Array]:
 
     The K largest of each beam are found first: of all W·V at once would be a sort on a GPU.
     """
-    values, ids = lax.top_k(totals, min(K, totals.shape[-1]))
-    at = lax.top_k(values.reshape(len(values), -1), K)[1]
+    values, ids = largest(totals, min(K, totals.shape[-1]))
+    at = largest(values.reshape(len(values), -1), K)[1]
     tokens = jnp.take_along_axis(ids.reshape(len(ids), -1), at, axis=1)
     return at // ids.shape[-1], tokens

@@ -1,0 +1,1 @@
+"""Beam search: the beams of each row, their candidates, and the search over them."""

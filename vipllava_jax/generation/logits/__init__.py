@@ -1,0 +1,1 @@
+"""From logits to tokens: processors, filters, and the selection of the next token."""
