@@ -85,7 +85,7 @@ def test_a_stream_yields_the_same_tokens_in_pieces(params, cfg, rows):
 
 
 def test_a_row_that_repeats_itself_takes_fewer_steps(params, cfg, rows):
-    state, _ = decoding.prefill_batch(params, rows, None, eos_rows((), 3), cfg=cfg, slots=128)
+    state, *_ = decoding.prefill_batch(params, rows, None, eos_rows((), 3), cfg=cfg, slots=128)
     _, checked = decoding.lookup_chunk(params, state, cfg=cfg, steps=16, drafted=5)
     steps = checked.counts.shape[1]
     assert (checked.counts >= 1).all()
@@ -102,7 +102,7 @@ def test_other_settings_than_those_of_greedy_decoding_are_refused(params, cfg, r
 
 def test_the_cache_is_updated_in_place(params, cfg, rows):
     eos = eos_rows(cfg.eos, 3)
-    state, _ = jax.eval_shape(lambda: decoding.prefill_batch(params, rows, None, eos, cfg=cfg, slots=128))
+    state, *_ = jax.eval_shape(lambda: decoding.prefill_batch(params, rows, None, eos, cfg=cfg, slots=128))
     compiled = decoding.lookup_chunk.lower(params, state, cfg=cfg, steps=8, drafted=5).compile()
     cache = state.cache.k[0]
     size = cache.size * cache.dtype.itemsize * 2 * cfg.text.layers

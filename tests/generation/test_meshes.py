@@ -148,7 +148,7 @@ def test_a_step_sums_twice_per_layer_and_once_for_the_token(axes, name, rng):
     mesh = make_mesh(axes, devices=jax.devices())
     batch = place_rows(ragged(cfg, rng, [(9, 2), (4, 0), (15, 1), (3, 0)], T=24), mesh)
     eos = place_rows(eos_rows(cfg.eos, 4), mesh)
-    state, _ = decoding.prefill_batch(params, batch, None, eos, cfg=cfg, slots=128)
+    state, *_ = decoding.prefill_batch(params, batch, None, eos, cfg=cfg, slots=128)
     text = decoding.decode_chunk.lower(params, state, cfg=cfg, steps=8).compile().as_text()
     found = collectives(text)  # of the whole program: its loop, and what is outside
     if 'tensor' in axes:
@@ -162,7 +162,7 @@ def test_rows_are_taken_from_and_inserted_into_a_state_on_a_mesh(rng):
     params = on_mesh(weights('plain', cfg), axes)
     mesh = make_mesh(axes, devices=jax.devices())
     batch = place_rows(ragged(cfg, rng, [(9, 2), (4, 0), (15, 1), (3, 0)], T=24), mesh)
-    state, _ = decoding.prefill_batch(
+    state, *_ = decoding.prefill_batch(
         params, batch, None, place_rows(eos_rows((), 4), mesh), cfg=cfg, slots=128
     )
     swapped = take(state, [2, 3, 0, 1])

@@ -98,7 +98,7 @@ def test_each_row_has_its_own_end_ids(params, cfg, batch, prefill):
     plain_tokens = decode(params, cfg, prefill(batch))
     eos = eos_rows((), len(ROWS))
     eos[1, 3] = plain_tokens[1, 2]
-    state, _ = prefill_batch(params, batch, None, eos, cfg=cfg, slots=64)
+    state, *_ = prefill_batch(params, batch, None, eos, cfg=cfg, slots=64)
     tokens = decode(params, cfg, state)
     np.testing.assert_array_equal(tokens[[0, 2]], plain_tokens[[0, 2]])
     end = plain_tokens[1].tolist().index(plain_tokens[1, 2])

@@ -84,7 +84,7 @@ class Ours(NamedTuple):
         """The state of `batch` rows: one prompt with an image, prefilled once and copied to every row."""
         params, cfg, mesh = self.subject
         prompt, eos = self._placed(self.subject.prompt(1, context))
-        few, _ = prefill_batch(params, prompt, None, eos, cfg=cfg, slots=bucket(context + STEPS))
+        few, *_ = prefill_batch(params, prompt, None, eos, cfg=cfg, slots=bucket(context + STEPS))
 
         def copied(few: State) -> State:
             return pin_state(jax.tree.map(lambda x: jnp.repeat(x[:1], batch, axis=0), few), mesh)
@@ -113,7 +113,7 @@ class Ours(NamedTuple):
         def programs() -> None:
             prefill_batch.lower(params, prompt, None, eos, cfg=cfg, slots=slots).compile()
             prefill = partial(prefill_batch, cfg=cfg, slots=slots)
-            state, _ = jax.eval_shape(prefill, params, prompt, None, eos)
+            state, *_ = jax.eval_shape(prefill, params, prompt, None, eos)
             decode_chunk.lower(params, map_state(placed, state), cfg=cfg, steps=CHUNK).compile()
 
         run = timed(programs)

@@ -16,11 +16,12 @@ from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.logits.next_token import NewTokens, no_tokens
 from vipllava_jax.generation.lookup import Checked, RowQueues, lookup_chunk
 from vipllava_jax.generation.plan import GenerationPlan, plan
+from vipllava_jax.generation.prefix import Prefix
 from vipllava_jax.generation.programs import NOT_FINITE, decode_chunk, prefill_batch
 from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.rows import clock, place_rows, to_host
 from vipllava_jax.generation.settings import GenerationSettings, with_overrides
-from vipllava_jax.generation.state import map_state
+from vipllava_jax.generation.state import map_state, row_letters
 from vipllava_jax.generation.stopping import AnswerEnds
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.processor import Processor
@@ -39,6 +40,7 @@ def generate(
     cfg: Config,
     settings: GenerationSettings | None = None,
     processor: Processor | None = None,
+    prefix: Prefix | None = None,
     **overrides: Any,
 ) -> Generation:
     """The complete answers to a batch of B prompts; arguments and errors are those of `stream`.
@@ -47,7 +49,7 @@ def generate(
     above 1, they are the n best that beam search finds, the best first; with a temperature, the continuations
     that it compares are sampled.
     """
-    chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor)
+    chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor, prefix)
     if chosen.settings.num_beams > 1:
         return search(params, chosen, processor)
     answers = TokenStream(params, chosen)
@@ -63,6 +65,7 @@ def stream(
     cfg: Config,
     settings: GenerationSettings | None = None,
     processor: Processor | None = None,
+    prefix: Prefix | None = None,
     **overrides: Any,
 ) -> 'TokenStream':
     """Yields the answers of a batch as arrays (B·n)×t of new tokens, with padding after a row's end.
@@ -83,7 +86,7 @@ def stream(
             f'num_beams is {chosen.num_beams}, but beams cannot be streamed, because the best is known only '
             'at the end: call generate, or set num_beams to 1'
         )
-    return TokenStream(params, plan(params, batch, cfg, chosen, processor))
+    return TokenStream(params, plan(params, batch, cfg, chosen, processor, prefix))
 
 
 class TokenStream(Iterator[np.ndarray]):
@@ -136,15 +139,17 @@ class TokenStream(Iterator[np.ndarray]):
 def chunks(params: Params, plan: GenerationPlan) -> Iterator[NewTokens | Checked]:
     """The tokens of the prefill and of as many chunks as the longest answer may need, on the device."""
     rows = place_rows(plan.rows, mesh_of(params))
-    state, first = prefill_batch(params, *rows, **plan.shapes, **plan.static)
+    state, first, prefix = prefill_batch(params, *rows, plan.shared, **plan.shapes, **plan.static)
     yield first
     drafted = plan.settings.prompt_lookup_num_tokens
     for _ in range(-(-(int(plan.ends.limits.max()) - 1) // (LOOKUP_STEPS if drafted else CHUNK))):
         new: NewTokens | Checked
         if drafted:
-            state, new = lookup_chunk(params, state, cfg=plan.cfg, steps=LOOKUP_STEPS, drafted=drafted)
+            state, new = lookup_chunk(
+                params, state, prefix, cfg=plan.cfg, steps=LOOKUP_STEPS, drafted=drafted
+            )
         else:
-            state, new = decode_chunk(params, state, steps=CHUNK, **plan.static)
+            state, new = decode_chunk(params, state, prefix, steps=CHUNK, **plan.static)
         yield new
 
 
@@ -164,27 +169,29 @@ def compile_for(
     cfg: Config,
     settings: GenerationSettings | None = None,
     processor: Processor | None = None,
+    prefix: Prefix | None = None,
     **overrides: Any,
 ) -> None:
     """Compiles the two programs that `generate` runs with these arguments, in parallel.
 
     The params may be shapes with shardings, on the device or mesh on which the weights will be.
     """
-    chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor)
+    chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor, prefix)
     if chosen.settings.num_beams > 1:
         return compile_beams(params, chosen)
     mesh = mesh_of(params)
     rows = place_rows(chosen.rows, mesh)
-    traced = prefill_batch.trace(params, *rows, **chosen.shapes, **chosen.static)
+    traced = prefill_batch.trace(params, *rows, chosen.shared, **chosen.shapes, **chosen.static)
 
     def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
 
     state = map_state(placed, traced.out_info[0])
+    prefix = jax.tree.map(lambda x: placed(x, row_letters(x)), traced.out_info[2])
     wait = background(traced.lower().compile)
     drafted = chosen.settings.prompt_lookup_num_tokens
     if drafted:
-        lookup_chunk.lower(params, state, cfg=cfg, steps=LOOKUP_STEPS, drafted=drafted).compile()
+        lookup_chunk.lower(params, state, prefix, cfg=cfg, steps=LOOKUP_STEPS, drafted=drafted).compile()
     elif chosen.ends.limits.max() > 1:
-        decode_chunk.lower(params, state, steps=CHUNK, **chosen.static).compile()
+        decode_chunk.lower(params, state, prefix, steps=CHUNK, **chosen.static).compile()
     wait()

@@ -24,6 +24,7 @@ from vipllava_jax.generation.logits.sampling import most_likely
 from vipllava_jax.generation.programs import is_end
 from vipllava_jax.generation.state import State, pin_state, row_letters, write_ids
 from vipllava_jax.model import vipllava
+from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of, pin
 
@@ -39,7 +40,13 @@ class Checked(NamedTuple):
 
 @partial(jax.jit, static_argnames=('cfg', 'steps', 'drafted'), donate_argnames='state')
 def lookup_chunk(
-    params: Params, state: State, *, cfg: Config, steps: int, drafted: int
+    params: Params,
+    state: State,
+    prefix: PrefixCache | None = None,
+    *,
+    cfg: Config,
+    steps: int,
+    drafted: int,
 ) -> tuple[State, Checked]:
     """Runs `steps` steps of 1 to `drafted` + 1 greedy tokens per row -> the new state, and the tokens.
 
@@ -49,7 +56,7 @@ def lookup_chunk(
     def step(state: State, _: None) -> tuple[State, tuple[Array, Array]]:
         guesses = draft(state.ids, state.positions + 1, drafted)
         given = jnp.concatenate([state.tokens[:, None], guesses], axis=1)
-        logits, cache = vipllava.extend(params, given, state.cache, state.positions, cfg=cfg)
+        logits, cache = vipllava.extend(params, given, state.cache, state.positions, cfg=cfg, prefix=prefix)
         B, T, V = logits.shape
         tokens = most_likely(logits.reshape(B * T, V)).reshape(B, T)
         counts, ended = count_accepted(tokens, guesses, state.eos)

@@ -12,6 +12,7 @@ from vipllava_jax.config import Config
 from vipllava_jax.generation.logits.processing import Processing, processing_of
 from vipllava_jax.generation.logits.sampling import Sampling, sampling_of
 from vipllava_jax.generation.model import Model
+from vipllava_jax.generation.prefix import Prefix, SharedStart
 from vipllava_jax.generation.rows import of_first_process
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, check_lengths
 from vipllava_jax.generation.state import eos_rows
@@ -24,19 +25,23 @@ from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of
 
+SHARING_ROWS = 8  # from this many rows on, it is faster to read what they share once than with each row
+
 
 class GenerationPlan(NamedTuple):
     """The arguments of the programs, and where the answers end."""
 
     settings: GenerationSettings
     cfg: Config
-    batch: Batch  # B rows, as those of the next three
+    batch: Batch  # B rows, as those of the next three; what follows the prefix, if there is one
     sampling: Sampling | None
     eos: np.ndarray  # BE
     processing: Processing | None
     slots: int
     top: int | None  # the number of likeliest tokens that the programs report; None: no log-probabilities
     ends: AnswerEnds  # of B·n answers, the n of a row one after the other
+    shared: SharedStart | None  # the prefix of all rows
+    share: bool  # whether the samples of a row share its prompt
 
     @property
     def rows(self) -> tuple[Batch, Sampling | None, np.ndarray, Processing | None]:
@@ -51,18 +56,23 @@ class GenerationPlan(NamedTuple):
     @property
     def shapes(self) -> dict[str, Any]:
         """The static arguments of the prefill alone."""
-        return {'slots': self.slots, 'samples': self.settings.num_return_sequences}
+        return {'slots': self.slots, 'samples': self.settings.num_return_sequences, 'share': self.share}
 
 
 def plan(
-    params: Params, batch: Batch, cfg: Config, settings: GenerationSettings, processor: Processor | None
+    params: Params,
+    batch: Batch,
+    cfg: Config,
+    settings: GenerationSettings,
+    processor: Processor | None,
+    prefix: Prefix | None = None,
 ) -> GenerationPlan:
     """The plan for a batch; raises TypeError and ValueError as `stream` documents."""
     if isinstance(params, Model):
         raise TypeError('params is a Model: pass model.params')
     if not isinstance(batch, Batch):
         raise TypeError(f'batch is {brief(batch)}, expected a Batch, as model.processor returns')
-    B, T = batch.tokens.shape
+    B = len(batch.tokens)
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     check_ids(settings, cfg)
     settings = with_seed(settings, mesh_of(params))
@@ -84,9 +94,12 @@ def plan(
         stop_ids=single,
     )
     top = settings.logprobs and min(round_up(settings.logprobs, 8), cfg.text.vocab)
-    slots = bucket(T + int(limits.max()))
-    rows = batch, sampling, eos_rows((*eos, *single), B), processing
-    return GenerationPlan(settings, cfg, *rows, slots, top, ends)
+    rest = batch if prefix is None else prefix.remainder(batch, cfg.pad)
+    slots = bucket(rest.tokens.shape[1] + int(limits.max()))
+    rows = rest, sampling, eos_rows((*eos, *single), B), processing
+    share = prefix is None and n > 1 and B * n >= SHARING_ROWS
+    shared = None if prefix is None else prefix.start
+    return GenerationPlan(settings, cfg, *rows, slots, top, ends, shared, share)
 
 
 def with_seed(settings: GenerationSettings, mesh: Mesh | None) -> GenerationSettings:

@@ -15,10 +15,11 @@ from vipllava_jax.generation.logits.next_token import NewTokens, reported, score
 from vipllava_jax.generation.logits.processing import Processing, Processor
 from vipllava_jax.generation.logits.repeats import add_id, repeats_of
 from vipllava_jax.generation.logits.sampling import Sampling, sample_keys, select
+from vipllava_jax.generation.prefix import SharedStart
 from vipllava_jax.generation.state import State, pin_state, row_letters, write_ids
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava
-from vipllava_jax.model.llama import Prefix
+from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of, pin
 
@@ -26,27 +27,34 @@ NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
 MAX_FUSED_EOS = 64  # more end ids per row are compared by a reduction, which compiles faster
 
 
-@partial(jax.jit, static_argnames=('cfg', 'slots', 'samples', 'top', 'processors'))
+@partial(jax.jit, static_argnames=('cfg', 'slots', 'samples', 'share', 'top', 'processors'))
 def prefill_batch(
     params: Params,
     batch: Batch,
     sampling: Sampling | None,
     eos: Array,
     processing: Processing | None = None,
+    shared: SharedStart | None = None,
     *,
     cfg: Config,
     slots: int,
     samples: int = 1,
+    share: bool = False,
     top: int | None = None,
     processors: Sequence[Processor] = (),
-) -> tuple[State, NewTokens]:
+) -> tuple[State, NewTokens, PrefixCache | None]:
     """Prefills a cache with the prompts of a batch -> the state, and the first new token of each answer, B1.
 
     `eos` BE are the ids that end each answer, as returned by `eos_rows`; `top` is the number of likeliest
     tokens that are reported, None for no report. Each row becomes `samples` rows, one after the other. The
     token is NOT_FINITE for a row whose logits hold NaN or infinity, unless its processors replace them.
+
+    With `shared`, the batch holds what follows that beginning. With `share`, the samples of a row share its
+    prompt. Either is the third result, which `decode_chunk` takes.
     """
-    state, logits = start(params, batch, sampling, eos, processing, cfg=cfg, slots=slots, copies=samples)
+    state, logits, prefix = start(
+        params, batch, sampling, eos, processing, shared, cfg=cfg, slots=slots, copies=samples, share=share
+    )
     if state.sampling is not None and sampling is not None:
         own = dataclasses.replace(state.sampling, keys=sample_keys(sampling.keys, samples))
         state = dataclasses.replace(state, sampling=own)
@@ -58,7 +66,7 @@ def prefill_batch(
     mesh = mesh_of(params)
     ids = write_ids(state.ids, tokens[:, None], state.positions)
     state = with_token(dataclasses.replace(state, ids=ids), tokens, is_end(tokens, state.eos))
-    return pin_state(state, mesh), pin_new(jax.tree.map(lambda x: x[:, None], new), mesh)
+    return pin_state(state, mesh), pin_new(jax.tree.map(lambda x: x[:, None], new), mesh), prefix
 
 
 def start(
@@ -67,39 +75,57 @@ def start(
     sampling: Sampling | None,
     eos: Array,
     processing: Processing | None,
+    shared: SharedStart | None = None,
     *,
     cfg: Config,
     slots: int,
     copies: int = 1,
-) -> tuple[State, Array]:
-    """Prefills a cache -> the state before the first token, with each row `copies` times, and the logits."""
+    share: bool = False,
+) -> tuple[State, Array, PrefixCache | None]:
+    """Prefills a cache -> the state before the first token, with each row `copies` times, and the logits.
+
+    The third result is the part of the cache that rows share: that of `shared`, or with `share` the prompt of
+    each row, so that its copies have an empty cache.
+    """
+    prefix = None if shared is None else shared.cache
     logits, cache = vipllava.prefill(
         params,
         batch.tokens,
         batch.images,
         lengths=batch.lengths,
-        slots=slots,
+        slots=batch.tokens.shape[1] if share else slots,
         cfg=cfg,
         image_counts=batch.image_counts,
+        prefix=prefix,
     )
-    prompt = jnp.asarray(batch.tokens, jnp.int32)
-    positions = jnp.asarray(batch.lengths, jnp.int32)
-    ids = jnp.pad(prompt, ((0, 0), (0, slots - prompt.shape[1])), constant_values=cfg.pad)
+    prompt, positions = jnp.asarray(batch.tokens, jnp.int32), jnp.asarray(batch.lengths, jnp.int32)
+    B, T = prompt.shape
+    if shared is None:
+        ids = jnp.pad(prompt, ((0, 0), (0, slots - T)), constant_values=cfg.pad)
+    else:
+        ids, before = shared.rows(slots, cfg.pad, B)
+        ids, positions = write_ids(ids, prompt, before), positions + before
     repeats = None
     if processing is not None:
         repeats = repeats_of(ids, positions, processing.no_repeat_ngram_size.max() - 1)
-    done = jnp.zeros(len(ids), bool)
+    done = jnp.zeros(B, bool)
+    dtype = cache.k[0].dtype
+    if share:
+        prefix, cache = PrefixCache(cache.k, cache.v, positions), Cache((), ())
     state = State(cache, ids, positions, positions, done, jnp.asarray(eos), sampling, processing, repeats)
-    if copies == 1:
-        return state, logits
-    return jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), (state, logits))
+    if copies > 1:
+        state, logits = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), (state, logits))
+    if share:
+        own = Cache.empty(cfg.text, B * copies, slots - T, dtype)
+        state = dataclasses.replace(state, cache=own)
+    return state, logits, prefix
 
 
 @partial(jax.jit, static_argnames=('cfg', 'steps', 'top', 'processors'), donate_argnames='state')
 def decode_chunk(
     params: Params,
     state: State,
-    prefix: Prefix | None = None,
+    prefix: PrefixCache | None = None,
     *,
     cfg: Config,
     steps: int,

@@ -36,7 +36,7 @@ class Cache:
 
 
 @struct.dataclass
-class Prefix:
+class PrefixCache:
     """The keys and values of A beginnings of prompts, each shared by B / A consecutive rows of a batch.
 
     The caches of these rows hold what follows: position p is in slot p minus the length of the prefix.
@@ -191,7 +191,7 @@ class Llama(nn.Module):
             self.head = Linear('BTD,DV->BTV', text.sizes)
 
     def __call__(
-        self, x: Array, spec: AttentionSpec, cache: Cache | None = None, prefix: Prefix | None = None
+        self, x: Array, spec: AttentionSpec, cache: Cache | None = None, prefix: PrefixCache | None = None
     ) -> tuple[list[Array], Cache, list[Array | None]]:
         """x BTD -> L+1 hidden states, the last after the final norm; a cache; attention weights BNTS or None.
 

@@ -5,7 +5,7 @@ Queries attend to both parts separately, so that a prefix is read once for all r
 results are merged with the logarithms of the sums of their exponentials (Juravsky et al., 2024).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,10 +48,12 @@ def attend_after_prefix(
         A = len(prefix_k)
         part = _part_with_cudnn if cudnn else _part_with_xla
         of_groups = q.reshape(A, B // A * T, N, H)  # all queries of a group are queries of one row
-        y, log_sum = part(of_groups, prefix_k, prefix_v, lengths, None)
+        y, log_sum = part(of_groups, prefix_k, prefix_v, lengths=lengths)
         shared = y.reshape(q.shape), log_sum.reshape(B, T, N)
-        visible = jnp.minimum(offset + 1, k.shape[1])
-        own = part(q, k, v, visible if T == 1 else None, offset)
+        if T == 1:
+            own = part(q, k, v, lengths=jnp.minimum(offset + 1, k.shape[1]))
+        else:
+            own = part(q, k, v, offset=offset)
         return _merge(shared, own)
 
     first = jnp.zeros(len(q), jnp.int32) if offset is None else offset
@@ -76,19 +78,20 @@ def _merge(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
 
 
 def _part_with_xla(
-    q: Array, k: Array, v: Array, lengths: Array | None, offset: Array | None
+    q: Array, k: Array, v: Array, *, lengths: Array | None = None, offset: Array | None = None
 ) -> tuple[Array, Array]:
     """Attention of q BTNH to k, v BSKH -> BTNH float32, and its log-sum-exp BTN.
 
-    With `lengths` B to the first slots of each row, otherwise causal with the first query in slot `offset` B.
+    With `lengths` B to that many slots of each row; otherwise causal, with the first query in slot `offset` B.
     """
     B, T, N, H = q.shape
     S, K = k.shape[1:3]
     scores = einsum('BTKGH,BSKH->BKGTS', q.reshape(B, T, K, N // K, H), k, jnp.float32) * H**-0.5
-    if lengths is None:
-        last = offset[:, None] + jnp.arange(T)
-    else:
+    if lengths is not None:
         last = jnp.broadcast_to(lengths[:, None] - 1, (B, T))
+    else:
+        last = jnp.arange(T) + (0 if offset is None else offset[:, None])
+        last = jnp.broadcast_to(last, (B, T))
     scores = jnp.where(jnp.arange(S) <= last[:, None, None, :, None], scores, -1e30)
     log_sum = jax.nn.logsumexp(scores, axis=-1)
     weights = jnp.exp(scores - log_sum[..., None])
@@ -97,24 +100,19 @@ def _part_with_xla(
 
 
 def _part_with_cudnn(
-    q: Array, k: Array, v: Array, lengths: Array | None, offset: Array | None
+    q: Array, k: Array, v: Array, *, lengths: Array | None = None, offset: Array | None = None
 ) -> tuple[Array, Array]:
-    """`_part_with_xla` by cuDNN, in the dtype of q; without `lengths`, `offset` is 0 in all rows.
+    """`_part_with_xla` by cuDNN, in the dtype of q; without `lengths`, every `offset` must be 0.
 
     jax's public function rounds the log-sum-exp to the dtype of q, with errors of 1 % after the merge.
     """
     from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
 
     B, T, _, H = q.shape
-    causal = lengths is None
-    y, log_sum = dot_product_attention(
-        q,
-        k,
-        v,
-        q_seqlen=None if causal else jnp.full(B, T, jnp.int32),
-        kv_seqlen=None if causal else lengths.astype(jnp.int32),
-        scale=H**-0.5,
-        mask_type=MaskType.CAUSAL if causal else MaskType.PADDING,
-        return_residual=True,
-    )
+    if lengths is None:
+        mask: dict[str, Any] = {'mask_type': MaskType.CAUSAL}
+    else:
+        mask = {'mask_type': MaskType.PADDING, 'q_seqlen': jnp.full(B, T, jnp.int32)}
+        mask['kv_seqlen'] = lengths.astype(jnp.int32)
+    y, log_sum = dot_product_attention(q, k, v, scale=H**-0.5, return_residual=True, **mask)
     return y, jnp.moveaxis(log_sum, 1, 2)

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from vipllava_jax.config import Config
 from vipllava_jax.model.clip import Clip
 from vipllava_jax.model.input_checks import check_inputs, check_shapes
-from vipllava_jax.model.llama import AttentionSpec, Cache, Llama, Prefix
+from vipllava_jax.model.llama import AttentionSpec, Cache, Llama, PrefixCache
 from vipllava_jax.model.projector import Projector, merge
 
 Params = dict[str, Any]
@@ -85,7 +85,7 @@ class VipLlava(nn.Module):
         images: Array | None,
         lengths: Array,
         slots: int,
-        prefix: Prefix | None = None,
+        prefix: PrefixCache | None = None,
     ) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
         empty = Cache.empty(self.cfg.text, len(x), slots, x.dtype)
@@ -103,7 +103,7 @@ class VipLlava(nn.Module):
         start: Array,
         lengths: Array,
         last_only: bool,
-        prefix: Prefix | None = None,
+        prefix: PrefixCache | None = None,
     ) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
         positions = start[:, None] + jnp.arange(tokens.shape[1])
@@ -165,7 +165,7 @@ def prefill(
     slots: int,
     lengths: ArrayLike | None = None,
     image_counts: ArrayLike | None = None,
-    prefix: Prefix | None = None,
+    prefix: PrefixCache | None = None,
 ) -> tuple[Array, Cache]:
     """Right-padded tokens BT, images BIhw3 -> logits BV after the last token of each row, and the cache.
 
@@ -192,7 +192,7 @@ def extend(
     image_counts: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     last_only: bool = False,
-    prefix: Prefix | None = None,
+    prefix: PrefixCache | None = None,
 ) -> tuple[Array, Cache]:
     """Tokens BT that follow the `start` B tokens in each row of the cache -> logits BTV, the extended cache.
 
@@ -223,7 +223,7 @@ def decode(
     start: ArrayLike,
     *,
     cfg: Config,
-    prefix: Prefix | None = None,
+    prefix: PrefixCache | None = None,
 ) -> tuple[Array, Cache]:
     """Tokens B at positions `start` B -> logits BV, the extended cache.
 

@@ -68,7 +68,7 @@ def prefill_beams(
     A row has `keep` times as many candidates as beams. A row is usable if its logits are finite, or its
     processors make them so. The other arguments are those of `prefill_batch`.
     """
-    state, logits = start(params, batch, sampling, eos, processing, cfg=cfg, slots=slots, copies=width)
+    state, logits, _ = start(params, batch, sampling, eos, processing, cfg=cfg, slots=slots, copies=width)
     B, T = batch.tokens.shape
     mesh = mesh_of(params)
     # The beams of a row are equal at first, so only one of them is continued.
