@@ -92,10 +92,6 @@ IMAGE = Image.new('RGB', (60, 50))
         ({'template': 'none'}, "unknown template 'none'"),
         ({'fit': 'none', 'image': IMAGE}, "unknown fit 'none'"),
         ({'settings': vj.GenerationSettings(max_new_tokens=10**6)}, 'request at most'),
-        (
-            {'settings': vj.GenerationSettings(temperature=1, num_return_sequences=2)},
-            'num_return_sequences is 2, but answer returns one text: call generate for several',
-        ),
         ({'settings': {'temperature': 1.0}}, 'must be a GenerationSettings'),
         (
             {'settings': vj.GenerationSettings(num_return_sequences=2, temperature=1.0)},

@@ -64,7 +64,7 @@ def rows(cfg):
     return ragged(cfg, np.random.default_rng(0), [(9, 2), (4, 0), (15, 1)], T=32)
 
 
-@pytest.mark.parametrize('drafted', [1, 5])
+@pytest.mark.parametrize('drafted', [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_the_tokens_are_those_of_greedy_decoding(params, cfg, rows, drafted):
     run = dict(cfg=cfg, max_new_tokens=[60, 7, 41])
     plain = vj.generate(params, rows, eos=(), **run)

@@ -10,7 +10,7 @@ from tests.generation.random_settings import random_settings
 from tests.rows import ragged
 from vipllava_jax.generation.settings import GenerationSettings
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.slow]
 KINDS = ('greedy', 'sampled', 'greedy', 'beams')
 TIED = 1e-4  # two tokens whose scores differ by less may be exchanged by rounding
 

@@ -1,5 +1,7 @@
 """Answers end with the token that completes a stop string, whatever tokens and characters it consists of."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -45,7 +47,8 @@ def generated(processor, ids, cuts, chosen):
     single, stops = stop_ids(chosen, processor), [RowStops(processor, chosen.stop)]
     ends = AnswerEnds(np.array([len(ids)]), [], 0, stops, stop_ids=single)
     parts = [part[None] for part in np.split(ids, np.cumsum(cuts)) if len(part)]
-    reply = Reply(processor, map(ends.push, parts), 0, 1, ends, chosen)
+    stream = SimpleNamespace(ends=ends)
+    reply = Reply(processor, map(ends.push, parts), 0, 1, stream, chosen)
     text = reply.text()
     out = Generation(
         np.array([reply.tokens]),

@@ -144,6 +144,7 @@ def test_reports_agree_with_each_other(params, batch):
     np.testing.assert_array_equal(out.scores, out.logprobs)
 
 
+@pytest.mark.slow
 def test_a_value_compiles_nothing(params, batch):
     def run(**settings):
         vj.generate(params, batch, **RUN, **settings)
@@ -280,6 +281,7 @@ def test_rows_alone_and_other_chunks_change_nothing(params, batch, settings, mon
         np.testing.assert_allclose(single.scores, together.scores[rows, :n], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_chunk_updates_the_cache_in_place(params, batch):
     compiled = compiled_chunk(params, batch)
     text = SMALL.text
@@ -293,15 +295,15 @@ def test_a_chunk_updates_the_cache_in_place(params, batch):
 def compiled_chunk(params, batch, axes=None):
     settings = vj.GenerationSettings(**{name: x for name, x in RUN.items() if name != 'cfg'})
     chosen = plan(params, batch, SMALL, settings, None)
-    arguments, static, shapes = beam_search.program_arguments(params, batch, SMALL, chosen)
-    traced = beams.prefill_beams.trace(params, *arguments, **shapes, **static)
+    arguments, shapes = beam_search.program_arguments(params, chosen)
+    traced = beams.prefill_beams.trace(params, *arguments, **shapes, **chosen.static)
     mesh = make_mesh(axes, devices=jax.devices()) if axes else None
 
     def placed(x, letters):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
 
     state = map_beams(placed, traced.out_info[0])
-    return beams.beam_chunk.lower(params, state, steps=8, **static).compile()
+    return beams.beam_chunk.lower(params, state, steps=8, **chosen.static).compile()
 
 
 @pytest.mark.slow
