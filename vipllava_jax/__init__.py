@@ -5,10 +5,12 @@ from vipllava_jax.version import __version__
 TYPE_CHECKING = False  # importing typing would double the import time of this package
 
 if TYPE_CHECKING:
+    from vipllava_jax.answering.prefixes import prefix
     from vipllava_jax.answering.questions import answer
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
     from vipllava_jax.generation.decoding import generate, stream
     from vipllava_jax.generation.model import Model
+    from vipllava_jax.generation.prefix import Prefix
     from vipllava_jax.generation.result import Generation
     from vipllava_jax.generation.settings import GenerationSettings
     from vipllava_jax.inputs.batch import Batch
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
     from vipllava_jax.sharding import make_mesh
 
 _HOMES = {
+    'answering.prefixes': ['prefix'],
     'answering.questions': ['answer'],
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
     'generation.decoding': ['generate', 'stream'],
     'generation.model': ['Model'],
+    'generation.prefix': ['Prefix'],
     'generation.result': ['Generation'],
     'generation.settings': ['GenerationSettings'],
     'inputs.batch': ['Batch'],

@@ -20,6 +20,7 @@ from vipllava_jax.generation import decoding
 from vipllava_jax.generation.state import State, eos_rows, map_state, row_letters
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import llama
+from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import VipLlava
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.sharding import sharding as sharding_of
@@ -97,6 +98,17 @@ def place_state(state: State, mesh: Mesh) -> State:
 def decode(params: Any, cfg: vj.Config, B: int, where: jax.sharding.Sharding | Mesh) -> Any:
     rows = place_state(state(cfg, B), where) if isinstance(where, Mesh) else place(state(cfg, B), where)
     return decoding.decode_chunk.trace(params, rows, cfg=cfg, steps=8).lower().compile()
+
+
+def decode_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.sharding.Sharding) -> Any:
+    """The program of a chunk of B rows that share a prefix of 640 slots."""
+
+    def zeros() -> PrefixCache:
+        shared = llama.Cache.empty(cfg.text, 1, 640, jnp.bfloat16)
+        return PrefixCache(shared.k, shared.v, jnp.zeros(1, jnp.int32))
+
+    rows, prefix = place((state(cfg, B), jax.eval_shape(zeros)), device)
+    return decoding.decode_chunk.trace(params, rows, prefix, cfg=cfg, steps=8).lower().compile()
 
 
 def prefill(params: Any, cfg: vj.Config, B: int, where: jax.sharding.Sharding | Mesh) -> Any:

@@ -76,6 +76,19 @@ def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
     assert ops.total() <= kernels * CFG.text.layers + 20, ops
 
 
+def test_rows_that_share_a_prefix_read_it_once_and_update_their_caches_in_place(h200, params, monkeypatch):
+    monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
+    compiled = program.decode_after_prefix(params, dataclasses.replace(CFG, attention='cudnn'), 32, h200)
+    text, cache = compiled.as_text(), program.state(CFG, 32).cache
+    assert compiled.memory_analysis().alias_size_in_bytes >= program.size_in_bytes(cache)
+    assert not program.copies(text)
+    assert not program.large_results(program.entry(text) + program.loop(text), cache)
+    attentions = [
+        x for x in program.loop(text) if 'dot_product_attention' in x.line and x.op == 'custom-call'
+    ]
+    assert len(attentions) == 2 * CFG.text.layers
+
+
 def test_int4_dequantizes_one_weight_at_a_time_for_many_rows(h200):
     compiled = program.decode(load(h200, 'int4'), CFG, 8, h200)
     largest = 2 * CFG.text.width * CFG.text.vocab

@@ -16,6 +16,8 @@ from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params
 
+SUFFIX_STEP = 32  # what follows a prefix is short, so it is padded less than by `bucket`
+
 
 @struct.dataclass
 class SharedStart:
@@ -63,11 +65,6 @@ class Prefix:
         lengths = batch.lengths - P
         tokens = pad_ids(rest, round_up(int(lengths.max()), SUFFIX_STEP), pad)
         return Batch(tokens, lengths, batch.images[:, I:], batch.image_counts - I)
-
-
-SUFFIX_STEP = (
-    32  # what follows a prefix is short, so its length is padded to a multiple of less than `bucket`
-)
 
 
 def compute_prefix(params: Params, ids: np.ndarray, images: np.ndarray, *, cfg: Config) -> Prefix:

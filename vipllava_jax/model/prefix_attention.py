@@ -82,7 +82,7 @@ def _part_with_xla(
 ) -> tuple[Array, Array]:
     """Attention of q BTNH to k, v BSKH -> BTNH float32, and its log-sum-exp BTN.
 
-    With `lengths` B to that many slots of each row; otherwise causal, with the first query in slot `offset` B.
+    With `lengths` B, to that many slots of each row; otherwise causal, the first query in slot `offset` B.
     """
     B, T, N, H = q.shape
     S, K = k.shape[1:3]

@@ -1,0 +1,52 @@
+"""Beginnings of prompts that are computed once for many questions."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vipllava_jax.generation.model import Model
+from vipllava_jax.generation.prefix import Prefix, compute_prefix
+from vipllava_jax.inputs.images import ImageSource
+from vipllava_jax.inputs.pixels import Fit
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, Turn
+from vipllava_jax.messages import brief
+
+CONTINUATIONS = ('a', ' a', '1', '.', '\n', '…')  # what may follow a text, and change its last ids
+
+
+def prefix(
+    model: Model,
+    text: str = '',
+    image: ImageSource | Sequence[ImageSource] | None = None,
+    *,
+    template: str = DEFAULT_TEMPLATE,
+    fit: Fit | None = None,
+) -> Prefix:
+    """Computes the beginning of all prompts about an image, or several, whose question begins with `text`.
+
+    `vj.generate(model.params, batch, cfg=model.cfg, prefix=…)` then computes only what follows it. The prefix
+    ends where the ids of such prompts may differ, so the last word of `text` may be left out. `image`,
+    `template` and `fit` are those of the prompts, which hold the same pixels; marks are drawn before. The
+    keys and values stay on the device: 0.5 MiB per token for the 7B.
+
+    Raises ValueError if the model has no processor or nothing is shared, and the errors of the processor.
+    """
+    if not isinstance(model, Model):
+        raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
+    if model.processor is None:
+        raise ValueError('the model has no processor: load a folder with tokenizer.json')
+    given: list[Any] = [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
+    batch = model.processor(text + CONTINUATIONS[0], given, template=template, fit=fit)
+    prompts = [[Turn('user', text + more)] for more in CONTINUATIONS]
+    ids = common_prefix([model.processor.encode(turns, len(given), template) for turns in prompts])
+    if not ids:
+        raise ValueError(f'prompts in the template {template} have no beginning in common')
+    return compute_prefix(model.params, np.array(ids), batch.images[0, : len(given)], cfg=model.cfg)
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
+    """The longest list of ids with which all rows begin."""
+    columns = zip(*rows, strict=False)
+    return [column[0] for column in itertools.takewhile(lambda column: len({*column}) == 1, columns)]
