@@ -1,6 +1,7 @@
 """Selection of the next token of each row: the most likely, or a random one with the row's own key."""
 
 import secrets
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +34,10 @@ def sampling_of(settings: GenerationSettings, B: int, always: bool = False) -> S
     """
     temperature, top_k, top_p = (settings.per_row(name, B) for name in ('temperature', 'top_k', 'top_p'))
     min_p = settings.per_row('min_p', B, none=0)
-    keys = row_keys(settings, B)
+    settings.per_row('seed', B, none=0)  # also in greedy rows, another number of seeds is a mistake
     if not temperature.any() and not always:
         return None
+    keys = row_keys(settings, B)
     return Sampling(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p), jnp.float32(min_p), keys)
 
 
@@ -43,8 +45,14 @@ def row_keys(settings: GenerationSettings, B: int) -> Array:
     """The random keys of B rows: fold_in(key(seed), row), or key(seed[row]) with a seed for each row."""
     seed = secrets.randbits(32) if settings.seed is None else settings.seed
     if isinstance(seed, int):
-        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(B))
+        return keys_of_rows(jax.random.key(seed), B)
     return jax.vmap(jax.random.key)(settings.per_row('seed', B).astype(np.uint32))
+
+
+@partial(jax.jit, static_argnames='B')
+def keys_of_rows(key: Array, B: int) -> Array:
+    """The keys of B rows: the numbers of the rows folded into one key."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(B))
 
 
 def sample_keys(keys: Array, n: int) -> Array:
