@@ -58,7 +58,7 @@ def settings_from_hugging_face(generation: Mapping[str, Any], folder: str = '') 
     notes = [*_contradictions(found, is_sampled and temperature > 0), *_without_counterpart(fields)]
     n = found.pop('num_return_sequences', 1)
     try:
-        settings = GenerationSettings(temperature=temperature, **found)  # checks it also if it is not used
+        settings = GenerationSettings(temperature=temperature, **found)  # checked even without `do_sample`
         temperature = temperature if is_sampled else 0.0
         settings = dataclasses.replace(settings, temperature=temperature, num_return_sequences=n)
     except ValueError as error:
@@ -140,7 +140,7 @@ def _strings(fields: Fields) -> list[str]:
 
 
 def _contradictions(found: dict[str, Any], is_sampled: bool) -> Iterator[str]:
-    """Changes settings that contradict others, and says so; the model can be used without them."""
+    """Replaces settings that contradict others, with a note on each; the model can be used without them."""
     n, beams = found.get('num_return_sequences', 1), found.get('num_beams', 1)
     most = beams if beams > 1 else n if is_sampled else 1
     if n > most:
