@@ -68,21 +68,25 @@ def image_features(output: Any) -> np.ndarray:
 
 
 def greedy(peer: Any, batch: Batch, new: int) -> np.ndarray:
-    """The transformers model's greedy answers [B, new], from a left-padded batch with its cache."""
+    """The transformers model's greedy answers [B, new]."""
+    out = generate(peer, batch, max_new_tokens=new, do_sample=False, eos_token_id=None, pad_token_id=0)
+    return out.sequences[:, batch.tokens.shape[1] :].numpy()
+
+
+def generate(peer: Any, batch: Batch, **options: Any) -> Any:
+    """What the transformers model generates from a batch, which is padded on the left for it."""
     import torch
 
     tokens, mask = left_padded(batch)
+    if (images := pixel_values(batch)) is not None:
+        options['pixel_values'] = images
     with torch.no_grad():
-        out = peer.generate(
+        return peer.generate(
             input_ids=torch.tensor(tokens, dtype=torch.long),
             attention_mask=torch.tensor(mask),
-            pixel_values=pixel_values(batch),
-            max_new_tokens=new,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
+            return_dict_in_generate=True,
+            **options,
         )
-    return out[:, tokens.shape[1] :].numpy()
 
 
 class Beams(NamedTuple):
@@ -95,32 +99,18 @@ class Beams(NamedTuple):
 
 
 def beams(peer: Any, batch: Batch, pad: int, eos: Sequence[int], **settings: Any) -> Beams:
-    """The transformers model's answers by beam search, from a left-padded batch, with our settings."""
+    """The transformers model's answers by beam search, with our settings."""
     import torch
 
-    tokens, mask = left_padded(batch)
-    images = pixel_values(batch)
-    given = {} if images is None else {'pixel_values': images}
-    settings = {name: value for name, value in settings.items() if name not in ('cfg', 'logprobs')}
-    with torch.no_grad():
-        out = peer.generate(
-            input_ids=torch.tensor(tokens, dtype=torch.long),
-            attention_mask=torch.tensor(mask),
-            do_sample=False,
-            eos_token_id=[*eos],
-            pad_token_id=pad,
-            return_dict_in_generate=True,
-            output_scores=True,
-            output_logits=True,
-            **given,
-            **settings,
-        )
+    options = {name: value for name, value in settings.items() if name not in ('cfg', 'logprobs')}
+    options |= dict(do_sample=False, eos_token_id=[*eos], pad_token_id=pad)
+    out = generate(peer, batch, output_scores=True, output_logits=True, **options)
 
     def of_tokens(steps: Any) -> np.ndarray:
         return peer.compute_transition_scores(out.sequences, steps, out.beam_indices).numpy()
 
     log_p = [torch.log_softmax(logits, -1) for logits in out.logits]
-    answers = out.sequences[:, tokens.shape[1] :].numpy()
+    answers = out.sequences[:, batch.tokens.shape[1] :].numpy()
     return Beams(answers, out.sequences_scores.numpy(), of_tokens(out.scores), of_tokens(log_p))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.layout import Format, Layout
 
+from tests.compilations import compilations
 from tests.trees import same
 from tests.worlds import of_all_types, rows
 from vipllava_jax import checkpoint, loading, placement
@@ -182,22 +183,11 @@ def test_on_a_tpu_the_programs_compiled_for_the_shapes_are_used(folder, monkeypa
     assert laid_out[0] == laid_out[1]
     batch = model.processor('What is it?')
     settings = dict(cfg=model.cfg, max_new_tokens=150)
-    compiled = []
-
-    def listen(event, seconds, fun_name='', **_):
-        if event.endswith('backend_compile_duration') and (
-            'prefill_batch' in fun_name or 'decode_chunk' in fun_name
-        ):
-            compiled.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations('prefill_batch|decode_chunk') as compiled:
         decoding.compile_for(shapes, batch, **settings)
         assert len(compiled) == 2
         generate(model.params, batch, **settings)
         assert len(compiled) == 2
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize('source', [None, 7])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vipllava_jax as vj
+from tests.compilations import compilations
 from tests.conftest import SMALL
 from tests.test_loading_on_meshes import TEXTS, on_mesh
 from tests.trees import same
@@ -71,20 +72,12 @@ def test_on_a_tpu_the_formats_of_weights_keep_their_shardings(folder, monkeypatc
 def test_programs_compiled_for_the_shapes_are_used(folder):
     source = loading.open(folder, WeightOptions(quantize='int4', fuse=True), {'data': 2, 'tensor': 2})
     batch = Processor.load(folder).for_model(source.cfg)(['What is it?', 'Why?', 'Who?'])
-    chosen, compiled = dict(cfg=source.cfg, max_new_tokens=150), []
-
-    def listen(event, seconds, fun_name='', **_):
-        if event.endswith('backend_compile_duration'):
-            compiled.append(fun_name)
-
+    chosen = dict(cfg=source.cfg, max_new_tokens=150)
     decoding.compile_for(source.shapes(), batch, **chosen)
     params = source.load(progress=False)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations('prefill_batch|decode_chunk') as compiled:
         vj.generate(params, batch, **chosen)
-        assert not [name for name in compiled if 'prefill_batch' in name or 'decode_chunk' in name]
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
 
 
 def test_fusing_needs_no_communication():

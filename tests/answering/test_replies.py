@@ -49,15 +49,6 @@ def test_replies_can_be_read_in_any_order(model, out):
     assert [reply.text() for reply in reversed(rows(model))] == texts[::-1]
 
 
-def test_several_replies_to_a_prompt_follow_one_another(model):
-    answers = rows(model, num_return_sequences=2)
-    texts = [reply.text() for reply in answers]
-    assert texts[::2] == [reply.text() for reply in rows(model)]
-    assert len({*texts}) == 6
-    lengths = model.processor(QUESTIONS).lengths.tolist()
-    assert [reply.prompt_tokens for reply in answers] == [n for n in lengths for _ in range(2)]
-
-
 def test_pieces_join_to_the_text(model):
     reply = rows(model)[1]
     assert len(pieces := [*reply]) > 1
@@ -121,7 +112,10 @@ def test_the_samples_of_a_prompt_are_replies_that_follow_one_another(model):
     batch = model.processor(QUESTIONS)
     out = vj.generate(model.params, batch, cfg=model.cfg, settings=several)
     answers = replies(model, batch, several)
-    assert [reply.text() for reply in answers] == model.processor.decode(out)
+    texts = [reply.text() for reply in answers]
+    assert texts == model.processor.decode(out)
+    assert texts[::2] == [reply.text() for reply in rows(model)]
+    assert len({*texts}) == 6
     assert [reply.prompt_tokens for reply in answers] == np.repeat(batch.lengths, 2).tolist()
     assert [reply.finish_reason for reply in answers] == [*out.finish_reasons]
     for reply, expected in zip(answers, out, strict=True):

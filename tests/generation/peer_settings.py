@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.peer import left_padded, pixel_values
+from tests import peer
 from tests.rows import alone
 from vipllava_jax.generation.setting_checks import NUMBERS
 from vipllava_jax.generation.settings import GenerationSettings
@@ -100,7 +100,7 @@ class Answer(NamedTuple):
 
 
 def generate(
-    peer: Any, batch: Batch, settings: GenerationSettings, eos: Sequence[int], pad: int
+    theirs: Any, batch: Batch, settings: GenerationSettings, eos: Sequence[int], pad: int
 ) -> list[Answer]:
     """The answers of transformers to a batch, without samples.
 
@@ -109,18 +109,19 @@ def generate(
     rows = range(len(batch.lengths))
     own = [of_row(settings, row) for row in rows]
     if settings.no_repeat_ngram_size or any(row != settings for row in own):
-        return [answer for row in rows for answer in _generate(peer, alone(batch, row), own[row], eos, pad)]
-    return _generate(peer, batch, settings, eos, pad)
+        return [answer for row in rows for answer in _generate(theirs, alone(batch, row), own[row], eos, pad)]
+    return _generate(theirs, batch, settings, eos, pad)
 
 
 def _generate(
-    peer: Any, batch: Batch, settings: GenerationSettings, eos: Sequence[int], pad: int
+    theirs: Any, batch: Batch, settings: GenerationSettings, eos: Sequence[int], pad: int
 ) -> list[Answer]:
     new = settings.max_new_tokens
-    out = run_generate(peer, batch, new, pad_token_id=pad, output_scores=True, **keywords(settings, eos))
+    options = dict(max_new_tokens=new, pad_token_id=pad, output_scores=True)
+    out = peer.generate(theirs, batch, **options, **keywords(settings, eos))
     has_beams = settings.num_beams > 1
     beams = {'beam_indices': out.beam_indices} if has_beams else {}
-    scores = peer.compute_transition_scores(out.sequences, out.scores, normalize_logits=False, **beams)
+    scores = theirs.compute_transition_scores(out.sequences, out.scores, normalize_logits=False, **beams)
     answers = []
     for a, ids in enumerate(out.sequences[:, batch.tokens.shape[1] :].numpy()):
         is_end = np.isin(ids, eos)
@@ -131,25 +132,8 @@ def _generate(
     return answers
 
 
-def run_generate(peer: Any, batch: Batch, new: int, **options: Any) -> Any:
-    """What transformers generates from a batch, which it wants padded on the left."""
-    import torch
-
-    tokens, mask = left_padded(batch)
-    if (images := pixel_values(batch)) is not None:
-        options['pixel_values'] = images
-    with torch.no_grad():
-        return peer.generate(
-            input_ids=torch.tensor(tokens, dtype=torch.long),
-            attention_mask=torch.tensor(mask),
-            max_new_tokens=new,
-            return_dict_in_generate=True,
-            **options,
-        )
-
-
 def forced(
-    peer: Any, batch: Batch, settings: GenerationSettings, eos: Sequence[int], answers: Sequence[np.ndarray]
+    theirs: Any, batch: Batch, settings: GenerationSettings, eos: Sequence[int], answers: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """The scores nV of every token in each step of given answers n, by the processors of transformers."""
     import torch
@@ -163,7 +147,7 @@ def forced(
         return torch.full_like(scores, -torch.inf).scatter(1, next_ids, 0.0)
 
     options = dict(do_sample=False, eos_token_id=None, pad_token_id=0, output_logits=True)
-    out = run_generate(peer, batch, longest, logits_processor=[force], **options)
+    out = peer.generate(theirs, batch, max_new_tokens=longest, logits_processor=[force], **options)
     scores = []
     for row, answer in enumerate(answers):
         own, start = of_row(settings, row), int(batch.lengths[row])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import vipllava_jax as vj
 from tests.rows import ragged
 from vipllava_jax.generation import decoding
-from vipllava_jax.generation.lookup import LONGEST, Checked, RowQueues, count_accepted, draft
+from vipllava_jax.generation.lookup import LONGEST_MATCH, Checked, RowQueues, count_accepted, draft
 from vipllava_jax.generation.state import eos_rows
 
 S = 24
@@ -18,13 +18,13 @@ S = 24
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=S), st.integers(1, 5))
-def test_a_draft_is_what_follows_the_last_place_most_like_the_end(ids, drafted):
+def test_a_draft_follows_the_last_of_the_longest_matches(ids, drafted):
     n = len(ids)
 
     def alike(place):
         """The number of ids before a place that equal the newest ones."""
         pairs = zip(reversed(ids[:place]), reversed(ids), strict=False)
-        return min(next((i for i, (a, b) in enumerate(pairs) if a != b), place), LONGEST)
+        return min(next((i for i, (a, b) in enumerate(pairs) if a != b), place), LONGEST_MATCH)
 
     place = max(range(n), key=lambda place: (alike(place), place))
     row = np.array([[*ids, *[9] * (S - n)]])

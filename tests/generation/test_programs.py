@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import vipllava_jax as vj
+from tests.compilations import compilations
 from tests.rows import ragged
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.logits.sampling import sampling_of
@@ -42,26 +43,15 @@ def test_another_length_compiles_nothing(model):
 
 @pytest.mark.parametrize('settings', [{}, {'temperature': 1.0, 'seed': 0, 'eos': (3, 5)}])
 def test_the_programs_compiled_for_shapes_are_those_that_run(params, cfg, batch, settings):
-    compiled = []
-
-    def listen(event, seconds, fun_name='', **_):
-        if event.endswith('backend_compile_duration') and (
-            'prefill_batch' in fun_name or 'decode_chunk' in fun_name
-        ):
-            compiled.append(fun_name)
-
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params)
     params = jax.device_put(params, sharding)
     settings = dict(settings, cfg=cfg, max_new_tokens=150)  # a number of slots that no other test uses
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations('prefill_batch|decode_chunk') as compiled:
         decoding.compile_for(shapes, batch, **settings)
         assert len(compiled) == 2
         vj.generate(params, batch, **settings)
         assert len(compiled) == 2
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_half_precision_keeps_its_dtype(cfg, batch):

@@ -269,7 +269,7 @@ def test_settings_that_contradict_each_other_are_refused_with_both_names(fields,
         GenerationSettings(**fields)
 
 
-def test_settings_that_seem_to_contradict_each_other():
+def test_settings_that_only_seem_to_contradict_each_other_are_accepted():
     GenerationSettings(num_return_sequences=2, temperature=[0.1, 1])
     GenerationSettings(num_return_sequences=2, num_beams=2)
     GenerationSettings(min_new_tokens=4, max_new_tokens=4)

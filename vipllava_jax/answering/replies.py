@@ -85,7 +85,7 @@ class Reply:
 
     @property
     def finished(self) -> bool:
-        """Whether an end id or a stop string ended the reply, not the maximum number of tokens."""
+        """Whether an end id or a stop string ended the reply, not a limit."""
         return self.finish_reason == 'stop'
 
     def generated(self) -> GeneratedAnswer:

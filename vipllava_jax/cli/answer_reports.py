@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vipllava_jax.answering.replies import Reply
 
-ALWAYS = ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')  # on the first level, also if not given
+ALWAYS = ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')  # reported even if they are not given
 
 
 def reported_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with which the answers can be repeated; those of ALWAYS are not among `settings`."""
+    """The settings that repeat the answers: those of ALWAYS on the first level, the others in `settings`."""
     others = {name: value for name, value in settings.items() if name not in ALWAYS}
     return {**{name: settings.get(name) for name in ALWAYS}, **({'settings': others} if others else {})}
 
 
 def report_answers(replies: 'Sequence[Reply]', texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Complete replies and their texts -> the answer, or `answers`, and the numbers of all together."""
+    """Complete replies and their texts -> the report of the answer or answers, and the numbers of all."""
     answers = [report_answer(reply, text) for reply, text in zip(replies, texts, strict=True)]
     if len(answers) == 1:
         return answers[0], replies[0].report()
@@ -31,7 +31,7 @@ def report_answers(replies: 'Sequence[Reply]', texts: Sequence[str]) -> tuple[di
 
 
 def report_answer(reply: 'Reply', text: str) -> dict[str, Any]:
-    """One answer, with the log-probabilities and the score that its settings give."""
+    """One answer, with the log-probabilities and the score that its settings ask for."""
     from vipllava_jax.answering.token_reports import token_reports
 
     report = {'answer': text, 'new_tokens': len(reply.tokens), 'finish_reason': reply.finish_reason}

@@ -10,7 +10,7 @@ from vipllava_jax.cli.numbers import RealNumber, WholeNumber
 from vipllava_jax.messages import brief
 
 F = TypeVar('F', bound=Callable[..., Any])
-MOST_ANSWERS = 1024
+MAX_ANSWERS = 1024  # as in setting_checks, which would import NumPy
 WORDS = {'True': True, 'False': False, 'None': None}  # which JSON writes true, false and null
 
 
@@ -127,14 +127,14 @@ DECLARED = [
         '--n',
         'num_return_sequences',
         metavar='N',
-        type=WholeNumber(1, MOST_ANSWERS),
+        type=WholeNumber(1, MAX_ANSWERS),
         help='The number of answers: samples, with --temperature, or the best of --beams.  [default: 1]',
     ),
     click.option(
         '--beams',
         'num_beams',
         metavar='W',
-        type=WholeNumber(1, MOST_ANSWERS),
+        type=WholeNumber(1, MAX_ANSWERS),
         help='Search with this number of beams for the likeliest answer, which is printed at the end.  '
         '[default: 1, no search]',
     ),

@@ -11,7 +11,7 @@ from vipllava_jax.json_fields import LARGEST_NUMBER, Fields
 from vipllava_jax.messages import printable
 
 MAX_IDS = 1 << 16  # the maximum length of a list of ids
-MAX_SEQUENCES, MAX_SEQUENCE = 4096, 64  # the same of a list of sequences, and of one of them
+MAX_SEQUENCES, MAX_SEQUENCE = 4096, 64  # the same for a list of sequences, and for one of them
 MAX_STRINGS, MAX_STRING = 64, 1000
 
 WHOLE = ('min_new_tokens', 'top_k', 'no_repeat_ngram_size', 'num_return_sequences', 'num_beams')
@@ -58,7 +58,7 @@ def settings_from_hugging_face(generation: Mapping[str, Any], folder: str = '') 
     notes = [*_contradictions(found, is_sampled and temperature > 0), *_without_counterpart(fields)]
     n = found.pop('num_return_sequences', 1)
     try:
-        settings = GenerationSettings(temperature=temperature, **found)  # checks it also if it is not used
+        settings = GenerationSettings(temperature=temperature, **found)  # checked even without `do_sample`
         temperature = temperature if is_sampled else 0.0
         settings = dataclasses.replace(settings, temperature=temperature, num_return_sequences=n)
     except ValueError as error:
@@ -100,18 +100,14 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
-def _as_it_is(fields: Fields, name: str) -> Any:
-    return fields.get(name)
-
-
-# How the fields are read whose names are those of settings; GenerationSettings checks what they hold.
+# How the fields that are named like settings are read; GenerationSettings checks their values.
 READ: dict[str, Callable[[Fields, str], Any]] = {
     **dict.fromkeys(WHOLE, _whole),
     **dict.fromkeys(REAL, _real),
     **dict.fromkeys(FLAGS, Fields.flag),
     **dict.fromkeys(IDS, _ids),
     **dict.fromkeys(('bad_words_ids', 'sequence_bias'), _sequences),
-    **dict.fromkeys(('early_stopping', 'exponential_decay_length_penalty'), _as_it_is),
+    **dict.fromkeys(('early_stopping', 'exponential_decay_length_penalty'), Fields.get),
 }
 
 
@@ -144,7 +140,7 @@ def _strings(fields: Fields) -> list[str]:
 
 
 def _contradictions(found: dict[str, Any], is_sampled: bool) -> Iterator[str]:
-    """Changes settings that contradict others, and says so; the model can be used without them."""
+    """Replaces settings that contradict others, with a note on each; the model can be used without them."""
     n, beams = found.get('num_return_sequences', 1), found.get('num_beams', 1)
     most = beams if beams > 1 else n if is_sampled else 1
     if n > most:

@@ -1,12 +1,12 @@
 """Speculative decoding by prompt lookup: guesses the next tokens from the row itself, then checks them.
 
 Answers about marks often quote the question: 'What is within the red rectangle?' - 'The object within the
-red rectangle is …'. Each step looks for an earlier place in prompt and answer that has the row's newest ids
-before it, takes the ids that follow there as a draft, and runs the model over all of them, which takes little
-longer than for one token. The tokens are those of greedy decoding: a draft is kept as far as the model's most
-likely tokens agree with it, and the token after that is the model's own.
+red rectangle is …'. Each step finds an earlier occurrence of the row's newest ids in prompt and answer, takes
+the ids that follow it as a draft, and runs the model over the whole draft, which takes little longer than one
+token. The tokens are those of greedy decoding: a draft is accepted as far as it agrees with the model's most
+likely tokens, and the token after that is the model's own.
 
-The check is that of speculative decoding (Leviathan et al., 2023), the draft that of Saxena (2023).
+Checking a draft is speculative decoding (Leviathan et al., 2023); prompt lookup is from Saxena (2023).
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of, pin
 
-LONGEST = 3  # of the newest ids, at most this many are compared with those before a place
+LONGEST_MATCH = 3  # at most this many of the newest ids are searched for
 
 
 class Checked(NamedTuple):
-    """The tokens of several steps, of which the first `counts` of each step are part of the answer."""
+    """The tokens of several steps, of which the first `counts` of each step are accepted."""
 
-    tokens: Array  # B x steps x T int32
+    tokens: Array  # B x steps x T int32, where T is 1 + the length of a draft
     counts: Array  # B x steps int32, 0 after the end of a row
 
 
@@ -79,22 +79,23 @@ def lookup_chunk(
 
 
 def draft(ids: Array, lengths: Array, drafted: int) -> Array:
-    """The ids, B x drafted, that follow the place most like the end of each row ids BS of `lengths` B.
+    """The drafts, B x `drafted`, for rows of ids BS, of which the first `lengths` B count.
 
-    That is the last of the places with the most ids before them equal to the newest, up to LONGEST.
+    A draft follows the longest match of the newest ids, of up to LONGEST_MATCH ids, and of several matches of
+    this length the last.
     """
     S = ids.shape[1]
-    equal = jnp.where(jnp.arange(S) < lengths[:, None], repeats_of(ids, lengths, LONGEST), -1)
-    place = jnp.argmax(equal * S + jnp.arange(S), axis=1)
-    slots = jnp.minimum(place[:, None] + jnp.arange(drafted), S - 1)
+    matched = jnp.where(jnp.arange(S) < lengths[:, None], repeats_of(ids, lengths, LONGEST_MATCH), -1)
+    first = jnp.argmax(matched * S + jnp.arange(S), axis=1)
+    slots = jnp.minimum(first[:, None] + jnp.arange(drafted), S - 1)
     return jnp.take_along_axis(ids, slots, axis=1)
 
 
 def count_accepted(tokens: Array, guesses: Array, eos: Array) -> tuple[Array, Array]:
-    """The number of tokens BT that are part of the answer, B, and whether the last of them is an end.
+    """The number B of tokens BT that are accepted, and whether the last of them is an end id, B.
 
-    Token t was chosen after the guesses before it, so it counts if these equal the tokens before it; none
-    counts after an end id.
+    The model selected token t after the guesses before it, so t is accepted if these guesses equal the tokens
+    before it; no token after an end id is accepted.
     """
     B, T = tokens.shape
     agrees = jnp.cumprod(guesses == tokens[:, :-1], axis=1).sum(axis=1) + 1
@@ -116,7 +117,7 @@ class RowQueues:
             row += tokens[valid].tolist()
 
     def take(self, active: np.ndarray, pad: int) -> np.ndarray:
-        """As many tokens Bxt as every active row has, with padding for the other rows."""
+        """As many tokens, B x t, as every active row has, with padding for the other rows."""
         t = min((len(row) for row, is_active in zip(self.rows, active, strict=True) if is_active), default=0)
         taken = np.full((len(self.rows), t), pad, np.int32)
         for b in np.flatnonzero(active):

@@ -1,8 +1,8 @@
 """The names of settings in other libraries that do not exist here, and what to do instead."""
 
-_COUNTS_THE_ANSWER = '{} counts the tokens of the answer alone'
+_COUNTS = '{} counts the tokens of the answer alone'
 _BEAM_SEARCH = 'beam search is that of num_beams, length_penalty and early_stopping'
-_ALWAYS_REPORTED = 'with logprobs, a Generation holds logprobs and scores'
+_REPORTED = 'with logprobs, a Generation holds logprobs and scores'
 _LOGITS = 'processors holds functions (ids BS, lengths B, logits BV) -> logits BV'
 
 REFUSED = {
@@ -35,11 +35,11 @@ REFUSED = {
     'stop_sequences': 'stop holds the strings that end an answer',
     'stopping_criteria': 'stop, eos and max_time end answers; a loop over stream can end at any token',
     'include_stop_str_in_output': 'keep_stop=True keeps the stop string in the text',
-    'max_length': _COUNTS_THE_ANSWER.format('max_new_tokens'),
-    'max_tokens': _COUNTS_THE_ANSWER.format('max_new_tokens'),
-    'max_completion_tokens': _COUNTS_THE_ANSWER.format('max_new_tokens'),
-    'min_length': _COUNTS_THE_ANSWER.format('min_new_tokens'),
-    'min_tokens': _COUNTS_THE_ANSWER.format('min_new_tokens'),
+    'max_length': _COUNTS.format('max_new_tokens'),
+    'max_tokens': _COUNTS.format('max_new_tokens'),
+    'max_completion_tokens': _COUNTS.format('max_new_tokens'),
+    'min_length': _COUNTS.format('min_new_tokens'),
+    'min_tokens': _COUNTS.format('min_new_tokens'),
     'n': 'num_return_sequences is the number of answers to each prompt',
     'use_beam_search': 'num_beams is the number of beams',
     'beam_width': 'num_beams is the number of beams',
@@ -49,9 +49,9 @@ REFUSED = {
     'logits_processors': _LOGITS,
     'prefix_allowed_tokens_fn': _LOGITS,
     'top_logprobs': 'logprobs is the number of likeliest tokens that are reported',
-    'return_dict_in_generate': f'generate always returns a Generation; {_ALWAYS_REPORTED}',
-    'output_scores': _ALWAYS_REPORTED,
-    'output_logits': _ALWAYS_REPORTED,
+    'return_dict_in_generate': f'generate always returns a Generation; {_REPORTED}',
+    'output_scores': _REPORTED,
+    'output_logits': _REPORTED,
     'streamer': 'vj.stream yields tokens as they are generated',
     'tokenizer': 'processor= turns tokens into the text in which stop strings are found',
     'random_seed': 'seed is the random seed',

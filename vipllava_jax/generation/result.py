@@ -1,4 +1,4 @@
-"""The result of generation: the answers on the host, with what was reported of their tokens."""
+"""The result of generation: the answers on the host, with the log-probabilities of their tokens."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import AnswerEnds, find_stop
 from vipllava_jax.inputs.batch import describe_array
 
-SHOWN = 16  # maximum number of answers in a notebook
+SHOWN = 16  # the maximum number of answers that a notebook shows
 REPORTED = ('logprobs', 'scores', 'top_ids', 'top_logprobs')
 OF_ANSWERS = ('tokens', 'lengths', 'finished', 'finish_reasons', *REPORTED, 'sequence_scores')
 
@@ -36,9 +36,9 @@ class Generation:
 
     `out[a]` is answer a as a GeneratedAnswer, iterating yields all of them, and a slice is a Generation. With
     n answers per prompt, A is B·n and the answers to a prompt follow one another. Log-probabilities are
-    natural logarithms. They are those of the model, before processors and temperature; `scores` come after
-    all of them: what the tokens were selected by, as in transformers. After the end of an answer, tokens are
-    padding and all numbers 0.
+    natural logarithms of the model's probabilities, before processors and temperature. `scores` are what the
+    tokens were selected by, after processors and filters, as in transformers. After the end of an answer,
+    tokens are padding and all numbers 0.
     """
 
     tokens: np.ndarray  # AxT int32, including the token that ended the answer, followed by padding
@@ -52,7 +52,7 @@ class Generation:
     top_ids: np.ndarray | None = None  # AxTxk int32, the most likely tokens, with `logprobs` above 0
     top_logprobs: np.ndarray | None = None  # AxTxk float32
     scores: np.ndarray | None = None  # AxT float32, with `logprobs`
-    sequence_scores: np.ndarray | None = None  # A float32, with beams: what they are ranked by
+    sequence_scores: np.ndarray | None = None  # A float32, by which beams are ranked; None without beams
 
     @classmethod
     def of(cls, pieces: Sequence[NewTokens], ends: AnswerEnds, settings: GenerationSettings) -> Self:

@@ -9,8 +9,8 @@ from vipllava_jax.json_fields import LARGEST_NUMBER
 from vipllava_jax.messages import brief
 
 LARGEST_SEED = 2**32 - 1  # jax ignores the higher bits of a seed
-MOST_DRAFTED = 64  # the largest number of tokens that prompt lookup guesses at once
-MOST_ANSWERS = 1024  # the largest number of beams, and of answers, for one prompt
+MAX_DRAFT = 64  # the maximum number of tokens that prompt lookup guesses at once
+MAX_ANSWERS = 1024  # the maximum number of beams, and of answers, for one prompt
 # Real numbers between these stay finite, and different from 0, when float32 programs combine them.
 SMALLEST_REAL, LARGEST_REAL = 1e-30, 1e30
 
@@ -65,10 +65,10 @@ NUMBERS: dict[str, Rule] = {
 }
 # The settings that are one number for all rows, because the shapes of the programs depend on them.
 COUNTS: dict[str, Rule] = {
-    'num_return_sequences': _whole_from(1, MOST_ANSWERS),
-    'num_beams': _whole_from(1, MOST_ANSWERS),
+    'num_return_sequences': _whole_from(1, MAX_ANSWERS),
+    'num_beams': _whole_from(1, MAX_ANSWERS),
     'logprobs': _whole_from(0),
-    'prompt_lookup_num_tokens': _whole_from(0, MOST_DRAFTED),
+    'prompt_lookup_num_tokens': _whole_from(0, MAX_DRAFT),
 }
 
 
@@ -194,6 +194,7 @@ def decay(name: str, value: Any) -> tuple[Any, Any]:
 
 
 def flag(name: str, value: Any, expected: str = 'True or False') -> bool:
+    """A boolean of Python, NumPy or JAX -> a bool; ValueError names the field."""
     is_array = getattr(value, 'dtype', None) == np.bool_ and np.shape(value) == ()
     if not (isinstance(value, bool) or is_array):
         raise ValueError(f'{name} is {brief(value)}, but must be {expected}')
@@ -201,6 +202,7 @@ def flag(name: str, value: Any, expected: str = 'True or False') -> bool:
 
 
 def early_stopping(name: str, value: Any) -> bool | str:
+    """A boolean or 'never' -> the same; ValueError names the field."""
     if isinstance(value, str) and value == 'never':
         return 'never'
     return flag(name, value, "True, False or 'never'")

@@ -38,27 +38,30 @@ class GenerationSettings:
     epsilon_cutoff: Number = 0.0  # sample from tokens of at least this probability
     eta_cutoff: Number = 0.0  # the same with a limit that falls as the entropy rises
     top_h: Number | None = None  # sample from the most likely tokens of this share of the entropy
-    repetition_penalty: Number = 1.0  # divides the logits of ids in the prompt and the answer, if positive
-    presence_penalty: Number = 0.0  # subtracted from the logits of ids in the answer
-    frequency_penalty: Number = 0.0  # subtracted as often as an id occurs in the answer
-    no_repeat_ngram_size: Count = 0  # no n ids in a row occur twice in the prompt and the answer; 0: any
+    repetition_penalty: Number = 1.0  # above 1, ids in the prompt and the answer become less likely
+    presence_penalty: Number = 0.0  # subtracted from the logit of each id in the answer
+    frequency_penalty: Number = 0.0  # the same, once for each time that the id occurs in the answer
+    no_repeat_ngram_size: Count = 0  # no sequence of n ids occurs twice in prompt and answer; 0: off
     bad_words_ids: Sequence[Sequence[int]] | None = None  # sequences of ids that are never completed
     sequence_bias: Any = None  # {(id, …): bias} or [[[id, …], bias], …], added where a sequence is completed
     logit_bias: Any = None  # {id: bias}, added to the logits
     suppress_tokens: Sequence[int] | None = None  # ids that are never selected
     begin_suppress_tokens: Sequence[int] | None = None  # ids that are not selected as first token
     forced_eos_token_id: int | Sequence[int] | None = None  # the only ids for the token at max_new_tokens
-    exponential_decay_length_penalty: tuple[Any, Any] | None = None  # (start, factor): `eos` becomes likelier
+    # After `start` tokens, the ids of `eos` become more likely with each token.
+    exponential_decay_length_penalty: tuple[Any, Any] | None = None  # (start, factor)
     remove_invalid_values: bool = False  # whether NaN and infinity among the logits become finite
     renormalize_logits: bool = False  # whether `scores` are log-probabilities after all processors
     num_return_sequences: int = 1  # the number of answers to each prompt
     num_beams: int = 1  # the number of beams of beam search; 1: none
     length_penalty: Number = 1.0  # beams are ranked by their log-probability / length ** length_penalty
-    early_stopping: bool | str = False  # beam search ends: True, with enough answers; 'never', not early
+    # Beam search ends with num_beams answers (True), or when better ones are unlikely (False) or impossible
+    # ('never').
+    early_stopping: bool | str = False
     eos: int | Sequence[int] | None = None  # the ids that end an answer; None: those of the config
     stop: str | Sequence[str] = ()  # strings that end an answer
     keep_stop: bool = False  # whether the text keeps the stop string that ended it
-    logprobs: int | None = None  # the k most likely tokens are reported for each; 0: only the selected one
+    logprobs: int | None = None  # report the k most likely tokens with each token; 0: only the token itself
     seed: Count | None = None  # row r uses fold_in(key(seed), r) or key(seed[r]); None: random
     prompt_lookup_num_tokens: int = 0  # greedy decoding checks this many guesses per step; 0: none
     processors: Sequence[Callable[..., Any]] = ()  # (ids BS, lengths B, logits BV) -> logits BV, under jit

@@ -12,17 +12,16 @@ from scipy.stats import chisquare
 
 import vipllava_jax as vj
 from tests import peer
+from tests.compilations import compilations
 from tests.conftest import SMALL
 from tests.gates.program import collectives
 from tests.generation.test_meshes import on_mesh
 from tests.rows import ragged
 from vipllava_jax.generation import decoding
-from vipllava_jax.generation.beams import cache as beam_cache
 from vipllava_jax.generation.beams import programs as beams
 from vipllava_jax.generation.beams import search as beam_search
 from vipllava_jax.generation.beams.state import map_beams
 from vipllava_jax.generation.plan import plan
-from vipllava_jax.model import llama
 from vipllava_jax.sharding import make_mesh, sharding
 
 ROWS = [(9, 2), (6, 0), (15, 1), (7, 3)]
@@ -240,28 +239,6 @@ def test_first_samples_of_a_batch_have_exact_probabilities(params, rng):
     check_counts(counts, [missing[0], missing[1], missing[2:].sum()])
 
 
-def test_only_slots_that_differ_are_moved_and_each_beam_keeps_its_own(rng):
-    """Each slot holds its own number; the beams of two rows of 50 and 100 slots grow over several windows."""
-    B, W, S = 2, 3, 192
-    first = np.array([50, 100])
-    expected = np.tile(np.arange(S, dtype=np.float32), (B, W, 1))
-    cache = llama.Cache(*((jnp.asarray(expected.reshape(B * W, S, 1, 1) * sign),) for sign in (1, -1)))
-    shared = beam_cache.shared_at_start(jnp.asarray(first), W)
-    reorder, shared_after = jax.jit(beam_cache.reorder), jax.jit(beam_cache.shared_after)
-    for step in range(90):
-        filled = first + step
-        parents = rng.integers(0, W, (B, W)) if rng.random() < 0.5 else np.tile(np.arange(W), (B, 1))
-        cache = reorder(cache, shared, parents, filled)
-        shared = shared_after(shared, parents, filled)
-        expected = np.take_along_axis(expected, parents[:, :, None], axis=1)
-        k = np.array(cache.k[0]).reshape(B, W, S)
-        for row, n in enumerate(filled):
-            np.testing.assert_array_equal(k[row, :, :n], expected[row, :, :n])
-            k[row, :, n] = expected[row, :, n] = 1000 + step * W + np.arange(W)  # what decoding writes
-        x = jnp.asarray(k.reshape(B * W, S, 1, 1))
-        cache = llama.Cache((x,), (-x,))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('settings', [RUN, SAMPLED], ids=['search', 'sampled'])
 def test_rows_alone_and_other_chunks_change_nothing(params, batch, settings, monkeypatch):
@@ -320,23 +297,14 @@ def test_beams_on_a_mesh_equal_those_of_one_device(params, batch, axes):
 
 @pytest.mark.slow
 def test_the_programs_compiled_for_shapes_are_those_that_run(params, batch):
-    compiled = []
-
-    def listen(event, seconds, fun_name='', **_):
-        if event.endswith('backend_compile_duration') and re.search('prefill_beams|beam_chunk', fun_name):
-            compiled.append(fun_name)
-
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params)
     settings = RUN | dict(max_new_tokens=150)  # a number of slots that no other test uses
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations('prefill_beams|beam_chunk') as compiled:
         decoding.compile_for(shapes, batch, **settings)
         assert len(compiled) == 2
         vj.generate(jax.device_put(params, sharding), batch, **settings)
         assert len(compiled) == 2
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.slow

@@ -62,6 +62,12 @@ def ours(rows: Rows, settings: GenerationSettings, eos: tuple[int, ...] = EOS, k
     )
 
 
+def assert_same(got: np.ndarray, expected: np.ndarray) -> None:
+    """Compares scores BV: which are -inf exactly, and the others but for rounding."""
+    np.testing.assert_array_equal(np.isneginf(got), np.isneginf(expected))
+    np.testing.assert_allclose(got, expected, rtol=3e-6, atol=1e-6)
+
+
 def theirs(rows: Rows, settings: GenerationSettings, eos: tuple[int, ...] = EOS, change: Any = None) -> Any:
     """The scores BV of transformers, each row alone; `change` is a function of its list of processors."""
     import torch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from tests.generation.logits.scoring import EOS, B, V, ours, random_rows, theirs
+from tests.generation.logits.scoring import EOS, B, V, assert_same, ours, random_rows, theirs
 from vipllava_jax.generation.logits.filters import TOP_H_TOKENS, filter_logits
 from vipllava_jax.generation.logits.processing import processing_of
 from vipllava_jax.generation.logits.sampling import sampling_of, select
@@ -40,11 +40,6 @@ def without_ties(seed):
     rows = random_rows(seed)
     noise = np.random.default_rng(seed).normal(size=(B, V)).astype(np.float32)
     return rows._replace(logits=rows.logits + 0.01 * noise)
-
-
-def assert_same(got, expected):
-    np.testing.assert_array_equal(np.isneginf(got), np.isneginf(expected))
-    np.testing.assert_allclose(got, expected, rtol=3e-6, atol=1e-6)
 
 
 @pytest.mark.parity

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from tests.generation.logits.scoring import EOS, B, V, ours, random_rows, theirs
+from tests.generation.logits.scoring import EOS, B, V, assert_same, ours, random_rows, theirs
 from vipllava_jax.generation.logits.processing import NUMBERS, processing_of
 from vipllava_jax.generation.settings import GenerationSettings
 
@@ -52,11 +52,6 @@ ALL = dict(
     processors=[lambda ids, lengths, logits: logits.clip(None, 1.0)],
     renormalize_logits=True,
 )
-
-
-def assert_same(got, expected):
-    np.testing.assert_array_equal(np.isneginf(got), np.isneginf(expected))
-    np.testing.assert_allclose(got, expected, rtol=3e-6, atol=1e-6)
 
 
 @pytest.mark.parity
@@ -166,6 +161,7 @@ def test_neutral_values_are_no_processors():
     neutral |= dict(top_h=None, suppress_tokens=[], bad_words_ids=[], logit_bias={}, sequence_bias=[])
     lengths = np.full(B, 3)
     assert processing_of(GenerationSettings(**neutral), lengths, lengths, EOS) is None
+    assert processing_of(GenerationSettings(), lengths, lengths, EOS, always=True) is not None
     for fields in [*ALONE.values(), dict(processors=[lambda ids, lengths, logits: logits])]:
         assert processing_of(GenerationSettings(**fields), lengths, lengths, EOS) is not None
 

@@ -1,8 +1,8 @@
-"""Reorders the cache of the beams of beam search in place: only the slots in which beams differ are moved.
+"""Reorders the cache of beam search in place: only the slots in which beams differ are moved.
 
-Beams that continue the same beam have the same slots up to there, and all beams of a row those of its prompt,
-which could therefore be stored once. For each two beams of a row we keep the first slot in which they may
-differ: nothing before it has to be moved when one takes the place of the other.
+The W beams of a row have the slots of its prompt in common, and beams that continue the same beam also the
+slots of that beam. The divergence of two beams is the first slot in which they may differ: no slot before it
+is moved when one beam takes the place of the other.
 """
 
 import jax
@@ -13,31 +13,32 @@ from vipllava_jax.model.llama import Cache
 from vipllava_jax.sharding import pin
 
 WINDOW = 64  # slots that are moved at once; divides the number of slots, a multiple of 128
-NEVER_DIFFER = jnp.iinfo(jnp.int32).max  # a beam and itself
+NEVER = jnp.iinfo(jnp.int32).max  # the divergence of a beam from itself
 
 
-def shared_at_start(first: Array, W: int) -> Array:
-    """The table BWW of the first slot in which two beams may differ, for prompts of `first` B tokens."""
-    return with_self(jnp.broadcast_to(first[:, None, None], (len(first), W, W)))
+def divergence_at_start(lengths: Array, W: int) -> Array:
+    """The divergence BWW of the W beams of each row, which all continue a prompt of `lengths` B tokens."""
+    return never_from_itself(jnp.broadcast_to(lengths[:, None, None], (len(lengths), W, W)))
 
 
-def shared_after(shared: Array, parents: Array, positions: Array) -> Array:
-    """The table BWW after each beam has become the continuation, at `positions` B, of its parent BW."""
-    inherited = jax.vmap(lambda table, parent: table[parent][:, parent])(shared, parents)
-    return with_self(jnp.minimum(inherited, positions[:, None, None]))
+def divergence_after(divergence: Array, parents: Array, positions: Array) -> Array:
+    """The divergence BWW after each beam has continued its parent BW with a token at `positions` B."""
+    inherited = jax.vmap(lambda table, parent: table[parent][:, parent])(divergence, parents)
+    return never_from_itself(jnp.minimum(inherited, positions[:, None, None]))
 
 
-def with_self(shared: Array) -> Array:
-    return jnp.where(jnp.eye(shared.shape[1], dtype=bool), NEVER_DIFFER, shared)
+def never_from_itself(divergence: Array) -> Array:
+    """The divergence BWW with NEVER on the diagonal."""
+    return jnp.where(jnp.eye(divergence.shape[1], dtype=bool), NEVER, divergence)
 
 
-def reorder(cache: Cache, shared: Array, parents: Array, filled: Array) -> Cache:
+def reorder(cache: Cache, divergence: Array, parents: Array, filled: Array) -> Cache:
     """The cache of B·W beams in which each beam has the `filled` B slots of its parent BW.
 
-    `shared` BWW is the table before the beams change places. What lies past the filled slots is arbitrary.
+    `divergence` BWW is that before the reordering. What lies past the filled slots is arbitrary.
     """
-    moved = jnp.take_along_axis(shared, parents[:, :, None], axis=2)[:, :, 0]
-    begin = jnp.where(moved < filled[:, None], moved, NEVER_DIFFER).min() // WINDOW
+    moved = jnp.take_along_axis(divergence, parents[:, :, None], axis=2)[:, :, 0]
+    begin = jnp.where(moved < filled[:, None], moved, NEVER).min() // WINDOW
     end = -(-filled.max() // WINDOW)
 
     def move(window: Array, cache: Cache) -> Cache:

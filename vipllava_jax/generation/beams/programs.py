@@ -14,7 +14,7 @@ from flax import struct
 from jax import Array, lax
 
 from vipllava_jax.config import Config
-from vipllava_jax.generation.beams.cache import shared_at_start
+from vipllava_jax.generation.beams.cache import divergence_at_start
 from vipllava_jax.generation.beams.state import (
     LOWEST,
     BeamRules,
@@ -47,7 +47,7 @@ class Progress:
     tokens: Array  # BK int32, its token
 
 
-@partial(jax.jit, static_argnames=('cfg', 'slots', 'width', 'keep', 'top', 'processors'))
+@partial(jax.jit, static_argnames=('cfg', 'slots', 'width', 'candidates_per_beam', 'top', 'processors'))
 def prefill_beams(
     params: Params,
     batch: Batch,
@@ -59,37 +59,30 @@ def prefill_beams(
     cfg: Config,
     slots: int,
     width: int,
-    keep: int,
+    candidates_per_beam: int,
     top: int | None = None,
     processors: Sequence[Processor] = (),
 ) -> tuple[Beams, Progress, Array]:
     """Prefills a cache -> `width` beams per row with their first candidates, progress, usable B.
 
-    A row has `keep` times as many candidates as beams. A row is usable if its logits are finite, or its
-    processors make them so. The other arguments are those of `prefill_batch`.
+    Each step proposes `candidates_per_beam` times as many candidates as a row has beams. A row is usable if
+    its logits are finite, or its processors make them so. The other arguments are those of `prefill_batch`.
     """
     state, logits, _ = start(params, batch, sampling, eos, processing, cfg=cfg, slots=slots, copies=width)
     B, T = batch.tokens.shape
     mesh = mesh_of(params)
     # The beams of a row are equal at first, so only one of them is continued.
     scores = jnp.full((B, width), LOWEST, jnp.float32).at[:, 0].set(0)
-    K = min(keep * width, width * logits.shape[-1])
-    candidates, answers = propose(logits, state, scores, state.positions, K, top, processors), None
-    size = slots - T
-
-    def empty(x: Array) -> Array:
-        return jnp.zeros((B, width, size, *x.shape[2:]), x.dtype)
-
-    answers = jax.tree.map(empty, candidates.new)
-    answers = dataclasses.replace(answers, tokens=answers.tokens + cfg.pad)
+    K = min(candidates_per_beam * width, width * logits.shape[-1])
+    candidates = propose(logits, state, scores, state.positions, K, top, processors)
+    answers = empty_answers(candidates.new, width, slots - T, cfg.pad)
     none = jnp.zeros((B, width), jnp.int32)
-    first = jnp.asarray(batch.lengths, jnp.int32)
     beams = Beams(
         state,
         jax.tree.map(jnp.asarray, rules),
         answers,
         scores,
-        shared_at_start(first, width),
+        divergence_at_start(jnp.asarray(batch.lengths, jnp.int32), width),
         counts=jnp.zeros(B, jnp.int32),
         done=jnp.zeros(B, bool),
         finished=Finished(answers, jnp.full((B, width), LOWEST, jnp.float32), none, none),
@@ -97,6 +90,12 @@ def prefill_beams(
     )
     usable = is_usable(logits, state.processing)[::width]
     return pin_beams(beams, mesh), progress_of(beams, none), pin(usable, 'B', mesh)
+
+
+def empty_answers(new: NewTokens, W: int, T: int, pad: int) -> NewTokens:
+    """Answers BWT of padding, with the same reports as the candidates `new`, all 0."""
+    answers = jax.tree.map(lambda x: jnp.zeros((len(x), W, T, *x.shape[2:]), x.dtype), new)
+    return dataclasses.replace(answers, tokens=answers.tokens + pad)
 
 
 @partial(jax.jit, static_argnames=('cfg', 'steps', 'top', 'processors'), donate_argnames='beams')
@@ -127,6 +126,7 @@ def beam_chunk(
 
 
 def progress_of(beams: Beams, chosen: Array) -> Progress:
+    """The progress after a step whose running beams are the candidates `chosen` BW of the step before."""
     candidates = beams.candidates
     progress = Progress(beams.done, chosen, candidates.beams, candidates.new.tokens)
     return jax.tree.map(lambda x: pin(x, row_letters(x), mesh_of(beams)), progress)
@@ -141,7 +141,7 @@ def propose(
     top: int | None,
     processors: Sequence[Processor],
 ) -> Candidates:
-    """Logits (B·W)V and the scores BW of the beams -> the K best or sampled candidates of each row.
+    """Logits (B·W)V and the scores BW of the beams -> the K candidates of each row, the best or sampled ones.
 
     `lengths` B·W are the numbers of ids so far. `top` likeliest tokens are reported with each candidate.
     """

@@ -51,17 +51,17 @@ def steps_of(plan: GenerationPlan) -> int:
 
 
 def program_arguments(params: Params, plan: GenerationPlan) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arrays of `prefill_beams`, and the static arguments of it alone."""
+    """The array arguments of `prefill_beams`, and its static ones that `beam_chunk` does not take."""
     settings = plan.settings
     limits = plan.ends.limits[:: settings.num_return_sequences]
-    # As many as transformers: if the best candidates of every beam end, enough others remain.
-    keep = max(2, 1 + len(plan.ends.eos))
-    shapes = {'slots': plan.slots, 'width': settings.num_beams, 'keep': keep}
+    # As many as in transformers: if the best candidates of every beam end, enough others remain.
+    per_beam = max(2, 1 + len(plan.ends.eos))
+    shapes = {'slots': plan.slots, 'width': settings.num_beams, 'candidates_per_beam': per_beam}
     return place_rows((*plan.rows, rules_of(settings, limits)), mesh_of(params)), shapes
 
 
 def with_ends(beams: Beams, stopped: np.ndarray, params: Params) -> Beams:
-    """The beams whose candidates end where `stopped` BK says so."""
+    """The beams with the candidates that the host ends: `stopped` BK is STOP or TIME, or 0 for others."""
     placed = jax.device_put(stopped, sharding('B.', stopped.shape, mesh_of(params)))
     return dataclasses.replace(beams, candidates=dataclasses.replace(beams.candidates, stopped=placed))
 
@@ -78,7 +78,7 @@ def answers_of(beams: Beams, plan: GenerationPlan) -> Generation:
 
 
 class CandidateTexts:
-    """The texts of the candidates of each row, in which stop strings are searched."""
+    """The texts of the candidates of each row, which are searched for stop strings."""
 
     def __init__(self, plan: GenerationPlan, processor: Processor) -> None:
         settings = plan.settings

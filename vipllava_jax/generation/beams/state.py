@@ -1,8 +1,8 @@
 """The state of beam search, and the step that accepts candidates, with the arithmetic of transformers.
 
-A row has W beams, the W answers that are continued, and W finished answers, the best so far. Each step
-proposes K candidates, continuations of beams by one token, of which some finish and W are continued. N is the
-largest number of tokens of an answer.
+A row has W running beams, which are unfinished answers, and up to W finished answers, the best so far. Each
+step proposes K candidates, which are beams continued by one token: some of them finish, and the best W of the
+others become the running beams. T is the maximum number of tokens of an answer.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 from flax import struct
 from jax import Array, lax
 
-from vipllava_jax.generation.beams.cache import of_parents, reorder, shared_after
+from vipllava_jax.generation.beams.cache import divergence_after, of_parents, reorder
 from vipllava_jax.generation.logits.next_token import NewTokens
 from vipllava_jax.generation.logits.repeats import add_id
 from vipllava_jax.generation.settings import GenerationSettings
@@ -44,7 +44,7 @@ class Candidates:
 
     scores: Array  # BK float32, the score of the beam plus that of the token
     beams: Array  # BK int32, the beam that is continued
-    new: NewTokens  # BK, with K in the place of time
+    new: NewTokens  # BK, with K in the place of T
     stopped: Any  # BK int32, STOP or TIME where the host ends a candidate, otherwise 0
 
 
@@ -52,7 +52,7 @@ class Candidates:
 class Finished:
     """The best finished answers of each row, in falling order of their scores."""
 
-    answers: NewTokens  # BWN
+    answers: NewTokens  # BWT
     scores: Array  # BW float32, the score of the tokens / length ** length_penalty; LOWEST for none
     lengths: Array  # BW int32
     reasons: Array  # BW int32, an index of REASONS
@@ -64,9 +64,9 @@ class Beams:
 
     state: State  # of the running beams, those of a row one after the other
     rules: BeamRules
-    answers: NewTokens  # BWN, of the running beams
+    answers: NewTokens  # BWT, of the running beams
     scores: Array  # BW float32, of the running beams: the sum of the scores of their tokens
-    shared: Array  # BWW int32, the first slot in which two running beams may differ
+    divergence: Array  # BWW int32, the first slot in which two running beams may differ
     counts: Array  # B int32, the number of tokens that the running beams have
     done: Array  # B bool, whether the search has ended; the row then changes no more
     finished: Finished
@@ -96,10 +96,9 @@ def pin_beams(beams: Beams, mesh: Any) -> Beams:
 
 
 def accept(beams: Beams) -> tuple[Beams, Array]:
-    """Accepts the candidates -> the beams with one more token, and the candidates BW that are continued.
+    """Accepts the candidates -> the beams with one more token, and the indices BW of those that run on.
 
-    Those that end are stored among the finished answers if they are good enough, and the best W of the others
-    are continued.
+    Candidates that end join the finished answers if they are among the best.
     """
     candidates, rules, counts = beams.candidates, beams.rules, beams.counts + 1
     B, W = beams.scores.shape
@@ -107,12 +106,12 @@ def accept(beams: Beams) -> tuple[Beams, Array]:
     scores, chosen = largest(candidates.scores + jnp.where(ends > 0, LOWEST, 0), W)
     parents = jnp.take_along_axis(candidates.beams, chosen, axis=1)
     parents = jnp.where(beams.done[:, None], jnp.arange(W), parents)
-    finished = with_candidates(beams, ends)
+    finished = add_finished(beams, ends)
     positions = beams.state.positions.reshape(B, W)[:, 0] + (beams.counts > 0)
     after = {
         'answers': continued(beams, chosen),
         'scores': scores,
-        'shared': shared_after(beams.shared, parents, positions),
+        'divergence': divergence_after(beams.divergence, parents, positions),
         'counts': counts,
         'done': (ends > 0).all(axis=1) | is_settled(finished, scores, counts, rules),
         'finished': finished,
@@ -137,8 +136,11 @@ def why_candidates_end(beams: Beams) -> Array:
     return jnp.where(is_end, STOP, jnp.where(at_limit, LENGTH, stopped))
 
 
-def with_candidates(beams: Beams, ends: Array) -> Finished:
-    """The finished answers with those of the W best candidates that end, BK; only the best W remain."""
+def add_finished(beams: Beams, ends: Array) -> Finished:
+    """The best W of the finished answers and of the candidates that end; `ends` BK are their reasons.
+
+    Of the candidates, only the best W can finish.
+    """
     candidates, finished = beams.candidates, beams.finished
     W, K = beams.scores.shape[1], ends.shape[1]
     ends = jnp.where(jnp.arange(K) < W, ends, 0)
@@ -158,7 +160,7 @@ def with_candidates(beams: Beams, ends: Array) -> Finished:
 
 
 def is_settled(finished: Finished, scores: Array, counts: Array, rules: BeamRules) -> Array:
-    """Whether the running beams of each row, of the scores BW, are not expected to improve its answers, B."""
+    """Whether no running beam of a row, with scores BW, is expected to improve its finished answers, B."""
     full = (finished.reasons > 0).all(axis=1)
     to_limit = (rules.early_stopping == EARLY_STOPPING['never']) & (rules.length_penalty > 0)
     lengths = jnp.where(to_limit, rules.limits, counts).astype(jnp.float32)
@@ -184,7 +186,7 @@ def take_beams(x: Any, beams: Array) -> Any:
 
 
 def continued(beams: Beams, chosen: Array) -> NewTokens:
-    """The answers BWN that the chosen candidates BW continue, with their tokens."""
+    """The answers BWT that the chosen candidates BW continue, with their tokens."""
     candidates = beams.candidates
     answers = take_beams(beams.answers, jnp.take_along_axis(candidates.beams, chosen, axis=1))
     new = take_beams(candidates.new, chosen)
@@ -193,15 +195,15 @@ def continued(beams: Beams, chosen: Array) -> NewTokens:
 
 
 def of_chosen(beams: Beams, parents: Array, chosen: Array, positions: Array) -> State:
-    """The state of the chosen candidates BW, continuations of their parents BW; positions B of their tokens.
+    """The state of the beams that the chosen candidates BW become, with their tokens at `positions` B.
 
-    The rows that are done keep theirs.
+    `parents` BW are the beams that they continue. Rows that are done keep their tokens and positions.
     """
     state, W = beams.state, parents.shape[1]
     done, at = jnp.repeat(beams.done, W), jnp.repeat(positions, W)
     tokens = jnp.take_along_axis(beams.candidates.new.tokens, chosen, axis=1).reshape(-1)
     tokens, at = jnp.where(done, state.tokens, tokens), jnp.where(done, state.positions, at)
-    cache = reorder(state.cache, beams.shared, parents, positions)
+    cache = reorder(state.cache, beams.divergence, parents, positions)
     ids, repeats = state.ids, state.repeats
     if state.processing is not None:  # nothing else reads the ids
         ids = write_ids(of_parents(ids, parents), tokens[:, None], at)

@@ -20,50 +20,50 @@ def filter_logits(
 ) -> Array:
     """Logits BV -> logits / temperature, -inf for tokens that cannot be sampled.
 
-    At least the `keep` most likely tokens can be, but top-h keeps a single one if need be. Without
+    All filters keep at least the `keep` most likely tokens, except top-h, which keeps at least one. Without
     `processing`, only the filters of Sampling apply.
     """
     keep = min(keep, logits.shape[-1])
     logits = logits / jnp.maximum(sampling.temperature, LEAST_TEMPERATURE)[:, None]
-    falling = jnp.sort(logits, axis=-1, descending=True)
+    descending = jnp.sort(logits, axis=-1, descending=True)
     if processing is None:
-        return at_least(logits, least_top_k_top_p_min_p(falling, sampling, keep))
-    least = least_top_h(falling, processing.top_h)
-    least = jnp.maximum(least, least_top_k_top_p_min_p(at_least(falling, least), sampling, keep))
-    logits = keep_typical(at_least(logits, least), processing.typical_p, keep)
+        return mask_below(logits, top_k_top_p_min_p_threshold(descending, sampling, keep))
+    top_h = top_h_threshold(descending, processing.top_h)
+    threshold = jnp.maximum(top_h, top_k_top_p_min_p_threshold(mask_below(descending, top_h), sampling, keep))
+    logits = keep_typical(mask_below(logits, threshold), processing.typical_p, keep)
     logits = cut_off(logits, processing.epsilon_cutoff[:, None], keep)
     eta = processing.eta_cutoff[:, None]
     return cut_off(logits, jnp.minimum(eta, jnp.sqrt(eta) * jnp.exp(-entropy(logits))), keep)
 
 
-def at_least(logits: Array, least: Array) -> Array:
-    """Logits BV -> the same with -inf for those below `least` B1."""
-    return jnp.where(logits < least, -jnp.inf, logits)
+def mask_below(logits: Array, threshold: Array) -> Array:
+    """Logits BV -> the same with -inf for those below `threshold` B1."""
+    return jnp.where(logits < threshold, -jnp.inf, logits)
 
 
-def least_top_k_top_p_min_p(falling: Array, sampling: Sampling, keep: int) -> Array:
-    """Falling logits BV -> the smallest that top-k, then top-p and then min-p keep, B1.
+def top_k_top_p_min_p_threshold(descending: Array, sampling: Sampling, keep: int) -> Array:
+    """Descending logits BV -> the smallest that top-k, then top-p and then min-p keep, B1.
 
     Top-k is from Fan et al. (2018), top-p from Holtzman et al. (2020), min-p from Nguyen et al. (2024).
     """
-    V = falling.shape[-1]
+    V = descending.shape[-1]
     k = jnp.where(sampling.top_k > 0, jnp.clip(sampling.top_k, keep, V), V)
-    kth = jnp.take_along_axis(falling, k[:, None] - 1, axis=-1)
-    p = jax.nn.softmax(at_least(falling, kth), axis=-1)
+    top_k = jnp.take_along_axis(descending, k[:, None] - 1, axis=-1)
+    p = jax.nn.softmax(mask_below(descending, top_k), axis=-1)
     rest = jax.lax.cumsum(p, axis=1, reverse=True)  # the probability of a token and all less likely ones
     removed = jnp.where(sampling.top_p < 1, 1 - sampling.top_p, -jnp.inf)[:, None]  # 1 removes none
-    pth = jnp.min(jnp.where(rest > removed, falling, jnp.inf), axis=-1, keepdims=True)
-    mth = falling[:, :1] + jnp.log(sampling.min_p[:, None])
-    return jnp.maximum(kth, jnp.minimum(jnp.maximum(pth, mth), falling[:, keep - 1, None]))
+    top_p = jnp.min(jnp.where(rest > removed, descending, jnp.inf), axis=-1, keepdims=True)
+    min_p = descending[:, :1] + jnp.log(sampling.min_p[:, None])
+    return jnp.maximum(top_k, jnp.minimum(jnp.maximum(top_p, min_p), descending[:, keep - 1, None]))
 
 
-def least_top_h(falling: Array, top_h: Array) -> Array:
-    """Falling logits BV -> the smallest that top-h keeps, B1; -inf where top_h B is 0.
+def top_h_threshold(descending: Array, top_h: Array) -> Array:
+    """Descending logits BV -> the smallest that top-h keeps, B1; -inf where top_h B is 0.
 
     It keeps the most likely tokens whose terms of the entropy add up to at most top_h of the entropy, both of
     the TOP_H_TOKENS most likely tokens (Potraghloo et al., 2025).
     """
-    top = falling[:, :TOP_H_TOKENS]
+    top = descending[:, :TOP_H_TOKENS]
     p, terms = entropy_terms(top)
     share = jnp.where(top_h < 1, top_h, jnp.inf)[:, None]  # 1 keeps all of them, whatever the rounding
     within = jnp.cumsum(terms, axis=-1) <= share * terms.sum(axis=-1, keepdims=True)
@@ -73,27 +73,27 @@ def least_top_h(falling: Array, top_h: Array) -> Array:
 
 
 def keep_typical(logits: Array, typical_p: Array, keep: int) -> Array:
-    """Logits BV -> the same with -inf for tokens that are not typical (Meister et al., 2022).
+    """Logits BV -> the same with -inf for all but the most typical tokens (Meister et al., 2022).
 
-    Typical are those whose surprise -log p is closest to the entropy, of the total probability typical_p B.
+    These have a surprise -log p closest to the entropy, and a total probability of typical_p B.
     """
     surprise = -jax.nn.log_softmax(logits, axis=-1)
     distance = jnp.abs(surprise - entropy(logits))
-    rising, p = jax.lax.sort((distance, jnp.exp(-surprise)), num_keys=1)
+    ascending, p = jax.lax.sort((distance, jnp.exp(-surprise)), num_keys=1)
     before = (jnp.cumsum(p, axis=-1) < typical_p[:, None]).sum(axis=-1, keepdims=True)
     last = jnp.clip(before, keep - 1, logits.shape[-1] - 1)
-    most = jnp.take_along_axis(rising, last, axis=-1)
+    most = jnp.take_along_axis(ascending, last, axis=-1)
     return jnp.where((distance > most) & (typical_p < 1)[:, None], -jnp.inf, logits)
 
 
-def cut_off(logits: Array, least: Array, keep: int) -> Array:
-    """Logits BV -> -inf for tokens less likely than `least` B1, except the `keep` most likely.
+def cut_off(logits: Array, threshold: Array, keep: int) -> Array:
+    """Logits BV -> the same with -inf for probabilities below `threshold` B1, except the `keep` largest.
 
-    With a constant, this is the cut-off epsilon, and with one that falls as the entropy rises, eta (Hewitt et
-    al., 2022).
+    This is epsilon sampling with a constant threshold, and eta sampling with one that falls as the entropy
+    rises (Hewitt et al., 2022).
     """
     last = jax.lax.top_k(logits, keep)[0][:, -1:]
-    return jnp.where((jax.nn.softmax(logits, axis=-1) < least) & (logits < last), -jnp.inf, logits)
+    return jnp.where((jax.nn.softmax(logits, axis=-1) < threshold) & (logits < last), -jnp.inf, logits)
 
 
 def entropy(logits: Array) -> Array:

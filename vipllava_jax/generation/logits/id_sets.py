@@ -7,11 +7,11 @@ from numpy.typing import ArrayLike
 
 from vipllava_jax.inputs.padding import pad_ids
 
-NO_ID = 2**31 - 1  # fills the unused columns; no vocabulary has this id
+NO_ID = 2**31 - 1  # beyond every vocabulary
 
 
 def id_set(ids: ArrayLike, B: int) -> Array:
-    """The same ids for B rows, BW int32 with NO_ID."""
+    """The same ids for B rows, BW int32; W is a power of two, and NO_ID fills the unused columns."""
     unique = np.unique(np.asarray(ids, np.int32))
     return jnp.asarray(pad_ids([unique] * B, power_of_two(len(unique), 8), NO_ID))
 

@@ -25,7 +25,7 @@ LARGEST_GROWTH = 88.0  # its exponential is finite in float32
 
 @struct.dataclass
 class Processing:
-    """The settings of the processors, of each row. Every leaf leads with B."""
+    """The settings of the processors of each row. Every leaf leads with B."""
 
     prompt_lengths: Array  # B int32
     limits: Array  # B int32, the maximum number of tokens of the answer
@@ -77,7 +77,7 @@ def processing_of(
     eos: Sequence[int],
     always: bool = False,
 ) -> Processing | None:
-    """The Processing of B rows; None if no processor is asked for, which is compiled separately.
+    """The settings of the processors for B rows; None if none has an effect, which is compiled separately.
 
     `eos` are the ids that end an answer. With `always`, rows without processors get neutral settings. Raises
     ValueError if a setting has another number of rows, or if the last token would be forced and suppressed.
@@ -191,7 +191,7 @@ def penalize(logits: Array, ids: Array, lengths: Array, settings: Processing) ->
 
 
 def force_eos(logits: Array, new: Array, settings: Processing) -> Array:
-    """Logits BV -> 0 for the forced ids and -inf for all others, where the last token comes next.
+    """Logits BV -> the same; where the last token comes next, 0 for the forced ids and -inf for all others.
 
     `new` B1 is the number of tokens of the answer so far.
     """
@@ -201,7 +201,7 @@ def force_eos(logits: Array, new: Array, settings: Processing) -> Array:
 
 
 def finite(logits: Array) -> Array:
-    """NaN becomes 0, and infinity the largest finite number."""
+    """Logits BV -> the same with 0 for NaN, and the largest finite number for infinity."""
     limits = jnp.finfo(logits.dtype)
     return jnp.nan_to_num(logits, nan=0.0, posinf=limits.max, neginf=limits.min)
 

@@ -15,7 +15,7 @@ Biases = Sequence[tuple[Sequence[int], float]]  # (ids, bias) of each sequence
 
 @struct.dataclass
 class TokenBiases:
-    """The biased sequences of each row; a length of 0 is no sequence."""
+    """The biases of each row: of W sequences with up to L ids; a length of 0 is no sequence."""
 
     ids: Array  # BWL int32; the last id of a sequence is the one whose logit is biased
     lengths: Array  # BW int32
