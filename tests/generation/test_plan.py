@@ -63,9 +63,7 @@ def test_numbers_and_ids_that_the_vocabulary_lacks_are_refused(planned):
 
 @pytest.mark.parametrize('name', NUMBERS)
 def test_numbers_of_another_number_of_rows_are_refused(planned, name):
-    with pytest.raises(
-        ValueError, match=rf'{name} has the shape \(2,\): give one number, or 3, one for each'
-    ):
+    with pytest.raises(ValueError, match=rf'{name} has the shape \(2,\): give one number, or 3, one for'):
         planned(**{name: [0.5, 0.5] if 'cutoff' in name else [1, 1]})
 
 
