@@ -1,6 +1,7 @@
 """Replies are the text of generated ids up to a stop string, for each row of a batch."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ def test_replies_can_be_read_in_any_order(model, out):
     texts = model.processor.decode(out)
     assert all(text.startswith(piece) for text, piece in zip(texts, pieces, strict=True))
     assert [reply.text() for reply in reversed(rows(model))] == texts[::-1]
+
+
+def test_replies_can_be_read_together(model, out):
+    limits = [5, 24, 17]
+    answers = rows(model, max_new_tokens=limits)
+    pieces = itertools.zip_longest(*answers, fillvalue='')  # a piece of each in turn
+    texts = [''.join(several).strip() for several in zip(*pieces, strict=True)]
+    assert texts == [reply.text() for reply in rows(model, max_new_tokens=limits)]
+    assert [len(reply.tokens) for reply in answers] == np.minimum(out.lengths, limits).tolist()
 
 
 def test_pieces_join_to_the_text(model):

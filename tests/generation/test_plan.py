@@ -10,6 +10,7 @@ from tests.rows import ragged
 from vipllava_jax import pods
 from vipllava_jax.generation.plan import plan, with_seed
 from vipllava_jax.generation.rows import of_first_process
+from vipllava_jax.generation.setting_checks import NUMBERS
 from vipllava_jax.inputs.processor import Processor
 
 ROWS = [(9, 2), (4, 0), (15, 1)]
@@ -58,6 +59,12 @@ def test_numbers_and_ids_that_the_vocabulary_lacks_are_refused(planned):
     ]:
         with pytest.raises(ValueError, match=message):
             planned(**settings)
+
+
+@pytest.mark.parametrize('name', NUMBERS)
+def test_numbers_of_another_number_of_rows_are_refused(planned, name):
+    with pytest.raises(ValueError, match=rf'{name} has the shape \(2,\): give one number, or 3, one for'):
+        planned(**{name: [0.5, 0.5] if 'cutoff' in name else [1, 1]})
 
 
 def test_end_ids_may_be_many_or_none(planned, cfg):

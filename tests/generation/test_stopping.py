@@ -1,8 +1,13 @@
 """A stop string ends the text, however the text is split into pieces."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Core
+from tokenizers import decoders, models
 
 import vipllava_jax as vj
 from vipllava_jax.generation.stopping import (
@@ -11,6 +16,7 @@ from vipllava_jax.generation.stopping import (
     stop_ids,
     truncate_at_stops,
 )
+from vipllava_jax.inputs.tokenizer import Tokenizer
 
 texts = st.text('ab#', max_size=20)
 
@@ -65,3 +71,24 @@ def test_a_stop_string_that_is_one_token_is_an_end_id(folder):
     token = model.processor.tokenizer.token_to_id('###')
     assert stop_ids(settings, model.processor) == (token,)
     assert stop_ids(vj.GenerationSettings(), None) == ()
+
+
+@pytest.mark.parametrize(
+    ('decoder', 'vocabulary', 'stops', 'ids'),
+    [
+        (
+            decoders.Sequence([decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse()]),
+            ['<0x0A>', '▁Yes', 'Yes', '<end>'],
+            ['<0x0A>', '▁Yes', 'Yes', '<end>', ' Yes'],
+            (2, 3),
+        ),
+        (decoders.ByteLevel(), ['é', 'Ã©', 'a', '<end>'], ['é', 'Ã©', 'a', '<end>'], (2, 3)),
+    ],
+    ids=['bytes as tokens', 'bytes as letters'],
+)
+def test_the_name_of_a_token_is_no_stop_string_unless_it_spells_it(decoder, vocabulary, stops, ids):
+    core = Core(models.BPE({token: id for id, token in enumerate(vocabulary)}, []))
+    core.decoder = decoder
+    core.add_special_tokens(['<end>'])
+    processor = SimpleNamespace(tokenizer=Tokenizer(core, {}))
+    assert stop_ids(vj.GenerationSettings(stop=stops), processor) == ids

@@ -9,6 +9,11 @@ import vipllava_jax as vj
 from tests.processes import run_processes
 from vipllava_jax.evaluation import evaluate
 
+SETTINGS = [
+    dict(temperature=0.0),
+    dict(temperature=0.9, seed=3, top_p=0.9),
+    dict(num_beams=2, num_return_sequences=2, max_time=1e6),
+]
 GENERATES = """
 import json, sys
 import numpy as np
@@ -18,7 +23,7 @@ import vipllava_jax as vj
 model = vj.load(FOLDER, mesh=MESH)
 batch = model.processor(['What is it?', 'Who? ' * 9, 'Describe the picture.'])
 answers = []
-for settings in (dict(temperature=0.0), dict(temperature=0.9, seed=3, top_p=0.9)):
+for settings in SETTINGS:
     out = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=6, **settings)
     answers.append(np.asarray(out.tokens).tolist())
 from vipllava_jax.evaluation import evaluate
@@ -34,6 +39,7 @@ pods.leave()
 def test_every_process_gets_the_results_of_a_single_device(folder, mesh, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = GENERATES.replace('FOLDER', repr(str(folder))).replace('MESH', repr(mesh))
+    script = script.replace('SETTINGS', repr(SETTINGS))
     first, second = run_processes(script)
     assert (first.code, second.code) == (0, 0), first.err
     assert first.out == second.out
@@ -43,10 +49,6 @@ def test_every_process_gets_the_results_of_a_single_device(folder, mesh, tmp_pat
     rows = [{'question': f'Who is {n}?', 'answer': 'x'} for n in range(5)]
     assert records == evaluate(model, rows, max_new_tokens=3, batch=2).answers
     assert len((tmp_path / 'answers.jsonl').read_text().splitlines()) == 6
-    for tokens, settings in zip(
-        answers,
-        (dict(temperature=0.0), dict(temperature=0.9, seed=3, top_p=0.9)),
-        strict=True,
-    ):
+    for tokens, settings in zip(answers, SETTINGS, strict=True):
         alone = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=6, **settings)
         assert np.array_equal(tokens, alone.tokens)

@@ -67,10 +67,12 @@ class Reply:
             length = self.ends.lengths[self.row]  # beyond this chunk if another reply was read first
             ids = chunk[self.row, : length - len(self.tokens)].tolist()
             self.tokens += ids
+            # Asked before the piece is yielded, because others may read further before this one goes on.
+            is_last = bool(self.ends.reasons[self.row]) and len(self.tokens) == length
             piece = text.push(id for id in ids if id not in self.ends.eos)
             self.decoded += piece
             yield piece
-            if self.ends.reasons[self.row] and len(self.tokens) == length:  # other rows may continue
+            if is_last:  # other rows may continue
                 break
         piece = text.end()
         if find_stop(self.decoded + piece + text.blank, self.settings.stop):

@@ -14,6 +14,7 @@ from vipllava_jax.generation.logits.sampling import Sampling, sampling_of
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.prefix import Prefix, SharedStart
 from vipllava_jax.generation.rows import of_first_process
+from vipllava_jax.generation.setting_checks import NUMBERS
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, check_lengths
 from vipllava_jax.generation.state import eos_rows
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops, eos_ids, stop_ids
@@ -75,6 +76,8 @@ def plan(
     B = len(batch.tokens)
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     check_ids(settings, cfg)
+    for name in NUMBERS:  # also those that these settings do not use
+        settings.per_row(name, B, none=0)
     settings = with_seed(settings, mesh_of(params))
     eos, single = eos_ids(settings, cfg), stop_ids(settings, processor)
     limits = max_new_tokens_for(batch, cfg, settings.max_new_tokens)

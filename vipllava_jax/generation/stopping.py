@@ -8,6 +8,7 @@ import numpy as np
 from vipllava_jax.config import Config
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.processor import Processor
+from vipllava_jax.inputs.token_bytes import token_bytes
 
 
 def eos_ids(settings: GenerationSettings, cfg: Config) -> tuple[int, ...]:
@@ -16,13 +17,18 @@ def eos_ids(settings: GenerationSettings, cfg: Config) -> tuple[int, ...]:
 
 
 def stop_ids(settings: GenerationSettings, processor: Processor | None) -> tuple[int, ...]:
-    """The ids of the stop strings that are one token; ValueError for stop strings without a processor."""
+    """The ids of the stop strings that are one token; ValueError for stop strings without a processor.
+
+    A token spells a stop string with its bytes: its name may be another text, as in '<0x0A>' or '▁Yes'.
+    """
     if not settings.stop:
         return ()
     if processor is None:
         raise ValueError('stop needs processor=, which turns the tokens into the text that is searched')
-    ids = map(processor.tokenizer.token_to_id, settings.stop)
-    return tuple(id for id in ids if id is not None)
+    tokenizer = processor.tokenizer
+    named = {stop: id for stop in settings.stop if (id := tokenizer.token_to_id(stop)) is not None}
+    spelled = token_bytes(tokenizer, named.values())
+    return tuple(id for (stop, id), data in zip(named.items(), spelled, strict=True) if data == stop.encode())
 
 
 def find_stop(text: str, stops: Sequence[str]) -> tuple[int, int] | None:

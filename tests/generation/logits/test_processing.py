@@ -181,6 +181,14 @@ def test_a_forced_id_that_is_suppressed_is_refused():
             processing_of(settings, lengths, lengths, EOS)
 
 
+def test_a_forced_id_is_not_suppressed_where_the_last_token_is_the_first():
+    lengths, limits = np.full(B, 3), np.arange(1, B + 1)
+    settings = GenerationSettings(forced_eos_token_id=4, begin_suppress_tokens=4)
+    assert processing_of(settings, lengths, limits + 1, EOS)
+    with pytest.raises(ValueError, match='is 4, which begin_suppress_tokens excludes'):
+        processing_of(settings, lengths, limits, EOS)
+
+
 @trials(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000), st.floats(-2, 2), st.floats(-2, 2))
 def test_presence_and_frequency_have_the_formula_of_openai(seed, presence, frequency):

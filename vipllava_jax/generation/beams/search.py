@@ -18,6 +18,7 @@ from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of, sharding
 from vipllava_jax.threads import background
+from vipllava_jax.weight_sharding import put
 
 CHUNK = 8  # steps per call; the next call starts before the host reads whether the search has ended
 
@@ -62,7 +63,7 @@ def program_arguments(params: Params, plan: GenerationPlan) -> tuple[tuple[Any, 
 
 def with_ends(beams: Beams, stopped: np.ndarray, params: Params) -> Beams:
     """The beams with the candidates that the host ends: `stopped` BK is STOP or TIME, or 0 for others."""
-    placed = jax.device_put(stopped, sharding('B.', stopped.shape, mesh_of(params)))
+    placed = put(stopped, sharding('B.', stopped.shape, mesh_of(params)))
     return dataclasses.replace(beams, candidates=dataclasses.replace(beams.candidates, stopped=placed))
 
 

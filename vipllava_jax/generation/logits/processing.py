@@ -83,7 +83,7 @@ def processing_of(
     ValueError if a setting has another number of rows, or if the last token would be forced and suppressed.
     """
     B = len(limits)
-    check_forced(settings)
+    check_forced(settings, limits)
     numbers = {name: settings.per_row(name, B, none=neutral) for name, neutral in NUMBERS.items()}
     start, factor = settings.exponential_decay_length_penalty or (0, 1.0)
     starts = rows_of('exponential_decay_length_penalty[0]', start, B)
@@ -108,14 +108,19 @@ def processing_of(
     )
 
 
-def check_forced(settings: GenerationSettings) -> None:
+def check_forced(settings: GenerationSettings, limits: np.ndarray) -> None:
     """Raises ValueError if the last token is both forced and suppressed, which excludes every token."""
     forced = {*np.atleast_1d(settings.forced_eos_token_id or ()).tolist()}
-    if forced and forced <= {*(settings.suppress_tokens or ())}:
-        ids = ', '.join(map(str, sorted(forced)))
-        raise ValueError(
-            f'forced_eos_token_id is {ids}, which suppress_tokens excludes: remove it from one of them'
-        )
+    suppressed = {'suppress_tokens': {*np.atleast_1d(settings.suppress_tokens or ()).tolist()}}
+    if (limits == 1).any():  # the last token is also the first
+        begin = {*np.atleast_1d(settings.begin_suppress_tokens or ()).tolist()}
+        suppressed['begin_suppress_tokens'] = begin | suppressed['suppress_tokens']
+    for name, excluded in suppressed.items():
+        if forced and forced <= excluded:
+            ids = ', '.join(map(str, sorted(forced)))
+            raise ValueError(
+                f'forced_eos_token_id is {ids}, which {name} excludes: remove it from one of them'
+            )
 
 
 def process(
