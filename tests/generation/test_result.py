@@ -49,6 +49,13 @@ def test_answers_are_selected_by_index_and_slice(reported):
             reported[index]
 
 
+@pytest.mark.parametrize('index', ['a', 1.0, None, [0, 1], np.array([True, False]), (0, 1)])
+def test_an_index_is_a_whole_number_or_a_slice(out, index):
+    with pytest.raises(TypeError, match='an index is .*, but must be a whole number or a slice'):
+        out[index]
+    assert out[np.int64(1)].finish_reason == 'length'
+
+
 def test_the_repr_shows_shapes_and_no_tokens(out):
     assert repr(out) == 'Generation(tokens=int32[2,4], lengths=int64[2], finished=1 of 2)'
     html = out._repr_html_()
