@@ -10,7 +10,7 @@ import vipllava_jax as vj
 from vipllava_jax import GenerationSettings
 from vipllava_jax.answering import beam_stream
 from vipllava_jax.answering import replies as replies_module
-from vipllava_jax.answering.replies import replies, with_template_stops
+from vipllava_jax.answering.replies import Reply, replies, with_template_stops
 from vipllava_jax.generation.decoding import stream
 from vipllava_jax.inputs.processor import Processor
 
@@ -63,6 +63,21 @@ def test_pieces_join_to_the_text(model):
     reply = rows(model)[1]
     assert len(pieces := [*reply]) > 1
     assert ''.join(pieces) == rows(model)[1].text()
+
+
+def test_white_space_before_a_stop_string_is_no_part_of_the_answer(model, monkeypatch):
+    monkeypatch.setattr(Reply, '_pieces', lambda self: iter(self.given))
+    for given, text, kept in (
+        (['a', ' ', '\n', 'b  #c'], 'a \nb', 'a \nb  #'),
+        (['a ', '#'], 'a', 'a #'),
+        ([' ', '#'], '', '#'),
+        (['a b '], 'a b', 'a b'),
+    ):
+        for keep_stop, expected in ((False, text), (True, kept)):
+            reply = rows(model, stop='#', keep_stop=keep_stop)[0]
+            reply.given, reply.decoded = given, ''.join(given)
+            assert ''.join(reply).removeprefix(' ') == expected
+            assert reply.text() == expected
 
 
 def test_a_stop_string_ends_a_reply(model, monkeypatch):

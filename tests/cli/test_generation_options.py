@@ -34,12 +34,21 @@ def test_each_option_is_in_one_group_of_the_help(vipllava):
     )
 
 
+def test_settings_that_only_filter_samples_are_named_if_nothing_is_sampled(vipllava, folder):
+    command = ('ask', '--model', folder, '--max-new-tokens', 1)
+    filters = ('--top-p', 0.5, '--top-k', 0, '--set', 'eta_cutoff=0.1')
+    note = 'vipllava: without --temperature, there is no effect of --top-p, eta_cutoff\n'
+    assert vipllava(*command, *filters, 'hi').err.endswith(note)
+    assert 'no effect' not in vipllava(*command, '--seed', 1, 'hi').err
+    assert 'no effect' not in vipllava(*command, *filters, '--temperature', 1, 'hi').err
+
+
 def test_stop_strings_can_be_given(vipllava, folder):
     command = ('ask', '--model', folder, *SAMPLED)
     full = vipllava(*command, 'hi').out.removesuffix('\n')
     stop = full[5:7]
     cut = full[: full.find(stop)]
-    assert vipllava(*command, '--stop', 'never', '--stop', stop, 'hi').out.rstrip() == cut.rstrip()
+    assert vipllava(*command, '--stop', 'never', '--stop', stop, 'hi').out == cut.rstrip() + '\n'
     assert vipllava(*command, '--stop', stop, '--set', 'keep_stop=true', 'hi').out == cut + stop + '\n'
 
 
@@ -126,20 +135,30 @@ def test_beams_are_printed_at_the_end(vipllava, folder, monkeypatch):
         (['--set', 'typical_p', 'q'], "'typical_p' is not NAME=VALUE, such as typical_p=0.9"),
         (['--set', '', 'q'], '--set'),
         (['--set', '=3', 'q'], "'' is not a setting: they are min_new_tokens"),
-        (['--set', 'typical_q=0.9', 'q'], "'typical_q' is not a setting: they are min_new_tokens, max_time"),
+        (['--set', 'typicalp=0.9', 'q'], 'typicalp is not a setting: did you mean typical_p?'),
+        (['--set', 'top-h=0.9', 'q'], 'top-h is not a setting: did you mean top_h?'),
+        (['--set', 'temprature=1', 'q'], 'temprature is not a setting: did you mean --temperature?'),
+        (['--set', 'max_tokens=1', 'q'], 'max_tokens is not a setting: --max-new-tokens counts'),
+        (['--presence-penalty', '1', 'q'], "--presence-penalty': use --set presence_penalty=VALUE"),
+        (['--num-beams=4', 'q'], "--num-beams': use --beams"),
+        (['--do-sample', 'q'], "--do-sample': a --temperature above 0 samples"),
+        (['--best-of', '3', 'q'], '--beams searches for likely answers, and --n draws several'),
+        (['--beam', '4', 'q'], "Did you mean '--beams'?"),
+        (['--set', 'logit_bias={3: 1}', 'q'], "logit_bias is '{3: 1}', which is not valid JSON: write it in"),
+        (['--set', 'eos=[1', 'q'], "eos is '[1', which is not valid JSON: write it in quotes"),
         (['--set', 'x' * 9999 + '=1', 'q'], 'is not a setting'),
         (['--set', 'processors=[]', 'q'], "'processors' is not a setting"),
         (['--set', 'temperature=1', 'q'], 'temperature has an option of its own: use --temperature'),
         (['--set', 'num_return_sequences=2', 'q'], 'use --n'),
         (['--set', 'guidance_scale=2', 'q'], 'guidance_scale is not a setting: guidance compares'),
-        (['--set', 'do_sample=true', 'q'], 'a temperature above 0 samples'),
+        (['--set', 'do_sample=true', 'q'], 'a --temperature above 0 samples'),
         (['--set', 'typical_p=2', 'q'], 'typical_p is 2, but must be above 0 and at most 1'),
         (['--set', 'typical_p=', 'q'], "typical_p is ''"),
         (['--set', 'typical_p=NaN', 'q'], 'typical_p is nan'),
         (['--set', 'typical_p=null', 'q'], 'typical_p is None'),
         (['--set', 'typical_p=[0.9]', 'q'], 'typical_p is [0.9]: give one number, as there is one question'),
         (['--set', 'typical_p=' + '9' * 5000, 'q'], "typical_p is '999"),
-        (['--set', 'bad_words_ids=' + '[' * 10**5, 'q'], "bad_words_ids is '[[["),
+        (['--set', 'bad_words_ids=' + '[' * 10**5, 'q'], 'not valid JSON: it has too many levels'),
         (['--set', 'bad_words_ids=no', 'q'], "bad_words_ids is 'no'"),
         (['--set', 'keep_stop=yes', 'q'], "keep_stop is 'yes', but must be True or False"),
         (['--set', 'early_stopping=Never', 'q'], "early_stopping is 'Never'"),

@@ -175,7 +175,7 @@ def test_settings_are_overridden_by_keywords(params, cfg, batch):
     assert (vj.generate(params, batch, cfg=cfg, settings=settings).lengths == 5).all()
     assert (vj.generate(params, batch, cfg=cfg, settings=settings, max_new_tokens=3).lengths == 3).all()
     for call in (vj.generate, vj.stream, decoding.compile_for):
-        with pytest.raises(TypeError, match='top_x is not a setting of generation: they are max_new'):
+        with pytest.raises(TypeError, match='top_x is not a setting: did you mean top_'):
             call(params, batch, cfg=cfg, settings=settings, top_x=0.1)
         with pytest.raises(TypeError, match='settings is .* must be a GenerationSettings'):
             call(params, batch, cfg=cfg, settings={'max_new_tokens': 5})

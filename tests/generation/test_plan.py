@@ -67,6 +67,12 @@ def test_numbers_of_another_number_of_rows_are_refused(planned, name):
         planned(**{name: [0.5, 0.5] if 'cutoff' in name else [1, 1]})
 
 
+@pytest.mark.parametrize('processor', [1, 'a folder'])
+def test_a_processor_is_nothing_else(planned, processor):
+    with pytest.raises(TypeError, match='processor is .*, expected the Processor model.processor'):
+        planned(processor, stop='a')
+
+
 def test_end_ids_may_be_many_or_none(planned, cfg):
     many = planned(eos=range(100), min_new_tokens=3)
     assert many.eos.shape == (3, 104)

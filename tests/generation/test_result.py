@@ -15,6 +15,11 @@ def out():
     return Generation(tokens, np.array([3, 4]), np.array([True, False]), ('stop', 'length'))
 
 
+@pytest.fixture(scope='module')
+def model(folder):
+    return vj.load(folder)
+
+
 @pytest.fixture
 def reported(out):
     return dataclasses.replace(
@@ -47,6 +52,19 @@ def test_answers_are_selected_by_index_and_slice(reported):
     for index in (2, -3):
         with pytest.raises(IndexError, match=f'there is no answer {index}: there are 2'):
             reported[index]
+
+
+@pytest.mark.parametrize('index', ['a', 1.0, None, [0, 1], np.array([True, False]), (0, 1)])
+def test_an_index_is_a_whole_number_or_a_slice(out, index):
+    with pytest.raises(TypeError, match='an index is .*, but must be a whole number or a slice'):
+        out[index]
+    assert out[np.int64(1)].finish_reason == 'length'
+
+
+def test_one_answer_is_not_decoded_without_the_stop_strings(model, out):
+    with pytest.raises(TypeError, match=r'one answer of a Generation.* such as out\[2:3\]'):
+        model.processor.decode(out[0])
+    assert model.processor.decode(out[1:2]) == model.processor.decode(out)[1:]
 
 
 def test_the_repr_shows_shapes_and_no_tokens(out):

@@ -227,12 +227,29 @@ def test_overrides_replace_fields():
         with_overrides(settings, {'top_k': -1})
 
 
-@pytest.mark.parametrize('name', ['min_q', 'beams', 'params'])
-def test_an_unknown_setting_is_refused_with_the_known_ones(name):
-    with pytest.raises(TypeError, match=f'{name} is not a setting of generation: they are max_new_'):
-        with_overrides(None, {name: 1})
-    with pytest.raises(TypeError, match=name):
-        GenerationSettings(**{name: 1})
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('x', "^'x' is not a setting: they are max_new_tokens, .*, processors$"),
+        ('params', "^'params' is not a setting: they are max_new_tokens"),
+        ('typicalp', '^typicalp is not a setting: did you mean typical_p[?]$'),
+        ('min-p', '^min-p is not a setting: did you mean min_p[?]$'),
+        ('temprature', 'did you mean temperature[?]$'),
+        ('do-sample', '^do-sample is not a setting: a temperature above 0 samples'),
+        ('x' * 9999, "^'x{80}'… is not a setting: they are"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_or_the_known_ones(name, message):
+    for make in (GenerationSettings, lambda **fields: with_overrides(None, fields)):
+        with pytest.raises(TypeError, match=message):
+            make(**{name: 1})
+
+
+def test_the_repr_shows_what_differs_from_the_defaults():
+    assert repr(GenerationSettings()) == 'GenerationSettings()'
+    settings = GenerationSettings(temperature=[0.5, 1], stop='#', eos=())
+    assert repr(settings) == "GenerationSettings(temperature=(0.5, 1.0), eos=(), stop=('#',))"
+    assert eval(repr(settings)) == settings
 
 
 @pytest.mark.parametrize('name', sorted(REFUSED))

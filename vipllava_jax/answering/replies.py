@@ -48,8 +48,13 @@ class Reply:
         self.times = [time.perf_counter()]  # the time of the start, and of each chunk of tokens
 
     def __iter__(self) -> Iterator[str]:
-        yield from truncate_at_stops(self._pieces(), self.settings.stop)
-        yield self._kept_stop()
+        blank = ''  # white space, held back until more text follows: an answer does not end with it
+        for piece in truncate_at_stops(self._pieces(), self.settings.stop):
+            text = blank + piece
+            blank = text[len(text.rstrip()) :]
+            yield text.rstrip()
+        if stop := self._kept_stop():
+            yield blank + stop
 
     def _kept_stop(self) -> str:
         """The stop string that ended the reply, if the settings keep it; otherwise ''."""
@@ -96,8 +101,7 @@ class Reply:
 
     def text(self) -> str:
         """Generates the complete reply -> its text, without white space at the ends of the answer."""
-        text = ''.join(self).lstrip()
-        return text if self._kept_stop() else text.rstrip()
+        return ''.join(self).lstrip()
 
     def report(self) -> dict[str, Any]:
         """The numbers of tokens, whether the reply finished, and how fast it was."""

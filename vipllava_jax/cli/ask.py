@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from vipllava_jax.cli.answer_reports import report_answers, reported_settings
-from vipllava_jax.cli.generation_options import OPTIONS, generation_options, pop_settings
+from vipllava_jax.cli.generation_options import (
+    OPTIONS,
+    GenerationCommand,
+    generation_options,
+    idle_settings,
+    pop_settings,
+)
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.models import (
@@ -23,7 +29,6 @@ from vipllava_jax.cli.models import (
     weight_dtypes,
     weight_options,
 )
-from vipllava_jax.cli.option_groups import GroupedCommand
 from vipllava_jax.cli.paths import FILE, STDIN
 from vipllava_jax.cli.pictures import check_picture_output, mark_option, mark_pictures, save_picture
 from vipllava_jax.cli.stdin import read_text
@@ -49,7 +54,7 @@ GROUPS = {
 }
 
 
-@click.command(cls=GroupedCommand, groups=GROUPS)
+@click.command(cls=GenerationCommand, groups=GROUPS)
 @click.argument('question', required=False)
 @model_option
 @click.option(
@@ -114,8 +119,15 @@ def ask(
         inputs = {'model': source, 'adapter': weights.adapter, 'template': template, 'prompt': prompt}
         inputs |= {**weight_dtypes(request.shapes), **reported_settings(settings)}
         click.echo(safe_json({**answers, **inputs, **times}))
+    notes(pictures, settings)
+
+
+def notes(pictures: 'Sequence[Image]', settings: dict[str, Any]) -> None:
+    """Says on stderr what may not be as expected."""
     if not pictures:
         click.echo('vipllava: without --image, the model answered from the question alone', err=True)
+    if idle := idle_settings(settings):
+        click.echo(f'vipllava: without --temperature, there is no effect of {", ".join(idle)}', err=True)
 
 
 def compose(question: str | None, images: Sequence[str], marks: Sequence[str]) -> 'tuple[list[Image], str]':

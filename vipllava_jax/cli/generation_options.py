@@ -1,12 +1,14 @@
 """The options for how answers are generated."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from vipllava_jax.cli.numbers import RealNumber, WholeNumber
+from vipllava_jax.cli.option_groups import GroupedCommand
 from vipllava_jax.messages import brief
 
 F = TypeVar('F', bound=Callable[..., Any])
@@ -20,8 +22,6 @@ class Setting(click.ParamType):
     name = 'setting'
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        from vipllava_jax.generation.refused_settings import REFUSED
-
         if not isinstance(value, str):
             return value
         name, found, text = value.partition('=')
@@ -29,12 +29,12 @@ class Setting(click.ParamType):
             self.fail(f'{brief(value)} is not NAME=VALUE, such as typical_p=0.9', param, ctx)
         if name in OPTIONS:
             self.fail(f'{name} has an option of its own: use {OPTIONS[name]}', param, ctx)
-        if name in REFUSED:
-            self.fail(f'{name} is not a setting: {REFUSED[name]}', param, ctx)
         if name not in other_settings():
-            names = ', '.join(other_settings())
-            self.fail(f'{brief(name)} is not a setting: they are {names}', param, ctx)
-        return name, read_value(text)
+            self.fail(explain_unknown(name), param, ctx)
+        try:
+            return name, read_value(text)
+        except ValueError as error:
+            self.fail(f'{name} is {brief(text)}, which is not valid JSON: {error}', param, ctx)
 
 
 def other_settings() -> list[str]:
@@ -45,14 +45,56 @@ def other_settings() -> list[str]:
     return [name for name in names if name not in OPTIONS and name != 'processors']
 
 
+def explain_unknown(name: str) -> str:
+    """Why a name is not a setting and what to use instead, with the options of the command line."""
+    from vipllava_jax.generation.refused_settings import explain
+
+    if name == 'processors':
+        return f"'{name}' is not a setting of the command line: it holds functions in Python"
+    reason = explain(name, [*other_settings(), *OPTIONS])
+    for setting, option in OPTIONS.items():
+        reason = re.sub(rf'(?<![\w-]){setting}(?![\w.])', option, reason, count=1)
+    return reason
+
+
+class GenerationCommand(GroupedCommand):
+    """A command that answers the name of a setting, given as an option, with how it is set here."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if (advice := advice_for(error.option_name)) is None:
+                raise
+            raise click.UsageError(f'No such option {brief(error.option_name)}: {advice}', ctx) from None
+
+
+def advice_for(option: str) -> str | None:
+    """How a setting is given whose name was used as an option; None if it is not the name of one."""
+    from vipllava_jax.generation.refused_settings import REFUSED
+
+    name = option.lstrip('-').replace('-', '_')
+    if name in OPTIONS:
+        return f'use {OPTIONS[name]}'
+    if name in other_settings():
+        return f'use --set {name}=VALUE'
+    return explain_unknown(name).partition(': ')[2] if name in REFUSED else None
+
+
 def read_value(text: str) -> Any:
-    """A value in JSON, or a bare word as a string."""
+    """A value in JSON, or a bare word as a string; ValueError for a list or an object that is not JSON."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise ValueError('it has too many levels') from None
+    except ValueError:
+        if text[:1] in ('[', '{'):
+            example = '\'{"3869": 2}\'' if text[0] == '{' else "'[[306, 626]]'"
+            raise ValueError(f'write it in quotes, such as {example}') from None
         return WORDS.get(text, text)
 
 
+FILTERS = ('top_h', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cutoff', 'eta_cutoff')  # of samples
 # The settings that have an option, and that option.
 OPTIONS = {
     'max_new_tokens': '--max-new-tokens',
@@ -150,8 +192,8 @@ DECLARED = [
         metavar='NAME=VALUE',
         multiple=True,
         type=Setting(),
-        help='Another field of GenerationSettings, with a value in JSON, such as typical_p=0.9 or '
-        'bad_words_ids=[[306,626]]. May be repeated.',
+        help='Another setting, with a value in JSON, such as typical_p=0.9 or bad_words_ids=[[306,626]]; '
+        'docs/generation.md describes all of them. May be repeated.',
     ),
 ]
 
@@ -190,3 +232,12 @@ def pop_settings(options: dict[str, Any], as_json: bool) -> dict[str, Any]:
         raise ValueError('--logprobs needs --json, which prints them')
     GenerationSettings(**settings)
     return settings
+
+
+def idle_settings(settings: dict[str, Any]) -> list[str]:
+    """The options and names of the given settings that filter samples, if nothing is sampled."""
+    from vipllava_jax.generation.settings import GenerationSettings
+
+    default = GenerationSettings()
+    given = [name for name in FILTERS if name in settings and settings[name] != getattr(default, name)]
+    return [] if settings['temperature'] else [OPTIONS.get(name, name) for name in given]

@@ -73,6 +73,8 @@ def plan(
         raise TypeError('params is a Model: pass model.params')
     if not isinstance(batch, Batch):
         raise TypeError(f'batch is {brief(batch)}, expected a Batch, as model.processor returns')
+    if processor is not None and not hasattr(processor, 'text_stream'):
+        raise TypeError(f'processor is {brief(processor)}, expected the Processor model.processor')
     B = len(batch.tokens)
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     check_ids(settings, cfg)

@@ -1,4 +1,9 @@
-"""The names of settings in other libraries that do not exist here, and what to do instead."""
+"""Names that are not settings, such as those of other libraries, and what to do instead."""
+
+import difflib
+from collections.abc import Sequence
+
+from vipllava_jax.messages import brief
 
 _COUNTS = '{} counts the tokens of the answer alone'
 _BEAM_SEARCH = 'beam search is that of num_beams, length_penalty and early_stopping'
@@ -30,7 +35,7 @@ REFUSED = {
     'do_sample': 'a temperature above 0 samples, and 0 selects the most likely token',
     'eos_token_id': 'eos holds the ids that end an answer',
     'stop_token_ids': 'eos holds the ids that end an answer',
-    'ignore_eos': 'eos=() ends no answer before max_new_tokens',
+    'ignore_eos': 'eos=[] ends no answer before max_new_tokens',
     'stop_strings': 'stop holds the strings that end an answer',
     'stop_sequences': 'stop holds the strings that end an answer',
     'stopping_criteria': 'stop, eos and max_time end answers; a loop over stream can end at any token',
@@ -59,3 +64,13 @@ REFUSED = {
     'pad_token_id': "it is that of the model's config",
     'bos_token_id': 'the processor begins each prompt with it',
 }
+
+
+def explain(name: str, known: Sequence[str]) -> str:
+    """Why `name` is not a setting: the reason of REFUSED, or the known name that is most like it, or all."""
+    written = name.replace('-', '_')
+    if written in REFUSED:
+        return f'{brief(name)[1:-1]} is not a setting: {REFUSED[written]}'
+    if nearest := difflib.get_close_matches(written[:80], known, 1):
+        return f'{brief(name)[1:-1]} is not a setting: did you mean {nearest[0]}?'
+    return f'{brief(name)} is not a setting: they are {", ".join(known)}'

@@ -11,6 +11,7 @@ from vipllava_jax.generation.logits.next_token import NewTokens
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import AnswerEnds, find_stop
 from vipllava_jax.inputs.batch import describe_array
+from vipllava_jax.messages import brief
 
 SHOWN = 16  # the maximum number of answers that a notebook shows
 REPORTED = ('logprobs', 'scores', 'top_ids', 'top_logprobs')
@@ -96,6 +97,8 @@ class Generation:
         fields = {name: x for name in OF_ANSWERS if (x := getattr(self, name)) is not None}
         if isinstance(index, slice):
             return dataclasses.replace(self, **{name: x[index] for name, x in fields.items()})
+        if not hasattr(index, '__index__') or np.ndim(index):
+            raise TypeError(f'an index is {brief(index)}, but must be a whole number or a slice')
         if not -len(self) <= index < len(self):
             raise IndexError(f'there is no answer {index}: there are {len(self)}')
         n, reason = self.lengths[index], self.finish_reasons[index]

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from vipllava_jax.generation import setting_checks as check
-from vipllava_jax.generation.refused_settings import REFUSED
+from vipllava_jax.generation.refused_settings import explain
 from vipllava_jax.messages import brief
 
 DEFAULT_NEW_TOKENS = 512
@@ -68,8 +68,8 @@ class GenerationSettings:
 
     def __new__(cls, *args: Any, **fields: Any) -> Self:
         for name in fields:
-            if name in REFUSED:
-                raise TypeError(f'{name} is not a setting: {REFUSED[name]}')
+            if name not in cls.__dataclass_fields__:
+                raise TypeError(explain(name, [*cls.__dataclass_fields__]))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -99,8 +99,16 @@ class GenerationSettings:
         if self.num_beams == 1 and n > 1 and not np.all(self.temperature):
             raise ValueError(
                 f'num_return_sequences is {n}, but at temperature 0 the {n} answers to a prompt would be '
-                'equal: set a temperature for each row, or num_beams'
+                'equal: set a temperature above 0 for all rows, or num_beams'
             )
+
+    def __repr__(self) -> str:
+        """Only what differs from the defaults."""
+        fields = [
+            (field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)
+        ]
+        given = (f'{name}={value!r}' for name, value, default in fields if value != default)
+        return f'GenerationSettings({", ".join(given)})'
 
     def per_row(self, name: str, B: int, none: float | None = None) -> np.ndarray:
         """The numbers of a field as an array B, `none` for None; the errors are those of `rows_of`."""
@@ -151,7 +159,4 @@ def with_overrides(settings: GenerationSettings | None, overrides: Mapping[str, 
     settings = GenerationSettings() if settings is None else settings
     if not isinstance(settings, GenerationSettings):
         raise TypeError(f'settings is {brief(settings)}, but must be a GenerationSettings')
-    known = [field.name for field in dataclasses.fields(GenerationSettings)]
-    if unknown := [name for name in overrides if name not in known and name not in REFUSED]:
-        raise TypeError(f'{unknown[0]} is not a setting of generation: they are {", ".join(known)}')
     return dataclasses.replace(settings, **overrides)

@@ -191,6 +191,11 @@ class Processor:
             ends = {*output.eos}
             rows = [[id for id in answer.tokens.tolist() if id not in ends] for answer in output]
             return [output.truncate(self.tokenizer.decode_untrimmed(row)) for row in rows]
+        if hasattr(output, 'finish_reason'):
+            raise TypeError(
+                'this is one answer of a Generation, which does not know its stop strings: decode the '
+                'Generation out, or a part of it such as out[2:3]; decode(out) has one text for each answer'
+            )
         ids = np.asarray(output)
         return [self.tokenizer.decode(row) for row in ids] if ids.ndim == 2 else self.tokenizer.decode(ids)
 
