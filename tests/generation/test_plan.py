@@ -8,7 +8,7 @@ import pytest
 import vipllava_jax as vj
 from tests.rows import ragged
 from vipllava_jax import pods
-from vipllava_jax.generation.plan import plan, with_seed
+from vipllava_jax.generation.plan import make_plan, with_seed
 from vipllava_jax.generation.rows import of_first_process
 from vipllava_jax.generation.setting_checks import NUMBERS
 from vipllava_jax.inputs.processor import Processor
@@ -21,7 +21,7 @@ def planned(cfg, rng):
     batch = ragged(cfg, rng, ROWS, T=32)
 
     def run(processor=None, **settings):
-        return plan({}, batch, cfg, vj.GenerationSettings(**settings), processor)
+        return make_plan({}, batch, cfg, vj.GenerationSettings(**settings), processor)
 
     return run
 
@@ -84,10 +84,10 @@ def test_end_ids_may_be_many_or_none(planned, cfg):
 def test_a_prompt_that_fills_the_context_leaves_room_for_nothing(cfg, rng):
     batch = ragged(cfg, rng, [(cfg.text.context - 2, 0), (4, 0)])
     assert batch.lengths[0] == cfg.text.context - 1
-    assert plan({}, batch, cfg, vj.GenerationSettings(), None).ends.limits.tolist() == [1, 1]
+    assert make_plan({}, batch, cfg, vj.GenerationSettings(), None).ends.limits.tolist() == [1, 1]
     batch = ragged(cfg, rng, [(cfg.text.context - 1, 0), (4, 0)])
     with pytest.raises(ValueError, match='row 0: a prompt of 512 tokens .* of 512: shorten the prompt'):
-        plan({}, batch, cfg, vj.GenerationSettings(), None)
+        make_plan({}, batch, cfg, vj.GenerationSettings(), None)
 
 
 def test_joined_processes_use_the_numbers_of_the_first(monkeypatch):

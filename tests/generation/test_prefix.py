@@ -110,3 +110,16 @@ def test_the_prefix_of_questions_about_a_picture(demo_model):
     text = vj.prefix(demo_model, 'What is in the middle of it? Answer')
     assert len(text.ids)
     assert not len(text.images)
+
+
+@pytest.mark.slow
+def test_beams_check_the_prefix_and_are_those_without(params, cfg, prompts):
+    ids, pictures, batch = prompts
+    prefix = compute_prefix(params, ids, pictures, cfg=cfg)
+    settings = RUN | {'num_beams': 2}
+    found = vj.generate(params, batch, cfg=cfg, prefix=prefix, **settings)
+    np.testing.assert_array_equal(found.tokens, vj.generate(params, batch, cfg=cfg, **settings).tokens)
+    other = batch._replace(tokens=batch.tokens.copy())
+    other.tokens[0, 1] += 1
+    with pytest.raises(ValueError, match='row 0 does not begin'):
+        vj.generate(params, other, cfg=cfg, prefix=prefix, **settings)

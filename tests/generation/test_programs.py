@@ -57,7 +57,7 @@ def test_the_programs_compiled_for_shapes_are_those_that_run(params, cfg, batch,
 def test_half_precision_keeps_its_dtype(cfg, batch):
     params = vj.abstract(cfg, jnp.bfloat16)
     eos = eos_rows(cfg.eos, len(ROWS))
-    state, _ = jax.eval_shape(partial(decoding.prefill_batch, cfg=cfg, slots=64), params, batch, None, eos)
+    state, *_ = jax.eval_shape(partial(decoding.prefill_batch, cfg=cfg, slots=64), params, batch, None, eos)
     state, _ = jax.eval_shape(partial(decoding.decode_chunk, cfg=cfg, steps=2), params, state)
     assert {x.dtype for x in (*state.cache.k, *state.cache.v)} == {jnp.dtype(jnp.bfloat16)}
 
@@ -66,7 +66,7 @@ def test_half_precision_keeps_its_dtype(cfg, batch):
 def test_a_chunk_updates_the_cache_in_place(params, cfg, batch, temperature):
     settings = vj.GenerationSettings(temperature=temperature, seed=0)
     eos = eos_rows(cfg.eos, len(ROWS))
-    state, _ = jax.eval_shape(
+    state, *_ = jax.eval_shape(
         partial(decoding.prefill_batch, cfg=cfg, slots=64),
         params,
         batch,

@@ -6,7 +6,7 @@ import numpy as np
 
 from vipllava_jax.generation.decoding import generate
 from vipllava_jax.generation.model import Model
-from vipllava_jax.generation.plan import plan
+from vipllava_jax.generation.plan import make_plan
 from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.batch import Batch
@@ -20,7 +20,7 @@ class BeamStream(Iterator[np.ndarray]):
 
     def __init__(self, model: Model, batch: Batch, settings: GenerationSettings) -> None:
         self.model, self.batch, self.settings = model, batch, settings
-        self.ends = plan(model.params, batch, model.cfg, settings, model.processor).ends
+        self.ends = make_plan(model.params, batch, model.cfg, settings, model.processor).ends
         self.found: Generation | None = None
 
     def __next__(self) -> np.ndarray:

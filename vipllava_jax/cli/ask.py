@@ -191,13 +191,13 @@ def prepare(
     weights = loading.open(folder, options, mesh)
     processor.for_model(weights.cfg).check_ids(batch.tokens[0, : batch.lengths[0]].tolist())
     from vipllava_jax.answering.replies import with_template_stops
-    from vipllava_jax.generation.plan import plan
+    from vipllava_jax.generation.plan import make_plan
     from vipllava_jax.generation.settings import GenerationSettings
 
     stopping = with_template_stops(GenerationSettings(**settings), processor, template)
     shapes = weights.shapes()
     with single_prompt():
-        plan(shapes, batch, weights.cfg, stopping, processor)
+        make_plan(shapes, batch, weights.cfg, stopping, processor)
     return Request(processor, batch, weights, shapes, stopping)
 
 

@@ -15,13 +15,13 @@ from vipllava_jax.generation.beams.search import compile_beams, search
 from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.logits.next_token import NewTokens, no_tokens
 from vipllava_jax.generation.lookup import Checked, RowQueues, lookup_chunk
-from vipllava_jax.generation.plan import GenerationPlan, plan
-from vipllava_jax.generation.prefix import Prefix
+from vipllava_jax.generation.plan import GenerationPlan, make_plan
+from vipllava_jax.generation.prefix import Prefix, map_prefix
 from vipllava_jax.generation.programs import NOT_FINITE, decode_chunk, prefill_batch
 from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.rows import clock, place_rows, to_host
 from vipllava_jax.generation.settings import GenerationSettings, with_overrides
-from vipllava_jax.generation.state import map_state, row_letters
+from vipllava_jax.generation.state import map_state
 from vipllava_jax.generation.stopping import AnswerEnds
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.processor import Processor
@@ -49,10 +49,10 @@ def generate(
     above 1, they are the n best that beam search finds, the best first; with a temperature, the continuations
     that it compares are sampled.
     """
-    chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor, prefix)
-    if chosen.settings.num_beams > 1:
-        return search(params, chosen, processor)
-    answers = TokenStream(params, chosen)
+    plan = make_plan(params, batch, cfg, with_overrides(settings, overrides), processor, prefix)
+    if plan.settings.num_beams > 1:
+        return search(params, plan, processor)
+    answers = TokenStream(params, plan)
     for _ in answers:
         pass
     return answers.generation()
@@ -86,7 +86,7 @@ def stream(
             f'num_beams is {chosen.num_beams}, but beams cannot be streamed, because the best is known only '
             'at the end: call generate, or set num_beams to 1'
         )
-    return TokenStream(params, plan(params, batch, cfg, chosen, processor, prefix))
+    return TokenStream(params, make_plan(params, batch, cfg, chosen, processor, prefix))
 
 
 class TokenStream(Iterator[np.ndarray]):
@@ -176,22 +176,22 @@ def compile_for(
 
     The params may be shapes with shardings, on the device or mesh on which the weights will be.
     """
-    chosen = plan(params, batch, cfg, with_overrides(settings, overrides), processor, prefix)
-    if chosen.settings.num_beams > 1:
-        return compile_beams(params, chosen)
+    plan = make_plan(params, batch, cfg, with_overrides(settings, overrides), processor, prefix)
+    if plan.settings.num_beams > 1:
+        return compile_beams(params, plan)
     mesh = mesh_of(params)
-    rows = place_rows(chosen.rows, mesh)
-    traced = prefill_batch.trace(params, *rows, chosen.shared, **chosen.shapes, **chosen.static)
+    rows = place_rows(plan.rows, mesh)
+    traced = prefill_batch.trace(params, *rows, plan.shared, **plan.shapes, **plan.static)
 
     def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
 
     state = map_state(placed, traced.out_info[0])
-    prefix = jax.tree.map(lambda x: placed(x, row_letters(x)), traced.out_info[2])
+    shared = map_prefix(placed, traced.out_info[2])
     wait = background(traced.lower().compile)
-    drafted = chosen.settings.prompt_lookup_num_tokens
+    drafted = plan.settings.prompt_lookup_num_tokens
     if drafted:
-        lookup_chunk.lower(params, state, prefix, cfg=cfg, steps=LOOKUP_STEPS, drafted=drafted).compile()
-    elif chosen.ends.limits.max() > 1:
-        decode_chunk.lower(params, state, prefix, steps=CHUNK, **chosen.static).compile()
+        lookup_chunk.lower(params, state, shared, cfg=cfg, steps=LOOKUP_STEPS, drafted=drafted).compile()
+    elif plan.ends.limits.max() > 1:
+        decode_chunk.lower(params, state, shared, steps=CHUNK, **plan.static).compile()
     wait()

@@ -60,7 +60,7 @@ class GenerationPlan(NamedTuple):
         return {'slots': self.slots, 'samples': self.settings.num_return_sequences, 'share': self.share}
 
 
-def plan(
+def make_plan(
     params: Params,
     batch: Batch,
     cfg: Config,
@@ -100,6 +100,8 @@ def plan(
     )
     top = settings.logprobs and min(round_up(settings.logprobs, 8), cfg.text.vocab)
     rest = batch if prefix is None else prefix.remainder(batch, cfg.pad)
+    if settings.num_beams > 1:  # its cache is reordered as a whole
+        rest, prefix = batch, None
     slots = bucket(rest.tokens.shape[1] + int(limits.max()))
     rows = rest, sampling, eos_rows((*eos, *single), B), processing
     share = prefix is None and n > 1 and B * n >= SHARING_ROWS

@@ -1,7 +1,9 @@
 """The beginning of prompts, computed once for all rows that start with it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from vipllava_jax.inputs.padding import pad_ids, round_up
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params
+from vipllava_jax.sharding import mesh_of, pin
 
 SUFFIX_STEP = 32  # what follows a prefix is short, so it is padded less than by `bucket`
 
@@ -89,4 +92,14 @@ def prefill_prefix(params: Params, batch: Batch, lengths: Array, *, cfg: Config)
         cfg=cfg,
         image_counts=batch.image_counts,
     )
-    return PrefixCache(cache.k, cache.v, lengths)
+    return pin_prefix(PrefixCache(cache.k, cache.v, lengths), mesh_of(params))
+
+
+def map_prefix(f: Callable[[Any, str], Any], prefix: PrefixCache | None) -> Any:
+    """Applies f to each leaf of a prefix and its letters; a prefix is divided like the rows that share it."""
+    return jax.tree.map(lambda x: f(x, 'BSKH' if x.ndim == 4 else 'B'), prefix)
+
+
+def pin_prefix(prefix: PrefixCache | None, mesh: Any) -> Any:
+    """The prefix with the shardings of its letters (under jit), which all programs that take it expect."""
+    return map_prefix(partial(pin, mesh=mesh), prefix)

@@ -15,7 +15,7 @@ from vipllava_jax.generation.logits.next_token import NewTokens, reported, score
 from vipllava_jax.generation.logits.processing import Processing, Processor
 from vipllava_jax.generation.logits.repeats import add_id, repeats_of
 from vipllava_jax.generation.logits.sampling import Sampling, sample_keys, select
-from vipllava_jax.generation.prefix import SharedStart
+from vipllava_jax.generation.prefix import SharedStart, pin_prefix
 from vipllava_jax.generation.state import State, pin_state, row_letters, write_ids
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava
@@ -66,7 +66,11 @@ def prefill_batch(
     mesh = mesh_of(params)
     ids = write_ids(state.ids, tokens[:, None], state.positions)
     state = with_token(dataclasses.replace(state, ids=ids), tokens, is_end(tokens, state.eos))
-    return pin_state(state, mesh), pin_new(jax.tree.map(lambda x: x[:, None], new), mesh), prefix
+    return (
+        pin_state(state, mesh),
+        pin_new(jax.tree.map(lambda x: x[:, None], new), mesh),
+        pin_prefix(prefix, mesh),
+    )
 
 
 def start(

@@ -21,7 +21,7 @@ from vipllava_jax.generation import decoding
 from vipllava_jax.generation.beams import programs as beams
 from vipllava_jax.generation.beams import search as beam_search
 from vipllava_jax.generation.beams.state import map_beams
-from vipllava_jax.generation.plan import plan
+from vipllava_jax.generation.plan import make_plan
 from vipllava_jax.sharding import make_mesh, sharding
 
 ROWS = [(9, 2), (6, 0), (15, 1), (7, 3)]
@@ -271,7 +271,7 @@ def test_a_chunk_updates_the_cache_in_place(params, batch):
 
 def compiled_chunk(params, batch, axes=None):
     settings = vj.GenerationSettings(**{name: x for name, x in RUN.items() if name != 'cfg'})
-    chosen = plan(params, batch, SMALL, settings, None)
+    chosen = make_plan(params, batch, SMALL, settings, None)
     arguments, shapes = beam_search.program_arguments(params, chosen)
     traced = beams.prefill_beams.trace(params, *arguments, **shapes, **chosen.static)
     mesh = make_mesh(axes, devices=jax.devices()) if axes else None
