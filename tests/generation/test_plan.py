@@ -76,9 +76,9 @@ def test_a_processor_is_nothing_else(planned, processor):
 def test_end_ids_may_be_many_or_none(planned, cfg):
     many = planned(eos=range(100), min_new_tokens=3)
     assert many.eos.shape == (3, 104)
-    assert (many.processing.eos < cfg.text.vocab).sum(axis=1).tolist() == [100] * 3
+    assert (many.processing.eos > 0).sum(axis=1).tolist() == [100] * 3
     none = planned(eos=(), min_new_tokens=3)
-    assert (none.processing.eos > cfg.text.vocab).all()
+    assert not none.processing.eos.any()
 
 
 def test_a_prompt_that_fills_the_context_leaves_room_for_nothing(cfg, rng):

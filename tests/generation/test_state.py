@@ -136,7 +136,7 @@ def test_a_row_of_shorter_lists_decodes_as_it_does_alone(params, cfg, batch, pre
     other = prefill(alone(batch, 0), settings, slots=32)
     expected = decode(params, cfg, other)
     merged = insert(state, 2, other)
-    assert not merged.processing.suppress.lengths[2, 1:].any()
+    assert merged.processing.suppress[2].tolist() == [21, *[0] * (merged.processing.suppress.shape[1] - 1)]
     assert not merged.processing.bad_words.bias[2].any()
     tokens = decode(params, cfg, merged)
     np.testing.assert_array_equal(tokens[2], expected[0])

@@ -7,19 +7,21 @@ from numpy.typing import ArrayLike
 
 from vipllava_jax.inputs.padding import pad_ids
 
-NO_ID = 2**31 - 1  # beyond every vocabulary
-
 
 def id_set(ids: ArrayLike, B: int) -> Array:
-    """The same ids for B rows, BW int32; W is a power of two, and NO_ID fills the unused columns."""
-    unique = np.unique(np.asarray(ids, np.int32))
-    return jnp.asarray(pad_ids([unique] * B, power_of_two(len(unique), 8), NO_ID))
+    """The same ids for B rows, stored as ids + 1: BW int32; W is a power of two.
+
+    Zeros are no ids. They fill the unused columns, also of a row that is inserted into a wider state.
+    """
+    stored = np.unique(np.asarray(ids, np.int32)) + 1
+    return jnp.asarray(pad_ids([stored] * B, power_of_two(len(stored), 8), 0))
 
 
 def contains(ids: Array, V: int) -> Array:
     """Whether each token is in the set of its row, BW -> BV."""
     B = len(ids)
-    return jnp.zeros((B, V), bool).at[jnp.arange(B)[:, None], ids].set(True, mode='drop')
+    columns = jnp.where(ids > 0, ids - 1, V)  # what lies past the last column is dropped
+    return jnp.zeros((B, V), bool).at[jnp.arange(B)[:, None], columns].set(True, mode='drop')
 
 
 def power_of_two(n: int, smallest: int) -> int:

@@ -29,7 +29,7 @@ class Processing:
 
     prompt_lengths: Array  # B int32
     limits: Array  # B int32, the maximum number of tokens of the answer
-    eos: Array  # BW int32, the ids that end an answer
+    eos: Array  # BW int32, the ids that end an answer, as returned by `id_set`
     sequence_bias: TokenBiases
     repetition_penalty: Array  # B
     presence_penalty: Array  # B
