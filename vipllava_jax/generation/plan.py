@@ -69,12 +69,7 @@ def make_plan(
     prefix: Prefix | None = None,
 ) -> GenerationPlan:
     """The plan for a batch; raises TypeError and ValueError as `stream` documents."""
-    if isinstance(params, Model):
-        raise TypeError('params is a Model: pass model.params')
-    if not isinstance(batch, Batch):
-        raise TypeError(f'batch is {brief(batch)}, expected a Batch, as model.processor returns')
-    if processor is not None and not hasattr(processor, 'text_stream'):
-        raise TypeError(f'processor is {brief(processor)}, expected the Processor model.processor')
+    check_types(params, batch, processor)
     B = len(batch.tokens)
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     check_ids(settings, cfg)
@@ -107,6 +102,16 @@ def make_plan(
     share = prefix is None and n > 1 and B * n >= SHARING_ROWS
     shared = None if prefix is None else prefix.start
     return GenerationPlan(settings, cfg, *rows, slots, top, ends, shared, share)
+
+
+def check_types(params: Params, batch: Batch, processor: Processor | None) -> None:
+    """Raises TypeError for arguments that are something else."""
+    if isinstance(params, Model):
+        raise TypeError('params is a Model: pass model.params')
+    if not isinstance(batch, Batch):
+        raise TypeError(f'batch is {brief(batch)}, expected a Batch, as model.processor returns')
+    if processor is not None and not hasattr(processor, 'text_stream'):
+        raise TypeError(f'processor is {brief(processor)}, expected the Processor model.processor')
 
 
 def with_seed(settings: GenerationSettings, mesh: Mesh | None) -> GenerationSettings:

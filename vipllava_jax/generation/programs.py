@@ -102,13 +102,8 @@ def start(
         image_counts=batch.image_counts,
         prefix=prefix,
     )
-    prompt, positions = jnp.asarray(batch.tokens, jnp.int32), jnp.asarray(batch.lengths, jnp.int32)
-    B, T = prompt.shape
-    if shared is None:
-        ids = jnp.pad(prompt, ((0, 0), (0, slots - T)), constant_values=cfg.pad)
-    else:
-        ids, before = shared.rows(slots, cfg.pad, B)
-        ids, positions = write_ids(ids, prompt, before), positions + before
+    B, T = batch.tokens.shape
+    ids, positions = prompt_ids(batch, shared, slots, cfg.pad)
     repeats = None
     if processing is not None:
         repeats = repeats_of(ids, positions, processing.no_repeat_ngram_size.max() - 1)
@@ -123,6 +118,16 @@ def start(
         own = Cache.empty(cfg.text, B * copies, slots - T, dtype)
         state = dataclasses.replace(state, cache=own)
     return state, logits, prefix
+
+
+def prompt_ids(batch: Batch, shared: SharedStart | None, slots: int, pad: int) -> tuple[Array, Array]:
+    """The ids BS of whole prompts, with room for the answers, and the positions B of the first new tokens."""
+    prompt, lengths = jnp.asarray(batch.tokens, jnp.int32), jnp.asarray(batch.lengths, jnp.int32)
+    B, T = prompt.shape
+    if shared is None:
+        return jnp.pad(prompt, ((0, 0), (0, slots - T)), constant_values=pad), lengths
+    ids, before = shared.rows(slots, pad, B)
+    return write_ids(ids, prompt, before), before + lengths
 
 
 @partial(jax.jit, static_argnames=('cfg', 'steps', 'top', 'processors'), donate_argnames='state')
