@@ -22,11 +22,11 @@ from vipllava_jax.config import Config
 from vipllava_jax.generation.logits.repeats import repeats_of
 from vipllava_jax.generation.logits.sampling import most_likely
 from vipllava_jax.generation.programs import is_end
-from vipllava_jax.generation.state import State, pin_state, row_letters, write_ids
+from vipllava_jax.generation.state import State, pin_rows, pin_state, write_ids
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, pin
+from vipllava_jax.sharding import mesh_of
 
 LONGEST_MATCH = 3  # at most this many of the newest ids are searched for
 
@@ -75,7 +75,7 @@ def lookup_chunk(
     mesh = mesh_of(params)
     state, stacked = jax.lax.scan(step, state, length=steps)
     checked = Checked(*(jnp.swapaxes(x, 0, 1) for x in stacked))
-    return pin_state(state, mesh), jax.tree.map(lambda x: pin(x, row_letters(x), mesh), checked)
+    return pin_state(state, mesh), pin_rows(checked, mesh)
 
 
 def draft(ids: Array, lengths: Array, drafted: int) -> Array:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,12 @@ from vipllava_jax.generation.logits.processing import Processing, Processor
 from vipllava_jax.generation.logits.repeats import add_id, repeats_of
 from vipllava_jax.generation.logits.sampling import Sampling, sample_keys, select
 from vipllava_jax.generation.prefix import SharedStart, pin_prefix
-from vipllava_jax.generation.state import State, pin_state, row_letters, write_ids
+from vipllava_jax.generation.state import State, pin_rows, pin_state, write_ids
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, pin
+from vipllava_jax.sharding import mesh_of
 
 NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
 MAX_FUSED_EOS = 64  # more end ids per row are compared by a reduction, which compiles faster
@@ -68,7 +67,7 @@ def prefill_batch(
     state = with_token(dataclasses.replace(state, ids=ids), tokens, is_end(tokens, state.eos))
     return (
         pin_state(state, mesh),
-        pin_new(jax.tree.map(lambda x: x[:, None], new), mesh),
+        pin_rows(jax.tree.map(lambda x: x[:, None], new), mesh),
         pin_prefix(prefix, mesh),
     )
 
@@ -167,7 +166,7 @@ def decode_chunk(
     new = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stacked)
     if state.processing is None:  # once per chunk, because nothing reads the ids between its steps
         state = dataclasses.replace(state, ids=write_ids(state.ids, new.tokens, first))
-    return pin_state(state, mesh), pin_new(new, mesh)
+    return pin_state(state, mesh), pin_rows(new, mesh)
 
 
 def next_scores(
@@ -191,10 +190,6 @@ def is_usable(logits: Array, processing: Processing | None) -> Array:
     """Whether the logits BV of each row are finite, or its processors make them so."""
     finite = jnp.isfinite(logits).all(axis=-1)
     return finite if processing is None else finite | processing.remove_invalid_values
-
-
-def pin_new(new: NewTokens, mesh: Any) -> NewTokens:
-    return jax.tree.map(lambda x: pin(x, row_letters(x), mesh), new)
 
 
 def is_end(tokens: Array, eos: Array) -> Array:

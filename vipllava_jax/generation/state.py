@@ -59,6 +59,11 @@ def pin_state(state: State, mesh: Any) -> State:
     return map_state(partial(pin, mesh=mesh), state)
 
 
+def pin_rows(tree: Any, mesh: Any) -> Any:
+    """Arrays whose first axis is the batch, with their rows divided over the mesh (under jit)."""
+    return jax.tree.map(lambda x: pin(x, row_letters(x), mesh), tree)
+
+
 def eos_rows(eos: Sequence[int], B: int) -> np.ndarray:
     """The ids that end an answer -> BE int32 for `State.eos`; E is a multiple of EOS_COLUMNS."""
     E = max(-(-len(eos) // EOS_COLUMNS), 1) * EOS_COLUMNS

@@ -36,7 +36,7 @@ def attend(
     does not have the shape B, and if it is given although `causal` is False.
     """
     _check_offset(offset, causal, len(q))
-    supported = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    supported = cudnn_supports(q)
     if implementation == 'cudnn' and not supported:
         raise ValueError(
             f'cuDNN attends in half precision with heads of 8 to 128, not {q.dtype} {q.shape[-1]}'
@@ -45,6 +45,11 @@ def attend(
     if fits and (implementation == 'cudnn' or (implementation is None and has_cudnn())):
         return _attend_with_cudnn(q, k, v, causal, offset)
     return attention_with_weights(q, k, v, causal=causal, offset=offset, mask=mask)[0]
+
+
+def cudnn_supports(q: Array) -> bool:
+    """Whether cuDNN's fused attention supports the dtype and the head size of queries BTNH."""
+    return q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from vipllava_jax.config import Attention
-from vipllava_jax.model.attention import has_cudnn
+from vipllava_jax.model.attention import cudnn_supports, has_cudnn
 from vipllava_jax.model.weights import einsum
 from vipllava_jax.sharding import per_device
 
@@ -64,8 +64,7 @@ def attend_after_prefix(
 
 
 def _uses_cudnn(q: Array, offset: Array | None, implementation: Attention | None) -> bool:
-    supported = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-    fits = supported and (offset is None or q.shape[1] == 1)
+    fits = cudnn_supports(q) and (offset is None or q.shape[1] == 1)
     return fits and (implementation == 'cudnn' or (implementation is None and has_cudnn()))
 
 

@@ -30,7 +30,7 @@ from vipllava_jax.generation.logits.next_token import NewTokens
 from vipllava_jax.generation.logits.processing import Processing, Processor
 from vipllava_jax.generation.logits.sampling import Sampling
 from vipllava_jax.generation.programs import is_usable, next_scores, start
-from vipllava_jax.generation.state import State, row_letters
+from vipllava_jax.generation.state import State, pin_rows
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.vipllava import Params
@@ -129,7 +129,7 @@ def progress_of(beams: Beams, chosen: Array) -> Progress:
     """The progress after a step whose running beams are the candidates `chosen` BW of the step before."""
     candidates = beams.candidates
     progress = Progress(beams.done, chosen, candidates.beams, candidates.new.tokens)
-    return jax.tree.map(lambda x: pin(x, row_letters(x), mesh_of(beams)), progress)
+    return pin_rows(progress, mesh_of(beams))
 
 
 def propose(
