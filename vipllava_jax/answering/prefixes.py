@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from vipllava_jax.answering.prompts import image_list
+from vipllava_jax.answering.questions import check_processor
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.prefix import Prefix, compute_prefix
 from vipllava_jax.inputs.images import ImageSource
@@ -35,9 +36,8 @@ def prefix(
     """
     if not isinstance(model, Model):
         raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
-    if model.processor is None:
-        raise ValueError('the model has no processor: load a folder with tokenizer.json')
-    given: list[Any] = [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
+    check_processor(model)
+    given = image_list(image)
     batch = model.processor(text + CONTINUATIONS[0], given, template=template, fit=fit)
     prompts = [[Turn('user', text + more)] for more in CONTINUATIONS]
     ids = common_prefix([model.processor.encode(turns, len(given), template) for turns in prompts])

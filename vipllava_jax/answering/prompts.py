@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -13,6 +14,11 @@ from vipllava_jax.messages import brief
 
 MARK = re.compile(r'\{mark([0-9]*)\}')
 Marks = Mark | str | Iterable[Mark | str]
+
+
+def image_list(image: ImageSource | Sequence[ImageSource] | None) -> list[Any]:
+    """The images of a question, of which there may be none, one or several."""
+    return [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
 
 
 def mark_images(

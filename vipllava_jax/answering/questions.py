@@ -2,9 +2,8 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-from vipllava_jax.answering.prompts import Marks, insert_phrases, mark_images, single_prompt
+from vipllava_jax.answering.prompts import Marks, image_list, insert_phrases, mark_images, single_prompt
 from vipllava_jax.answering.replies import replies, with_template_stops
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.settings import GenerationSettings, with_overrides
@@ -37,8 +36,7 @@ def answer(
     Raises ValueError, TypeError or FileNotFoundError before anything long runs.
     """
     _check_arguments(model, question)
-    given: list[Any] = [] if image is None else [*image] if isinstance(image, list | tuple) else [image]
-    images, drawn = mark_images(given, marks)
+    images, drawn = mark_images(image_list(image), marks)
     prompt = insert_phrases(question, drawn)
     settings = _for_one_answer(model, settings)
     with single_prompt():
@@ -70,6 +68,10 @@ def _check_arguments(model: Model, question: str) -> None:
         )
     if not question.strip():
         raise ValueError('the question is empty: ask something')
+    check_processor(model)
+
+
+def check_processor(model: Model) -> None:
     if model.processor is None:
         raise ValueError(
             'the model has no processor, because its folder has no tokenizer: load a folder with '
