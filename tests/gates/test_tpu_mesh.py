@@ -73,7 +73,7 @@ def test_the_cache_goes_from_prefill_to_decoding_without_a_copy():
     mesh = mesh_of('v5e:4x4', {'data': 4, 'tensor': 4})
     cfg = dataclasses.replace(CFG_13B, text=dataclasses.replace(CFG_13B.text, layers=2))
     params = load(cfg, mesh)
-    written = program.prefill(params, cfg, 32, mesh).output_formats.cache
+    written = program.prefill(params, cfg, 32, mesh).output_formats[0].cache
     read = program.decode(params, cfg, 32, mesh).input_formats[0][1].cache
     assert written == read
 
