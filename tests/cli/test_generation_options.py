@@ -156,7 +156,7 @@ def test_beams_are_printed_at_the_end(vipllava, folder, monkeypatch):
         (['--set', 'typical_p=', 'q'], "typical_p is ''"),
         (['--set', 'typical_p=NaN', 'q'], 'typical_p is nan'),
         (['--set', 'typical_p=null', 'q'], 'typical_p is None'),
-        (['--set', 'typical_p=[0.9]', 'q'], 'typical_p is [0.9]: give one number, as there is one question'),
+        (['--set', 'typical_p=[0.9]', 'q'], 'typical_p is [0.9]: give one number, for all answers'),
         (['--set', 'typical_p=' + '9' * 5000, 'q'], "typical_p is '999"),
         (['--set', 'bad_words_ids=' + '[' * 10**5, 'q'], 'not valid JSON: it has too many levels'),
         (['--set', 'bad_words_ids=no', 'q'], "bad_words_ids is 'no'"),

@@ -16,18 +16,27 @@ def reported_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def report_answers(replies: 'Sequence[Reply]', texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Complete replies and their texts -> the report of the answer or answers, and the numbers of all."""
+    """Complete replies to a question and their texts -> the report of the answers, and the numbers of all."""
     answers = [report_answer(reply, text) for reply, text in zip(replies, texts, strict=True)]
     if len(answers) == 1:
         return answers[0], replies[0].report()
-    first = replies[0].report()
+    tokens = sum(len(reply.tokens) for reply in replies)
+    return {'answers': answers}, {
+        'prompt_tokens': replies[0].prompt_tokens,
+        'new_tokens': tokens,
+        **report_speed(replies),
+    }
+
+
+def report_speed(replies: 'Sequence[Reply]') -> dict[str, Any]:
+    """The seconds until the first token of replies generated together, and the tokens per second of all."""
     begin = replies[0].times[1]
     end = max((reply.times[-1] for reply in replies if len(reply.times) > 2), default=begin)
     tokens = sum(len(reply.tokens) for reply in replies)
-    rate = round((tokens - len(replies)) / (end - begin), 1) if end > begin else None
-    names = ('prompt_tokens', 'first_token_seconds')
-    times = {name: first[name] for name in names} | {'new_tokens': tokens, 'tokens_per_second': rate}
-    return {'answers': answers}, times
+    return {
+        'first_token_seconds': replies[0].report()['first_token_seconds'],
+        'tokens_per_second': round((tokens - len(replies)) / (end - begin), 1) if end > begin else None,
+    }
 
 
 def report_answer(reply: 'Reply', text: str) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """`vipllava ask`: answers a question about pictures with marks, and streams the answer."""
 
-import contextlib
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from vipllava_jax.cli.answer_reports import report_answers, reported_settings
+from vipllava_jax.cli.ask_questions import ListRequest, prepare_list
 from vipllava_jax.cli.generation_options import (
     OPTIONS,
     GenerationCommand,
@@ -31,14 +31,14 @@ from vipllava_jax.cli.models import (
 )
 from vipllava_jax.cli.paths import FILE, STDIN
 from vipllava_jax.cli.pictures import check_picture_output, mark_option, mark_pictures, save_picture
+from vipllava_jax.cli.question_file import read_questions
 from vipllava_jax.cli.stdin import read_text
-from vipllava_jax.cli.waiting import spinner
-from vipllava_jax.messages import safe_answer, safe_json
+from vipllava_jax.cli.streaming import stream_answers
+from vipllava_jax.messages import brief, safe_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vipllava_jax.answering.replies import Reply
     from vipllava_jax.generation.settings import GenerationSettings
     from vipllava_jax.inputs.batch import Batch
     from vipllava_jax.inputs.processor import Processor
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 GROUPS = {
-    'Question': ('source', 'images', 'marks', 'template', 'fit'),
+    'Question': ('source', 'images', 'marks', 'question_file', 'template', 'fit'),
     'Generation': (*OPTIONS, 'others'),
     'Weights': ('dtype', 'quantize', 'adapter', 'mesh'),
     'Output': ('as_json', 'save_image'),
@@ -68,6 +68,13 @@ GROUPS = {
 @mark_option
 @template_option
 @fit_option("as in the checkpoint's files")
+@click.option(
+    '--questions',
+    'question_file',
+    metavar='FILE',
+    type=FILE,
+    help='Ask each line of this file about the same pictures instead of QUESTION; - reads stdin.',
+)
 @generation_options
 @weight_options
 @mesh_option
@@ -84,6 +91,7 @@ def ask(
     marks: tuple[str, ...],
     template: str,
     fit: Any,
+    question_file: str | None,
     as_json: bool,
     save_image: str | None,
     mesh: Any,
@@ -93,7 +101,7 @@ def ask(
 
     {mark} (or {mark1}, {mark2}, …) in QUESTION is replaced by a mark's phrase, "within the red rectangle".
     The answer is streamed to stdout; nothing else is written there. With --n, each answer follows a line
-    such as "--- answer 1 of 3 ---".
+    such as "--- answer 1 of 3 ---". With --questions, each answer follows a line with its question.
 
     \b
     Examples:
@@ -101,24 +109,31 @@ def ask(
       vipllava ask --image a.jpg --image b.jpg --mark 2/arrow:0.2,0.3,0.5,0.8 "Compare them: {mark}."
       echo "Describe this." | vipllava ask --model ./vip-llava-7b --image photo.jpg --temperature 0.2 --seed 1
       curl -s https://example.com/photo.jpg | vipllava ask --image - "What is this?"
+      vipllava ask --image photo.jpg --mark ellipse:0.2,0.3,0.5,0.8:lime --questions questions.txt --json
       vipllava ask --image photo.jpg --temperature 0.8 --n 3 --set typical_p=0.9 "Tell a story about this."
     """
     if mesh is not None:
         reserve()
+    from vipllava_jax.answering.prompts import insert_phrases
+
     settings = {'seed': secrets.randbits(32), **pop_settings(options, as_json)}
-    pictures, prompt = compose(question, images, marks)
+    check_sources(question, question_file, images)
+    pictures, drawn = mark_pictures(images, marks)
     if save_image:
         check_save_image(save_image, images)
     weights = pop_weight_options(options)
-    request = prepare(source, prompt, pictures, template, fit, weights, settings, mesh)
+    asked = (pictures, template, fit, weights, settings, mesh)
+    request: Request | ListRequest
+    if question_file is None:
+        request = prepare(source, insert_phrases(read_question(question), drawn), *asked)
+    else:
+        request = prepare_list(source, read_questions(question_file, drawn), *asked)
     if save_image:
-        adapter = [Path(weights.adapter)] if weights.adapter else []
-        save_picture(pictures[0], save_image, [*images, request.weights.folder, *adapter])
-    answers, times = answer_request(request, quiet=as_json)
-    if as_json:
-        inputs = {'model': source, 'adapter': weights.adapter, 'template': template, 'prompt': prompt}
-        inputs |= {**weight_dtypes(request.shapes), **reported_settings(settings)}
-        click.echo(safe_json({**answers, **inputs, **times}))
+        others = [Path(path) for path in (weights.adapter, question_file) if path and path != STDIN]
+        save_picture(pictures[0], save_image, [*images, request.weights.folder, *others])
+    about = {'model': source, 'adapter': weights.adapter, 'template': template}
+    about |= {**weight_dtypes(request.shapes), **reported_settings(settings)}
+    request.answer(about if as_json else None)
     notes(pictures, settings)
 
 
@@ -130,14 +145,16 @@ def notes(pictures: 'Sequence[Image]', settings: dict[str, Any]) -> None:
         click.echo(f'vipllava: without --temperature, there is no effect of {", ".join(idle)}', err=True)
 
 
-def compose(question: str | None, images: Sequence[str], marks: Sequence[str]) -> 'tuple[list[Image], str]':
-    """The pictures with the marks drawn on them, and the question with the phrases of the marks."""
-    from vipllava_jax.answering.prompts import insert_phrases
-
-    if question is None and STDIN in images:
+def check_sources(question: str | None, question_file: str | None, images: Sequence[str]) -> None:
+    """Raises ValueError if there are two sources of questions, or stdin is read twice."""
+    if question is not None and question_file is not None:
+        raise ValueError(f'QUESTION and --questions are both given: leave out {brief(question)}')
+    if STDIN not in images:
+        return
+    if question_file == STDIN:
+        raise ValueError(f'--image {STDIN} and --questions {STDIN} both read stdin: give the path of one')
+    if question is None and question_file is None:
         raise ValueError(f'--image {STDIN} reads a picture from stdin: give the question as an argument')
-    pictures, drawn = mark_pictures(images, marks)
-    return pictures, insert_phrases(read_question(question), drawn)
 
 
 def read_question(question: str | None) -> str:
@@ -164,6 +181,23 @@ class Request(NamedTuple):
     weights: 'Source'
     shapes: dict[str, Any]  # the shapes of the weights
     settings: 'GenerationSettings'
+    prompt: str
+
+    def answer(self, about: dict[str, Any] | None) -> None:
+        """Loads the weights while the programs are compiled, and prints the answers.
+
+        They are streamed or, if there is a description of the model and the settings, printed as JSON.
+        """
+        from vipllava_jax.answering.replies import replies
+
+        processor, batch, weights, shapes, settings, prompt = self
+        wait = compile_in_background(shapes, batch, weights.cfg, settings, processor)
+        model, seconds = load_model(weights, processor)
+        several = replies(model, batch, settings)
+        texts = stream_answers(several, wait, quiet=about is not None)
+        if about is not None:
+            answers, numbers = report_answers(several, texts)
+            click.echo(safe_json({**answers, 'prompt': prompt, **about, 'load_seconds': seconds, **numbers}))
 
 
 def prepare(
@@ -198,42 +232,4 @@ def prepare(
     shapes = weights.shapes()
     with single_prompt():
         make_plan(shapes, batch, weights.cfg, stopping, processor)
-    return Request(processor, batch, weights, shapes, stopping)
-
-
-def answer_request(request: Request, quiet: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Loads the weights while the programs are compiled -> the reports of the answers and of the times."""
-    from vipllava_jax.answering.replies import replies
-
-    processor, batch, weights, shapes, settings = request
-    wait = compile_in_background(shapes, batch, weights.cfg, settings, processor)
-    model, seconds = load_model(weights, processor)
-    several = replies(model, batch, settings)
-    texts = []
-    for number, reply in enumerate(several, 1):
-        header = f'--- answer {number} of {len(several)} ---\n' if len(several) > 1 else ''
-        texts.append(stream_answer(reply, wait, quiet, header))
-    answers, times = report_answers(several, texts)
-    return answers, {'load_seconds': seconds, **times}
-
-
-def stream_answer(reply: 'Reply', wait: Callable[[], None], quiet: bool, header: str = '') -> str:
-    """The complete answer; unless `quiet`, it is streamed to stdout. Waits for the compilation first."""
-    answer = ''
-
-    def write(text: str) -> None:
-        if not quiet:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-
-    with spinner('looking at the picture; the first time, compiling …') as stop:
-        with contextlib.suppress(Exception):  # decoding raises the same error again
-            wait()
-        for piece in reply:
-            if piece and not answer:
-                stop()
-                write(header)
-            answer += piece
-            write(safe_answer(piece))
-    write('\n' if answer else f'{header}\n')
-    return answer
+    return Request(processor, batch, weights, shapes, stopping, prompt)

@@ -220,7 +220,7 @@ def pop_settings(options: dict[str, Any], as_json: bool) -> dict[str, Any]:
         if name in others:
             raise ValueError(f'--set {name} is given twice')
         if isinstance(value, list) and name in NUMBERS:
-            raise ValueError(f'--set {name} is {brief(value)}: give one number, as there is one question')
+            raise ValueError(f'--set {name} is {brief(value)}: give one number, for all answers')
         settings[name] = value
         others.add(name)
     n, beams = settings.get('num_return_sequences', 1), settings.get('num_beams', 1)

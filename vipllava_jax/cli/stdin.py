@@ -1,4 +1,4 @@
-"""Reads a question or a picture from stdin, both of bounded size."""
+"""Reads questions or a picture from stdin, both of bounded size."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -8,22 +8,25 @@ from vipllava_jax.files import other_encoding
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_TEXT = 1 << 20  # bytes of a question; more than any context
+MAX_TEXT = 1 << 20  # bytes of a question, more than any context, or of a list of questions
 
 
-def read_text() -> str:
+def read_text(name: str = 'the question on stdin') -> str:
     """The text on stdin without a byte order mark; ValueError if it is too long or not UTF-8."""
     data = _read(MAX_TEXT)
     if len(data) > MAX_TEXT:
-        raise ValueError(f'the question on stdin has more than {MAX_TEXT} bytes: is it the right file?')
-    if name := other_encoding(data[:4]):
-        raise ValueError(f'the question on stdin is {name}: write it in UTF-8')
+        raise ValueError(f'{name} has more than {MAX_TEXT} bytes: is it the right file?')
+    return decode_text(data, name)
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """UTF-8 -> a text without a byte order mark; ValueError, with the name of the text, for anything else."""
+    if encoding := other_encoding(data[:4]):
+        raise ValueError(f'{name} is {encoding}: write it in UTF-8')
     try:
         return data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f'the question on stdin is not UTF-8 at byte {error.start}: write it in UTF-8'
-        ) from None
+        raise ValueError(f'{name} is not UTF-8 at byte {error.start}: write it in UTF-8') from None
 
 
 def read_picture() -> 'Image':
