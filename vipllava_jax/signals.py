@@ -92,6 +92,19 @@ def raising_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def recording_interrupts() -> Iterator[Callable[[], bool]]:
+    """Within the block, Ctrl-C only makes the yielded function return True."""
+    pressed = False
+
+    def record(number: int, _: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    with _handling(record, signal.SIGINT):
+        yield lambda: pressed
+
+
+@contextlib.contextmanager
 def catch_signals() -> Iterator[Callable[[], int]]:
     """Within the block, SIGINT and SIGTERM are recorded, so that the program can end when it is ready.
 

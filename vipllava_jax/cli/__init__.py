@@ -21,6 +21,7 @@ from vipllava_jax.version import __version__
 COMMANDS = {
     'demo': 'Try a small bundled model, without a download.',
     'ask': 'Ask a question about a picture, with marks drawn on it.',
+    'chat': 'Talk about pictures, with marks drawn on them.',
     'draw': 'Draw marks on a picture.',
     'convert': 'Convert a checkpoint from PyTorch to Flax, or back.',
     'train': 'Fine-tune a model, completely or with LoRA.',
@@ -88,6 +89,7 @@ def vipllava(compilation_cache: str | None) -> None:
     Examples:
       vipllava demo
       vipllava ask --image photo.jpg --mark rectangle:40,60,180,220:red "What is {mark}?"
+      vipllava chat --image photo.jpg
       vipllava draw photo.jpg marked.png --mark arrow:40,60,180,220:blue
       vipllava convert llava-hf/vip-llava-7b-hf ./vip-llava-7b
       vipllava info --model ./vip-llava-7b

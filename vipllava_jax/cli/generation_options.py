@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -95,6 +95,7 @@ def read_value(text: str) -> Any:
 
 
 FILTERS = ('top_h', 'top_k', 'top_p', 'min_p', 'typical_p', 'epsilon_cutoff', 'eta_cutoff')  # of samples
+OF_SEVERAL = ('num_return_sequences', 'logprobs')  # the options that a single streamed text has no use for
 # The settings that have an option, and that option.
 OPTIONS = {
     'max_new_tokens': '--max-new-tokens',
@@ -198,10 +199,10 @@ DECLARED = [
 ]
 
 
-def generation_options(command: F) -> F:
-    """The options of DECLARED, in this order."""
-    for option in reversed(DECLARED):
-        command = option(command)
+def generation_options(command: F, without: Sequence[str] = ()) -> F:
+    """The options of DECLARED, in this order, except those with these names."""
+    for option, name in reversed([*zip(DECLARED, [*OPTIONS, 'others'], strict=True)]):
+        command = command if name in without else option(command)
     return command
 
 
@@ -213,7 +214,7 @@ def pop_settings(options: dict[str, Any], as_json: bool) -> dict[str, Any]:
     from vipllava_jax.generation.setting_checks import NUMBERS
     from vipllava_jax.generation.settings import GenerationSettings
 
-    values = {name: options.pop(name) for name in OPTIONS}
+    values = {name: options.pop(name, None) for name in OPTIONS}
     settings = {name: value for name, value in values.items() if value not in (None, ())}
     others = set()
     for name, value in options.pop('others'):

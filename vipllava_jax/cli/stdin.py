@@ -19,6 +19,15 @@ def read_text(name: str = 'the question on stdin') -> str:
     return decode_text(data, name)
 
 
+def read_line(name: str) -> str | None:
+    """The next line on stdin, without its end; None at the end. Raises the errors of `read_text`."""
+    source = getattr(sys.stdin, 'buffer', None)
+    line = source.readline(MAX_TEXT + 1) if source else sys.stdin.readline(MAX_TEXT + 1).encode()
+    if len(line) > MAX_TEXT:
+        raise ValueError(f'{name} has more than {MAX_TEXT} bytes: is it the right file?')
+    return decode_text(line, name).rstrip('\r\n') if line else None
+
+
 def decode_text(data: bytes, name: str) -> str:
     """UTF-8 -> a text without a byte order mark; ValueError, with the name of the text, for anything else."""
     if encoding := other_encoding(data[:4]):

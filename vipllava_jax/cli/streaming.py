@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from vipllava_jax.cli.waiting import spinner
@@ -23,8 +23,13 @@ def stream_answers(replies: 'Sequence[Reply]', wait: Callable[[], None], quiet: 
     return texts
 
 
-def stream_answer(reply: 'Reply', wait: Callable[[], None], quiet: bool, header: str = '') -> str:
-    """The complete answer; unless `quiet`, it is streamed to stdout. Waits for the compilation first."""
+def stream_answer(
+    pieces: Iterable[str], wait: Callable[[], None], quiet: bool, header: str = '', what: str = WAITING
+) -> str:
+    """The complete answer; unless `quiet`, it is streamed to stdout. Waits for the compilation first.
+
+    A spinner says `what` happens until its first piece.
+    """
     answer = ''
 
     def write(text: str) -> None:
@@ -32,10 +37,10 @@ def stream_answer(reply: 'Reply', wait: Callable[[], None], quiet: bool, header:
             sys.stdout.write(text)
             sys.stdout.flush()
 
-    with spinner(WAITING) as stop:
+    with spinner(what) as stop:
         with contextlib.suppress(Exception):  # decoding raises the same error again
             wait()
-        for piece in reply:
+        for piece in pieces:
             if piece and not answer:
                 stop()
                 write(header)

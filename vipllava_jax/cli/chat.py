@@ -1,0 +1,191 @@
+"""`vipllava chat`: a conversation about pictures with marks."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from vipllava_jax.cli.chat_commands import Leave, run_command, show_loaded
+from vipllava_jax.cli.chat_completion import completions
+from vipllava_jax.cli.chat_lines import LEAVING, PipedLines, TerminalLines
+from vipllava_jax.cli.chat_session import ChatSession
+from vipllava_jax.cli.chat_state import KeptChat, state_folder
+from vipllava_jax.cli.generation_options import (
+    OF_SEVERAL,
+    OPTIONS,
+    GenerationCommand,
+    generation_options,
+    pop_settings,
+)
+from vipllava_jax.cli.memory import reserve
+from vipllava_jax.cli.mesh import mesh_option
+from vipllava_jax.cli.models import (
+    compile_in_background,
+    fit_option,
+    load_model,
+    model_option,
+    pop_weight_options,
+    template_option,
+    weight_options,
+)
+from vipllava_jax.cli.paths import FILE, STDIN
+from vipllava_jax.cli.pictures import mark_option
+from vipllava_jax.messages import printable
+
+if TYPE_CHECKING:
+    from vipllava_jax.answering.chat import Chat
+    from vipllava_jax.generation.settings import GenerationSettings
+    from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.loading import Model, Source
+    from vipllava_jax.weight_options import WeightOptions
+
+SAMPLE = 'What is this?'  # a question of usual length, for which programs are compiled
+GROUPS = {
+    'Chat': ('source', 'images', 'marks', 'chat_file', 'template', 'fit', 'no_history'),
+    'Generation': (*(name for name in OPTIONS if name not in OF_SEVERAL), 'others'),
+    'Weights': ('dtype', 'quantize', 'adapter', 'mesh'),
+}
+
+
+@click.command(cls=GenerationCommand, groups=GROUPS)
+@model_option
+@click.option(
+    '--image',
+    'images',
+    metavar='FILE',
+    multiple=True,
+    type=FILE,
+    help='A picture of the first question. May be repeated.',
+)
+@mark_option
+@click.option('--load', 'chat_file', metavar='FILE', type=FILE, help='Go on with a chat that was saved.')
+@template_option
+@fit_option("as in the checkpoint's files")
+@click.option(
+    '--no-history',
+    is_flag=True,
+    help='Keep neither the lines that are typed nor the chat in your folder of states '
+    '(XDG_STATE_HOME, ~/.local/state/vipllava).',
+)
+@partial(generation_options, without=OF_SEVERAL)
+@weight_options
+@mesh_option
+def chat(
+    source: str,
+    images: tuple[str, ...],
+    marks: tuple[str, ...],
+    chat_file: str | None,
+    template: str,
+    fit: Any,
+    no_history: bool,
+    mesh: Any,
+    **options: Any,
+) -> None:
+    """Chat about pictures with marks drawn on them; each answer takes all that was said into account.
+
+    Lines are questions, or commands such as /image FILE, /mark SPEC, /undo and /save FILE; /help lists them.
+    {mark} in a question is replaced by the phrase of its mark. Ctrl-C stops an answer, Ctrl-D leaves the
+    chat. If stdin is not a terminal, the answers to its lines are printed without anything else, and the
+    first error ends the chat.
+
+    \b
+    Examples:
+      vipllava chat --image photo.jpg --mark rectangle:40,60,180,220:red
+      vipllava chat --model demo --load chat.json --temperature 0.7
+      printf 'What is this?\\nIs it old?\\n' | vipllava chat --image photo.jpg
+    """
+    if mesh is not None:
+        reserve()
+    given = pop_settings(options, as_json=False)
+    check_chat_options(images, chat_file)
+    from vipllava_jax.generation.model import Model
+    from vipllava_jax.generation.settings import GenerationSettings
+
+    begin = partial(begin_chat, chat_file, template, fit, GenerationSettings(**given))
+    is_terminal = sys.stdin.isatty()
+    folder = state_folder(os.environ) if is_terminal and not no_history else None
+    weights, processor = open_model(source, pop_weight_options(options), mesh)
+    shapes = weights.shapes()
+    session = ChatSession(begin(Model(shapes, weights.cfg, processor)), KeptChat(folder))
+    for path in images:
+        session.add_image(path)
+    for spec in marks:
+        session.add_mark(spec)
+    session.check()
+    if images and not chat_file:
+        session.wait = compile_first(session, shapes, weights)
+    session.chat = begin(load_model(weights, processor)[0])
+    if is_terminal:
+        if chat_file:
+            show_loaded(session)
+        click.echo(LEAVING, err=True)
+    lines = TerminalLines(completions, folder and folder / 'chat_history') if is_terminal else PipedLines()
+    converse(session, lines)
+
+
+def check_chat_options(images: Sequence[str], chat_file: str | None) -> None:
+    """Raises ValueError for options that do not go together."""
+    if STDIN in images:
+        raise ValueError(f'--image {STDIN}: the questions are read from stdin: give the path of the picture')
+    context = click.get_current_context()
+    for name in ('template', 'fit'):
+        if chat_file and context.get_parameter_source(name) != ParameterSource.DEFAULT:
+            raise ValueError(f'--{name} and --load are both given: leave out --{name}, which the file has')
+
+
+def begin_chat(
+    file: str | None, template: str, fit: Any, settings: 'GenerationSettings', model: 'Model'
+) -> 'Chat':
+    """The chat in a file, or without one a new chat."""
+    from vipllava_jax.answering.chat import Chat
+
+    if file is not None:
+        return Chat.load(file, model, settings=settings)
+    return Chat(model, template=template, settings=settings, fit=fit)
+
+
+def open_model(source: str, options: 'WeightOptions', mesh: Any) -> 'tuple[Source, Processor]':
+    """Locates the checkpoint, and checks all of it except the values of the weights."""
+    from vipllava_jax import loading
+    from vipllava_jax.inputs.processor import Processor
+
+    folder = loading.locate(source)
+    processor = Processor.load(folder)
+    weights = loading.open(folder, options, mesh)
+    return weights, processor.for_model(weights.cfg)
+
+
+def compile_first(session: ChatSession, shapes: dict[str, Any], weights: 'Source') -> Callable[[], None]:
+    """Starts to compile what the answer to a question of usual length runs; returns a function that waits."""
+    from vipllava_jax.answering.replies import with_template_stops
+
+    chat = session.chat
+    processor = chat.model.processor
+    batch = processor(SAMPLE, session.images, template=chat.template, fit=chat.fit)
+    settings = with_template_stops(chat.settings, processor, chat.template)
+    return compile_in_background(shapes, batch, weights.cfg, settings, processor)
+
+
+def converse(session: ChatSession, lines: TerminalLines | PipedLines) -> None:
+    """Answers questions and runs commands until the end of the input, or the first error in a pipe."""
+    from vipllava_jax.cli import user_error
+
+    while (line := lines.read(session.take_typed())) is not None:
+        try:
+            if line.startswith('/'):
+                run_command(session, line)
+            else:
+                session.ask(line.strip())
+        except Leave:
+            break
+        except Exception as error:
+            if (message := user_error(error)) is None:
+                raise
+            click.echo(f'vipllava: {printable(message)}', err=True)
+            if not lines.is_terminal:
+                sys.exit(1)
+    session.leave_chat()

@@ -1,0 +1,131 @@
+"""A chat on the command line: what the next question brings, and the streaming of answers."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vipllava_jax import signals
+from vipllava_jax.cli.chat_state import KeptChat
+from vipllava_jax.cli.streaming import stream_answer
+from vipllava_jax.messages import printable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vipllava_jax.answering.chat import Chat
+
+LOW = 256  # tokens; when fewer are left, each answer is followed by their number
+
+
+class ChatSession:
+    """A chat, and the pictures and marks of the next question."""
+
+    def __init__(self, chat: 'Chat', kept: KeptChat, wait: Callable[[], None] = lambda: None) -> None:
+        """`wait` waits until what the first answer runs is compiled."""
+        self.chat, self.kept, self.wait = chat, kept, wait
+        self.images: list[Image] = []
+        self.marks: list[str] = []
+        self.file: Path | None = None  # where the user has saved the chat, or loaded it from
+        self.is_saved = True  # whether all of it is there
+        self.typed = ''  # what the next line begins with
+
+    def take_typed(self) -> str:
+        """What the next line begins with, once."""
+        typed, self.typed = self.typed, ''
+        return typed
+
+    def check(self) -> None:
+        """Raises ValueError if the pictures for the next question leave no room for it; computes nothing."""
+        self.chat.stream('?', self.images, self.marks)
+
+    def ask(self, text: str) -> None:
+        """Asks a question with the pictures and marks that were given for it."""
+        self.stream(lambda: self.chat.stream(text, self.images, self.marks))
+
+    def stream(self, start: Callable[[], Iterator[str]]) -> None:
+        """Streams an answer to stdout until it ends or Ctrl-C stops it; raises the errors of the chat.
+
+        The pictures and marks for the next question are forgotten if it has been answered.
+        """
+        before = self.chat.turns
+        with signals.recording_interrupts() as stopped:
+            answer = stream_answer(until(stopped, start()), self.wait, quiet=False)
+        self.wait = lambda: None
+        if self.chat.turns != before:
+            self.images, self.marks, self.is_saved = [], [], False
+            self.kept.keep(self.chat)
+        if stopped():
+            what = 'stays as far as it came' if answer else 'has not begun: the chat is as before'
+            click.echo(f'stopped: the answer {what}', err=True)
+        elif not answer:
+            click.echo('the answer is empty: /retry, or /undo and ask in another way', err=True)
+        elif self.chat.finish_reason == 'length':
+            click.echo(
+                'the answer has reached the maximum number of tokens: see /set max_new_tokens', err=True
+            )
+        self.warn_of_end()
+
+    def warn_of_end(self) -> None:
+        """Says how many tokens are left if they are few."""
+        if (left := self.chat.tokens_left) < LOW:
+            advice = '/undo takes back the last question, /new begins another chat'
+            click.echo(f'{left} tokens left: {advice}', err=True)
+
+    def add_image(self, path: str) -> None:
+        """Opens a picture for the next question."""
+        from vipllava_jax.inputs.images import open_image
+
+        self.images.append(open_image(path))
+        self.show_image(len(self.images) - 1, path)
+
+    def show_image(self, index: int, name: str = '') -> None:
+        """Says the number and the size of a picture for the next question."""
+        width, height = self.images[index].size
+        number = len(self.shown_images()) + index + 1
+        click.echo(f'picture {number}: {printable(name)}{", " if name else ""}{width}x{height}', err=True)
+
+    def shown_images(self) -> 'list[Image]':
+        """The pictures of the questions that have been asked, without marks."""
+        return [image for question in self.chat.questions for image in question.images]
+
+    def add_mark(self, spec: str) -> None:
+        """Checks a mark for the next question against its picture; raises ValueError if it is invalid."""
+        from vipllava_jax.answering.chat_turns import read_question
+
+        read_question('?', self.images, [*self.marks, spec], self.chat.questions)
+        self.marks.append(spec)
+        self.show_mark(len(self.marks) - 1)
+
+    def show_mark(self, index: int) -> None:
+        """Says where a mark for the next question is, and what stands for it in the question."""
+        from vipllava_jax.answering.chat_turns import read_question
+        from vipllava_jax.inputs.mark_syntax import parse_mark
+
+        question = read_question('?', self.images, self.marks, self.chat.questions)
+        image, mark = parse_mark(question.marks[index])
+        name = f'{{mark{index + 1 if index else ""}}}'
+        click.echo(
+            f'mark {index + 1}, on picture {image + 1}: {name} is "{printable(mark.phrase)}"', err=True
+        )
+
+    def begin(self, chat: 'Chat', file: Path | None) -> None:
+        """Goes on with another chat, which is that of a file or empty; the one before is kept."""
+        self.leave_chat()
+        self.kept.begin_another()
+        self.chat, self.file, self.is_saved = chat, file, True
+        self.images, self.marks = [], []
+
+    def leave_chat(self) -> None:
+        """Says where the chat is kept, if the user has not saved it."""
+        if not self.is_saved and (path := self.kept.finish()):
+            click.echo(f'the chat is in {printable(str(path))}; /load or --load continues it', err=True)
+
+
+def until(stopped: Callable[[], bool], pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces of an answer until it is stopped."""
+    for piece in pieces:
+        yield piece
+        if stopped():
+            return
