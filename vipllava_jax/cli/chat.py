@@ -116,6 +116,9 @@ def chat(
     for spec in marks:
         session.add_mark(spec)
     session.check()
+    if is_terminal:
+        session.show_images()
+        session.show_marks()
     if images and not chat_file:
         session.wait = compile_first(session, shapes, weights)
     session.chat = begin(load_model(weights, processor)[0])

@@ -45,35 +45,40 @@ def run_command(session: ChatSession, line: str) -> None:
 
 def image(session: ChatSession, path: str) -> None:
     if path:
-        return session.add_image(given_path(path))
-    for index in range(len(session.images)):
-        session.show_image(index)
-    if not session.images:
-        count = len(session.shown_images())
-        click.echo(f'no picture for the next question; {count} in the chat: /image FILE adds one', err=True)
+        session.add_image(given_path(path))
+        session.show_images(len(session.images) - 1)
+    elif session.images:
+        session.show_images()
+    else:
+        count = plural(len(session.asked_images()), 'picture')
+        click.echo(f'the chat has {count}, and the next question no new one: /image FILE adds one', err=True)
 
 
 def mark(session: ChatSession, spec: str) -> None:
     if spec:
-        return session.add_mark(spec)
-    for index in range(len(session.marks)):
-        session.show_mark(index)
-    if not session.marks:
-        click.echo('no mark for the next question: /mark rectangle:40,60,180,220:red draws one', err=True)
+        session.add_mark(spec)
+        session.show_marks(len(session.marks) - 1)
+    elif session.marks:
+        session.show_marks()
+    else:
+        click.echo(
+            'the next question has no mark: /mark rectangle:40,60,180,220:red draws one, and /mark '
+            '2/point:0.5,0.5 one on picture 2',
+            err=True,
+        )
 
 
 def clear(session: ChatSession, _: str) -> None:
-    session.images, session.marks = [], []
+    session.bring()
     click.echo('the next question has no new picture and no mark', err=True)
 
 
 def undo(session: ChatSession, _: str) -> None:
     question = session.chat.undo()
-    session.images, session.marks = [*question.images], [*question.marks]
-    session.is_saved = False
-    session.kept.keep(session.chat)
-    added = ' and '.join(['its picture'] * bool(session.images) + ['its marks'] * bool(session.marks))
-    still = f'; the next one has {added}, unless you /clear' if added else ''
+    session.bring(question.images, question.marks)
+    session.keep()
+    brought = ['its pictures'] * bool(question.images) + ['its marks'] * bool(question.marks)
+    still = f'; the next question has {" and ".join(brought)}, unless you /clear them' if brought else ''
     click.echo(f'took back {brief(question.text)}{still}', err=True)
 
 
@@ -112,10 +117,11 @@ def load(session: ChatSession, path: str) -> None:
 
 def show_loaded(session: ChatSession) -> None:
     """Says how long the chat is, and repeats the last question and answer."""
-    questions, images = len(session.chat.questions), len(session.shown_images())
-    click.echo(f'{questions} questions, {images} pictures', err=True)
+    questions = session.chat.questions
+    counts = plural(len(questions), 'question'), plural(len(session.asked_images()), 'picture')
+    click.echo(f'the chat has {" and ".join(counts)}', err=True)
     if questions:
-        click.echo(f'> {printable(session.chat.questions[-1].text)}', err=True)
+        click.echo(f'> {printable(questions[-1].text)}', err=True)
         click.echo(printable(session.chat.turns[-1].text), err=True)
 
 
@@ -145,6 +151,10 @@ def show_help(session: ChatSession, _: str) -> None:
 
 def leave(session: ChatSession, _: str) -> None:
     raise Leave
+
+
+def plural(count: int, thing: str) -> str:
+    return f'{count} {thing}{"" if count == 1 else "s"}'
 
 
 def given_path(text: str) -> str:

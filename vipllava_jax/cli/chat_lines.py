@@ -79,7 +79,6 @@ class TerminalLines:
                 lines = []
                 continue
             except EOFError:
-                click.echo(err=True)
                 return None
             except UnicodeDecodeError:
                 click.echo('vipllava: the line is not UTF-8: type it again', err=True)

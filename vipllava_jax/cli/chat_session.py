@@ -1,6 +1,6 @@
 """A chat on the command line: what the next question brings, and the streaming of answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ import click
 
 from vipllava_jax import signals
 from vipllava_jax.cli.chat_state import KeptChat
-from vipllava_jax.cli.streaming import stream_answer
+from vipllava_jax.cli.streaming import WAITING, stream_answer
 from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from vipllava_jax.answering.chat import Chat
 
+READING = 'reading; the first time, compiling …'
 LOW = 256  # tokens; when fewer are left, each answer is followed by their number
 
 
@@ -26,6 +27,7 @@ class ChatSession:
         """`wait` waits until what the first answer runs is compiled."""
         self.chat, self.kept, self.wait = chat, kept, wait
         self.images: list[Image] = []
+        self.names: list[str] = []  # of the images
         self.marks: list[str] = []
         self.file: Path | None = None  # where the user has saved the chat, or loaded it from
         self.is_saved = True  # whether all of it is there
@@ -51,11 +53,12 @@ class ChatSession:
         """
         before = self.chat.turns
         with signals.recording_interrupts() as stopped:
-            answer = stream_answer(until(stopped, start()), self.wait, quiet=False)
+            pieces = until(stopped, start())
+            answer = stream_answer(pieces, self.wait, quiet=False, what=WAITING if self.images else READING)
         self.wait = lambda: None
         if self.chat.turns != before:
-            self.images, self.marks, self.is_saved = [], [], False
-            self.kept.keep(self.chat)
+            self.bring()
+            self.keep()
         if stopped():
             what = 'stays as far as it came' if answer else 'has not begun: the chat is as before'
             click.echo(f'stopped: the answer {what}', err=True)
@@ -73,20 +76,31 @@ class ChatSession:
             advice = '/undo takes back the last question, /new begins another chat'
             click.echo(f'{left} tokens left: {advice}', err=True)
 
+    def bring(self, images: 'Sequence[Image]' = (), marks: Sequence[str] = ()) -> None:
+        """Replaces the pictures and marks of the next question."""
+        self.images, self.names, self.marks = [*images], [''] * len(images), [*marks]
+
+    def keep(self) -> None:
+        """Keeps the chat, which has changed."""
+        self.is_saved = False
+        self.kept.keep(self.chat)
+
     def add_image(self, path: str) -> None:
         """Opens a picture for the next question."""
         from vipllava_jax.inputs.images import open_image
 
         self.images.append(open_image(path))
-        self.show_image(len(self.images) - 1, path)
+        self.names.append(path)
 
-    def show_image(self, index: int, name: str = '') -> None:
-        """Says the number and the size of a picture for the next question."""
-        width, height = self.images[index].size
-        number = len(self.shown_images()) + index + 1
-        click.echo(f'picture {number}: {printable(name)}{", " if name else ""}{width}x{height}', err=True)
+    def show_images(self, first: int = 0) -> None:
+        """Says the numbers in the chat of the pictures for the next question, from one on, and their sizes."""
+        asked = len(self.asked_images())
+        for index in range(first, len(self.images)):
+            name, (width, height) = self.names[index], self.images[index].size
+            about = f'{printable(name)}, {width}x{height}' if name else f'{width}x{height}'
+            click.echo(f'picture {asked + index + 1}: {about}', err=True)
 
-    def shown_images(self) -> 'list[Image]':
+    def asked_images(self) -> 'list[Image]':
         """The pictures of the questions that have been asked, without marks."""
         return [image for question in self.chat.questions for image in question.images]
 
@@ -96,30 +110,30 @@ class ChatSession:
 
         read_question('?', self.images, [*self.marks, spec], self.chat.questions)
         self.marks.append(spec)
-        self.show_mark(len(self.marks) - 1)
 
-    def show_mark(self, index: int) -> None:
-        """Says where a mark for the next question is, and what stands for it in the question."""
+    def show_marks(self, first: int = 0) -> None:
+        """Says where the marks for the next question are, from one on, and what stands for each of them."""
         from vipllava_jax.answering.chat_turns import read_question
         from vipllava_jax.inputs.mark_syntax import parse_mark
 
-        question = read_question('?', self.images, self.marks, self.chat.questions)
-        image, mark = parse_mark(question.marks[index])
-        name = f'{{mark{index + 1 if index else ""}}}'
-        click.echo(
-            f'mark {index + 1}, on picture {image + 1}: {name} is "{printable(mark.phrase)}"', err=True
-        )
+        marks = read_question('?', self.images, self.marks, self.chat.questions).marks
+        for index in range(first, len(marks)):
+            image, mark = parse_mark(marks[index])
+            name = f'{{mark{index + 1 if index else ""}}}'
+            where = f'mark {index + 1}, on picture {image + 1}'
+            click.echo(f'{where}: {name} is "{printable(mark.phrase)}"', err=True)
 
     def begin(self, chat: 'Chat', file: Path | None) -> None:
         """Goes on with another chat, which is that of a file or empty; the one before is kept."""
         self.leave_chat()
         self.kept.begin_another()
         self.chat, self.file, self.is_saved = chat, file, True
-        self.images, self.marks = [], []
+        self.bring()
 
     def leave_chat(self) -> None:
         """Says where the chat is kept, if the user has not saved it."""
-        if not self.is_saved and (path := self.kept.finish()):
+        path = self.kept.finish()
+        if path and self.chat.questions and not self.is_saved:
             click.echo(f'the chat is in {printable(str(path))}; /load or --load continues it', err=True)
 
 
