@@ -7,6 +7,7 @@ import numpy as np
 
 from vipllava_jax.answering.prompts import image_list
 from vipllava_jax.answering.questions import check_processor
+from vipllava_jax.config import Config
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.prefix import Prefix, common_length, compute_prefix, image_spans
 from vipllava_jax.inputs.batch import Batch
@@ -53,15 +54,20 @@ def shared_prefix(model: Model, batch: Batch) -> Prefix | None:
 
     Rows that begin with the same pixels and ids have it computed once instead of in each row.
     """
+    shared = shared_beginning(batch, model.cfg)
+    return shared and compute_prefix(model.params, *shared, cfg=model.cfg)
+
+
+def shared_beginning(batch: Batch, cfg: Config) -> tuple[np.ndarray, np.ndarray] | None:
+    """The first ids P that all rows of a batch have in common, and the images Ihw3 among them; or None."""
     if len(batch.tokens) < 2:
         return None
     ids, images = batch.tokens[0, : batch.lengths[0]], batch.images[0, : batch.image_counts[0]]
-    spans = image_spans(ids, model.cfg)
+    spans = image_spans(ids, cfg)
     length = common_length(ids, images, spans, batch)
     if length < WORTH_SHARING:
         return None
-    I = int((spans[:, 1] <= length).sum())
-    return compute_prefix(model.params, ids[:length], images[:I], cfg=model.cfg)
+    return ids[:length], images[: int((spans[:, 1] <= length).sum())]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:

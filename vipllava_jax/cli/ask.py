@@ -194,7 +194,7 @@ class Request(NamedTuple):
         wait = compile_in_background(shapes, batch, weights.cfg, settings, processor)
         model, seconds = load_model(weights, processor)
         several = replies(model, batch, settings)
-        texts = stream_answers(several, wait, quiet=about is not None)
+        texts = stream_answers(several, about is not None, wait)
         if about is not None:
             answers, numbers = report_answers(several, texts)
             click.echo(safe_json({**answers, 'prompt': prompt, **about, 'load_seconds': seconds, **numbers}))

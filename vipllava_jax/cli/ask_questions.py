@@ -3,15 +3,17 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from vipllava_jax.cli.answer_reports import report_answers, report_speed
-from vipllava_jax.cli.models import compile_in_background, load_model
-from vipllava_jax.cli.streaming import stream_answers
+from vipllava_jax.cli.models import load_model
+from vipllava_jax.cli.streaming import WAITING, stream_answers
+from vipllava_jax.cli.waiting import spinner
 from vipllava_jax.messages import safe_answer, safe_json
+from vipllava_jax.threads import background
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from vipllava_jax.cli.question_file import ListedQuestion
     from vipllava_jax.config import Config
     from vipllava_jax.generation.model import Model
+    from vipllava_jax.generation.prefix import Prefix
     from vipllava_jax.generation.settings import GenerationSettings
     from vipllava_jax.inputs.batch import Batch
     from vipllava_jax.inputs.processor import Processor
@@ -52,16 +55,33 @@ class ListRequest(NamedTuple):
         They are streamed or, if there is a description of the model and the settings, printed as JSON, one
         object per question.
         """
-        first = self.batches[0]
-        cfg = self.weights.cfg
-        wait = compile_in_background(self.shapes, first.batch, cfg, first.settings, self.processor)
+        from vipllava_jax.answering.prefixes import shared_prefix
+
+        wait = background(self.compile)
         model, seconds = load_model(self.weights, self.processor)
+        with spinner(WAITING):
+            with contextlib.suppress(Exception):  # decoding raises the same error again
+                wait()
+            prefix = shared_prefix(model, self.prompts)
         for number, part in enumerate(self.batches):
-            groups = grouped_replies(model, part)
+            groups = grouped_replies(model, part, prefix)
             if about is None:
-                print_answers(part, groups, wait, is_first=number == 0)
+                print_answers(part, groups, is_first=number == 0)
             else:
-                print_reports(part, groups, wait, {**about, 'load_seconds': seconds})
+                print_reports(part, groups, {**about, 'load_seconds': seconds})
+
+    def compile(self) -> None:
+        """Compiles the programs of the first batch, and of the beginning that all prompts share."""
+        from vipllava_jax.answering.prefixes import shared_beginning
+        from vipllava_jax.generation.decoding import compile_for
+        from vipllava_jax.generation.prefix import compile_prefix
+
+        cfg, (_, batch, settings) = self.weights.cfg, self.batches[0]
+        shared = shared_beginning(self.prompts, cfg)
+        prefix, wait = compile_prefix(self.shapes, *shared, cfg=cfg) if shared else (None, None)
+        compile_for(self.shapes, batch, cfg=cfg, settings=settings, processor=self.processor, prefix=prefix)
+        if wait:
+            wait()
 
 
 def prepare_list(
@@ -177,32 +197,25 @@ def divide(
         yield QuestionBatch(questions[start : start + size], with_rows(prompts, rows), of_rows)
 
 
-def grouped_replies(model: 'Model', part: QuestionBatch) -> 'list[list[Reply]]':
-    """The replies to each question of a batch."""
+def grouped_replies(model: 'Model', part: QuestionBatch, prefix: 'Prefix | None') -> 'list[list[Reply]]':
+    """The replies to each question of a batch, whose prompts begin with a prefix."""
     from vipllava_jax.answering.replies import replies
 
-    several = replies(model, part.batch, part.settings)
+    several = replies(model, part.batch, part.settings, prefix)
     n = part.settings.num_return_sequences
     return [several[start : start + n] for start in range(0, len(part.questions) * n, n)]
 
 
-def print_answers(
-    part: QuestionBatch, groups: 'list[list[Reply]]', wait: Callable[[], None], is_first: bool
-) -> None:
+def print_answers(part: QuestionBatch, groups: 'list[list[Reply]]', is_first: bool) -> None:
     """Streams the answers to each question after a line with the question, with blank lines between."""
     for number, (question, replies) in enumerate(zip(part.questions, groups, strict=True)):
         click.echo(('' if is_first and number == 0 else '\n') + f'> {safe_answer(question.text)}')
-        stream_answers(replies, wait, quiet=False)
+        stream_answers(replies, quiet=False)
 
 
-def print_reports(
-    part: QuestionBatch,
-    groups: 'list[list[Reply]]',
-    wait: Callable[[], None],
-    about: dict[str, Any],
-) -> None:
+def print_reports(part: QuestionBatch, groups: 'list[list[Reply]]', about: dict[str, Any]) -> None:
     """Prints one JSON object per question; the speed is that of the batch."""
-    texts = [stream_answers(replies, wait, quiet=True) for replies in groups]
+    texts = [stream_answers(replies, quiet=True) for replies in groups]
     speed = report_speed([reply for replies in groups for reply in replies])
     for question, replies, answers in zip(part.questions, groups, texts, strict=True):
         report, numbers = report_answers(replies, answers)

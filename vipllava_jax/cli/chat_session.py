@@ -8,7 +8,7 @@ import click
 
 from vipllava_jax import signals
 from vipllava_jax.cli.chat_state import KeptChat
-from vipllava_jax.cli.streaming import WAITING, stream_answer
+from vipllava_jax.cli.streaming import WAITING, ready, stream_answer
 from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ LOW = 256  # tokens; when fewer are left, each answer is followed by their numbe
 class ChatSession:
     """A chat, and the pictures and marks of the next question."""
 
-    def __init__(self, chat: 'Chat', kept: KeptChat, wait: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, chat: 'Chat', kept: KeptChat, wait: Callable[[], None] = ready) -> None:
         """`wait` waits until what the first answer runs is compiled."""
         self.chat, self.kept, self.wait = chat, kept, wait
         self.images: list[Image] = []
@@ -54,8 +54,8 @@ class ChatSession:
         before = self.chat.turns
         with signals.recording_interrupts() as stopped:
             pieces = until(stopped, start())
-            answer = stream_answer(pieces, self.wait, quiet=False, what=WAITING if self.images else READING)
-        self.wait = lambda: None
+            answer = stream_answer(pieces, False, self.wait, what=WAITING if self.images else READING)
+        self.wait = ready
         if self.chat.turns != before:
             self.bring()
             self.keep()
@@ -93,7 +93,7 @@ class ChatSession:
         self.names.append(path)
 
     def show_images(self, first: int = 0) -> None:
-        """Says the numbers in the chat of the pictures for the next question, from one on, and their sizes."""
+        """Says the number, name and size of each picture for the next question, from one on."""
         asked = len(self.asked_images())
         for index in range(first, len(self.images)):
             name, (width, height) = self.names[index], self.images[index].size

@@ -14,17 +14,25 @@ if TYPE_CHECKING:
 WAITING = 'looking at the picture; the first time, compiling …'
 
 
-def stream_answers(replies: 'Sequence[Reply]', wait: Callable[[], None], quiet: bool) -> list[str]:
+def ready() -> None:
+    """Waits for nothing, because all is compiled."""
+
+
+def stream_answers(replies: 'Sequence[Reply]', quiet: bool, wait: Callable[[], None] = ready) -> list[str]:
     """The complete answers to one question, streamed to stdout unless `quiet`; several have headers."""
     texts = []
     for number, reply in enumerate(replies, 1):
         header = f'--- answer {number} of {len(replies)} ---\n' if len(replies) > 1 else ''
-        texts.append(stream_answer(reply, wait, quiet, header))
+        texts.append(stream_answer(reply, quiet, wait, header))
     return texts
 
 
 def stream_answer(
-    pieces: Iterable[str], wait: Callable[[], None], quiet: bool, header: str = '', what: str = WAITING
+    pieces: Iterable[str],
+    quiet: bool,
+    wait: Callable[[], None] = ready,
+    header: str = '',
+    what: str = WAITING,
 ) -> str:
     """The complete answer; unless `quiet`, it is streamed to stdout. Waits for the compilation first.
 

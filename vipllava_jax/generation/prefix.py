@@ -20,7 +20,8 @@ from vipllava_jax.inputs.padding import pad_ids, round_up
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache, PrefixCache, write_to_cache
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, pin
+from vipllava_jax.sharding import mesh_of, pin, sharding
+from vipllava_jax.threads import background
 
 SUFFIX_STEP = 32  # what follows a prefix is short, so it is padded less than by `bucket`
 
@@ -118,12 +119,34 @@ def image_spans(ids: np.ndarray, cfg: Config) -> np.ndarray:
 
 def compute_prefix(params: Params, ids: np.ndarray, images: np.ndarray, *, cfg: Config) -> Prefix:
     """Runs the model over the first ids P of prompts, and the images Ihw3 among them."""
+    batch = _single_row(ids, images, cfg)
+    cache = prefill_prefix(params, batch, batch.lengths, cfg=cfg)
+    return Prefix(
+        batch.tokens[0, : len(ids)], images, image_spans(ids, cfg), SharedStart(batch.tokens, cache)
+    )
+
+
+def compile_prefix(
+    params: Params, ids: np.ndarray, images: np.ndarray, *, cfg: Config
+) -> tuple[Prefix, Callable[[], Any]]:
+    """Starts to compile what `compute_prefix` runs -> a prefix for `compile_for`, and a function that waits.
+
+    The params may be shapes with shardings; the keys and values of the prefix are.
+    """
+    batch, mesh = _single_row(ids, images, cfg), mesh_of(params)
+    traced = prefill_prefix.trace(params, batch, batch.lengths, cfg=cfg)
+    wait = background(traced.lower().compile)
+
+    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
+
+    start = SharedStart(batch.tokens, map_prefix(placed, traced.out_info))
+    return Prefix(batch.tokens[0, : len(ids)], images, image_spans(ids, cfg), start), wait
+
+
+def _single_row(ids: np.ndarray, images: np.ndarray, cfg: Config) -> Batch:
     tokens = pad_ids([ids], bucket(len(ids)), cfg.pad)
-    lengths = np.array([len(ids)], np.int32)
-    counts = np.array([len(images)], np.int32)
-    cache = prefill_prefix(params, Batch(tokens, lengths, images[None], counts), lengths, cfg=cfg)
-    ids = np.asarray(ids, np.int32)
-    return Prefix(ids, images, image_spans(ids, cfg), SharedStart(tokens, cache))
+    return Batch(tokens, np.array([len(ids)], np.int32), images[None], np.array([len(images)], np.int32))
 
 
 @partial(jax.jit, static_argnames='cfg')
