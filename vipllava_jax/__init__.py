@@ -5,7 +5,8 @@ from vipllava_jax.version import __version__
 TYPE_CHECKING = False  # importing typing would double the import time of this package
 
 if TYPE_CHECKING:
-    from vipllava_jax.answering.chat import Chat, ContextFull
+    from vipllava_jax.answering.chat import Chat
+    from vipllava_jax.answering.chat_replies import ContextFull
     from vipllava_jax.answering.prefixes import prefix
     from vipllava_jax.answering.questions import answer
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from vipllava_jax.sharding import make_mesh
 
 _HOMES = {
-    'answering.chat': ['Chat', 'ContextFull'],
+    'answering.chat': ['Chat'],
+    'answering.chat_replies': ['ContextFull'],
     'answering.prefixes': ['prefix'],
     'answering.questions': ['answer'],
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],

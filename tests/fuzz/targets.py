@@ -9,6 +9,7 @@ from tests.fuzz.commands import commands
 from tests.fuzz.inputs import (
     PARTS,
     PATTERNS,
+    PLACES,
     SIZES,
     InputsOf,
     binaries,
@@ -37,6 +38,10 @@ MESSAGE_VALUES = (
         'data:image/png;base64,' + 'A' * 100_000,
         [{'type': 'image'}] * 300,
     ),
+)
+CHAT_VALUES = (
+    *words('hub  llama3  pad  {mark9}  <image>  2/point:1,1  iVBORw0KGgo=  stop'),
+    *([], [''], ['<image>'] * 300, 'x' * 100_000),
 )
 FILES = words('x  []  ../model  model-00001-of-00002.safetensors  /dev/zero  .')
 
@@ -86,6 +91,7 @@ TARGETS = {
         readers.processor,
     ),
     'messages': Target(base.messages, objects('messages.json', extra=MESSAGE_VALUES), readers.messages),
+    'chats': Target(base.saved_chat, objects('chat.json', extra=(*PLACES, *CHAT_VALUES)), readers.saved_chat),
     'templates': Target(base.model, fixed(chat_templates()), readers.chat),
     'converted': Target(
         base.converted,

@@ -9,7 +9,7 @@ from typing import Self
 from PIL import Image
 
 from vipllava_jax.answering import chat_files
-from vipllava_jax.answering.chat_replies import ChatReplies, ContextFull, for_one_answer, with_retries
+from vipllava_jax.answering.chat_replies import ChatReplies, for_one_answer, with_retries
 from vipllava_jax.answering.chat_turns import (
     Exchange,
     Images,
@@ -30,8 +30,6 @@ from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.pixels import Fit, check_fit
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, IMAGE_TOKEN, Turn, check_template
 from vipllava_jax.messages import brief
-
-__all__ = ['Chat', 'ContextFull']
 
 
 class Chat:
@@ -72,15 +70,21 @@ class Chat:
 
     @property
     def turns(self) -> list[Turn]:
-        """The conversation as the processor takes it: the texts have the phrases of marks, and `<image>`
-        where later questions have images."""
+        """The conversation as the processor takes it, with the phrases of marks in its texts.
+
+        Where later questions have images, the texts of the questions have an `<image>` for each image.
+        """
         return conversation(self.system, self._exchanges, None, self.template)
+
+    @property
+    def questions(self) -> list[Question]:
+        """The questions as they were asked: `text`, `images` without marks, and `marks` as 'N/…'."""
+        return _questions(self._exchanges)
 
     @property
     def images(self) -> list[Image.Image]:
         """All images of the conversation in order, with the marks drawn on them."""
-        questions = _questions(self._exchanges)
-        return [*map(draw_marks, images_of(questions), marks_of_images(questions))]
+        return [*map(draw_marks, images_of(self.questions), marks_of_images(self.questions))]
 
     @property
     def questions(self) -> tuple[Question, ...]:
@@ -121,9 +125,8 @@ class Chat:
         that is before its first text, the chat is unchanged. Raises ContextFull, ValueError, TypeError or
         FileNotFoundError before anything runs.
         """
-        earlier = self._settled()
-        question = read_question(text, images, marks, _questions(earlier))
-        return self._start(earlier, question, settings)
+        question = read_question(text, images, marks, self.questions)
+        return self._start(self._exchanges, question, settings)
 
     def edit(
         self, turn: int, text: str, *, marks: Marks | None = None, settings: GenerationSettings | None = None
@@ -140,18 +143,18 @@ class Chat:
         self, turn: int, text: str, *, marks: Marks | None = None, settings: GenerationSettings | None = None
     ) -> Iterator[str]:
         """The same as `edit`, in pieces."""
-        exchanges = self._settled()
         at, of_answer = find_turn(self.turns, turn)
         if not isinstance(text, str):
             raise TypeError(f'the text is {brief(text)}: expected a string')
-        earlier, question = exchanges[:at], exchanges[at].question
+        earlier, question = self._exchanges[:at], self._exchanges[at].question
         if of_answer:
             if marks is not None:
                 raise ValueError(f'turn {turn} is an answer, which has no marks: edit the question')
             exchanges = (*earlier, Exchange(question, text))
             self._encode(exchanges)  # raises an error if the text is not Unicode
+            self._end_answer()
             self._exchanges = exchanges
-            return iter((text,))
+            return iter([text])
         question = question._replace(text=text)
         given = question.marks if marks is None else marks
         return self._start(earlier, with_marks(question, given, _questions(earlier)), settings)
@@ -162,6 +165,7 @@ class Chat:
         Raises ValueError if there is none.
         """
         *earlier, (question, *_) = self._asked()
+        self._end_answer()
         self._exchanges = tuple(earlier)
         return question
 
@@ -199,10 +203,8 @@ class Chat:
         return chat
 
     def __repr__(self) -> str:
-        counts = {'questions': len(self._exchanges), 'images': len(images_of(_questions(self._exchanges)))}
-        counts['tokens_left'] = self.tokens_left
-        shown = ', '.join(f'{name}={n}' for name, n in counts.items())
-        return f'Chat({shown}, template={self.template!r})'
+        counts = f'questions={len(self.questions)}, images={len(images_of(self.questions))}'
+        return f'Chat({counts}, tokens_left={self.tokens_left}, template={self.template!r})'
 
     def _start(
         self,
@@ -217,6 +219,7 @@ class Chat:
         questions = [*_questions(earlier), question]
         images, marks = images_of(questions), marks_of_images(questions)
         reply = self._replies.reply(turns, images, marks, with_retries(settings, retries))
+        self._end_answer()
         self._running = self._read(reply, earlier, Exchange(question, '', retries=retries))
         return self._running
 
@@ -237,17 +240,16 @@ class Chat:
         turns = conversation(self.system, exchanges, Question(''), self.template)
         return self._replies.encode(turns, len(images_of(_questions(exchanges))))
 
-    def _settled(self) -> tuple[Exchange, ...]:
-        """The questions and answers; an answer that is still being streamed ends here."""
+    def _end_answer(self) -> None:
+        """Ends the answer that is being streamed, if there is one, because the chat goes on."""
         if self._running is not None:
             self._running.close()
-        return self._exchanges
 
     def _asked(self) -> tuple[Exchange, ...]:
-        """The same; ValueError if there are none."""
-        if not (exchanges := self._settled()):
+        """The questions and answers; ValueError if there are none."""
+        if not self._exchanges:
             raise ValueError('the chat has no question yet: ask one first')
-        return exchanges
+        return self._exchanges
 
 
 def _questions(exchanges: Sequence[Exchange]) -> list[Question]:

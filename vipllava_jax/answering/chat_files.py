@@ -15,6 +15,8 @@ from PIL import Image
 from vipllava_jax.answering.chat_turns import Exchange, Question, check_question
 from vipllava_jax.files import check_encoding, check_output, parse_bounded_json, read_bytes, replacing
 from vipllava_jax.inputs.images import open_image
+from vipllava_jax.inputs.pixels import FITS
+from vipllava_jax.inputs.prompts import TEMPLATE_NAMES
 from vipllava_jax.json_fields import Fields
 from vipllava_jax.messages import amount, brief, printable
 
@@ -25,7 +27,7 @@ MAX_PARTS = 1 << 20  # brackets and commas: so many values take at most 100 MB
 MAX_TURNS = 10_000
 MAX_MARKS = 10_000  # the maximum per question
 MAX_TEXT = 4 << 20  # characters of all turns, more than any context holds
-MAX_PIXELS = 1 << 29  # of all images; they take 3 bytes each
+MAX_PIXELS = 1 << 28  # of all images; they take 3 bytes each
 CHAT = ('format', 'version', 'system', 'template', 'fit', 'turns')
 TURN = ('question', 'images', 'marks', 'answer', 'finish_reason', 'retries')
 REASONS = ('', 'stop', 'length', 'time')
@@ -55,7 +57,7 @@ def write_chat(path: Path, chat: SavedChat, model: Path) -> None:
     head = {'format': FORMAT, 'version': VERSION}
     fields = {'system': chat.system, 'template': chat.template, 'fit': chat.fit}
     turns = [_turn_fields(exchange) for exchange in chat.exchanges]
-    data = json.dumps({**head, **fields, 'turns': turns}, indent=1, ensure_ascii=False).encode() + b'\n'
+    data = json.dumps({**head, **fields, 'turns': turns}, indent=1).encode() + b'\n'
     if reason := _excess(data) or _excess_of(chat):
         raise ValueError(f'the chat is too large to be loaded again ({reason}): undo the last questions')
     with replacing(path) as fresh:
@@ -77,7 +79,8 @@ def _png(image: Image.Image) -> bytes:
 
 def _excess(data: bytes) -> str | None:
     """Why the content of a file is too large, or None."""
-    if len(data) > MAX_BYTES:
+    # Other characters than those of ASCII, which `write_chat` escapes, take four bytes in memory.
+    if len(data) > (MAX_BYTES if data.isascii() else MAX_BYTES // 8):
         return f'it has {amount(len(data))}'
     parts = sum(data.count(mark) for mark in (b',', b'[', b'{'))
     return f'it has {parts} commas and brackets' if parts > MAX_PARTS else None
@@ -131,8 +134,8 @@ def _chat(data: Mapping[str, Any]) -> SavedChat:
         exchanges.append(exchange)
         images += exchange.question.images
     system = None if data.get('system') is None else _text(fields, 'system')
-    fit = None if data.get('fit') is None else _text(fields, 'fit')
-    return SavedChat(system, _text(fields, 'template'), fit, tuple(exchanges))
+    fit = None if data.get('fit') is None else _choice(fields, 'fit', FITS)
+    return SavedChat(system, _choice(fields, 'template', TEMPLATE_NAMES), fit, tuple(exchanges))
 
 
 def _exchange(fields: Fields, before: Sequence[Image.Image]) -> Exchange:
@@ -147,9 +150,7 @@ def _exchange(fields: Fields, before: Sequence[Image.Image]) -> Exchange:
         check_question(question, before)
     except ValueError as error:
         raise ValueError(f'{fields.where[:-1]}: {error}') from None
-    reason = _text(fields, 'finish_reason')
-    if reason not in REASONS:
-        raise fields.error('finish_reason', reason, ' or '.join(map(repr, REASONS)))
+    reason = _choice(fields, 'finish_reason', REASONS)
     return Exchange(question, _text(fields, 'answer'), reason, fields.number('retries', 0))
 
 
@@ -181,6 +182,13 @@ def _text(fields: Fields, name: str) -> str:
         raise fields.error(name, value, 'a string')
     if not value.isprintable() and any('\ud800' <= c <= '\udfff' for c in value):
         raise ValueError(f'{fields.where}{name}: is not valid Unicode')
+    return value
+
+
+def _choice(fields: Fields, name: str, choices: Sequence[Any]) -> Any:
+    value = fields.data.get(name)
+    if not isinstance(value, str) or value not in choices:
+        raise fields.error(name, value, ' or '.join(map(repr, choices)))
     return value
 
 
