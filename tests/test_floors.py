@@ -117,6 +117,7 @@ def test_flax_nnx_is_never_imported(file):
         ('import vipllava_jax.data.batches', ('jax',)),
         ('import vipllava_jax.evaluation, vipllava_jax.cli.eval', ('jax', 'numpy')),
         ('import vipllava_jax.answering, vipllava_jax.cli.ask', ('jax', 'numpy', 'PIL', 'rich')),
+        ('import vipllava_jax.cli.chat', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.evaluation.cases', ('jax',)),
     ],
 )

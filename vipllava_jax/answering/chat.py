@@ -87,11 +87,6 @@ class Chat:
         return [*map(draw_marks, images_of(self.questions), marks_of_images(self.questions))]
 
     @property
-    def questions(self) -> tuple[Question, ...]:
-        """The questions of the conversation, with their images and marks."""
-        return tuple(_questions(self._exchanges))
-
-    @property
     def tokens_left(self) -> int:
         """The number of tokens that the context leaves for the next question and its answer."""
         return max(self.model.cfg.text.context - len(self._encode(self._exchanges)), 0)

@@ -110,7 +110,7 @@ def chat(
     folder = state_folder(os.environ) if is_terminal and not no_history else None
     weights, processor = open_model(source, pop_weight_options(options), mesh)
     shapes = weights.shapes()
-    session = ChatSession(begin(Model(shapes, weights.cfg, processor)), KeptChat(folder))
+    session = ChatSession(begin(Model(shapes, weights.cfg, processor)), KeptChat(folder), is_terminal)
     for path in images:
         session.add_image(path)
     for spec in marks:
@@ -177,8 +177,11 @@ def converse(session: ChatSession, lines: TerminalLines | PipedLines) -> None:
     """Answers questions and runs commands until the end of the input, or the first error in a pipe."""
     from vipllava_jax.cli import user_error
 
-    while (line := lines.read(session.take_typed())) is not None:
+    while True:
         try:
+            line = lines.read(session.take_typed())
+            if line is None:
+                break
             if line.startswith('/'):
                 run_command(session, line)
             else:

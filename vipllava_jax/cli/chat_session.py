@@ -1,6 +1,7 @@
 """A chat on the command line: what the next question brings, and the streaming of answers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,10 @@ LOW = 256  # tokens; when fewer are left, each answer is followed by their numbe
 class ChatSession:
     """A chat, and the pictures and marks of the next question."""
 
-    def __init__(self, chat: 'Chat', kept: KeptChat, wait: Callable[[], None] = ready) -> None:
-        """`wait` waits until what the first answer runs is compiled."""
-        self.chat, self.kept, self.wait = chat, kept, wait
+    def __init__(self, chat: 'Chat', kept: KeptChat, is_terminal: bool) -> None:
+        """Only if a person is at a terminal, Ctrl-C stops an answer; otherwise it ends the command."""
+        self.chat, self.kept, self.is_terminal = chat, kept, is_terminal
+        self.wait: Callable[[], None] = ready  # waits until what the first answer runs is compiled
         self.images: list[Image] = []
         self.names: list[str] = []  # of the images
         self.marks: list[str] = []
@@ -52,8 +54,8 @@ class ChatSession:
         The pictures and marks for the next question are forgotten if it has been answered.
         """
         before = self.chat.turns
-        with signals.recording_interrupts() as stopped:
-            pieces = until(stopped, start())
+        with signals.recording_interrupts() if self.is_terminal else nullcontext(never) as stopped:
+            pieces = until(stopped, started(start))
             answer = stream_answer(pieces, False, self.wait, what=WAITING if self.images else READING)
         self.wait = ready
         if self.chat.turns != before:
@@ -135,6 +137,23 @@ class ChatSession:
         path = self.kept.finish()
         if path and self.chat.questions and not self.is_saved:
             click.echo(f'the chat is in {printable(str(path))}; /load or --load continues it', err=True)
+
+
+def never() -> bool:
+    """Whether a chat without a terminal is stopped."""
+    return False
+
+
+def started(start: Callable[[], Iterator[str]]) -> Iterator[str]:
+    """The pieces of an answer; if the context is full, a ValueError says what to type."""
+    from vipllava_jax.answering.chat_replies import ContextFull
+
+    try:
+        return start()
+    except ContextFull as error:
+        reason = str(error).rpartition(': ')[0]
+        advice = 'ask something shorter, take back questions with /undo, or begin another chat with /new'
+        raise ValueError(f'{reason}: {advice}') from None
 
 
 def until(stopped: Callable[[], bool], pieces: Iterator[str]) -> Iterator[str]:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 from vipllava_jax.cli.generation_options import (
     OF_SEVERAL,
     OPTIONS,
-    explain_unknown,
     other_settings,
     read_value,
 )
@@ -40,6 +39,8 @@ def with_setting(settings: 'GenerationSettings', text: str) -> 'GenerationSettin
 
 def read_setting(text: str) -> tuple[str, Any]:
     """The name and the value of a setting; raises ValueError as `with_setting`."""
+    from vipllava_jax.generation.refused_settings import explain
+
     first, _, value = text.partition(' ')
     given, equals, rest = first.partition('=')
     value = (f'{rest} {value}' if equals else value).strip()
@@ -48,7 +49,7 @@ def read_setting(text: str) -> tuple[str, Any]:
     if name in OF_SEVERAL:
         raise ValueError(f'{name} is not a setting of a chat, which goes on from one answer')
     if name not in setting_names():
-        raise ValueError(explain_unknown(name))
+        raise ValueError(explain(name, setting_names()))
     if not value:
         raise ValueError(f'{name} has no value: /set {name} VALUE; {DEFAULT} restores the default')
     try:
