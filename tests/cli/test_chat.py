@@ -46,7 +46,11 @@ def test_commands_take_back_ask_again_and_load(vipllava, folder, photo, tmp_path
         /undo
         What is {{mark}}?
         /set temperature 0.0
+        /mark point:30,30
+        /image {photo}
         /retry
+        /mark
+        /clear
         /edit Where is {{mark}}?
         /save '{saved}'
         /new
@@ -64,6 +68,8 @@ def test_commands_take_back_ask_again_and_load(vipllava, folder, photo, tmp_path
     assert answers[0] == answers[1] == answers[2]
     assert answers[3] == safe_answer(Chat.load(saved, vj.load(folder)).turns[-1].text)
     assert answers[4] == answers[5]
+    assert 'picture 2: ' in err
+    assert err.count('mark 1, on picture 1: {mark} is "at the red point"') == 2
     assert 'the next question has its pictures and its marks' in err
 
 

@@ -12,7 +12,7 @@ import click
 
 from vipllava_jax.cli.chat_session import ChatSession
 from vipllava_jax.cli.chat_settings import with_setting
-from vipllava_jax.messages import brief, printable
+from vipllava_jax.messages import brief, printable, safe_answer
 
 
 class Leave(Exception):
@@ -75,7 +75,8 @@ def clear(session: ChatSession, _: str) -> None:
 
 def undo(session: ChatSession, _: str) -> None:
     question = session.chat.undo()
-    session.bring(question.images, question.marks)
+    if question.images or question.marks:
+        session.bring(question.images, question.marks)
     session.keep()
     brought = ['its pictures'] * bool(question.images) + ['its marks'] * bool(question.marks)
     still = f'; the next question has {" and ".join(brought)}, unless you /clear them' if brought else ''
@@ -122,7 +123,7 @@ def show_loaded(session: ChatSession) -> None:
     click.echo(f'the chat has {" and ".join(counts)}', err=True)
     if questions:
         click.echo(f'> {printable(questions[-1].text)}', err=True)
-        click.echo(printable(session.chat.turns[-1].text), err=True)
+        click.echo(safe_answer(session.chat.turns[-1].text), err=True)
 
 
 def new(session: ChatSession, _: str) -> None:

@@ -98,6 +98,7 @@ class TerminalLines:
         click.echo(prompt, nl=False, err=True)
         line = sys.stdin.readline()
         if not line:
+            click.echo(err=True)
             raise EOFError
         return line.rstrip('\r\n')
 

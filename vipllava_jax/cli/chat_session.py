@@ -46,20 +46,19 @@ class ChatSession:
 
     def ask(self, text: str) -> None:
         """Asks a question with the pictures and marks that were given for it."""
-        self.stream(lambda: self.chat.stream(text, self.images, self.marks))
+        before = len(self.chat.questions)
+        self.stream(lambda: self.chat.stream(text, self.images, self.marks), bool(self.images))
+        if len(self.chat.questions) > before:  # not if it was stopped before the first text
+            self.bring()
 
-    def stream(self, start: Callable[[], Iterator[str]]) -> None:
-        """Streams an answer to stdout until it ends or Ctrl-C stops it; raises the errors of the chat.
-
-        The pictures and marks for the next question are forgotten if it has been answered.
-        """
+    def stream(self, start: Callable[[], Iterator[str]], is_pictured: bool = False) -> None:
+        """Streams an answer to stdout until it ends or Ctrl-C stops it; raises the errors of the chat."""
         before = self.chat.turns
         with signals.recording_interrupts() if self.is_terminal else nullcontext(never) as stopped:
             pieces = until(stopped, started(start))
-            answer = stream_answer(pieces, False, self.wait, what=WAITING if self.images else READING)
+            answer = stream_answer(pieces, False, self.wait, what=WAITING if is_pictured else READING)
         self.wait = ready
         if self.chat.turns != before:
-            self.bring()
             self.keep()
         if stopped():
             what = 'stays as far as it came' if answer else 'has not begun: the chat is as before'
@@ -110,8 +109,9 @@ class ChatSession:
         """Checks a mark for the next question against its picture; raises ValueError if it is invalid."""
         from vipllava_jax.answering.chat_turns import read_question
 
-        read_question('?', self.images, [*self.marks, spec], self.chat.questions)
-        self.marks.append(spec)
+        marks = [*self.marks, spec]
+        # With the numbers of their pictures: another picture may follow.
+        self.marks = [*read_question('?', self.images, marks, self.chat.questions).marks]
 
     def show_marks(self, first: int = 0) -> None:
         """Says where the marks for the next question are, from one on, and what stands for each of them."""
