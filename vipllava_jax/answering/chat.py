@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,7 @@ from vipllava_jax.answering.chat_turns import (
     find_turn,
     images_of,
     marks_of_images,
+    questions_of,
     read_question,
     with_marks,
 )
@@ -67,6 +68,7 @@ class Chat:
         self._replies = ChatReplies(model, template, fit)
         self._exchanges: tuple[Exchange, ...] = ()
         self._running: Generator[str] | None = None  # the newest answer
+        self._encode(())  # raises the errors of the template
 
     @property
     def turns(self) -> list[Turn]:
@@ -79,7 +81,7 @@ class Chat:
     @property
     def questions(self) -> list[Question]:
         """The questions as they were asked: `text`, `images` without marks, and `marks` as 'N/…'."""
-        return _questions(self._exchanges)
+        return questions_of(self._exchanges)
 
     @property
     def images(self) -> list[Image.Image]:
@@ -145,14 +147,13 @@ class Chat:
         if of_answer:
             if marks is not None:
                 raise ValueError(f'turn {turn} is an answer, which has no marks: edit the question')
-            exchanges = (*earlier, Exchange(question, text))
-            self._encode(exchanges)  # raises an error if the text is not Unicode
+            self._encode(exchanges := (*earlier, Exchange(question, text)))  # raises an error if not Unicode
             self._end_answer()
             self._exchanges = exchanges
             return iter([text])
         question = question._replace(text=text)
         given = question.marks if marks is None else marks
-        return self._start(earlier, with_marks(question, given, _questions(earlier)), settings)
+        return self._start(earlier, with_marks(question, given, questions_of(earlier)), settings)
 
     def undo(self) -> Question:
         """Removes the last question and its answer -> the question, so that `ask(*chat.undo())` repeats it.
@@ -211,7 +212,7 @@ class Chat:
         """Prepares the answer to a question after earlier ones, which joins the chat as it is read."""
         settings = for_one_answer(self.settings if settings is None else settings)
         turns = conversation(self.system, earlier, question, self.template)
-        questions = [*_questions(earlier), question]
+        questions = [*questions_of(earlier), question]
         images, marks = images_of(questions), marks_of_images(questions)
         reply = self._replies.reply(turns, images, marks, with_retries(settings, retries))
         self._end_answer()
@@ -229,11 +230,12 @@ class Chat:
             if piece:
                 yield piece
         self._exchanges = (*earlier, asked._replace(answer=answer, finish_reason=reply.finish_reason))
+        self._replies.settle()
 
     def _encode(self, exchanges: tuple[Exchange, ...]) -> list[int]:
         """The ids of the conversation with another question, which is empty."""
         turns = conversation(self.system, exchanges, Question(''), self.template)
-        return self._replies.encode(turns, len(images_of(_questions(exchanges))))
+        return self._replies.encode(turns, len(images_of(questions_of(exchanges))))
 
     def _end_answer(self) -> None:
         """Ends the answer that is being streamed, if there is one, because the chat goes on."""
@@ -245,7 +247,3 @@ class Chat:
         if not self._exchanges:
             raise ValueError('the chat has no question yet: ask one first')
         return self._exchanges
-
-
-def _questions(exchanges: Sequence[Exchange]) -> list[Question]:
-    return [exchange.question for exchange in exchanges]

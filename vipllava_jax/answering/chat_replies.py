@@ -32,7 +32,7 @@ class ChatReplies:
     def __init__(self, model: Model, template: str, fit: Fit | None) -> None:
         self.model, self.template, self.fit = model, template, fit
         self.cached_tokens = 0  # how many tokens of the newest prompt are not computed again
-        self._stream: TokenStream | None = None  # that of the last reply, until its prefix is needed
+        self._stream: TokenStream | None = None  # that of the last reply, until it is settled
         self._prefix: Prefix | None = None
         self._drawn: list[tuple[Image.Image, Sequence[str], np.ndarray]] = []  # images, marks and pixels
 
@@ -63,17 +63,21 @@ class ChatReplies:
         return reply
 
     def keep(self, reply: Reply) -> None:
-        """Keeps what was computed for a reply that has begun; nothing of beams, which share their cache."""
+        """Keeps what is being computed for a reply that has begun; not of beams, which share their cache."""
         if isinstance(reply.stream, TokenStream):
             self._stream = reply.stream
 
-    def _known_beginning(self, batch: Batch) -> Prefix | None:
-        """The longest beginning of a batch of one row that is computed."""
+    def settle(self) -> None:
+        """Ends the kept reply: what it has computed replaces what was known, whose memory becomes free."""
         if self._stream is not None:
             # Where an interrupt came while the state was handed on, its buffers are gone.
             with contextlib.suppress(RuntimeError):
                 self._prefix = self._stream.computed()
             self._stream = None
+
+    def _known_beginning(self, batch: Batch) -> Prefix | None:
+        """The longest beginning of a batch of one row that is computed."""
+        self.settle()
         length = 0 if self._prefix is None else self._prefix.common_length(batch)
         return self._prefix.cut(length) if self._prefix and length else None
 

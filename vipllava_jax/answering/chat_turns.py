@@ -98,6 +98,10 @@ def _parsed(marks: Sequence[str]) -> list[Mark]:
     return [parse_mark(mark)[1] for mark in marks]
 
 
+def questions_of(exchanges: Iterable[Exchange]) -> list[Question]:
+    return [exchange.question for exchange in exchanges]
+
+
 def images_of(questions: Iterable[Question]) -> list[Image.Image]:
     """The images of all questions in order, without marks."""
     return [image for question in questions for image in question.images]
@@ -126,7 +130,7 @@ def conversation(
     question places its own, all are placed by `<image>` in the texts.
     """
     exchanges = [*exchanges]
-    questions = [exchange.question for exchange in exchanges] + ([question] if question else [])
+    questions = questions_of(exchanges) + ([question] if question else [])
     placed = any(q.images for q in questions[1:]) or any(IMAGE_TOKEN in q.text for q in questions)
     texts = [_prompt(q, template if placed else None) for q in questions]
     turns = [] if system is None else [Turn('system', system)]
