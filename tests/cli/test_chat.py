@@ -106,7 +106,7 @@ def test_an_error_ends_a_chat_whose_lines_are_piped(vipllava, folder, photo, mon
     monkeypatch.setattr(loading.Source, 'load', lambda self: self.shapes())  # nothing is computed
     text = line if isinstance(line, bytes) else line.replace('EXISTING', str(photo)).encode()
     ran = vipllava('chat', '--model', folder, stdin=text + b'\nhi')
-    assert (ran.code, ran.out, ran.err.count('\n')) == (1, '', 1), ran.err
+    assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1), ran.err
     assert message in ran.err
 
 

@@ -189,9 +189,8 @@ def converse(session: ChatSession, lines: TerminalLines | PipedLines) -> None:
         except Leave:
             break
         except Exception as error:
-            if (message := user_error(error)) is None:
+            message = user_error(error)
+            if message is None or not lines.is_terminal:
                 raise
             click.echo(f'vipllava: {printable(message)}', err=True)
-            if not lines.is_terminal:
-                sys.exit(1)
     session.leave_chat()
