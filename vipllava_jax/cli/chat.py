@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -122,6 +123,7 @@ def chat(
     if images and not chat_file:
         session.wait = compile_first(session, shapes, weights)
     session.chat = begin(load_model(weights, processor)[0])
+    session.file = Path(chat_file) if chat_file else None
     if is_terminal:
         if chat_file:
             show_loaded(session)

@@ -1,8 +1,11 @@
 """Reads files of questions, one per line."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+import click
 
 from vipllava_jax.cli.paths import STDIN
 from vipllava_jax.cli.stdin import MAX_TEXT, decode_text, read_text
@@ -31,6 +34,8 @@ def read_questions(path: str, marks: 'Sequence[Mark]') -> list[ListedQuestion]:
     from vipllava_jax.answering.prompts import insert_phrases
 
     name = 'the questions on stdin' if path == STDIN else path
+    if path == STDIN and sys.stdin.isatty():
+        click.echo('Questions, one on each line, then Ctrl-D:', err=True)
     text = read_text(name) if path == STDIN else decode_text(read_bytes(Path(path), MAX_TEXT), f'{path}:')
     lines = [(number, line.strip()) for number, line in enumerate(text.split('\n'), 1) if line.strip()]
     if not lines:
