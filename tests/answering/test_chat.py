@@ -100,7 +100,7 @@ def test_every_template_can_be_continued(model, template):
 @pytest.mark.parametrize(
     'settings',
     [
-        {'repetition_penalty': 1.3, 'no_repeat_ngram_size': 2},
+        {'repetition_penalty': 1.3},
         {'prompt_lookup_num_tokens': 3},
         {'num_beams': 2},
     ],
@@ -108,7 +108,7 @@ def test_every_template_can_be_continued(model, template):
 )
 def test_settings_that_read_the_prompt_read_all_of_it(model, settings):
     chat = vj.Chat(model, settings=dataclasses.replace(GREEDY, **settings))
-    for question in ('Hello', 'What is this?', 'Why is it so?'):
+    for question in ('Hello', 'What is this?'):
         chat.ask(question)
         turns, answer = chat.turns[:-1], chat.turns[-1].text
         out = vj.generate(model.params, model.processor(turns), cfg=model.cfg, settings=chat.settings)
