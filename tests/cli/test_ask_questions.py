@@ -65,9 +65,9 @@ def test_json_has_one_object_per_question_with_the_fields_of_a_single_one(viplla
 
 
 def test_several_answers_have_headers_after_their_question(vipllava, folder):
-    sampled = ('--n', 2, '--temperature', 1, '--max-new-tokens', 1)
+    sampled = ('--n', 2, '--temperature', 1, '--seed', 1, '--max-new-tokens', 1)
     ran = vipllava('ask', '--model', folder, *sampled, '--questions', '-', stdin='What?\nWho?')
-    lines = [line for line in ran.out.splitlines() if line.startswith(('>', '-'))]
+    lines = [line for line in ran.out.splitlines() if line.startswith(('> ', '---'))]
     answers = ['--- answer 1 of 2 ---', '--- answer 2 of 2 ---']
     assert lines == ['> What?', *answers, '> Who?', *answers]
 

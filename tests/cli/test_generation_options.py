@@ -99,7 +99,7 @@ def test_the_other_settings_are_those_of_the_library(vipllava, folder):
 
 
 def test_beams_are_printed_at_the_end(vipllava, folder, monkeypatch):
-    def search(params, batch, *, cfg, settings, processor):
+    def search(params, batch, *, cfg, settings, processor, prefix):
         alone = dataclasses.replace(settings, num_beams=1, num_return_sequences=1)
         found = vj.generate(params, batch, cfg=cfg, settings=alone)
         two = {name: np.repeat(getattr(found, name), 2, axis=0) for name in ('tokens', 'lengths', 'finished')}
