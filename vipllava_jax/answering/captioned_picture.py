@@ -1,0 +1,158 @@
+"""A picture on which regions are marked and numbered, with the text about each beneath it."""
+
+import dataclasses
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from vipllava_jax.inputs.marks import COLORS, Mark, draw
+from vipllava_jax.messages import printable
+
+MAX_REGIONS = 200  # more would make a picture that is too large to be read
+MAX_TEXT = 400  # characters per region; a longer text is shortened in the middle
+SIDES = (720, 1600)  # pixels of the longer side, to which the picture is enlarged or reduced
+WIDTH = 640  # pixels, the least for the texts
+DASHES = str.maketrans('–—', '--')
+LIGHT = 140  # the luminance from which black is easier to read than white
+
+Box = tuple[float, float, float, float]
+
+
+def captioned_picture(picture: Image.Image, marks: Sequence[Mark], texts: Sequence[str]) -> Image.Image:
+    """A picture, at most MAX_REGIONS marks on it and a text for each -> a picture with the numbered texts.
+
+    The marks have the nine named colours in turn.
+    """
+    names = [*COLORS]
+    colored = [dataclasses.replace(mark, color=names[n % len(names)]) for n, mark in enumerate(marks)]
+    scale = min(max(1, SIDES[0] / max(picture.size)), SIDES[1] / max(picture.size))
+    width, height = (max(round(side * scale), 1) for side in picture.size)
+    if scale > 1:  # the marks are drawn afterwards, so that their lines are sharp
+        larger = picture.resize((width, height), Image.Resampling.LANCZOS)
+        marked = draw(larger, [_relative(mark, picture.size) for mark in colored])
+    else:
+        marked = draw(picture, colored).resize((width, height), Image.Resampling.LANCZOS)
+    pen = _Pen(max(round(max(width, height) / 50), 15))
+    total = max(width, WIDTH)
+    lines = [[*pen.wrapped(pen.legible(text), total - pen.indent - pen.size)] for text in texts]
+    line_height = round(1.4 * pen.size)
+    heights = [line_height * max(len(several), 1) + pen.size // 2 for several in lines]
+    page = Image.new('RGB', (total, height + pen.size + sum(heights)), 'white')
+    page.paste(marked)
+    sheet, tags = ImageDraw.Draw(page), list[Box]()
+    for n, mark in enumerate(colored):
+        x1, y1, x2, y2 = (side * scale for side in mark.region(picture.size).box)
+        tags.append(pen.place(pen.tag_size(n), (x1, y1, x2, y2), (width, height), tags))
+        pen.tag(sheet, tags[-1], n)
+    top = height + pen.size
+    for n, (several, used) in enumerate(zip(lines, heights, strict=True)):
+        tag_width, tag_height = pen.tag_size(n)
+        left = pen.size // 2
+        pen.tag(sheet, (left, top, left + tag_width, top + tag_height), n)
+        for i, line in enumerate(several):
+            sheet.text((pen.indent, top + i * line_height + pen.size // 8), line, 'black', pen.font)
+        top += used
+    return page
+
+
+def _relative(mark: Mark, size: tuple[int, int]) -> Mark:
+    """The mark in fractions of a picture of (width, height) pixels."""
+    region = mark.region(size)
+
+    def fractions(pairs: Sequence[Any]) -> list[tuple[float, float]]:
+        return [(x / size[0], y / size[1]) for x, y in pairs]
+
+    return dataclasses.replace(
+        mark,
+        box=None if mark.box is None else sum(fractions([region.box[:2], region.box[2:]]), ()),
+        point=None if region.point is None else fractions([region.point])[0],
+        polygon=[*map(fractions, region.polygons)] or None,
+        units='relative',
+    )
+
+
+class _Pen:
+    """Writes numbers and text in one size."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.font = ImageFont.load_default(size)
+        self._missing = bytes(self.font.getmask('\uffff'))
+        self.indent = round(self.tag_size(MAX_REGIONS)[0] + size)  # of the texts, in pixels
+
+    def tag_size(self, n: int) -> tuple[float, float]:
+        """The width and height of the tag of the region with index n, whose number is n + 1."""
+        return self.font.getlength(str(n + 1)) + 0.6 * self.size, 1.3 * self.size
+
+    def tag(self, sheet: ImageDraw.ImageDraw, box: Box, n: int) -> None:
+        """Draws a number on its colour."""
+        rgb = [*COLORS.values()][n % len(COLORS)]
+        red, green, blue = rgb
+        ink = 'black' if 0.299 * red + 0.587 * green + 0.114 * blue > LIGHT else 'white'
+        sheet.rectangle(box, fill=rgb, outline='black')
+        sheet.text(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), str(n + 1), ink, self.font, anchor='mm')
+
+    def place(self, size: tuple[float, float], region: Box, limits: tuple[int, int], taken: list[Box]) -> Box:
+        """The box of a tag at a region: at the first of some places that is free, or at the first."""
+        (width, height), (x1, y1, x2, y2) = size, region
+        corners = (
+            (x1, y1 - height),
+            (x1, y1),
+            (x2 - width, y1),
+            (x1, y2),
+            (x2 - width, y2 - height),
+            (x2, y1),
+        )
+        boxes = [
+            (x, y, x + width, y + height)
+            for x, y in ((_inside(x, width, limits[0]), _inside(y, height, limits[1])) for x, y in corners)
+        ]
+        return next((box for box in boxes if not any(_overlap(box, other) for other in taken)), boxes[0])
+
+    def legible(self, text: str) -> str:
+        """A text on one line in the characters of the font: accents are left out, other scripts are '?'."""
+        return ''.join(
+            c if self._has(c) else self._plain(c) for c in printable(text.translate(DASHES), MAX_TEXT)
+        )
+
+    def _plain(self, character: str) -> str:
+        parts = [c for c in unicodedata.normalize('NFKD', character) if not unicodedata.combining(c)]
+        return ''.join(parts) if parts and all(map(self._has, parts)) else '?'
+
+    def _has(self, character: str) -> bool:
+        """Whether the font has a character, not only a box in its place."""
+        return character.isascii() or bytes(self.font.getmask(character)) != self._missing
+
+    def wrapped(self, text: str, width: float) -> Iterator[str]:
+        """The lines of a text, none wider than `width` pixels; a longer word is divided."""
+        line = ''
+        for word in self._short_words(text.split(), width):
+            longer = f'{line} {word}' if line else word
+            if line and self.font.getlength(longer) > width:
+                yield line
+                longer = word
+            line = longer
+        if line:
+            yield line
+
+    def _short_words(self, words: Iterable[str], width: float) -> Iterator[str]:
+        """The words, with those that are too wide in several parts."""
+        for word in words:
+            while self.font.getlength(word) > width:
+                count = next(
+                    n for n in range(len(word) - 1, 0, -1) if n == 1 or self.font.getlength(word[:n]) <= width
+                )
+                yield word[:count]
+                word = word[count:]
+            yield word
+
+
+def _inside(start: float, length: float, limit: float) -> float:
+    """The start of something of this length, moved so that it lies between 0 and the limit."""
+    return max(min(start, limit - length), 0)
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
