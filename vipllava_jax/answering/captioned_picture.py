@@ -34,7 +34,7 @@ def captioned_picture(picture: Image.Image, marks: Sequence[Mark], texts: Sequen
         marked = draw(larger, [_relative(mark, picture.size) for mark in colored])
     else:
         marked = draw(picture, colored).resize((width, height), Image.Resampling.LANCZOS)
-    pen = _Pen(max(round(max(width, height) / 50), 15))
+    pen = Pen(max(round(max(width, height) / 50), 15))
     total = max(width, WIDTH)
     lines = [[*pen.wrapped(pen.legible(text), total - pen.indent - pen.size)] for text in texts]
     line_height = round(1.4 * pen.size)
@@ -73,7 +73,7 @@ def _relative(mark: Mark, size: tuple[int, int]) -> Mark:
     )
 
 
-class _Pen:
+class Pen:
     """Writes numbers and text in one size."""
 
     def __init__(self, size: int) -> None:
