@@ -69,7 +69,7 @@ def _uses_cudnn(q: Array, offset: Array | None, implementation: Attention | None
 
 
 def _merge(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
-    """Two results BTNH of attention to different keys, and their log-sum-exps BTN -> both merged, in float32."""
+    """Two results BTNH of attention to different keys, with their log-sum-exps BTN -> both in one."""
     largest = jnp.maximum(a[1], b[1])
     wa, wb = jnp.exp(a[1] - largest), jnp.exp(b[1] - largest)
     return (wa[..., None] * a[0] + wb[..., None] * b[0]) / (wa + wb)[..., None]
