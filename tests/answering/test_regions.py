@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 import vipllava_jax as vj
+from vipllava_jax.answering import regions as module
+from vipllava_jax.answering.prefixes import shared_prefix
 from vipllava_jax.answering.region_marks import region_marks, told_apart
 from vipllava_jax.answering.regions import RegionQuestions, answer_regions
 from vipllava_jax.demo.drawing import picture
@@ -52,8 +54,12 @@ def test_separate_answers_equal_those_of_answer_about_each_region(model):
     assert len({*found}) > 1
 
 
-def test_together_answers_equal_those_about_a_picture_with_nine_marks(model):
+def test_together_answers_equal_those_about_a_picture_with_nine_marks(model, monkeypatch):
     """Eleven regions: nine marked on one picture, and two on another."""
+    prefixes = []
+    monkeypatch.setattr(
+        module, 'shared_prefix', lambda *given: (prefixes.append(p := shared_prefix(*given)), p)[1]
+    )
     boxes = [(n, 2 * n, 30 + n, 25 + n) for n in range(11)]
     settings = vj.GenerationSettings(max_new_tokens=6)
     found = vj.ask_regions(model, QUESTION, PHOTO, boxes, mode='together', settings=settings, fit='pad')
@@ -63,6 +69,7 @@ def test_together_answers_equal_those_about_a_picture_with_nine_marks(model):
     batch = model.processor([f'What is within the {color} rectangle?' for color in colors], drawn, fit='pad')
     out = vj.generate(model.params, batch, cfg=model.cfg, settings=settings)
     assert found == [text.strip() for text in model.processor.decode(out)]
+    assert [prefix and prefix.ids.size > 20 for prefix in prefixes] == [True, True]
 
 
 def test_a_region_may_have_any_of_the_forms():
@@ -86,6 +93,16 @@ def test_no_regions_have_no_answers(model):
     assert vj.ask_regions(model, QUESTION, PHOTO, []) == []
 
 
+def test_numbers_per_region_and_seeds_are_those_of_each_row(model):
+    marks = [vj.Mark('rectangle', box=(n, n, 20 + n, 20 + n)) for n in range(3)]
+    questions = RegionQuestions.of(model.processor, QUESTION, PHOTO, marks, mode='separate', rows=2)
+    assert [questions.rows(group) for group in questions.groups] == [[0, 1], [2, 2]]
+    settings = vj.GenerationSettings(seed=2**32 - 2, top_k=[5, 6, 7], temperature=0.5)
+    expected = vj.GenerationSettings(seed=[0, 0], top_k=[7, 7], temperature=0.5)
+    assert questions.settings(settings, [2, 2]) == expected
+
+
+@pytest.mark.slow
 def test_samples_and_numbers_of_a_region_do_not_depend_on_the_batch(model):
     boxes = [(n, n, 20 + n, 20 + n) for n in range(3)]
     marks = [vj.Mark('rectangle', box=box) for box in boxes]
