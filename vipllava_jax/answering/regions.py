@@ -1,6 +1,7 @@
 """Answers one question about each of many regions of a picture."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from vipllava_jax.messages import brief
 from vipllava_jax.threads import map_ahead
 
 ROWS = 16  # regions that are answered together if each has a picture of its own
-THREADS = 2  # batches that are drawn while others are answered
+THREADS = min(8, os.cpu_count() or 1)  # batches that are drawn while others are answered
 
 
 @dataclass(frozen=True)

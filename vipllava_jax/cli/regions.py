@@ -84,7 +84,7 @@ GROUPS = {
     default='separate',
     show_default=True,
     help='separate marks one region on each copy of the picture; together marks up to nine at once, in '
-    'different colors, which is faster.',
+    'different colours, which is faster.',
 )
 @click.option('--skip-broken', is_flag=True, help='Leave out broken regions instead of stopping.')
 @model_option
