@@ -25,6 +25,18 @@ def test_pictures_of_any_size_have_room_for_the_answers(size):
     assert (below == 255).all()  # the last text ends before the page does
 
 
+@pytest.mark.parametrize('size', [(40, 1600), (1600, 1600)])
+def test_the_largest_picture_is_not_too_high_for_jpeg(size):
+    few = MAX_REGIONS // 20
+    page = captioned_picture(Image.new('RGB', size), MARKS[:1] * few, ['W' * 5000] * few)
+    assert size[1] + 20 * (page.height - size[1]) < 65_500
+
+
+def test_a_mark_at_the_edge_of_a_small_picture_is_drawn():
+    marks = [Mark('rectangle', box=(89, 0, 90, 60)), Mark('ellipse', box=(0, 0.5, 0.5, 1), units='relative')]
+    assert captioned_picture(Image.new('RGB', (90, 60)), marks, ['', '']).width == 720
+
+
 def test_each_number_has_the_color_of_its_mark():
     page = captioned_picture(Image.new('RGB', (720, 720)), MARKS, ['', '', ''])
     legend = np.asarray(page)[720:].reshape(-1, 3)

@@ -71,7 +71,13 @@ def test_invalid_annotations_are_errors(annotation, message):
 
 
 @pytest.mark.parametrize(
-    'mark', [Mark('rectangle', box=(0.25, 0.2, 0.5, 0.5)), Mark('mask', polygon=POLYGON)]
+    'mark',
+    [
+        Mark('rectangle', box=(0.25, 0.2, 0.5, 0.5)),
+        Mark('rectangle', box=(39, 0, 40, 30)),
+        Mark('mask', polygon=POLYGON),
+        Mark('mask', polygon=[0, 0, 1, 0, 1, 1], box=(0, 0, 0.5, 0.5)),
+    ],
 )
 def test_a_mark_as_an_annotation_has_the_same_place(mark):
     again = annotation_mark(as_annotation(mark, SIZE), mark.shape, SIZE)

@@ -1,17 +1,20 @@
 """A picture on which regions are marked and numbered, with the text about each beneath it."""
 
+import bisect
 import dataclasses
+import itertools
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vipllava_jax.data.mark_units import in_fractions
 from vipllava_jax.inputs.marks import COLORS, Mark, draw
 from vipllava_jax.messages import printable
 
 MAX_REGIONS = 200  # more would make a picture that is too large to be read
 MAX_TEXT = 400  # characters per region; a longer text is shortened in the middle
+MAX_LINES = 6  # per region; with the other bounds, the picture is not too high for JPEG
 SIDES = (720, 1600)  # pixels of the longer side, to which the picture is enlarged or reduced
 WIDTH = 640  # pixels, the least for the texts
 DASHES = str.maketrans('–—', '--')
@@ -28,49 +31,40 @@ def captioned_picture(picture: Image.Image, marks: Sequence[Mark], texts: Sequen
     names = [*COLORS]
     colored = [dataclasses.replace(mark, color=names[n % len(names)]) for n, mark in enumerate(marks)]
     scale = min(max(1, SIDES[0] / max(picture.size)), SIDES[1] / max(picture.size))
-    width, height = (max(round(side * scale), 1) for side in picture.size)
+    size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
     if scale > 1:  # the marks are drawn afterwards, so that their lines are sharp
-        larger = picture.resize((width, height), Image.Resampling.LANCZOS)
-        marked = draw(larger, [_relative(mark, picture.size) for mark in colored])
+        larger = picture.resize(size, Image.Resampling.LANCZOS)
+        marked = draw(larger, [in_fractions(mark, picture.size) for mark in colored])
     else:
-        marked = draw(picture, colored).resize((width, height), Image.Resampling.LANCZOS)
-    pen = Pen(max(round(max(width, height) / 50), 15))
-    total = max(width, WIDTH)
-    lines = [[*pen.wrapped(pen.legible(text), total - pen.indent - pen.size)] for text in texts]
-    line_height = round(1.4 * pen.size)
-    heights = [line_height * max(len(several), 1) + pen.size // 2 for several in lines]
-    page = Image.new('RGB', (total, height + pen.size + sum(heights)), 'white')
-    page.paste(marked)
-    sheet, tags = ImageDraw.Draw(page), list[Box]()
+        marked = draw(picture, colored).resize(size, Image.Resampling.LANCZOS)
+    width = max(marked.width, WIDTH)
+    pen = Pen(max(round(width / 50), 15))
+    sheet, tags = ImageDraw.Draw(marked), list[Box]()
     for n, mark in enumerate(colored):
         x1, y1, x2, y2 = (side * scale for side in mark.region(picture.size).box)
-        tags.append(pen.place(pen.tag_size(n), (x1, y1, x2, y2), (width, height), tags))
+        tags.append(pen.place(pen.tag_size(n), (x1, y1, x2, y2), size, tags))
         pen.tag(sheet, tags[-1], n)
-    top = height + pen.size
-    for n, (several, used) in enumerate(zip(lines, heights, strict=True)):
-        tag_width, tag_height = pen.tag_size(n)
-        left = pen.size // 2
-        pen.tag(sheet, (left, top, left + tag_width, top + tag_height), n)
-        for i, line in enumerate(several):
-            sheet.text((pen.indent, top + i * line_height + pen.size // 8), line, 'black', pen.font)
-        top += used
+    texts_below = _legend(pen, texts, width)
+    page = Image.new('RGB', (width, marked.height + texts_below.height), 'white')
+    page.paste(marked)
+    page.paste(texts_below, (0, marked.height))
     return page
 
 
-def _relative(mark: Mark, size: tuple[int, int]) -> Mark:
-    """The mark in fractions of a picture of (width, height) pixels."""
-    region = mark.region(size)
-
-    def fractions(pairs: Sequence[Any]) -> list[tuple[float, float]]:
-        return [(x / size[0], y / size[1]) for x, y in pairs]
-
-    return dataclasses.replace(
-        mark,
-        box=None if mark.box is None else sum(fractions([region.box[:2], region.box[2:]]), ()),
-        point=None if region.point is None else fractions([region.point])[0],
-        polygon=[*map(fractions, region.polygons)] or None,
-        units='relative',
-    )
+def _legend(pen: 'Pen', texts: Sequence[str], width: int) -> Image.Image:
+    """The numbers and texts beneath one another, on a picture of this width."""
+    lines = [pen.paragraph(text, width - pen.indent - pen.size) for text in texts]
+    line_height = round(1.4 * pen.size)
+    heights = [line_height * max(len(several), 1) + pen.size // 2 for several in lines]
+    page = Image.new('RGB', (width, pen.size + sum(heights)), 'white')
+    sheet, left, top = ImageDraw.Draw(page), pen.size // 2, pen.size
+    for n, (several, height) in enumerate(zip(lines, heights, strict=True)):
+        tag_width, tag_height = pen.tag_size(n)
+        pen.tag(sheet, (left, top, left + tag_width, top + tag_height), n)
+        for i, line in enumerate(several):
+            sheet.text((pen.indent, top + i * line_height + pen.size // 8), line, 'black', pen.font)
+        top += height
+    return page
 
 
 class Pen:
@@ -111,6 +105,11 @@ class Pen:
         ]
         return next((box for box in boxes if not any(_overlap(box, other) for other in taken)), boxes[0])
 
+    def paragraph(self, text: str, width: float) -> list[str]:
+        """The lines of a text, none wider than `width` pixels; at most MAX_LINES."""
+        lines = [*itertools.islice(self.wrapped(self.legible(text), width), MAX_LINES + 1)]
+        return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], '…']
+
     def legible(self, text: str) -> str:
         """A text on one line in the characters of the font: accents are left out, other scripts are '?'."""
         return ''.join(
@@ -141,12 +140,14 @@ class Pen:
         """The words, with those that are too wide in several parts."""
         for word in words:
             while self.font.getlength(word) > width:
-                count = next(
-                    n for n in range(len(word) - 1, 0, -1) if n == 1 or self.font.getlength(word[:n]) <= width
-                )
+                count = max(self._count_within(word, width), 1)
                 yield word[:count]
                 word = word[count:]
             yield word
+
+    def _count_within(self, word: str, width: float) -> int:
+        """The number of a word's first characters that fit in a width."""
+        return bisect.bisect([*range(1, len(word))], width, key=lambda n: self.font.getlength(word[:n]))
 
 
 def _inside(start: float, length: float, limit: float) -> float:

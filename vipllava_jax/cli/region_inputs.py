@@ -66,7 +66,7 @@ def read_inputs(
 
 def check_size(entry: dict[str, Any], size: tuple[int, int], coco: str, image: str) -> None:
     """Raises ValueError if a file states another size of the picture."""
-    stated = entry.get('width', size[0]), entry.get('height', size[1])
+    stated = entry.get('width') or size[0], entry.get('height') or size[1]
     if stated != size:
         raise ValueError(
             f'{coco}: the picture has {printable("x".join(map(str, stated)), 40)} pixels there, but {image} '

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vipllava_jax.data.mark_units import bounds, in_pixels
 from vipllava_jax.data.marking import valid_polygons
 from vipllava_jax.data.outlines import mask_polygons
 from vipllava_jax.data.row_values import check_values
 from vipllava_jax.data.run_lengths import decode_mask
 from vipllava_jax.files import check_encoding, read_bytes
-from vipllava_jax.inputs.coordinates import read_numbers
+from vipllava_jax.inputs.coordinates import flatten, read_numbers
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.messages import brief, listed, one_line, printable
 
@@ -85,12 +86,10 @@ def read_annotations(
         raise ValueError(f'{path} has no annotation of the picture with the id {brief(number)}')
     if categories:
         chosen = _of_categories(chosen, categories, known, path)
-    for n, entry in enumerate((image or {}, *chosen)):
-        try:
-            check_values({key: value for key, value in entry.items() if key != 'segmentation'})
-        except ValueError as error:
-            name = f'annotation {brief(entry.get("id"))}' if n else 'the entry of the picture'
-            raise ValueError(f'{path}, {name}: {error}') from None
+    try:
+        check_values({'images': image, 'categories': known, 'annotations': chosen})
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
     return AnnotatedPicture(image, chosen, known)
 
 
@@ -174,11 +173,11 @@ def _of_categories(
 
 def as_annotation(mark: Mark, size: tuple[int, int]) -> dict[str, Any]:
     """The `bbox`, and with polygons the `segmentation`, of a mark on a picture of (width, height) pixels."""
-    region = mark.region(size)
-    x1, y1, x2, y2 = region.box
+    mark = in_pixels(mark, size)
+    x1, y1, x2, y2 = bounds(mark)
     fields: dict[str, Any] = {'bbox': [x1, y1, x2 - x1, y2 - y1]}
-    if region.polygons:
-        fields['segmentation'] = [[n for pair in polygon for n in pair] for polygon in region.polygons]
+    if mark.polygon:
+        fields['segmentation'] = [flatten(polygon) for polygon in mark.polygon]
     return fields
 
 
