@@ -5,6 +5,7 @@ from vipllava_jax.version import __version__
 TYPE_CHECKING = False  # importing typing would double the import time of this package
 
 if TYPE_CHECKING:
+    from vipllava_jax.answering.choices import Choice, choose
     from vipllava_jax.answering.prefixes import prefix
     from vipllava_jax.answering.questions import answer
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vipllava_jax.sharding import make_mesh
 
 _HOMES = {
+    'answering.choices': ['Choice', 'choose'],
     'answering.prefixes': ['prefix'],
     'answering.questions': ['answer'],
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
