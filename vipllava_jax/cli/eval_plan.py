@@ -61,9 +61,9 @@ def prepare(
         batches = group(shard=division.shard)
 
     def settings(portable: bool) -> dict[str, Any]:
-        asked = [options[name] for name in ('template', 'fit', 'max_new_tokens')]
+        asked = {name: options[name] for name in ('template', 'fit', 'max_new_tokens', 'choose')}
         described = describe_model(source, folder, str(adapter) if adapter else None, portable)
-        return {**described, **weight_dtypes(shapes), **answer_settings(cases, *asked, portable=portable)}
+        return {**described, **weight_dtypes(shapes), **answer_settings(cases, **asked, portable=portable)}
 
     return PreparedEvaluation(processor, weights, shapes, batches, group, settings)
 

@@ -16,7 +16,7 @@ from vipllava_jax.generation.plan import check_types
 from vipllava_jax.generation.prefix import pin_prefix
 from vipllava_jax.generation.rows import place_rows, to_host
 from vipllava_jax.inputs.batch import Batch
-from vipllava_jax.inputs.padding import pad_ids
+from vipllava_jax.inputs.padding import pad_ids, power_of_two
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.llama import AttentionSpec, PrefixCache
@@ -98,11 +98,6 @@ def passes(rows: Sequence[Answers], vocab: int) -> Iterator[tuple[np.ndarray, in
             part = alike[start : start + most]
             part += [part[-1]] * (min(most, power_of_two(len(part))) - len(part))
             yield np.array(part).T, T
-
-
-def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n."""
-    return 1 << max(n - 1, 0).bit_length()
 
 
 @partial(jax.jit, static_argnames='cfg')
