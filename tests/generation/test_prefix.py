@@ -17,6 +17,7 @@ VARIANTS = {
     'sampled': {'temperature': 1.0, 'seed': 3, 'num_return_sequences': 2},
     'processed': {'repetition_penalty': 1.3, 'no_repeat_ngram_size': 2, 'logprobs': 2},
     'lookup': {'prompt_lookup_num_tokens': 4},
+    'beams': {'num_beams': 2, 'num_return_sequences': 2, 'logprobs': 0},
 }
 
 
@@ -36,11 +37,20 @@ def prompts(cfg, rng):
     return np.array(first), pictures[0, :1], Batch(tokens, lengths, pictures, np.array([1, 1, 2], np.int32))
 
 
+@pytest.fixture(params=['apart', 'copied'])
+def decoded(request, monkeypatch):
+    """Whether few rows read the keys of their prefix apart from their own, or have their own copies."""
+    monkeypatch.setattr(plan, 'SHARING_ROWS', 1 if request.param == 'apart' else 100)
+
+
 @pytest.mark.parametrize(
     'variant',
-    ['greedy', *(pytest.param(v, marks=pytest.mark.slow) for v in ('sampled', 'processed', 'lookup'))],
+    [
+        'greedy',
+        *(pytest.param(v, marks=pytest.mark.slow) for v in ('sampled', 'processed', 'lookup', 'beams')),
+    ],
 )
-def test_answers_equal_those_without_a_prefix(params, cfg, prompts, variant):
+def test_answers_equal_those_without_a_prefix(params, cfg, prompts, variant, decoded):
     ids, pictures, batch = prompts
     prefix = compute_prefix(params, ids, pictures, cfg=cfg)
     settings = RUN | VARIANTS[variant]
@@ -55,7 +65,7 @@ def test_answers_equal_those_without_a_prefix(params, cfg, prompts, variant):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('axes', [{'data': 2}, {'tensor': 2}, {'data': 2, 'tensor': 2}], ids=str)
-def test_a_mesh_changes_nothing(params, cfg, prompts, axes):
+def test_a_mesh_changes_nothing(params, cfg, prompts, axes, decoded):
     ids, pictures, batch = prompts
     expected = vj.generate(params, batch, cfg=cfg, **RUN)
     sharded = on_mesh(params, axes)
@@ -113,13 +123,62 @@ def test_the_prefix_of_questions_about_a_picture(demo_model):
 
 
 @pytest.mark.slow
-def test_beams_check_the_prefix_and_are_those_without(params, cfg, prompts):
+@pytest.mark.parametrize('axes', [None, {'data': 2, 'tensor': 2}], ids=str)
+def test_beams_that_share_their_prompt_are_those_that_do_not(params, cfg, rng, monkeypatch, axes):
+    batch = ragged(cfg, rng, [(9, 2), (4, 0), (15, 1)], T=32)
+    params = params if axes is None else on_mesh(params, axes)
+    settings = RUN | {'num_beams': 3, 'max_new_tokens': 70, 'num_return_sequences': 2}
+    shared = vj.generate(params, batch, cfg=cfg, **settings)
+    monkeypatch.setattr(plan, 'SHARING_ROWS', 100)
+    expected = vj.generate(params, batch, cfg=cfg, **settings)
+    np.testing.assert_array_equal(shared.tokens, expected.tokens)
+    np.testing.assert_allclose(shared.sequence_scores, expected.sequence_scores, atol=1e-4)
+
+
+def test_what_a_prefix_and_prompts_have_in_common(params, cfg, prompts):
     ids, pictures, batch = prompts
+    P = cfg.vision.patches
     prefix = compute_prefix(params, ids, pictures, cfg=cfg)
-    settings = RUN | {'num_beams': 2}
-    found = vj.generate(params, batch, cfg=cfg, prefix=prefix, **settings)
-    np.testing.assert_array_equal(found.tokens, vj.generate(params, batch, cfg=cfg, **settings).tokens)
-    other = batch._replace(tokens=batch.tokens.copy())
-    other.tokens[0, 1] += 1
-    with pytest.raises(ValueError, match='row 0 does not begin'):
-        vj.generate(params, other, cfg=cfg, prefix=prefix, **settings)
+    assert prefix.common_length(batch) == len(ids) == P + 4
+    other = batch._replace(
+        tokens=batch.tokens.copy(), images=batch.images.copy(), lengths=batch.lengths.copy()
+    )
+    other.tokens[1, P + 3] += 1
+    assert prefix.common_length(other) == P + 3
+    other.lengths[0] = P + 3
+    assert prefix.common_length(other) == P + 2
+    other.images[2, 0, 3, 4, 1] += 1e-3
+    assert prefix.common_length(other) == 2  # the ids before the picture
+    assert prefix.common_length(batch._replace(image_counts=np.array([1, 0, 2]))) == 2
+    assert prefix.common_length(batch._replace(lengths=np.array([5, 8, 9]))) == 2  # within the picture
+    assert len(prefix.cut(2).images) == 0
+    with pytest.raises(ValueError, match='cannot be cut to 3 ids'):
+        prefix.cut(3)
+    shorter = prefix.cut(P + 3)
+    expected = vj.generate(params, batch, cfg=cfg, **RUN)
+    found = vj.generate(params, batch, cfg=cfg, prefix=shorter, **RUN)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+
+
+@pytest.mark.parametrize('settings', [{}, {'prompt_lookup_num_tokens': 4}], ids=['plain', 'lookup'])
+@pytest.mark.parametrize('read', [1, 99])
+def test_an_answer_continues_as_a_prefix(params, cfg, rng, settings, read):
+    first = ragged(cfg, rng, [(9, 1)], T=32)
+    tokens = vj.stream(params, first, cfg=cfg, **RUN, **settings)
+    pieces = [piece for piece, _ in zip(tokens, range(read), strict=False)]
+    prefix = tokens.computed()
+    assert not [*tokens]
+    n = int(first.lengths[0])
+    np.testing.assert_array_equal(prefix.ids[:n], first.tokens[0, :n])
+    answer = np.concatenate(pieces, axis=1)[0]
+    np.testing.assert_array_equal(prefix.ids[n:][: answer.size], answer[: len(prefix) - n])
+    ids = [*prefix.ids, *rng.integers(3, 100, 5)]
+    batch = Batch(np.array([ids], np.int32), np.array([len(ids)], np.int32), first.images, first.image_counts)
+    found = vj.generate(params, batch, cfg=cfg, prefix=prefix, **RUN)
+    np.testing.assert_array_equal(found.tokens, vj.generate(params, batch, cfg=cfg, **RUN).tokens)
+
+
+def test_several_rows_do_not_become_a_prefix(params, cfg, rng):
+    tokens = vj.stream(params, ragged(cfg, rng, [(9, 1), (4, 0)], T=32), cfg=cfg, **RUN)
+    with pytest.raises(ValueError, match='only a batch of one row'):
+        tokens.computed()

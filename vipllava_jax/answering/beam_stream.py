@@ -1,12 +1,14 @@
 """The answers of beam search in the form of a stream, so that replies are read from them in the same way."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from vipllava_jax.generation.decoding import generate
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.plan import make_plan
+from vipllava_jax.generation.prefix import Prefix
 from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.batch import Batch
@@ -18,9 +20,11 @@ class BeamStream(Iterator[np.ndarray]):
     The search runs when they are requested; the arguments are checked before, with the errors of `generate`.
     """
 
-    def __init__(self, model: Model, batch: Batch, settings: GenerationSettings) -> None:
-        self.model, self.batch, self.settings = model, batch, settings
-        self.ends = make_plan(model.params, batch, model.cfg, settings, model.processor).ends
+    def __init__(
+        self, model: Model, batch: Batch, settings: GenerationSettings, prefix: Prefix | None = None
+    ) -> None:
+        self.model, self.batch, self.settings, self.prefix = model, batch, settings, prefix
+        self.ends = make_plan(model.params, batch, model.cfg, settings, model.processor, prefix).ends
         self.found: Generation | None = None
 
     def __next__(self) -> np.ndarray:
@@ -35,4 +39,5 @@ class BeamStream(Iterator[np.ndarray]):
         if self.found is not None:
             return self.found
         params, cfg, processor, _ = self.model
-        return generate(params, self.batch, cfg=cfg, settings=self.settings, processor=processor)
+        given: dict[str, Any] = {'processor': processor, 'prefix': self.prefix}
+        return generate(params, self.batch, cfg=cfg, settings=self.settings, **given)

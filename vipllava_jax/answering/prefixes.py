@@ -8,12 +8,14 @@ import numpy as np
 from vipllava_jax.answering.prompts import image_list
 from vipllava_jax.answering.questions import check_processor
 from vipllava_jax.generation.model import Model
-from vipllava_jax.generation.prefix import Prefix, compute_prefix
+from vipllava_jax.generation.prefix import Prefix, common_length, compute_prefix, image_spans
+from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.images import ImageSource
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, Turn
 from vipllava_jax.messages import brief
 
+WORTH_SHARING = 64  # ids; computing fewer again costs less than another program
 CONTINUATIONS = ('a', ' a', '1', '.', '\n', '…')  # what may follow a text, and change its last ids
 
 
@@ -44,6 +46,22 @@ def prefix(
     if not ids:
         raise ValueError(f'prompts in the template {template} have no beginning in common')
     return compute_prefix(model.params, np.array(ids), batch.images[0, : len(given)], cfg=model.cfg)
+
+
+def shared_prefix(model: Model, batch: Batch) -> Prefix | None:
+    """The beginning that all rows of a batch have in common, computed; None if it would not pay.
+
+    Rows that begin with the same pixels and ids have it computed once instead of in each row.
+    """
+    if len(batch.tokens) < 2:
+        return None
+    ids, images = batch.tokens[0, : batch.lengths[0]], batch.images[0, : batch.image_counts[0]]
+    spans = image_spans(ids, model.cfg)
+    length = common_length(ids, images, spans, batch)
+    if length < WORTH_SHARING:
+        return None
+    I = int((spans[:, 1] <= length).sum())
+    return compute_prefix(model.params, ids[:length], images[:I], cfg=model.cfg)
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:

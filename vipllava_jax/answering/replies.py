@@ -11,6 +11,7 @@ import numpy as np
 from vipllava_jax.answering.beam_stream import BeamStream
 from vipllava_jax.generation.decoding import TokenStream, stream
 from vipllava_jax.generation.model import Model
+from vipllava_jax.generation.prefix import Prefix
 from vipllava_jax.generation.result import GeneratedAnswer
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import AnswerEnds, find_stop, truncate_at_stops
@@ -117,9 +118,12 @@ class Reply:
         }
 
 
-def replies(model: Model, batch: Batch, settings: GenerationSettings) -> list[Reply]:
-    """The replies to a batch; the settings are those of `with_template_stops`.
+def replies(
+    model: Model, batch: Batch, settings: GenerationSettings, prefix: Prefix | None = None
+) -> list[Reply]:
+    """The replies to a batch, whose rows begin with `prefix`.
 
+    The settings are those of `with_template_stops`.
     With `num_return_sequences` n above 1, the n replies to a prompt follow one another.
 
     The replies can be read one after another or together: tokens are generated for the whole batch, as many
@@ -129,9 +133,10 @@ def replies(model: Model, batch: Batch, settings: GenerationSettings) -> list[Re
     processor = model.processor
     chunks: TokenStream | BeamStream
     if settings.num_beams > 1:
-        chunks = BeamStream(model, batch, settings)
+        chunks = BeamStream(model, batch, settings, prefix)
     else:
-        chunks = stream(model.params, batch, cfg=model.cfg, settings=settings, processor=processor)
+        shared: dict[str, Any] = {'processor': processor, 'prefix': prefix}
+        chunks = stream(model.params, batch, cfg=model.cfg, settings=settings, **shared)
     lengths = np.repeat(batch.lengths, settings.num_return_sequences)
     copies = itertools.tee(chunks, len(lengths))
     return [

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vipllava_jax.answering.choices import EncodedOptions, encode_options
+from vipllava_jax.answering.prefixes import shared_prefix
 from vipllava_jax.answering.replies import replies, with_template_stops
 from vipllava_jax.config import Config
 from vipllava_jax.data.marking import open_marked
@@ -49,6 +50,7 @@ class PreparedBatch(NamedTuple):
     max_new_tokens: int
     errors: list[str]
     options: tuple[EncodedOptions, ...] = ()  # of each case, if one is chosen
+    one_picture: bool = False  # as in `CaseBatch`
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class CaseBatches:
         rows = [n % len(numbers) for n in range(batch.size)]
         arrays = self.processor.collate([ids[n] for n in rows], [pictures[n] for n in rows])
         options = [self.options(self.cases.cases[number]) for number in numbers] if self.choose else ()
-        return PreparedBatch(tuple(numbers), arrays, batch.max_new_tokens, errors, tuple(options))
+        how = tuple(options), batch.one_picture
+        return PreparedBatch(tuple(numbers), arrays, batch.max_new_tokens, errors, *how)
 
     def options(self, case: Case) -> EncodedOptions:
         """The ids of the options of a case."""
@@ -137,7 +140,8 @@ class CaseBatches:
         if prepared.batch is None:
             return []
         model = Model(params, self.cfg, self.processor)
-        rows = replies(model, prepared.batch, self.settings(prepared.max_new_tokens))
+        prefix = shared_prefix(model, prepared.batch) if prepared.one_picture else None
+        rows = replies(model, prepared.batch, self.settings(prepared.max_new_tokens), prefix)
         texts = [reply.text() for reply, _ in zip(rows, prepared.numbers, strict=False)]
         scores = self._scores(params, prepared) if self.choose else [()] * len(texts)
         return [

@@ -16,12 +16,12 @@ from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.logits.next_token import NewTokens, no_tokens
 from vipllava_jax.generation.lookup import Checked, RowQueues, lookup_chunk
 from vipllava_jax.generation.plan import GenerationPlan, make_plan
-from vipllava_jax.generation.prefix import Prefix, map_prefix
+from vipllava_jax.generation.prefix import Prefix, map_prefix, prefix_of_row
 from vipllava_jax.generation.programs import NOT_FINITE, decode_chunk, prefill_batch
 from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.rows import clock, place_rows, to_host
 from vipllava_jax.generation.settings import GenerationSettings, with_overrides
-from vipllava_jax.generation.state import map_state
+from vipllava_jax.generation.state import State, map_state
 from vipllava_jax.generation.stopping import AnswerEnds
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.processor import Processor
@@ -97,6 +97,7 @@ class TokenStream(Iterator[np.ndarray]):
         self._queues = RowQueues(len(plan.ends.limits))
         self._pieces = [no_tokens(len(plan.ends.limits), plan.top)]  # and what has been yielded
         self._tokens = self._run(params)
+        self._state: State | None = None  # the newest
 
     @property
     def ends(self) -> AnswerEnds:
@@ -109,10 +110,24 @@ class TokenStream(Iterator[np.ndarray]):
         """The answers so far; complete when the iterator has ended. Before, some have no finish reason."""
         return Generation.of(self._pieces, self.ends, self.plan.settings)
 
+    def computed(self) -> Prefix:
+        """The prompt and its answer so far, as a prefix of prompts that continue them; it ends the iterator.
+
+        Raises ValueError before the first tokens, and if the batch has several rows.
+        """
+        state, plan = self._state, self.plan
+        if state is None or len(plan.ends.limits) > 1:
+            raise ValueError('only a batch of one row whose generation has begun can become a prefix')
+        self._tokens = iter(())
+        images = plan.batch.images[0, : plan.batch.image_counts[0]]
+        if plan.prefix is not None:
+            images = np.concatenate([plan.prefix.images, images])
+        return prefix_of_row(state, images, plan.cfg)
+
     def _run(self, params: Params) -> Iterator[np.ndarray]:
         ends, mesh = self.plan.ends, mesh_of(params)
         seconds = clock(ends.max_time, mesh)
-        for chunk in one_ahead(chunks(params, self.plan)):
+        for chunk in one_ahead(self._chunks(params)):
             for piece in self._on_host(chunk):
                 if (piece.tokens == NOT_FINITE).any():
                     raise ValueError(explain(params, self.plan.batch))
@@ -124,6 +139,25 @@ class TokenStream(Iterator[np.ndarray]):
             if ends.all_ended:
                 return
 
+    def _chunks(self, params: Params) -> Iterator[NewTokens | Checked]:
+        """The tokens of the prefill and of as many chunks as the longest answer may need, on the device."""
+        plan = self.plan
+        rows = place_rows(plan.rows, mesh_of(params))
+        state, first, prefix = prefill_batch(params, *rows, plan.shared, **plan.shapes, **plan.static)
+        self._state = state
+        yield first
+        drafted = plan.settings.prompt_lookup_num_tokens
+        for _ in range(-(-(int(plan.ends.limits.max()) - 1) // (LOOKUP_STEPS if drafted else CHUNK))):
+            new: NewTokens | Checked
+            if drafted:
+                state, new = lookup_chunk(
+                    params, state, prefix, cfg=plan.cfg, steps=LOOKUP_STEPS, drafted=drafted
+                )
+            else:
+                state, new = decode_chunk(params, state, prefix, steps=CHUNK, **plan.static)
+            self._state = state
+            yield new
+
     def _on_host(self, chunk: NewTokens | Checked) -> Iterator[NewTokens]:
         """The tokens of a chunk as NumPy arrays, in pieces that have as many tokens in every active row."""
         ends = self.plan.ends
@@ -134,23 +168,6 @@ class TokenStream(Iterator[np.ndarray]):
         self._queues.add(chunk)
         while (tokens := self._queues.take(ends.active, ends.pad)).shape[1]:
             yield NewTokens(tokens)
-
-
-def chunks(params: Params, plan: GenerationPlan) -> Iterator[NewTokens | Checked]:
-    """The tokens of the prefill and of as many chunks as the longest answer may need, on the device."""
-    rows = place_rows(plan.rows, mesh_of(params))
-    state, first, prefix = prefill_batch(params, *rows, plan.shared, **plan.shapes, **plan.static)
-    yield first
-    drafted = plan.settings.prompt_lookup_num_tokens
-    for _ in range(-(-(int(plan.ends.limits.max()) - 1) // (LOOKUP_STEPS if drafted else CHUNK))):
-        new: NewTokens | Checked
-        if drafted:
-            state, new = lookup_chunk(
-                params, state, prefix, cfg=plan.cfg, steps=LOOKUP_STEPS, drafted=drafted
-            )
-        else:
-            state, new = decode_chunk(params, state, prefix, steps=CHUNK, **plan.static)
-        yield new
 
 
 def one_ahead(items: Iterator[Any]) -> Iterator[Any]:

@@ -19,14 +19,14 @@ from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSetti
 from vipllava_jax.generation.state import eos_rows
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops, eos_ids, stop_ids
 from vipllava_jax.inputs.batch import Batch, bucket
-from vipllava_jax.inputs.padding import round_up
+from vipllava_jax.inputs.padding import pad_ids, power_of_two, round_up
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.messages import brief
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of
 
-SHARING_ROWS = 8  # from this many rows on, it is faster to read what they share once than with each row
+SHARING_ROWS = 8  # from this many rows on, it is faster to read what they share once than its copies
 
 
 class GenerationPlan(NamedTuple):
@@ -41,13 +41,18 @@ class GenerationPlan(NamedTuple):
     slots: int
     top: int | None  # the number of likeliest tokens that the programs report; None: no log-probabilities
     ends: AnswerEnds  # of B·n answers, the n of a row one after the other
-    shared: SharedStart | None  # the prefix of all rows
-    share: bool  # whether the samples of a row share its prompt
+    prefix: Prefix | None  # of all rows
+    share: bool  # whether rows read the keys that they share once: of the prefix, or of a prompt's copies
 
     @property
     def rows(self) -> tuple[Batch, Sampling | None, np.ndarray, Processing | None]:
         """The arguments of the prefill after the weights, which a mesh divides by rows."""
         return self.batch, self.sampling, self.eos, self.processing
+
+    @property
+    def shared(self) -> SharedStart | None:
+        """What the prefill takes of the prefix."""
+        return None if self.prefix is None else self.prefix.start
 
     @property
     def static(self) -> dict[str, Any]:
@@ -94,14 +99,30 @@ def make_plan(
         stop_ids=single,
     )
     top = settings.logprobs and min(round_up(settings.logprobs, 8), cfg.text.vocab)
-    rest = batch if prefix is None else prefix.remainder(batch, cfg.pad)
-    if settings.num_beams > 1:  # its cache is reordered as a whole
-        rest, prefix = batch, None
-    slots = bucket(rest.tokens.shape[1] + int(limits.max()))
+    copies = max(n, settings.num_beams)
+    share = B * copies >= SHARING_ROWS and (prefix is not None or copies > 1)
+    rest, slots = _rest_and_slots(batch, prefix, int(limits.max()), share, cfg)
     rows = rest, sampling, eos_rows((*eos, *single), B), processing
-    share = prefix is None and n > 1 and B * n >= SHARING_ROWS
-    shared = None if prefix is None else prefix.start
-    return GenerationPlan(settings, cfg, *rows, slots, top, ends, shared, share)
+    return GenerationPlan(settings, cfg, *rows, slots, top, ends, prefix, share)
+
+
+def _rest_and_slots(
+    batch: Batch, prefix: Prefix | None, limit: int, share: bool, cfg: Config
+) -> tuple[Batch, int]:
+    """What follows the prefix in each row, and the number of slots for it and `limit` new tokens.
+
+    Rows that have their own copies of a prefix have slots for all tokens. Their number, and T, are powers of
+    two, so that the turns of a conversation need few compilations.
+    """
+    if prefix is None:
+        return batch, bucket(batch.tokens.shape[1] + limit)
+    rest = prefix.remainder(batch, cfg.pad)
+    T = rest.tokens.shape[1]
+    if share:
+        return rest, bucket(T + limit)
+    wider = pad_ids([*rest.tokens], power_of_two(T), cfg.pad)
+    needed = len(prefix) + max(wider.shape[1], int(rest.lengths.max()) + limit)
+    return rest._replace(tokens=wider), max(power_of_two(needed), bucket(prefix.start.slots))
 
 
 def check_types(params: Params, batch: Batch, processor: Processor | None) -> None:

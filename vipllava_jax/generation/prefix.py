@@ -1,5 +1,6 @@
 """The beginning of prompts, computed once for all rows that start with it."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +13,12 @@ from flax import struct
 from jax import Array
 
 from vipllava_jax.config import Config
+from vipllava_jax.generation.rows import to_host
+from vipllava_jax.generation.state import State
 from vipllava_jax.inputs.batch import Batch, bucket, describe_array
 from vipllava_jax.inputs.padding import pad_ids, round_up
 from vipllava_jax.model import vipllava
-from vipllava_jax.model.llama import PrefixCache
+from vipllava_jax.model.llama import Cache, PrefixCache, write_to_cache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of, pin
 
@@ -26,13 +29,18 @@ SUFFIX_STEP = 32  # what follows a prefix is short, so it is padded less than by
 class SharedStart:
     """What the programs need of A beginnings of prompts, each shared by B / A consecutive rows."""
 
-    ids: Array  # AS int32, padded
+    ids: Any  # AS int32, padded
     cache: PrefixCache
 
+    @property
+    def slots(self) -> int:
+        return self.cache.k[0].shape[1]
+
     def rows(self, slots: int, pad: int, B: int) -> tuple[Array, Array]:
-        """The ids of B rows with `slots` free slots after them, and the numbers B of shared ids."""
-        padded = jnp.pad(self.ids, ((0, 0), (0, slots)), constant_values=pad)
-        return jnp.repeat(padded, B // len(self.ids), axis=0), self.cache.of_rows(B)
+        """The ids BS of B rows, padded to `slots`, and the numbers B of shared ids."""
+        A, S = self.ids.shape
+        padded = jnp.pad(self.ids, ((0, 0), (0, slots - S)), constant_values=pad)
+        return jnp.repeat(padded, B // A, axis=0), self.cache.of_rows(B)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +49,7 @@ class Prefix:
 
     ids: np.ndarray  # P int32, with a placeholder for each feature of an image
     images: np.ndarray  # Ihw3 float32
+    spans: np.ndarray  # I2, where the placeholders of each image begin and end
     start: SharedStart  # of this prefix alone
 
     def __len__(self) -> int:
@@ -48,6 +57,20 @@ class Prefix:
 
     def __repr__(self) -> str:
         return f'Prefix(ids={describe_array(self.ids)}, images={describe_array(self.images)})'
+
+    def common_length(self, batch: Batch) -> int:
+        """The number of ids with which this prefix and all rows of a batch begin; see `common_length`."""
+        return common_length(self.ids, self.images, self.spans, batch)
+
+    def cut(self, length: int) -> 'Prefix':
+        """The first `length` ids as a prefix, with the same buffers; ValueError if that divides an image."""
+        begins, ends = self.spans.T
+        if not 0 < length <= len(self) or ((begins < length) & (length < ends)).any():
+            raise ValueError(f'a prefix of {len(self)} ids cannot be cut to {length} ids, or not in an image')
+        I = int((ends <= length).sum())
+        cache = dataclasses.replace(self.start.cache, lengths=np.array([length], np.int32))
+        start = dataclasses.replace(self.start, cache=cache)
+        return Prefix(self.ids[:length], self.images[:I], self.spans[:I], start)
 
     def remainder(self, batch: Batch, pad: int) -> Batch:
         """What follows the prefix in each row; ValueError, naming the row, if one begins otherwise."""
@@ -70,14 +93,37 @@ class Prefix:
         return Batch(tokens, lengths, batch.images[:, I:], batch.image_counts - I)
 
 
+def common_length(ids: np.ndarray, images: np.ndarray, spans: np.ndarray, batch: Batch) -> int:
+    """The number of the ids P with which all rows of a batch begin, at least one less than each row has.
+
+    Of the images Ihw3 among the ids, those at `spans` I2, only equal ones with all of their placeholders are
+    counted.
+    """
+    length = len(ids)
+    for row, n, of_row, I in zip(batch.tokens, batch.lengths, batch.images, batch.image_counts, strict=True):
+        length = min(length, int(n) - 1)
+        different = row[:length] != ids[:length]
+        length = int(different.argmax()) if different.any() else length
+        for i, (begin, end) in enumerate(spans.tolist()):
+            if begin < length and (length < end or i >= I or not np.array_equal(of_row[i], images[i])):
+                length = begin
+    return length
+
+
+def image_spans(ids: np.ndarray, cfg: Config) -> np.ndarray:
+    """Where the placeholders of each of the I images among ids begin and end, I2."""
+    placeholders = np.flatnonzero(ids == cfg.image_token).reshape(-1, cfg.vision.patches)
+    return placeholders[:, [0, -1]] + [0, 1]
+
+
 def compute_prefix(params: Params, ids: np.ndarray, images: np.ndarray, *, cfg: Config) -> Prefix:
     """Runs the model over the first ids P of prompts, and the images Ihw3 among them."""
     tokens = pad_ids([ids], bucket(len(ids)), cfg.pad)
-    lengths = jnp.array([len(ids)], jnp.int32)
+    lengths = np.array([len(ids)], np.int32)
     counts = np.array([len(images)], np.int32)
-    batch = Batch(tokens, np.array([len(ids)], np.int32), images[None], counts)
-    cache = prefill_prefix(params, batch, lengths, cfg=cfg)
-    return Prefix(np.asarray(ids, np.int32), images, SharedStart(jnp.asarray(tokens), cache))
+    cache = prefill_prefix(params, Batch(tokens, lengths, images[None], counts), lengths, cfg=cfg)
+    ids = np.asarray(ids, np.int32)
+    return Prefix(ids, images, image_spans(ids, cfg), SharedStart(tokens, cache))
 
 
 @partial(jax.jit, static_argnames='cfg')
@@ -93,6 +139,33 @@ def prefill_prefix(params: Params, batch: Batch, lengths: Array, *, cfg: Config)
         image_counts=batch.image_counts,
     )
     return pin_prefix(PrefixCache(cache.k, cache.v, lengths), mesh_of(params))
+
+
+def join_prefix(prefix: PrefixCache, cache: Cache, slots: int) -> Cache:
+    """The cache of B rows, each with its own copy of its prefix before what is in the given cache BSKH.
+
+    It has `slots` slots, which must be enough for the filled ones of both.
+    """
+    B = len(cache.k[0])
+
+    def join(shared: Array, own: Array) -> Array:
+        copies = jnp.repeat(shared[:, :slots], B // len(shared), axis=0)
+        empty = ((0, 0), (0, slots - copies.shape[1]), (0, 0), (0, 0))
+        return pin(write_to_cache(jnp.pad(copies, empty), own, prefix.of_rows(B)), 'BSKH')
+
+    return Cache(*(tuple(map(join, *kv)) for kv in ((prefix.k, cache.k), (prefix.v, cache.v))))
+
+
+def prefix_of_row(state: State, images: np.ndarray, cfg: Config) -> Prefix:
+    """What is in the cache of a row, the first of a state, as a prefix; images Ihw3 are those among its ids.
+
+    The buffers of the state are those of the prefix if it has no other rows.
+    """
+    P = int(to_host(state.positions)[0])
+    ids = to_host(state.ids)[:1]
+    k, v = (tuple(x[:1] for x in kv) for kv in (state.cache.k, state.cache.v))
+    cache = PrefixCache(k, v, np.array([P], np.int32))
+    return Prefix(ids[0, :P], images, image_spans(ids[0, :P], cfg), SharedStart(ids, cache))
 
 
 def map_prefix(f: Callable[[Any, str], Any], prefix: PrefixCache | None) -> Any:

@@ -14,9 +14,9 @@ from vipllava_jax.generation.logits.next_token import NewTokens, reported, score
 from vipllava_jax.generation.logits.processing import Processing, Processor
 from vipllava_jax.generation.logits.repeats import add_id, repeats_of
 from vipllava_jax.generation.logits.sampling import Sampling, sample_keys, select
-from vipllava_jax.generation.prefix import SharedStart, pin_prefix
+from vipllava_jax.generation.prefix import SharedStart, join_prefix, pin_prefix
 from vipllava_jax.generation.state import State, pin_rows, pin_state, write_ids
-from vipllava_jax.inputs.batch import Batch
+from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.model.vipllava import Params
@@ -48,8 +48,9 @@ def prefill_batch(
     tokens that are reported, None for no report. Each row becomes `samples` rows, one after the other. The
     token is NOT_FINITE for a row whose logits hold NaN or infinity, unless its processors replace them.
 
-    With `shared`, the batch holds what follows that beginning. With `share`, the samples of a row share its
-    prompt. Either is the third result, which `decode_chunk` takes.
+    With `shared`, the batch holds what follows that beginning. With `share`, rows read what they share once:
+    that beginning or, without one, the prompt of their samples. It is the third result, which `decode_chunk`
+    takes.
     """
     state, logits, prefix = start(
         params, batch, sampling, eos, processing, shared, cfg=cfg, slots=slots, copies=samples, share=share
@@ -87,40 +88,42 @@ def start(
 ) -> tuple[State, Array, PrefixCache | None]:
     """Prefills a cache -> the state before the first token, with each row `copies` times, and the logits.
 
-    The third result is the part of the cache that rows share: that of `shared`, or with `share` the prompt of
-    each row, so that its copies have an empty cache.
+    The third result is what rows read together. With `share`, that is `shared` or, without it, the prompt of
+    each row, so that its copies have an empty cache; otherwise None, and each row has a cache of all tokens.
     """
-    prefix = None if shared is None else shared.cache
+    B, T = batch.tokens.shape
     logits, cache = vipllava.prefill(
         params,
         batch.tokens,
         batch.images,
         lengths=batch.lengths,
-        slots=batch.tokens.shape[1] if share else slots,
+        slots=T if share == (shared is None) else slots,
         cfg=cfg,
         image_counts=batch.image_counts,
-        prefix=prefix,
+        prefix=shared.cache if shared else None,
     )
-    B, T = batch.tokens.shape
-    ids, positions = prompt_ids(batch, shared, slots, cfg.pad)
+    ids, positions = prompt_ids(batch, shared, slots + shared.slots if shared and share else slots, cfg.pad)
     repeats = None
     if processing is not None:
         repeats = repeats_of(ids, positions, processing.no_repeat_ngram_size.max() - 1)
-    done = jnp.zeros(B, bool)
+    prefix = shared.cache if shared and share else None
     dtype = cache.k[0].dtype
-    if share:
+    if share and shared is None:
         prefix, cache = PrefixCache(cache.k, cache.v, positions), Cache((), ())
+    elif shared and not share:
+        cache = join_prefix(shared.cache, cache, slots)
+    done = jnp.zeros(B, bool)
     state = State(cache, ids, positions, positions, done, jnp.asarray(eos), sampling, processing, repeats)
     if copies > 1:
         state, logits = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), (state, logits))
-    if share:
-        own = Cache.empty(cfg.text, B * copies, slots - T, dtype)
+    if share and shared is None:
+        own = Cache.empty(cfg.text, B * copies, bucket(slots - T), dtype)
         state = dataclasses.replace(state, cache=own)
     return state, logits, prefix
 
 
 def prompt_ids(batch: Batch, shared: SharedStart | None, slots: int, pad: int) -> tuple[Array, Array]:
-    """The ids BS of whole prompts, with room for the answers, and the positions B of the first new tokens."""
+    """The ids BS of whole prompts, padded to `slots`, and the positions B of the first new tokens."""
     prompt, lengths = jnp.asarray(batch.tokens, jnp.int32), jnp.asarray(batch.lengths, jnp.int32)
     B, T = prompt.shape
     if shared is None:

@@ -44,7 +44,7 @@ class PrefixCache:
 
     k: tuple[Array, ...]  # L times ASKH
     v: tuple[Array, ...]  # L times ASKH
-    lengths: Array  # A int32, the number of slots that are filled
+    lengths: Any  # A int32, the number of slots that are filled
 
     def of_rows(self, B: int) -> Array:
         """The lengths of the prefixes of B rows."""

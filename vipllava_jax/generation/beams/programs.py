@@ -29,10 +29,12 @@ from vipllava_jax.generation.beams.state import (
 from vipllava_jax.generation.logits.next_token import NewTokens
 from vipllava_jax.generation.logits.processing import Processing, Processor
 from vipllava_jax.generation.logits.sampling import Sampling
+from vipllava_jax.generation.prefix import SharedStart, pin_prefix
 from vipllava_jax.generation.programs import is_usable, next_scores, start
 from vipllava_jax.generation.state import State, pin_rows
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava
+from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of, pin
 
@@ -47,7 +49,10 @@ class Progress:
     tokens: Array  # BK int32, its token
 
 
-@partial(jax.jit, static_argnames=('cfg', 'slots', 'width', 'candidates_per_beam', 'top', 'processors'))
+@partial(
+    jax.jit,
+    static_argnames=('cfg', 'slots', 'width', 'candidates_per_beam', 'share', 'top', 'processors'),
+)
 def prefill_beams(
     params: Params,
     batch: Batch,
@@ -55,21 +60,28 @@ def prefill_beams(
     eos: Array,
     processing: Processing | None,
     rules: BeamRules,
+    shared: SharedStart | None = None,
     *,
     cfg: Config,
     slots: int,
     width: int,
     candidates_per_beam: int,
+    share: bool = False,
     top: int | None = None,
     processors: Sequence[Processor] = (),
-) -> tuple[Beams, Progress, Array]:
+) -> tuple[Beams, PrefixCache | None, Progress, Array]:
     """Prefills a cache -> `width` beams per row with their first candidates, progress, usable B.
 
-    Each step proposes `candidates_per_beam` times as many candidates as a row has beams. A row is usable if
-    its logits are finite, or its processors make them so. The other arguments are those of `prefill_batch`.
+    The second result is what beams read together, for `beam_chunk`. Each step proposes `candidates_per_beam`
+    times as many candidates as a row has beams. A row is usable if its logits are finite, or its processors
+    make them so. The other arguments are those of `prefill_batch`.
     """
-    state, logits, _ = start(params, batch, sampling, eos, processing, cfg=cfg, slots=slots, copies=width)
+    state, logits, prefix = start(
+        params, batch, sampling, eos, processing, shared, cfg=cfg, slots=slots, copies=width, share=share
+    )
     B, T = batch.tokens.shape
+    positions = state.positions[::width]
+    first = prefix.of_rows(B) if prefix else jnp.zeros_like(positions)
     mesh = mesh_of(params)
     # The beams of a row are equal at first, so only one of them is continued.
     scores = jnp.full((B, width), LOWEST, jnp.float32).at[:, 0].set(0)
@@ -82,14 +94,16 @@ def prefill_beams(
         jax.tree.map(jnp.asarray, rules),
         answers,
         scores,
-        divergence_at_start(jnp.asarray(batch.lengths, jnp.int32), width),
+        divergence_at_start(positions - first, width),
+        first,
         counts=jnp.zeros(B, jnp.int32),
         done=jnp.zeros(B, bool),
         finished=Finished(answers, jnp.full((B, width), LOWEST, jnp.float32), none, none),
         candidates=candidates,
     )
     usable = is_usable(logits, state.processing)[::width]
-    return pin_beams(beams, mesh), progress_of(beams, none), pin(usable, 'B', mesh)
+    beams = pin_beams(beams, mesh)
+    return beams, pin_prefix(prefix, mesh), progress_of(beams, none), pin(usable, 'B', mesh)
 
 
 def empty_answers(new: NewTokens, W: int, T: int, pad: int) -> NewTokens:
@@ -102,6 +116,7 @@ def empty_answers(new: NewTokens, W: int, T: int, pad: int) -> NewTokens:
 def beam_chunk(
     params: Params,
     beams: Beams,
+    prefix: PrefixCache | None = None,
     *,
     cfg: Config,
     steps: int,
@@ -114,7 +129,9 @@ def beam_chunk(
     def step(carry: tuple[Beams, Array], _: None) -> tuple[tuple[Beams, Array], None]:
         beams, chosen = accept(carry[0])
         state, K = beams.state, beams.candidates.beams.shape[1]
-        logits, cache = vipllava.decode(params, state.tokens, state.cache, state.positions, cfg=cfg)
+        logits, cache = vipllava.decode(
+            params, state.tokens, state.cache, state.positions, cfg=cfg, prefix=prefix
+        )
         state = dataclasses.replace(state, cache=cache)
         candidates = propose(logits, state, beams.scores, state.positions + 1, K, top, processors)
         beams = dataclasses.replace(beams, state=state, candidates=candidates)

@@ -11,6 +11,7 @@ from vipllava_jax.generation.beams.programs import Progress, beam_chunk, prefill
 from vipllava_jax.generation.beams.state import REASONS, STOP, TIME, Beams, map_beams, rules_of
 from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.plan import GenerationPlan
+from vipllava_jax.generation.prefix import map_prefix
 from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.rows import clock, place_rows, to_host
 from vipllava_jax.generation.stopping import RowStops
@@ -29,7 +30,7 @@ def search(params: Params, plan: GenerationPlan, processor: Processor | None) ->
     limits, max_time = plan.ends.limits[::n], plan.ends.max_time[::n]
     seconds = clock(max_time, mesh_of(params))
     arguments, shapes = program_arguments(params, plan)
-    beams, progress, usable = prefill_beams(params, *arguments, **shapes, **plan.static)
+    beams, prefix, progress, usable = prefill_beams(params, *arguments, plan.shared, **shapes, **plan.static)
     texts = CandidateTexts(plan, processor) if processor and plan.settings.stop else None
     steps = steps_of(plan)
     for call in range(-(-int(limits.max()) // steps)):
@@ -37,7 +38,8 @@ def search(params: Params, plan: GenerationPlan, processor: Processor | None) ->
         stopped[: len(limits)][seconds() >= max_time] = TIME
         if texts:
             texts.push(progress, stopped)
-        beams, newest = beam_chunk(params, with_ends(beams, stopped, params), steps=steps, **plan.static)
+        beams = with_ends(beams, stopped, params)
+        beams, newest = beam_chunk(params, beams, prefix, steps=steps, **plan.static)
         if call == 0 and not to_host(usable)[: len(limits)].all():
             raise ValueError(explain(params, plan.batch))
         if to_host(progress.done)[: len(limits)].all():
@@ -57,7 +59,12 @@ def program_arguments(params: Params, plan: GenerationPlan) -> tuple[tuple[Any, 
     limits = plan.ends.limits[:: settings.num_return_sequences]
     # As many as in transformers: if the best candidates of every beam end, enough others remain.
     per_beam = max(2, 1 + len(plan.ends.eos))
-    shapes = {'slots': plan.slots, 'width': settings.num_beams, 'candidates_per_beam': per_beam}
+    shapes = {
+        'slots': plan.slots,
+        'share': plan.share,
+        'width': settings.num_beams,
+        'candidates_per_beam': per_beam,
+    }
     return place_rows((*plan.rows, rules_of(settings, limits)), mesh_of(params)), shapes
 
 
@@ -104,12 +111,12 @@ def compile_beams(params: Params, plan: GenerationPlan) -> None:
     """Compiles the two programs that `search` runs, in parallel; the params may be shapes."""
     mesh = mesh_of(params)
     arguments, shapes = program_arguments(params, plan)
-    traced = prefill_beams.trace(params, *arguments, **shapes, **plan.static)
+    traced = prefill_beams.trace(params, *arguments, plan.shared, **shapes, **plan.static)
 
     def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
 
-    beams = map_beams(placed, traced.out_info[0])
+    beams, prefix = map_beams(placed, traced.out_info[0]), map_prefix(placed, traced.out_info[1])
     wait = background(traced.lower().compile)
-    beam_chunk.lower(params, beams, steps=steps_of(plan), **plan.static).compile()
+    beam_chunk.lower(params, beams, prefix, steps=steps_of(plan), **plan.static).compile()
     wait()
