@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,24 +84,27 @@ class CaseBatches:
     def prepare(self, batch: CaseBatch) -> PreparedBatch:
         """Loads the pictures of a batch; BrokenRow names a damaged one."""
         ids, pictures, numbers, errors = [], [], [], []
+        loaded: dict[Any, list[np.ndarray]] = {}
         for number in batch.numbers:
             case = self.cases.cases[number]
             try:
-                pictures.append(self._pictures(case, batch.fit))
+                if case.pictures not in loaded:
+                    loaded[case.pictures] = self._pictures(case, batch.fit)
             except BrokenRow as error:
                 if not self.skip_broken:
                     raise
                 errors.append(str(error))
                 continue
             ids.append(self.processor.encode(case.turns, len(case.images), self.template))
+            pictures.append(loaded[case.pictures])
             numbers.append(number)
         if not numbers:
             return PreparedBatch((), None, batch.max_new_tokens, errors)
         rows = [n % len(numbers) for n in range(batch.size)]
         arrays = self.processor.collate([ids[n] for n in rows], [pictures[n] for n in rows])
         options = [self.options(self.cases.cases[number]) for number in numbers] if self.choose else ()
-        how = tuple(options), batch.one_picture
-        return PreparedBatch(tuple(numbers), arrays, batch.max_new_tokens, errors, *how)
+        prepared = PreparedBatch(tuple(numbers), arrays, batch.max_new_tokens, errors, tuple(options))
+        return prepared._replace(one_picture=batch.one_picture)
 
     def options(self, case: Case) -> EncodedOptions:
         """The ids of the options of a case."""
