@@ -92,23 +92,21 @@ def encode_options(
     options begin after the same ids.
     """
     encode = processor.tokenizer.encode
-    prompt = encode(render(template, turns, image_count, processor.chat_template))
-    end = [] if template in ANSWER_ENDINGS else [id for id in [processor.tokenizer.eos] if id is not None]
-    whole = [
-        [*encode(_with_answer(processor, turns, option, image_count, template)), *end] for option in options
-    ]
+    text = render(template, turns, image_count, processor.chat_template)
+    if template in ANSWER_ENDINGS:
+        whole = [encode(_conversation(turns, option, image_count, template)) for option in options]
+    else:
+        space = '' if text[-1:].isspace() else ' '
+        end = [] if processor.tokenizer.eos is None else [processor.tokenizer.eos]
+        whole = [[*encode(text + space + option), *end] for option in options]
+    prompt = encode(text)
     start = len(common_prefix([prompt, *whole]))
     for ids in whole:
         processor.check_ids(ids[start:])
     return EncodedOptions(len(prompt) - start, [ids[start:] for ids in whole])
 
 
-def _with_answer(
-    processor: Processor, turns: Sequence[Turn], option: str, image_count: int, template: str
-) -> str:
-    """The text of a conversation with an option as its last answer, up to its end."""
-    if template in ANSWER_ENDINGS:
-        text, spans = answer_spans([*turns, Turn('assistant', option)], image_count, template)
-        return text[: spans[-1][1]]
-    prompt = render(template, turns, image_count, processor.chat_template)
-    return prompt + ('' if prompt[-1:].isspace() else ' ') + option
+def _conversation(turns: Sequence[Turn], option: str, image_count: int, template: str) -> str:
+    """The text of a conversation with an option as its last answer, up to the end of that answer."""
+    text, spans = answer_spans([*turns, Turn('assistant', option)], image_count, template)
+    return text[: spans[-1][1]]
