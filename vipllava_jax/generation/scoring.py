@@ -79,8 +79,8 @@ def check_answers(batch: Batch, answers: Sequence[Answers], cfg: Config) -> None
 def passes(rows: Sequence[Answers], vocab: int) -> Iterator[tuple[np.ndarray, int]]:
     """Divides the answers into passes of the model -> their numbers AR, and the T to which they are padded.
 
-    Answers of similar length are in one pass. There are few pairs of R and T, because each is compiled, and a
-    pass has at most AT_ONCE logits. Some answers are repeated.
+    Answers of similar length are in one pass. There are few pairs of R and T, because each is compiled. A pass
+    has at most AT_ONCE logits, or one answer to each prompt. Some answers are repeated.
     """
     by_length = [np.argsort([len(ids) for ids in row], kind='stable').tolist() for row in rows]
     columns = [
@@ -93,7 +93,8 @@ def passes(rows: Sequence[Answers], vocab: int) -> Iterator[tuple[np.ndarray, in
 
     for T, group in itertools.groupby(columns, padded):
         alike = [*group]
-        most = max(1, AT_ONCE // (len(rows) * T * vocab))
+        fitting = max(1, AT_ONCE // (len(rows) * T * vocab))
+        most = 1 << fitting.bit_length() - 1  # the largest power of two that fits
         for start in range(0, len(alike), most):
             part = alike[start : start + most]
             part += [part[-1]] * (min(most, power_of_two(len(part))) - len(part))
