@@ -152,7 +152,7 @@ def test_the_samples_of_a_prompt_are_replies_that_follow_one_another(model):
 def test_beams_are_searched_when_the_first_reply_is_read(model, out, monkeypatch):
     calls = []
 
-    def search(params, batch, *, cfg, settings, processor):
+    def search(params, batch, *, cfg, settings, processor, prefix):
         calls.append(settings)
         return dataclasses.replace(out, sequence_scores=np.float32([-1, -2, -3]))
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -17,6 +18,9 @@ from tests.training.optimizers import optimizer
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.data.examples import Examples
 from vipllava_jax.generation import decoding
+from vipllava_jax.generation.beams.programs import beam_chunk, prefill_beams
+from vipllava_jax.generation.beams.state import BeamRules
+from vipllava_jax.generation.prefix import SharedStart
 from vipllava_jax.generation.state import State, eos_rows, map_state, row_letters
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import llama
@@ -37,6 +41,7 @@ SHALLOW = dataclasses.replace(
     feature_layers=(3, 2, 2, 1, 0),
 )
 ROWS = 4  # per training step
+PREFIX = 640  # slots of the beginning that rows share
 SLOTS, PROMPT = 1024, 704  # neither, times 8 and times a width, is the size of a weight matrix
 BYTES = {'bf16': 2, 'f16': 2, 'pred': 1, 's8': 1, 'u8': 1}
 FREE = ('get-tuple-element', 'parameter', 'tuple', 'constant', 'bitcast')
@@ -100,15 +105,45 @@ def decode(params: Any, cfg: vj.Config, B: int, where: jax.sharding.Sharding | M
     return decoding.decode_chunk.trace(params, rows, cfg=cfg, steps=8).lower().compile()
 
 
-def decode_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.sharding.Sharding) -> Any:
-    """The program of a chunk of B rows that share a prefix of 640 slots."""
-
+def prefix(cfg: vj.Config, A: int) -> PrefixCache:
     def zeros() -> PrefixCache:
-        shared = llama.Cache.empty(cfg.text, 1, 640, jnp.bfloat16)
-        return PrefixCache(shared.k, shared.v, jnp.zeros(1, jnp.int32))
+        shared = llama.Cache.empty(cfg.text, A, PREFIX, jnp.bfloat16)
+        return PrefixCache(shared.k, shared.v, jnp.zeros(A, jnp.int32))
 
-    rows, prefix = place((state(cfg, B), jax.eval_shape(zeros)), device)
-    return decoding.decode_chunk.trace(params, rows, prefix, cfg=cfg, steps=8).lower().compile()
+    return jax.eval_shape(zeros)
+
+
+def decode_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.sharding.Sharding) -> Any:
+    """The program of a chunk of B rows that share a prefix."""
+    rows, shared = place((state(cfg, B), prefix(cfg, 1)), device)
+    return decoding.decode_chunk.trace(params, rows, shared, cfg=cfg, steps=8).lower().compile()
+
+
+def prefill_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.sharding.Sharding) -> Any:
+    """The program that prefills what follows a prefix that B rows share."""
+    ids, counts = jax.ShapeDtypeStruct((B, 64), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.int32)
+    start = SharedStart(jax.ShapeDtypeStruct((1, PREFIX), jnp.int32), prefix(cfg, 1))
+    eos = jax.eval_shape(lambda: jnp.asarray(eos_rows(cfg.eos, B)))
+    batch, eos, start = place((Batch(ids, counts, pictures(cfg, B, 0), counts), eos, start), device)
+    traced = decoding.prefill_batch.trace(
+        params, batch, None, eos, None, start, cfg=cfg, slots=SLOTS, share=True
+    )
+    return traced.lower().compile()
+
+
+def search_beams(params: Any, cfg: vj.Config, B: int, W: int, device: jax.sharding.Sharding) -> Any:
+    """The program of a chunk of B rows of W beams, which share their prompts, and the shape of the cache."""
+
+    def start(params: Any) -> Any:
+        pixels = jnp.zeros(pictures(cfg, B, 0).shape)
+        batch = Batch(np.zeros((B, 64), np.int32), np.ones(B, np.int32), pixels, np.zeros(B, np.int32))
+        rules = BeamRules(np.zeros(B, np.int32), np.zeros(B, np.float32), np.zeros(B, np.int32))
+        eos, static = eos_rows(cfg.eos, B), {'slots': 64 + SLOTS, 'width': W, 'candidates_per_beam': 2}
+        return prefill_beams(params, batch, None, eos, None, rules, cfg=cfg, share=True, **static)
+
+    beams, shared, *_ = jax.eval_shape(start, params)
+    beams, shared = place((beams, shared), device)
+    return beam_chunk.trace(params, beams, shared, cfg=cfg, steps=8).lower().compile(), beams.state.cache
 
 
 def prefill(params: Any, cfg: vj.Config, B: int, where: jax.sharding.Sharding | Mesh) -> Any:
@@ -145,8 +180,8 @@ def train(trains: tuple[str, ...], sharding: jax.sharding.Sharding, *targets: st
     return step.trace(*arguments).lower().compile()
 
 
-def pictures(cfg: vj.Config, B: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((B, 1, cfg.vision.image_size, cfg.vision.image_size, 3), jnp.float32)
+def pictures(cfg: vj.Config, B: int, I: int = 1) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((B, I, cfg.vision.image_size, cfg.vision.image_size, 3), jnp.float32)
 
 
 def size_in_bytes(tree: Any) -> int:

@@ -14,7 +14,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
 from tests.gates import program
-from tests.gates.program import CFG
+from tests.gates.program import CFG, SHALLOW
 from vipllava_jax.model import llama
 from vipllava_jax.model.attention import attend
 
@@ -33,9 +33,9 @@ def params(h200):
     return load(h200)
 
 
-def load(device, quantize=None):
+def load(device, quantize=None, cfg=CFG):
     """The shapes of the params, as fused by `vj.load` on a GPU."""
-    params = program.weights(CFG, quantize)
+    params = program.weights(cfg, quantize)
     layers = {
         name: jax.eval_shape(llama.fuse, part) if name.startswith('layers_') else part
         for name, part in params['llama'].items()
@@ -76,6 +76,11 @@ def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
     assert ops.total() <= kernels * CFG.text.layers + 20, ops
 
 
+def count_attentions(computation):
+    """The number of calls of cudnn's attention."""
+    return sum('dot_product_attention' in x.line and x.op == 'custom-call' for x in computation)
+
+
 def test_rows_that_share_a_prefix_read_it_once_and_update_their_caches_in_place(h200, params, monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
     compiled = program.decode_after_prefix(params, dataclasses.replace(CFG, attention='cudnn'), 32, h200)
@@ -83,10 +88,24 @@ def test_rows_that_share_a_prefix_read_it_once_and_update_their_caches_in_place(
     assert compiled.memory_analysis().alias_size_in_bytes >= program.size_in_bytes(cache)
     assert not program.copies(text)
     assert not program.large_results(program.entry(text) + program.loop(text), cache)
-    attentions = [
-        x for x in program.loop(text) if 'dot_product_attention' in x.line and x.op == 'custom-call'
-    ]
-    assert len(attentions) == 2 * CFG.text.layers
+    assert count_attentions(program.loop(text)) == 2 * CFG.text.layers
+
+
+def test_what_follows_a_prefix_is_prefilled_without_a_copy_of_it(h200, monkeypatch):
+    monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
+    cfg = dataclasses.replace(SHALLOW, attention='cudnn')
+    text = program.prefill_after_prefix(load(h200, cfg=cfg), cfg, 8, h200).as_text()
+    assert count_attentions(program.entry(text)) == 2 * cfg.text.layers
+    assert not program.large_results(program.entry(text), program.prefix(cfg, 1))
+
+
+@pytest.mark.parametrize('attention', ['xla', 'cudnn'])
+def test_beams_that_share_their_prompt_update_their_caches_in_place(h200, monkeypatch, attention):
+    monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
+    cfg = dataclasses.replace(SHALLOW, attention=attention)
+    compiled, cache = program.search_beams(load(h200, cfg=cfg), cfg, 2, 4, h200)
+    assert compiled.memory_analysis().alias_size_in_bytes >= program.size_in_bytes(cache)
+    assert not program.large_results(program.entry(compiled.as_text()), cache)
 
 
 def test_int4_dequantizes_one_weight_at_a_time_for_many_rows(h200):

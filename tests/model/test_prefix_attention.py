@@ -35,6 +35,13 @@ def test_attention_in_two_parts_equals_attention_to_the_whole(rng, groups, queri
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize('queries', [1, 4])
+def test_attention_in_two_parts_has_the_dtype_of_the_queries(queries):
+    q, shared, own = (jnp.ones((B, S, 2, 4), jnp.bfloat16) for B, S in ((2, queries), (1, 8), (2, 8)))
+    prefix = PrefixKeys(shared, shared, jnp.array([5]))
+    assert attend_after_prefix(q, prefix, own, own, offset=jnp.array([1, 2])).dtype == jnp.bfloat16
+
+
 @pytest.mark.slow
 def test_prefill_and_decoding_after_a_prefix_equal_those_of_whole_prompts(rng):
     cfg, B = SMALL, len(LENGTHS) * GROUP

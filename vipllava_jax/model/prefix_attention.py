@@ -54,7 +54,7 @@ def attend_after_prefix(
             own = part(q, k, v, lengths=jnp.minimum(offset + 1, k.shape[1]))
         else:
             own = part(q, k, v, offset=offset)
-        return _merge(shared, own)
+        return _merge(shared, own).astype(q.dtype)
 
     first = jnp.zeros(len(q), jnp.int32) if offset is None else offset
     # Over the devices that hold the rows of one prefix, it is whole.
@@ -69,11 +69,10 @@ def _uses_cudnn(q: Array, offset: Array | None, implementation: Attention | None
 
 
 def _merge(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
-    """Merges two results BTNH of attention to different keys, given their log-sum-exps BTN in float32."""
+    """Two results BTNH of attention to different keys, with their log-sum-exps BTN -> both in one."""
     largest = jnp.maximum(a[1], b[1])
     wa, wb = jnp.exp(a[1] - largest), jnp.exp(b[1] - largest)
-    y = (wa[..., None] * a[0] + wb[..., None] * b[0]) / (wa + wb)[..., None]
-    return y.astype(a[0].dtype)
+    return (wa[..., None] * a[0] + wb[..., None] * b[0]) / (wa + wb)[..., None]
 
 
 def _part_with_xla(
