@@ -48,7 +48,7 @@ def sums(logits, batch, answers):
 
 def check_close(found, expected, atol):
     assert [len(row) for row in found] == [len(row) for row in expected]
-    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=atol)
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=1e-6, atol=atol)
 
 
 def test_scores_are_those_of_a_forward_pass_over_prompt_and_answer(params, cfg, scored):

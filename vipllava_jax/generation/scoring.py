@@ -79,8 +79,8 @@ def check_answers(batch: Batch, answers: Sequence[Answers], cfg: Config) -> None
 def passes(rows: Sequence[Answers], vocab: int) -> Iterator[tuple[np.ndarray, int]]:
     """Divides the answers into passes of the model -> their numbers AR, and the T to which they are padded.
 
-    Answers of similar length are in one pass. There are few pairs of R and T, because each is compiled. A pass
-    has at most AT_ONCE logits, or one answer to each prompt. Some answers are repeated.
+    Answers of similar length are in one pass. There are few pairs of R and T, because each is compiled. A
+    pass has at most AT_ONCE logits, or one answer to each prompt. Some answers are repeated.
     """
     by_length = [np.argsort([len(ids) for ids in row], kind='stable').tolist() for row in rows]
     columns = [
