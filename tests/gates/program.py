@@ -121,7 +121,7 @@ def decode_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.shardin
 
 def prefill_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.sharding.Sharding) -> Any:
     """The program that prefills what follows a prefix that B rows share."""
-    ids, counts = jax.ShapeDtypeStruct((B, 64), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.int32)
+    ids, counts = jax.ShapeDtypeStruct((B, 96), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.int32)
     start = SharedStart(jax.ShapeDtypeStruct((1, PREFIX), jnp.int32), prefix(cfg, 1))
     eos = jax.eval_shape(lambda: jnp.asarray(eos_rows(cfg.eos, B)))
     batch, eos, start = place((Batch(ids, counts, pictures(cfg, B, 0), counts), eos, start), device)

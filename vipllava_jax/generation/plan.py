@@ -23,6 +23,7 @@ from vipllava_jax.inputs.padding import pad_ids, power_of_two, round_up
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.messages import brief
 from vipllava_jax.model.input_checks import check_inputs
+from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of
 
@@ -53,6 +54,10 @@ class GenerationPlan(NamedTuple):
     def shared(self) -> SharedStart | None:
         """What the prefill takes of the prefix."""
         return None if self.prefix is None else self.prefix.start
+
+    def read_once(self, prompts: PrefixCache | None) -> PrefixCache | None:
+        """What decoding reads once for several rows: the prefix, or the prompts that the prefill returns."""
+        return self.prefix.start.cache if self.prefix and self.share else prompts
 
     @property
     def static(self) -> dict[str, Any]:

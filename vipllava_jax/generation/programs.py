@@ -48,11 +48,10 @@ def prefill_batch(
     tokens that are reported, None for no report. Each row becomes `samples` rows, one after the other. The
     token is NOT_FINITE for a row whose logits hold NaN or infinity, unless its processors replace them.
 
-    With `shared`, the batch holds what follows that beginning. With `share`, rows read what they share once:
-    that beginning or, without one, the prompt of their samples. It is the third result, which `decode_chunk`
-    takes.
+    With `shared`, the batch holds what follows that beginning. With `share`, what rows share is read once, by
+    `decode_chunk` as well: that beginning or, without one, the prompts of samples, the third result.
     """
-    state, logits, prefix = start(
+    state, logits, prompts = start(
         params, batch, sampling, eos, processing, shared, cfg=cfg, slots=slots, copies=samples, share=share
     )
     if state.sampling is not None and sampling is not None:
@@ -69,7 +68,7 @@ def prefill_batch(
     return (
         pin_state(state, mesh),
         pin_rows(jax.tree.map(lambda x: x[:, None], new), mesh),
-        pin_prefix(prefix, mesh),
+        pin_prefix(prompts, mesh),
     )
 
 
@@ -88,8 +87,8 @@ def start(
 ) -> tuple[State, Array, PrefixCache | None]:
     """Prefills a cache -> the state before the first token, with each row `copies` times, and the logits.
 
-    The third result is what rows read together. With `share`, that is `shared` or, without it, the prompt of
-    each row, so that its copies have an empty cache; otherwise None, and each row has a cache of all tokens.
+    With `share`, rows have caches of what follows `shared` or, without it, their prompts, which are then the
+    third result, otherwise None. Without `share`, they have caches of all tokens.
     """
     B, T = batch.tokens.shape
     logits, cache = vipllava.prefill(
@@ -106,20 +105,19 @@ def start(
     repeats = None
     if processing is not None:
         repeats = repeats_of(ids, positions, processing.no_repeat_ngram_size.max() - 1)
-    prefix = shared.cache if shared and share else None
-    dtype = cache.k[0].dtype
+    prompts, dtype = None, cache.k[0].dtype
     if share and shared is None:
-        prefix, cache = PrefixCache(cache.k, cache.v, positions), Cache((), ())
+        prompts, cache = PrefixCache(cache.k, cache.v, positions), Cache((), ())
     elif shared and not share:
         cache = join_prefix(shared.cache, cache, slots)
     done = jnp.zeros(B, bool)
     state = State(cache, ids, positions, positions, done, jnp.asarray(eos), sampling, processing, repeats)
     if copies > 1:
         state, logits = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), (state, logits))
-    if share and shared is None:
+    if prompts:
         own = Cache.empty(cfg.text, B * copies, bucket(slots - T), dtype)
         state = dataclasses.replace(state, cache=own)
-    return state, logits, prefix
+    return state, logits, prompts
 
 
 def prompt_ids(batch: Batch, shared: SharedStart | None, slots: int, pad: int) -> tuple[Array, Array]:

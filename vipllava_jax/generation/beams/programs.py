@@ -72,16 +72,18 @@ def prefill_beams(
 ) -> tuple[Beams, PrefixCache | None, Progress, Array]:
     """Prefills a cache -> `width` beams per row with their first candidates, progress, usable B.
 
-    The second result is what beams read together, for `beam_chunk`. Each step proposes `candidates_per_beam`
-    times as many candidates as a row has beams. A row is usable if its logits are finite, or its processors
-    make them so. The other arguments are those of `prefill_batch`.
+    The second result are the prompts that beams share, None if they do not. Each step proposes
+    `candidates_per_beam` times as many candidates as a row has beams. A row is usable if its logits are
+    finite, or its processors make them so. The other arguments are those of `prefill_batch`.
     """
-    state, logits, prefix = start(
+    state, logits, prompts = start(
         params, batch, sampling, eos, processing, shared, cfg=cfg, slots=slots, copies=width, share=share
     )
     B, T = batch.tokens.shape
     positions = state.positions[::width]
-    first = prefix.of_rows(B) if prefix else jnp.zeros_like(positions)
+    first = jnp.zeros_like(positions)
+    if share:
+        first = shared.cache.of_rows(B) if shared else positions
     mesh = mesh_of(params)
     # The beams of a row are equal at first, so only one of them is continued.
     scores = jnp.full((B, width), LOWEST, jnp.float32).at[:, 0].set(0)
@@ -103,7 +105,7 @@ def prefill_beams(
     )
     usable = is_usable(logits, state.processing)[::width]
     beams = pin_beams(beams, mesh)
-    return beams, pin_prefix(prefix, mesh), progress_of(beams, none), pin(usable, 'B', mesh)
+    return beams, pin_prefix(prompts, mesh), progress_of(beams, none), pin(usable, 'B', mesh)
 
 
 def empty_answers(new: NewTokens, W: int, T: int, pad: int) -> NewTokens:

@@ -30,7 +30,8 @@ def search(params: Params, plan: GenerationPlan, processor: Processor | None) ->
     limits, max_time = plan.ends.limits[::n], plan.ends.max_time[::n]
     seconds = clock(max_time, mesh_of(params))
     arguments, shapes = program_arguments(params, plan)
-    beams, prefix, progress, usable = prefill_beams(params, *arguments, plan.shared, **shapes, **plan.static)
+    beams, prompts, progress, usable = prefill_beams(params, *arguments, plan.shared, **shapes, **plan.static)
+    prefix = plan.read_once(prompts)
     texts = CandidateTexts(plan, processor) if processor and plan.settings.stop else None
     steps = steps_of(plan)
     for call in range(-(-int(limits.max()) // steps)):
@@ -116,7 +117,8 @@ def compile_beams(params: Params, plan: GenerationPlan) -> None:
     def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
 
-    beams, prefix = map_beams(placed, traced.out_info[0]), map_prefix(placed, traced.out_info[1])
+    beams = map_beams(placed, traced.out_info[0])
+    prefix = plan.read_once(map_prefix(placed, traced.out_info[1]))
     wait = background(traced.lower().compile)
     beam_chunk.lower(params, beams, prefix, steps=steps_of(plan), **plan.static).compile()
     wait()
