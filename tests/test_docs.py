@@ -81,7 +81,10 @@ def test_commands_and_their_options_exist(page):
 
 @pytest.mark.parametrize(
     'page',
-    ['README.md', 'docs/loading.md', 'docs/generation.md', 'docs/evaluation.md', 'docs/training.md'],
+    [
+        *('README.md', 'docs/loading.md', 'docs/generation.md', 'docs/choices.md', 'docs/evaluation.md'),
+        'docs/training.md',
+    ],
 )
 def test_python_is_valid_and_its_names_are_public(page):
     import vipllava_jax

@@ -5,6 +5,7 @@ from vipllava_jax.version import __version__
 TYPE_CHECKING = False  # importing typing would double the import time of this package
 
 if TYPE_CHECKING:
+    from vipllava_jax.answering.choices import Choice, choose
     from vipllava_jax.answering.prefixes import prefix
     from vipllava_jax.answering.questions import answer
     from vipllava_jax.answering.regions import ask_regions
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from vipllava_jax.sharding import make_mesh
 
 _HOMES = {
+    'answering.choices': ['Choice', 'choose'],
     'answering.prefixes': ['prefix'],
     'answering.questions': ['answer'],
     'answering.regions': ['ask_regions'],
