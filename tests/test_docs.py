@@ -82,7 +82,13 @@ def test_commands_and_their_options_exist(page):
 @pytest.mark.parametrize(
     'page',
     [
-        *('README.md', 'docs/loading.md', 'docs/generation.md', 'docs/choices.md', 'docs/evaluation.md'),
+        'README.md',
+        'docs/loading.md',
+        'docs/generation.md',
+        'docs/chat.md',
+        'docs/choices.md',
+        'docs/regions.md',
+        'docs/evaluation.md',
         'docs/training.md',
     ],
 )
