@@ -7,8 +7,10 @@ TYPE_CHECKING = False  # importing typing would double the import time of this p
 if TYPE_CHECKING:
     from vipllava_jax.answering.chat import Chat
     from vipllava_jax.answering.chat_replies import ContextFull
+    from vipllava_jax.answering.choices import Choice, choose
     from vipllava_jax.answering.prefixes import prefix
     from vipllava_jax.answering.questions import answer
+    from vipllava_jax.answering.regions import ask_regions
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
     from vipllava_jax.generation.decoding import generate, stream
     from vipllava_jax.generation.model import Model
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 _HOMES = {
     'answering.chat': ['Chat'],
     'answering.chat_replies': ['ContextFull'],
+    'answering.choices': ['Choice', 'choose'],
     'answering.prefixes': ['prefix'],
     'answering.questions': ['answer'],
+    'answering.regions': ['ask_regions'],
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
     'generation.decoding': ['generate', 'stream'],
     'generation.model': ['Model'],

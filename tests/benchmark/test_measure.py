@@ -82,12 +82,15 @@ def test_a_mesh_shares_the_work_of_a_line(subject):
         assert whole.bytes / 8 <= share.bytes <= whole.bytes / 4  # each half of the rows reads all weights
 
 
+WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate')
+
+
 @pytest.mark.slow
 def test_every_line_is_measured_on_a_mesh(cfg):
     mesh = make_mesh({'data': 2, 'tensor': 2}, devices=jax.devices()[:4])
     params = place(random_params(cfg, 'float32', None, mesh), cfg, mesh=mesh)
     sides = {OURS: Ours(Subject(params, silent(cfg), mesh))}
-    what = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate')
+    what = (*WHAT, 'decode-shared')
     costs = sides[OURS].subject.costs
     with compilation_cache():
         results = [
@@ -100,7 +103,7 @@ def test_every_line_is_measured_on_a_mesh(cfg):
 
 @pytest.mark.slow
 def test_every_line_is_measured(subject):
-    what = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate')
+    what = (*WHAT[:5], 'decode-shared', 'generate', 'questions')
     sides = {OURS: Ours(subject)}
     with compilation_cache():
         cache = jax.config.jax_compilation_cache_dir
@@ -130,6 +133,22 @@ def test_the_work_of_an_answer_is_the_sum_of_its_parts(subject):
     steps = [costs.decode(2, 64 + i) for i in range(1, STEPS)]
     assert line.work[2] == pytest.approx(Work(sum(w.bytes for w in steps), sum(w.flop for w in steps)))
     assert line.output == (2 * STEPS, 'tokens/s')
+
+
+def test_the_work_of_a_step_counts_shared_keys_once(subject):
+    costs = subject.costs
+    assert costs.decode(1, 100, 80) == costs.decode(1, 100)
+    one, four = costs.decode(1, 100), costs.decode(4, 100, 80)
+    assert four.flop == 4 * one.flop
+    assert four.bytes == one.bytes + 3 * 21 * costs.cached_token
+
+
+def test_questions_differ_in_their_last_tokens(subject):
+    batch, first = subject.questions(3, 90, 24)
+    np.testing.assert_array_equal(batch.tokens[:, :66], first.tokens[[0] * 3, :66])
+    assert (batch.tokens[0, 66:90] != batch.tokens[1, 66:90]).any()
+    assert first.lengths.tolist() == [66]
+    np.testing.assert_array_equal(batch.images[1], batch.images[2])
 
 
 def test_contexts_out_of_range_are_refused(cfg):

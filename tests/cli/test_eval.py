@@ -81,6 +81,58 @@ def test_the_demo_model_is_mostly_right(vipllava, tmp_path):
     assert every['correct'] >= 10
 
 
+def visual7w(folder, count):
+    """Rows of Visual7W about the pictures 0.png to 19.png."""
+    boxes = [[4, 5, 20, 25], [0, 0, 9, 9], [10, 2, 30, 8], [3, 3, 30, 20]]
+    rows = [
+        {'id': f'v7w-{n}', 'image': f'{n}.png', 'bboxes': boxes, 'question': f'{n}?', 'answer': boxes[n % 4]}
+        for n in range(count)
+    ]
+    (folder / 'v7w.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return rows
+
+
+def test_the_likeliest_options_are_counted_beside_the_answers(vipllava, folder, data, tmp_path, monkeypatch):
+    rows = visual7w(tmp_path, 6)
+    command = ('eval', '--model', folder, *SHORT, '--choose')
+    ran = vipllava(*command, '--data', 'v7w.jsonl', '--json', 'table.json')
+    assert ran.code == 0, ran.err
+    result = evaluate(vj.load(folder), rows, images=tmp_path, max_new_tokens=3, choose=True)
+    assert [line.split('  ')[0] for line in ran.out.splitlines()[1:]] == ['Visual7W', 'Visual7W, chosen']
+    table = json.loads((tmp_path / 'table.json').read_text())
+    assert table['scores'][1]['correct'] == result.scores[1].correct
+    assert table['settings']['choose'] is True
+    assert [answer['choice'] for answer in result.answers] == [
+        answer['choice'] for answer in lines(tmp_path / 'v7w.answers.jsonl')[1:]
+    ]
+    monkeypatch.setattr(loading.Source, 'load', None)
+    assert vipllava(*command, '--data', 'v7w.jsonl').out == ran.out
+    for files, message in [
+        (['held-out.jsonl'], 'line 1: the questions of rows have no options to choose from'),
+        (['v7w.jsonl', 'held-out.jsonl'], 'line 1: the questions of rows have no options to choose from'),
+    ]:
+        named = [word for file in files for word in ('--data', file)]
+        refused = vipllava(*command, *named, '--output', 'new.jsonl')
+        assert (refused.code, refused.out, refused.err.count('\n')) == (2, '', 1)
+        assert message in refused.err
+        assert not (tmp_path / 'new.jsonl').exists()
+
+
+@pytest.mark.slow
+def test_parts_in_which_options_are_chosen_are_merged(vipllava, folder, data, tmp_path):
+    visual7w(tmp_path, 12)
+    command = ('eval', '--model', folder, *SHORT, '--choose', '--data', 'v7w.jsonl')
+    whole = vipllava(*command)
+    for part in ('0/2', '1/2'):
+        ran = vipllava(*command, '--output', 'parts.jsonl', '--shard', part)
+        assert ran.code == 0, ran.err
+    assert ran.out == whole.out
+    merged = vipllava(*command, '--output', 'parts.jsonl', '--merge', '2')
+    assert merged.out == whole.out
+    refused = vipllava(*command[:-3], '--data', 'v7w.jsonl', '--output', 'parts.jsonl', '--merge', '2')
+    assert 'choose was True and is not given' in refused.err
+
+
 def test_a_mark_that_the_crop_cuts_off_is_one_warning(vipllava, folder, data):
     ran = vipllava('eval', '--model', folder, '--data', data, *SHORT)
     assert ran.err.count('the crop cuts off the mark') == 1

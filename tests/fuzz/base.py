@@ -79,6 +79,21 @@ ROWS: list[Any] = [
         'rationale_label': 1,
     },
 ]
+COCO = {
+    'images': [{'id': 1, 'file_name': 'photo.png', 'width': 90, 'height': 60}],
+    'annotations': [
+        {
+            'id': 1,
+            'image_id': 1,
+            'category_id': 1,
+            'bbox': [10, 10, 40, 30],
+            'segmentation': [[1, 1, 40, 1, 9, 50]],
+        },
+        {'id': 2, 'image_id': 1, 'segmentation': {'size': [60, 90], 'counts': [70, 9, 51, 9, 5261]}},
+        {'id': 3, 'image_id': 1, 'segmentation': {'size': [60, 90], 'counts': 'V29c10jR5'}},
+    ],
+    'categories': [{'id': 1, 'name': 'dog'}],
+}
 RUN = 'model = "model"\ndata = ["rows.json"]\noutput = "run"\nsteps = 3\nbatch = 1\n'
 META = {'boxes': [[1, 1, 40, 50, 0.9], [50, 5, 80, 55, 0.8]], 'segms': [[[[1, 1], [40, 1], [20, 50]]], []]}
 
@@ -220,6 +235,8 @@ def data(folder: Path) -> None:
     write(folder / 'rows.json', ROWS[:2])
     write(folder / 'meta.json', META)
     (folder / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in ROWS[2:]))
+    write(folder / 'coco.json', COCO)
+    (folder / 'boxes.csv').write_text('10,10,50,40\nellipse:1,1,9,9:lime\n{"box": [0, 0, 0.5, 0.5]}\n')
     (folder / 'stdin').write_text('What is it?')
     write(
         folder / 'arguments.json',

@@ -16,6 +16,7 @@ LINES = {
     'chat': words(
         '--model  model  --image  photo.png  --mark  rectangle:10,10,50,40:red  --max-new-tokens  9'
     ),
+    'regions': words('photo.png  --model  model  --boxes  boxes.csv  --max-new-tokens  2  --batch  2'),
     'draw': words('photo.png  out.png  --mark  rectangle:10,10,50,40:red'),
     'convert': words('model  out'),
     'eval': words('--model  model  --data  rows.jsonl  --batch  2  --max-new-tokens  2'),

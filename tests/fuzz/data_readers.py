@@ -56,6 +56,23 @@ def _read_for_evaluation(folder: Path, file: Path, skip_broken: bool) -> None:
         batches.prepare(batch)
 
 
+def regions(folder: Path) -> None:
+    """Draws the regions of both files as marks of several shapes."""
+    from vipllava_jax.answering.region_marks import region_mark
+    from vipllava_jax.data.coco import as_annotation, read_annotations
+    from vipllava_jax.data.region_files import read_regions
+    from vipllava_jax.inputs.images import open_image
+    from vipllava_jax.inputs.marks import draw
+
+    picture = open_image(folder / 'photo.png')
+    found = [region.value for region in read_regions(folder / 'boxes.csv')]
+    found += read_annotations(folder / 'coco.json', 'photo.png').annotations
+    for shape in ('rectangle', 'mask', 'mask contour', 'scribble'):
+        marks = [region_mark(region, shape, picture.size) for region in found]
+        draw(picture, marks)
+        json.dumps([as_annotation(mark, picture.size) for mark in marks])
+
+
 def journals(folder: Path) -> None:
     """Resumes an evaluation and a run, up to the point where weights are needed."""
     from tests.fuzz.base import ABOUT, CFG

@@ -29,7 +29,8 @@ for settings in SETTINGS:
 from vipllava_jax.evaluation import evaluate
 rows = [{'question': f'Who is {n}?', 'answer': 'x'} for n in range(5)]
 result = evaluate(model, rows, max_new_tokens=3, batch=2, answers='answers.jsonl')
-print(json.dumps([answers, result.answers]))
+chosen = vj.choose(model, 'Who?', ['A dog', 'Two people'])
+print(json.dumps([answers, result.answers, chosen.scores]))
 pods.leave()
 """
 
@@ -45,10 +46,11 @@ def test_every_process_gets_the_results_of_a_single_device(folder, mesh, tmp_pat
     assert first.out == second.out
     model = vj.load(folder)
     batch = model.processor(['What is it?', 'Who? ' * 9, 'Describe the picture.'])
-    answers, records = json.loads(first.out)
+    answers, records, scores = json.loads(first.out)
     rows = [{'question': f'Who is {n}?', 'answer': 'x'} for n in range(5)]
     assert records == evaluate(model, rows, max_new_tokens=3, batch=2).answers
     assert len((tmp_path / 'answers.jsonl').read_text().splitlines()) == 6
+    np.testing.assert_allclose(scores, vj.choose(model, 'Who?', ['A dog', 'Two people']).scores, atol=1e-4)
     for tokens, settings in zip(answers, SETTINGS, strict=True):
         alone = vj.generate(model.params, batch, cfg=model.cfg, max_new_tokens=6, **settings)
         assert np.array_equal(tokens, alone.tokens)

@@ -56,21 +56,22 @@ def _place(mark: Mark | str) -> tuple[int, Mark]:
     return 0, mark
 
 
-def insert_phrases(question: str, marks: Sequence[Mark]) -> str:
-    """The question with {mark} or {mark1}, {mark2}, … replaced by the phrases of the marks.
+def insert_phrases(text: str, marks: Sequence[Mark], name: str = 'the question') -> str:
+    """The text with {mark} or {mark1}, {mark2}, … replaced by the phrases of the marks.
 
-    Raises ValueError for the number of a mark that is not there.
+    Raises ValueError, which calls the text by its name, for the number of a mark that is not there.
     """
 
     def phrase(match: re.Match[str]) -> str:
         number = match[1].lstrip('0') if match[1] else '1'
         if not number or len(number) > 6 or int(number) > len(marks):
             count = 'is 1 mark' if len(marks) == 1 else f'are {len(marks)} marks'
-            name = brief(match[0])[1:-1]
-            raise ValueError(f'the question says {name}, but there {count}: add one (marks=[…], --mark SPEC)')
+            raise ValueError(
+                f'{name} says {brief(match[0])[1:-1]}, but there {count}: add one (marks=[…], --mark SPEC)'
+            )
         return marks[int(number) - 1].phrase
 
-    return MARK.sub(phrase, question)
+    return MARK.sub(phrase, text)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def answer(
 
     Raises ValueError, TypeError or FileNotFoundError before anything long runs.
     """
-    _check_arguments(model, question)
+    check_question(model, question)
     images, drawn = mark_images(image_list(image), marks)
     prompt = insert_phrases(question, drawn)
     settings = _for_one_answer(model, settings)
@@ -59,7 +59,8 @@ def _for_one_answer(model: Model, settings: GenerationSettings | None) -> Genera
     return settings
 
 
-def _check_arguments(model: Model, question: str) -> None:
+def check_question(model: Model, question: str) -> None:
+    """Raises TypeError or ValueError for what is not a model with a processor, or not a question."""
     if not isinstance(model, Model):
         raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
     if not isinstance(question, str):

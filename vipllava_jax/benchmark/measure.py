@@ -19,15 +19,18 @@ from vipllava_jax.benchmark.timing import Run
 from vipllava_jax.compilation import SETTINGS
 from vipllava_jax.config import Config
 from vipllava_jax.generation.decoding import CHUNK, generate
+from vipllava_jax.generation.prefix import compute_prefix
 from vipllava_jax.generation.programs import decode_chunk, prefill_batch
 from vipllava_jax.generation.rows import place_rows, to_host
 from vipllava_jax.generation.state import State, eos_rows, map_state, pin_state
 from vipllava_jax.inputs.batch import Batch, bucket
+from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.sharding import sharding
 from vipllava_jax.signals import temporary_folder
 
 STEPS = 64  # tokens per answer
+QUESTION = 24  # tokens in which prompts about one picture differ
 
 
 class Ours(NamedTuple):
@@ -63,10 +66,34 @@ class Ours(NamedTuple):
         prompt = self.subject.prompt(batch, tokens)
         return timed(lambda: generate(params, prompt, cfg=cfg, max_new_tokens=STEPS))
 
+    def questions(self, batch: int, tokens: int) -> Run:
+        """Times the same for prompts that differ in QUESTION tokens at the end; the rest is computed once."""
+        params, cfg, _ = self.subject
+        prompt, first = self.subject.questions(batch, tokens, QUESTION)
+
+        def run() -> Any:
+            prefix = compute_prefix(params, first.tokens[0, : first.lengths[0]], first.images[0], cfg=cfg)
+            return generate(params, prompt, cfg=cfg, prefix=prefix, max_new_tokens=STEPS)
+
+        return timed(run)
+
     def decode(self, batch: int, context: int) -> Run:
         """Times the same STEPS decoding steps after `context` tokens; returns the seconds per step."""
+        return self._decode(self._state(batch, context), context)
+
+    def decode_shared(self, batch: int, context: int) -> Run:
+        """The same for rows that read all but the last STEPS tokens before these steps once."""
         params, cfg, mesh = self.subject
-        state = self._state(batch, context)
+        whole, first = self.subject.questions(1, context, STEPS)
+        prefix = compute_prefix(params, first.tokens[0, : first.lengths[0]], first.images[0], cfg=cfg)
+        rest, eos = self._placed(prefix.remainder(whole, cfg.pad))
+        static: dict[str, Any] = {'cfg': cfg, 'slots': bucket(2 * STEPS), 'share': True}
+        few, *_ = prefill_batch(params, rest, None, eos, None, prefix.start, **static)
+        return self._decode(copied(few, batch, mesh), context, prefix.start.cache)
+
+    def _decode(self, state: State, context: int, prefix: PrefixCache | None = None) -> Run:
+        params, cfg, mesh = self.subject
+        batch = len(state.tokens)
 
         def run() -> float:
             nonlocal state
@@ -74,7 +101,7 @@ class Ours(NamedTuple):
             state = jax.block_until_ready(dataclasses.replace(state, positions=positions))
             begin = time.perf_counter()
             for _ in range(STEPS // CHUNK):
-                state, new = decode_chunk(params, state, cfg=cfg, steps=CHUNK)
+                state, new = decode_chunk(params, state, prefix, cfg=cfg, steps=CHUNK)
             jax.block_until_ready((state, new))
             return (time.perf_counter() - begin) / STEPS
 
@@ -85,11 +112,7 @@ class Ours(NamedTuple):
         params, cfg, mesh = self.subject
         prompt, eos = self._placed(self.subject.prompt(1, context))
         few, *_ = prefill_batch(params, prompt, None, eos, cfg=cfg, slots=bucket(context + STEPS))
-
-        def copied(few: State) -> State:
-            return pin_state(jax.tree.map(lambda x: jnp.repeat(x[:1], batch, axis=0), few), mesh)
-
-        return jax.jit(copied)(few)
+        return copied(few, batch, mesh)
 
     def _placed(self, prompt: Batch) -> tuple[Batch, Any]:
         """A prompt on the device or the mesh, and the ids that end its rows."""
@@ -123,6 +146,12 @@ class Ours(NamedTuple):
             return run()
 
         return without_caches
+
+
+@partial(jax.jit, static_argnames=('batch', 'mesh'))
+def copied(state: State, batch: int, mesh: Mesh | None) -> State:
+    """A state with the first row `batch` times."""
+    return pin_state(jax.tree.map(lambda x: jnp.repeat(x[:1], batch, axis=0), state), mesh)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from vipllava_jax.benchmark.measure import STEPS
+from vipllava_jax.benchmark.measure import QUESTION, STEPS
 from vipllava_jax.benchmark.timing import OURS, Line
 from vipllava_jax.config import Config
 from vipllava_jax.mesh_text import row_parts
@@ -52,7 +52,7 @@ def lines(
         if 'vision' in what:
             yield vision_line(sides, costs, batch, shares)
         for context in contexts:
-            for name in ('prefill', 'first-token', 'decode', 'generate'):
+            for name in ('prefill', 'first-token', 'decode', 'decode-shared', 'generate', 'questions'):
                 if name in what:
                     yield text_line(sides, costs, name, batch, context, shares)
 
@@ -68,18 +68,30 @@ def text_line(sides: Sides, costs: Costs, name: str, batch: int, context: int, s
     prompt = context - STEPS
     vision = shares.per_device(costs.vision, batch)
     prefill = shares.per_device(lambda rows: costs.prefill(rows, prompt), batch)
+    first = prompt - QUESTION  # the tokens that the questions share
 
-    def step(start: int) -> Work:
-        return shares.per_device(lambda rows: costs.decode(rows, start + STEPS / 2), batch)
+    def step(start: int, shared: int = 0) -> Work:
+        return shares.per_device(lambda rows: costs.decode(rows, start + STEPS / 2, shared), batch)
 
+    prefix = (
+        shares.per_device(costs.vision, 1),
+        shares.per_device(lambda rows: costs.prefill(rows, first), 1),
+    )
+    rest = shares.per_device(lambda rows: costs.prefill(rows, QUESTION), batch)
     size, work, tokens = {
         'prefill': (f'{prompt}', (prefill,), batch * prompt),
         'first-token': (f'{prompt}', (vision, prefill), batch),
         'decode': (f'{context}…{context + STEPS}', (step(context),), batch),
+        'decode-shared': (f'{context}…{context + STEPS}', (step(context, context - STEPS),), batch),
         'generate': (f'{prompt} + {STEPS}', (vision, prefill, times(step(prompt), STEPS - 1)), batch * STEPS),
+        'questions': (
+            f'{first} + {QUESTION} + {STEPS}',
+            (*prefix, rest, times(step(prompt, first), STEPS - 1)),
+            batch,
+        ),
     }[name]
-    runs = runs_of(sides, name, batch, context if name == 'decode' else prompt)
-    return Line(name, size, batch, runs, work, (tokens, 'tokens/s'))
+    runs = runs_of(sides, name, batch, context if name.startswith('decode') else prompt)
+    return Line(name, size, batch, runs, work, (tokens, 'questions/s' if name == 'questions' else 'tokens/s'))
 
 
 def compile_lines(ours: Any, batch: int, tokens: int) -> Iterator[Line]:

@@ -15,7 +15,9 @@ EXPLANATION = """\
 Times are medians of the repeats, after a warm-up. % of: the minimum time of the bytes and operations of the
 line at the measured rates, as a percentage of the measured time.
 prefill: text only, on the device. first-token: with an image, on the device. generate: from a prompt on the
-host to an answer on the host. decode: one step, the mean of 64; all rows have one prompt, with an image."""
+host to an answer on the host. decode: one step, the mean of 64; all rows have one prompt, with an image.
+decode-shared: the same, but rows read all of their prompt except the last 64 tokens once. questions: like
+generate, about one image that is computed once."""
 MESH_EXPLANATION = """
 With --mesh, batch and output are those of all devices together. The rates are those of the slowest device,
 and the minimum time is that of the share of one device, its rows and its part of the weights, without

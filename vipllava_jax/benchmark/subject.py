@@ -94,6 +94,16 @@ class Subject(NamedTuple):
         pixels = rng.normal(size=(rows, images, side, side, 3)).astype(np.float32)
         return Batch(words, np.full(rows, tokens, np.int32), pixels, np.full(rows, images, np.int32))
 
+    def questions(self, rows: int, tokens: int, own: int) -> tuple[Batch, Batch]:
+        """Prompts with one image that differ in the last `own` tokens, and a row of what they begin with."""
+        different = self.prompt(rows, tokens)
+        words, P = different.tokens.copy(), tokens - own
+        words[:, :P] = words[0, :P]
+        same = different._replace(tokens=words, images=different.images[[0] * rows])
+        first = same.tokens[:1].copy()
+        first[:, P:] = self.cfg.pad
+        return same, Batch(first, np.array([P], np.int32), same.images[:1], same.image_counts[:1])
+
 
 def silent(cfg: Config, attention: Attention | None = None) -> Config:
     """The config without an end token, and with the given attention."""

@@ -22,6 +22,7 @@ COMMANDS = {
     'demo': 'Try a small bundled model, without a download.',
     'ask': 'Ask a question about a picture, with marks drawn on it.',
     'chat': 'Talk about pictures, with marks drawn on them.',
+    'regions': 'Ask a question about each of many regions of a picture.',
     'draw': 'Draw marks on a picture.',
     'convert': 'Convert a checkpoint from PyTorch to Flax, or back.',
     'train': 'Fine-tune a model, completely or with LoRA.',

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from vipllava_jax.benchmark.subject import Subject
     from vipllava_jax.benchmark.timing import Line, Result
 
-WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate', 'load', 'convert')
-ON_MESH = WHAT[:6]  # by default: loading and converting depend on the disk more than on the devices
+ON_MESH = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate')
+DEFAULT = (*ON_MESH, 'load', 'convert')  # without a mesh; these depend on the disk more than on the devices
+WHAT = (*DEFAULT, 'decode-shared', 'questions')
 
 
 @click.command()
@@ -40,7 +41,12 @@ ON_MESH = WHAT[:6]  # by default: loading and converting depend on the disk more
     type=click.Choice(('7b', '13b', 'tiny')),
     help='Measure random weights of this size instead.  [default: 7b; tiny on a CPU]',
 )
-@click.option('--what', metavar='A,B,…', type=Names(WHAT), help=f'Measure only some of {", ".join(WHAT)}.')
+@click.option(
+    '--what',
+    metavar='A,B,…',
+    type=Names(WHAT),
+    help=f'Measure only some of {", ".join(WHAT)}.  [default: all but the last two]',
+)
 @click.option(
     '--batch',
     'batches',
@@ -97,10 +103,14 @@ def bench(**options: Any) -> None:
     devices together, and the minimum time that of one device's share. Loading, converting and compiling are
     repeated at most three times; compiling without a cache runs once. Ctrl-C prints the results so far.
 
+    For many questions about one picture: decode-shared is a step of rows that read all but the last 64 tokens
+    of their context once, and questions a batch from the arrays of its prompts to answers of 64 tokens.
+
     \b
     Examples:
       vipllava bench
       vipllava bench --model ./vip-llava-7b --what decode,prefill --batch 1,8 --json speed.json
+      vipllava bench --preset 7b --what decode,decode-shared,questions --batch 32,128
       vipllava bench --preset 13b --mesh tensor=4 --what decode --batch 1,32
       vipllava bench --preset 7b --peer transformers --batch 1 --context 704 --plot roofline.png
     """
@@ -202,7 +212,7 @@ def planned_lines(
     from vipllava_jax.benchmark.run import default
 
     shares = plan.Shares.of(subject.mesh)
-    what = options.what or (WHAT if subject.mesh is None else ON_MESH)
+    what = options.what or (DEFAULT if subject.mesh is None else ON_MESH)
     batches = options.batches or [batch for batch in default('batches') if batch % shares.rows == 0]
     batches, contexts = batches or [shares.rows], options.contexts or default('contexts')
     folders = load_and_convert.Folders(subject, folder, place, options.quantize)

@@ -91,6 +91,12 @@ if TYPE_CHECKING:
     help='The maximum number of tokens of an answer.  [default: 128; for ViP-Bench 1024]',
 )
 @click.option(
+    '--choose',
+    is_flag=True,
+    help='Also choose the likeliest of the options of each question, as for Visual7W and VCR, and count how '
+    'often it is right.',
+)
+@click.option(
     '--batch',
     metavar='N',
     type=WholeNumber(1, 2**16),

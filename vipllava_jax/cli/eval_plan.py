@@ -61,19 +61,22 @@ def prepare(
         batches = group(shard=division.shard)
 
     def settings(portable: bool) -> dict[str, Any]:
-        asked = [options[name] for name in ('template', 'fit', 'max_new_tokens')]
+        asked = {name: options[name] for name in ('template', 'fit', 'max_new_tokens', 'choose')}
         described = describe_model(source, folder, str(adapter) if adapter else None, portable)
-        return {**described, **weight_dtypes(shapes), **answer_settings(cases, *asked, portable=portable)}
+        return {**described, **weight_dtypes(shapes), **answer_settings(cases, **asked, portable=portable)}
 
     return PreparedEvaluation(processor, weights, shapes, batches, group, settings)
 
 
 def load_params(plan: PreparedEvaluation, first: 'CaseBatch') -> 'Params':
-    """Loads the weights while the programs for the first batch are compiled."""
+    """Loads the weights while the programs for the first batch are compiled.
+
+    Those of a batch about one picture depend on its common beginning, which only the weights can compute.
+    """
     batch = plan.batches.prepare(first).batch
     settings = plan.batches.settings(first.max_new_tokens)
     wait = None
-    if batch is not None:
+    if batch is not None and not first.one_picture:
         wait = compile_in_background(plan.shapes, batch, plan.batches.cfg, settings, plan.processor)
     model, _ = load_model(plan.weights, plan.processor)
     if wait is not None:

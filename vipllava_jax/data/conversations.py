@@ -123,7 +123,7 @@ def _encode_all(turns: Sequence[Turn], images: int, processor: Processor, templa
     check_trainable(template)
     if template == 'plain':
         turns = [turn._replace(text='') if turn.role == 'user' else turn for turn in turns]
-    text, answers = _answers(turns, images, template)
+    text, answers = answer_spans(turns, images, template)
     ids, spans = processor.tokenizer.encode_with_spans(text)
     processor.check_ids(ids)
     is_target = np.zeros(len(ids), bool)
@@ -144,7 +144,7 @@ def _encode_all(turns: Sequence[Turn], images: int, processor: Processor, templa
     return Example(tokens, targets)
 
 
-def _answers(turns: Sequence[Turn], images: int, template: str) -> tuple[str, list[tuple[int, int]]]:
+def answer_spans(turns: Sequence[Turn], images: int, template: str) -> tuple[str, list[tuple[int, int]]]:
     """The text of a conversation, and the start and end of each answer in it, its ending included."""
     ending = ANSWER_ENDINGS[template]
     newlines = len(ending) - len(ending.rstrip('\n')) if ending.strip() else 0

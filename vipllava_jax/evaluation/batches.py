@@ -1,6 +1,6 @@
-"""Groups cases into batches of few shapes and answers them; threads load the pictures ahead."""
+"""Answers cases in batches; threads load the pictures ahead."""
 
-import itertools
+import dataclasses
 import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vipllava_jax.answering.choices import EncodedOptions, encode_options
+from vipllava_jax.answering.prefixes import shared_prefix
 from vipllava_jax.answering.replies import replies, with_template_stops
 from vipllava_jax.config import Config
 from vipllava_jax.data.marking import open_marked
 from vipllava_jax.data.row_checks import raise_unless_skipped
 from vipllava_jax.data.rows import BrokenRow
-from vipllava_jax.evaluation.cases import Case, Cases
+from vipllava_jax.evaluation.cases import Case, Cases, check_options
+from vipllava_jax.evaluation.grouping import CaseBatch, CaseShape, divide
 from vipllava_jax.generation.model import Model
+from vipllava_jax.generation.scoring import score_answers
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, pixels
@@ -29,21 +33,13 @@ from vipllava_jax.threads import map_ahead
 THREADS = min(8, os.cpu_count() or 1)
 
 
-class CaseBatch(NamedTuple):
-    """Cases that are answered together, by number."""
-
-    numbers: tuple[int, ...]
-    size: int  # the number of rows; if there are fewer cases, some are repeated
-    fit: Fit | None
-    max_new_tokens: int
-
-
 class Answer(NamedTuple):
     """The answer to a case."""
 
     number: int
     text: str
     finished: bool  # whether it ended before the maximum number of tokens
+    scores: tuple[float, ...] = ()  # of the case's options, if one is chosen
 
 
 class PreparedBatch(NamedTuple):
@@ -53,6 +49,8 @@ class PreparedBatch(NamedTuple):
     batch: Batch | None  # None: all cases are broken
     max_new_tokens: int
     errors: list[str]
+    options: tuple[EncodedOptions, ...] = ()  # of each case, if one is chosen
+    one_picture: bool = False  # as in `CaseBatch`
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class CaseBatches:
     batches: tuple[CaseBatch, ...]
     skip_broken: bool
     warn: Callable[[str, str], None]  # called with a subject and a message about it
+    choose: bool = False  # whether the likeliest of each case's options is found, too
     errors: tuple[str, ...] = ()  # messages about the first cases that were left out
     left_out: int = 0  # cases that were left out
 
@@ -85,22 +84,31 @@ class CaseBatches:
     def prepare(self, batch: CaseBatch) -> PreparedBatch:
         """Loads the pictures of a batch; BrokenRow names a damaged one."""
         ids, pictures, numbers, errors = [], [], [], []
+        loaded: dict[Any, list[np.ndarray]] = {}
         for number in batch.numbers:
             case = self.cases.cases[number]
             try:
-                pictures.append(self._pictures(case, batch.fit))
+                if case.pictures not in loaded:
+                    loaded[case.pictures] = self._pictures(case, batch.fit)
             except BrokenRow as error:
                 if not self.skip_broken:
                     raise
                 errors.append(str(error))
                 continue
             ids.append(self.processor.encode(case.turns, len(case.images), self.template))
+            pictures.append(loaded[case.pictures])
             numbers.append(number)
         if not numbers:
             return PreparedBatch((), None, batch.max_new_tokens, errors)
         rows = [n % len(numbers) for n in range(batch.size)]
         arrays = self.processor.collate([ids[n] for n in rows], [pictures[n] for n in rows])
-        return PreparedBatch(tuple(numbers), arrays, batch.max_new_tokens, errors)
+        options = [self.options(self.cases.cases[number]) for number in numbers] if self.choose else ()
+        prepared = PreparedBatch(tuple(numbers), arrays, batch.max_new_tokens, errors, tuple(options))
+        return prepared._replace(one_picture=batch.one_picture)
+
+    def options(self, case: Case) -> EncodedOptions:
+        """The ids of the options of a case."""
+        return encode_options(self.processor, case.turns, len(case.images), case.options, self.template)
 
     def picture_error(self, number: int, fit: Fit | None) -> str | None:
         """The error of a case whose pictures cannot be loaded, or None."""
@@ -135,11 +143,23 @@ class CaseBatches:
         if prepared.batch is None:
             return []
         model = Model(params, self.cfg, self.processor)
-        rows = replies(model, prepared.batch, self.settings(prepared.max_new_tokens))
+        prefix = shared_prefix(model, prepared.batch) if prepared.one_picture else None
+        rows = replies(model, prepared.batch, self.settings(prepared.max_new_tokens), prefix)
+        texts = [reply.text() for reply, _ in zip(rows, prepared.numbers, strict=False)]
+        scores = self._scores(params, prepared) if self.choose else [()] * len(texts)
         return [
-            Answer(number, reply.text(), reply.finished)
-            for number, reply in zip(prepared.numbers, rows, strict=False)  # without the repeated rows
+            Answer(number, text, reply.finished, of_options)
+            for number, text, reply, of_options in zip(prepared.numbers, texts, rows, scores, strict=False)
         ]
+
+    def _scores(self, params: Params, prepared: PreparedBatch) -> list[tuple[float, ...]]:
+        """The log-probabilities of the options of each case in a batch."""
+        assert prepared.batch is not None
+        options = [prepared.options[n % len(prepared.options)] for n in range(len(prepared.batch.lengths))]
+        starts = prepared.batch.lengths - [encoded.dropped for encoded in options]
+        batch = prepared.batch._replace(lengths=starts.astype(np.int32))
+        scores = score_answers(params, batch, [encoded.ids for encoded in options], cfg=self.cfg)
+        return [tuple(of_case.tolist()) for of_case in scores]
 
 
 def group_cases(
@@ -151,6 +171,7 @@ def group_cases(
     template: str = DEFAULT_TEMPLATE,
     fit: Fit | None = None,
     max_new_tokens: int | None = None,
+    choose: bool = False,
     skip_broken: bool = False,
     warn: Callable[[str, str], None] = lambda subject, message: None,
     shard: Shard | None = None,
@@ -158,34 +179,29 @@ def group_cases(
     """Groups all cases, or those of one shard, into batches of at most `batch`.
 
     Cases whose prompts leave no room for an answer are a ValueError or, with `skip_broken`, are left out; the
-    other cases keep their numbers. `fit` and `max_new_tokens` default to those of each case's task.
+    other cases keep their numbers. `fit` and `max_new_tokens` default to those of each case's task. With
+    `choose`, the likeliest of each case's options is found, too; cases without options are a ValueError.
     """
     _check_options(processor, cfg, batch, template, fit, max_new_tokens)
+    if choose:
+        check_options(cases)
     processor = processor.for_model(cfg)
+    grouped = CaseBatches(cases, processor, cfg, template, (), skip_broken, warn, choose)
     shapes, errors = [], []
     for number, case in enumerate(cases.cases):
         if shard and not shard.holds(case.key):
             continue
         try:
-            length = _prompt_length(case, processor, template, cfg.text.context, max_new_tokens or 1)
+            length = _prompt_length(case, grouped, max_new_tokens or 1)
         except ValueError as error:
             errors.append(str(BrokenRow(f'{case.where}: {error}')))
             continue
         new = max_new_tokens or case.task.max_new_tokens
-        shapes.append((fit or case.task.fit or '', new, len(case.images), length, number))
+        fitted = fit or case.task.fit or ''
+        shapes.append(CaseShape(fitted, new, len(case.images), length, number, case.pictures))
     listed = raise_unless_skipped(errors, len(cases.cases), skip_broken, 'questions')
-    batches = tuple(_batches_of(shapes, batch, cfg.text.context))
-    return CaseBatches(cases, processor, cfg, template, batches, skip_broken, warn, listed, len(errors))
-
-
-def _batches_of(shapes: list[tuple[Any, ...]], batch: int, context: int) -> Iterator[CaseBatch]:
-    """Batches of cases of similar length, from (fit, new tokens, images, prompt length, number) of each."""
-    for (fit, new), group in itertools.groupby(sorted(shapes), key=lambda shape: shape[:2]):
-        *_, lengths, numbers = zip(*group, strict=True)
-        new = min(new, context - max(lengths))
-        for start in range(0, len(numbers), batch):
-            size = min(batch, len(numbers))
-            yield CaseBatch(numbers[start : start + batch], size, fit or None, new)
+    batches = tuple(divide(shapes, batch, cfg.text.context))
+    return dataclasses.replace(grouped, batches=batches, errors=listed, left_out=len(errors))
 
 
 def _check_options(
@@ -203,9 +219,12 @@ def _check_options(
         )
 
 
-def _prompt_length(case: Case, processor: Processor, template: str, context: int, new: int) -> int:
-    """The tokens of a prompt; ValueError if it and `new` more exceed the context."""
-    length = len(processor.encode(case.turns, len(case.images), template))
+def _prompt_length(case: Case, batches: CaseBatches, new: int) -> int:
+    """The tokens of a prompt; ValueError if it and `new` more, or an option, exceed the context."""
+    length = len(batches.processor.encode(case.turns, len(case.images), batches.template))
+    context = batches.cfg.text.context
+    if batches.choose:
+        new = max(new, *map(len, batches.options(case).ids))
     if length + new > context:
         raise ValueError(
             f'a prompt of {length} tokens and {new} new ones exceed the context of {context}: shorten it, or '

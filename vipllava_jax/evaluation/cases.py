@@ -26,14 +26,16 @@ class Task(NamedTuple):
     name: str
     fit: Fit | None = None  # None: that of the checkpoint
     max_new_tokens: int = 128  # the maximum per answer
+    options: str | None = None  # the field with the options that a question calls A, B, …; None: it has none
 
 
 GENERIC = Task('rows')
 VIP_BENCH = Task('ViP-Bench', 'pad', 1024)
-ANSWERING = Task('VCR Q->A', 'squash')
-REASONING = Task('VCR QA->R', 'squash')
+VISUAL7W = Task('Visual7W', 'pad', options='bboxes')
+ANSWERING = Task('VCR Q->A', 'squash', options='answer_choices')
+REASONING = Task('VCR QA->R', 'squash', options='rationale_choices')
 BOTH = 'VCR Q->AR'  # a set of two cases, right if both are
-TASKS = {'v7w': Task('Visual7W', 'pad'), 'pointQA_twice': Task('PointQA-LookTwice', 'pad'), 'vcr': ANSWERING}
+TASKS = {'v7w': VISUAL7W, 'pointQA_twice': Task('PointQA-LookTwice', 'pad'), 'vcr': ANSWERING}
 NONE = '-'  # the group of rows without the field
 
 
@@ -49,11 +51,17 @@ class Case(NamedTuple):
     accepted: tuple[str, ...] = ()  # empty if the right answers are not known here
     groups: tuple[tuple[str, ...], ...] = ()  # the row's values of each field in `by`
     sets: tuple[tuple[str, str], ...] = ()  # (field, value); a set is right if all of its cases are
+    options: tuple[str, ...] = ()  # the answers from which the likeliest can be chosen
 
     @property
     def key(self) -> str:
         """The name, which for a row without an id is that of its file and line, here without the folder."""
         return self.name.rpartition('/')[2] if self.name == self.where else self.name
+
+    @property
+    def pictures(self) -> Any:
+        """The pictures and their marks, hashable; equal for cases about the same pixels."""
+        return self.images, self.marks
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,16 @@ def read_cases(
     return Cases(tuple(cases), tuple(by), listed, len(errors))
 
 
+def check_options(cases: Cases) -> None:
+    """Raises ValueError, naming the data set and the first case, if some cases have no options."""
+    if case := next((case for case in cases.cases if not case.options), None):
+        known = ', '.join(task.name for task in (VISUAL7W, ANSWERING, REASONING))
+        raise ValueError(
+            f'{case.where}: the questions of {case.task.name} have no options to choose from, which those of '
+            f'{known} have: leave out --choose (choose=True), or the rows without options'
+        )
+
+
 def _row_readers(files: Any, folder: str | os.PathLike[str] | None) -> Iterator[Callable[[], Row]]:
     """A function for each row that reads it from its file or dict."""
     sources = [files] if isinstance(files, (str, os.PathLike)) else list(files)
@@ -152,6 +170,7 @@ def _cases_of(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[
     for task, make in forms:
         turns, marks = make_checked_conversation(row, make)
         case_name = _question_id(row) if task is VIP_BENCH else row.name
+        options = vcr.LETTERS[: len(row.fields[task.options])] if task.options else ()
         yield Case(
             case_name,
             row.where,
@@ -162,6 +181,7 @@ def _cases_of(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[
             () if task is VIP_BENCH else _accepted(row, turns[-1].text),
             groups,
             tuple(sets),
+            tuple(options),
         )
 
 

@@ -75,7 +75,7 @@ def open_journal(
                 f'{path} holds answers with other settings ({changed}): give the same settings to continue, '
                 'another --output, or --restart to start again'
             )
-        records, size = _read_answers(path, file, count)
+        records, size = _read_answers(path, file, count, settings)
         os.ftruncate(file.fileno(), size)
         yield Journal(file, records, path)
 
@@ -96,7 +96,7 @@ def read_journal(path: Path, settings: dict[str, Any], count: int) -> dict[int, 
                 f'{path} holds answers with other settings ({changed}): give the settings with which the '
                 'parts were answered'
             )
-        return _read_answers(path, file, count)[0]
+        return _read_answers(path, file, count, settings)[0]
 
 
 def _prepare_folder(path: Path) -> None:
@@ -129,24 +129,27 @@ def _read_settings(path: Path, file: Any, settings: dict[str, Any]) -> dict[str,
         ) from None
 
 
-def _read_answers(path: Path, file: Any, count: int) -> tuple[dict[int, dict[str, Any]], int]:
+def _read_answers(
+    path: Path, file: Any, count: int, settings: dict[str, Any]
+) -> tuple[dict[int, dict[str, Any]], int]:
     """The answers in the lines after the first, by number, and the bytes before an incomplete last line."""
+    fields = FIELDS | ({'choice': str} if settings.get('choose') else {})
     records = {}
     size = file.tell()
     for number, line in enumerate(file, 2):
         if not line.endswith(b'\n'):
             break
-        record = _parse_answer(f'{path}, line {number}', line, count)
+        record = _parse_answer(f'{path}, line {number}', line, count, fields)
         records[record['n']] = record
         size += len(line)
     return records, size
 
 
-def _parse_answer(where: str, line: bytes, count: int) -> dict[str, Any]:
+def _parse_answer(where: str, line: bytes, count: int, fields: dict[str, Any]) -> dict[str, Any]:
     """The answer in a line; ValueError names an invalid field."""
     advice = 'give another --output, or --restart to start again'
     record = parse_record(line, where, advice)
-    for name, type_ in FIELDS.items():
+    for name, type_ in fields.items():
         value: Any = record.get(name)
         if type(value) is not type_ or (name == 'n' and not 0 <= value < count):
             found = f'is {brief(value)}' if name in record else 'is missing'

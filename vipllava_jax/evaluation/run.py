@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vipllava_jax.generation.model import Model
     from vipllava_jax.model.vipllava import Params
 
+CHOSEN = 'chosen'  # in the names of the scores of choices
 Progress = Callable[[int, int], None]
 
 
@@ -44,6 +45,7 @@ def evaluate(
     template: str = DEFAULT_TEMPLATE,
     fit: Fit | None = None,
     max_new_tokens: int | None = None,
+    choose: bool = False,
     answers: str | os.PathLike[str] | None = None,
     about: Mapping[str, Any] | None = None,
     restart: bool = False,
@@ -54,16 +56,17 @@ def evaluate(
 
     `images` is the folder of the pictures, by default that of each file. Answers are also counted separately
     for the values of each field in `by`; rows with the same value of a field in `together` count as one,
-    which is right if all of them are. Answers are appended to the file `answers`; existing ones are not asked
-    for again. `progress` is called with the number of answers and the total. Raises ValueError for broken
-    rows and for a file of answers with other settings; `about`, a description of the model, is one of them.
+    which is right if all of them are. With `choose`, the likeliest option of each question is also found and
+    counted. Answers are appended to the file `answers`; existing ones are not asked for again. `progress` is
+    called with the number of answers and the total. Raises ValueError for broken rows and for a file of
+    answers with other settings; `about`, a description of the model, is one of them.
     """
     files = [rows] if isinstance(rows, (str, os.PathLike)) else rows
     if answers is not None:
         inputs = [Path(file) for file in files if isinstance(file, (str, os.PathLike))]
         check_outputs({'answers': Path(answers)}, inputs)
     cases = read_cases(rows, images, by=by, together=together, skip_broken=skip_broken)
-    options: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens)
+    options: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens, choose=choose)
     batches = group_cases(cases, model.processor, model.cfg, batch=batch, skip_broken=skip_broken, **options)
     settings = {**(about or {}), **answer_settings(cases, **options)}
     mesh = mesh_of(model.params)
@@ -74,14 +77,21 @@ def evaluate(
 
 
 def answer_settings(
-    cases: Cases, template: str, fit: str | None, max_new_tokens: int | None, *, portable: bool = False
+    cases: Cases,
+    *,
+    template: str,
+    fit: str | None,
+    max_new_tokens: int | None,
+    choose: bool,
+    portable: bool = False,
 ) -> dict[str, Any]:
     """The settings on which answers depend, and a digest of the questions.
 
     A `portable` digest does not depend on the folders of the files.
     """
     data = cases.portable_digest if portable else cases.digest
-    return {'template': template, 'fit': fit, 'max_new_tokens': max_new_tokens, 'data': data}
+    asked = {'template': template, 'fit': fit, 'max_new_tokens': max_new_tokens}
+    return {**asked, 'choose': choose or None, 'data': data}  # None as in files of earlier versions
 
 
 def run(
@@ -122,6 +132,10 @@ def make_result(batches: CaseBatches, answers: Mapping[int, dict[str, Any]], err
     """Counts the right answers; `errors` are messages about pictures that cannot be read."""
     records = [answers[n] for n in sorted(answers)]
     scores = count_right(batches.cases, {record['n']: record['answer'] for record in records})
+    if batches.choose:
+        chosen = count_right(batches.cases, {record['n']: record['choice'] for record in records})
+        named = [score._replace(group=f'{score.group}, {CHOSEN}') for score in chosen]
+        scores = [score for pair in zip(scores, named, strict=True) for score in pair]
     return Result(
         scores,
         records,
@@ -136,6 +150,10 @@ def _record(case: Case, answer: Answer) -> dict[str, Any]:
     verdict: dict[str, Any] = {}
     if case.accepted:
         verdict = {'accepted': [*case.accepted], 'right': is_right(answer.text, case.accepted)}
+    if answer.scores:
+        choice = case.options[answer.scores.index(max(answer.scores))]
+        scores = [round(score, 4) for score in answer.scores]
+        verdict |= {'choice': choice, 'choice_right': is_right(choice, case.accepted), 'scores': scores}
     return {
         'n': answer.number,
         'id': case.name,

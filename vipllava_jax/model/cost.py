@@ -63,11 +63,14 @@ class Costs:
             rows * (products + self._attention * tokens * (tokens + 1) / 2),
         )
 
-    def decode(self, rows: int, context: float) -> Work:
-        """The work of decoding one token per row, with `context` tokens per row in the cache."""
+    def decode(self, rows: int, context: float, shared: int = 0) -> Work:
+        """The work of decoding one token per row, after `context` tokens per row.
+
+        The keys and values of the first `shared` tokens are the same for all rows, and read once.
+        """
         weights = self._layers + self._head
         return Work(
-            weights * self.weight + rows * (context + 1) * self.cached_token,
+            weights * self.weight + (shared + rows * (context - shared + 1)) * self.cached_token,
             rows * (2 * weights + self._attention * (context + 1)),
         )
 

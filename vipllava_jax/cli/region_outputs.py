@@ -1,0 +1,159 @@
+"""What `vipllava regions` writes: JSON lines, annotations with captions, or a picture with the answers."""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vipllava_jax.cli.answer_reports import report_answer
+from vipllava_jax.cli.pictures import FORMATS as PICTURES
+from vipllava_jax.cli.pictures import save_picture
+from vipllava_jax.cli.region_inputs import RegionsOfPicture
+from vipllava_jax.files import check_output, check_regular, naming, parse_record, write_text
+from vipllava_jax.messages import safe_json
+
+if TYPE_CHECKING:
+    from vipllava_jax.answering.regions import RegionAnswer, RegionQuestions
+
+KINDS = ('jsonl', 'coco', 'picture')
+SUFFIXES = {'.jsonl': 'jsonl', '.json': 'coco', **dict.fromkeys(PICTURES, 'picture')}
+Write = Callable[[Sequence[dict[str, Any]]], None]
+
+
+def output_kind(output: str | None, kind: str | None, resume: bool, inputs: Sequence[str]) -> str:
+    """One of KINDS, for a file; ValueError or OSError if it cannot be written, or is one of the inputs."""
+    if output is None:
+        if kind not in (None, 'jsonl') or resume:
+            raise ValueError(f'{"--resume" if resume else f"--format {kind}"} needs --output FILE')
+        return 'jsonl'
+    suffix = Path(output).suffix.lower()
+    if kind is None and suffix not in SUFFIXES:
+        raise ValueError(
+            f'{output}: expected a name that ends in .jsonl, .json (COCO) or .png, or give --format'
+        )
+    kind = kind or SUFFIXES[suffix]
+    if kind == 'picture' and suffix not in PICTURES:
+        raise ValueError(f'{output}: expected a name that ends in .png or .jpg for --format picture')
+    if resume and kind != 'jsonl':
+        raise ValueError('--resume continues JSON lines: give a name that ends in .jsonl, or leave it out')
+    check_output(Path(output), [Path(path) for path in inputs])
+    if kind == 'jsonl' and not resume and Path(output).exists() and os.path.getsize(output):
+        raise ValueError(f'{output} exists: give another name, or --resume to add what is missing')
+    return kind
+
+
+def record(answer: 'RegionAnswer', inputs: RegionsOfPicture, prompt: str) -> dict[str, Any]:
+    """The line of an answer."""
+    region = place(answer.index, inputs)
+    return {**region, 'question': prompt, **report_answer(answer.reply, answer.text)}
+
+
+def place(n: int, inputs: RegionsOfPicture) -> dict[str, Any]:
+    """The index of a region in its file, its id in COCO and its box in pixels."""
+    box = [round(value, 2) for value in inputs.marks[n].region(inputs.picture.size).box]
+    annotation = inputs.annotations[n] if inputs.annotations else {}
+    return {
+        'index': inputs.indices[n],
+        **({'id': annotation['id']} if 'id' in annotation else {}),
+        'box': box,
+    }
+
+
+@contextlib.contextmanager
+def open_lines(
+    path: str | None, inputs: RegionsOfPicture, questions: 'RegionQuestions'
+) -> Iterator[tuple[Write, set[int]]]:
+    """Yields a function that appends lines to a file, or writes them to stdout, and the answered regions.
+
+    An incomplete last line, of a process that was killed, is removed. Raises ValueError if the file has
+    answers about other regions or to another question.
+    """
+    if path is None:
+        stdout = sys.stdout  # which a progress bar replaces
+
+        def show(records: Sequence[dict[str, Any]]) -> None:
+            for fields in records:
+                click.echo(safe_json(fields), file=stdout)
+
+        yield show, set()
+        return
+    if os.path.exists(path):
+        check_regular(Path(path))
+    with open(path, 'a+b', buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f'{path}: another process is writing its answers there') from None
+        answered, size = read_answered(path, file, inputs, questions)
+        os.ftruncate(file.fileno(), size)
+
+        def append(records: Sequence[dict[str, Any]]) -> None:
+            data = memoryview(''.join(safe_json(fields) + '\n' for fields in records).encode())
+            with naming(Path(path)):
+                while data:
+                    data = data[os.write(file.fileno(), data) :]
+                os.fsync(file.fileno())
+
+        yield append, answered
+
+
+def read_answered(
+    path: str, file: Any, inputs: RegionsOfPicture, questions: 'RegionQuestions'
+) -> tuple[set[int], int]:
+    """The regions whose answers are in a file, and the bytes of its complete lines."""
+    places = {inputs.indices[n]: n for n in range(len(inputs.marks))}
+    answered, size = set[int](), 0
+    advice = 'give the same arguments as before, or another --output'
+    file.seek(0)
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b'\n'):
+            break
+        where = f'{path}, line {number}'
+        found = parse_record(line, where, 'give another --output')
+        index = found.get('index')
+        n = places.get(index) if isinstance(index, int) else None
+        if n is None:
+            raise ValueError(f'{where} is about a region that is not asked about: {advice}')
+        expected = {**place(n, inputs), 'question': questions.prompts[n]}
+        for name, value in expected.items():
+            if found.get(name) != value or not isinstance(found.get('answer'), str):
+                raise ValueError(f'{where} is about another region, or another question: {advice}')
+        answered.add(n)
+        size += len(line)
+    return answered, size
+
+
+def write_coco(path: str, inputs: RegionsOfPicture, texts: Sequence[str]) -> None:
+    """Writes the annotations of the picture with their captions, in COCO's format."""
+    from vipllava_jax.data.coco import as_annotation
+
+    size = inputs.picture.size
+    image = {'id': 1, 'file_name': inputs.name, 'width': size[0], 'height': size[1]}
+    content: dict[str, Any] = {'images': [image], 'annotations': []}
+    if inputs.source:
+        if inputs.source.image:
+            content['images'] = [inputs.source.image]
+        elif inputs.source.annotations:
+            image['id'] = inputs.source.annotations[0].get('image_id')
+        if inputs.source.categories:
+            content['categories'] = inputs.source.categories
+    for n, (mark, text) in enumerate(zip(inputs.marks, texts, strict=True)):
+        if inputs.annotations:
+            fields = inputs.annotations[n]
+        else:
+            fields = {'id': inputs.indices[n] + 1, 'image_id': 1, **as_annotation(mark, size)}
+        content['annotations'].append({**fields, 'caption': text})
+    write_text(Path(path), json.dumps(content) + '\n')
+
+
+def write_picture(path: str, inputs: RegionsOfPicture, texts: Sequence[str]) -> None:
+    """Saves the picture with numbered marks, and the answers beneath it."""
+    from vipllava_jax.answering.captioned_picture import captioned_picture
+
+    save_picture(captioned_picture(inputs.picture, inputs.marks, texts), path)
