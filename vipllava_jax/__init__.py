@@ -5,6 +5,8 @@ from vipllava_jax.version import __version__
 TYPE_CHECKING = False  # importing typing would double the import time of this package
 
 if TYPE_CHECKING:
+    from vipllava_jax.answering.chat import Chat
+    from vipllava_jax.answering.chat_replies import ContextFull
     from vipllava_jax.answering.choices import Choice, choose
     from vipllava_jax.answering.prefixes import prefix
     from vipllava_jax.answering.questions import answer
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from vipllava_jax.sharding import make_mesh
 
 _HOMES = {
+    'answering.chat': ['Chat'],
+    'answering.chat_replies': ['ContextFull'],
     'answering.choices': ['Choice', 'choose'],
     'answering.prefixes': ['prefix'],
     'answering.questions': ['answer'],

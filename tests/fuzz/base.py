@@ -121,6 +121,17 @@ def model(folder: Path) -> None:
     (folder / 'chat_template.jinja').write_text(CHAT)
 
 
+def saved_chat(folder: Path) -> None:
+    """The model, and a chat with it."""
+    from vipllava_jax.answering.chat_files import SavedChat, write_chat
+    from vipllava_jax.answering.chat_turns import Exchange, Question
+
+    model(folder / 'model')
+    first = Question('What is {mark}?', (noise(*SIZE),), ('1/rectangle:1,1,40,50:red',))
+    exchanges = Exchange(first, 'A dog.', 'stop'), Exchange(Question('Why?'), 'So.', 'length', 1)
+    write_chat(folder / 'chat.json', SavedChat('Be brief.', 'vipllava', 'pad', exchanges), folder / 'model')
+
+
 def messages(folder: Path) -> None:
     """The model, and a conversation in OpenAI's format."""
     model(folder)

@@ -101,6 +101,20 @@ def chat(folder: Path) -> None:
     processor.encode([Turn('system', 'Be brief.'), *turns], 0, 'checkpoint')
 
 
+def saved_chat(folder: Path) -> None:
+    """Loads a chat, and prepares an answer to another question."""
+    from tests.fuzz.base import CFG
+    from vipllava_jax.answering.chat import Chat
+    from vipllava_jax.generation.model import Model
+    from vipllava_jax.inputs.processor import Processor
+
+    model = Model({}, CFG, Processor.load(folder / 'model'))
+    chat = Chat.load(folder / 'chat.json', model)
+    repr(chat)
+    chat.save(folder / 'chat.json')
+    chat.stream(TEXTS[1], PICTURE)
+
+
 def messages(folder: Path) -> None:
     """Reads a conversation in OpenAI's format, alone and with an image, and in a list of prompts."""
     from vipllava_jax.files import read_json

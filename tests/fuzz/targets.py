@@ -9,6 +9,7 @@ from tests.fuzz.commands import commands
 from tests.fuzz.inputs import (
     PARTS,
     PATTERNS,
+    PLACES,
     SIZES,
     InputsOf,
     binaries,
@@ -43,6 +44,10 @@ REGION_VALUES = (
     *([60, 90], [90, 60], [2**40, 2**40], [5400], [0, 5400], [1] * 5400, [5400, 0, -0.5], [[1, 1]] * 3),
     {'size': [60, 90], 'counts': [0, 5400]},
     {'size': [60, 90], 'counts': '0' * 100_000},
+)
+CHAT_VALUES = (
+    *words('hub  llama3  pad  {mark9}  <image>  2/point:1,1  iVBORw0KGgo=  stop'),
+    *([], [''], ['<image>'] * 300, 'x' * 100_000),
 )
 FILES = words('x  []  ../model  model-00001-of-00002.safetensors  /dev/zero  .')
 
@@ -92,6 +97,7 @@ TARGETS = {
         readers.processor,
     ),
     'messages': Target(base.messages, objects('messages.json', extra=MESSAGE_VALUES), readers.messages),
+    'chats': Target(base.saved_chat, objects('chat.json', extra=(*PLACES, *CHAT_VALUES)), readers.saved_chat),
     'templates': Target(base.model, fixed(chat_templates()), readers.chat),
     'converted': Target(
         base.converted,

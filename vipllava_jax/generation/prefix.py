@@ -161,8 +161,10 @@ def prefix_of_row(state: State, images: np.ndarray, cfg: Config) -> Prefix:
 
     The buffers of the state are those of the prefix if it has no other rows.
     """
-    P = int(to_host(state.positions)[0])
     ids = to_host(state.ids)[:1]
+    # A placeholder that the model has generated is no image: the prefix ends before it.
+    generated = np.flatnonzero(ids[0] == cfg.image_token)[len(images) * cfg.vision.patches :]
+    P = int(min(to_host(state.positions)[0], *generated[:1], ids.shape[1]))
     k, v = (tuple(x[:1] for x in kv) for kv in (state.cache.k, state.cache.v))
     cache = PrefixCache(k, v, np.array([P], np.int32))
     return Prefix(ids[0, :P], images, image_spans(ids[0, :P], cfg), SharedStart(ids, cache))

@@ -1,0 +1,31 @@
+"""A model for chats, of random weights, whose answers are rarely the tokens of their own text."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vipllava_jax as vj
+from tests.conftest import SMALL
+from vipllava_jax.inputs.processor import Processor
+
+SETTINGS = vj.GenerationSettings(max_new_tokens=20, temperature=1.0, seed=5)
+
+
+@pytest.fixture(scope='session')
+def model(folder) -> vj.Model:
+    text = dataclasses.replace(SMALL.text, vocab=400, context=1024)
+    processor = Processor.load(folder)
+    cfg = dataclasses.replace(SMALL, text=text, image_token=processor.image_id, pad=processor.image_id + 1)
+    rng = np.random.default_rng(0)
+
+    def weight(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        """Normal with a variance near 1 / fan-in, and 1 for gains; `init` would take seconds to compile."""
+        return np.float32(
+            rng.normal(size=x.shape) / (x.size / x.shape[-1]) ** 0.5 if x.ndim > 1 else np.ones(x.shape)
+        )
+
+    params = jax.tree.map(jnp.asarray, jax.tree.map(weight, vj.abstract(cfg)))
+    return vj.Model(params, cfg, processor.for_model(cfg), SETTINGS)
