@@ -83,13 +83,10 @@ def test_commands_and_their_options_exist(page):
     'page',
     [
         'README.md',
-        'docs/loading.md',
-        'docs/generation.md',
-        'docs/chat.md',
-        'docs/choices.md',
-        'docs/regions.md',
-        'docs/evaluation.md',
-        'docs/training.md',
+        *(
+            f'docs/{name}.md'
+            for name in ('loading', 'generation', 'chat', 'choices', 'regions', 'evaluation', 'training')
+        ),
     ],
 )
 def test_python_is_valid_and_its_names_are_public(page):

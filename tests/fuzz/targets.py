@@ -39,15 +39,15 @@ MESSAGE_VALUES = (
         [{'type': 'image'}] * 300,
     ),
 )
-CHAT_VALUES = (
-    *words('hub  llama3  pad  {mark9}  <image>  2/point:1,1  iVBORw0KGgo=  stop'),
-    *([], [''], ['<image>'] * 300, 'x' * 100_000),
-)
 REGION_VALUES = (
     *words('photo.png  a/photo.png  0  00000000  oooooooooooo  `  90'),
     *([60, 90], [90, 60], [2**40, 2**40], [5400], [0, 5400], [1] * 5400, [5400, 0, -0.5], [[1, 1]] * 3),
     {'size': [60, 90], 'counts': [0, 5400]},
     {'size': [60, 90], 'counts': '0' * 100_000},
+)
+CHAT_VALUES = (
+    *words('hub  llama3  pad  {mark9}  <image>  2/point:1,1  iVBORw0KGgo=  stop'),
+    *([], [''], ['<image>'] * 300, 'x' * 100_000),
 )
 FILES = words('x  []  ../model  model-00001-of-00002.safetensors  /dev/zero  .')
 
