@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from vipllava_jax.data.mark_units import bounds, in_pixels
 from vipllava_jax.data.marking import valid_polygons
-from vipllava_jax.data.outlines import mask_polygons
+from vipllava_jax.data.masks import decode_mask, mask_polygons
 from vipllava_jax.data.row_values import check_values
-from vipllava_jax.data.run_lengths import decode_mask
 from vipllava_jax.files import check_encoding, read_bytes
 from vipllava_jax.inputs.coordinates import flatten, read_numbers
 from vipllava_jax.inputs.marks import Mark
