@@ -1,7 +1,4 @@
-"""Masks are decoded as COCO encodes them, and their polygons cover the pixels exactly; damaged ones are errors.
-
-Holes are cut open, or have outlines of their own.
-"""
+"""Masks are decoded as COCO encodes them, and their polygons cover the same pixels; others are errors."""
 
 import contextlib
 

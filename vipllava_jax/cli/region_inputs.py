@@ -9,7 +9,7 @@ import click
 from vipllava_jax.cli.paths import STDIN
 from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.cli.stdin import read_picture
-from vipllava_jax.messages import printable
+from vipllava_jax.messages import brief, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,9 +68,10 @@ def check_size(entry: dict[str, Any], size: tuple[int, int], coco: str, image: s
     """Raises ValueError if a file states another size of the picture."""
     stated = entry.get('width') or size[0], entry.get('height') or size[1]
     if stated != size:
+        turned = ' (turned upright if its EXIF data says so)' if stated == size[::-1] else ''
         raise ValueError(
-            f'{coco}: the picture has {printable("x".join(map(str, stated)), 40)} pixels there, but {image} '
-            f'has {size[0]}x{size[1]}: give the picture that was annotated, or another --image-id'
+            f'{coco}: the picture has {"x".join(map(brief, stated))} pixels there, but {image} has '
+            f'{size[0]}x{size[1]}{turned}: give the picture that was annotated, or another --image-id'
         )
 
 

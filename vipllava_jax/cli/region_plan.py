@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vipllava_jax.cli.models import compile_in_background, load_model
@@ -23,6 +22,7 @@ class Request(NamedTuple):
     weights: 'Source'
     shapes: dict[str, Any]  # the shapes of the weights
     settings: 'GenerationSettings'
+    model: dict[str, str]  # its name, and that of an adapter, as reported with the answers
 
 
 def prepare(
@@ -31,18 +31,14 @@ def prepare(
     inputs: RegionsOfPicture,
     options: 'WeightOptions',
     settings: dict[str, Any],
-    output: str | None,
     mesh: Any,
     how: dict[str, Any],
 ) -> Request:
     """Locates the checkpoint, and checks everything that can be checked without reading the weights."""
     from vipllava_jax import loading
-    from vipllava_jax.files import check_output
     from vipllava_jax.inputs.processor import Processor
 
     folder = loading.locate(source)
-    if output:
-        check_output(Path(output), [folder, *([Path(options.adapter)] if options.adapter else [])])
     processor = Processor.load(folder)
     weights = loading.open(folder, options, mesh)
     processor = processor.for_model(weights.cfg)
@@ -54,7 +50,8 @@ def prepare(
     stopping = with_template_stops(GenerationSettings(**settings), processor, how['template'])
     shapes = weights.shapes()
     questions.check(shapes, weights.cfg, stopping)
-    return Request(questions, weights, shapes, stopping)
+    model = {'model': source, **({'adapter': str(options.adapter)} if options.adapter else {})}
+    return Request(questions, weights, shapes, stopping, model)
 
 
 def answer(request: Request, answered: set[int], shown: bool) -> 'Iterator[list[RegionAnswer]]':
@@ -64,7 +61,7 @@ def answer(request: Request, answered: set[int], shown: bool) -> 'Iterator[list[
     """
     from vipllava_jax.answering.regions import answer_regions
 
-    questions, weights, shapes, settings = request
+    questions, weights, shapes, settings, _ = request
     groups = [group for group in questions.groups if not answered.issuperset(group)]
     if not groups:
         return

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.data.mark_units import bounds, in_pixels
-from vipllava_jax.data.marking import valid_polygons
+from vipllava_jax.data.marking import bounds, in_pixels, valid_polygons
 from vipllava_jax.data.masks import decode_mask, mask_polygons
 from vipllava_jax.data.row_values import check_values
 from vipllava_jax.files import check_encoding, read_bytes

@@ -10,7 +10,7 @@ from vipllava_jax.inputs.coordinates import MAX_CORNERS, as_sequence
 from vipllava_jax.messages import brief
 
 Polygon = list[tuple[int, int]]
-MAX_RUNS = 2_000_000  # the maximum per mask; a large photo's column has a few
+MAX_RUNS = 2_000_000  # the maximum per mask; a large photo has a few in each column
 MAX_DIGITS = 7  # the maximum per run in a string: 35 bits
 
 
