@@ -133,16 +133,16 @@ def test_marks_keep_colors_that_tell_them_apart_and_otherwise_get_others():
 
 def test_marks_that_are_cut_off_are_named_in_a_warning(model):
     settings = vj.GenerationSettings(max_new_tokens=6)
-    boxes = [(30, 5, 60, 20), (200, 60, 230, 90), (110, 20, 190, 80), (120, 30, 150, 60)]
+    boxes = [(30, 5, 60, 20), (200, 60, 230, 90), (120, 20, 180, 80), (120, 30, 150, 60)]
     wide = Image.new('RGB', (300, 100))
     with pytest.warns(
-        UserWarning, match='cuts off 2 of 4 marks, the first of them rectangle:30,5,60,20'
+        UserWarning, match='cuts off 2 of 4 marks, the first of them ellipse:30,5,60,20'
     ) as all:
-        vj.ask_regions(model, QUESTION, wide, boxes, settings=settings, fit='crop')
+        vj.ask_regions(model, QUESTION, wide, boxes, shape='ellipse', settings=settings, fit='crop')
     assert all[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        vj.ask_regions(model, QUESTION, wide, boxes, settings=settings, fit='pad')
+        vj.ask_regions(model, QUESTION, wide, boxes, shape='ellipse', settings=settings, fit='pad')
 
 
 @pytest.mark.parametrize(
