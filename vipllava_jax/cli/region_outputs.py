@@ -14,7 +14,6 @@ import click
 from vipllava_jax.cli.answer_reports import report_answer
 from vipllava_jax.cli.pictures import FORMATS as PICTURES
 from vipllava_jax.cli.pictures import save_picture
-from vipllava_jax.cli.region_inputs import RegionsOfPicture
 from vipllava_jax.files import check_output, check_regular, naming, parse_record, write_text
 from vipllava_jax.messages import brief, safe_json
 
@@ -51,15 +50,16 @@ def output_kind(output: str | None, kind: str | None, resume: bool, inputs: Sequ
     return kind
 
 
-def record(answer: 'RegionAnswer', inputs: RegionsOfPicture, request: 'Request') -> dict[str, Any]:
+def record(answer: 'RegionAnswer', request: 'Request') -> dict[str, Any]:
     """The line of an answer."""
-    return {**asked(answer.index, inputs, request), **report_answer(answer.reply, answer.text)}
+    return {**asked(answer.index, request), **report_answer(answer.reply, answer.text)}
 
 
-def asked(n: int, inputs: RegionsOfPicture, request: 'Request') -> dict[str, Any]:
+def asked(n: int, request: 'Request') -> dict[str, Any]:
     """The fields that say what an answer is about: its region, the picture, the question and the model."""
     from vipllava_jax.data.marking import bounds, in_pixels
 
+    inputs = request.inputs
     box = bounds(in_pixels(inputs.marks[n], inputs.picture.size))
     annotation = inputs.annotations[n] if inputs.annotations else {}
     return {
@@ -73,9 +73,7 @@ def asked(n: int, inputs: RegionsOfPicture, request: 'Request') -> dict[str, Any
 
 
 @contextlib.contextmanager
-def open_lines(
-    path: str | None, inputs: RegionsOfPicture, request: 'Request'
-) -> Iterator[tuple[Write, set[int]]]:
+def open_lines(path: str | None, request: 'Request') -> Iterator[tuple[Write, set[int]]]:
     """Yields a function that appends lines to a file, or writes them to stdout, and the answered regions.
 
     An incomplete last line, of a process that was killed, is removed. Raises ValueError if the file has
@@ -97,7 +95,7 @@ def open_lines(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f'{path}: another process is writing its answers there') from None
-        answered, size = read_answered(path, file, inputs, request)
+        answered, size = read_answered(path, file, request)
         os.ftruncate(file.fileno(), size)
 
         def append(records: Sequence[dict[str, Any]]) -> None:
@@ -110,9 +108,9 @@ def open_lines(
         yield append, answered
 
 
-def read_answered(path: str, file: Any, inputs: RegionsOfPicture, request: 'Request') -> tuple[set[int], int]:
+def read_answered(path: str, file: Any, request: 'Request') -> tuple[set[int], int]:
     """The regions whose answers are in a file, and the bytes of its complete lines."""
-    places = {inputs.indices[n]: n for n in range(len(inputs.marks))}
+    places = {index: n for n, index in enumerate(request.inputs.indices)}
     answered, size = set[int](), 0
     advice = 'give the same arguments as before, or another --output'
     file.seek(0)
@@ -127,7 +125,7 @@ def read_answered(path: str, file: Any, inputs: RegionsOfPicture, request: 'Requ
             raise ValueError(f'{where} is about a region that is not asked about: {advice}')
         if not isinstance(found.get('answer'), str):
             raise ValueError(f'{where} has no answer: {advice}')
-        for name, value in {'adapter': None, **asked(n, inputs, request)}.items():
+        for name, value in {'adapter': None, **asked(n, request)}.items():
             if found.get(name) != value:
                 raise ValueError(
                     f'{where} has the {name} {brief(found.get(name))}, now it is {brief(value)}: {advice}'
@@ -137,11 +135,11 @@ def read_answered(path: str, file: Any, inputs: RegionsOfPicture, request: 'Requ
     return answered, size
 
 
-def write_coco(path: str, inputs: RegionsOfPicture, texts: Sequence[str]) -> None:
+def write_coco(path: str, request: 'Request', texts: Sequence[str]) -> None:
     """Writes the annotations of the picture with their captions, in COCO's format."""
     from vipllava_jax.data.coco import as_annotation
 
-    size = inputs.picture.size
+    inputs, size = request.inputs, request.inputs.picture.size
     image = {'id': 1, 'file_name': inputs.name, 'width': size[0], 'height': size[1]}
     content: dict[str, Any] = {'images': [image], 'annotations': []}
     if inputs.source:
@@ -160,8 +158,8 @@ def write_coco(path: str, inputs: RegionsOfPicture, texts: Sequence[str]) -> Non
     write_text(Path(path), json.dumps(content) + '\n')
 
 
-def write_picture(path: str, inputs: RegionsOfPicture, texts: Sequence[str]) -> None:
+def write_picture(path: str, request: 'Request', texts: Sequence[str]) -> None:
     """Saves the picture with numbered marks, and the answers beneath it."""
     from vipllava_jax.answering.captioned_picture import captioned_picture
 
-    save_picture(captioned_picture(inputs.picture, inputs.marks, texts), path)
+    save_picture(captioned_picture(request.inputs.picture, request.inputs.marks, texts), path)

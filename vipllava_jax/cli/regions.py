@@ -25,9 +25,8 @@ from vipllava_jax.cli.models import (
 )
 from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE, STDIN
-from vipllava_jax.cli.region_inputs import read_inputs
 from vipllava_jax.cli.region_outputs import KINDS, open_lines, output_kind, record, write_coco, write_picture
-from vipllava_jax.cli.region_plan import answer, prepare
+from vipllava_jax.cli.region_plan import answer, prepare, read_inputs
 from vipllava_jax.messages import printable
 
 SHAPES = ('rectangle', 'ellipse', 'triangle', 'point', 'scribble', 'mask', 'mask-contour', 'arrow')
@@ -113,7 +112,7 @@ GROUPS = {
     'kind',
     type=click.Choice(KINDS),
     help='The format of the file: JSON lines, annotations with captions as in COCO, or a picture with '
-    'numbered answers.  [default: by its suffix, .jsonl, .json or .png]',
+    'numbered answers, which are printed as JSON lines, too.  [default: by suffix, .jsonl, .json or .png]',
 )
 @click.option(
     '--resume', is_flag=True, help='Keep the answers in a file of JSON lines, and add those that are missing.'
@@ -158,16 +157,16 @@ def regions(
         click.echo(f'vipllava: without --temperature, there is no effect of {", ".join(idle)}', err=True)
     if kind == 'coco':
         groups = answer(request, set(), shown=True)
-        write_coco(str(output), inputs, [found.text for answers in groups for found in answers])
+        write_coco(str(output), request, [found.text for answers in groups for found in answers])
         return
     lines = output if kind == 'jsonl' else None  # they are printed with a picture, which shortens answers
     texts: list[str] = []
-    with open_lines(lines, inputs, request) as (write, answered):
+    with open_lines(lines, request) as (write, answered):
         for answers in answer(request, answered, shown=lines is not None or not sys.stdout.isatty()):
-            write([record(found, inputs, request) for found in answers])
+            write([record(found, request) for found in answers])
             texts += [found.text for found in answers]
     if kind == 'picture':
-        write_picture(str(output), inputs, texts)
+        write_picture(str(output), request, texts)
 
 
 def prepare_options(
