@@ -74,7 +74,7 @@ def asked(n: int, request: 'Request') -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_lines(path: str | None, request: 'Request') -> Iterator[tuple[Write, set[int]]]:
-    """Yields a function that appends lines to a file, or writes them to stdout, and the answered regions.
+    """Yields a function that appends lines to a file, or prints them, and the regions that have an answer.
 
     An incomplete last line, of a process that was killed, is removed. Raises ValueError if the file has
     anything but answers of the same model to the same question about these regions.

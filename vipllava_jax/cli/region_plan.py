@@ -31,7 +31,7 @@ class RegionsOfPicture(NamedTuple):
     picture: 'Image'
     name: str  # of the picture's file
     marks: 'list[Mark]'
-    indices: list[int]  # of the regions in the file, from 0
+    indices: list[int]  # of the regions among those of the picture in the file, broken ones included
     annotations: list[dict[str, Any]] | None  # of the regions, if the file is in COCO's format
     source: 'AnnotatedPicture | None'  # what that file says of the picture
 

@@ -130,8 +130,8 @@ def _find_image(
         wanted = f'with the id {brief(image_id)}'
     else:
         name = Path(picture).name
-        found = [entry for entry in images if Path(str(entry.get('file_name'))).name == name]
-        found = found or images if len(images) == 1 else found
+        named = [entry for entry in images if Path(str(entry.get('file_name'))).name == name]
+        found = images if len(images) == 1 else named
         wanted = f'named {brief(name)}'
     if len(found) == 1:
         return found[0]
