@@ -55,9 +55,9 @@ def test_decode(chip, quantize, B):
     assert not program.copies(text)
     assert not program.large_results(program.entry(text) + loop, cache)
     # The compiler may keep some caches in fast memory and copy them back: a few, or with int8 all keys.
-    margin = 0.01 * program.size_in_bytes(params['llama'])
-    assert program.bytes_copied_back(loop) < (program.size_in_bytes(cache.k) if quantize else 0) + margin
-    assert program.kernel_count(loop) < KERNELS[B] * cfg.text.layers + 20
+    keys = program.size_in_bytes(cache.k) if quantize else 0
+    assert program.bytes_copied_back(loop) < keys + 2**27
+    assert program.kernel_count(loop) < KERNELS[B] * cfg.text.layers + 40
 
 
 @pytest.mark.parametrize(('chip', 'B'), [('v5e:1x1', 1), ('v5p:2x2x1', 8), ('v6e:1x1', 8)])
