@@ -12,6 +12,7 @@ from vipllava_jax.generation.prefix import compute_prefix
 from vipllava_jax.inputs.batch import Batch
 
 RUN = {'max_new_tokens': 20, 'eos': ()}
+NEVER = 10**9  # slots that would have to be saved
 VARIANTS = {
     'greedy': {},
     'sampled': {'temperature': 1.0, 'seed': 3, 'num_return_sequences': 2},
@@ -37,10 +38,10 @@ def prompts(cfg, rng):
     return np.array(first), pictures[0, :1], Batch(tokens, lengths, pictures, np.array([1, 1, 2], np.int32))
 
 
-@pytest.fixture(params=['apart', 'copied'])
+@pytest.fixture(params=['once', 'copied'])
 def decoded(request, monkeypatch):
-    """Whether few rows read the keys of their prefix apart from their own, or have their own copies."""
-    monkeypatch.setattr(plan, 'SHARING_ROWS', 1 if request.param == 'apart' else 100)
+    """Whether rows read the keys of their prefix once, or their own copies."""
+    monkeypatch.setattr(plan, 'WORTH_SHARING', 1 if request.param == 'once' else NEVER)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +81,9 @@ def test_samples_that_share_their_prompt_are_those_that_do_not(params, cfg, rng,
     batch = ragged(cfg, rng, [(9, 2), (4, 0), (15, 1)], T=32)
     params = params if axes is None else on_mesh(params, axes)
     settings = RUN | {'temperature': 1.0, 'seed': 3, 'num_return_sequences': 4, 'repetition_penalty': 1.2}
+    monkeypatch.setattr(plan, 'WORTH_SHARING', 1)
     shared = vj.generate(params, batch, cfg=cfg, **settings)
-    monkeypatch.setattr(plan, 'SHARING_ROWS', 100)
+    monkeypatch.setattr(plan, 'WORTH_SHARING', NEVER)
     np.testing.assert_array_equal(shared.tokens, vj.generate(params, batch, cfg=cfg, **settings).tokens)
 
 
@@ -128,8 +130,9 @@ def test_beams_that_share_their_prompt_are_those_that_do_not(params, cfg, rng, m
     batch = ragged(cfg, rng, [(9, 2), (4, 0), (15, 1)], T=32)
     params = params if axes is None else on_mesh(params, axes)
     settings = RUN | {'num_beams': 3, 'max_new_tokens': 70, 'num_return_sequences': 2}
+    monkeypatch.setattr(plan, 'WORTH_SHARING', 1)
     shared = vj.generate(params, batch, cfg=cfg, **settings)
-    monkeypatch.setattr(plan, 'SHARING_ROWS', 100)
+    monkeypatch.setattr(plan, 'WORTH_SHARING', NEVER)
     expected = vj.generate(params, batch, cfg=cfg, **settings)
     np.testing.assert_array_equal(shared.tokens, expected.tokens)
     np.testing.assert_allclose(shared.sequence_scores, expected.sequence_scores, atol=1e-4)

@@ -143,8 +143,8 @@ class TokenStream(Iterator[np.ndarray]):
         """The tokens of the prefill and of as many chunks as the longest answer may need, on the device."""
         plan = self.plan
         rows = place_rows(plan.rows, mesh_of(params))
-        state, first, prompts = prefill_batch(params, *rows, plan.shared, **plan.shapes, **plan.static)
-        self._state, prefix = state, plan.read_once(prompts)
+        state, first, prompts = prefill_batch(params, *rows, plan.prefix_arrays, **plan.shapes, **plan.static)
+        self._state, prefix = state, plan.decoding_prefix(prompts)
         yield first
         drafted = plan.settings.prompt_lookup_num_tokens
         for _ in range(-(-(int(plan.ends.limits.max()) - 1) // (LOOKUP_STEPS if drafted else CHUNK))):
@@ -198,13 +198,13 @@ def compile_for(
         return compile_beams(params, plan)
     mesh = mesh_of(params)
     rows = place_rows(plan.rows, mesh)
-    traced = prefill_batch.trace(params, *rows, plan.shared, **plan.shapes, **plan.static)
+    traced = prefill_batch.trace(params, *rows, plan.prefix_arrays, **plan.shapes, **plan.static)
 
     def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
 
     state = map_state(placed, traced.out_info[0])
-    shared = plan.read_once(map_prefix(placed, traced.out_info[2]))
+    shared = plan.decoding_prefix(map_prefix(placed, traced.out_info[2]))
     wait = background(traced.lower().compile)
     drafted = plan.settings.prompt_lookup_num_tokens
     if drafted:
