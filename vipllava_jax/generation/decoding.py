@@ -5,6 +5,7 @@ The decoding state is donated to each chunk, so that its buffers are updated in 
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from vipllava_jax.generation.stopping import AnswerEnds
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, sharding
+from vipllava_jax.sharding import mesh_of, placed_shape
 from vipllava_jax.threads import background
 
 LOOKUP_STEPS = 4  # steps per call with prompt lookup; each gives up to prompt_lookup_num_tokens + 1 tokens
@@ -200,9 +201,7 @@ def compile_for(
     rows = place_rows(plan.rows, mesh)
     traced = prefill_batch.trace(params, *rows, plan.prefix_arrays, **plan.shapes, **plan.static)
 
-    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
-
+    placed = partial(placed_shape, mesh=mesh)
     state = map_state(placed, traced.out_info[0])
     shared = plan.decoding_prefix(map_prefix(placed, traced.out_info[2]))
     wait = background(traced.lower().compile)

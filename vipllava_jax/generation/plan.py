@@ -27,9 +27,9 @@ from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of
 
-# Keys and values that rows share are stored once if that saves copies in this many slots: reading them apart
-# takes two kernels more per layer, as long as an H100 takes to read 3,000 slots of a layer of the 7B.
-WORTH_SHARING = 3000
+# Keys and values that rows share are stored once if that saves copies of this many slots. Reading them apart
+# takes more kernels per layer, on an H100 for as long as reading 3,000 slots of the 7B takes.
+ENOUGH_SAVED = 3000
 
 
 class GenerationPlan(NamedTuple):
@@ -107,7 +107,7 @@ def make_plan(
         stop_ids=single,
     )
     top = settings.logprobs and min(round_up(settings.logprobs, 8), cfg.text.vocab)
-    share_keys = _saved_slots(batch, prefix, max(n, settings.num_beams)) >= WORTH_SHARING
+    share_keys = _saved_slots(batch, prefix, max(n, settings.num_beams)) >= ENOUGH_SAVED
     rest, slots = _rest_and_slots(batch, prefix, int(limits.max()), share_keys, cfg)
     rows = rest, sampling, eos_rows((*eos, *single), B), processing
     return GenerationPlan(settings, cfg, *rows, slots, top, ends, prefix, share_keys)

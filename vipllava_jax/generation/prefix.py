@@ -20,7 +20,7 @@ from vipllava_jax.inputs.padding import pad_ids, round_up
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache, PrefixCache, write_to_cache
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, pin, sharding
+from vipllava_jax.sharding import mesh_of, pin, placed_shape
 from vipllava_jax.threads import background
 
 SUFFIX_STEP = 32  # what follows a prefix is short, so it is padded less than by `bucket`
@@ -129,7 +129,7 @@ def image_spans(ids: np.ndarray, cfg: Config) -> np.ndarray:
 def compute_prefix(params: Params, ids: np.ndarray, images: np.ndarray, *, cfg: Config) -> Prefix:
     """Runs the model over the first ids P of prompts, and the images Ihw3 among them."""
     batch = _single_row(ids, images, cfg)
-    cache = prefill_prefix(params, batch, batch.lengths, cfg=cfg)
+    _, cache = read_prompts(params, batch, cfg=cfg)
     return Prefix(
         batch.tokens[0, : len(ids)], images, image_spans(ids, cfg), PrefixArrays(batch.tokens, cache)
     )
@@ -143,13 +143,10 @@ def compile_prefix(
     The params may be shapes with shardings; the keys and values of the prefix are.
     """
     batch, mesh = _single_row(ids, images, cfg), mesh_of(params)
-    traced = prefill_prefix.trace(params, batch, batch.lengths, cfg=cfg)
+    traced = read_prompts.trace(params, batch, cfg=cfg)
     wait = background(traced.lower().compile)
 
-    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
-
-    arrays = PrefixArrays(batch.tokens, map_prefix(placed, traced.out_info))
+    arrays = PrefixArrays(batch.tokens, map_prefix(partial(placed_shape, mesh=mesh), traced.out_info[1]))
     return Prefix(batch.tokens[0, : len(ids)], images, image_spans(ids, cfg), arrays), wait
 
 
@@ -159,18 +156,19 @@ def _single_row(ids: np.ndarray, images: np.ndarray, cfg: Config) -> Batch:
 
 
 @partial(jax.jit, static_argnames='cfg')
-def prefill_prefix(params: Params, batch: Batch, lengths: Array, *, cfg: Config) -> PrefixCache:
-    """The keys and values of the rows of a batch, as prefixes of other rows."""
-    _, cache = vipllava.prefill(
+def read_prompts(params: Params, batch: Batch, *, cfg: Config) -> tuple[Array, PrefixCache]:
+    """The logits AV after each prompt of a batch, and its keys and values, as prefixes of other rows."""
+    logits, cache = vipllava.prefill(
         params,
         batch.tokens,
         batch.images,
-        lengths=lengths,
+        lengths=batch.lengths,
         slots=batch.tokens.shape[1],
         cfg=cfg,
         image_counts=batch.image_counts,
     )
-    return pin_prefix(PrefixCache(cache.k, cache.v, lengths), mesh_of(params))
+    prefix, mesh = PrefixCache(cache.k, cache.v, jnp.asarray(batch.lengths)), mesh_of(params)
+    return pin(logits, 'BV', mesh), pin_prefix(prefix, mesh)
 
 
 def join_prefix(prefix: PrefixCache, cache: Cache, slots: int) -> Cache:

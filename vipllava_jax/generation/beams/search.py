@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from vipllava_jax.generation.rows import clock, place_rows, to_host
 from vipllava_jax.generation.stopping import RowStops
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, sharding
+from vipllava_jax.sharding import mesh_of, placed_shape, sharding
 from vipllava_jax.threads import background
 from vipllava_jax.weight_sharding import put
 
@@ -116,9 +117,7 @@ def compile_beams(params: Params, plan: GenerationPlan) -> None:
     arguments, shapes = program_arguments(params, plan)
     traced = prefill_beams.trace(params, *arguments, plan.prefix_arrays, **shapes, **plan.static)
 
-    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
-
+    placed = partial(placed_shape, mesh=mesh)
     beams = map_beams(placed, traced.out_info[0])
     prefix = plan.decoding_prefix(map_prefix(placed, traced.out_info[1]))
     wait = background(traced.lower().compile)
