@@ -35,7 +35,7 @@ def interleaved(rng, count=20):
 
 def check_that_sharing_changes_nothing(model, rows, folder, monkeypatch):
     computed = []
-    monkeypatch.setattr(plan, 'WORTH_SHARING', 1)  # the prefixes of tiny pictures are short
+    monkeypatch.setattr(plan, 'ENOUGH_SAVED', 1)  # the prefixes of tiny pictures are short
     shared_prefix = prefixes.shared_prefix
     monkeypatch.setattr(
         batches, 'shared_prefix', lambda *given: computed.append(shared_prefix(*given)) or computed[-1]

@@ -44,7 +44,7 @@ def prompts(cfg, rng):
 @pytest.fixture(params=['once', 'copied'])
 def decoded(request, monkeypatch):
     """Whether rows read the keys of their prefix once, or their own copies."""
-    monkeypatch.setattr(plan, 'WORTH_SHARING', 1 if request.param == 'once' else NEVER)
+    monkeypatch.setattr(plan, 'ENOUGH_SAVED', 1 if request.param == 'once' else NEVER)
 
 
 def test_what_is_compiled_for_shapes_computes_the_answers_without_a_prefix(params, cfg, prompts, decoded):
@@ -102,7 +102,7 @@ def test_rows_that_share_their_prompt_on_a_mesh_are_those_with_copies(
 ):
     batch = ragged(cfg, rng, [(9, 2), (4, 0), (15, 1)], T=32)
     expected = vj.generate(params, batch, cfg=cfg, **RUN | settings)
-    monkeypatch.setattr(plan, 'WORTH_SHARING', 1)
+    monkeypatch.setattr(plan, 'ENOUGH_SAVED', 1)
     shared = vj.generate(on_mesh(params, MESH), batch, cfg=cfg, **RUN | settings)
     np.testing.assert_array_equal(shared.tokens, expected.tokens)
     if expected.sequence_scores is not None:
