@@ -16,12 +16,8 @@ from vipllava_jax.inputs.batch import Batch
 
 RUN = {'max_new_tokens': 20, 'eos': ()}
 NEVER = 10**9  # slots that would have to be saved
+SAMPLES = {'temperature': 1.0, 'seed': 3, 'num_return_sequences': 2}
 PROCESSED = {'repetition_penalty': 1.3, 'no_repeat_ngram_size': 2, 'logprobs': 2}
-VARIANTS = {
-    'samples': {'temperature': 1.0, 'seed': 3, 'num_return_sequences': 2, **PROCESSED},
-    'lookup': {'prompt_lookup_num_tokens': 4},
-    'beams': {'num_beams': 2, 'num_return_sequences': 2, 'logprobs': 0},
-}
 MESH = {'data': 2, 'tensor': 2}
 
 
@@ -41,14 +37,12 @@ def prompts(cfg, rng):
     return np.array(first), pictures[0, :1], Batch(tokens, lengths, pictures, np.array([1, 1, 2], np.int32))
 
 
-@pytest.fixture(params=['once', 'copied'])
-def decoded(request, monkeypatch):
-    """Whether rows read the keys of their prefix once, or their own copies."""
-    monkeypatch.setattr(plan, 'ENOUGH_SAVED', 1 if request.param == 'once' else NEVER)
-
-
-def test_what_is_compiled_for_shapes_computes_the_answers_without_a_prefix(params, cfg, prompts, decoded):
+@pytest.mark.parametrize('saved', [1, NEVER], ids=['stored once', 'copied'])
+def test_what_is_compiled_for_shapes_computes_the_answers_without_a_prefix(
+    params, cfg, prompts, monkeypatch, saved
+):
     ids, pictures, batch = prompts
+    monkeypatch.setattr(plan, 'ENOUGH_SAVED', saved)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params)
     placed = jax.device_put(params, sharding)
@@ -65,13 +59,24 @@ def test_what_is_compiled_for_shapes_computes_the_answers_without_a_prefix(param
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('variant', VARIANTS)
-def test_answers_equal_those_without_a_prefix(params, cfg, prompts, variant, decoded):
+@pytest.mark.parametrize(
+    ('settings', 'saved'),
+    [
+        ({}, NEVER),
+        (SAMPLES | PROCESSED, 1),
+        ({'prompt_lookup_num_tokens': 4}, 1),
+        ({'num_beams': 2, 'num_return_sequences': 2, 'logprobs': 0}, 1),
+    ],
+    ids=['copied', 'samples', 'lookup', 'beams'],
+)
+def test_answers_on_a_mesh_equal_those_without_a_prefix(params, cfg, prompts, monkeypatch, settings, saved):
     ids, pictures, batch = prompts
-    prefix = compute_prefix(params, ids, pictures, cfg=cfg)
-    settings = RUN | VARIANTS[variant]
+    settings = RUN | settings
     expected = vj.generate(params, batch, cfg=cfg, **settings)
-    found = vj.generate(params, batch, cfg=cfg, prefix=prefix, **settings)
+    sharded = on_mesh(params, MESH)
+    prefix = compute_prefix(sharded, ids, pictures, cfg=cfg)
+    monkeypatch.setattr(plan, 'ENOUGH_SAVED', saved)
+    found = vj.generate(sharded, batch, cfg=cfg, prefix=prefix, **settings)
     np.testing.assert_array_equal(found.tokens, expected.tokens)
     if expected.logprobs is not None:
         np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
@@ -79,20 +84,10 @@ def test_answers_equal_those_without_a_prefix(params, cfg, prompts, variant, dec
 
 
 @pytest.mark.slow
-def test_a_mesh_changes_nothing(params, cfg, prompts, decoded):
-    ids, pictures, batch = prompts
-    expected = vj.generate(params, batch, cfg=cfg, **RUN)
-    sharded = on_mesh(params, MESH)
-    prefix = compute_prefix(sharded, ids, pictures, cfg=cfg)
-    found = vj.generate(sharded, batch, cfg=cfg, prefix=prefix, **RUN)
-    np.testing.assert_array_equal(found.tokens, expected.tokens)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
     [
-        {'temperature': 1.0, 'seed': 3, 'num_return_sequences': 4, 'repetition_penalty': 1.2},
+        SAMPLES,
         {'num_beams': 3, 'max_new_tokens': 70, 'num_return_sequences': 2},
     ],
     ids=['samples', 'beams'],

@@ -73,13 +73,14 @@ def stream(
 
     `settings` default to greedy decoding; `overrides` replace single fields, as in
     `stream(params, batch, cfg=cfg, temperature=0.7, seed=1)`. `processor` turns tokens into text and is
-    required with `stop`: a row then ends with the token that completes a stop string. The functions in
+    required with `stop`: a row then ends with the token that completes a stop string. `prefix` holds the
+    first ids of all prompts, which the batch holds, too, and is not computed again. The functions in
     `processors` are called while the programs are compiled, once for each function, with traced arrays.
 
     Raises TypeError for an unknown setting or an argument of another type, and ValueError before anything
-    runs if a setting is out of range, the placeholders do not match the images, or prompt and answer exceed
-    the context of the model; and at the first tokens if their logits hold NaN or infinity, naming the weights
-    that do.
+    runs if a setting is out of range, the placeholders do not match the images, a row does not begin with the
+    prefix, or prompt and answer exceed the context of the model; and at the first tokens if their logits hold
+    NaN or infinity, naming the weights that do.
     """
     chosen = with_overrides(settings, overrides)
     if chosen.num_beams > 1:
