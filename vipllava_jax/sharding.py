@@ -90,6 +90,11 @@ def sharding(letters: str, shape: Sequence[int], mesh: AnyMesh | None) -> Shardi
     return NamedSharding(mesh, spec(letters, shape, mesh)) if mesh else default_sharding()
 
 
+def placed_shape(x: Any, letters: str, *, mesh: AnyMesh | None) -> jax.ShapeDtypeStruct:
+    """The shape of an array, with its sharding by its letters, to compile for."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
+
+
 def default_sharding() -> jax.sharding.SingleDeviceSharding:
     """The sharding of weights without a mesh: the first local device."""
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -24,6 +24,9 @@ RESULTS = [
     ),
     Result(Line('load', 'PyTorch', 0, {}, output=(14.1, 'GB/s')), {OURS: Side([2.0], memory=2**30)}),
 ]
+SHARED = Result(
+    Line('decode-shared', '704…768', 8, {}, (Work(14e9, 1e11),), (8, 'tokens/s')), {OURS: Side([0.004])}
+)
 
 
 @pytest.fixture
@@ -75,7 +78,7 @@ def test_json_has_every_sample(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['speed.json']
 
 
-@pytest.mark.parametrize('results', [RESULTS, RESULTS[:1], []])
+@pytest.mark.parametrize('results', [RESULTS, [SHARED], []])
 def test_the_plot_is_drawn(results, tmp_path):
     roofline.plot(tmp_path / 'roofline.png', results, RATES, 'a device')
     with Image.open(tmp_path / 'roofline.png') as picture:

@@ -20,7 +20,7 @@ from vipllava_jax.data.examples import Examples
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.beams.programs import beam_chunk, prefill_beams
 from vipllava_jax.generation.beams.state import BeamRules
-from vipllava_jax.generation.prefix import SharedStart
+from vipllava_jax.generation.prefix import PrefixArrays
 from vipllava_jax.generation.state import State, eos_rows, map_state, row_letters
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import llama
@@ -128,11 +128,11 @@ def decode_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.shardin
 def prefill_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.sharding.Sharding) -> Any:
     """The program that prefills what follows a prefix that B rows share."""
     ids, counts = jax.ShapeDtypeStruct((B, 96), jnp.int32), jax.ShapeDtypeStruct((B,), jnp.int32)
-    start = SharedStart(jax.ShapeDtypeStruct((1, PREFIX), jnp.int32), prefix(cfg, 1))
+    start = PrefixArrays(jax.ShapeDtypeStruct((1, PREFIX), jnp.int32), prefix(cfg, 1))
     eos = jax.eval_shape(lambda: jnp.asarray(eos_rows(cfg.eos, B)))
     batch, eos, start = place((Batch(ids, counts, pictures(cfg, B, 0), counts), eos, start), device)
     traced = decoding.prefill_batch.trace(
-        params, batch, None, eos, None, start, cfg=cfg, slots=SLOTS, share=True
+        params, batch, None, eos, None, start, cfg=cfg, slots=SLOTS, share_keys=True
     )
     return traced.lower().compile()
 
@@ -145,7 +145,7 @@ def search_beams(params: Any, cfg: vj.Config, B: int, W: int, device: jax.shardi
         batch = Batch(np.zeros((B, 64), np.int32), np.ones(B, np.int32), pixels, np.zeros(B, np.int32))
         rules = BeamRules(np.zeros(B, np.int32), np.zeros(B, np.float32), np.zeros(B, np.int32))
         eos, static = eos_rows(cfg.eos, B), {'slots': 64 + SLOTS, 'width': W, 'candidates_per_beam': 2}
-        return prefill_beams(params, batch, None, eos, None, rules, cfg=cfg, share=True, **static)
+        return prefill_beams(params, batch, None, eos, None, rules, cfg=cfg, share_keys=True, **static)
 
     beams, shared, *_ = jax.eval_shape(start, params)
     beams, shared = place((beams, shared), device)

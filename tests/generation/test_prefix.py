@@ -1,24 +1,24 @@
 """Answers after a prefix that was computed before are those to whole prompts."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 import vipllava_jax as vj
+from tests.compilations import compilations
 from tests.generation.test_meshes import on_mesh
 from tests.rows import ragged
-from vipllava_jax.generation import plan
-from vipllava_jax.generation.prefix import compute_prefix
+from vipllava_jax.generation import decoding, plan
+from vipllava_jax.generation.prefix import compile_prefix, compute_prefix
 from vipllava_jax.inputs.batch import Batch
 
 RUN = {'max_new_tokens': 20, 'eos': ()}
-VARIANTS = {
-    'greedy': {},
-    'sampled': {'temperature': 1.0, 'seed': 3, 'num_return_sequences': 2},
-    'processed': {'repetition_penalty': 1.3, 'no_repeat_ngram_size': 2, 'logprobs': 2},
-    'lookup': {'prompt_lookup_num_tokens': 4},
-    'beams': {'num_beams': 2, 'num_return_sequences': 2, 'logprobs': 0},
-}
+NEVER = 10**9  # slots that would have to be saved
+SAMPLES = {'temperature': 1.0, 'seed': 3, 'num_return_sequences': 2}
+PROCESSED = {'repetition_penalty': 1.3, 'no_repeat_ngram_size': 2, 'logprobs': 2}
+MESH = {'data': 2, 'tensor': 2}
 
 
 @pytest.fixture
@@ -37,52 +37,92 @@ def prompts(cfg, rng):
     return np.array(first), pictures[0, :1], Batch(tokens, lengths, pictures, np.array([1, 1, 2], np.int32))
 
 
-@pytest.fixture(params=['apart', 'copied'])
-def decoded(request, monkeypatch):
-    """Whether few rows read the keys of their prefix apart from their own, or have their own copies."""
-    monkeypatch.setattr(plan, 'SHARING_ROWS', 1 if request.param == 'apart' else 100)
-
-
-@pytest.mark.parametrize(
-    'variant',
-    [
-        'greedy',
-        *(pytest.param(v, marks=pytest.mark.slow) for v in ('sampled', 'processed', 'lookup', 'beams')),
-    ],
-)
-def test_answers_equal_those_without_a_prefix(params, cfg, prompts, variant, decoded):
+@pytest.mark.parametrize('saved', [1, NEVER], ids=['stored once', 'copied'])
+def test_what_is_compiled_for_shapes_computes_the_answers_without_a_prefix(
+    params, cfg, prompts, monkeypatch, saved
+):
     ids, pictures, batch = prompts
-    prefix = compute_prefix(params, ids, pictures, cfg=cfg)
-    settings = RUN | VARIANTS[variant]
-    expected = vj.generate(params, batch, cfg=cfg, **settings)
-    found = vj.generate(params, batch, cfg=cfg, prefix=prefix, **settings)
-    np.testing.assert_array_equal(found.tokens, expected.tokens)
-    if expected.logprobs is not None:
-        np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
-        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    monkeypatch.setattr(plan, 'ENOUGH_SAVED', saved)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params)
+    placed = jax.device_put(params, sharding)
+    with compilations('read_prompts|prefill_batch|decode_chunk') as compiled:
+        prefix, wait = compile_prefix(shapes, ids, pictures, cfg=cfg)
+        decoding.compile_for(shapes, batch, cfg=cfg, prefix=prefix, **RUN)
+        wait()
+        before = len(compiled)
+        prefix = compute_prefix(placed, ids, pictures, cfg=cfg)
+        found = vj.generate(placed, batch, cfg=cfg, prefix=prefix, **RUN)
+        assert len(compiled) == before
+    np.testing.assert_array_equal(found.tokens, vj.generate(params, batch, cfg=cfg, **RUN).tokens)
     assert repr(prefix) == 'Prefix(ids=int32[8], images=float32[1,28,28,3])'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('axes', [{'data': 2}, {'tensor': 2}, {'data': 2, 'tensor': 2}], ids=str)
-def test_a_mesh_changes_nothing(params, cfg, prompts, axes, decoded):
+@pytest.mark.parametrize(
+    ('settings', 'saved'),
+    [
+        ({}, NEVER),
+        (SAMPLES | PROCESSED, 1),
+        ({'prompt_lookup_num_tokens': 4}, 1),
+        ({'num_beams': 2, 'num_return_sequences': 2, 'logprobs': 0}, 1),
+    ],
+    ids=['copied', 'samples', 'lookup', 'beams'],
+)
+def test_answers_on_a_mesh_equal_those_without_a_prefix(params, cfg, prompts, monkeypatch, settings, saved):
     ids, pictures, batch = prompts
-    expected = vj.generate(params, batch, cfg=cfg, **RUN)
-    sharded = on_mesh(params, axes)
+    settings = RUN | settings
+    expected = vj.generate(params, batch, cfg=cfg, **settings)
+    sharded = on_mesh(params, MESH)
     prefix = compute_prefix(sharded, ids, pictures, cfg=cfg)
-    found = vj.generate(sharded, batch, cfg=cfg, prefix=prefix, **RUN)
+    monkeypatch.setattr(plan, 'ENOUGH_SAVED', saved)
+    found = vj.generate(sharded, batch, cfg=cfg, prefix=prefix, **settings)
     np.testing.assert_array_equal(found.tokens, expected.tokens)
+    if expected.logprobs is not None:
+        np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('axes', [None, {'data': 2, 'tensor': 2}], ids=str)
-def test_samples_that_share_their_prompt_are_those_that_do_not(params, cfg, rng, monkeypatch, axes):
+@pytest.mark.parametrize(
+    'settings',
+    [
+        SAMPLES,
+        {'num_beams': 3, 'max_new_tokens': 70, 'num_return_sequences': 2},
+    ],
+    ids=['samples', 'beams'],
+)
+def test_rows_that_share_their_prompt_on_a_mesh_are_those_with_copies(
+    params, cfg, rng, monkeypatch, settings
+):
     batch = ragged(cfg, rng, [(9, 2), (4, 0), (15, 1)], T=32)
-    params = params if axes is None else on_mesh(params, axes)
-    settings = RUN | {'temperature': 1.0, 'seed': 3, 'num_return_sequences': 4, 'repetition_penalty': 1.2}
-    shared = vj.generate(params, batch, cfg=cfg, **settings)
-    monkeypatch.setattr(plan, 'SHARING_ROWS', 100)
-    np.testing.assert_array_equal(shared.tokens, vj.generate(params, batch, cfg=cfg, **settings).tokens)
+    expected = vj.generate(params, batch, cfg=cfg, **RUN | settings)
+    monkeypatch.setattr(plan, 'ENOUGH_SAVED', 1)
+    shared = vj.generate(on_mesh(params, MESH), batch, cfg=cfg, **RUN | settings)
+    np.testing.assert_array_equal(shared.tokens, expected.tokens)
+    if expected.sequence_scores is not None:
+        np.testing.assert_allclose(shared.sequence_scores, expected.sequence_scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('rows', 'settings', 'has_prefix', 'once'),
+    [
+        (24, {}, True, False),
+        (25, {}, True, True),
+        (1, {'num_return_sequences': 64, 'temperature': 1.0}, True, True),
+        (64, {}, False, False),
+        (12, {'num_return_sequences': 2, 'temperature': 1.0}, False, False),
+        (12, {'num_beams': 3}, False, True),
+    ],
+)
+def test_keys_are_stored_once_where_that_saves_enough_slots(
+    params, cfg, rng, rows, settings, has_prefix, once
+):
+    """A prefix and a prompt have 128 slots here."""
+    batch = ragged(cfg, rng, [(9, 0)] * rows, T=128)._replace(tokens=np.full((rows, 128), 7, np.int32))
+    prefix = compute_prefix(params, np.full(5, 7), batch.images[0, :0], cfg=cfg) if has_prefix else None
+    chosen = vj.GenerationSettings(max_new_tokens=20, **settings)
+    assert plan.make_plan(params, batch, cfg, chosen, None, prefix).share_keys == once
 
 
 def test_a_row_that_begins_otherwise_is_named(params, cfg, prompts):
@@ -100,6 +140,11 @@ def test_a_row_that_begins_otherwise_is_named(params, cfg, prompts):
     alone = batch._replace(lengths=np.array([8, *batch.lengths[1:]], np.int32))
     with pytest.raises(ValueError, match='row 0 does not begin .* from id 8 on'):
         vj.generate(shapes, alone, cfg=cfg, prefix=prefix)
+    larger = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, layers=cfg.text.layers + 1))
+    with pytest.raises(ValueError, match=r'by another model: it has \d layers of .* not \d layers of'):
+        vj.generate(shapes, batch, cfg=larger, prefix=prefix)
+    with pytest.raises(TypeError, match='prefix is array.*, expected a Prefix'):
+        vj.generate(shapes, batch, cfg=cfg, prefix=ids)
 
 
 @pytest.mark.slow
@@ -120,19 +165,8 @@ def test_the_prefix_of_questions_about_a_picture(demo_model):
     text = vj.prefix(demo_model, 'What is in the middle of it? Answer')
     assert len(text.ids)
     assert not len(text.images)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('axes', [None, {'data': 2, 'tensor': 2}], ids=str)
-def test_beams_that_share_their_prompt_are_those_that_do_not(params, cfg, rng, monkeypatch, axes):
-    batch = ragged(cfg, rng, [(9, 2), (4, 0), (15, 1)], T=32)
-    params = params if axes is None else on_mesh(params, axes)
-    settings = RUN | {'num_beams': 3, 'max_new_tokens': 70, 'num_return_sequences': 2}
-    shared = vj.generate(params, batch, cfg=cfg, **settings)
-    monkeypatch.setattr(plan, 'SHARING_ROWS', 100)
-    expected = vj.generate(params, batch, cfg=cfg, **settings)
-    np.testing.assert_array_equal(shared.tokens, expected.tokens)
-    np.testing.assert_allclose(shared.sequence_scores, expected.sequence_scores, atol=1e-4)
+    with pytest.raises(ValueError, match='leaves no room for a question in the context of'):
+        vj.prefix(demo_model, 'What is it? ' * 500)
 
 
 def test_what_a_prefix_and_prompts_have_in_common(params, cfg, prompts):
@@ -155,13 +189,18 @@ def test_what_a_prefix_and_prompts_have_in_common(params, cfg, prompts):
     with pytest.raises(ValueError, match='cannot be cut to 3 ids'):
         prefix.cut(3)
     shorter = prefix.cut(P + 3)
+    known, _ = shorter.arrays.of_rows(shorter.arrays.slots, cfg.pad, 2)
+    assert known[:, P + 2 : P + 4].tolist() == [[ids[P + 2], cfg.pad]] * 2  # nothing of what was cut off
     expected = vj.generate(params, batch, cfg=cfg, **RUN)
     found = vj.generate(params, batch, cfg=cfg, prefix=shorter, **RUN)
     np.testing.assert_array_equal(found.tokens, expected.tokens)
 
 
-@pytest.mark.parametrize('settings', [{}, {'prompt_lookup_num_tokens': 4}], ids=['plain', 'lookup'])
-@pytest.mark.parametrize('read', [1, 99])
+@pytest.mark.parametrize(
+    ('settings', 'read'),
+    [({}, 1), pytest.param({'prompt_lookup_num_tokens': 4}, 99, marks=pytest.mark.slow)],
+    ids=['plain', 'lookup'],
+)
 def test_an_answer_continues_as_a_prefix(params, cfg, rng, settings, read):
     first = ragged(cfg, rng, [(9, 1)], T=32)
     tokens = vj.stream(params, first, cfg=cfg, **RUN, **settings)

@@ -46,6 +46,11 @@ def prefix(
     ids = common_prefix([model.processor.encode(turns, len(given), template) for turns in prompts])
     if not ids:
         raise ValueError(f'prompts in the template {template} have no beginning in common')
+    if len(ids) >= (context := model.cfg.text.context):
+        raise ValueError(
+            f'text and images have {len(ids)} tokens, which leaves no room for a question in the context of '
+            f'{context}: shorten them'
+        )
     return compute_prefix(model.params, np.array(ids), batch.images[0, : len(given)], cfg=model.cfg)
 
 

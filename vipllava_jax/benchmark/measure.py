@@ -87,9 +87,9 @@ class Ours(NamedTuple):
         whole, first = self.subject.questions(1, context, STEPS)
         prefix = compute_prefix(params, first.tokens[0, : first.lengths[0]], first.images[0], cfg=cfg)
         rest, eos = self._placed(prefix.remainder(whole, cfg.pad))
-        static: dict[str, Any] = {'cfg': cfg, 'slots': bucket(2 * STEPS), 'share': True}
-        few, *_ = prefill_batch(params, rest, None, eos, None, prefix.start, **static)
-        return self._decode(copied(few, batch, mesh), context, prefix.start.cache)
+        static: dict[str, Any] = {'cfg': cfg, 'slots': bucket(2 * STEPS), 'share_keys': True}
+        few, *_ = prefill_batch(params, rest, None, eos, None, prefix.arrays, **static)
+        return self._decode(copied(few, batch, mesh), context, prefix.arrays.cache)
 
     def _decode(self, state: State, context: int, prefix: PrefixCache | None = None) -> Run:
         params, cfg, mesh = self.subject

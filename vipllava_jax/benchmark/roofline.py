@@ -8,7 +8,7 @@ from vipllava_jax.benchmark.timing import OURS, Result
 from vipllava_jax.ceilings import Ceilings
 from vipllava_jax.files import replacing
 
-COLOURS = {'vision': 'C2', 'prefill': 'C0', 'decode': 'C1'}
+COLOURS = {'vision': 'C2', 'prefill': 'C0', 'decode': 'C1', 'decode-shared': 'C3'}  # the lines with one phase
 SHAPES = 'osD^vP*X'
 
 

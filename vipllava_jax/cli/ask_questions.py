@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from vipllava_jax.cli.answer_reports import report_answers, report_speed
-from vipllava_jax.cli.models import load_model
+from vipllava_jax.cli.models import compile_in_background, load_model
 from vipllava_jax.cli.streaming import WAITING, stream_answers
 from vipllava_jax.cli.waiting import spinner
 from vipllava_jax.messages import safe_answer, safe_json
-from vipllava_jax.threads import background
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,7 +56,9 @@ class ListRequest(NamedTuple):
         """
         from vipllava_jax.answering.prefixes import shared_prefix
 
-        wait = background(self.compile)
+        _, batch, settings = self.batches[0]
+        given = self.shapes, batch, self.weights.cfg, settings, self.processor
+        wait = compile_in_background(*given, sharing=self.prompts)
         model, seconds = load_model(self.weights, self.processor)
         with spinner(WAITING):
             with contextlib.suppress(Exception):  # decoding raises the same error again
@@ -69,19 +70,6 @@ class ListRequest(NamedTuple):
                 print_answers(part, groups, is_first=number == 0)
             else:
                 print_reports(part, groups, {**about, 'load_seconds': seconds})
-
-    def compile(self) -> None:
-        """Compiles the programs of the first batch, and of the beginning that all prompts share."""
-        from vipllava_jax.answering.prefixes import shared_beginning
-        from vipllava_jax.generation.decoding import compile_for
-        from vipllava_jax.generation.prefix import compile_prefix
-
-        cfg, (_, batch, settings) = self.weights.cfg, self.batches[0]
-        shared = shared_beginning(self.prompts, cfg)
-        prefix, wait = compile_prefix(self.shapes, *shared, cfg=cfg) if shared else (None, None)
-        compile_for(self.shapes, batch, cfg=cfg, settings=settings, processor=self.processor, prefix=prefix)
-        if wait:
-            wait()
 
 
 def prepare_list(

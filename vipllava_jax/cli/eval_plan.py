@@ -69,15 +69,13 @@ def prepare(
 
 
 def load_params(plan: PreparedEvaluation, first: 'CaseBatch') -> 'Params':
-    """Loads the weights while the programs for the first batch are compiled.
-
-    Those of a batch about one picture depend on its common beginning, which only the weights can compute.
-    """
+    """Loads the weights while the programs for the first batch are compiled."""
     batch = plan.batches.prepare(first).batch
     settings = plan.batches.settings(first.max_new_tokens)
     wait = None
-    if batch is not None and not first.one_picture:
-        wait = compile_in_background(plan.shapes, batch, plan.batches.cfg, settings, plan.processor)
+    if batch is not None:
+        given = plan.shapes, batch, plan.batches.cfg, settings, plan.processor
+        wait = compile_in_background(*given, sharing=batch if first.one_picture else None)
     model, _ = load_model(plan.weights, plan.processor)
     if wait is not None:
         with contextlib.suppress(Exception):  # decoding raises the same error again

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -94,11 +93,24 @@ def compile_in_background(
     cfg: 'Config',
     settings: 'GenerationSettings',
     processor: 'Processor',
+    sharing: 'Batch | None' = None,
 ) -> Callable[[], None]:
-    """Starts to compile in the background, before the weights are loaded; returns a function that waits."""
-    from vipllava_jax.generation.decoding import compile_for
+    """Starts to compile in the background, before the weights are loaded; returns a function that waits.
 
-    return background(partial(compile_for, shapes, batch, cfg=cfg, settings=settings, processor=processor))
+    `sharing` are prompts, those of the batch among them, whose common beginning is computed once.
+    """
+    from vipllava_jax.answering.prefixes import shared_beginning
+    from vipllava_jax.generation.decoding import compile_for
+    from vipllava_jax.generation.prefix import compile_prefix
+
+    def compile() -> None:
+        shared = None if sharing is None else shared_beginning(sharing, cfg)
+        prefix, wait = compile_prefix(shapes, *shared, cfg=cfg) if shared else (None, None)
+        compile_for(shapes, batch, cfg=cfg, settings=settings, processor=processor, prefix=prefix)
+        if wait:
+            wait()
+
+    return background(compile)
 
 
 def load_model(weights: 'Source', processor: 'Processor') -> 'tuple[Model, float]':

@@ -159,18 +159,16 @@ def answer(request: Request, answered: set[int], shown: bool) -> 'Iterator[list[
     groups = [group for group in questions.groups if not answered.issuperset(group)]
     if not groups:
         return
-    wait = None
-    if not questions.together:
-        rows = questions.rows(groups[0])
-        example = questions.blank(rows), weights.cfg, questions.settings(settings, rows)
-        wait = compile_in_background(shapes, *example, questions.processor)
+    rows = questions.rows(groups[0])
+    batch, of_rows = questions.blank(rows), questions.settings(settings, rows)
+    sharing = batch if questions.together else None
+    wait = compile_in_background(shapes, batch, weights.cfg, of_rows, questions.processor, sharing)
     model, _ = load_model(weights, questions.processor)
     done, total = len(answered), len(questions.marks)
     with count_bar('answers') if shown else contextlib.nullcontext(lambda done, total: None) as progress:
         progress(done, total)
-        if wait:
-            with contextlib.suppress(Exception):  # decoding raises the same error again
-                wait()
+        with contextlib.suppress(Exception):  # decoding raises the same error again
+            wait()
         for answers in answer_regions(model, questions, settings, groups):
             new = [found for found in answers if found.index not in answered]
             yield new

@@ -5,6 +5,7 @@ The decoding state is donated to each chunk, so that its buffers are updated in 
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from vipllava_jax.generation.stopping import AnswerEnds
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, sharding
+from vipllava_jax.sharding import mesh_of, placed_shape
 from vipllava_jax.threads import background
 
 LOOKUP_STEPS = 4  # steps per call with prompt lookup; each gives up to prompt_lookup_num_tokens + 1 tokens
@@ -72,13 +73,14 @@ def stream(
 
     `settings` default to greedy decoding; `overrides` replace single fields, as in
     `stream(params, batch, cfg=cfg, temperature=0.7, seed=1)`. `processor` turns tokens into text and is
-    required with `stop`: a row then ends with the token that completes a stop string. The functions in
+    required with `stop`: a row then ends with the token that completes a stop string. `prefix` holds the
+    first ids of all prompts, which the batch holds, too, and is not computed again. The functions in
     `processors` are called while the programs are compiled, once for each function, with traced arrays.
 
     Raises TypeError for an unknown setting or an argument of another type, and ValueError before anything
-    runs if a setting is out of range, the placeholders do not match the images, or prompt and answer exceed
-    the context of the model; and at the first tokens if their logits hold NaN or infinity, naming the weights
-    that do.
+    runs if a setting is out of range, the placeholders do not match the images, a row does not begin with the
+    prefix, or prompt and answer exceed the context of the model; and at the first tokens if their logits hold
+    NaN or infinity, naming the weights that do.
     """
     chosen = with_overrides(settings, overrides)
     if chosen.num_beams > 1:
@@ -143,8 +145,8 @@ class TokenStream(Iterator[np.ndarray]):
         """The tokens of the prefill and of as many chunks as the longest answer may need, on the device."""
         plan = self.plan
         rows = place_rows(plan.rows, mesh_of(params))
-        state, first, prompts = prefill_batch(params, *rows, plan.shared, **plan.shapes, **plan.static)
-        self._state, prefix = state, plan.read_once(prompts)
+        state, first, prompts = prefill_batch(params, *rows, plan.prefix_arrays, **plan.shapes, **plan.static)
+        self._state, prefix = state, plan.decoding_prefix(prompts)
         yield first
         drafted = plan.settings.prompt_lookup_num_tokens
         for _ in range(-(-(int(plan.ends.limits.max()) - 1) // (LOOKUP_STEPS if drafted else CHUNK))):
@@ -198,13 +200,11 @@ def compile_for(
         return compile_beams(params, plan)
     mesh = mesh_of(params)
     rows = place_rows(plan.rows, mesh)
-    traced = prefill_batch.trace(params, *rows, plan.shared, **plan.shapes, **plan.static)
+    traced = prefill_batch.trace(params, *rows, plan.prefix_arrays, **plan.shapes, **plan.static)
 
-    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
-
+    placed = partial(placed_shape, mesh=mesh)
     state = map_state(placed, traced.out_info[0])
-    shared = plan.read_once(map_prefix(placed, traced.out_info[2]))
+    shared = plan.decoding_prefix(map_prefix(placed, traced.out_info[2]))
     wait = background(traced.lower().compile)
     drafted = plan.settings.prompt_lookup_num_tokens
     if drafted:

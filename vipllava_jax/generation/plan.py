@@ -12,7 +12,7 @@ from vipllava_jax.config import Config
 from vipllava_jax.generation.logits.processing import Processing, processing_of
 from vipllava_jax.generation.logits.sampling import Sampling, sampling_of
 from vipllava_jax.generation.model import Model
-from vipllava_jax.generation.prefix import Prefix, SharedStart
+from vipllava_jax.generation.prefix import Prefix, PrefixArrays
 from vipllava_jax.generation.rows import of_first_process
 from vipllava_jax.generation.setting_checks import NUMBERS
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, check_lengths
@@ -27,7 +27,9 @@ from vipllava_jax.model.llama import PrefixCache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import mesh_of
 
-SHARING_ROWS = 8  # from this many rows on, it is faster to read what they share once than its copies
+# Keys and values that rows share are stored once if that saves copies of this many slots. Reading them apart
+# takes more kernels per layer, on an H100 for as long as reading 3,000 slots of the 7B takes.
+ENOUGH_SAVED = 3000
 
 
 class GenerationPlan(NamedTuple):
@@ -43,7 +45,7 @@ class GenerationPlan(NamedTuple):
     top: int | None  # the number of likeliest tokens that the programs report; None: no log-probabilities
     ends: AnswerEnds  # of B·n answers, the n of a row one after the other
     prefix: Prefix | None  # of all rows
-    share: bool  # whether rows read the keys that they share once: of the prefix, or of a prompt's copies
+    share_keys: bool  # whether rows read those that they share once: of the prefix, or of a prompt's copies
 
     @property
     def rows(self) -> tuple[Batch, Sampling | None, np.ndarray, Processing | None]:
@@ -51,13 +53,13 @@ class GenerationPlan(NamedTuple):
         return self.batch, self.sampling, self.eos, self.processing
 
     @property
-    def shared(self) -> SharedStart | None:
-        """What the prefill takes of the prefix."""
-        return None if self.prefix is None else self.prefix.start
+    def prefix_arrays(self) -> PrefixArrays | None:
+        """The prefix that the prefill takes."""
+        return None if self.prefix is None else self.prefix.arrays
 
-    def read_once(self, prompts: PrefixCache | None) -> PrefixCache | None:
+    def decoding_prefix(self, prompts: PrefixCache | None) -> PrefixCache | None:
         """What decoding reads once for several rows: the prefix, or the prompts that the prefill returns."""
-        return self.prefix.start.cache if self.prefix and self.share else prompts
+        return self.prefix.arrays.cache if self.prefix and self.share_keys else prompts
 
     @property
     def static(self) -> dict[str, Any]:
@@ -67,7 +69,8 @@ class GenerationPlan(NamedTuple):
     @property
     def shapes(self) -> dict[str, Any]:
         """The static arguments of the prefill alone."""
-        return {'slots': self.slots, 'samples': self.settings.num_return_sequences, 'share': self.share}
+        samples = self.settings.num_return_sequences
+        return {'slots': self.slots, 'samples': samples, 'share_keys': self.share_keys}
 
 
 def make_plan(
@@ -79,7 +82,7 @@ def make_plan(
     prefix: Prefix | None = None,
 ) -> GenerationPlan:
     """The plan for a batch; raises TypeError and ValueError as `stream` documents."""
-    check_types(params, batch, processor)
+    check_types(params, batch, processor, prefix)
     B = len(batch.tokens)
     check_inputs(batch.tokens, batch.images, batch.image_counts, cfg, batch.lengths)
     check_ids(settings, cfg)
@@ -104,15 +107,23 @@ def make_plan(
         stop_ids=single,
     )
     top = settings.logprobs and min(round_up(settings.logprobs, 8), cfg.text.vocab)
-    copies = max(n, settings.num_beams)
-    share = B * copies >= SHARING_ROWS and (prefix is not None or copies > 1)
-    rest, slots = _rest_and_slots(batch, prefix, int(limits.max()), share, cfg)
+    share_keys = _saved_slots(batch, prefix, max(n, settings.num_beams)) >= ENOUGH_SAVED
+    rest, slots = _rest_and_slots(batch, prefix, int(limits.max()), share_keys, cfg)
     rows = rest, sampling, eos_rows((*eos, *single), B), processing
-    return GenerationPlan(settings, cfg, *rows, slots, top, ends, prefix, share)
+    return GenerationPlan(settings, cfg, *rows, slots, top, ends, prefix, share_keys)
+
+
+def _saved_slots(batch: Batch, prefix: Prefix | None, copies: int) -> int:
+    """The slots saved if rows have no copies of what they share: the prefix, or a prompt in `copies` rows.
+
+    They are counted with padding, so that prompts of other lengths run the same programs.
+    """
+    B, T = batch.tokens.shape
+    return B * (copies - 1) * T if prefix is None else (B * copies - 1) * prefix.arrays.slots
 
 
 def _rest_and_slots(
-    batch: Batch, prefix: Prefix | None, limit: int, share: bool, cfg: Config
+    batch: Batch, prefix: Prefix | None, limit: int, share_keys: bool, cfg: Config
 ) -> tuple[Batch, int]:
     """What follows the prefix in each row, and the number of slots for it and `limit` new tokens.
 
@@ -121,16 +132,19 @@ def _rest_and_slots(
     """
     if prefix is None:
         return batch, bucket(batch.tokens.shape[1] + limit)
+    prefix.check_model(cfg)
     rest = prefix.remainder(batch, cfg.pad)
     T = rest.tokens.shape[1]
-    if share:
+    if share_keys:
         return rest, bucket(T + limit)
     wider = pad_ids([*rest.tokens], power_of_two(T), cfg.pad)
-    needed = len(prefix) + max(wider.shape[1], int(rest.lengths.max()) + limit)
-    return rest._replace(tokens=wider), max(power_of_two(needed), bucket(prefix.start.slots))
+    slots = power_of_two(len(prefix) + int(rest.lengths.max()) + limit)  # padding past the last is dropped
+    return rest._replace(tokens=wider), max(slots, bucket(prefix.arrays.slots))
 
 
-def check_types(params: Params, batch: Batch, processor: Processor | None) -> None:
+def check_types(
+    params: Params, batch: Batch, processor: Processor | None, prefix: Prefix | None = None
+) -> None:
     """Raises TypeError for arguments that are something else."""
     if isinstance(params, Model):
         raise TypeError('params is a Model: pass model.params')
@@ -138,6 +152,8 @@ def check_types(params: Params, batch: Batch, processor: Processor | None) -> No
         raise TypeError(f'batch is {brief(batch)}, expected a Batch, as model.processor returns')
     if processor is not None and not hasattr(processor, 'text_stream'):
         raise TypeError(f'processor is {brief(processor)}, expected the Processor model.processor')
+    if prefix is not None and not isinstance(prefix, Prefix):
+        raise TypeError(f'prefix is {brief(prefix)}, expected a Prefix, as vj.prefix returns')
 
 
 def with_seed(settings: GenerationSettings, mesh: Mesh | None) -> GenerationSettings:

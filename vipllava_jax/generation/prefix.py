@@ -20,15 +20,15 @@ from vipllava_jax.inputs.padding import pad_ids, round_up
 from vipllava_jax.model import vipllava
 from vipllava_jax.model.llama import Cache, PrefixCache, write_to_cache
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, pin, sharding
+from vipllava_jax.sharding import mesh_of, pin, placed_shape
 from vipllava_jax.threads import background
 
 SUFFIX_STEP = 32  # what follows a prefix is short, so it is padded less than by `bucket`
 
 
 @struct.dataclass
-class SharedStart:
-    """What the programs need of A beginnings of prompts, each shared by B / A consecutive rows."""
+class PrefixArrays:
+    """What the programs take of A prefixes, each of which B / A consecutive rows share."""
 
     ids: Any  # AS int32, padded
     cache: PrefixCache
@@ -37,11 +37,12 @@ class SharedStart:
     def slots(self) -> int:
         return self.cache.k[0].shape[1]
 
-    def rows(self, slots: int, pad: int, B: int) -> tuple[Array, Array]:
-        """The ids BS of B rows, padded to `slots`, and the numbers B of shared ids."""
+    def of_rows(self, slots: int, pad: int, B: int) -> tuple[Array, Array]:
+        """The ids BS of the prefixes of B rows, padded to `slots`, and their numbers B."""
         A, S = self.ids.shape
-        padded = jnp.pad(self.ids, ((0, 0), (0, slots - S)), constant_values=pad)
-        return jnp.repeat(padded, B // A, axis=0), self.cache.of_rows(B)
+        filled = jnp.arange(S) < self.cache.of_rows(A)[:, None]  # a prefix that is cut still has all its ids
+        ids = jnp.pad(jnp.where(filled, self.ids, pad), ((0, 0), (0, slots - S)), constant_values=pad)
+        return jnp.repeat(ids, B // A, axis=0), self.cache.of_rows(B)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +52,21 @@ class Prefix:
     ids: np.ndarray  # P int32, with a placeholder for each feature of an image
     images: np.ndarray  # Ihw3 float32
     spans: np.ndarray  # I2, where the placeholders of each image begin and end
-    start: SharedStart  # of this prefix alone
+    arrays: PrefixArrays  # of this prefix alone
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
         return f'Prefix(ids={describe_array(self.ids)}, images={describe_array(self.images)})'
+
+    def check_model(self, cfg: Config) -> None:
+        """Raises ValueError if the keys and values have other sizes than those of a model."""
+        k, text = self.arrays.cache.k, cfg.text
+        found, expected = (len(k), *k[0].shape[2:]), (text.layers, text.kv_heads, text.head_size)
+        if found != expected:
+            sizes = ['{} layers of {} heads of {}'.format(*x) for x in (found, expected)]
+            raise ValueError(f'the prefix was computed by another model: it has {sizes[0]}, not {sizes[1]}')
 
     def common_length(self, batch: Batch) -> int:
         """The number of ids with which this prefix and all rows of a batch begin; see `common_length`."""
@@ -69,9 +78,9 @@ class Prefix:
         if not 0 < length <= len(self) or ((begins < length) & (length < ends)).any():
             raise ValueError(f'a prefix of {len(self)} ids cannot be cut to {length} ids, or not in an image')
         I = int((ends <= length).sum())
-        cache = dataclasses.replace(self.start.cache, lengths=np.array([length], np.int32))
-        start = dataclasses.replace(self.start, cache=cache)
-        return Prefix(self.ids[:length], self.images[:I], self.spans[:I], start)
+        cache = dataclasses.replace(self.arrays.cache, lengths=np.array([length], np.int32))
+        arrays = dataclasses.replace(self.arrays, cache=cache)
+        return Prefix(self.ids[:length], self.images[:I], self.spans[:I], arrays)
 
     def remainder(self, batch: Batch, pad: int) -> Batch:
         """What follows the prefix in each row; ValueError, naming the row, if one begins otherwise."""
@@ -120,9 +129,9 @@ def image_spans(ids: np.ndarray, cfg: Config) -> np.ndarray:
 def compute_prefix(params: Params, ids: np.ndarray, images: np.ndarray, *, cfg: Config) -> Prefix:
     """Runs the model over the first ids P of prompts, and the images Ihw3 among them."""
     batch = _single_row(ids, images, cfg)
-    cache = prefill_prefix(params, batch, batch.lengths, cfg=cfg)
+    _, cache = read_prompts(params, batch, cfg=cfg)
     return Prefix(
-        batch.tokens[0, : len(ids)], images, image_spans(ids, cfg), SharedStart(batch.tokens, cache)
+        batch.tokens[0, : len(ids)], images, image_spans(ids, cfg), PrefixArrays(batch.tokens, cache)
     )
 
 
@@ -134,14 +143,11 @@ def compile_prefix(
     The params may be shapes with shardings; the keys and values of the prefix are.
     """
     batch, mesh = _single_row(ids, images, cfg), mesh_of(params)
-    traced = prefill_prefix.trace(params, batch, batch.lengths, cfg=cfg)
+    traced = read_prompts.trace(params, batch, cfg=cfg)
     wait = background(traced.lower().compile)
 
-    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
-
-    start = SharedStart(batch.tokens, map_prefix(placed, traced.out_info))
-    return Prefix(batch.tokens[0, : len(ids)], images, image_spans(ids, cfg), start), wait
+    arrays = PrefixArrays(batch.tokens, map_prefix(partial(placed_shape, mesh=mesh), traced.out_info[1]))
+    return Prefix(batch.tokens[0, : len(ids)], images, image_spans(ids, cfg), arrays), wait
 
 
 def _single_row(ids: np.ndarray, images: np.ndarray, cfg: Config) -> Batch:
@@ -150,18 +156,19 @@ def _single_row(ids: np.ndarray, images: np.ndarray, cfg: Config) -> Batch:
 
 
 @partial(jax.jit, static_argnames='cfg')
-def prefill_prefix(params: Params, batch: Batch, lengths: Array, *, cfg: Config) -> PrefixCache:
-    """The keys and values of the rows of a batch, as prefixes of other rows."""
-    _, cache = vipllava.prefill(
+def read_prompts(params: Params, batch: Batch, *, cfg: Config) -> tuple[Array, PrefixCache]:
+    """The logits AV after each prompt of a batch, and its keys and values, as prefixes of other rows."""
+    logits, cache = vipllava.prefill(
         params,
         batch.tokens,
         batch.images,
-        lengths=lengths,
+        lengths=batch.lengths,
         slots=batch.tokens.shape[1],
         cfg=cfg,
         image_counts=batch.image_counts,
     )
-    return pin_prefix(PrefixCache(cache.k, cache.v, lengths), mesh_of(params))
+    prefix, mesh = PrefixCache(cache.k, cache.v, jnp.asarray(batch.lengths)), mesh_of(params)
+    return pin(logits, 'BV', mesh), pin_prefix(prefix, mesh)
 
 
 def join_prefix(prefix: PrefixCache, cache: Cache, slots: int) -> Cache:
@@ -190,7 +197,7 @@ def prefix_of_row(state: State, images: np.ndarray, cfg: Config) -> Prefix:
     P = int(min(to_host(state.positions)[0], *generated[:1], ids.shape[1]))
     k, v = (tuple(x[:1] for x in kv) for kv in (state.cache.k, state.cache.v))
     cache = PrefixCache(k, v, np.array([P], np.int32))
-    return Prefix(ids[0, :P], images, image_spans(ids[0, :P], cfg), SharedStart(ids, cache))
+    return Prefix(ids[0, :P], images, image_spans(ids[0, :P], cfg), PrefixArrays(ids, cache))
 
 
 def map_prefix(f: Callable[[Any, str], Any], prefix: PrefixCache | None) -> Any:

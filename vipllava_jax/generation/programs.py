@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from vipllava_jax.generation.logits.next_token import NewTokens, reported, score
 from vipllava_jax.generation.logits.processing import Processing, Processor
 from vipllava_jax.generation.logits.repeats import add_id, repeats_of
 from vipllava_jax.generation.logits.sampling import Sampling, sample_keys, select
-from vipllava_jax.generation.prefix import SharedStart, join_prefix, pin_prefix
+from vipllava_jax.generation.prefix import PrefixArrays, join_prefix, pin_prefix
 from vipllava_jax.generation.state import State, pin_rows, pin_state, write_ids
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.model import vipllava
@@ -26,19 +27,19 @@ NOT_FINITE = -1  # the first token of a row whose logits hold NaN or infinity
 MAX_FUSED_EOS = 64  # more end ids per row are compared by a reduction, which compiles faster
 
 
-@partial(jax.jit, static_argnames=('cfg', 'slots', 'samples', 'share', 'top', 'processors'))
+@partial(jax.jit, static_argnames=('cfg', 'slots', 'samples', 'share_keys', 'top', 'processors'))
 def prefill_batch(
     params: Params,
     batch: Batch,
     sampling: Sampling | None,
     eos: Array,
     processing: Processing | None = None,
-    shared: SharedStart | None = None,
+    prefix: PrefixArrays | None = None,
     *,
     cfg: Config,
     slots: int,
     samples: int = 1,
-    share: bool = False,
+    share_keys: bool = False,
     top: int | None = None,
     processors: Sequence[Processor] = (),
 ) -> tuple[State, NewTokens, PrefixCache | None]:
@@ -48,12 +49,12 @@ def prefill_batch(
     tokens that are reported, None for no report. Each row becomes `samples` rows, one after the other. The
     token is NOT_FINITE for a row whose logits hold NaN or infinity, unless its processors replace them.
 
-    With `shared`, the batch holds what follows that beginning. With `share`, what rows share is read once, by
-    `decode_chunk` as well: that beginning or, without one, the prompts of samples, the third result.
+    With a prefix, the batch holds what follows it. With `share_keys`, the keys and values that rows share are
+    stored once: those of the prefix or, without one, of the prompts of samples, which are the third result.
+    `decode_chunk` takes them as its prefix.
     """
-    state, logits, prompts = start(
-        params, batch, sampling, eos, processing, shared, cfg=cfg, slots=slots, copies=samples, share=share
-    )
+    sizes: dict[str, Any] = {'slots': slots, 'copies': samples, 'share_keys': share_keys}
+    state, logits, prompts = prefilled(params, batch, sampling, eos, processing, prefix, cfg=cfg, **sizes)
     if state.sampling is not None and sampling is not None:
         own = dataclasses.replace(state.sampling, keys=sample_keys(sampling.keys, samples))
         state = dataclasses.replace(state, sampling=own)
@@ -72,23 +73,23 @@ def prefill_batch(
     )
 
 
-def start(
+def prefilled(
     params: Params,
     batch: Batch,
     sampling: Sampling | None,
     eos: Array,
     processing: Processing | None,
-    shared: SharedStart | None = None,
+    prefix: PrefixArrays | None = None,
     *,
     cfg: Config,
     slots: int,
     copies: int = 1,
-    share: bool = False,
+    share_keys: bool = False,
 ) -> tuple[State, Array, PrefixCache | None]:
     """Prefills a cache -> the state before the first token, with each row `copies` times, and the logits.
 
-    With `share`, rows have caches of what follows `shared` or, without it, their prompts, which are then the
-    third result, otherwise None. Without `share`, they have caches of all tokens.
+    With `share_keys`, rows have caches of what follows the prefix or, without one, their prompts, which are
+    then the third result, otherwise None. Without `share_keys`, they have caches of all tokens.
     """
     B, T = batch.tokens.shape
     logits, cache = vipllava.prefill(
@@ -96,20 +97,21 @@ def start(
         batch.tokens,
         batch.images,
         lengths=batch.lengths,
-        slots=T if share == (shared is None) else slots,
+        slots=slots if share_keys == (prefix is not None) else T,
         cfg=cfg,
         image_counts=batch.image_counts,
-        prefix=shared.cache if shared else None,
+        prefix=prefix.cache if prefix else None,
     )
-    ids, positions = prompt_ids(batch, shared, slots + shared.slots if shared and share else slots, cfg.pad)
+    before = prefix.slots if prefix and share_keys else 0
+    ids, positions = prompt_ids(batch, prefix, before + slots, cfg.pad)
     repeats = None
     if processing is not None:
         repeats = repeats_of(ids, positions, processing.no_repeat_ngram_size.max() - 1)
     prompts, dtype = None, cache.k[0].dtype
-    if share and shared is None:
+    if share_keys and prefix is None:
         prompts, cache = PrefixCache(cache.k, cache.v, positions), Cache((), ())
-    elif shared and not share:
-        cache = join_prefix(shared.cache, cache, slots)
+    elif prefix and not share_keys:
+        cache = join_prefix(prefix.cache, cache, slots)
     done = jnp.zeros(B, bool)
     state = State(cache, ids, positions, positions, done, jnp.asarray(eos), sampling, processing, repeats)
     if copies > 1:
@@ -120,13 +122,13 @@ def start(
     return state, logits, prompts
 
 
-def prompt_ids(batch: Batch, shared: SharedStart | None, slots: int, pad: int) -> tuple[Array, Array]:
+def prompt_ids(batch: Batch, prefix: PrefixArrays | None, slots: int, pad: int) -> tuple[Array, Array]:
     """The ids BS of whole prompts, padded to `slots`, and the positions B of the first new tokens."""
     prompt, lengths = jnp.asarray(batch.tokens, jnp.int32), jnp.asarray(batch.lengths, jnp.int32)
     B, T = prompt.shape
-    if shared is None:
+    if prefix is None:
         return jnp.pad(prompt, ((0, 0), (0, slots - T)), constant_values=pad), lengths
-    ids, before = shared.rows(slots, pad, B)
+    ids, before = prefix.of_rows(slots, pad, B)
     return write_ids(ids, prompt, before), before + lengths
 
 

@@ -13,11 +13,10 @@ from jax import Array
 from vipllava_jax.config import Config
 from vipllava_jax.generation.finite import explain
 from vipllava_jax.generation.plan import check_types
-from vipllava_jax.generation.prefix import pin_prefix
+from vipllava_jax.generation.prefix import read_prompts
 from vipllava_jax.generation.rows import place_rows, to_host
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.padding import pad_ids, power_of_two
-from vipllava_jax.model import vipllava
 from vipllava_jax.model.input_checks import check_inputs
 from vipllava_jax.model.llama import AttentionSpec, PrefixCache
 from vipllava_jax.model.vipllava import Params, VipLlava
@@ -99,24 +98,6 @@ def passes(rows: Sequence[Answers], vocab: int) -> Iterator[tuple[np.ndarray, in
             part = alike[start : start + most]
             part += [part[-1]] * (min(most, power_of_two(len(part))) - len(part))
             yield np.array(part).T, T
-
-
-@partial(jax.jit, static_argnames='cfg')
-def read_prompts(params: Params, batch: Batch, *, cfg: Config) -> tuple[Array, PrefixCache]:
-    """The logits AV after each prompt of a batch, and the prompts' keys and values."""
-    logits, cache = vipllava.prefill(
-        params,
-        batch.tokens,
-        batch.images,
-        lengths=batch.lengths,
-        slots=batch.tokens.shape[1],
-        cfg=cfg,
-        image_counts=batch.image_counts,
-    )
-    mesh = mesh_of(params)
-    return pin(logits, 'BV', mesh), pin_prefix(
-        PrefixCache(cache.k, cache.v, jnp.asarray(batch.lengths)), mesh
-    )
 
 
 @partial(jax.jit, static_argnames='cfg')

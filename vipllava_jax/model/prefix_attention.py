@@ -5,6 +5,10 @@ Queries attend to both parts separately, so that a prefix is read once for all r
 results are merged with the logarithms of the sums of their exponentials (Juravsky et al., 2024).
 """
 
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +41,9 @@ def attend_after_prefix(
     """Attention of queries q BTNH to their group's prefix and to the rows' own k, v BSKH -> BTNH.
 
     The query t of a row attends to the whole prefix and to the own slots up to `offset` + t; `offset` B is
-    the own slot of each row's first query, None for slot 0 in all rows. `implementation` is as for `attend`.
+    the own slot of each row's first query, None for slot 0 in all rows. `implementation` is as for `attend`;
+    XLA also computes what cuDNN does not support, and everything if this version of jax has no
+    `private_cudnn`.
     """
     cudnn = _uses_cudnn(q, offset, implementation)
 
@@ -56,16 +62,17 @@ def attend_after_prefix(
             own = part(q, k, v, offset=offset)
         return _merge(shared, own).astype(q.dtype)
 
-    first = jnp.zeros(len(q), jnp.int32) if offset is None else offset
-    # Over the devices that hold the rows of one prefix, it is whole.
+    own_slots = jnp.zeros(len(q), jnp.int32) if offset is None else offset
+    # A single prefix is whole on each device, because rows on all of them share it.
     a = '.' if len(prefix.k) == 1 else 'B'
     equation = f'BTNH,{a}.KH,{a}.KH,{a},BSKH,BSKH,B->BTNH'
-    return per_device(attend_to_both, equation)(q, *prefix, k, v, first)
+    return per_device(attend_to_both, equation)(q, *prefix, k, v, own_slots)
 
 
 def _uses_cudnn(q: Array, offset: Array | None, implementation: Attention | None) -> bool:
     fits = cudnn_supports(q) and (offset is None or q.shape[1] == 1)
-    return fits and (implementation == 'cudnn' or (implementation is None and has_cudnn()))
+    chosen = implementation == 'cudnn' or (implementation is None and has_cudnn())
+    return fits and chosen and private_cudnn() is not None
 
 
 def _merge(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
@@ -100,17 +107,31 @@ def _part_with_xla(
 def _part_with_cudnn(
     q: Array, k: Array, v: Array, *, lengths: Array | None = None, offset: Array | None = None
 ) -> tuple[Array, Array]:
-    """`_part_with_xla` by cuDNN, in the dtype of q; without `lengths`, every `offset` must be 0.
-
-    jax's public function rounds the log-sum-exp to the dtype of q, with errors of 1 % after the merge.
-    """
-    from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
-
+    """`_part_with_xla` by cuDNN, in the dtype of q; without `lengths`, every `offset` must be 0."""
+    found = private_cudnn()
+    assert found is not None
+    attention, masks = found
     B, T, _, H = q.shape
     if lengths is None:
-        mask: dict[str, Any] = {'mask_type': MaskType.CAUSAL}
+        mask = {'mask_type': masks.CAUSAL}
     else:
-        mask = {'mask_type': MaskType.PADDING, 'q_seqlen': jnp.full(B, T, jnp.int32)}
-        mask['kv_seqlen'] = lengths.astype(jnp.int32)
-    y, log_sum = dot_product_attention(q, k, v, scale=H**-0.5, return_residual=True, **mask)
+        filled = {'q_seqlen': jnp.full(B, T, jnp.int32), 'kv_seqlen': lengths.astype(jnp.int32)}
+        mask = {'mask_type': masks.PADDING, **filled}
+    y, log_sum = attention(q, k, v, scale=H**-0.5, return_residual=True, **mask)
     return y, jnp.moveaxis(log_sum, 1, 2)
+
+
+@functools.cache
+def private_cudnn() -> tuple[Callable[..., Any], Any] | None:
+    """jax's private function for cuDNN's attention, and its types of masks; None if this jax has others.
+
+    The public function rounds the log-sum-exp to the dtype of q, with errors of 1 % after the merge.
+    """
+    used = ('query', 'key', 'value', 'q_seqlen', 'kv_seqlen', 'scale', 'mask_type', 'return_residual')
+    try:
+        module = importlib.import_module('jax._src.cudnn.fused_attention_stablehlo')
+        attention, masks = module.dot_product_attention, module.MaskType
+        inspect.signature(attention).bind(**dict.fromkeys(used))
+        return (attention, masks) if {'CAUSAL', 'PADDING'} <= {*masks.__members__} else None
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None

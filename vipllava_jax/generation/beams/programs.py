@@ -7,6 +7,7 @@ so that the host can end candidates between chunks.
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,8 @@ from vipllava_jax.generation.beams.state import (
 from vipllava_jax.generation.logits.next_token import NewTokens
 from vipllava_jax.generation.logits.processing import Processing, Processor
 from vipllava_jax.generation.logits.sampling import Sampling
-from vipllava_jax.generation.prefix import SharedStart, pin_prefix
-from vipllava_jax.generation.programs import is_usable, next_scores, start
+from vipllava_jax.generation.prefix import PrefixArrays, pin_prefix
+from vipllava_jax.generation.programs import is_usable, next_scores, prefilled
 from vipllava_jax.generation.state import State, pin_rows
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.model import vipllava
@@ -51,7 +52,7 @@ class Progress:
 
 @partial(
     jax.jit,
-    static_argnames=('cfg', 'slots', 'width', 'candidates_per_beam', 'share', 'top', 'processors'),
+    static_argnames=('cfg', 'slots', 'width', 'candidates_per_beam', 'share_keys', 'top', 'processors'),
 )
 def prefill_beams(
     params: Params,
@@ -60,13 +61,13 @@ def prefill_beams(
     eos: Array,
     processing: Processing | None,
     rules: BeamRules,
-    shared: SharedStart | None = None,
+    prefix: PrefixArrays | None = None,
     *,
     cfg: Config,
     slots: int,
     width: int,
     candidates_per_beam: int,
-    share: bool = False,
+    share_keys: bool = False,
     top: int | None = None,
     processors: Sequence[Processor] = (),
 ) -> tuple[Beams, PrefixCache | None, Progress, Array]:
@@ -76,14 +77,13 @@ def prefill_beams(
     `candidates_per_beam` times as many candidates as a row has beams. A row is usable if its logits are
     finite, or its processors make them so. The other arguments are those of `prefill_batch`.
     """
-    state, logits, prompts = start(
-        params, batch, sampling, eos, processing, shared, cfg=cfg, slots=slots, copies=width, share=share
-    )
+    sizes: dict[str, Any] = {'slots': slots, 'copies': width, 'share_keys': share_keys}
+    state, logits, prompts = prefilled(params, batch, sampling, eos, processing, prefix, cfg=cfg, **sizes)
     B, T = batch.tokens.shape
     positions = state.positions[::width]
-    first = jnp.zeros_like(positions)
-    if share:
-        first = shared.cache.of_rows(B) if shared else positions
+    cache_start = jnp.zeros_like(positions)
+    if share_keys:
+        cache_start = prefix.cache.of_rows(B) if prefix else positions
     mesh = mesh_of(params)
     # The beams of a row are equal at first, so only one of them is continued.
     scores = jnp.full((B, width), LOWEST, jnp.float32).at[:, 0].set(0)
@@ -96,8 +96,8 @@ def prefill_beams(
         jax.tree.map(jnp.asarray, rules),
         answers,
         scores,
-        divergence_at_start(positions - first, width),
-        first,
+        divergence_at_start(positions - cache_start, width),
+        cache_start,
         counts=jnp.zeros(B, jnp.int32),
         done=jnp.zeros(B, bool),
         finished=Finished(answers, jnp.full((B, width), LOWEST, jnp.float32), none, none),

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from vipllava_jax.generation.rows import clock, place_rows, to_host
 from vipllava_jax.generation.stopping import RowStops
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, sharding
+from vipllava_jax.sharding import mesh_of, placed_shape, sharding
 from vipllava_jax.threads import background
 from vipllava_jax.weight_sharding import put
 
@@ -30,8 +31,10 @@ def search(params: Params, plan: GenerationPlan, processor: Processor | None) ->
     limits, max_time = plan.ends.limits[::n], plan.ends.max_time[::n]
     seconds = clock(max_time, mesh_of(params))
     arguments, shapes = program_arguments(params, plan)
-    beams, prompts, progress, usable = prefill_beams(params, *arguments, plan.shared, **shapes, **plan.static)
-    prefix = plan.read_once(prompts)
+    beams, prompts, progress, usable = prefill_beams(
+        params, *arguments, plan.prefix_arrays, **shapes, **plan.static
+    )
+    prefix = plan.decoding_prefix(prompts)
     texts = CandidateTexts(plan, processor) if processor and plan.settings.stop else None
     steps = steps_of(plan)
     for call in range(-(-int(limits.max()) // steps)):
@@ -62,7 +65,7 @@ def program_arguments(params: Params, plan: GenerationPlan) -> tuple[tuple[Any, 
     per_beam = max(2, 1 + len(plan.ends.eos))
     shapes = {
         'slots': plan.slots,
-        'share': plan.share,
+        'share_keys': plan.share_keys,
         'width': settings.num_beams,
         'candidates_per_beam': per_beam,
     }
@@ -112,13 +115,11 @@ def compile_beams(params: Params, plan: GenerationPlan) -> None:
     """Compiles the two programs that `search` runs, in parallel; the params may be shapes."""
     mesh = mesh_of(params)
     arguments, shapes = program_arguments(params, plan)
-    traced = prefill_beams.trace(params, *arguments, plan.shared, **shapes, **plan.static)
+    traced = prefill_beams.trace(params, *arguments, plan.prefix_arrays, **shapes, **plan.static)
 
-    def placed(x: Any, letters: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(letters, x.shape, mesh))
-
+    placed = partial(placed_shape, mesh=mesh)
     beams = map_beams(placed, traced.out_info[0])
-    prefix = plan.read_once(map_prefix(placed, traced.out_info[1]))
+    prefix = plan.decoding_prefix(map_prefix(placed, traced.out_info[1]))
     wait = background(traced.lower().compile)
     beam_chunk.lower(params, beams, prefix, steps=steps_of(plan), **plan.static).compile()
     wait()

@@ -67,7 +67,7 @@ class Beams:
     answers: NewTokens  # BWT, of the running beams
     scores: Array  # BW float32, of the running beams: the sum of the scores of their tokens
     divergence: Array  # BWW int32, the first slot in which two running beams may differ
-    first: Array  # B int32, the position of the first slot: after 0, the ids that the beams read together
+    cache_start: Array  # B int32, the position in slot 0; above 0 if the beams share the keys before it
     counts: Array  # B int32, the number of tokens that the running beams have
     done: Array  # B bool, whether the search has ended; the row then changes no more
     finished: Finished
@@ -112,7 +112,7 @@ def accept(beams: Beams) -> tuple[Beams, Array]:
     after = {
         'answers': continued(beams, chosen),
         'scores': scores,
-        'divergence': divergence_after(beams.divergence, parents, positions - beams.first),
+        'divergence': divergence_after(beams.divergence, parents, positions - beams.cache_start),
         'counts': counts,
         'done': (ends > 0).all(axis=1) | is_settled(finished, scores, counts, rules),
         'finished': finished,
@@ -204,7 +204,7 @@ def of_chosen(beams: Beams, parents: Array, chosen: Array, positions: Array) -> 
     done, at = jnp.repeat(beams.done, W), jnp.repeat(positions, W)
     tokens = jnp.take_along_axis(beams.candidates.new.tokens, chosen, axis=1).reshape(-1)
     tokens, at = jnp.where(done, state.tokens, tokens), jnp.where(done, state.positions, at)
-    cache = reorder(state.cache, beams.divergence, parents, positions - beams.first)
+    cache = reorder(state.cache, beams.divergence, parents, positions - beams.cache_start)
     ids, repeats = state.ids, state.repeats
     if state.processing is not None:  # nothing else reads the ids
         ids = write_ids(of_parents(ids, parents), tokens[:, None], at)
