@@ -38,7 +38,7 @@ def agree(theirs, ours, cfg, base, rng):
     expected = peer.run(theirs.eval(), batch).logits.numpy()[real]
     for params in ours:
         y = forward(params, batch.tokens, batch.images, image_counts=batch.image_counts, cfg=cfg)
-        np.testing.assert_allclose(y[real], expected, atol=1e-4)
+        np.testing.assert_allclose(y[real], expected, atol=2e-4)
     assert np.abs(expected - peer.run(base, batch).logits.numpy()[real]).max() > 0.1
 
 

@@ -85,7 +85,7 @@ def test_a_training_step_of_the_7b_fits_four_chips():
         arguments = training.arguments(cfg, mesh, 16, 1024)
         memory = training.compile_step(cfg, arguments).memory_analysis()
         state = program.size_in_bytes(arguments[0])  # of each device
-        assert memory.argument_size_in_bytes < 1.02 * state
+        assert memory.argument_size_in_bytes < state + 0.2e9  # the other arguments: the tower and the batch
         assert memory.alias_size_in_bytes > 0.999 * state  # the state is updated in place
         return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
