@@ -1,6 +1,5 @@
 """A conversation about images, of which each turn computes only what is new."""
 
-import dataclasses
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Self
 from PIL import Image
 
 from vipllava_jax.answering import chat_files
-from vipllava_jax.answering.chat_replies import ChatReplies, for_one_answer, with_retries
+from vipllava_jax.answering.chat_replies import ChatReplies, with_retries
 from vipllava_jax.answering.chat_turns import (
     Exchange,
     Images,
@@ -24,13 +23,15 @@ from vipllava_jax.answering.chat_turns import (
     with_marks,
 )
 from vipllava_jax.answering.prompts import Marks
-from vipllava_jax.answering.questions import check_processor
+from vipllava_jax.answering.questions import check_model, for_one_answer
 from vipllava_jax.answering.replies import Reply
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.pixels import Fit, check_fit
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, IMAGE_TOKEN, Turn, check_template
 from vipllava_jax.messages import brief
+
+ONE_ANSWER = 'a chat goes on from one answer: leave it out'
 
 
 class Chat:
@@ -53,9 +54,7 @@ class Chat:
         settings: GenerationSettings | None = None,
         fit: Fit | None = None,
     ) -> None:
-        if not isinstance(model, Model):
-            raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
-        check_processor(model)
+        check_model(model)
         check_template(template, model.processor.chat_template)
         check_fit(fit)
         if system is not None and not isinstance(system, str):
@@ -63,8 +62,7 @@ class Chat:
         if IMAGE_TOKEN in (system or ''):
             raise ValueError(f'system has {IMAGE_TOKEN}: images belong to questions')
         self.model, self.system, self.template, self.fit = model, system, template, fit
-        default = dataclasses.replace(model.settings, num_return_sequences=1)
-        self.settings = for_one_answer(default if settings is None else settings)
+        self.settings = for_one_answer(settings, model.settings, ONE_ANSWER)
         self._replies = ChatReplies(model, template, fit)
         self._exchanges: tuple[Exchange, ...] = ()
         self._running: Generator[str] | None = None  # the newest answer
@@ -210,7 +208,7 @@ class Chat:
         retries: int = 0,
     ) -> Iterator[str]:
         """Prepares the answer to a question after earlier ones, which joins the chat as it is read."""
-        settings = for_one_answer(self.settings if settings is None else settings)
+        settings = for_one_answer(self.settings if settings is None else settings, self.settings, ONE_ANSWER)
         turns = conversation(self.system, earlier, question, self.template)
         questions = [*questions_of(earlier), question]
         images, marks = images_of(questions), marks_of_images(questions)

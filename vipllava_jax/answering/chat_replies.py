@@ -17,7 +17,7 @@ from vipllava_jax.generation.setting_checks import LARGEST_SEED
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, with_overrides
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.pixels import Fit
-from vipllava_jax.inputs.prompts import IMAGE_TOKEN, Turn
+from vipllava_jax.inputs.prompts import Turn
 
 ENOUGH = 16  # tokens; a context that leaves an answer less room than this is full
 
@@ -84,16 +84,16 @@ class ChatReplies:
     def _pixels(self, images: Sequence[Image.Image], marks: Sequence[Sequence[str]]) -> list[np.ndarray]:
         """The pixels hw3 of each image with its marks; those of the last conversation are kept."""
         self._drawn = [
-            (image, marks, self._pixels_of(image, marks)) for image, marks in zip(images, marks, strict=True)
+            (image, drawn, self._pixels_of(image, drawn, f'image {number}'))
+            for number, (image, drawn) in enumerate(zip(images, marks, strict=True), 1)
         ]
         return [pixels for _, _, pixels in self._drawn]
 
-    def _pixels_of(self, image: Image.Image, marks: Sequence[str]) -> np.ndarray:
+    def _pixels_of(self, image: Image.Image, marks: Sequence[str], name: str) -> np.ndarray:
         for known, drawn, pixels in self._drawn:
             if known is image and drawn == marks:
                 return pixels
-        picture = draw_marks(image, marks)
-        return self.model.processor(IMAGE_TOKEN, picture, template='plain', fit=self.fit).images[0, 0]
+        return self.model.processor.pixels(draw_marks(image, marks), name, self.fit)
 
 
 def limited(settings: GenerationSettings, length: int, context: int) -> GenerationSettings:
@@ -111,14 +111,6 @@ def limited(settings: GenerationSettings, length: int, context: int) -> Generati
             'images, undo() earlier questions, or begin another Chat'
         )
     return with_overrides(settings, {'max_new_tokens': min(wanted, left)})
-
-
-def for_one_answer(settings: GenerationSettings) -> GenerationSettings:
-    """The settings; ValueError if they ask for several answers, of which a chat could not go on."""
-    settings = with_overrides(settings, {})
-    if (n := settings.num_return_sequences) > 1:
-        raise ValueError(f'num_return_sequences is {n}, but a chat goes on from one answer: leave it out')
-    return settings
 
 
 def with_retries(settings: GenerationSettings, retries: int) -> GenerationSettings:
