@@ -7,6 +7,7 @@ import pytest
 
 import vipllava_jax as vj
 from tests.answering.conftest import SETTINGS
+from tests.compilations import compilations
 from tests.generation.test_meshes import on_mesh
 from tests.makers import noise
 from vipllava_jax.answering.prefixes import common_prefix
@@ -54,7 +55,12 @@ def test_each_turn_is_that_of_a_fresh_computation_and_computes_only_what_is_new(
         ('Why?', None, ()),
     ]:
         before, length = known(chat), len(prompt(chat))
-        chat.ask(question, images, marks)
+        stream = chat.stream(question, images, marks)
+        with compilations('prefill_batch|decode_chunk') as compiled:
+            chat.compile()
+            of_compile = [*compiled]
+            assert ''.join(stream) == chat.turns[-1].text
+            assert compiled == of_compile
         check(chat)
         if not marks:  # a mark on an earlier image changes it
             assert chat.cached_tokens == len(common_prefix([before, prompt(chat)]))

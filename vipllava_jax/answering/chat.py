@@ -123,6 +123,14 @@ class Chat:
         question = read_question(text, images, marks, self.questions)
         return self._start(self._exchanges, question, settings)
 
+    def compile(self) -> None:
+        """Compiles the programs of the answer that `stream` has returned, if nothing of it is read yet.
+
+        It can be called on another thread, so that Ctrl-C does not have to wait. The params of the model may
+        be shapes, as those of a model that is still being loaded.
+        """
+        self._replies.compile()
+
     def edit(
         self, turn: int, text: str, *, marks: Marks | None = None, settings: GenerationSettings | None = None
     ) -> str:

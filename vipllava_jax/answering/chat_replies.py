@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,7 @@ from PIL import Image
 from vipllava_jax.answering.chat_turns import draw_marks
 from vipllava_jax.answering.prompts import single_prompt
 from vipllava_jax.answering.replies import Reply, replies, with_template_stops
-from vipllava_jax.generation.decoding import TokenStream
+from vipllava_jax.generation.decoding import TokenStream, compile_for
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.prefix import Prefix
 from vipllava_jax.generation.setting_checks import LARGEST_SEED
@@ -32,6 +33,7 @@ class ChatReplies:
     def __init__(self, model: Model, template: str, fit: Fit | None) -> None:
         self.model, self.template, self.fit = model, template, fit
         self.cached_tokens = 0  # how many tokens of the newest prompt are not computed again
+        self.compile: Callable[[], None] = do_nothing  # what `Chat.compile` does
         self._stream: TokenStream | None = None  # that of the last reply, until it is settled
         self._prefix: Prefix | None = None
         self._drawn: list[tuple[Image.Image, Sequence[str], np.ndarray]] = []  # images, marks and pixels
@@ -59,11 +61,15 @@ class ChatReplies:
         prefix = self._known_beginning(batch)
         with single_prompt():
             (reply,) = replies(self.model, batch, settings, prefix)
+        params, cfg, processor, _ = self.model
+        given = {'settings': settings, 'processor': processor, 'prefix': prefix}
+        self.compile = partial(compile_for, params, batch, cfg=cfg, **given)
         self.cached_tokens = 0 if prefix is None else len(prefix)
         return reply
 
     def keep(self, reply: Reply) -> None:
         """Keeps what is being computed for a reply that has begun; not of beams, which share their cache."""
+        self.compile = do_nothing  # and does not keep the memory of the known beginning
         if isinstance(reply.stream, TokenStream):
             self._stream = reply.stream
 
@@ -94,6 +100,10 @@ class ChatReplies:
             if known is image and drawn == marks:
                 return pixels
         return self.model.processor.pixels(draw_marks(image, marks), name, self.fit)
+
+
+def do_nothing() -> None:
+    """Compiles nothing, because no answer is about to begin."""
 
 
 def limited(settings: GenerationSettings, length: int, context: int) -> GenerationSettings:
