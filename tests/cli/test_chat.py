@@ -13,6 +13,8 @@ import pytest
 import vipllava_jax as vj
 from vipllava_jax import loading
 from vipllava_jax.answering.chat import Chat
+from vipllava_jax.answering.chat_files import SavedChat, read_chat, write_chat
+from vipllava_jax.answering.chat_turns import Exchange, Question
 from vipllava_jax.cli import chat_session
 from vipllava_jax.messages import safe_answer
 
@@ -129,6 +131,15 @@ def test_an_invalid_argument_is_one_line_before_loading(vipllava, folder, photo,
     ran = vipllava('chat', '--model', folder, *[str(photo) if arg == 'PHOTO' else arg for arg in args])
     assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1), ran.err
     assert message in ran.err
+
+
+def test_a_full_chat_can_be_loaded_and_its_last_question_taken_back(vipllava, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading.Source, 'load', lambda self: self.shapes())  # nothing is computed
+    full = SavedChat(None, 'vipllava', None, (Exchange(Question('what ' * 2000), 'That.'),))
+    write_chat(tmp_path / 'full.json', full, folder)
+    ran = vipllava('chat', '--model', folder, '--load', tmp_path / 'full.json', stdin='/undo\n/save\n')
+    assert (ran.code, ran.out) == (0, ''), ran.err
+    assert read_chat(tmp_path / 'full.json').exchanges == ()
 
 
 def test_the_number_of_tokens_is_said_before_the_context_is_full(vipllava, folder, monkeypatch):

@@ -121,13 +121,12 @@ class Chat:
         FileNotFoundError before anything runs.
         """
         question = read_question(text, images, marks, self.questions)
-        return self._start(self._exchanges, question, settings)
+        return self._start(self._exchanges, Exchange(question), settings)
 
     def compile(self) -> None:
-        """Compiles the programs of the answer that `stream` has returned, if nothing of it is read yet.
+        """Compiles the programs of the answer that `stream` has returned, which is not read yet.
 
-        It can be called on another thread, so that Ctrl-C does not have to wait. The params of the model may
-        be shapes, as those of a model that is still being loaded.
+        It may run on another thread, and the params of the model may be shapes.
         """
         self._replies.compile()
 
@@ -158,8 +157,8 @@ class Chat:
             self._exchanges = exchanges
             return iter([text])
         question = question._replace(text=text)
-        given = question.marks if marks is None else marks
-        return self._start(earlier, with_marks(question, given, questions_of(earlier)), settings)
+        question = with_marks(question, question.marks if marks is None else marks, questions_of(earlier))
+        return self._start(earlier, Exchange(question), settings)
 
     def undo(self) -> Question:
         """Removes the last question and its answer -> the question, so that `ask(*chat.undo())` repeats it.
@@ -181,7 +180,7 @@ class Chat:
     def stream_retry(self, *, settings: GenerationSettings | None = None) -> Iterator[str]:
         """The same as `retry`, in pieces."""
         *earlier, last = self._asked()
-        return self._start(tuple(earlier), last.question, settings, last.retries + 1)
+        return self._start(tuple(earlier), Exchange(last.question, retries=last.retries + 1), settings)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the conversation with its images to a JSON file, which replaces a saved chat atomically.
@@ -209,20 +208,16 @@ class Chat:
         return f'Chat({counts}, tokens_left={self.tokens_left}, template={self.template!r})'
 
     def _start(
-        self,
-        earlier: tuple[Exchange, ...],
-        question: Question,
-        settings: GenerationSettings | None,
-        retries: int = 0,
+        self, earlier: tuple[Exchange, ...], asked: Exchange, settings: GenerationSettings | None
     ) -> Iterator[str]:
-        """Prepares the answer to a question after earlier ones, which joins the chat as it is read."""
+        """Prepares the answer to a question after earlier ones; both join the chat as the answer is read."""
         settings = for_one_answer(self.settings if settings is None else settings, self.settings, ONE_ANSWER)
-        turns = conversation(self.system, earlier, question, self.template)
-        questions = [*questions_of(earlier), question]
+        turns = conversation(self.system, earlier, asked.question, self.template)
+        questions = questions_of([*earlier, asked])
         images, marks = images_of(questions), marks_of_images(questions)
-        reply = self._replies.reply(turns, images, marks, with_retries(settings, retries))
+        reply = self._replies.reply(turns, images, marks, with_retries(settings, asked.retries))
         self._end_answer()
-        self._running = self._read(reply, earlier, Exchange(question, '', retries=retries))
+        self._running = self._read(reply, earlier, asked)
         return self._running
 
     def _read(self, reply: Reply, earlier: tuple[Exchange, ...], asked: Exchange) -> Generator[str]:

@@ -29,7 +29,7 @@ class Exchange(NamedTuple):
     """A question and its answer."""
 
     question: Question
-    answer: str
+    answer: str = ''
     finish_reason: str = ''  # 'stop', 'length' or 'time'; '' if it was interrupted, or written by the user
     retries: int = 0  # how often the question was asked again
 
