@@ -140,9 +140,9 @@ def test_the_last_chats_are_kept_in_a_folder_for_the_user_alone(tmp_path, monkey
         kept.begin_another()
     assert [path.read_text() for path in sorted((folder / 'chats').iterdir())] == ['2', '3', '4']
     kept.keep(FakeChat(''))
-    assert kept.finish() is None
     kept.keep(FakeChat('not kept'))
-    assert 'the chat is not kept: No space left on device' in capsys.readouterr().err
+    assert kept.finish() is None
+    assert 'the chat is no longer kept: No space left on device: /save FILE' in capsys.readouterr().err
     assert KeptChat(None).finish() is None
 
 
