@@ -53,9 +53,9 @@ class KeptChat:
 
     def finish(self) -> Path | None:
         """Waits until the chat is written; returns its path, or None if it is not kept."""
-        wait, self._wait = self._wait, lambda: None
         from vipllava_jax.cli import user_error
 
+        wait, self._wait = self._wait, lambda: None
         try:
             wait()
         except (OSError, ValueError) as error:
