@@ -1,7 +1,9 @@
 """`vipllava regions` answers about each region of a file, and loses no answer and no file of the user."""
 
+import functools
 import json
 import os
+import shutil
 
 import pytest
 from PIL import Image
@@ -14,7 +16,7 @@ from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.world import Scene, Thing
 from vipllava_jax.inputs.marks import PREPOSITIONS
 
-BOXES = [[5, 5, 40, 30], [20, 10, 80, 55], [50, 2, 88, 40]]
+BOXES = [[5, 5, 40, 30], [20, 10, 80, 55], [50, 2, 90, 40]]
 SHORT = ('--max-new-tokens', 3, '--batch', 2, '--fit', 'pad')
 COCO = {
     'images': [
@@ -46,10 +48,12 @@ def coco(tmp_path):
 
 @pytest.fixture(scope='module')
 def expected(folder):
-    """The answers of the library."""
-    settings = vj.GenerationSettings(max_new_tokens=3)
+    """The answers of the library, two at a time as in SHORT."""
+    model, settings = vj.load(folder), vj.GenerationSettings(max_new_tokens=3)
     image = Image.new('RGB', (90, 60), (10, 120, 200))
-    return vj.ask_regions(vj.load(folder), 'What is {mark}?', image, BOXES, settings=settings, fit='pad')
+    pairs = (BOXES[:2], BOXES[2:] * 2)
+    ask = functools.partial(vj.ask_regions, model, 'What is {mark}?', image, settings=settings, fit='pad')
+    return [answer for boxes in pairs for answer in ask(boxes)][: len(BOXES)]
 
 
 def test_json_lines_are_printed_in_order(vipllava, folder, photo, boxes, expected):
@@ -58,8 +62,10 @@ def test_json_lines_are_printed_in_order(vipllava, folder, photo, boxes, expecte
     assert [json.loads(line) for line in ran.out.splitlines()] == [
         {
             'index': n,
+            'image': 'photo.png',
             'box': box,
             'question': 'What is within the red rectangle?',
+            'model': str(folder),
             'answer': answer,
             'new_tokens': 3,
             'finish_reason': 'length',
@@ -101,10 +107,13 @@ def test_boxes_are_written_as_annotations_and_broken_ones_are_left_out(
     ]
 
 
-def test_a_picture_shows_the_answers(vipllava, folder, photo, boxes, tmp_path):
+def test_a_picture_shows_the_answers_which_are_printed_as_well(
+    vipllava, folder, photo, boxes, expected, tmp_path
+):
     out = tmp_path / 'out.png'
     ran = vipllava('regions', photo, '--model', folder, '--boxes', boxes, '--output', out, *SHORT)
-    assert (ran.code, ran.out) == (0, ''), ran.err
+    assert ran.code == 0, ran.err
+    assert [json.loads(line)['answer'] for line in ran.out.splitlines()] == expected
     with Image.open(out) as image:
         assert image.width == 720
         assert image.height > 480
@@ -135,10 +144,28 @@ def test_what_is_missing_is_added_to_a_file_of_json_lines(
     assert [json.loads(line)['index'] for line in out.read_text().splitlines()] == [0, 1, 2]
     monkeypatch.setattr(loading.Source, 'load', None)  # nothing is left to do
     assert vipllava(*ask, '--resume').code == 0
-    for other in (('Where is {mark}?',), ('--shape', 'ellipse')):
+    model, picture = shutil.copytree(folder, tmp_path / 'x'), shutil.copy(photo, tmp_path / 'x.png')
+    others = {'question': ('Where is {mark}?',), 'model': ('--model', model)}
+    for name, other in others.items():
         ran = vipllava(*ask, '--resume', *other)
-        assert ran.code == 2
-        assert 'line 1 is about another region, or another question' in ran.err
+        assert (ran.code, ran.err.count('\n')) == (2, 1)
+        assert f'line 1 has the {name} ' in ran.err
+    assert 'line 1 has the image ' in vipllava('regions', picture, *ask[2:], '--resume').err
+
+
+@pytest.mark.parametrize('name', ['out.jsonl', 'out.json', 'out.png'])
+def test_an_existing_file_is_not_replaced(vipllava, photo, boxes, tmp_path, name):
+    out = tmp_path / name
+    out.write_text('the last line is incomplete')
+    ask = ('regions', photo, '--boxes', boxes, '--output', out, '--model', 'demo', '--fit', 'pad')
+    found = {(): 'exists: give another name'}
+    if name == 'out.jsonl':
+        found['--resume',] = 'is damaged: not JSON'
+    for more, message in found.items():
+        ran = vipllava(*ask, *more)
+        assert (ran.code, ran.err.count('\n')) == (2, 1)
+        assert message in ran.err
+        assert out.read_text() == 'the last line is incomplete'
 
 
 def test_marks_that_are_cut_off_are_named(vipllava, folder, photo, boxes):
@@ -160,6 +187,10 @@ def test_marks_that_are_cut_off_are_named(vipllava, folder, photo, boxes):
         (('--coco', 'coco.json', '--image-id', 9), "no picture with the id '9': give --image-id"),
         (('--coco', 'coco.json', '--category', 'cat'), 'no annotation of the category cat'),
         (('--coco', 'small.json'), '45x30 pixels there, but photo.png has 90x60'),
+        (
+            ('--coco', 'turned.json'),
+            '60x90 pixels there, but photo.png has 90x60 (turned upright if its EXIF',
+        ),
         (('--boxes', 'boxes.csv', 'What is it?'), 'does not say which region it is about'),
         (('--boxes', 'boxes.csv', '--format', 'coco'), '--format coco needs --output FILE'),
         (('--boxes', 'boxes.csv', '--resume'), '--resume needs --output FILE'),
@@ -167,7 +198,7 @@ def test_marks_that_are_cut_off_are_named(vipllava, folder, photo, boxes):
         (('--boxes', 'boxes.csv', '--output', 'out.txt', '--format', 'picture'), '.png or .jpg'),
         (('--boxes', 'boxes.csv', '--output', 'out.json', '--resume'), '--resume continues JSON lines'),
         (('--boxes', 'boxes.csv', '--output', 'none/out.json'), 'there is no folder'),
-        (('--boxes', 'boxes.csv', '--output', 'out.png', '--logprobs', 1), '--logprobs needs JSON lines'),
+        (('--boxes', 'boxes.csv', '--output', 'out.json', '--logprobs', 1), '--logprobs needs JSON lines'),
         (('--coco', 'coco.json', '--output', 'coco.json'), 'would be overwritten'),
         (('--boxes', 'boxes.csv', '--output', 'link.png'), 'would be overwritten'),
         (('--boxes', 'many.csv', '--output', 'out.png'), 'a picture shows at most 200'),
@@ -179,6 +210,7 @@ def test_errors_are_one_line_before_the_model_is_looked_for(
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'many.csv').write_text('5,5,40,30\n' * 201)
     (tmp_path / 'small.json').write_text(json.dumps(COCO).replace('90', '45').replace('60', '30'))
+    (tmp_path / 'turned.json').write_text(json.dumps(COCO).replace('90, "height": 60', '60, "height": 90'))
     os.link(photo, tmp_path / 'link.png')
     monkeypatch.setattr(loading, 'locate', None)
     ran = vipllava('regions', 'photo.png', *arguments)
@@ -187,20 +219,12 @@ def test_errors_are_one_line_before_the_model_is_looked_for(
     assert not (tmp_path / 'out.json').exists()
 
 
-def test_a_file_in_the_folder_of_the_model_is_not_overwritten(vipllava, folder, photo, boxes):
-    output = folder / 'config.json'
-    ran = vipllava('regions', photo, '--model', folder, '--boxes', boxes, '--output', output)
-    assert ran.code == 2
-    assert 'would be overwritten' in ran.err
-
-
 def test_the_shapes_are_those_of_marks():
     assert sorted(shape.replace('-', ' ') for shape in SHAPES) == sorted(PREPOSITIONS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mode', ['separate', 'together'])
-def test_the_demo_model_names_the_things_in_the_regions(vipllava, tmp_path, mode):
+def test_the_demo_model_names_the_things_in_the_regions(vipllava, tmp_path):
     things = (
         Thing('star', 'navy', 'medium', 'plain', 80, 100, 50, 0.1),
         Thing('house', 'brown', 'medium', 'plain', 250, 240, 50, 0.0),
@@ -209,7 +233,9 @@ def test_the_demo_model_names_the_things_in_the_regions(vipllava, tmp_path, mode
     picture(Scene(things, 'flat', 5)).save(tmp_path / 'world.png')
     path = tmp_path / 'boxes.json'
     path.write_text('[[20, 40, 140, 160], "ellipse:190,180,310,300", {"box": [75, 190, 145, 260]}]')
-    ran = vipllava('regions', tmp_path / 'world.png', '--model', 'demo', '--boxes', path, '--mode', mode)
+    ran = vipllava(
+        'regions', tmp_path / 'world.png', '--model', 'demo', '--boxes', path, '--mode', 'together'
+    )
     assert ran.code == 0, ran.err
     answers = [json.loads(line)['answer'] for line in ran.out.splitlines()]
     assert answers == ['a star', 'a house', 'a ring']

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.test_run_lengths import compressed, counts_of
+from tests.data.test_masks import compressed, counts_of
 from vipllava_jax.data.coco import annotation_mark, as_annotation, read_annotations
 from vipllava_jax.data.marking import clamp_mark
 from vipllava_jax.inputs.marks import PREPOSITIONS, Mark, draw

@@ -10,8 +10,10 @@ from PIL import Image
 
 from vipllava_jax.data.marking import (
     ImageObject,
+    bounds,
     choose_styles,
     clamp_mark,
+    in_pixels,
     mark_phrase,
     read_objects,
     replace_box_tags,
@@ -137,3 +139,31 @@ def test_a_tag_number_beyond_the_marks_is_an_error(tag):
         replace_box_tags(tag, ['x'], 'it')
     assert len(str(caught.value)) < 200
     assert replace_box_tags('<bbox\u0661> <bbox00>', ['x'], 'it') == '<bbox\u0661> x'
+
+
+@pytest.mark.parametrize(
+    ('place', 'expected', 'around'),
+    [
+        ({'box': (10.1, 6, 40, 15)}, {'box': (10.1, 6, 40, 15)}, (10.1, 6, 40, 15)),
+        ({'box': (0.25, 0.2, 1, 0.5)}, {'box': (10, 6, 40, 15)}, (10, 6, 40, 15)),
+        ({'box': (0, 0, 1, 1), 'units': 'pixel'}, {'box': (0, 0, 1, 1)}, (0, 0, 1, 1)),
+        ({'point': (0.5, 1)}, {'point': (20, 30)}, (20, 30, 20, 30)),
+        (
+            {'polygon': [[0, 0, 20, 0, 20, 30], [1, 1, 2, 2, 3, 1]]},
+            {'polygon': [[0, 0, 20, 0, 20, 30], [1, 1, 2, 2, 3, 1]]},
+            (0, 0, 20, 30),
+        ),
+    ],
+)
+def test_a_mark_in_pixels_keeps_its_place(place, expected, around):
+    mark = Mark('arrow', color='blue', width=2, **place)
+    found = in_pixels(mark, (40, 30))
+    assert found == Mark('arrow', color='blue', width=2, units='pixel', **expected)
+    assert bounds(found) == around
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_a_mark_in_pixels_of_a_resized_picture_stays_inside(old, new):
+    mark = in_pixels(Mark('rectangle', box=(0, 0, old, old), units='pixel'), (old, old), (new, new))
+    assert mark.box == pytest.approx((0, 0, new, new))
+    assert max(mark.box) <= new

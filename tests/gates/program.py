@@ -40,11 +40,17 @@ SHALLOW = dataclasses.replace(
     text=dataclasses.replace(CFG.text, layers=2),
     feature_layers=(3, 2, 2, 1, 0),
 )
+DEPTH = 8  # layers of a decoder that stands for a deeper one
 ROWS = 4  # per training step
 PREFIX = 640  # slots of the beginning that rows share
 SLOTS, PROMPT = 1024, 704  # neither, times 8 and times a width, is the size of a weight matrix
 BYTES = {'bf16': 2, 'f16': 2, 'pred': 1, 's8': 1, 'u8': 1}
 FREE = ('get-tuple-element', 'parameter', 'tuple', 'constant', 'bitcast')
+
+
+def with_layers(cfg: vj.Config, layers: int = DEPTH) -> vj.Config:
+    """The model with fewer layers in its decoder."""
+    return dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, layers=layers))
 
 
 class Instruction(NamedTuple):
@@ -161,21 +167,22 @@ def vision(params: Any, cfg: vj.Config, B: int, sharding: jax.sharding.Sharding)
 
 
 def train(trains: tuple[str, ...], sharding: jax.sharding.Sharding, *targets: str) -> Any:
-    """A training step of a shallow bfloat16 model, with adapters on the targets if there are any."""
+    """A training step of a bfloat16 model with one layer, with adapters on the targets if there are any."""
+    cfg = with_layers(SHALLOW, 1)
     adamw = optimizer(1e-4, 100, moment_dtype='bfloat16')
 
     def initial() -> tuple[Any, Any]:
-        params = jax.tree.map(lambda w: jnp.zeros(w.shape, w.dtype), vj.abstract(SHALLOW, jnp.bfloat16))
+        params = jax.tree.map(lambda w: jnp.zeros(w.shape, w.dtype), vj.abstract(cfg, jnp.bfloat16))
         if 'lora' in trains:
             key = jax.random.key(0)
-            params = lora.add(params, SHALLOW, rank=128, alpha=256, key=key, targets=targets, dropout=0.05)
+            params = lora.add(params, cfg, rank=128, alpha=256, key=key, targets=targets, dropout=0.05)
         trainable, frozen = split(params, trains)
         return init_state(trainable, adamw, jnp.bfloat16), frozen
 
     ids, counts = (jax.ShapeDtypeStruct((1, ROWS, *T), jnp.int32) for T in ((PROMPT,), ()))
-    pixels = pictures(SHALLOW, ROWS)
+    pixels = pictures(cfg, ROWS)
     batch = Examples(ids, ids, jax.ShapeDtypeStruct((1, *pixels.shape), jnp.bfloat16), counts)
-    step = make_step(SHALLOW, adamw, apply_dropout=lora.with_dropout if 'lora' in trains else None)
+    step = make_step(cfg, adamw, apply_dropout=lora.with_dropout if 'lora' in trains else None)
     arguments = place((*jax.eval_shape(initial), batch, jax.eval_shape(lambda: jax.random.key(0))), sharding)
     return step.trace(*arguments).lower().compile()
 
@@ -200,18 +207,22 @@ def collectives(text: str) -> Counter[str]:
     return Counter(re.findall(rf' ({names})(?:-start)?\(', text))
 
 
-def bytes_in_use(compiled: Any, params: Any, cfg: vj.Config, B: int = 0) -> int:
-    """Bytes on the device while the 7B's program runs, including weights that it does not read.
+def bytes_in_use(
+    compiled: Any, params: Any, cfg: vj.Config, cache: llama.Cache | None = None, whole: vj.Config = CFG
+) -> int:
+    """Bytes on a device while a program of the `whole` model runs, including weights that it does not read.
 
-    For a shallow program, the missing layers' weights and, if it has one, cache of B rows are added.
+    The weights of the layers that `cfg` lacks are added, and their part of the cache if it has one.
     """
     m = compiled.memory_analysis()
     running = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
     formats = jax.tree.leaves(compiled.input_formats[0][0])
     unused = [w for w, f in zip(jax.tree.leaves(params), formats, strict=True) if f.layout is None]
-    missing = size_in_bytes(state(CFG, B).cache) - size_in_bytes(state(cfg, B).cache)
-    missing += (CFG.text.layers - cfg.text.layers) * size_in_bytes(params['llama']['layers_0'])
-    missing += (CFG.vision.layers - cfg.vision.layers) * size_in_bytes(params['clip']['layers_0'])
+    layer = size_in_bytes(params['llama']['layers_0'])
+    if cache is not None:
+        layer += size_in_bytes((cache.k[0], cache.v[0]))
+    missing = (whole.text.layers - cfg.text.layers) * layer
+    missing += (whole.vision.layers - cfg.vision.layers) * size_in_bytes(params['clip']['layers_0'])
     return running - m.alias_size_in_bytes + size_in_bytes(unused) + missing
 
 

@@ -28,11 +28,6 @@ def h200():
     return program.device_of('cuda', topology='1x1x1', target_config=description)
 
 
-@pytest.fixture(scope='module')
-def params(h200):
-    return load(h200)
-
-
 def load(device, quantize=None, cfg=CFG):
     """The shapes of the params, as fused by `vj.load` on a GPU."""
     params = program.weights(cfg, quantize)
@@ -59,21 +54,22 @@ def load(device, quantize=None, cfg=CFG):
     ],
 )
 def test_decode(h200, quantize, attention, B, kernels, monkeypatch):
+    whole = quantize is None and B == 8  # other programs have fewer layers, to compile faster
     # Only the library's version is queried: a program that calls it compiles without it.
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
-    cfg = dataclasses.replace(CFG, attention=attention)
-    params = load(h200, quantize)
+    cfg = dataclasses.replace(CFG if whole else program.with_layers(CFG), attention=attention)
+    params = load(h200, quantize, cfg)
     compiled = program.decode(params, cfg, B, h200)
-    text, cache = compiled.as_text(), program.state(CFG, B).cache
+    text, cache = compiled.as_text(), program.state(cfg, B).cache
     loop = program.loop(text)
-    assert program.bytes_in_use(compiled, params, CFG, B) < MEMORY
+    assert program.bytes_in_use(compiled, params, cfg, cache) < MEMORY
     donated = compiled.memory_analysis().alias_size_in_bytes
     assert donated >= program.size_in_bytes(cache)  # the caches are updated in place
     ops = Counter(x.op for x in loop)
     assert set(ops) <= {'fusion', 'fusion-start', 'fusion-done', 'custom-call'}, ops
     assert not program.copies(text)
     assert not program.large_results(program.entry(text) + loop, cache)
-    assert ops.total() <= kernels * CFG.text.layers + 20, ops
+    assert ops.total() <= kernels * cfg.text.layers + 20, ops
 
 
 def count_attentions(computation):
@@ -81,14 +77,15 @@ def count_attentions(computation):
     return sum('dot_product_attention' in x.line and x.op == 'custom-call' for x in computation)
 
 
-def test_rows_that_share_a_prefix_read_it_once_and_update_their_caches_in_place(h200, params, monkeypatch):
+def test_rows_that_share_a_prefix_read_it_once_and_update_their_caches_in_place(h200, monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
-    compiled = program.decode_after_prefix(params, dataclasses.replace(CFG, attention='cudnn'), 32, h200)
-    text, cache = compiled.as_text(), program.state(CFG, 32).cache
+    cfg = dataclasses.replace(SHALLOW, attention='cudnn')
+    compiled = program.decode_after_prefix(load(h200, cfg=cfg), cfg, 32, h200)
+    text, cache = compiled.as_text(), program.state(cfg, 32).cache
     assert compiled.memory_analysis().alias_size_in_bytes >= program.size_in_bytes(cache)
     assert not program.copies(text)
     assert not program.large_results(program.entry(text) + program.loop(text), cache)
-    assert count_attentions(program.loop(text)) == 2 * CFG.text.layers
+    assert count_attentions(program.loop(text)) == 2 * cfg.text.layers
 
 
 def test_what_follows_a_prefix_is_prefilled_without_a_copy_of_it(h200, monkeypatch):
@@ -110,7 +107,7 @@ def test_beams_that_share_their_prompt_update_their_caches_in_place(h200, monkey
 
 
 def test_int4_dequantizes_one_weight_at_a_time_for_many_rows(h200):
-    compiled = program.decode(load(h200, 'int4'), CFG, 8, h200)
+    compiled = program.decode(load(h200, 'int4', SHALLOW), SHALLOW, 8, h200)
     largest = 2 * CFG.text.width * CFG.text.vocab
     assert largest <= compiled.memory_analysis().temp_size_in_bytes < 2 * largest
 
@@ -149,9 +146,10 @@ def test_the_gradient_of_attention_is_computed_by_cudnn(h200, T, monkeypatch):
 @pytest.mark.parametrize('quantize', [None, 'int8', 'int4'])
 def test_prefill(h200, quantize, monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
-    B, params = 8, load(h200, quantize)
-    compiled = program.prefill(params, dataclasses.replace(CFG, attention='cudnn'), B, h200)
-    assert program.bytes_in_use(compiled, params, CFG, B) < MEMORY
+    B, cfg = 8, program.with_layers(CFG)
+    params = load(h200, quantize, cfg)
+    compiled = program.prefill(params, dataclasses.replace(cfg, attention='cudnn'), B, h200)
+    assert program.bytes_in_use(compiled, params, cfg, program.state(cfg, B).cache) < MEMORY
     text = compiled.as_text()
     assert 'layers_22' in text  # the deepest tap is the output of this block
     assert 'clip/layers_23' not in text
@@ -160,7 +158,8 @@ def test_prefill(h200, quantize, monkeypatch):
     assert f'[{B},{program.PROMPT},{CFG.text.vocab}]' not in text
 
 
-def test_vision(h200, params):
+def test_vision(h200):
+    params = load(h200)
     compiled = program.vision(params, CFG, 8, h200)
     text = compiled.as_text()
     assert program.bytes_in_use(compiled, params, CFG) < MEMORY

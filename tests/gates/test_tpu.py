@@ -43,11 +43,13 @@ def load(cfg, device, quantize=None):
 )
 def test_decode(chip, quantize, B):
     device = program.device_of('tpu', chip)
-    params = load(CFG, device, quantize)
-    compiled = program.decode(params, CFG, B, device)
-    text, cache = compiled.as_text(), program.state(CFG, B).cache
+    whole = chip == 'v5e:1x1' and B == 8  # which just fits; the others compile faster
+    cfg = CFG if whole else program.with_layers(CFG)
+    params = load(cfg, device, quantize)
+    compiled = program.decode(params, cfg, B, device)
+    text, cache = compiled.as_text(), program.state(cfg, B).cache
     loop = program.loop(text)
-    assert fits(chip, program.bytes_in_use(compiled, params, CFG, B))
+    assert fits(chip, program.bytes_in_use(compiled, params, cfg, cache))
     donated = compiled.memory_analysis().alias_size_in_bytes
     assert donated >= program.size_in_bytes(cache)  # the caches are updated in place
     assert not program.copies(text)
@@ -55,7 +57,7 @@ def test_decode(chip, quantize, B):
     # The compiler may keep some caches in fast memory and copy them back: a few, or with int8 all keys.
     margin = 0.01 * program.size_in_bytes(params['llama'])
     assert program.bytes_copied_back(loop) < (program.size_in_bytes(cache.k) if quantize else 0) + margin
-    assert program.kernel_count(loop) < KERNELS[B] * CFG.text.layers + 10
+    assert program.kernel_count(loop) < KERNELS[B] * cfg.text.layers + 20
 
 
 @pytest.mark.parametrize(('chip', 'B'), [('v5e:1x1', 1), ('v5p:2x2x1', 8), ('v6e:1x1', 8)])
@@ -64,7 +66,7 @@ def test_prefill(chip, B):
     params = load(SHALLOW, device)
     compiled = program.prefill(params, SHALLOW, B, device)
     text = compiled.as_text()
-    assert fits(chip, program.bytes_in_use(compiled, params, SHALLOW, B))
+    assert fits(chip, program.bytes_in_use(compiled, params, SHALLOW, program.state(SHALLOW, B).cache))
     assert not program.copied_weights(text, params)
     assert f'[{B},{program.PROMPT},{CFG.text.vocab}]' not in text  # only the logits of the last tokens
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gates
 CFG_13B = dataclasses.replace(
     CFG, text=dataclasses.replace(CFG.text, width=5120, layers=40, heads=40, kv_heads=40, mlp=13824)
 )
-HBM = {'v5e': MEMORY['v5e:1x1'], 'v5p': MEMORY['v5p:2x2x1'], 'v6e': MEMORY['v6e:1x1']}
+HBM = {chip.split(':')[0]: size * 2**30 * 0.9 for chip, size in MEMORY.items()}  # 10 % margin
 
 
 def mesh_of(slice_: str, axes: dict[str, int]) -> sharding.Mesh:
@@ -31,12 +31,8 @@ def load(cfg: vj.Config, mesh: sharding.Mesh, quantize: str | None = None):
     return {**params, 'llama': program.place(decoder, placement.formats(decoder, cfg))}
 
 
-def check_fits(slice_: str, compiled, params, cfg: vj.Config):
-    assert program.bytes_in_use(compiled, params, cfg) < HBM[slice_.split(':')[0]] * 2**30 * 0.9
-
-
 @pytest.mark.parametrize(
-    ('slice_', 'axes', 'cfg', 'B', 'quantize'),
+    ('slice_', 'axes', 'whole', 'B', 'quantize'),
     [
         ('v5e:2x2', {'tensor': 4}, CFG, 8, None),
         ('v6e:2x2', {'tensor': 4}, CFG, 8, None),
@@ -48,12 +44,14 @@ def check_fits(slice_: str, compiled, params, cfg: vj.Config):
     ],
     ids=lambda value: f'{value.text.layers} layers' if isinstance(value, vj.Config) else str(value),
 )
-def test_decode(slice_, axes, cfg, B, quantize):
+def test_decode(slice_, axes, whole, B, quantize):
     mesh = mesh_of(slice_, axes)
+    # One program has all layers; the others compile faster.
+    cfg = whole if slice_ == 'v5e:2x2' else program.with_layers(whole)
     params = load(cfg, mesh, quantize)
     compiled = program.decode(params, cfg, B, mesh)
     text, cache = compiled.as_text(), program.place_state(program.state(cfg, B), mesh).cache
-    check_fits(slice_, compiled, params, cfg)
+    assert program.bytes_in_use(compiled, params, cfg, cache, whole) < HBM[slice_.split(':')[0]]
     donated = compiled.memory_analysis().alias_size_in_bytes
     assert donated >= program.size_in_bytes(cache)  # the caches are updated in place
     assert not program.copies(text)
@@ -63,15 +61,16 @@ def test_decode(slice_, axes, cfg, B, quantize):
 
 def test_prefill():
     mesh = mesh_of('v5e:4x4', {'data': 4, 'tensor': 4})
-    params = load(CFG_13B, mesh)
-    compiled = program.prefill(params, CFG_13B, 32, mesh)
-    check_fits('v5e', compiled, params, CFG_13B)
+    cfg = program.with_layers(CFG_13B)
+    params, cache = load(cfg, mesh), program.place_state(program.state(cfg, 32), mesh).cache
+    compiled = program.prefill(params, cfg, 32, mesh)
+    assert program.bytes_in_use(compiled, params, cfg, cache, CFG_13B) < HBM['v5e']
     assert not program.copied_weights(compiled.as_text(), params)
 
 
 def test_the_cache_goes_from_prefill_to_decoding_without_a_copy():
     mesh = mesh_of('v5e:4x4', {'data': 4, 'tensor': 4})
-    cfg = dataclasses.replace(CFG_13B, text=dataclasses.replace(CFG_13B.text, layers=2))
+    cfg = program.with_layers(CFG_13B, 2)
     params = load(cfg, mesh)
     written = program.prefill(params, cfg, 32, mesh).output_formats[0].cache
     read = program.decode(params, cfg, 32, mesh).input_formats[0][1].cache
@@ -87,4 +86,4 @@ def test_a_training_step_of_the_7b_fits_four_chips():
     assert memory.argument_size_in_bytes < 1.02 * state
     assert memory.alias_size_in_bytes > 0.999 * state  # the state is updated in place
     size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    assert size < HBM['v5p'] * 2**30 * 0.9
+    assert size < HBM['v5p']

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vipllava_jax.data.mark_units import in_fractions
+from vipllava_jax.data.marking import in_pixels
 from vipllava_jax.inputs.marks import COLORS, Mark, draw
 from vipllava_jax.messages import printable
 
@@ -34,7 +34,7 @@ def captioned_picture(picture: Image.Image, marks: Sequence[Mark], texts: Sequen
     size = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
     if scale > 1:  # the marks are drawn afterwards, so that their lines are sharp
         larger = picture.resize(size, Image.Resampling.LANCZOS)
-        marked = draw(larger, [in_fractions(mark, picture.size) for mark in colored])
+        marked = draw(larger, [in_pixels(mark, picture.size, size) for mark in colored])
     else:
         marked = draw(picture, colored).resize(size, Image.Resampling.LANCZOS)
     width = max(marked.width, WIDTH)
@@ -58,6 +58,7 @@ def _legend(pen: 'Pen', texts: Sequence[str], width: int) -> Image.Image:
     heights = [line_height * max(len(several), 1) + pen.size // 2 for several in lines]
     page = Image.new('RGB', (width, pen.size + sum(heights)), 'white')
     sheet, left, top = ImageDraw.Draw(page), pen.size // 2, pen.size
+    sheet.line((0, 0, width, 0), 'gray')  # the picture above may be white as well
     for n, (several, height) in enumerate(zip(lines, heights, strict=True)):
         tag_width, tag_height = pen.tag_size(n)
         pen.tag(sheet, (left, top, left + tag_width, top + tag_height), n)

@@ -185,7 +185,7 @@ DECLARED = [
         '--logprobs',
         metavar='K',
         type=WholeNumber(0),
-        help='With --json: the log-probability of each token, and the K likeliest tokens in its place.',
+        help='In JSON, the log-probability of each token, and of the K likeliest tokens in its place.',
     ),
     click.option(
         '--set',

@@ -14,15 +14,16 @@ import click
 from vipllava_jax.cli.answer_reports import report_answer
 from vipllava_jax.cli.pictures import FORMATS as PICTURES
 from vipllava_jax.cli.pictures import save_picture
-from vipllava_jax.cli.region_inputs import RegionsOfPicture
 from vipllava_jax.files import check_output, check_regular, naming, parse_record, write_text
-from vipllava_jax.messages import safe_json
+from vipllava_jax.messages import brief, safe_json
 
 if TYPE_CHECKING:
-    from vipllava_jax.answering.regions import RegionAnswer, RegionQuestions
+    from vipllava_jax.answering.regions import RegionAnswer
+    from vipllava_jax.cli.region_plan import Request
 
 KINDS = ('jsonl', 'coco', 'picture')
 SUFFIXES = {'.jsonl': 'jsonl', '.json': 'coco', **dict.fromkeys(PICTURES, 'picture')}
+START = b'{"index": '  # of each line
 Write = Callable[[Sequence[dict[str, Any]]], None]
 
 
@@ -43,36 +44,40 @@ def output_kind(output: str | None, kind: str | None, resume: bool, inputs: Sequ
     if resume and kind != 'jsonl':
         raise ValueError('--resume continues JSON lines: give a name that ends in .jsonl, or leave it out')
     check_output(Path(output), [Path(path) for path in inputs])
-    if kind == 'jsonl' and not resume and Path(output).exists() and os.path.getsize(output):
-        raise ValueError(f'{output} exists: give another name, or --resume to add what is missing')
+    if not resume and os.path.exists(output) and os.path.getsize(output):
+        advice = 'give another name' + (', or --resume to add what is missing' if kind == 'jsonl' else '')
+        raise ValueError(f'{output} exists: {advice}')
     return kind
 
 
-def record(answer: 'RegionAnswer', inputs: RegionsOfPicture, prompt: str) -> dict[str, Any]:
+def record(answer: 'RegionAnswer', request: 'Request') -> dict[str, Any]:
     """The line of an answer."""
-    region = place(answer.index, inputs)
-    return {**region, 'question': prompt, **report_answer(answer.reply, answer.text)}
+    return {**asked(answer.index, request), **report_answer(answer.reply, answer.text)}
 
 
-def place(n: int, inputs: RegionsOfPicture) -> dict[str, Any]:
-    """The index of a region in its file, its id in COCO and its box in pixels."""
-    box = [round(value, 2) for value in inputs.marks[n].region(inputs.picture.size).box]
+def asked(n: int, request: 'Request') -> dict[str, Any]:
+    """The fields that say what an answer is about: its region, the picture, the question and the model."""
+    from vipllava_jax.data.marking import bounds, in_pixels
+
+    inputs = request.inputs
+    box = bounds(in_pixels(inputs.marks[n], inputs.picture.size))
     annotation = inputs.annotations[n] if inputs.annotations else {}
     return {
         'index': inputs.indices[n],
         **({'id': annotation['id']} if 'id' in annotation else {}),
-        'box': box,
+        'image': inputs.name,
+        'box': [round(value, 2) for value in box],
+        'question': request.questions.prompts[n],
+        **request.model,
     }
 
 
 @contextlib.contextmanager
-def open_lines(
-    path: str | None, inputs: RegionsOfPicture, questions: 'RegionQuestions'
-) -> Iterator[tuple[Write, set[int]]]:
-    """Yields a function that appends lines to a file, or writes them to stdout, and the answered regions.
+def open_lines(path: str | None, request: 'Request') -> Iterator[tuple[Write, set[int]]]:
+    """Yields a function that appends lines to a file, or prints them, and the regions that have an answer.
 
     An incomplete last line, of a process that was killed, is removed. Raises ValueError if the file has
-    answers about other regions or to another question.
+    anything but answers of the same model to the same question about these regions.
     """
     if path is None:
         stdout = sys.stdout  # which a progress bar replaces
@@ -90,7 +95,7 @@ def open_lines(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f'{path}: another process is writing its answers there') from None
-        answered, size = read_answered(path, file, inputs, questions)
+        answered, size = read_answered(path, file, request)
         os.ftruncate(file.fileno(), size)
 
         def append(records: Sequence[dict[str, Any]]) -> None:
@@ -103,37 +108,38 @@ def open_lines(
         yield append, answered
 
 
-def read_answered(
-    path: str, file: Any, inputs: RegionsOfPicture, questions: 'RegionQuestions'
-) -> tuple[set[int], int]:
+def read_answered(path: str, file: Any, request: 'Request') -> tuple[set[int], int]:
     """The regions whose answers are in a file, and the bytes of its complete lines."""
-    places = {inputs.indices[n]: n for n in range(len(inputs.marks))}
+    places = {index: n for n, index in enumerate(request.inputs.indices)}
     answered, size = set[int](), 0
     advice = 'give the same arguments as before, or another --output'
     file.seek(0)
     for number, line in enumerate(file, 1):
-        if not line.endswith(b'\n'):
-            break
         where = f'{path}, line {number}'
+        if not line.endswith(b'\n') and line[: len(START)] == START[: len(line)]:
+            break
         found = parse_record(line, where, 'give another --output')
         index = found.get('index')
         n = places.get(index) if isinstance(index, int) else None
         if n is None:
             raise ValueError(f'{where} is about a region that is not asked about: {advice}')
-        expected = {**place(n, inputs), 'question': questions.prompts[n]}
-        for name, value in expected.items():
-            if found.get(name) != value or not isinstance(found.get('answer'), str):
-                raise ValueError(f'{where} is about another region, or another question: {advice}')
+        if not isinstance(found.get('answer'), str):
+            raise ValueError(f'{where} has no answer: {advice}')
+        for name, value in {'adapter': None, **asked(n, request)}.items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f'{where} has the {name} {brief(found.get(name))}, now it is {brief(value)}: {advice}'
+                )
         answered.add(n)
         size += len(line)
     return answered, size
 
 
-def write_coco(path: str, inputs: RegionsOfPicture, texts: Sequence[str]) -> None:
+def write_coco(path: str, request: 'Request', texts: Sequence[str]) -> None:
     """Writes the annotations of the picture with their captions, in COCO's format."""
     from vipllava_jax.data.coco import as_annotation
 
-    size = inputs.picture.size
+    inputs, size = request.inputs, request.inputs.picture.size
     image = {'id': 1, 'file_name': inputs.name, 'width': size[0], 'height': size[1]}
     content: dict[str, Any] = {'images': [image], 'annotations': []}
     if inputs.source:
@@ -152,8 +158,8 @@ def write_coco(path: str, inputs: RegionsOfPicture, texts: Sequence[str]) -> Non
     write_text(Path(path), json.dumps(content) + '\n')
 
 
-def write_picture(path: str, inputs: RegionsOfPicture, texts: Sequence[str]) -> None:
+def write_picture(path: str, request: 'Request', texts: Sequence[str]) -> None:
     """Saves the picture with numbered marks, and the answers beneath it."""
     from vipllava_jax.answering.captioned_picture import captioned_picture
 
-    save_picture(captioned_picture(inputs.picture, inputs.marks, texts), path)
+    save_picture(captioned_picture(request.inputs.picture, request.inputs.marks, texts), path)

@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -24,18 +25,17 @@ from vipllava_jax.cli.models import (
 )
 from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE, STDIN
-from vipllava_jax.cli.region_inputs import read_inputs
 from vipllava_jax.cli.region_outputs import KINDS, open_lines, output_kind, record, write_coco, write_picture
-from vipllava_jax.cli.region_plan import answer, prepare
+from vipllava_jax.cli.region_plan import answer, prepare, read_inputs
 from vipllava_jax.messages import printable
 
 SHAPES = ('rectangle', 'ellipse', 'triangle', 'point', 'scribble', 'mask', 'mask-contour', 'arrow')
 QUESTION = 'What is {mark}?'
-SETTINGS = tuple(name for name in OPTIONS if name != 'num_return_sequences')  # there is one answer per region
+WITHOUT = ('num_return_sequences',)  # there is one answer per region
 GROUPS = {
     'Regions': ('coco', 'image_id', 'categories', 'boxes', 'shape', 'mode', 'skip_broken'),
     'Question': ('source', 'template', 'fit', 'batch'),
-    'Generation': (*SETTINGS, 'others'),
+    'Generation': (*(name for name in OPTIONS if name not in WITHOUT), 'others'),
     'Weights': ('dtype', 'quantize', 'adapter', 'mesh'),
     'Output': ('output', 'kind', 'resume'),
 }
@@ -98,7 +98,7 @@ GROUPS = {
     show_default=True,
     help='The number of regions that are answered at a time, at most nine with --mode together.',
 )
-@generation_options
+@partial(generation_options, without=WITHOUT)
 @weight_options
 @mesh_option
 @click.option(
@@ -112,7 +112,7 @@ GROUPS = {
     'kind',
     type=click.Choice(KINDS),
     help='The format of the file: JSON lines, annotations with captions as in COCO, or a picture with '
-    'numbered answers.  [default: by its suffix, .jsonl, .json or .png]',
+    'numbered answers, which are printed as JSON lines, too.  [default: by suffix, .jsonl, .json or .png]',
 )
 @click.option(
     '--resume', is_flag=True, help='Keep the answers in a file of JSON lines, and add those that are missing.'
@@ -150,26 +150,23 @@ def regions(
     check_count(kind, len(inputs.marks))
     weights = pop_weight_options(options)
     how = {'mode': mode, 'template': template, 'fit': fit, 'rows': batch}
-    request = prepare(source, question, inputs, weights, settings, output, mesh, how)
+    request = prepare(source, question, inputs, weights, settings, mesh, how)
     if message := request.questions.cut_off:
         click.echo(printable(f'vipllava: {message}'), err=True)
     if idle := idle_settings(settings):
         click.echo(f'vipllava: without --temperature, there is no effect of {", ".join(idle)}', err=True)
-    if kind == 'jsonl':
-        with open_lines(output, inputs, request.questions) as (write, answered):
-            for answers in answer(request, answered, shown=output is not None or not sys.stdout.isatty()):
-                write([record(found, inputs, request.questions.prompts[found.index]) for found in answers])
+    if kind == 'coco':
+        groups = answer(request, set(), shown=True)
+        write_coco(str(output), request, [found.text for answers in groups for found in answers])
         return
-    texts = [found.text for answers in answer(request, set(), shown=True) for found in answers]
-    (write_coco if kind == 'coco' else write_picture)(str(output), inputs, texts)
-
-
-regions.params = [option for option in regions.params if option.name != 'num_return_sequences']
-for option in regions.params:
-    if isinstance(option, click.Option) and option.name == 'logprobs':
-        option.help = (
-            'In JSON lines: the log-probability of each token, and the K likeliest tokens in its place.'
-        )
+    lines = output if kind == 'jsonl' else None  # they are printed with a picture, which shortens answers
+    texts: list[str] = []
+    with open_lines(lines, request) as (write, answered):
+        for answers in answer(request, answered, shown=lines is not None or not sys.stdout.isatty()):
+            write([record(found, request) for found in answers])
+            texts += [found.text for found in answers]
+    if kind == 'picture':
+        write_picture(str(output), request, texts)
 
 
 def prepare_options(
@@ -187,9 +184,8 @@ def prepare_options(
     options['shape'] = options['shape'].replace('-', ' ')
     read = [path for path in (image, options['coco'], options['boxes']) if path and path != STDIN]
     kind = output_kind(output, kind, resume, read)
-    if options['logprobs'] is not None and kind != 'jsonl':
-        raise ValueError(f'--logprobs needs JSON lines, which hold them: leave it out for {kind}')
-    options['num_return_sequences'] = None
+    if options['logprobs'] is not None and kind == 'coco':
+        raise ValueError('--logprobs needs JSON lines, which hold them: leave it out for annotations')
     settings = {'seed': secrets.randbits(32), **pop_settings(options, as_json=True)}
     check_options(question, mode, options['shape'])
     return kind, settings

@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.data.mark_units import bounds, in_pixels
-from vipllava_jax.data.marking import valid_polygons
-from vipllava_jax.data.outlines import mask_polygons
+from vipllava_jax.data.marking import bounds, in_pixels, valid_polygons
+from vipllava_jax.data.masks import decode_mask, mask_polygons
 from vipllava_jax.data.row_values import check_values
-from vipllava_jax.data.run_lengths import decode_mask
 from vipllava_jax.files import check_encoding, read_bytes
 from vipllava_jax.inputs.coordinates import flatten, read_numbers
 from vipllava_jax.inputs.marks import Mark
@@ -132,8 +130,8 @@ def _find_image(
         wanted = f'with the id {brief(image_id)}'
     else:
         name = Path(picture).name
-        found = [entry for entry in images if Path(str(entry.get('file_name'))).name == name]
-        found = found or images if len(images) == 1 else found
+        named = [entry for entry in images if Path(str(entry.get('file_name'))).name == name]
+        found = images if len(images) == 1 else named
         wanted = f'named {brief(name)}'
     if len(found) == 1:
         return found[0]

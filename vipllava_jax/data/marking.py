@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from vipllava_jax.inputs.coordinates import as_sequence, encloses_area, read_box, read_numbers
+from vipllava_jax.inputs.coordinates import as_sequence, encloses_area, flatten, read_box, read_numbers
 from vipllava_jax.inputs.images import open_image
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark, draw
 from vipllava_jax.inputs.prompts import Turn
@@ -177,3 +177,30 @@ def clamp_mark(mark: Mark, size: tuple[int, int]) -> Mark:
         )
     mark.region(size)
     return mark
+
+
+def in_pixels(mark: Mark, size: tuple[int, int], resized: tuple[int, int] | None = None) -> Mark:
+    """A mark on a picture of (width, height) pixels -> the mark in pixels of it, or of a resized copy."""
+    limits = resized or size
+    parts = [part for part in (mark.box, mark.point) if part] + [flatten(part) for part in mark.polygon or ()]
+    relative = mark.units == 'relative' or (mark.units is None and max(map(max, parts)) <= 1)
+    width, height = (1, 1) if relative else size
+    scale = limits[0] / width, limits[1] / height
+
+    def scaled(numbers: Sequence[float] | None) -> Sequence[float] | None:
+        # rounding must not move a mark at the border outside
+        return numbers and tuple(min(x * scale[n % 2], limits[n % 2]) for n, x in enumerate(numbers))
+
+    polygons = mark.polygon and [[scaled(pair) for pair in part] for part in mark.polygon]
+    return dataclasses.replace(
+        mark, box=scaled(mark.box), point=scaled(mark.point), polygon=polygons, units='pixel'
+    )
+
+
+def bounds(mark: Mark) -> tuple[float, float, float, float]:
+    """The box of a mark, or the smallest one around its polygons or its point."""
+    if mark.box is not None:
+        x1, y1, x2, y2 = mark.box
+        return x1, y1, x2, y2
+    x, y = zip(*(pair for polygon in mark.polygon or ((mark.point,),) for pair in polygon), strict=True)
+    return min(x), min(y), max(x), max(y)

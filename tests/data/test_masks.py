@@ -1,4 +1,4 @@
-"""Run-length encoded masks are decoded as COCO encodes them, and damaged ones are errors."""
+"""Masks are decoded as COCO encodes them, and their polygons cover the same pixels; others are errors."""
 
 import contextlib
 
@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vipllava_jax.data.run_lengths import decode_mask, parse_counts
+from vipllava_jax.data.masks import decode_mask, mask_polygons, parse_counts, trace
+
+masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda shape: arrays(bool, shape))
+RING = np.array([[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 1, 1]], bool)
 
 
 def counts_of(mask: np.ndarray) -> list[int]:
@@ -34,9 +37,6 @@ def compressed(counts: list[int]) -> str:
             if not more:
                 break
     return text
-
-
-masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda shape: arrays(bool, shape))
 
 
 @given(masks.filter(np.any))
@@ -88,10 +88,50 @@ def test_damaged_masks_are_errors(encoded, message):
 
 
 def test_the_number_of_runs_is_bounded(monkeypatch):
-    monkeypatch.setattr('vipllava_jax.data.run_lengths.MAX_RUNS', 5)
+    monkeypatch.setattr('vipllava_jax.data.masks.MAX_RUNS', 5)
     counts = [1] * 6
     for form in (counts, compressed(counts), '0' * 99):
         with pytest.raises(ValueError, match='expected at most'):
             decode_mask({'size': [2, 3], 'counts': form}, (3, 2))
     mask = decode_mask({'size': [1, 5], 'counts': counts[:5]}, (5, 1))
     assert mask.tolist() == [[False, True, False, True, False]]
+
+
+def crossings(polygon, shape) -> np.ndarray:
+    """How many vertical edges lie to the left of each pixel hw."""
+    counts = np.zeros(shape, int)
+    for (x1, y1), (x2, y2) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
+        assert (x1 == x2) != (y1 == y2)  # corners only
+        if x1 == x2:
+            counts[min(y1, y2) : max(y1, y2), x1:] += 1
+    return counts
+
+
+@given(masks.filter(np.any))
+def test_the_polygons_cover_the_pixels_once_and_have_no_holes(mask):
+    polygons = mask_polygons(mask)
+    assert (sum(crossings(polygon, mask.shape) % 2 for polygon in polygons) == mask).all()
+
+
+@given(masks.filter(np.any))
+def test_the_outlines_of_holes_are_polygons_as_well_if_asked_for(mask):
+    polygons = mask_polygons(mask, holes=True)
+    assert (sum(crossings(polygon, mask.shape) for polygon in polygons) % 2 == mask).all()
+
+
+def test_a_ring_is_cut_open():
+    solid, empty = trace(RING)
+    assert (solid, empty) == ([[(1, 1), (4, 1), (4, 4), (1, 4)]], [[(2, 2), (3, 2), (3, 3), (2, 3)]])
+    assert mask_polygons(RING, holes=True) == solid + empty
+    assert len(mask_polygons(RING)) == 2
+
+
+def test_pixels_that_touch_at_a_corner_are_parts_of_their_own():
+    for mask in (np.eye(2, dtype=bool), np.eye(2, dtype=bool)[::-1]):
+        assert sorted(map(len, mask_polygons(mask))) == [4, 4]
+
+
+def test_the_number_of_corners_is_bounded(monkeypatch):
+    monkeypatch.setattr('vipllava_jax.data.masks.MAX_CORNERS', 7)
+    with pytest.raises(ValueError, match='the outline of a mask has 8 corners, expected at most 7'):
+        mask_polygons(RING)
