@@ -149,6 +149,7 @@ def test_the_number_of_tokens_is_said_before_the_context_is_full(vipllava, folde
 
 
 SLOWLY = """
+import sys
 import time
 from vipllava_jax.answering import replies
 from vipllava_jax.cli import main
@@ -158,7 +159,9 @@ pieces = replies.Reply._pieces
 def slowly(self):
     for piece in pieces(self):
         yield piece
-        time.sleep(0.2)
+        if self.decoded.strip():
+            print('has begun', file=sys.stderr)
+            time.sleep(0.2)
 
 replies.Reply._pieces = slowly
 main()
@@ -189,8 +192,7 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(folder, tmp_pat
         wait_for(b'Ctrl-D or /quit leaves the chat')
         wait_for(b'> ')
         os.write(here, b'hello\n')
-        wait_for(b'hello')
-        time.sleep(5)
+        wait_for(b'has begun')
         running.send_signal(signal.SIGINT)
         wait_for(b'stopped: the answer')
         wait_for(b'> ')

@@ -227,8 +227,8 @@ class Chat:
             piece = piece if answer else piece.lstrip()
             answer += piece
             self._replies.keep(reply)
-            self._exchanges = (*earlier, asked._replace(answer=answer))
             if piece:
+                self._exchanges = (*earlier, asked._replace(answer=answer))
                 yield piece
         self._exchanges = (*earlier, asked._replace(answer=answer, finish_reason=reply.finish_reason))
         self._replies.settle()
