@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vipllava_jax.threads import background, map_ahead
+from vipllava_jax.threads import background, in_background, map_ahead
 
 
 @pytest.mark.parametrize('count', [1, 2, 5])
@@ -28,3 +28,13 @@ def test_background_work_returns_its_result_or_raises_its_error():
     assert background(lambda: 3)() == 3
     with pytest.raises(ZeroDivisionError):
         background(lambda: 1 // 0)()
+
+
+def test_background_work_is_known_to_run_until_it_ends():
+    event = threading.Event()
+    wait = background(event.wait)
+    with pytest.raises(TimeoutError):
+        wait(0.01)
+    assert in_background()
+    event.set()
+    assert wait()

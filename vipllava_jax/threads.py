@@ -4,14 +4,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from threading import Thread
+from threading import enumerate as running_threads
 from typing import TypeVar
 
 T = TypeVar('T')
 R = TypeVar('R')
+NAME = 'vipllava background'  # of the threads of `background`
 
 
-def background(work: Callable[[], T]) -> Callable[[], T]:
-    """Starts `work` on a daemon thread; returns a function that waits for its result or raises its error."""
+def background(work: Callable[[], T]) -> Callable[..., T]:
+    """Starts `work` on a daemon thread; returns a function that waits for its result or raises its error.
+
+    That function may be given a number of seconds, after which it raises TimeoutError.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -20,8 +25,13 @@ def background(work: Callable[[], T]) -> Callable[[], T]:
         except BaseException as error:
             future.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
+    Thread(target=run, daemon=True, name=NAME).start()
     return future.result
+
+
+def in_background() -> bool:
+    """Whether work in the background has not ended."""
+    return any(thread.name == NAME for thread in running_threads())
 
 
 def map_ahead(pool: Executor, call: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,5 +26,5 @@ def model(folder) -> vj.Model:
             rng.normal(size=x.shape) / (x.size / x.shape[-1]) ** 0.5 if x.ndim > 1 else np.ones(x.shape)
         )
 
-    params = jax.tree.map(jnp.asarray, jax.tree.map(weight, vj.abstract(cfg)))
+    params = jax.device_put(jax.tree.map(weight, vj.abstract(cfg)), jax.local_devices()[0])
     return vj.Model(params, cfg, processor.for_model(cfg), SETTINGS)

@@ -96,6 +96,12 @@ def test_invalid_arguments_of_a_chat_are_errors(idle, arguments, message):
         vj.Chat(**{'model': idle, **arguments})
 
 
+def test_a_mark_that_the_crop_cuts_off_is_named_with_the_number_of_its_image(idle):
+    wide = Image.new('RGB', (200, 50))
+    with pytest.warns(UserWarning, match='cuts off the mark point:2,2:red on image 2: fit='):
+        vj.Chat(idle).stream('What?', [IMAGE, wide], '2/point:2,2:red')
+
+
 def test_there_must_be_a_turn_to_change(idle):
     chat = vj.Chat(idle, system='Be brief.')
     for change in (chat.undo, chat.retry):

@@ -127,13 +127,16 @@ def test_a_file_that_is_not_a_chat_is_an_error_in_one_line(tmp_path, fields, mes
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'', 'Expecting value'),
-        (b'[]', 'expected a JSON object, found list'),
-        (b'[' * 100_000, 'its JSON is nested too deeply'),
+        (b'', 'chat.json: is not a saved chat'),
+        (b'[]', 'is not a saved chat'),
+        (b'\xff\xd8\xff\xe0JFIF', 'is not a saved chat'),
+        (b'{"turns', 'is damaged or cut short: Unterminated string'),
+        (b'{"turns\xff', 'is damaged or cut short'),
+        (b'{"a":' * 100_000, 'its JSON is nested too deeply'),
         ('{}'.encode('utf-16'), 'is UTF-16, expected UTF-8'),
         (b'{"turns": [' + b'{},' * 11_000 + b'{}]}', 'more than 10001 objects'),
         (b'{"format": 1, "format": 1}', "'format' occurs twice"),
-        (b'[' + b'0,' * (1 << 20) + b'0]', 'commas and brackets'),
+        (b'{"a": [' + b'0,' * (1 << 20) + b'0]}', 'commas and brackets'),
     ],
 )
 def test_hostile_json_is_refused(tmp_path, content, message):

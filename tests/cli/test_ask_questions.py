@@ -7,27 +7,14 @@ import pytest
 
 import vipllava_jax as vj
 from vipllava_jax import loading
+from vipllava_jax.answering import replies
 from vipllava_jax.cli import ask_questions
 from vipllava_jax.cli.question_file import ListedQuestion
-from vipllava_jax.demo.drawing import picture
-from vipllava_jax.demo.world import Scene, Thing
 from vipllava_jax.inputs.batch import Batch
+from vipllava_jax.messages import safe_answer
 
-MARK = 'rectangle:20,40,140,160:red'
-MARK_OF_PHOTO = 'rectangle:20,10,60,50:red'
+MARK = 'rectangle:20,10,60,50:red'
 QUESTIONS = ('What is {mark}?', 'Describe the object {mark}.', 'How many objects are there?')
-
-
-@pytest.fixture
-def world(tmp_path):
-    """A picture of a star, which is marked, and a ring."""
-    path = tmp_path / 'world.png'
-    things = (
-        Thing('star', 'navy', 'medium', 'plain', 80, 100, 50, 0.1),
-        Thing('ring', 'teal', 'small', 'plain', 250, 240, 40, 0.0),
-    )
-    picture(Scene(things, 'flat', 5)).save(path)
-    return path
 
 
 @pytest.fixture
@@ -38,38 +25,35 @@ def listed(tmp_path):
 
 
 def test_each_answer_follows_its_question_and_equals_that_of_the_question_alone(
-    vipllava, world, listed, monkeypatch
+    vipllava, folder, photo, listed, monkeypatch
 ):
     monkeypatch.setattr(ask_questions, 'ROWS', 2)  # the last of two batches is filled
-    about = ('ask', '--model', 'demo', '--dtype', 'float32', '--image', world, '--mark', MARK)
+    about = ('ask', '--model', folder, '--image', photo, '--mark', MARK, '--max-new-tokens', 9)
     code, out, err = vipllava(*about, '--questions', listed)
     assert (code, err) == (0, '')
-    blocks = out.removesuffix('\n').split('\n\n')
-    assert [block.split('\n')[0] for block in blocks] == [f'> {question}' for question in QUESTIONS]
-    alone = [vipllava(*about, question).out.strip() for question in QUESTIONS]
-    assert [block.split('\n')[1] for block in blocks] == alone
-    assert alone[0] == 'a star'
-
-
-def test_json_has_one_object_per_question_with_the_fields_of_a_single_one(vipllava, folder, photo, listed):
-    about = ('ask', '--model', folder, '--image', photo, '--mark', MARK_OF_PHOTO, '--max-new-tokens', 3)
-    alone = json.loads(vipllava(*about, '--json', QUESTIONS[0]).out)
+    alone = [json.loads(vipllava(*about, '--json', question).out) for question in QUESTIONS]
+    blocks = zip(QUESTIONS, alone, strict=True)
+    assert out == '\n'.join(f'> {question}\n{safe_answer(report["answer"])}\n' for question, report in blocks)
     ran = vipllava(*about, '--json', '--questions', '-', stdin=listed.read_text())
-    reports = [json.loads(line) for line in ran.out.splitlines()]
-    assert [report['question'] for report in reports] == [*QUESTIONS]
-    assert reports[0].keys() == {*alone, 'question'}
-    times = ('load_seconds', 'first_token_seconds', 'tokens_per_second', 'seed')
-    assert {n: v for n, v in reports[0].items() if n not in ('question', *times)} == {
-        n: v for n, v in alone.items() if n not in times
-    }
+    varying = {'load_seconds', 'first_token_seconds', 'tokens_per_second', 'seed'}
+    for line, question, report in zip(ran.out.splitlines(), QUESTIONS, alone, strict=True):
+        found = json.loads(line)
+        assert found.pop('question') == question
+        assert found.keys() == report.keys()
+        assert [found[name] for name in found.keys() - varying] == [
+            report[name] for name in found.keys() - varying
+        ]
 
 
-def test_several_answers_have_headers_after_their_question(vipllava, folder):
-    sampled = ('--n', 2, '--temperature', 1, '--seed', 1, '--max-new-tokens', 1)
-    ran = vipllava('ask', '--model', folder, *sampled, '--questions', '-', stdin='What?\nWho?')
-    lines = [line for line in ran.out.splitlines() if line.startswith(('> ', '---'))]
-    answers = ['--- answer 1 of 2 ---', '--- answer 2 of 2 ---']
-    assert lines == ['> What?', *answers, '> Who?', *answers]
+def test_several_answers_have_headers_after_their_question(monkeypatch, capsys):
+    monkeypatch.setattr(replies, 'replies', lambda *_: ['a', 'b', 'c', 'd', 'of a repeated row', '…'])
+    questions = [ListedQuestion(f'line {n}', text, text) for n, text in enumerate(['What?', 'Who?'])]
+    settings = vj.GenerationSettings(num_return_sequences=2, temperature=1.0)
+    part = ask_questions.QuestionBatch(questions, None, settings)
+    ask_questions.print_answers(part, ask_questions.grouped_replies(None, part, None), is_first=True)
+    headers = '--- answer 1 of 2 ---\n{}\n--- answer 2 of 2 ---\n{}\n'
+    expected = '> What?\n' + headers.format('a', 'b') + '\n> Who?\n' + headers.format('c', 'd')
+    assert capsys.readouterr().out == expected
 
 
 def test_batches_have_equal_sizes_and_each_question_its_own_seed_and_limit():
@@ -112,8 +96,8 @@ def test_an_unusable_list_is_one_line_before_the_weights_are_loaded(
     assert message in ran.err
 
 
-def test_the_list_of_questions_is_not_overwritten(vipllava, world, tmp_path):
+def test_the_list_of_questions_is_not_overwritten(vipllava, folder, photo, tmp_path):
     listed = tmp_path / 'questions.png'
     listed.write_text('hi')
-    ran = vipllava('ask', '--model', 'demo', '--image', world, '--questions', listed, '--save-image', listed)
+    ran = vipllava('ask', '--model', folder, '--image', photo, '--questions', listed, '--save-image', listed)
     assert (ran.code, listed.read_text()) == (2, 'hi')

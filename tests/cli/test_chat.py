@@ -13,16 +13,17 @@ import pytest
 import vipllava_jax as vj
 from vipllava_jax import loading
 from vipllava_jax.answering.chat import Chat
+from vipllava_jax.answering.chat_files import SavedChat, read_chat, write_chat
+from vipllava_jax.answering.chat_turns import Exchange, Question
 from vipllava_jax.cli import chat_session
 from vipllava_jax.messages import safe_answer
 
 MARK = 'rectangle:20,10,60,50:red'
 
 
+@pytest.mark.slow
 def test_each_line_is_answered_as_by_the_library(vipllava, folder, photo, tmp_path):
-    lines = (
-        'What is {mark}?\n\nAnd\\\nthen?\n/mark ellipse:20,10,40,40:lime\nIs it {mark}?\n/save chat.json\n'
-    )
+    lines = 'What is {mark}?\n\n/mark ellipse:20,10,40,40:lime\nIs it\\\n{mark}?\n/save chat.json\n'
     about = ('chat', '--model', folder, '--image', photo, '--mark', MARK, '--max-new-tokens', 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -30,8 +31,7 @@ def test_each_line_is_answered_as_by_the_library(vipllava, folder, photo, tmp_pa
     chat = Chat(vj.load(folder), settings=vj.GenerationSettings(max_new_tokens=4))
     answers = [
         chat.ask('What is {mark}?', photo, MARK),
-        chat.ask('And\nthen?'),
-        chat.ask('Is it {mark}?', marks='ellipse:20,10,40,40:lime'),
+        chat.ask('Is it\n{mark}?', marks='ellipse:20,10,40,40:lime'),
     ]
     assert (ran.code, ran.out) == (0, ''.join(f'{safe_answer(answer)}\n' for answer in answers))
     assert 'mark 1, on picture 1: {mark} is "within the lime ellipse"' in ran.err
@@ -133,6 +133,15 @@ def test_an_invalid_argument_is_one_line_before_loading(vipllava, folder, photo,
     assert message in ran.err
 
 
+def test_a_full_chat_can_be_loaded_and_its_last_question_taken_back(vipllava, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading.Source, 'load', lambda self: self.shapes())  # nothing is computed
+    full = SavedChat(None, 'vipllava', None, (Exchange(Question('what ' * 2000), 'That.'),))
+    write_chat(tmp_path / 'full.json', full, folder)
+    ran = vipllava('chat', '--model', folder, '--load', tmp_path / 'full.json', stdin='/undo\n/save\n')
+    assert (ran.code, ran.out) == (0, ''), ran.err
+    assert read_chat(tmp_path / 'full.json').exchanges == ()
+
+
 def test_the_number_of_tokens_is_said_before_the_context_is_full(vipllava, folder, monkeypatch):
     monkeypatch.setattr(chat_session, 'LOW', 10_000)
     ran = vipllava('chat', '--model', folder, '--max-new-tokens', 1, stdin='hi')
@@ -140,6 +149,7 @@ def test_the_number_of_tokens_is_said_before_the_context_is_full(vipllava, folde
 
 
 SLOWLY = """
+import sys
 import time
 from vipllava_jax.answering import replies
 from vipllava_jax.cli import main
@@ -149,7 +159,9 @@ pieces = replies.Reply._pieces
 def slowly(self):
     for piece in pieces(self):
         yield piece
-        time.sleep(0.2)
+        if self.decoded.strip():
+            print('has begun', file=sys.stderr)
+            time.sleep(0.2)
 
 replies.Reply._pieces = slowly
 main()
@@ -180,8 +192,7 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(folder, tmp_pat
         wait_for(b'Ctrl-D or /quit leaves the chat')
         wait_for(b'> ')
         os.write(here, b'hello\n')
-        wait_for(b'hello')
-        time.sleep(5)
+        wait_for(b'has begun')
         running.send_signal(signal.SIGINT)
         wait_for(b'stopped: the answer')
         wait_for(b'> ')

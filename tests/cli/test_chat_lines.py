@@ -1,7 +1,9 @@
 """What Tab completes in a chat, how its lines are read, and what is kept of it."""
 
 import os
+import signal
 import stat
+import threading
 
 import pytest
 
@@ -9,6 +11,7 @@ from vipllava_jax.cli import chat_lines, chat_state
 from vipllava_jax.cli.chat_commands import COMMANDS, given_path
 from vipllava_jax.cli.chat_completion import completions
 from vipllava_jax.cli.chat_lines import TerminalLines, load_history
+from vipllava_jax.cli.chat_session import ChatSession
 from vipllava_jax.cli.chat_state import KeptChat, state_folder
 
 
@@ -101,6 +104,30 @@ class FakeChat:
         path.write_text(self.text)
 
 
+def test_ctrl_c_stops_an_answer_whose_programs_are_being_compiled(capsys):
+    class Compiling(FakeChat):
+        turns, tokens_left = (), 1000
+        compiled = threading.Event()
+
+        def compile(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            self.compiled.wait()
+
+        def stream(self, *_):
+            yield from ('an', ' answer')
+
+    chat = Compiling('')
+    session = ChatSession(chat, KeptChat(None), is_terminal=True)
+    session.stream(chat.stream)
+    ran = capsys.readouterr()
+    assert (ran.out, ran.err) == ('\n', 'stopped: the answer has not begun: the chat is as before\n')
+    chat.compiled.set()
+    chat.compile = chat.compiled.wait
+    chat.finish_reason = 'stop'
+    session.stream(chat.stream)
+    assert capsys.readouterr().out == 'an answer\n'
+
+
 def test_the_last_chats_are_kept_in_a_folder_for_the_user_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(chat_state, 'KEPT', 3)
     folder = state_folder({'XDG_STATE_HOME': str(tmp_path)})
@@ -113,9 +140,9 @@ def test_the_last_chats_are_kept_in_a_folder_for_the_user_alone(tmp_path, monkey
         kept.begin_another()
     assert [path.read_text() for path in sorted((folder / 'chats').iterdir())] == ['2', '3', '4']
     kept.keep(FakeChat(''))
-    assert kept.finish() is None
     kept.keep(FakeChat('not kept'))
-    assert 'the chat is not kept: No space left on device' in capsys.readouterr().err
+    assert kept.finish() is None
+    assert 'the chat is no longer kept: No space left on device: /save FILE' in capsys.readouterr().err
     assert KeptChat(None).finish() is None
 
 

@@ -11,7 +11,7 @@ from tests.compilations import compilations
 from tests.generation.test_meshes import on_mesh
 from tests.rows import ragged
 from vipllava_jax.generation import decoding, plan
-from vipllava_jax.generation.prefix import compile_prefix, compute_prefix
+from vipllava_jax.generation.prefix import compile_prefix, compute_prefix, prefix_of_row
 from vipllava_jax.inputs.batch import Batch
 
 RUN = {'max_new_tokens': 20, 'eos': ()}
@@ -215,6 +215,17 @@ def test_an_answer_continues_as_a_prefix(params, cfg, rng, settings, read):
     batch = Batch(np.array([ids], np.int32), np.array([len(ids)], np.int32), first.images, first.image_counts)
     found = vj.generate(params, batch, cfg=cfg, prefix=prefix, **RUN)
     np.testing.assert_array_equal(found.tokens, vj.generate(params, batch, cfg=cfg, **RUN).tokens)
+
+
+def test_a_prefix_ends_before_the_placeholder_of_an_image_that_the_model_has_generated(params, cfg, rng):
+    first = ragged(cfg, rng, [(9, 1)], T=32)
+    tokens = vj.stream(params, first, cfg=cfg, **RUN)
+    next(tokens)
+    n = int(first.lengths[0])
+    assert len(tokens.computed()) > n + 3
+    ids = tokens._state.ids.at[0, n + 2].set(cfg.image_token)
+    prefix = prefix_of_row(dataclasses.replace(tokens._state, ids=ids), first.images[0], cfg)
+    assert (len(prefix), len(prefix.images), len(prefix.spans)) == (n + 2, 1, 1)
 
 
 def test_several_rows_do_not_become_a_prefix(params, cfg, rng):

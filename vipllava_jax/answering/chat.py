@@ -1,6 +1,5 @@
 """A conversation about images, of which each turn computes only what is new."""
 
-import dataclasses
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Self
 from PIL import Image
 
 from vipllava_jax.answering import chat_files
-from vipllava_jax.answering.chat_replies import ChatReplies, for_one_answer, with_retries
+from vipllava_jax.answering.chat_replies import ChatReplies, with_retries
 from vipllava_jax.answering.chat_turns import (
     Exchange,
     Images,
@@ -24,13 +23,15 @@ from vipllava_jax.answering.chat_turns import (
     with_marks,
 )
 from vipllava_jax.answering.prompts import Marks
-from vipllava_jax.answering.questions import check_processor
+from vipllava_jax.answering.questions import check_model, for_one_answer
 from vipllava_jax.answering.replies import Reply
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.pixels import Fit, check_fit
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, IMAGE_TOKEN, Turn, check_template
 from vipllava_jax.messages import brief
+
+ONE_ANSWER = 'a chat goes on from one answer: leave it out'
 
 
 class Chat:
@@ -53,9 +54,7 @@ class Chat:
         settings: GenerationSettings | None = None,
         fit: Fit | None = None,
     ) -> None:
-        if not isinstance(model, Model):
-            raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
-        check_processor(model)
+        check_model(model)
         check_template(template, model.processor.chat_template)
         check_fit(fit)
         if system is not None and not isinstance(system, str):
@@ -63,8 +62,7 @@ class Chat:
         if IMAGE_TOKEN in (system or ''):
             raise ValueError(f'system has {IMAGE_TOKEN}: images belong to questions')
         self.model, self.system, self.template, self.fit = model, system, template, fit
-        default = dataclasses.replace(model.settings, num_return_sequences=1)
-        self.settings = for_one_answer(default if settings is None else settings)
+        self.settings = for_one_answer(settings, model.settings, ONE_ANSWER)
         self._replies = ChatReplies(model, template, fit)
         self._exchanges: tuple[Exchange, ...] = ()
         self._running: Generator[str] | None = None  # the newest answer
@@ -123,7 +121,14 @@ class Chat:
         FileNotFoundError before anything runs.
         """
         question = read_question(text, images, marks, self.questions)
-        return self._start(self._exchanges, question, settings)
+        return self._start(self._exchanges, Exchange(question), settings)
+
+    def compile(self) -> None:
+        """Compiles the programs of the answer that `stream` has returned, which is not read yet.
+
+        It may run on another thread, and the params of the model may be shapes.
+        """
+        self._replies.compile()
 
     def edit(
         self, turn: int, text: str, *, marks: Marks | None = None, settings: GenerationSettings | None = None
@@ -152,8 +157,8 @@ class Chat:
             self._exchanges = exchanges
             return iter([text])
         question = question._replace(text=text)
-        given = question.marks if marks is None else marks
-        return self._start(earlier, with_marks(question, given, questions_of(earlier)), settings)
+        question = with_marks(question, question.marks if marks is None else marks, questions_of(earlier))
+        return self._start(earlier, Exchange(question), settings)
 
     def undo(self) -> Question:
         """Removes the last question and its answer -> the question, so that `ask(*chat.undo())` repeats it.
@@ -175,7 +180,7 @@ class Chat:
     def stream_retry(self, *, settings: GenerationSettings | None = None) -> Iterator[str]:
         """The same as `retry`, in pieces."""
         *earlier, last = self._asked()
-        return self._start(tuple(earlier), last.question, settings, last.retries + 1)
+        return self._start(tuple(earlier), Exchange(last.question, retries=last.retries + 1), settings)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the conversation with its images to a JSON file, which replaces a saved chat atomically.
@@ -203,20 +208,16 @@ class Chat:
         return f'Chat({counts}, tokens_left={self.tokens_left}, template={self.template!r})'
 
     def _start(
-        self,
-        earlier: tuple[Exchange, ...],
-        question: Question,
-        settings: GenerationSettings | None,
-        retries: int = 0,
+        self, earlier: tuple[Exchange, ...], asked: Exchange, settings: GenerationSettings | None
     ) -> Iterator[str]:
-        """Prepares the answer to a question after earlier ones, which joins the chat as it is read."""
-        settings = for_one_answer(self.settings if settings is None else settings)
-        turns = conversation(self.system, earlier, question, self.template)
-        questions = [*questions_of(earlier), question]
+        """Prepares the answer to a question after earlier ones; both join the chat as the answer is read."""
+        settings = for_one_answer(self.settings if settings is None else settings, self.settings, ONE_ANSWER)
+        turns = conversation(self.system, earlier, asked.question, self.template)
+        questions = questions_of([*earlier, asked])
         images, marks = images_of(questions), marks_of_images(questions)
-        reply = self._replies.reply(turns, images, marks, with_retries(settings, retries))
+        reply = self._replies.reply(turns, images, marks, with_retries(settings, asked.retries))
         self._end_answer()
-        self._running = self._read(reply, earlier, Exchange(question, '', retries=retries))
+        self._running = self._read(reply, earlier, asked)
         return self._running
 
     def _read(self, reply: Reply, earlier: tuple[Exchange, ...], asked: Exchange) -> Generator[str]:
@@ -226,8 +227,8 @@ class Chat:
             piece = piece if answer else piece.lstrip()
             answer += piece
             self._replies.keep(reply)
-            self._exchanges = (*earlier, asked._replace(answer=answer))
             if piece:
+                self._exchanges = (*earlier, asked._replace(answer=answer))
                 yield piece
         self._exchanges = (*earlier, asked._replace(answer=answer, finish_reason=reply.finish_reason))
         self._replies.settle()

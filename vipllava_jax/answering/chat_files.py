@@ -108,6 +108,8 @@ def read_chat(path: Path) -> SavedChat:
     """The chat in a file; ValueError, in one line with the path, if it is too large or something else."""
     data = read_bytes(path, MAX_BYTES)
     check_encoding(path, data[:4])
+    if not data.lstrip().startswith(b'{'):
+        raise ValueError(f'{printable(str(path))}: is not a saved chat')
     try:
         if reason := _excess(data):
             raise ValueError(f'too large for a chat ({reason})')
@@ -115,6 +117,8 @@ def read_chat(path: Path) -> SavedChat:
         if reason := _excess_of(chat):
             raise ValueError(f'too large for a chat ({reason})')
         return chat
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(printable(f'{path}: is damaged or cut short: {error}')) from None
     except (ValueError, TypeError) as error:
         raise ValueError(printable(f'{path}: {error}')) from None
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -10,14 +11,14 @@ from PIL import Image
 from vipllava_jax.answering.chat_turns import draw_marks
 from vipllava_jax.answering.prompts import single_prompt
 from vipllava_jax.answering.replies import Reply, replies, with_template_stops
-from vipllava_jax.generation.decoding import TokenStream
+from vipllava_jax.generation.decoding import TokenStream, compile_for
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.prefix import Prefix
 from vipllava_jax.generation.setting_checks import LARGEST_SEED
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, with_overrides
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.pixels import Fit
-from vipllava_jax.inputs.prompts import IMAGE_TOKEN, Turn
+from vipllava_jax.inputs.prompts import Turn
 
 ENOUGH = 16  # tokens; a context that leaves an answer less room than this is full
 
@@ -32,6 +33,7 @@ class ChatReplies:
     def __init__(self, model: Model, template: str, fit: Fit | None) -> None:
         self.model, self.template, self.fit = model, template, fit
         self.cached_tokens = 0  # how many tokens of the newest prompt are not computed again
+        self.compile: Callable[[], None] = do_nothing  # what `Chat.compile` does
         self._stream: TokenStream | None = None  # that of the last reply, until it is settled
         self._prefix: Prefix | None = None
         self._drawn: list[tuple[Image.Image, Sequence[str], np.ndarray]] = []  # images, marks and pixels
@@ -59,11 +61,15 @@ class ChatReplies:
         prefix = self._known_beginning(batch)
         with single_prompt():
             (reply,) = replies(self.model, batch, settings, prefix)
+        params, cfg, processor, _ = self.model
+        given = {'settings': settings, 'processor': processor, 'prefix': prefix}
+        self.compile = partial(compile_for, params, batch, cfg=cfg, **given)
         self.cached_tokens = 0 if prefix is None else len(prefix)
         return reply
 
     def keep(self, reply: Reply) -> None:
         """Keeps what is being computed for a reply that has begun; not of beams, which share their cache."""
+        self.compile = do_nothing  # and does not keep the memory of the known beginning
         if isinstance(reply.stream, TokenStream):
             self._stream = reply.stream
 
@@ -84,16 +90,20 @@ class ChatReplies:
     def _pixels(self, images: Sequence[Image.Image], marks: Sequence[Sequence[str]]) -> list[np.ndarray]:
         """The pixels hw3 of each image with its marks; those of the last conversation are kept."""
         self._drawn = [
-            (image, marks, self._pixels_of(image, marks)) for image, marks in zip(images, marks, strict=True)
+            (image, drawn, self._pixels_of(image, drawn, f'image {number}'))
+            for number, (image, drawn) in enumerate(zip(images, marks, strict=True), 1)
         ]
         return [pixels for _, _, pixels in self._drawn]
 
-    def _pixels_of(self, image: Image.Image, marks: Sequence[str]) -> np.ndarray:
+    def _pixels_of(self, image: Image.Image, marks: Sequence[str], name: str) -> np.ndarray:
         for known, drawn, pixels in self._drawn:
             if known is image and drawn == marks:
                 return pixels
-        picture = draw_marks(image, marks)
-        return self.model.processor(IMAGE_TOKEN, picture, template='plain', fit=self.fit).images[0, 0]
+        return self.model.processor.pixels(draw_marks(image, marks), name, self.fit)
+
+
+def do_nothing() -> None:
+    """Compiles nothing, because no answer is about to begin."""
 
 
 def limited(settings: GenerationSettings, length: int, context: int) -> GenerationSettings:
@@ -111,14 +121,6 @@ def limited(settings: GenerationSettings, length: int, context: int) -> Generati
             'images, undo() earlier questions, or begin another Chat'
         )
     return with_overrides(settings, {'max_new_tokens': min(wanted, left)})
-
-
-def for_one_answer(settings: GenerationSettings) -> GenerationSettings:
-    """The settings; ValueError if they ask for several answers, of which a chat could not go on."""
-    settings = with_overrides(settings, {})
-    if (n := settings.num_return_sequences) > 1:
-        raise ValueError(f'num_return_sequences is {n}, but a chat goes on from one answer: leave it out')
-    return settings
 
 
 def with_retries(settings: GenerationSettings, retries: int) -> GenerationSettings:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from vipllava_jax.answering.prompts import Marks, image_list, insert_phrases
+from vipllava_jax.answering.prompts import Marks, image_list, insert_phrases, mark_list
 from vipllava_jax.inputs.images import ImageSource, open_image
 from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.marks import Mark, draw
@@ -29,7 +29,7 @@ class Exchange(NamedTuple):
     """A question and its answer."""
 
     question: Question
-    answer: str
+    answer: str = ''
     finish_reason: str = ''  # 'stop', 'length' or 'time'; '' if it was interrupted, or written by the user
     retries: int = 0  # how often the question was asked again
 
@@ -48,13 +48,11 @@ def read_question(text: str, images: Images, marks: Marks, earlier: Sequence[Que
 
 def with_marks(question: Question, marks: Marks, earlier: Sequence[Question]) -> Question:
     """The question with these marks instead of its own; raises the errors of `read_question`."""
-    several = [marks] if isinstance(marks, Mark | str) else marks
-    if not isinstance(several, Iterable):
-        raise TypeError(f'expected a mark or a list of marks, found {brief(marks)}')
+    given = mark_list(marks)
     before = images_of(earlier)
     newest = next((len(q.images) for q in reversed(earlier) if q.images), 0)
     first = len(before) if question.images else max(len(before) - newest, 0)
-    question = question._replace(marks=tuple(_numbered(mark, first) for mark in several))
+    question = question._replace(marks=tuple(_numbered(mark, first) for mark in given))
     check_question(question, before)
     return question
 
@@ -63,8 +61,6 @@ def _numbered(mark: Mark | str, first: int) -> str:
     """The text of a mark with the number of its image, that after index `first` if it has none."""
     if isinstance(mark, Mark):
         return f'{first + 1}/{mark}'
-    if not isinstance(mark, str):
-        raise TypeError(f'expected a Mark, or a string such as point:40,60:red, found {brief(mark)}')
     index, parsed = parse_mark(mark)
     return f'{(index if "/" in mark else first) + 1}/{parsed}'
 
@@ -83,7 +79,7 @@ def check_question(question: Question, before: Sequence[Image.Image]) -> None:
             f'the question has {IMAGE_TOKEN} {placed} times for {len(images)} image(s) of its own: write it '
             'once for each, or leave it out'
         )
-    insert_phrases(text, _parsed(marks))
+    insert_phrases(text, _parsed(marks), advice='add one to this question (marks=[…], /mark SPEC)')
     sizes = [image.size for image in (*before, *images)]
     for index, mark in map(parse_mark, marks):
         if not sizes:

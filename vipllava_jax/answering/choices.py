@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from vipllava_jax.answering.prefixes import common_prefix
 from vipllava_jax.answering.prompts import Marks, image_list, insert_phrases, mark_images, single_prompt
-from vipllava_jax.answering.questions import check_question
+from vipllava_jax.answering.questions import check_model, check_question
 from vipllava_jax.data.conversations import ANSWER_ENDINGS, answer_spans
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.scoring import score_answers
@@ -50,7 +50,8 @@ def choose(
 
     Raises ValueError, TypeError or FileNotFoundError before anything long runs.
     """
-    check_question(model, question)
+    check_model(model)
+    check_question(question)
     texts = check_options(options)
     images, drawn = mark_images(image_list(image), marks)
     prompt = insert_phrases(question, drawn)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vipllava_jax.answering.prompts import image_list
-from vipllava_jax.answering.questions import check_processor
+from vipllava_jax.answering.questions import check_model
 from vipllava_jax.config import Config
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.prefix import Prefix, common_length, compute_prefix, image_spans
@@ -14,7 +14,6 @@ from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.images import ImageSource
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, Turn
-from vipllava_jax.messages import brief
 
 WORTH_SHARING = 64  # ids; computing fewer again costs less than another program
 CONTINUATIONS = ('a', ' a', '1', '.', '\n', '…')  # what may follow a text, and change its last ids
@@ -37,9 +36,7 @@ def prefix(
 
     Raises ValueError if the model has no processor or nothing is shared, and the errors of the processor.
     """
-    if not isinstance(model, Model):
-        raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
-    check_processor(model)
+    check_model(model)
     given = image_list(image)
     batch = model.processor(text + CONTINUATIONS[0], given, template=template, fit=fit)
     prompts = [[Turn('user', text + more)] for more in CONTINUATIONS]

@@ -30,10 +30,7 @@ def mark_images(
     marks are drawn on the first. Raises ValueError for a mark that is invalid or on an image that does not
     exist, TypeError for something that is not a mark, and the errors of `open_image` and `draw`.
     """
-    several = [marks] if isinstance(marks, Mark | str) else marks
-    if not isinstance(several, Iterable):
-        raise TypeError(f'expected a mark or a list of marks, found {brief(marks)}')
-    placed = [_place(mark) for mark in several]
+    placed = [parse_mark(mark) if isinstance(mark, str) else (0, mark) for mark in mark_list(marks)]
     if placed and not images:
         raise ValueError('there is a mark but no image: give the image that it is on (--image FILE)')
     for index, mark in placed:
@@ -47,16 +44,24 @@ def mark_images(
     return drawn, [mark for _, mark in placed]
 
 
-def _place(mark: Mark | str) -> tuple[int, Mark]:
-    """The index of the mark's image, and the mark."""
-    if isinstance(mark, str):
-        return parse_mark(mark)
-    if not isinstance(mark, Mark):
-        raise TypeError(f'expected a Mark, or a string such as point:40,60:red, found {brief(mark)}')
-    return 0, mark
+def mark_list(marks: Marks) -> list[Mark | str]:
+    """The marks of a question, of which one may stand alone; TypeError for what is not a mark."""
+    several = [marks] if isinstance(marks, Mark | str) else marks
+    if not isinstance(several, Iterable):
+        raise TypeError(f'expected a mark or a list of marks, found {brief(marks)}')
+    listed = [*several]
+    for mark in listed:
+        if not isinstance(mark, Mark | str):
+            raise TypeError(f'expected a Mark, or a string such as point:40,60:red, found {brief(mark)}')
+    return listed
 
 
-def insert_phrases(text: str, marks: Sequence[Mark], name: str = 'the question') -> str:
+def insert_phrases(
+    text: str,
+    marks: Sequence[Mark],
+    name: str = 'the question',
+    advice: str = 'add one (marks=[…], --mark SPEC)',
+) -> str:
     """The text with {mark} or {mark1}, {mark2}, … replaced by the phrases of the marks.
 
     Raises ValueError, which calls the text by its name, for the number of a mark that is not there.
@@ -66,9 +71,7 @@ def insert_phrases(text: str, marks: Sequence[Mark], name: str = 'the question')
         number = match[1].lstrip('0') if match[1] else '1'
         if not number or len(number) > 6 or int(number) > len(marks):
             count = 'is 1 mark' if len(marks) == 1 else f'are {len(marks)} marks'
-            raise ValueError(
-                f'{name} says {brief(match[0])[1:-1]}, but there {count}: add one (marks=[…], --mark SPEC)'
-            )
+            raise ValueError(f'{name} says {brief(match[0])[1:-1]}, but there {count}: {advice}')
         return marks[int(number) - 1].phrase
 
     return MARK.sub(phrase, text)

@@ -35,10 +35,12 @@ def answer(
 
     Raises ValueError, TypeError or FileNotFoundError before anything long runs.
     """
-    check_question(model, question)
+    check_model(model)
+    check_question(question)
     images, drawn = mark_images(image_list(image), marks)
     prompt = insert_phrases(question, drawn)
-    settings = _for_one_answer(model, settings)
+    advice = 'answer returns one text: generate returns all answers, or call answer with several seeds'
+    settings = for_one_answer(settings, model.settings, advice)
     with single_prompt():
         batch = model.processor(prompt, images, template=template, fit=fit)
         settings = with_template_stops(settings, model.processor, template)
@@ -46,33 +48,35 @@ def answer(
     return reply.text()
 
 
-def _for_one_answer(model: Model, settings: GenerationSettings | None) -> GenerationSettings:
-    """The settings, or those of the model, which may ask for several answers: the first is the same alone."""
+def for_one_answer(
+    settings: GenerationSettings | None, defaults: GenerationSettings, advice: str
+) -> GenerationSettings:
+    """The settings, or the defaults for a single answer, which is the first of those that they ask for.
+
+    Raises ValueError, with the reason and advice, if the settings ask for several.
+    """
     if settings is None:
-        return dataclasses.replace(model.settings, num_return_sequences=1)
+        return dataclasses.replace(defaults, num_return_sequences=1)
     settings = with_overrides(settings, {})
     if (n := settings.num_return_sequences) > 1:
-        raise ValueError(
-            f'num_return_sequences is {n}, but answer returns one text: generate returns all answers, or '
-            'call answer with several seeds'
-        )
+        raise ValueError(f'num_return_sequences is {n}, but {advice}')
     return settings
 
 
-def check_question(model: Model, question: str) -> None:
-    """Raises TypeError or ValueError for what is not a model with a processor, or not a question."""
-    if not isinstance(model, Model):
-        raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
+def check_question(question: str) -> None:
+    """Raises TypeError for what is not a text, and ValueError for an empty one."""
     if not isinstance(question, str):
         raise TypeError(
             f'the question is {brief(question)}: expected a string; model.processor takes messages and lists'
         )
     if not question.strip():
         raise ValueError('the question is empty: ask something')
-    check_processor(model)
 
 
-def check_processor(model: Model) -> None:
+def check_model(model: Model) -> None:
+    """Raises TypeError for what is not a Model, and ValueError for one without a processor."""
+    if not isinstance(model, Model):
+        raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
     if model.processor is None:
         raise ValueError(
             'the model has no processor, because its folder has no tokenizer: load a folder with '

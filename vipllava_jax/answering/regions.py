@@ -14,21 +14,20 @@ from PIL import Image
 
 from vipllava_jax.answering.prefixes import shared_prefix
 from vipllava_jax.answering.prompts import insert_phrases, single_prompt
-from vipllava_jax.answering.questions import check_processor
+from vipllava_jax.answering.questions import check_model, for_one_answer
 from vipllava_jax.answering.region_marks import Mode, Region, check_options, region_marks, told_apart
 from vipllava_jax.answering.replies import Reply, replies, with_template_stops
 from vipllava_jax.config import Config
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.plan import make_plan
 from vipllava_jax.generation.setting_checks import LARGEST_SEED, NUMBERS
-from vipllava_jax.generation.settings import GenerationSettings, rows_of, with_overrides
+from vipllava_jax.generation.settings import GenerationSettings, rows_of
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.images import ImageSource, open_image
 from vipllava_jax.inputs.marks import COLORS, Mark, draw
 from vipllava_jax.inputs.pixels import Fit, check_fit, marks_cut_off, pixels
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, Turn
-from vipllava_jax.messages import brief
 from vipllava_jax.threads import map_ahead
 
 ROWS = 16  # regions that are answered together if each has a picture of its own
@@ -68,10 +67,8 @@ def ask_regions(
     Raises ValueError, TypeError or FileNotFoundError before anything long runs, and warns of marks that
     cropping would cut off.
     """
-    if not isinstance(model, Model):
-        raise TypeError(f'the model is {brief(model)}: expected a Model, which load returns')
-    check_processor(model)
-    settings = for_one_answer(model.settings, settings)
+    check_model(model)
+    settings = for_one_answer(settings, model.settings, 'there is one answer per region: leave it out')
     check_options(question, mode, shape)
     picture = open_image(image)
     marks = region_marks(regions, shape, picture.size)
@@ -83,15 +80,6 @@ def ask_regions(
     if message := questions.cut_off:
         warnings.warn(message, stacklevel=2)
     return [answer.text for group in answer_regions(model, questions, settings) for answer in group]
-
-
-def for_one_answer(defaults: GenerationSettings, settings: GenerationSettings | None) -> GenerationSettings:
-    """The settings, or the defaults with one answer per question; ValueError if there are several."""
-    if settings is None:
-        return dataclasses.replace(defaults, num_return_sequences=1)
-    if (n := with_overrides(settings, {}).num_return_sequences) > 1:
-        raise ValueError(f'num_return_sequences is {n}, but there is one answer per region: leave it out')
-    return settings
 
 
 @dataclass(frozen=True)

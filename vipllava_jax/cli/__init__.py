@@ -16,6 +16,7 @@ import click
 from vipllava_jax import compilation, signals
 from vipllava_jax.cli.paths import FOLDER
 from vipllava_jax.messages import brief, printable
+from vipllava_jax.threads import in_background
 from vipllava_jax.version import __version__
 
 COMMANDS = {
@@ -109,7 +110,7 @@ def main(command: click.Command | None = None) -> None:
         code = flush_output(code)
         signals.end_at_once()
         pods = sys.modules.get('vipllava_jax.pods')
-        if not code and not (pods and pods.used):
+        if not code and not (pods and pods.used) and not in_background():
             raise
         os._exit(code)  # a normal exit may crash while a program is being compiled, or hang after joining
 

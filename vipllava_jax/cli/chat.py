@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from vipllava_jax import signals
 from vipllava_jax.cli.chat_commands import Leave, run_command, show_loaded
 from vipllava_jax.cli.chat_completion import completions
 from vipllava_jax.cli.chat_lines import LEAVING, PipedLines, TerminalLines
@@ -25,7 +27,6 @@ from vipllava_jax.cli.generation_options import (
 from vipllava_jax.cli.memory import reserve
 from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.models import (
-    compile_in_background,
     fit_option,
     load_model,
     model_option,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from vipllava_jax.loading import Model, Source
     from vipllava_jax.weight_options import WeightOptions
 
-SAMPLE = 'What is this?'  # a question of usual length, for which programs are compiled
 GROUPS = {
     'Chat': ('source', 'images', 'marks', 'chat_file', 'template', 'fit', 'no_history'),
     'Generation': (*(name for name in OPTIONS if name not in OF_SEVERAL), 'others'),
@@ -110,18 +110,20 @@ def chat(
     is_terminal = sys.stdin.isatty()
     folder = state_folder(os.environ) if is_terminal and not no_history else None
     weights, processor = open_model(source, pop_weight_options(options), mesh)
-    shapes = weights.shapes()
-    session = ChatSession(begin(Model(shapes, weights.cfg, processor)), KeptChat(folder), is_terminal)
+    session = ChatSession(
+        begin(Model(weights.shapes(), weights.cfg, processor)), KeptChat(folder), is_terminal
+    )
     for path in images:
         session.add_image(path)
     for spec in marks:
         session.add_mark(spec)
-    session.check()
+    if images or marks:
+        session.check()
     if is_terminal:
         session.show_images()
         session.show_marks()
     if images and not chat_file:
-        session.wait = compile_first(session, shapes, weights)
+        session.compile()
     session.chat = begin(load_model(weights, processor)[0])
     session.file = Path(chat_file) if chat_file else None
     if is_terminal:
@@ -164,35 +166,34 @@ def open_model(source: str, options: 'WeightOptions', mesh: Any) -> 'tuple[Sourc
     return weights, processor.for_model(weights.cfg)
 
 
-def compile_first(session: ChatSession, shapes: dict[str, Any], weights: 'Source') -> Callable[[], None]:
-    """Starts to compile what the answer to a question of usual length runs; returns a function that waits."""
-    from vipllava_jax.answering.replies import with_template_stops
-
-    chat = session.chat
-    processor = chat.model.processor
-    batch = processor(SAMPLE, session.images, template=chat.template, fit=chat.fit)
-    settings = with_template_stops(chat.settings, processor, chat.template)
-    return compile_in_background(shapes, batch, weights.cfg, settings, processor)
-
-
 def converse(session: ChatSession, lines: TerminalLines | PipedLines) -> None:
-    """Answers questions and runs commands until the end of the input, or the first error in a pipe."""
+    """Answers questions and runs commands until the end of the input, or the first error in a pipe.
+
+    On a terminal, Ctrl-C does not end the chat, also while a command runs or the chat is being kept.
+    """
+    with signals.recording_interrupts() if lines.is_terminal else nullcontext():
+        while handle(session, lines):
+            pass
+        session.leave_chat()
+
+
+def handle(session: ChatSession, lines: TerminalLines | PipedLines) -> bool:
+    """Answers the next question or runs the next command; returns whether the chat goes on."""
     from vipllava_jax.cli import user_error
 
-    while True:
-        try:
-            line = lines.read(session.take_typed())
-            if line is None:
-                break
-            if line.startswith('/'):
-                run_command(session, line)
-            else:
-                session.ask(line.strip())
-        except Leave:
-            break
-        except Exception as error:
-            message = user_error(error)
-            if message is None or not lines.is_terminal:
-                raise
-            click.echo(f'vipllava: {printable(message)}', err=True)
-    session.leave_chat()
+    try:
+        line = lines.read(session.take_typed())
+        if line is None:
+            return False
+        if line.startswith('/'):
+            run_command(session, line)
+        else:
+            session.ask(line.strip())
+    except Leave:
+        return False
+    except Exception as error:
+        message = user_error(error)
+        if message is None or not lines.is_terminal:
+            raise
+        click.echo(f'vipllava: {printable(message)}', err=True)
+    return True

@@ -1,7 +1,8 @@
 """A chat on the command line: what the next question brings, and the streaming of answers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ from vipllava_jax import signals
 from vipllava_jax.cli.chat_state import KeptChat
 from vipllava_jax.cli.streaming import WAITING, ready, stream_answer
 from vipllava_jax.messages import printable
+from vipllava_jax.threads import background
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vipllava_jax.answering.chat import Chat
 
+SAMPLE = 'What is this?'  # a question of usual length
 READING = 'reading; the first time, compiling …'
 LOW = 256  # tokens; when fewer are left, each answer is followed by their number
 
@@ -27,7 +30,7 @@ class ChatSession:
     def __init__(self, chat: 'Chat', kept: KeptChat, is_terminal: bool) -> None:
         """Only if a person is at a terminal, Ctrl-C stops an answer; otherwise it ends the command."""
         self.chat, self.kept, self.is_terminal = chat, kept, is_terminal
-        self.wait: Callable[[], None] = ready  # waits until what the first answer runs is compiled
+        self.wait: Callable[..., None] = ready  # waits until what the next answer runs is compiled
         self.images: list[Image] = []
         self.names: list[str] = []  # of the images
         self.marks: list[str] = []
@@ -42,7 +45,7 @@ class ChatSession:
 
     def check(self) -> None:
         """Raises ValueError if the pictures for the next question leave no room for it; computes nothing."""
-        self.chat.stream('?', self.images, self.marks)
+        self.chat.stream(SAMPLE, self.images, self.marks)
 
     def ask(self, text: str) -> None:
         """Asks a question with the pictures and marks that were given for it."""
@@ -51,13 +54,25 @@ class ChatSession:
         if len(self.chat.questions) > before:  # not if it was stopped before the first text
             self.bring()
 
+    def compile(self) -> None:
+        """Starts to compile what the next answer runs, after what is being compiled."""
+        chat, before = self.chat, self.wait
+
+        def run() -> None:
+            before()
+            with suppress(Exception):  # decoding raises the same error again
+                chat.compile()
+
+        self.wait = background(run)
+
     def stream(self, start: Callable[[], Iterator[str]], is_pictured: bool = False) -> None:
         """Streams an answer to stdout until it ends or Ctrl-C stops it; raises the errors of the chat."""
         before = self.chat.turns
         with signals.recording_interrupts() if self.is_terminal else nullcontext(never) as stopped:
             pieces = until(stopped, started(start))
-            answer = stream_answer(pieces, False, self.wait, what=WAITING if is_pictured else READING)
-        self.wait = ready
+            self.compile()
+            wait = partial(wait_unless, stopped, self.wait)
+            answer = stream_answer(pieces, False, wait, what=WAITING if is_pictured else READING)
         if self.chat.turns != before:
             self.keep()
         if stopped():
@@ -66,9 +81,9 @@ class ChatSession:
         elif not answer:
             click.echo('the answer is empty: /retry, or /undo and ask in another way', err=True)
         elif self.chat.finish_reason == 'length':
-            click.echo(
-                'the answer has reached the maximum number of tokens: see /set max_new_tokens', err=True
-            )
+            end = 'the maximum number of tokens: see /set max_new_tokens'
+            reached = end if self.chat.tokens_left else 'the end of the context'
+            click.echo(f'the answer has reached {reached}', err=True)
         self.warn_of_end()
 
     def warn_of_end(self) -> None:
@@ -158,7 +173,12 @@ def started(start: Callable[[], Iterator[str]]) -> Iterator[str]:
 
 def until(stopped: Callable[[], bool], pieces: Iterator[str]) -> Iterator[str]:
     """The pieces of an answer until it is stopped."""
-    for piece in pieces:
+    while not stopped() and (piece := next(pieces, None)) is not None:
         yield piece
-        if stopped():
-            return
+
+
+def wait_unless(stopped: Callable[[], bool], wait: Callable[..., None]) -> None:
+    """Waits until the answer can begin, or is stopped; what is being compiled then serves later answers."""
+    while not stopped():
+        with suppress(TimeoutError):
+            return wait(0.1)

@@ -44,20 +44,23 @@ class KeptChat:
 
     def keep(self, chat: 'Chat') -> None:
         """Writes the chat in the background, after what is being written."""
+        self.finish()
         if self.folder is None:
             return
-        self.finish()
         if self.path is None:
             self.path = self._new_path()
         self._wait = background(partial(chat.save, self.path))
 
     def finish(self) -> Path | None:
         """Waits until the chat is written; returns its path, or None if it is not kept."""
+        from vipllava_jax.cli import user_error
+
         wait, self._wait = self._wait, lambda: None
         try:
             wait()
         except (OSError, ValueError) as error:
-            click.echo(f'vipllava: the chat is not kept: {printable(str(error))}', err=True)
+            reason = printable(user_error(error) or '')
+            click.echo(f'vipllava: the chat is no longer kept: {reason}: /save FILE saves it', err=True)
             self.folder = self.path = None
         return self.path
 

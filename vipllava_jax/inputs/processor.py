@@ -151,7 +151,7 @@ class Processor:
         for row, (_, sources) in enumerate(conversations):
             pictures.append([])
             for i, source in enumerate(sources):  # no comprehension: a warning names the caller's line
-                pictures[row].append(self._pixels(source, f'image {i} of row {row}', fit))
+                pictures[row].append(self.pixels(source, f'image {i} of row {row}', fit))
         return self.collate(ids, pictures)
 
     def collate(self, ids: Sequence[Sequence[int]], pictures: Sequence[Sequence[np.ndarray]]) -> Batch:
@@ -167,7 +167,8 @@ class Processor:
         self.check_ids(ids)
         return [copy for id in ids for copy in [id] * (self.patches if id == self.image_id else 1)]
 
-    def _pixels(self, source: ImageSource, name: str, fit: Fit | None) -> np.ndarray:
+    def pixels(self, source: ImageSource, name: str = 'the image', fit: Fit | None = None) -> np.ndarray:
+        """An image -> hw3 float32, as the model sees it; errors and warnings call it by its name."""
         image = open_image(source, name)
         for mark in marks_cut_off(image, self.image_settings, fit):
             warnings.warn(
