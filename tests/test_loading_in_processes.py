@@ -136,6 +136,7 @@ def bytes_to_read(folder) -> int:
     return total
 
 
+@pytest.mark.slow
 def test_each_process_reads_its_part_and_the_first_saves_all(place):
     finished = run_processes(SCRIPT.replace('PLACE', repr(str(place))))
     whole = sum(tensor.nbytes for _, tensor in to_flax.plan_conversion(place / 'torch').pairs)

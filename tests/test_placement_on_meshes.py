@@ -100,6 +100,7 @@ def test_weights_are_fused_only_where_the_mesh_divides_the_result():
     assert fused({'data': 8}, heads=3, kv_heads=3, mlp=50) == ['qkv', 'gate_up']
 
 
+@pytest.mark.slow
 @given(st.sampled_from([(128,), (192,), (8, 24), (3, 16)]), st.integers(0, 2**32 - 1))
 @settings(max_examples=6, deadline=None)
 def test_smaller_groups_of_int4_are_the_same_weight(contracted, seed):

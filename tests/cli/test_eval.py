@@ -92,6 +92,7 @@ def visual7w(folder, count):
     return rows
 
 
+@pytest.mark.slow
 def test_the_likeliest_options_are_counted_beside_the_answers(vipllava, folder, data, tmp_path, monkeypatch):
     rows = visual7w(tmp_path, 6)
     command = ('eval', '--model', folder, *SHORT, '--choose')

@@ -58,6 +58,7 @@ def test_process_0_needs_a_free_port(closed):
     assert (found.status, 'free for this process' in found.found) == ('ok', True)
 
 
+@pytest.mark.slow
 def test_joining_says_why_the_others_are_missing(closed):
     (found,) = check_joining(closed, 2, 1, 3)
     assert found.status == 'FAIL'

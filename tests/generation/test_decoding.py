@@ -146,6 +146,7 @@ def test_without_a_limit_the_context_is_the_limit(params, cfg, batch):
     assert (max_new_tokens_for(batch, cfg, None) == cfg.text.context - batch.lengths.max()).all()
 
 
+@pytest.mark.slow
 def test_answers_do_not_depend_on_layouts(params, cfg, batch):
     plain = vj.generate(params, batch, cfg=cfg, max_new_tokens=12, eos=()).tokens
     preferred = placement.formats(params['llama'], cfg)

@@ -51,6 +51,7 @@ def test_a_host_that_does_not_come_is_an_error_with_the_first_suspects(variables
         assert message in ran.err
 
 
+@pytest.mark.slow
 def test_the_hosts_that_came_are_named():
     first, second = run_processes(WAITS, 2, env={'JAX_NUM_PROCESSES': '3'}, timeout=30)
     assert (first.code, second.code) == (2, 2)

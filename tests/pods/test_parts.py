@@ -17,6 +17,7 @@ def command(folder, data):
     return ('eval', '--model', folder, '--data', data, '--output', 'out.jsonl', *SHORT)
 
 
+@pytest.mark.slow
 def test_the_last_part_counts_all_answers(vipllava, command, data, tmp_path):
     whole = vipllava(*command, '--output', 'whole.jsonl', '--by', 'type', '--json', 'whole.json')
     assert whole.code == 0, whole.err
@@ -56,6 +57,7 @@ def test_merge_writes_the_file_of_a_single_process(vipllava, command, tmp_path, 
     assert (resumed.code, resumed.out) == (0, merged.out)
 
 
+@pytest.mark.slow
 def test_missing_and_incomplete_parts_are_named(vipllava, command, tmp_path):
     assert vipllava(*command, '--shard', '0/3').code == 0
     ran = vipllava(*command, '--merge', 3)
