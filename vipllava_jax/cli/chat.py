@@ -113,15 +113,7 @@ def chat(
     session = ChatSession(
         begin(Model(weights.shapes(), weights.cfg, processor)), KeptChat(folder), is_terminal
     )
-    for path in images:
-        session.add_image(path)
-    for spec in marks:
-        session.add_mark(spec)
-    if images or marks:
-        session.check()
-    if is_terminal:
-        session.show_images()
-        session.show_marks()
+    add_to_question(session, images, marks)
     if images and not chat_file:
         session.compile()
     session.chat = begin(load_model(weights, processor)[0])
@@ -132,6 +124,19 @@ def chat(
         click.echo(LEAVING, err=True)
     lines = TerminalLines(completions, folder and folder / 'chat_history') if is_terminal else PipedLines()
     converse(session, lines)
+
+
+def add_to_question(session: ChatSession, images: Sequence[str], marks: Sequence[str]) -> None:
+    """Adds pictures and marks to the first question, checks that they fit each other, and shows them."""
+    for path in images:
+        session.add_image(path)
+    for spec in marks:
+        session.add_mark(spec)
+    if images or marks:
+        session.check()
+    if session.is_terminal:
+        session.show_images()
+        session.show_marks()
 
 
 def check_chat_options(images: Sequence[str], chat_file: str | None) -> None:
