@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -155,6 +156,28 @@ def replacing(path: Path) -> Iterator[Path]:
                 fresh.replace(target)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def lock_for_appending(path: Path, file: int) -> None:
+    """Locks an open file of answers until it is closed; ValueError if another process has locked it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f'{path}: another process is writing its answers there') from None
+
+
+def append(path: Path, file: int, data: bytes) -> None:
+    """Appends to an open file and syncs it; on an OSError, which names the file, nothing is appended."""
+    rest, size = memoryview(data), os.fstat(file).st_size
+    with naming(path):
+        try:
+            while rest:  # unbuffered: closing a buffered file would try to write again
+                rest = rest[os.write(file, rest) :]
+            os.fsync(file)
+        except OSError:
+            with contextlib.suppress(OSError):  # if this fails too, the next run removes the incomplete line
+                os.ftruncate(file, size)
+            raise
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from vipllava_jax.answering.replies import Reply, replies, with_template_stops
 from vipllava_jax.generation.decoding import TokenStream, compile_for
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.prefix import Prefix
-from vipllava_jax.generation.setting_checks import LARGEST_SEED
+from vipllava_jax.generation.setting_checks import later_seed
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, with_overrides
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.pixels import Fit
@@ -127,5 +127,6 @@ def with_retries(settings: GenerationSettings, retries: int) -> GenerationSettin
     """The settings with another seed for each retry, if they have one; without, each answer draws its own."""
     if settings.seed is None or not retries:
         return settings
-    seeds = (np.asarray(settings.seed, np.int64) + retries) % (LARGEST_SEED + 1)
-    return dataclasses.replace(settings, seed=seeds.tolist())
+    seed = settings.seed
+    later = later_seed(seed, retries) if isinstance(seed, int) else [later_seed(n, retries) for n in seed]
+    return dataclasses.replace(settings, seed=later)

@@ -20,7 +20,7 @@ from vipllava_jax.answering.replies import Reply, replies, with_template_stops
 from vipllava_jax.config import Config
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.plan import make_plan
-from vipllava_jax.generation.setting_checks import LARGEST_SEED, NUMBERS
+from vipllava_jax.generation.setting_checks import NUMBERS, later_seed
 from vipllava_jax.generation.settings import GenerationSettings, rows_of
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.images import ImageSource, open_image
@@ -151,7 +151,7 @@ class RegionQuestions:
             if isinstance(value := getattr(settings, name), tuple):
                 changes[name] = rows_of(name, value, len(self.marks))[[*rows]]
         if isinstance(settings.seed, int):
-            changes['seed'] = [(settings.seed + n) % (LARGEST_SEED + 1) for n in rows]
+            changes['seed'] = [later_seed(settings.seed, n) for n in rows]
         return dataclasses.replace(settings, **changes)
 
     def check(self, params: Any, cfg: Config, settings: GenerationSettings) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from vipllava_jax.cli.answer_reports import report_answers, report_speed
-from vipllava_jax.cli.models import compile_in_background, load_model
+from vipllava_jax.cli.models import compile_in_background, load_model, open_model
 from vipllava_jax.cli.streaming import WAITING, stream_answers
 from vipllava_jax.cli.waiting import spinner
 from vipllava_jax.messages import safe_answer, safe_json
@@ -86,13 +86,7 @@ def prepare_list(
 
     Raises ValueError, naming the line, for a question that leaves no room for an answer.
     """
-    from vipllava_jax import loading
-    from vipllava_jax.inputs.processor import Processor
-
-    folder = loading.locate(source)
-    processor = Processor.load(folder)
-    weights = loading.open(folder, options, mesh)
-    processor = processor.for_model(weights.cfg)
+    weights, processor = open_model(source, options, mesh)
     prompts = encode_questions(questions, pictures, processor, template, fit)
     from vipllava_jax.answering.replies import with_template_stops
     from vipllava_jax.generation.plan import make_plan
@@ -175,12 +169,14 @@ def divide(
 
     Question q draws with the seed + q, so that its answers do not depend on how many questions follow.
     """
+    from vipllava_jax.generation.setting_checks import later_seed
+
     most = max(ROWS // max(settings.num_return_sequences, settings.num_beams), 1)
     size = math.ceil(len(questions) / math.ceil(len(questions) / most))
     for start in range(0, len(questions), size):
         rows = [min(row, len(questions) - 1) for row in range(start, start + size)]
         assert isinstance(settings.seed, int)
-        seeds = [(settings.seed + row) % 2**32 for row in rows]
+        seeds = [later_seed(settings.seed, row) for row in rows]
         of_rows = dataclasses.replace(settings, max_new_tokens=[limits[row] for row in rows], seed=seeds)
         yield QuestionBatch(questions[start : start + size], with_rows(prompts, rows), of_rows)
 

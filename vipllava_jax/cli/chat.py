@@ -30,6 +30,7 @@ from vipllava_jax.cli.models import (
     fit_option,
     load_model,
     model_option,
+    open_model,
     pop_weight_options,
     template_option,
     weight_options,
@@ -41,9 +42,7 @@ from vipllava_jax.messages import printable
 if TYPE_CHECKING:
     from vipllava_jax.answering.chat import Chat
     from vipllava_jax.generation.settings import GenerationSettings
-    from vipllava_jax.inputs.processor import Processor
-    from vipllava_jax.loading import Model, Source
-    from vipllava_jax.weight_options import WeightOptions
+    from vipllava_jax.loading import Model
 
 GROUPS = {
     'Chat': ('source', 'images', 'marks', 'chat_file', 'template', 'fit', 'no_history'),
@@ -158,17 +157,6 @@ def begin_chat(
     if file is not None:
         return Chat.load(file, model, settings=settings)
     return Chat(model, template=template, settings=settings, fit=fit)
-
-
-def open_model(source: str, options: 'WeightOptions', mesh: Any) -> 'tuple[Source, Processor]':
-    """Locates the checkpoint, and checks all of it except the values of the weights."""
-    from vipllava_jax import loading
-    from vipllava_jax.inputs.processor import Processor
-
-    folder = loading.locate(source)
-    processor = Processor.load(folder)
-    weights = loading.open(folder, options, mesh)
-    return weights, processor.for_model(weights.cfg)
 
 
 def converse(session: ChatSession, lines: TerminalLines | PipedLines) -> None:

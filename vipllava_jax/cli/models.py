@@ -113,6 +113,17 @@ def compile_in_background(
     return background(compile)
 
 
+def open_model(source: str, options: 'WeightOptions', mesh: Any) -> 'tuple[Source, Processor]':
+    """Locates the checkpoint, and checks all of it except the values of the weights."""
+    from vipllava_jax import loading
+    from vipllava_jax.inputs.processor import Processor
+
+    folder = loading.locate(source)
+    processor = Processor.load(folder)
+    weights = loading.open(folder, options, mesh)
+    return weights, processor.for_model(weights.cfg)
+
+
 def load_model(weights: 'Source', processor: 'Processor') -> 'tuple[Model, float]':
     """Loads the model with a progress bar; returns it and the seconds taken."""
     from vipllava_jax.loading import Model

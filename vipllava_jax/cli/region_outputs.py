@@ -1,7 +1,6 @@
 """What `vipllava regions` writes: JSON lines, annotations with captions, or a picture with the answers."""
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -14,7 +13,14 @@ import click
 from vipllava_jax.cli.answer_reports import report_answer
 from vipllava_jax.cli.pictures import FORMATS as PICTURES
 from vipllava_jax.cli.pictures import save_picture
-from vipllava_jax.files import check_output, check_regular, naming, parse_record, write_text
+from vipllava_jax.files import (
+    append,
+    check_output,
+    check_regular,
+    lock_for_appending,
+    parse_record,
+    write_text,
+)
 from vipllava_jax.messages import brief, safe_json
 
 if TYPE_CHECKING:
@@ -91,21 +97,15 @@ def open_lines(path: str | None, request: 'Request') -> Iterator[tuple[Write, se
     if os.path.exists(path):
         check_regular(Path(path))
     with open(path, 'a+b', buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f'{path}: another process is writing its answers there') from None
+        lock_for_appending(Path(path), file.fileno())
         answered, size = read_answered(path, file, request)
         os.ftruncate(file.fileno(), size)
 
-        def append(records: Sequence[dict[str, Any]]) -> None:
-            data = memoryview(''.join(safe_json(fields) + '\n' for fields in records).encode())
-            with naming(Path(path)):
-                while data:
-                    data = data[os.write(file.fileno(), data) :]
-                os.fsync(file.fileno())
+        def write(records: Sequence[dict[str, Any]]) -> None:
+            lines = ''.join(safe_json(fields) + '\n' for fields in records)
+            append(Path(path), file.fileno(), lines.encode())
 
-        yield append, answered
+        yield write, answered
 
 
 def read_answered(path: str, file: Any, request: 'Request') -> tuple[set[int], int]:

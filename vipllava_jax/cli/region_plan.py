@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from vipllava_jax.cli.models import compile_in_background, load_model
+from vipllava_jax.cli.models import compile_in_background, load_model, open_model
 from vipllava_jax.cli.paths import STDIN
 from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.cli.stdin import read_picture
@@ -129,13 +129,7 @@ def prepare(
     how: dict[str, Any],
 ) -> Request:
     """Locates the checkpoint, and checks everything that can be checked without reading the weights."""
-    from vipllava_jax import loading
-    from vipllava_jax.inputs.processor import Processor
-
-    folder = loading.locate(source)
-    processor = Processor.load(folder)
-    weights = loading.open(folder, options, mesh)
-    processor = processor.for_model(weights.cfg)
+    weights, processor = open_model(source, options, mesh)
     from vipllava_jax.answering.regions import RegionQuestions
     from vipllava_jax.answering.replies import with_template_stops
     from vipllava_jax.generation.settings import GenerationSettings

@@ -1,14 +1,13 @@
 """A file of answers, appended batch by batch: JSONL whose first line holds the settings."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vipllava_jax.files import LARGEST, check_regular, naming, parse_record
+from vipllava_jax.files import LARGEST, append, check_regular, lock_for_appending, parse_record
 from vipllava_jax.messages import brief, describe_changes
 
 SETTINGS = 'settings'  # the key of the first line
@@ -55,10 +54,7 @@ def open_journal(
     _prepare_folder(path)
     is_new = not path.exists()
     with path.open('a+b') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f'{path}: another process is writing its answers there') from None
+        lock_for_appending(path, file.fileno())
         stored = _read_settings(path, file, settings)
         if stored is None or restart:
             file.truncate(0)
@@ -163,14 +159,4 @@ def _line(record: dict[str, Any]) -> bytes:
 
 
 def _append(path: Path, file: int, records: Iterable[dict[str, Any]]) -> None:
-    """Appends lines to an open file and syncs it; on an OSError, which names the file, none is appended."""
-    data, size = memoryview(b''.join(map(_line, records))), os.fstat(file).st_size
-    with naming(path):
-        try:
-            while data:  # unbuffered: closing a buffered file would try to write again
-                data = data[os.write(file, data) :]
-            os.fsync(file)
-        except OSError:
-            with contextlib.suppress(OSError):  # if this fails too, the next run removes the incomplete line
-                os.ftruncate(file, size)
-            raise
+    append(path, file, b''.join(map(_line, records)))

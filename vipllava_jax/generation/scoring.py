@@ -88,7 +88,7 @@ def passes(rows: Sequence[Answers], vocab: int) -> Iterator[tuple[np.ndarray, in
 
     def padded(column: list[int]) -> int:
         longest = max(len(row[n]) for row, n in zip(rows, column, strict=True))
-        return max(SHORTEST, power_of_two(longest - 1))
+        return power_of_two(longest - 1, SHORTEST)
 
     for T, group in itertools.groupby(columns, padded):
         alike = [*group]

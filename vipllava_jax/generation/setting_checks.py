@@ -72,6 +72,11 @@ COUNTS: dict[str, Rule] = {
 }
 
 
+def later_seed(seed: int, n: int) -> int:
+    """The n-th seed after `seed`; 0 follows the largest."""
+    return (seed + n) % (LARGEST_SEED + 1)
+
+
 def array_of(value: Any) -> np.ndarray:
     """A number, or a sequence of numbers of any depth -> an array; of dtype object for anything else."""
     try:

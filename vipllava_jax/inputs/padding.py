@@ -11,9 +11,9 @@ def round_up(length: int, multiple: int) -> int:
     return max(-(-length // multiple), 1) * multiple
 
 
-def power_of_two(length: int) -> int:
-    """The smallest power of two that is at least `length`."""
-    return 1 << max(length - 1, 0).bit_length()
+def power_of_two(length: int, smallest: int = 1) -> int:
+    """The smallest power of two that is at least `length` and `smallest`, itself a power of two."""
+    return max(smallest, 1 << max(length - 1, 0).bit_length())
 
 
 def pad_ids(rows: Sequence[Sequence[int] | np.ndarray], length: int, fill: int) -> np.ndarray:

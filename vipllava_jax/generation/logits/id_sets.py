@@ -5,7 +5,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from vipllava_jax.inputs.padding import pad_ids
+from vipllava_jax.inputs.padding import pad_ids, power_of_two
 
 
 def id_set(ids: ArrayLike, B: int) -> Array:
@@ -22,8 +22,3 @@ def contains(ids: Array, V: int) -> Array:
     B = len(ids)
     columns = jnp.where(ids > 0, ids - 1, V)  # what lies past the last column is dropped
     return jnp.zeros((B, V), bool).at[jnp.arange(B)[:, None], columns].set(True, mode='drop')
-
-
-def power_of_two(n: int, smallest: int) -> int:
-    """The smallest power of two that is at least n and `smallest`, itself a power of two."""
-    return max(smallest, 1 << max(n - 1, 0).bit_length())

@@ -7,8 +7,7 @@ import numpy as np
 from flax import struct
 from jax import Array
 
-from vipllava_jax.generation.logits.id_sets import power_of_two
-from vipllava_jax.inputs.padding import pad_ids
+from vipllava_jax.inputs.padding import pad_ids, power_of_two
 
 Biases = Sequence[tuple[Sequence[int], float]]  # (ids, bias) of each sequence
 
@@ -25,7 +24,7 @@ class TokenBiases:
 def token_biases(biases: Biases, B: int) -> TokenBiases:
     """The same biases for B rows; W and L are rounded up to powers of two, so that lists share programs."""
     lengths = [len(ids) for ids, _ in biases]
-    L = power_of_two(max(lengths, default=1), 1)
+    L = power_of_two(max(lengths, default=1))
     unused = power_of_two(len(biases), 8) - len(biases)
     fields = (
         pad_ids([*(ids for ids, _ in biases), *[()] * unused], L, 0),
