@@ -37,6 +37,7 @@ FLOORS = (
     'placement device_memory hub',
     'loading',
     'ceilings',
+    'engine/',
     'training/ benchmark/ evaluation/ doctor/',
     'cli/',
     '__init__ __main__',
