@@ -24,8 +24,8 @@ def with_template_stops(
     settings: GenerationSettings, processor: Processor, template: str
 ) -> GenerationSettings:
     """The settings with the stop strings of a template."""
-    stops = dict.fromkeys((*settings.stop, *processor.stop_strings(template)))
-    return dataclasses.replace(settings, stop=tuple(stops))
+    stops = tuple(dict.fromkeys((*settings.stop, *processor.stop_strings(template))))
+    return settings if stops == settings.stop else dataclasses.replace(settings, stop=stops)
 
 
 class Reply:

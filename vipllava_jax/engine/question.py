@@ -16,7 +16,7 @@ from vipllava_jax.generation.logits.processing import check_forced
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.plan import check_ids, max_new_tokens_for, with_seed
 from vipllava_jax.generation.setting_checks import NUMBERS
-from vipllava_jax.generation.settings import GenerationSettings, check_lengths, with_overrides
+from vipllava_jax.generation.settings import GenerationSettings, check_lengths
 from vipllava_jax.generation.stopping import eos_ids, stop_ids
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.image_arrays import check_array, is_array
@@ -79,7 +79,7 @@ def encode(question: Question, model: Model) -> EncodedQuestion:
         raise TypeError(f'expected a Question, found {brief(question)}: create one with Question(prompt, …)')
     with _refused():
         _check_fields(question)
-        settings = with_overrides(model.settings if question.settings is None else question.settings, {})
+        settings = model.settings if question.settings is None else question.settings
         _check_settings(settings)
         processor = model.processor
         check_template(question.template, processor.chat_template)
@@ -118,6 +118,8 @@ def _check_fields(question: Question) -> None:
 
 def _check_settings(settings: GenerationSettings) -> None:
     """Raises ValueError for settings that the rows of a running batch cannot have."""
+    if not isinstance(settings, GenerationSettings):
+        raise TypeError(f'settings is {brief(settings)}, but must be a GenerationSettings')
     if settings.num_beams > 1:
         raise ValueError(
             f'num_beams is {settings.num_beams}, but the engine does not search beams: set it to 1, or use '
