@@ -29,16 +29,20 @@ libraries are measured in turns. ratio: its time divided by ours."""
 
 def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
     """One row per line: our time, rate and percentage of the ceiling; the other sides' times and ratios."""
-    rates = (
-        f'measured in this run: copy {ceilings.bandwidth / 1e9:,.0f} GB/s, '
-        f'{ceilings.dtype} matmul {ceilings.matmul / 1e12:.3g} TFLOP/s'
-    )
     peers = others(results)
-    shown = Table(title=f'{title}\n{rates}', title_justify='left')
+    shown = Table(title=f'{title}\n{rates(ceilings)}', title_justify='left')
     headers = ['what', 'batch', 'tokens', 'ms', 'quartiles', 'output', '% of', '']
     headers += [header for name in peers for header in (f'{name}: ms', 'ratio')]
     add_columns(shown, headers, [_row(result, ceilings, peers) for result in results], left=('what', ''))
     return shown
+
+
+def rates(ceilings: Ceilings) -> str:
+    """The rates of the device as a line of text."""
+    return (
+        f'measured in this run: copy {ceilings.bandwidth / 1e9:,.0f} GB/s, '
+        f'{ceilings.dtype} matmul {ceilings.matmul / 1e12:.3g} TFLOP/s'
+    )
 
 
 def add_columns(

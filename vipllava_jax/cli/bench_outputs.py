@@ -69,8 +69,11 @@ def show_results(
         count = math.prod(notes['mesh'].values())
         device = f'{mesh_text(notes["mesh"])} on {count} x {device}'
     dtype = notes['quantized'] or notes['dtype']
-    console.print(report.table(results, rates, f'{notes["model"]}, {dtype}, {device}'))
-    if results or not engine:
+    title = f'{notes["model"]}, {dtype}, {device}'
+    if engine and not results:
+        click.echo(f'{title}\n{report.rates(rates)}')
+    else:
+        console.print(report.table(results, rates, title))
         peer = report.PEER_EXPLANATION if report.others(results) else ''
         click.echo(report.EXPLANATION + (report.MESH_EXPLANATION if notes['mesh'] else '') + peer)
     if engine:
