@@ -27,9 +27,17 @@ class Engine:
     made: list['Engine'] = []
 
     def __init__(
-        self, model: Any = None, *, first: float = 0.01, end: float = 0.02, fault: str = '', **arguments: Any
+        self,
+        model: Any = None,
+        *,
+        first: float = 0.01,
+        end: float = 0.02,
+        fault: str = '',
+        missing: int = 0,
+        **arguments: Any,
     ):
         self.model, self.first, self.end, self.fault, self.arguments = model, first, end, fault, arguments
+        self.missing = missing  # tokens at the end of each answer
         self.questions: list[Any] = []
         self.at: list[float] = []
         self.closed = False
@@ -45,7 +53,8 @@ class Engine:
         assert threading.current_thread() is threading.main_thread()
         self.questions.append(question)
         self.at.append(time.perf_counter())
-        return Reply(self.first, self.end, question.settings.max_new_tokens, self.fault)
+        new = question.settings.max_new_tokens - self.missing
+        return Reply(self.first, self.end, new, self.fault)
 
     def stats(self) -> SimpleNamespace:
         done = len(self.questions)

@@ -57,6 +57,11 @@ def test_an_error_of_an_answer_is_raised():
         send(Engine(fault='no picture'), asked(2))
 
 
+def test_an_answer_that_ends_early_is_an_error():
+    with pytest.raises(ValueError, match='has 2 tokens, expected 3'):
+        send(Engine(missing=1), asked(2))
+
+
 def test_the_time_per_token_leaves_the_first_out():
     assert Timing(1.0, 3.0, 5).per_token == 0.5
     assert Timing(1.0, 3.0, 1).per_token is None

@@ -57,13 +57,21 @@ def send(engine: Any, asked: Sequence[Question], due: Sequence[float] | None = N
         replies.append(engine.submit(question))
     answers = [reply.result() for reply in replies]
     seconds, after = time.perf_counter() - begin, engine.stats()
-    timings = [
-        Timing(reply.times.first_token - begin - at, reply.times.finished - begin - at, len(answer.ids))
-        for reply, (answer,), at in zip(replies, answers, due, strict=True)
-    ]
+    timings = []
+    for question, reply, (answer,), at in zip(asked, replies, answers, due, strict=True):
+        check_length(question, answer)
+        first, finished = reply.times.first_token - begin - at, reply.times.finished - begin - at
+        timings.append(Timing(first, finished, len(answer.ids)))
     steps = (after.steps - before.steps) * after.rows
     rows_in_use = (after.row_steps - before.row_steps) / steps if steps else None
     return Load(seconds, tuple(timings), rows_in_use, after.cached_tokens - before.cached_tokens)
+
+
+def check_length(question: Question, answer: Any) -> None:
+    """Raises ValueError for an answer that ended early, because rates would be too high."""
+    expected = question.settings.max_new_tokens if question.settings else None
+    if len(answer.ids) != expected:
+        raise ValueError(f'an answer has {len(answer.ids)} tokens, expected {expected}')
 
 
 def send_in_turn(engine: Any, asked: Sequence[Question]) -> Load:
