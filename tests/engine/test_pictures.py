@@ -17,7 +17,15 @@ from PIL import Image
 import vipllava_jax as vj
 from tests.data.test_workers import gone
 from vipllava_jax.engine import picture_process, pictures
-from vipllava_jax.engine.picture_worker import HEADER, MAX_TEXT, message_of, read_answer
+from vipllava_jax.engine.picture_process import PictureProcess, WorkerLost
+from vipllava_jax.engine.picture_worker import (
+    HEADER,
+    MAX_TEXT,
+    PictureTask,
+    WorkerSettings,
+    message_of,
+    read_answer,
+)
 from vipllava_jax.engine.pictures import Pictures, default_workers
 from vipllava_jax.engine.question import Question, QuestionError
 from vipllava_jax.inputs.pixels import ImageSettings
@@ -144,6 +152,27 @@ def test_a_killed_worker_costs_its_question_alone(pool):
     assert pool.submit(Question('What?', picture())).result().warnings == ()
     assert pid_of(pool) != pid
     assert gone(pid, 1)
+
+
+def test_a_worker_that_is_killed_while_it_waits_costs_nothing(pool):
+    pool.submit(Question('What?', picture())).result()
+    os.kill(pid := pid_of(pool), signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert pool.submit(Question('What?', picture())).result().warnings == ()
+
+
+def test_a_worker_ends_itself_without_its_parent():
+    process = PictureProcess(WorkerSettings(SETTINGS, 1, None))
+    marks = (vj.Mark('scribble', box=(10, 10, 900, 900)),) * 5000
+    with pytest.raises(WorkerLost, match='SIGALRM'):
+        process.prepare(PictureTask((picture((1000, 1000)),), ('a',), (marks,), None), 30)
+    process.end()
+
+
+def test_the_memory_of_a_worker_is_limited():
+    code = 'from vipllava_jax.engine import picture_worker as w; w.limit_memory(); bytearray(w.MAX_MEMORY)'
+    ran = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stderr.endswith('MemoryError\n')
 
 
 def test_a_worker_that_takes_too_long_is_replaced(pool, monkeypatch):
