@@ -130,6 +130,16 @@ def test_a_broken_picture_costs_its_question_alone(either, message):
     np.testing.assert_array_equal(before.result().pixels, after.result().pixels)
 
 
+def test_a_picture_whose_file_is_open_here_is_read_here(pool):
+    for _ in range(2):
+        broken = Image.open(io.BytesIO(png(picture())[:-200]))
+        with pytest.raises(QuestionError, match='^the image is damaged or cut short'):
+            pool.submit(Question('What?', broken)).result()
+    odd = picture()
+    odd.info['odd'] = lambda: None  # which no pickle can hold
+    assert pool.submit(Question('What?', odd)).result().warnings == ()
+
+
 def test_a_picture_of_too_many_pixels_is_refused_by_the_worker(monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
     data = png(picture((30, 30))), png(picture((40, 40)))
