@@ -88,7 +88,7 @@ class Reply:
         self._changed = threading.Condition()
         self._callback: Callable[[], None] | None = None
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> 'PieceReader':
         """The pieces of all samples as they arrive; then raises the error of a question that has failed.
 
         Each iteration begins with the first piece. CancelledError follows the pieces of a cancelled reply.
