@@ -7,7 +7,6 @@ from tests.benchmark.engines import Engine
 from vipllava_jax.benchmark.engine_load import Load, Timing, questions, send, send_in_turn
 from vipllava_jax.benchmark.engine_requests import Request
 
-
 PICTURE = np.zeros((28, 28, 3), np.uint8)
 
 
