@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import jax
@@ -36,11 +36,13 @@ Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a program, its arguments o
 def compile_all(device: Device, progress: Callable[[int, int], None] | None = None) -> None:
     """Compiles the programs of an engine in parallel; `progress` is given the numbers of those and of all."""
     calls = [*_calls(device)]
-    lowered = [program.lower(*args, **static) for program, args, static in calls]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for n, _ in enumerate(pool.map(lambda program: program.compile(), lowered), 1):
+        # Each is traced here, while those before it are compiled.
+        waiting = [pool.submit(program.lower(*args, **static).compile) for program, args, static in calls]
+        for n, compiled in enumerate(as_completed(waiting), 1):
+            compiled.result()
             if progress:
-                progress(n, len(lowered))
+                progress(n, len(calls))
 
 
 def _calls(device: Device) -> Iterator[Call]:

@@ -28,7 +28,7 @@ PREPARED, REFUSED = 0, 1
 DIGEST_BYTES = hashlib.sha256().digest_size
 MAX_WARNINGS = 100  # the maximum per question
 MAX_TEXT = 1 << 20  # bytes of warnings, or of an error
-MAX_MEMORY = 8 << 30  # bytes of address space; the largest pictures take about 2 GB
+MAX_MEMORY = 4 << 30  # bytes of address space; the largest picture takes 1.7 GiB, as JPEG 2000
 
 
 class PictureTask(NamedTuple):
@@ -85,7 +85,7 @@ def serve() -> None:
     Image.MAX_IMAGE_PIXELS = settings.max_pixels
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _limit_memory()
+    limit_memory()
     with contextlib.suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):
         while True:
             task = pickle.load(source)
@@ -95,7 +95,8 @@ def serve() -> None:
             signal.alarm(0)
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Limits the memory of this process, which pictures of the largest size leave enough of."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     known = [limit for limit in (soft, hard, MAX_MEMORY) if limit != resource.RLIM_INFINITY]
     with contextlib.suppress(OSError, ValueError):  # macOS has no such limit

@@ -10,7 +10,7 @@ from vipllava_jax.inputs.padding import round_up
 FEWEST_ROWS = (1, 8, 32)  # the first lanes end at these numbers of rows, so that few rows decode alone
 PREFILL_TOKENS = 5120  # of one prefill, at most, unless a single prompt is longer
 TOGETHER = (8, 4, 1)  # the numbers of prompts in one prefill
-LENGTHS = (128, 256, 512, 640, 768, 1024, 1280, 1536, 2048, 3072)  # to which prompts are padded
+LENGTHS = (128, 256, 512, 640, 768, 1024, 1536, 2048)  # to which prompts are padded
 LONG_ROWS = 4  # by default
 AFTER_PREFIX = (64, 256)  # to which what follows a prefix is padded
 
