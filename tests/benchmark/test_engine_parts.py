@@ -1,5 +1,6 @@
 """The parts of the engine's benchmark, with an engine that takes a known time."""
 
+import jax.numpy as jnp
 import pytest
 
 from tests.benchmark.engines import Engine
@@ -100,6 +101,14 @@ def test_the_engine_gets_the_chosen_arguments_and_is_closed(monkeypatch):
         'start_s': run.about['start_s'],
     }
     assert [line.split(':')[0] for line in lines] == ['starting the engine', 'lone, 5 requests, 128 + 64']
+
+
+def test_weights_are_committed_to_their_device():
+    weight = jnp.arange(3.0)
+    found = engine_run.committed(weight)
+    assert (weight.committed, found.committed) == (False, True)
+    assert found.tolist() == weight.tolist()
+    assert engine_run.committed(found) is found
 
 
 def test_requests_longer_than_the_context_are_refused():
