@@ -37,7 +37,8 @@ FLOORS = (
     'placement device_memory hub',
     'loading',
     'ceilings',
-    'training/ benchmark/ evaluation/ doctor/',
+    'engine/',
+    'batch_files/ training/ benchmark/ evaluation/ doctor/',
     'cli/',
     '__init__ __main__',
 )
