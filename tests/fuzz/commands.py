@@ -17,6 +17,7 @@ LINES = {
         '--model  model  --image  photo.png  --mark  rectangle:10,10,50,40:red  --max-new-tokens  9'
     ),
     'regions': words('photo.png  --model  model  --boxes  boxes.csv  --max-new-tokens  2  --batch  2'),
+    'batch': words('rows.jsonl  --model  model  -o  answers.jsonl  --max-new-tokens  2  --prompt  What?'),
     'draw': words('photo.png  out.png  --mark  rectangle:10,10,50,40:red'),
     'convert': words('model  out'),
     'eval': words('--model  model  --data  rows.jsonl  --batch  2  --max-new-tokens  2'),
