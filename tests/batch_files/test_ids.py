@@ -5,7 +5,7 @@ from vipllava_jax.batch_files import ids
 from vipllava_jax.batch_files.ids import IdSet, id_hash, unused_name
 
 
-@pytest.mark.parametrize('recent', [1, 3, 1 << 16])
+@pytest.mark.parametrize('recent', [1, 3, 1 << 18])
 def test_a_set_holds_what_was_added_in_any_order(monkeypatch, rng, recent):
     monkeypatch.setattr(ids, 'RECENT', recent)
     found, expected = IdSet(), set()

@@ -4,7 +4,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-RECENT = 1 << 16  # ids in a set of Python, before they are sorted into an array
+RECENT = 1 << 18  # ids in a set of Python, before they are sorted into an array
 END = b'.'  # of each hash, because NumPy ignores zeros at the end of bytes
 HASH = 'S16'  # the dtype of hashes
 
