@@ -120,6 +120,7 @@ def test_flax_nnx_is_never_imported(file):
         ('import vipllava_jax.answering, vipllava_jax.cli.ask', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.cli.chat', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.evaluation.cases', ('jax',)),
+        ('import vipllava_jax.engine, vipllava_jax.engine.picture_worker', ('jax', 'tokenizers')),
         ('import vipllava_jax.cli.regions', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.answering.region_marks, vipllava_jax.data.coco', ('jax',)),
     ],

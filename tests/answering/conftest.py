@@ -8,6 +8,7 @@ import pytest
 
 import vipllava_jax as vj
 from tests.conftest import SMALL
+from tests.makers import write_processor_files
 from vipllava_jax.inputs.processor import Processor
 
 SETTINGS = vj.GenerationSettings(max_new_tokens=20, temperature=1.0, seed=5)
@@ -28,3 +29,10 @@ def model(folder) -> vj.Model:
 
     params = jax.device_put(jax.tree.map(weight, vj.abstract(cfg)), jax.local_devices()[0])
     return vj.Model(params, cfg, processor.for_model(cfg), SETTINGS)
+
+
+@pytest.fixture(scope='session')
+def processor(tmp_path_factory) -> Processor:
+    files = tmp_path_factory.mktemp('processor')
+    write_processor_files(files)
+    return Processor.load(files)

@@ -169,7 +169,7 @@ def test_rows_of_strangers_read_no_files(engine, form):
         ({'prompt': 'x', 'marks': [{'shape': 'point', 'point': [1, 2], 'image': 0}]}, 'image 0'),
         ({'prompt': 'x', 'template': 'x'}, '"template" is \'x\': choose vipllava'),
         ({'prompt': 'x', 'template': []}, '"template" is []'),
-        ({'prompt': 'x', 'fit': 'stretch'}, "unknown fit 'stretch'"),
+        ({'prompt': 'x', 'fit': 'stretch'}, '"fit" is \'stretch\': choose crop'),
         ({'prompt': 'x', 'fit': {}}, '"fit" is {}'),
         ({'prompt': 'x', 'settings': 3}, '"settings" is 3'),
         ({'prompt': 'x', 'settings': {'top_p': 2}}, '"settings": top_p is 2'),

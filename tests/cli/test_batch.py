@@ -20,7 +20,7 @@ def engines(monkeypatch):
     opened = []
 
     class Engine(FakeEngine):
-        def __init__(self, model, exact=False):
+        def __init__(self, model, exact=False, progress=None):
             super().__init__(fails=lambda question: fails.get(question.prompt))
             self.exact = exact
             opened.append(self)
@@ -235,8 +235,8 @@ def test_a_signal_keeps_what_is_answered(vipllava, folder, engines, place, numbe
     import vipllava_jax.engine.engine as module
 
     class Engine(module.Engine):
-        def __init__(self, model, exact=False):
-            super().__init__(model, exact)
+        def __init__(self, model, **options):
+            super().__init__(model, **options)
             self.fails = lambda question: engines.fails.get(question.prompt)
 
     module.Engine = Engine

@@ -10,15 +10,15 @@ from tokenizers import Tokenizer as Core
 from tokenizers import decoders, models
 
 import vipllava_jax as vj
-from vipllava_jax.generation.stopping import (
-    AnswerEnds,
-    find_stop,
-    stop_ids,
-    truncate_at_stops,
-)
+from vipllava_jax.generation.stopping import AnswerEnds, StopCut, find_stop, stop_ids
 from vipllava_jax.inputs.tokenizer import Tokenizer
 
 texts = st.text('ab#', max_size=20)
+
+
+def before_stop(pieces, stops):
+    cut = StopCut(stops)
+    return [*map(cut.push, pieces), cut.end()], cut.found
 
 
 @given(st.lists(texts), st.lists(st.text('ab#', min_size=1, max_size=4), max_size=3))
@@ -26,25 +26,20 @@ def test_the_text_ends_before_the_first_stop_string(pieces, stops):
     full_text = ''.join(pieces)
     found = find_stop(full_text, stops)
     expected = full_text if found is None else full_text[: found[0]]
-    assert ''.join(truncate_at_stops(pieces, stops)) == expected
-    assert ''.join(truncate_at_stops(full_text, stops)) == expected
+    for split in (pieces, full_text):
+        seen, stop = before_stop(split, stops)
+        assert ''.join(seen) == expected
+        assert stop == (full_text[slice(*found)] if found else '')
     if found:
         assert full_text[slice(*found)] in stops
         assert not any(stop in full_text[: found[1] - 1] for stop in stops)
 
 
-def test_text_that_cannot_begin_a_stop_string_is_yielded_immediately():
-    seen = truncate_at_stops(iter(['one #', ' two ##', '#', ' never']), ['###'])
-    assert [*seen] == ['one ', '# two ', '']
-    assert [*truncate_at_stops(['a', 'b'], [])] == ['a', 'b']
-
-
-def test_no_piece_after_the_stop_string_is_requested():
-    def endless():
-        yield 'a###'
-        raise AssertionError('a piece after the stop string was requested')
-
-    assert [*truncate_at_stops(endless(), ['###'])] == ['a']
+def test_text_that_cannot_begin_a_stop_string_is_released_immediately():
+    seen, stop = before_stop(['one #', ' two ##', '#', ' never'], ['###'])
+    assert (seen, stop) == (['one ', '# two ', '', '', ''], '###')
+    assert before_stop(['a', 'b'], []) == (['a', 'b', ''], '')
+    assert before_stop(['a#'], ['##']) == (['a', '#'], '')
 
 
 def test_answers_end_with_an_end_id_or_at_their_limit():

@@ -26,22 +26,31 @@ def mark_images(
 ) -> tuple[list[Image.Image], list[Mark]]:
     """The opened images with the marks drawn on them, and the marks in order.
 
-    A string is parsed as by `parse_mark`: with '2/' at its start it is drawn on the second image. All other
-    marks are drawn on the first. Raises ValueError for a mark that is invalid or on an image that does not
-    exist, TypeError for something that is not a mark, and the errors of `open_image` and `draw`.
+    Raises the errors of `place_marks`, `open_image` and `draw`.
     """
-    placed = [parse_mark(mark) if isinstance(mark, str) else (0, mark) for mark in mark_list(marks)]
-    if placed and not images:
-        raise ValueError('there is a mark but no image: give the image that it is on (--image FILE)')
-    for index, mark in placed:
-        if index >= len(images):
-            count = 'is 1 image' if len(images) == 1 else f'are {len(images)} images'
-            raise ValueError(f'mark {mark.quoted()} is on image {index + 1}, but there {count}')
+    placed = place_marks(marks, len(images))
     drawn = []
     for i, image in enumerate(images):
         of_image = [mark for index, mark in placed if index == i]
         drawn.append(draw(image, of_image, seed) if of_image else open_image(image))
     return drawn, [mark for _, mark in placed]
+
+
+def place_marks(marks: Marks, image_count: int) -> list[tuple[int, Mark]]:
+    """The marks in order, each with the index of the image that it is on.
+
+    A string is parsed as by `parse_mark`: with '2/' at its start it is drawn on the second image. All other
+    marks are drawn on the first. Raises ValueError for a mark that is invalid or on an image that does not
+    exist, and TypeError for something that is not a mark.
+    """
+    placed = [parse_mark(mark) if isinstance(mark, str) else (0, mark) for mark in mark_list(marks)]
+    if placed and not image_count:
+        raise ValueError('there is a mark but no image: give the image that it is on (--image FILE)')
+    for index, mark in placed:
+        if index >= image_count:
+            count = 'is 1 image' if image_count == 1 else f'are {image_count} images'
+            raise ValueError(f'mark {mark.quoted()} is on image {index + 1}, but there {count}')
+    return placed
 
 
 def mark_list(marks: Marks) -> list[Mark | str]:

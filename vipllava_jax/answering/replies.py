@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from vipllava_jax.answering.answer_text import DecodedText, VisibleText
 from vipllava_jax.answering.beam_stream import BeamStream
 from vipllava_jax.generation.decoding import TokenStream, stream
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.prefix import Prefix
 from vipllava_jax.generation.result import GeneratedAnswer
 from vipllava_jax.generation.settings import GenerationSettings
-from vipllava_jax.generation.stopping import AnswerEnds, find_stop, truncate_at_stops
+from vipllava_jax.generation.stopping import AnswerEnds
 from vipllava_jax.inputs.batch import Batch
 from vipllava_jax.inputs.processor import Processor
 
@@ -23,8 +24,8 @@ def with_template_stops(
     settings: GenerationSettings, processor: Processor, template: str
 ) -> GenerationSettings:
     """The settings with the stop strings of a template."""
-    stops = dict.fromkeys((*settings.stop, *processor.stop_strings(template)))
-    return dataclasses.replace(settings, stop=tuple(stops))
+    stops = tuple(dict.fromkeys((*settings.stop, *processor.stop_strings(template))))
+    return settings if stops == settings.stop else dataclasses.replace(settings, stop=stops)
 
 
 class Reply:
@@ -49,25 +50,21 @@ class Reply:
         self.times = [time.perf_counter()]  # the time of the start, and of each chunk of tokens
 
     def __iter__(self) -> Iterator[str]:
-        blank = ''  # white space, held back until more text follows: an answer does not end with it
-        for piece in truncate_at_stops(self._pieces(), self.settings.stop):
-            text = blank + piece
-            blank = text[len(text.rstrip()) :]
-            yield text.rstrip()
-        if stop := self._kept_stop():
-            yield blank + stop
-
-    def _kept_stop(self) -> str:
-        """The stop string that ended the reply, if the settings keep it; otherwise ''."""
-        found = find_stop(self.decoded, self.settings.stop) if self.settings.keep_stop else None
-        return self.decoded[slice(*found)] if found else ''
+        visible = VisibleText(self.settings)
+        for piece in self._pieces():
+            if text := visible.push(piece):
+                yield text
+            if visible.stopped:
+                break
+        if text := visible.end():
+            yield text
 
     @property
     def ends(self) -> AnswerEnds:
         return self.stream.ends
 
     def _pieces(self) -> Iterator[str]:
-        text = self.processor.text_stream()
+        text = DecodedText(self.processor, self.ends.eos, self.settings.stop)
         for chunk in self.chunks:
             self.times.append(time.perf_counter())
             length = self.ends.lengths[self.row]  # beyond this chunk if another reply was read first
@@ -75,15 +72,13 @@ class Reply:
             self.tokens += ids
             # Asked before the piece is yielded, because others may read further before this one goes on.
             is_last = bool(self.ends.reasons[self.row]) and len(self.tokens) == length
-            piece = text.push(id for id in ids if id not in self.ends.eos)
-            self.decoded += piece
+            piece = text.push(ids)
+            self.decoded = text.text
             yield piece
             if is_last:  # other rows may continue
                 break
         piece = text.end()
-        if find_stop(self.decoded + piece + text.blank, self.settings.stop):
-            piece += text.blank  # white space at the end is a part of the stop string
-        self.decoded += piece
+        self.decoded = text.text
         yield piece
 
     @property

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from vipllava_jax.batch_files.questions import RowQuestion
-from vipllava_jax.engine.question import QueueFull
+from vipllava_jax.engine.question import QuestionError, QueueFull
 from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Asked:
             return None
         except CancelledError:
             raise RuntimeError('the engine was closed before it answered all questions') from None
-        except ValueError as error:
+        except QuestionError as error:
             return error_line(self.asked, str(error))
         return answer_line(self.asked, answers)
 
@@ -120,7 +120,7 @@ def _ask(engine: 'Engine', asked: RowQuestion) -> Asked:
         return Asked(asked, error=asked.error)
     try:
         return Asked(asked, engine.submit(asked.question))
-    except ValueError as error:
+    except QuestionError as error:
         return Asked(asked, error=str(error))
 
 

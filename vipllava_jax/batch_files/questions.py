@@ -18,7 +18,7 @@ from vipllava_jax.engine.question import Question
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.mark_fields import numbered, read_mark
 from vipllava_jax.inputs.marks import MAX_MARKS, Mark
-from vipllava_jax.inputs.pixels import check_fit
+from vipllava_jax.inputs.pixels import FITS
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, TEMPLATE_NAMES
 from vipllava_jax.messages import brief, listed, printable
 
@@ -167,9 +167,8 @@ class QuestionMaker:
         if not isinstance(template, str) or template not in TEMPLATE_NAMES:
             raise ValueError(f'"template" is {brief(template)}: choose {", ".join(TEMPLATE_NAMES)}')
         fit = fit if fields.get('fit') is None else fields['fit']
-        if not isinstance(fit, str | None):
-            raise ValueError(f'"fit" is {brief(fit)}, expected a string')
-        check_fit(fit)
+        if fit is not None and fit not in FITS:
+            raise ValueError(f'"fit" is {brief(fit)}: choose {", ".join(FITS)}')
         settings = row_settings(self.settings, fields.get('settings'), id, defaults)
         return Question(prompt, pictures, tuple(marks), settings, template, fit, id)
 

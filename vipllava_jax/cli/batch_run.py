@@ -12,7 +12,7 @@ import click
 
 from vipllava_jax.cli.batch_plan import PreparedBatch
 from vipllava_jax.cli.models import load_model
-from vipllava_jax.cli.waiting import pace_bar
+from vipllava_jax.cli.waiting import count_bar, pace_bar
 from vipllava_jax.messages import duration, printable
 from vipllava_jax.signals import catch_signals
 
@@ -52,7 +52,9 @@ def open_engine(plan: PreparedBatch, exact: bool) -> Iterator['Engine']:
     model, _ = load_model(plan.weights, plan.processor)
     from vipllava_jax.engine.engine import Engine
 
-    with Engine(model, exact=exact) as engine:
+    with count_bar('programs') as progress:
+        engine = Engine(model, exact=exact, progress=progress)
+    with engine:
         yield engine
 
 

@@ -114,7 +114,7 @@ def read_answers(
     def run(model: VipLlava) -> Array:
         x = model.embed(jnp.asarray(inputs), None)
         positions = prefix.of_rows(B)[:, None] + jnp.arange(T)
-        states, _, _ = model.llama(x, AttentionSpec(positions), None, prefix)
+        states, _, _ = model.llama(x, AttentionSpec(positions), prefix=prefix)
         return model.llama.logits(states[-1])
 
     logits: Any = VipLlava(cfg).apply({'params': params}, method=run)

@@ -1,7 +1,7 @@
 """The ends of answers: end ids, stop strings and the maximum number of tokens, checked on the host."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -38,24 +38,34 @@ def find_stop(text: str, stops: Sequence[str]) -> tuple[int, int] | None:
     return (begin, end) if found else None
 
 
-def truncate_at_stops(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """Pieces of text -> pieces of the same text up to the first stop string, as early as possible.
+class StopCut:
+    """Cuts a text, which arrives in pieces, before its first stop string.
 
     The first is the one that is complete first, however the text is split. Text that may be the beginning of
     a stop string is held back until later pieces decide.
     """
-    buffer = ''
-    for piece in pieces:
-        buffer += piece
-        if found := find_stop(buffer, stops):
-            yield buffer[: found[0]]
-            return
-        certain = len(buffer) - _overlap(buffer, stops)
-        if certain:
-            yield buffer[:certain]
-            buffer = buffer[certain:]
-    if buffer:
-        yield buffer
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.stops = stops
+        self.found = ''  # the stop string, once it is complete; what follows it is dropped
+        self.held = ''
+
+    def push(self, piece: str) -> str:
+        """A piece of text -> the text that is certain to be before a stop string, as early as possible."""
+        if self.found:
+            return ''
+        text = self.held + piece
+        if found := find_stop(text, self.stops):
+            self.found, self.held = text[slice(*found)], ''
+            return text[: found[0]]
+        certain = len(text) - _overlap(text, self.stops)
+        self.held = text[certain:]
+        return text[:certain]
+
+    def end(self) -> str:
+        """The text that was held back, after the last piece."""
+        rest, self.held = self.held, ''
+        return rest
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:
@@ -111,7 +121,7 @@ class AnswerEnds:
         B = len(limits)
         self.limits = limits  # B, the maximum number of tokens of each answer
         self.eos, self.pad = eos, pad  # the end ids, which texts leave out
-        self.ids = [*eos, *stop_ids]  # all that end an answer
+        self.ids = {*eos, *stop_ids}  # all that end an answer
         self.row_stops = row_stops  # the detector of each row; empty without stop strings
         self.max_time = np.full(B, np.inf) if max_time is None else max_time  # B, in seconds
         self.lengths = np.zeros(B, np.int32)
@@ -128,24 +138,25 @@ class AnswerEnds:
 
     def push(self, tokens: np.ndarray, seconds: float = 0.0) -> np.ndarray:
         """New tokens BT, `seconds` after the start -> the same, with padding after the end of each row."""
-        columns, before = np.arange(tokens.shape[1]), self.lengths.copy()
-        is_end = np.isin(tokens, self.ids)
-        for row, reason in enumerate(self.reasons):
-            if not reason:
-                self._push_row(row, tokens[row], is_end[row], seconds)
-        return np.where(columns < (self.lengths - before)[:, None], tokens, self.pad)
+        columns = np.arange(tokens.shape[1])
+        kept = [self.push_row(row, ids, seconds) for row, ids in enumerate(tokens.tolist())]
+        return np.where(columns < np.array(kept)[:, None], tokens, self.pad)
 
-    def _push_row(self, row: int, ids: np.ndarray, is_end: np.ndarray, seconds: float) -> None:
-        """Adds new ids of a row that has not ended, T; `is_end` T says which of them are end ids."""
-        n = min(len(ids), self.limits[row] - self.lengths[row])
-        if stopped := bool(is_end[:n].any()):
-            n = int(is_end.argmax()) + 1
-        if self.row_stops and (found := self.row_stops[row].push(ids[:n].tolist())) is not None:
-            n, stopped = found, True
+    def push_row(self, row: int, ids: Sequence[int], seconds: float = 0.0) -> int:
+        """New ids of one answer, `seconds` after the start -> how many of them it keeps, up to its end."""
+        if self.reasons[row]:
+            return 0
+        n = min(len(ids), int(self.limits[row] - self.lengths[row]))
+        end = next((i for i, id in enumerate(ids[:n], 1) if id in self.ids), None)
+        if end is not None:
+            n = end
+        if self.row_stops and (found := self.row_stops[row].push(ids[:n])) is not None:
+            n = end = found
         self.lengths[row] += n
-        if stopped:
+        if end is not None:
             self.reasons[row] = 'stop'
         elif self.lengths[row] == self.limits[row]:
             self.reasons[row] = 'length'
         elif seconds >= self.max_time[row]:
             self.reasons[row] = 'time'
+        return n

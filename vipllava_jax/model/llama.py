@@ -11,7 +11,7 @@ from flax import struct
 from jax import Array
 from jax.typing import DTypeLike
 
-from vipllava_jax.config import Config, TextConfig
+from vipllava_jax.config import Attention, Config, TextConfig
 from vipllava_jax.model.attention import attend, attention_with_weights
 from vipllava_jax.model.equations import axes
 from vipllava_jax.model.layers import Linear, RMSNorm, param, rope
@@ -45,13 +45,15 @@ class PrefixCache:
     k: tuple[Array, ...]  # L times ASKH
     v: tuple[Array, ...]  # L times ASKH
     lengths: Any  # A int32, the number of slots that are filled
+    members: Any = None  # B bool, the rows that share it, others have caches of all their tokens; None: all
 
     def of_rows(self, B: int) -> Array:
-        """The lengths of the prefixes of B rows."""
-        return jnp.repeat(self.lengths, B // len(self.lengths), total_repeat_length=B)
+        """The lengths of the prefixes of B rows; 0 for a row that shares none."""
+        lengths = jnp.repeat(self.lengths, B // len(self.lengths), total_repeat_length=B)
+        return lengths if self.members is None else jnp.where(self.members, lengths, 0)
 
     def of_layer(self, i: int) -> PrefixKeys:
-        return PrefixKeys(self.k[i], self.v[i], self.lengths)
+        return PrefixKeys(self.k[i], self.v[i], self.lengths, self.members)
 
 
 class Embed(nn.Module):
@@ -129,7 +131,7 @@ FUSED = (QKV, GATE_UP)
 
 
 class Layer(nn.Module):
-    """x BTD -> x BTD, the layer's keys and values BSKH, the attention weights BNTS or None."""
+    """x BTD -> x BTD, the layer's keys and values BSKH of each cache, the attention weights BNTS or None."""
 
     cfg: Config
 
@@ -138,9 +140,9 @@ class Layer(nn.Module):
         self,
         x: Array,
         spec: AttentionSpec,
-        cached: tuple[Array, Array] | None,
+        cached: Sequence[tuple[Array, Array]] = (),
         prefix: PrefixKeys | None = None,
-    ) -> tuple[Array, tuple[Array, Array], Array | None]:
+    ) -> tuple[Array, list[tuple[Array, Array]], Array | None]:
         text = self.cfg.text
         s = text.sizes
         y = RMSNorm('D', s, text.eps, name='attn_norm')(x)
@@ -152,29 +154,22 @@ class Layer(nn.Module):
             q = rope(Linear('BTD,DNH->BTNH', s, name='q')(y), spec.positions, text.rope_theta)
             k = rope(Linear('BTD,DKH->BTKH', s, name='k')(y), spec.positions, text.rope_theta)
             v = Linear('BTD,DKH->BTKH', s, name='v')(y)
-        kv = (k, v)
+        weights, filled = None, [(k, v)]
         if cached:
-            kv = write_to_cache(cached[0], k, spec.offset), write_to_cache(cached[1], v, spec.offset)
-            kv = pin(kv[0], 'BSKH'), pin(kv[1], 'BSKH')
-        if spec.offset is not None:
-            k, v = kv
-        weights = None
-        implementation = self.cfg.attention
-        if prefix is not None:
-            y = attend_after_prefix(q, prefix, k, v, offset=spec.offset, implementation=implementation)
+            y, filled = attend_with_caches(q, k, v, cached, spec, prefix, self.cfg.attention)
+        elif prefix is not None:
+            y = attend_after_prefix(q, prefix, k, v, implementation=self.cfg.attention)
         elif spec.return_weights:
             y, weights = attention_with_weights(q, k, v, causal=True, offset=spec.offset, mask=spec.mask)
         else:
-            y = attend(
-                q, k, v, causal=True, offset=spec.offset, mask=spec.mask, implementation=implementation
-            )
+            y = attend(q, k, v, causal=True, mask=spec.mask, implementation=self.cfg.attention)
         x += Linear('BTNH,NHD->BTD', s, name='o')(y)
         y = RMSNorm('D', s, text.eps, name='mlp_norm')(x)
         if self.has_variable('params', GATE_UP.name):
             gate, up = jnp.moveaxis(Linear(GATE_UP.equation, {**s, 'X': 2}, name=GATE_UP.name)(y), 2, 0)
         else:
             gate, up = Linear('BTD,DF->BTF', s, name='gate')(y), Linear('BTD,DF->BTF', s, name='up')(y)
-        return x + Linear('BTF,FD->BTD', s, name='down')(jax.nn.silu(gate) * up), kv, weights
+        return x + Linear('BTF,FD->BTD', s, name='down')(jax.nn.silu(gate) * up), filled, weights
 
 
 class Llama(nn.Module):
@@ -191,26 +186,58 @@ class Llama(nn.Module):
             self.head = Linear('BTD,DV->BTV', text.sizes)
 
     def __call__(
-        self, x: Array, spec: AttentionSpec, cache: Cache | None = None, prefix: PrefixCache | None = None
-    ) -> tuple[list[Array], Cache, list[Array | None]]:
-        """x BTD -> L+1 hidden states, the last after the final norm; a cache; attention weights BNTS or None.
+        self, x: Array, spec: AttentionSpec, caches: Sequence[Cache] = (), prefix: PrefixCache | None = None
+    ) -> tuple[list[Array], list[Cache], list[Array | None]]:
+        """x BTD -> L+1 hidden states, the last after the final norm; caches; attention weights BNTS or None.
 
-        Without a cache, the returned cache holds exactly the T tokens of x.
+        The rows of the caches follow one another in the batch. Without any, the one that is returned holds
+        exactly the T tokens of x.
         """
-        states, filled, weights = [x], [], []
+        states, layers, weights = [x], [], []
         for i, layer in enumerate(self.layers):
-            cached = (cache.k[i], cache.v[i]) if cache else None
-            x, kv, w = layer(x, spec, cached, prefix.of_layer(i) if prefix else None)
+            cached = [(cache.k[i], cache.v[i]) for cache in caches]
+            x, filled, w = layer(x, spec, cached, prefix.of_layer(i) if prefix else None)
             states.append(x)
-            filled.append(kv)
+            layers.append(filled)
             weights.append(w)
         states[-1] = self.norm(x)
-        k, v = zip(*filled, strict=True)
-        return states, Cache(k, v), weights
+        found = [Cache(*zip(*of_cache, strict=True)) for of_cache in zip(*layers, strict=True)]
+        return states, found, weights
 
     def logits(self, x: Array) -> Array:
         """Hidden states BTD after the final norm -> float32 logits BTV."""
         return self.embed.logits(x) if self.cfg.text.tied else self.head(x, jnp.float32)
+
+
+def attend_with_caches(
+    q: Array,
+    k: Array,
+    v: Array,
+    cached: Sequence[tuple[Array, Array]],
+    spec: AttentionSpec,
+    prefix: PrefixKeys | None = None,
+    implementation: Attention | None = None,
+) -> tuple[Array, list[tuple[Array, Array]]]:
+    """Writes keys and values BTKH into caches; attention of queries BTNH to them -> BTNH, and the caches.
+
+    The rows of the caches BSKH follow one another in the batch. If the offset of `spec` is None, a prompt
+    attends to its own T tokens alone.
+    """
+    parts, filled, first = [], [], 0
+    for cached_k, cached_v in cached:
+        rows = slice(first, first := first + len(cached_k))
+        offset, mask = (None if x is None else x[rows] for x in (spec.offset, spec.mask))
+        new_k = pin(write_to_cache(cached_k, k[rows], offset), 'BSKH')
+        new_v = pin(write_to_cache(cached_v, v[rows], offset), 'BSKH')
+        keys, values = (k[rows], v[rows]) if offset is None else (new_k, new_v)
+        own: dict[str, Any] = {'offset': offset, 'implementation': implementation}
+        if prefix is None:
+            y = attend(q[rows], keys, values, causal=True, mask=mask, **own)
+        else:
+            y = attend_after_prefix(q[rows], prefix.of_rows(rows), keys, values, **own)
+        parts.append(y)
+        filled.append((new_k, new_v))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts), filled
 
 
 def write_to_cache(cached: Array, new: Array, offset: Array | None) -> Array:

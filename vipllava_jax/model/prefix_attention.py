@@ -27,6 +27,11 @@ class PrefixKeys(NamedTuple):
     k: Array  # ASKH
     v: Array  # ASKH
     lengths: Array  # A, the number of slots that are filled
+    members: Array | None = None  # B bool, the rows that share them; None: all
+
+    def of_rows(self, rows: slice) -> 'PrefixKeys':
+        """The same for some rows of a batch, which are whole groups unless there is a single group."""
+        return self if self.members is None else self._replace(members=self.members[rows])
 
 
 def attend_after_prefix(
@@ -40,7 +45,8 @@ def attend_after_prefix(
 ) -> Array:
     """Attention of queries q BTNH to their group's prefix and to the rows' own k, v BSKH -> BTNH.
 
-    The query t of a row attends to the whole prefix and to the own slots up to `offset` + t; `offset` B is
+    The query t of a row attends to the whole prefix, if the row is a member, and to the own slots up to
+    `offset` + t; `offset` B is
     the own slot of each row's first query, None for slot 0 in all rows. `implementation` is as for `attend`;
     XLA also computes what cuDNN does not support, and everything if this version of jax has no
     `private_cudnn`.
@@ -48,14 +54,22 @@ def attend_after_prefix(
     cudnn = _uses_cudnn(q, offset, implementation)
 
     def attend_to_both(
-        q: Array, prefix_k: Array, prefix_v: Array, lengths: Array, k: Array, v: Array, offset: Array
+        q: Array,
+        prefix_k: Array,
+        prefix_v: Array,
+        lengths: Array,
+        members: Array,
+        k: Array,
+        v: Array,
+        offset: Array,
     ) -> Array:
         B, T, N, H = q.shape
         A = len(prefix_k)
         part = _part_with_cudnn if cudnn else _part_with_xla
         of_groups = q.reshape(A, B // A * T, N, H)  # all queries of a group are queries of one row
         y, log_sum = part(of_groups, prefix_k, prefix_v, lengths=lengths)
-        shared = y.reshape(q.shape), log_sum.reshape(B, T, N)
+        log_sum = jnp.where(members[:, None, None], log_sum.reshape(B, T, N), -jnp.inf)
+        shared = y.reshape(q.shape), log_sum
         if T == 1:
             own = part(q, k, v, lengths=jnp.minimum(offset + 1, k.shape[1]))
         else:
@@ -65,8 +79,10 @@ def attend_after_prefix(
     own_slots = jnp.zeros(len(q), jnp.int32) if offset is None else offset
     # A single prefix is whole on each device, because rows on all of them share it.
     a = '.' if len(prefix.k) == 1 else 'B'
-    equation = f'BTNH,{a}.KH,{a}.KH,{a},BSKH,BSKH,B->BTNH'
-    return per_device(attend_to_both, equation)(q, *prefix, k, v, own_slots)
+    equation = f'BTNH,{a}.KH,{a}.KH,{a},B,BSKH,BSKH,B->BTNH'
+    members = jnp.ones(len(q), bool) if prefix.members is None else prefix.members
+    shared = prefix.k, prefix.v, prefix.lengths, members
+    return per_device(attend_to_both, equation)(q, *shared, k, v, own_slots)
 
 
 def _uses_cudnn(q: Array, offset: Array | None, implementation: Attention | None) -> bool:

@@ -30,3 +30,9 @@ def merge(x: Array, features: Array, placeholder: Array) -> Array:
     nth = jnp.maximum(jnp.cumsum(placeholder, axis=1) - 1, 0)
     inserted = jnp.take_along_axis(features.reshape(B, -1, D), nth[..., None], axis=1, mode='clip')
     return jnp.where(placeholder[..., None], inserted.astype(x.dtype), x)
+
+
+def place_features(x: Array, features: Array, sources: Array) -> Array:
+    """Embeddings x BTD -> x with feature `sources` BT, counted over all images FPD, where that is not -1."""
+    inserted = features.reshape(-1, features.shape[-1])[jnp.maximum(sources, 0)]
+    return jnp.where(sources[..., None] >= 0, inserted.astype(x.dtype), x)

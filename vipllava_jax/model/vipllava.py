@@ -88,28 +88,34 @@ class VipLlava(nn.Module):
         prefix: PrefixCache | None = None,
     ) -> tuple[Array, Cache]:
         x = self.embed(tokens, None if images is None else self.features(images))
+        return self.prefill_embeddings(x, lengths, slots, prefix)
+
+    def prefill_embeddings(
+        self, x: Array, lengths: Array, slots: int, prefix: PrefixCache | None = None
+    ) -> tuple[Array, Cache]:
+        """Embeddings BTD -> logits BV after the last of the `lengths` B tokens of each row, and the cache."""
         empty = Cache.empty(self.cfg.text, len(x), slots, x.dtype)
         positions = jnp.arange(x.shape[1])[None]
         if prefix is not None:
             positions += prefix.of_rows(len(x))[:, None]
-        states, cache, _ = self.llama(x, AttentionSpec(positions), empty, prefix)
+        states, (cache,), _ = self.llama(x, AttentionSpec(positions), [empty], prefix)
         return self.last_logits(states[-1], lengths), cache
 
     def extend(
         self,
         tokens: Array,
         images: Array | None,
-        cache: Cache,
+        caches: Sequence[Cache],
         start: Array,
         lengths: Array,
         last_only: bool,
         prefix: PrefixCache | None = None,
-    ) -> tuple[Array, Cache]:
+    ) -> tuple[Array, list[Cache]]:
         x = self.embed(tokens, None if images is None else self.features(images))
         positions = start[:, None] + jnp.arange(tokens.shape[1])
         slots = start if prefix is None else start - prefix.of_rows(len(x))
-        states, cache, _ = self.llama(x, AttentionSpec(positions, slots), cache, prefix)
-        return self.last_logits(states[-1], lengths) if last_only else self.llama.logits(states[-1]), cache
+        states, caches, _ = self.llama(x, AttentionSpec(positions, slots), caches, prefix)
+        return self.last_logits(states[-1], lengths) if last_only else self.llama.logits(states[-1]), caches
 
     def last_logits(self, x: Array, lengths: Array) -> Array:
         """Hidden states BTD -> the logits BV after the last of the `lengths` B tokens of each row."""
@@ -184,7 +190,7 @@ def prefill(
 def extend(
     params: Params,
     tokens: ArrayLike,
-    cache: Cache,
+    cache: Cache | Sequence[Cache],
     start: ArrayLike,
     *,
     cfg: Config,
@@ -193,8 +199,10 @@ def extend(
     lengths: ArrayLike | None = None,
     last_only: bool = False,
     prefix: PrefixCache | None = None,
-) -> tuple[Array, Cache]:
+) -> tuple[Array, Any]:
     """Tokens BT that follow the `start` B tokens in each row of the cache -> logits BTV, the extended cache.
+
+    The cache may be a list of caches, whose rows follow one another; the result is then a list, too.
 
     Rows are right-padded to T, and `lengths` B is the number of tokens of each (default: T). `images` BIhw3
     are those of the new tokens alone. With `last_only`, the logits are those after the last token of each
@@ -208,23 +216,25 @@ def extend(
     if images is not None or not isinstance(tokens, jax.Array):
         check_inputs(tokens, images, image_counts, cfg, lengths)
     B, T = np.shape(tokens)
-    if len(cache.k) and len(cache.k[0]) != B:
-        raise ValueError(f'the cache has {len(cache.k[0])} rows, but the tokens have {B}')
+    caches = [cache] if isinstance(cache, Cache) else cache
+    if (rows := sum(len(of_rows.k[0]) for of_rows in caches)) != B:
+        raise ValueError(f'the cache has {rows} rows, but the tokens have {B}')
     lengths = jnp.full(B, T) if lengths is None else jnp.asarray(lengths)
     tokens, start = jnp.asarray(tokens), jnp.asarray(start)
     images = _images(images)
-    return _apply(params, cfg, 'extend', tokens, images, cache, start, lengths, last_only, prefix)
+    out, caches = _apply(params, cfg, 'extend', tokens, images, caches, start, lengths, last_only, prefix)
+    return out, caches[0] if isinstance(cache, Cache) else caches
 
 
 def decode(
     params: Params,
     tokens: ArrayLike,
-    cache: Cache,
+    cache: Cache | Sequence[Cache],
     start: ArrayLike,
     *,
     cfg: Config,
     prefix: PrefixCache | None = None,
-) -> tuple[Array, Cache]:
+) -> tuple[Array, Any]:
     """Tokens B at positions `start` B -> logits BV, the extended cache.
 
     Equivalent to `extend` with T = 1. Raises ValueError if the shapes do not fit each other.

@@ -88,8 +88,7 @@ def processing_of(
     start, factor = settings.exponential_decay_length_penalty or (0, 1.0)
     starts = rows_of('exponential_decay_length_penalty[0]', start, B)
     factors = rows_of('exponential_decay_length_penalty[1]', factor, B)
-    have_effect = any((numbers[name] != neutral).any() for name, neutral in NUMBERS.items())
-    if not always and not have_effect and not any(getattr(settings, name) for name in LISTS):
+    if not always and not has_effect(settings, B):
         return None
     banned = [(ids, -np.inf) for ids in settings.bad_words_ids or () if ids not in [(id,) for id in eos]]
     biases = [*(settings.sequence_bias or ()), *(((id,), bias) for id, bias in settings.logit_bias or ())]
@@ -106,6 +105,14 @@ def processing_of(
         decay_rate=jnp.float32(np.log(factors)),
         **{name: jnp.asarray(numbers[name], DTYPES[type(neutral)]) for name, neutral in NUMBERS.items()},
     )
+
+
+def has_effect(settings: GenerationSettings, B: int) -> bool:
+    """Whether some row of B has a processor; ValueError if a setting has another number of rows."""
+    numbers = {name: settings.per_row(name, B, none=neutral) for name, neutral in NUMBERS.items()}
+    if any((numbers[name] != neutral).any() for name, neutral in NUMBERS.items()):
+        return True
+    return any(getattr(settings, name) for name in LISTS)
 
 
 def check_forced(settings: GenerationSettings, limits: np.ndarray) -> None:

@@ -1,0 +1,20 @@
+"""A model without weights, for what happens before and after the computation."""
+
+import dataclasses
+
+import pytest
+
+import vipllava_jax as vj
+from tests.conftest import SMALL
+from tests.makers import write_processor_files
+from vipllava_jax.inputs.processor import Processor
+
+
+@pytest.fixture(scope='session')
+def model(tmp_path_factory) -> vj.Model:
+    files = tmp_path_factory.mktemp('processor')
+    image = write_processor_files(files)
+    processor = Processor.load(files)
+    text = dataclasses.replace(SMALL.text, vocab=400, context=1024)
+    cfg = dataclasses.replace(SMALL, text=text, image_token=image, pad=image + 1)
+    return vj.Model({}, cfg, processor.for_model(cfg))

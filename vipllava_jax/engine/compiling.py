@@ -1,0 +1,163 @@
+"""Compiles all programs of an engine, so that none is compiled while questions wait."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vipllava_jax.engine.device import Device, Selection
+from vipllava_jax.engine.programs import (
+    decode_lanes,
+    prefill_after,
+    prefill_prompts,
+    put_row,
+    read_pictures,
+    select_first,
+    select_next,
+    take_logits,
+    take_prefix,
+    take_row,
+    take_token,
+)
+from vipllava_jax.engine.row_settings import neutral_settings, put_settings, take_settings
+from vipllava_jax.generation.state import row_letters
+from vipllava_jax.model.llama import Cache, PrefixCache
+from vipllava_jax.sharding import placed_shape
+
+AT_ONCE = 16  # programs that are compiled at the same time
+ROW = np.int32(0)
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a program, its arguments or their shapes
+
+
+def compile_all(device: Device, progress: Callable[[int, int], None] | None = None) -> None:
+    """Compiles the programs of an engine in parallel; `progress` is given the numbers of those and of all."""
+    calls = [*_calls(device)]
+    lowered = [program.lower(*args, **static) for program, args, static in calls]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for n, _ in enumerate(pool.map(lambda program: program.compile(), lowered), 1):
+            if progress:
+                progress(n, len(lowered))
+
+
+def _calls(device: Device) -> Iterator[Call]:
+    """The calls that a device makes, the ones that compile the longest first."""
+    yield from _decoding(device)
+    yield from _prefills(device)
+    yield from _pictures(device)
+    yield from _rows(device)
+
+
+def _decoding(device: Device) -> Iterator[Call]:
+    shapes, static = device.shapes, {'cfg': device.cfg}
+    short = tuple(range(len(shapes.lanes)))
+    for group in shapes.groups():
+        lanes = [device.lanes[lane] for lane in group]
+        args = tuple([getattr(lane, name) for lane in lanes] for name in ('cache', 'tokens', 'positions'))
+        B = sum(len(lane.tokens) for lane in lanes)
+        active = [np.zeros(len(lane.tokens), bool) for lane in lanes]
+        yield decode_lanes, (device.params, *args, None), static
+        if {*short} <= {*group}:
+            prefix = device_prefix(device, shapes.prefix_slots[0])
+            yield (
+                decode_lanes,
+                (device.params, *args, dataclasses.replace(prefix, members=np.zeros(B, bool))),
+                static,
+            )
+        for selection in Selection:
+            own = [selection.part(device.settings[lane]) for lane in group] if selection else None
+            yield select_next, (_logits(device, B), args[2], active, own), {'top': selection.top}
+
+
+def _prefills(device: Device) -> Iterator[Call]:
+    shapes, static = device.shapes, {'cfg': device.cfg}
+    for B, length in shapes.prefills():
+        tokens = np.zeros((B, length), np.int32)
+        prompts = tokens, np.ones(B, np.int32), device.no_features, tokens
+        yield prefill_prompts, (device.params, *prompts), {**static, 'slots': shapes.slots_for(length)}
+    for length in shapes.rest_lengths:
+        for B, slots, joined in [
+            *((shapes.together[-1], slots, True) for slots in shapes.prefix_slots),
+            (shapes.together[0], shapes.prefix_slots[0], False),
+        ]:
+            rest = np.zeros((B, length), np.int32), np.ones(B, np.int32), device_prefix(device, slots)
+            yield (
+                prefill_after,
+                (device.params, *rest),
+                {**static, 'slots': shapes.slots, 'joined': joined},
+            )
+    for B in shapes.together:
+        yield select_first, (_logits(device, B), np.ones(B, np.int32), None), {'top': None}
+    for selection in Selection:
+        for slots in shapes.all_slots if selection is Selection.PROCESSED else (shapes.slots,):
+            rows = selection.part(_shapes_of(device, neutral_settings(1, slots))) if selection else None
+            args = (_logits(device, 1), np.ones(1, np.int32), rows)
+            yield select_first, args, {'top': selection.top}
+
+
+def _pictures(device: Device) -> Iterator[Call]:
+    side = device.cfg.vision.image_size
+    for count in device.shapes.pictures:
+        yield (
+            read_pictures,
+            (device.params, np.zeros((count, side, side, 3), np.float32)),
+            {'cfg': device.cfg},
+        )
+
+
+def _rows(device: Device) -> Iterator[Call]:
+    shapes = device.shapes
+    sources = [(B, shapes.slots) for B in shapes.together]
+    for lane, settings, (_, slots) in zip(device.lanes, device.settings, shapes.sizes, strict=True):
+        of_lane = [(1, shapes.slots), (1, shapes.context)] if slots > shapes.slots else sources
+        for B, size in dict.fromkeys(of_lane):
+            yield put_row, (lane, ROW, _cache(device, B, size), ROW, _token(device), ROW), {}
+        for own in {slots, shapes.slots}:
+            yield put_settings, (settings, ROW, _shapes_of(device, neutral_settings(1, own))), {}
+        if slots == shapes.slots:
+            yield take_row, (lane, ROW), {}
+            yield take_settings, (settings, ROW), {}
+    for B, size in dict.fromkeys([*sources, (1, shapes.context)]):
+        for slots in shapes.prefix_slots:
+            yield take_prefix, (_cache(device, B, size), ROW), {'slots': slots}
+    for B in {*shapes.together, 1}:
+        yield take_logits, (_logits(device, B), ROW), {}
+        yield (
+            take_token,
+            (placed_shape(jax.ShapeDtypeStruct((B,), jnp.int32), 'B', mesh=device.mesh), ROW),
+            {},
+        )
+
+
+def device_prefix(device: Device, slots: int) -> PrefixCache:
+    """The shape of a prefix of one row."""
+    cache = _cache(device, 1, slots)
+    return PrefixCache(cache.k, cache.v, np.ones(1, np.int32))
+
+
+def _cache(device: Device, B: int, slots: int) -> Cache:
+    text = device.cfg.text
+    kv = jax.ShapeDtypeStruct((B, slots, text.kv_heads, text.head_size), device.dtype)
+    placed: Any = (placed_shape(kv, 'BSKH', mesh=device.mesh),) * text.layers
+    return Cache(placed, placed)
+
+
+def _token(device: Device) -> Any:
+    return placed_shape(jax.ShapeDtypeStruct((), jnp.int32), '', mesh=device.mesh)
+
+
+def _tokens(device: Device, B: int) -> Any:
+    return placed_shape(jax.ShapeDtypeStruct((B,), jnp.int32), 'B', mesh=device.mesh)
+
+
+def _logits(device: Device, B: int) -> Any:
+    logits = jax.ShapeDtypeStruct((B, device.cfg.text.vocab), jnp.float32)
+    return placed_shape(logits, 'BV', mesh=device.mesh)
+
+
+def _shapes_of(device: Device, tree: Any) -> Any:
+    """The shapes of arrays, with the shardings that the programs give them."""
+    return jax.tree.map(lambda x: placed_shape(x, row_letters(x), mesh=device.mesh), tree)

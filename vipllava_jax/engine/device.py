@@ -1,0 +1,209 @@
+"""The rows of an engine on the device: prompts are read, put into free rows, and decoded."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vipllava_jax.config import Config
+from vipllava_jax.engine.programs import (
+    PICTURES,
+    Lane,
+    decode_lanes,
+    prefill_after,
+    prefill_prompts,
+    put_row,
+    read_pictures,
+    select_first,
+    select_next,
+    take_logits,
+    take_prefix,
+    take_row,
+    take_token,
+)
+from vipllava_jax.engine.row_settings import (
+    TOP,
+    RowSettings,
+    neutral_settings,
+    put_settings,
+    take_settings,
+)
+from vipllava_jax.engine.shapes import Shapes
+from vipllava_jax.generation.logits.next_token import NewTokens
+from vipllava_jax.generation.state import row_letters
+from vipllava_jax.model.llama import Cache, PrefixCache
+from vipllava_jax.model.vipllava import Params
+from vipllava_jax.sharding import mesh_of, sharding
+
+Place = tuple[int, int]  # a lane and a row of it
+
+
+class Selection(IntEnum):
+    """How the tokens of rows are selected; each does what those before it do, and takes longer."""
+
+    GREEDY = 0
+    SAMPLED = 1
+    PROCESSED = 2  # with processors or log-probabilities
+
+    def part(self, settings: RowSettings) -> RowSettings | None:
+        """The part of the settings that this selection reads."""
+        if self is Selection.GREEDY:
+            return None
+        return settings if self is Selection.PROCESSED else settings.without_processing
+
+    @property
+    def top(self) -> int | None:
+        """The number of likeliest tokens that are reported."""
+        return TOP if self is Selection.PROCESSED else None
+
+
+class Prefilled(NamedTuple):
+    """What a prefill of B prompts computes."""
+
+    logits: Array  # BV
+    cache: Cache  # BSKH
+    lengths: np.ndarray  # B int32, of whole prompts
+
+
+class Device:
+    """The lanes of an engine. Its methods start programs, and do not wait for their results."""
+
+    def __init__(self, params: Params, cfg: Config, shapes: Shapes) -> None:
+        self.params, self.cfg, self.shapes = params, cfg, shapes
+        self.mesh = mesh_of(params)
+        self.dtype = jnp.dtype(params['llama']['norm']['w'].dtype)
+        text = cfg.text
+        self.lanes, self.settings = [], []
+        for rows, slots in shapes.sizes:
+            kv = jax.ShapeDtypeStruct((rows, slots, text.kv_heads, text.head_size), self.dtype)
+            tokens: Any = jax.ShapeDtypeStruct((rows,), jnp.int32)
+            layers: Any = (kv,) * text.layers
+            cache = Cache(layers, layers)
+            self.lanes.append(zeros(Lane(cache, tokens, tokens), self.mesh))
+            self.settings.append(placed(neutral_settings(rows, slots), self.mesh))
+        pictures = (PICTURES, cfg.vision.patches, text.width)
+        self.no_features: Array = zeros(jax.ShapeDtypeStruct(pictures, self.dtype), self.mesh)
+        self.neutral = placed(neutral_settings(1, shapes.slots), self.mesh)
+
+    def features(self, pictures: Sequence[np.ndarray]) -> Array:
+        """Pictures hw3, at most PICTURES -> their features FPD."""
+        most = next(n for n in self.shapes.pictures if n >= len(pictures))
+        pixels = np.zeros((most, *pictures[0].shape), np.float32)
+        pixels[: len(pictures)] = pictures
+        return read_pictures(self.params, pixels, cfg=self.cfg)
+
+    def prefill(self, prompts: Sequence[np.ndarray], B: int, features: Array | None) -> Prefilled:
+        """Prefills prompts, padded to B rows; their pictures have these features, in order."""
+        length = self.shapes.length_for(max(map(len, prompts)))
+        tokens, lengths = self._padded(prompts, B, length)
+        is_picture = tokens == self.cfg.image_token
+        sources = np.where(is_picture, np.cumsum(is_picture).reshape(tokens.shape) - 1, -1)
+        features = self.no_features if features is None else features
+        slots = self.shapes.slots_for(length)
+        logits, cache = prefill_prompts(
+            self.params, tokens, lengths, features, sources.astype(np.int32), cfg=self.cfg, slots=slots
+        )
+        return Prefilled(logits, cache, lengths)
+
+    def prefill_after(
+        self, rests: Sequence[np.ndarray], B: int, prefix: PrefixCache, *, joined: bool
+    ) -> Prefilled:
+        """Prefills what follows a prefix, padded to B rows; their caches hold the prefix if `joined`."""
+        length = next(n for n in self.shapes.rest_lengths if n >= max(map(len, rests)))
+        tokens, lengths = self._padded(rests, B, length)
+        static: dict[str, Any] = {'cfg': self.cfg, 'slots': self.shapes.slots, 'joined': joined}
+        logits, cache = prefill_after(self.params, tokens, lengths, prefix, **static)
+        return Prefilled(logits, cache, lengths + int(prefix.lengths[0]))
+
+    def _padded(self, rows: Sequence[np.ndarray], B: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of ids -> BT int32 and their lengths B; rows beyond hold a single token."""
+        tokens = np.full((B, length), self.cfg.pad, np.int32)
+        lengths = np.ones(B, np.int32)
+        for b, ids in enumerate(rows):
+            tokens[b, : len(ids)] = ids
+            lengths[b] = len(ids)
+        return tokens, lengths
+
+    def first_tokens(self, prefilled: Prefilled) -> NewTokens:
+        """The likeliest first tokens after prompts, B."""
+        new, _ = select_first(prefilled.logits, prefilled.lengths, None, top=None)
+        return new
+
+    def first_token(
+        self, prefilled: Prefilled, source: int, settings: RowSettings, selection: Selection
+    ) -> tuple[NewTokens, RowSettings]:
+        """The first token of an answer with settings, B = 1, and the settings with it, on the device."""
+        logits = take_logits(prefilled.logits, np.int32(source))
+        whole = placed(settings, self.mesh)
+        lengths = prefilled.lengths[source : source + 1]
+        new, used = select_first(logits, lengths, selection.part(whole), top=selection.top)
+        return new, used if selection is Selection.PROCESSED else whole
+
+    def put(
+        self, place: Place, prefilled: Prefilled, source: int, new: NewTokens, number: int, position: int
+    ) -> None:
+        """Puts a prefilled row, and the new token of this number, at `position`, into a row of a lane."""
+        token = take_token(new.tokens, np.int32(number))
+        self._put(place, prefilled.cache, source, token, position)
+
+    def put_settings(self, place: Place, settings: RowSettings) -> None:
+        """Puts the settings of one answer into a row of a lane."""
+        lane, row = place
+        self.settings[lane] = put_settings(self.settings[lane], np.int32(row), settings)
+
+    def move(self, origin: Place, place: Place, position: int) -> None:
+        """Copies a row with its newest token, at `position`, and its settings into a row of another lane."""
+        lane, row = origin
+        cache, token = take_row(self.lanes[lane], np.int32(row))
+        self._put(place, cache, 0, token, position)
+        self.put_settings(place, take_settings(self.settings[lane], np.int32(row)))
+
+    def _put(self, place: Place, cache: Cache, source: int, token: Array, position: int) -> None:
+        lane, row = place
+        self.lanes[lane] = put_row(
+            self.lanes[lane], np.int32(row), cache, np.int32(source), token, np.int32(position)
+        )
+
+    def prefix_of(self, prefilled: Prefilled, source: int, length: int) -> PrefixCache:
+        """The first tokens of a prefilled row, as a prefix of other prompts."""
+        slots = self.shapes.prefix_slots_for(length)
+        cache = take_prefix(prefilled.cache, np.int32(source), slots=slots)
+        return PrefixCache(cache.k, cache.v, np.array([length], np.int32))
+
+    def step(
+        self,
+        group: Sequence[int],
+        active: Sequence[np.ndarray],
+        selection: Selection,
+        prefix: PrefixCache | None = None,
+    ) -> NewTokens:
+        """Decodes one token of each row of some lanes; rows that are not `active` become free."""
+        lanes = [self.lanes[lane] for lane in group]
+        caches, tokens, positions = ([getattr(lane, name) for lane in lanes] for name in Lane.__annotations__)
+        logits, caches = decode_lanes(self.params, caches, tokens, positions, prefix, cfg=self.cfg)
+        settings = [selection.part(self.settings[lane]) for lane in group] if selection else None
+        tokens, positions, settings, new = select_next(logits, positions, active, settings, top=selection.top)
+        for i, lane in enumerate(group):
+            self.lanes[lane] = Lane(caches[i], tokens[i], positions[i])
+            if selection is Selection.PROCESSED:
+                self.settings[lane] = settings[i]
+        return new
+
+
+def placed(tree: Any, mesh: Any) -> Any:
+    """Arrays whose first axis is the batch -> the same on the device, or divided over the mesh."""
+    return jax.tree.map(lambda x: jax.device_put(x, sharding(row_letters(x), x.shape, mesh)), tree)
+
+
+def zeros(shapes: Any, mesh: Any) -> Any:
+    """Arrays of zeros of these shapes, whose first axis is the batch, each in a buffer of its own."""
+
+    def create(x: jax.ShapeDtypeStruct) -> Array:
+        letters = 'BSKH' if len(x.shape) == 4 else row_letters(x)
+        return jnp.zeros(x.shape, x.dtype, device=sharding(letters, x.shape, mesh))
+
+    return jax.tree.map(create, shapes)

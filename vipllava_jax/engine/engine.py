@@ -1,0 +1,243 @@
+"""The engine: answers questions as they come, many at a time, in rows that are refilled as they end."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import jax
+
+from vipllava_jax.answering.questions import check_model
+from vipllava_jax.engine.compiling import compile_all
+from vipllava_jax.engine.device import Device
+from vipllava_jax.engine.memory import default_prefix_bytes, rows_for
+from vipllava_jax.engine.pictures import Pictures, Prepared
+from vipllava_jax.engine.prefix_store import PrefixStore
+from vipllava_jax.engine.question import Question, QuestionError, QueueFull, encode
+from vipllava_jax.engine.reply import Reply
+from vipllava_jax.engine.row_settings import SettingsTooLarge
+from vipllava_jax.engine.scheduler import Scheduler
+from vipllava_jax.engine.shapes import Shapes, make_shapes
+from vipllava_jax.engine.stats import Counts, Stats
+from vipllava_jax.engine.waiting import Waiting, waiting_for, with_pictures
+from vipllava_jax.generation.model import Model
+from vipllava_jax.mesh_text import row_parts
+from vipllava_jax.sharding import mesh_of
+
+Progress = Callable[[int, int], None]
+
+
+class Engine:
+    """Answers questions from any number of threads; a context manager, because it holds memory and processes.
+
+    `rows` of `slots` slots, by default as many as the memory has room for, are decoded together; a slot holds
+    a token of a prompt or an answer. `long_rows` more have the slots of the whole context. Beginnings of
+    prompts up to their last picture are kept in `prefix_bytes`, and not computed again. At most `queue`
+    questions wait. With `exact`, the answer to a question does not depend on what else is answered, also in
+    bfloat16: each is prefilled alone, all rows are always decoded, and no prefix is shared. `workers`
+    processes prepare pictures. `progress` is called with the numbers of compiled programs and of all.
+
+    All programs are compiled when it is created. Raises ValueError for a number that is out of range, or if
+    the memory has no room for a row; TypeError for what is not a Model.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        rows: int | None = None,
+        slots: int = 1024,
+        long_rows: int | None = None,
+        prefix_bytes: int | None = None,
+        queue: int = 1024,
+        exact: bool = False,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        check_model(model)
+        self.model, self.exact, self._queue = model, exact, queue
+        self.shapes = shapes_for(model, rows, slots, long_rows, prefix_bytes)
+        capacity = default_prefix_bytes(model) if prefix_bytes is None else prefix_bytes
+        self._store = PrefixStore(0 if exact else capacity)
+        self._counts = Counts()
+        self._pictures = Pictures(model.processor.image_settings, workers)
+        try:
+            self._device = Device(model.params, model.cfg, self.shapes)
+            compile_all(self._device, progress)
+        except BaseException:
+            self._pictures.close()
+            raise
+        self._scheduler = Scheduler(self._device, self._store, self._counts, exact)
+        self._changed = threading.Condition()
+        self._prepared: deque[Waiting] = deque()  # for the scheduler
+        self._preparing: dict[Reply, Future[Prepared]] = {}
+        self._open: set[Reply] = set()  # that have not ended
+        self._is_closing = self._is_draining = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name='vipllava engine', daemon=True)
+        self._thread.start()
+
+    def submit(self, question: Question) -> Reply:
+        """Adds a question to the queue -> its reply, which is written as it is answered.
+
+        Raises QueueFull if too many wait, QuestionError for one that can never be answered, and RuntimeError
+        if the engine is closed, draining or has failed. A picture that cannot be read fails the reply.
+        """
+        self._check_open()
+        encoded = encode(question, self.model)
+        n, rows = encoded.settings.num_return_sequences, self.shapes.rows
+        if n > rows:
+            raise QuestionError(f'num_return_sequences is {n}, but the engine has {rows} rows: ask for fewer')
+        reply = Reply(encoded, self.model.processor, self._ended)
+        try:
+            waiting = waiting_for(reply, self.shapes)
+        except SettingsTooLarge as error:
+            raise QuestionError(str(error)) from None
+        with self._changed:
+            self._check_open()
+            if len(self._preparing) + len(self._prepared) + len(self._scheduler.waiting) >= self._queue:
+                raise QueueFull(f'{self._queue} questions are waiting: ask again later')
+            self._open.add(reply)
+            self._counts.prompt_tokens += len(encoded.ids)
+            if question.images:
+                self._preparing[reply] = future = self._pictures.submit(question)
+            else:
+                self._prepared.append(waiting)
+                self._changed.notify_all()
+        if question.images:
+            future.add_done_callback(lambda future: self._pictures_ready(waiting, future))
+        return reply
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Accepts no more questions, and waits until all are answered, at most `timeout` seconds.
+
+        Returns whether all have ended.
+        """
+        with self._changed:
+            self._is_draining = True
+            return self._changed.wait_for(lambda: not self._open, timeout)
+
+    def close(self) -> None:
+        """Ends the engine: questions that are not answered fail with CancelledError."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._pictures.close()
+        for reply in [*self._open]:
+            reply.fail(CancelledError('the engine was closed'))
+
+    def __enter__(self) -> 'Engine':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def stats(self) -> Stats:
+        """Counts since the start, and what the engine does now."""
+        with self._changed:
+            return Stats(
+                rows=self.shapes.rows,
+                long_rows=self.shapes.long_rows,
+                slots=self.shapes.slots,
+                running=len(self._scheduler.rows),
+                waiting=len(self._prepared) + len(self._scheduler.waiting),
+                preparing=len(self._preparing),
+                prefix_bytes=self._store.bytes,
+                **vars(self._counts),
+            )
+
+    # Called by other threads
+
+    def _check_open(self) -> None:
+        if self._error:
+            raise RuntimeError(f'the engine has failed: {self._error}') from self._error
+        if self._is_closing or self._is_draining:
+            raise RuntimeError('the engine is closed' if self._is_closing else 'the engine is draining')
+
+    def _pictures_ready(self, waiting: Waiting, future: Future[Prepared]) -> None:
+        """Takes over the pictures of a question, in the thread that has prepared them."""
+        reply = waiting.reply
+        with self._changed:
+            self._preparing.pop(reply, None)
+            if not reply.done and not future.cancelled() and future.exception() is None:
+                prepared = future.result()
+                reply.warnings = prepared.warnings
+                token = self.model.cfg.image_token
+                self._prepared.append(with_pictures(waiting, prepared.pixels, prepared.digests, token))
+                self._changed.notify_all()
+                return
+        error = None if future.cancelled() else future.exception()
+        reply.fail(error or CancelledError('the reply was cancelled'))
+
+    def _ended(self, reply: Reply) -> None:
+        """Counts a reply that has ended, in any thread."""
+        with self._changed:
+            if reply in self._open:
+                self._open.remove(reply)
+                name = 'cancelled' if reply.cancelled else 'failed' if reply.error else 'finished'
+                setattr(self._counts, name, getattr(self._counts, name) + 1)
+            if future := self._preparing.pop(reply, None):
+                future.cancel()
+            self._changed.notify_all()
+
+    # The thread of the engine
+
+    def _run(self) -> None:
+        compiled = CompilationCounter(self._counts)
+        try:
+            with compiled:
+                while self._next_turn():
+                    self._scheduler.turn()
+        except BaseException as error:
+            with self._changed:
+                self._error = error
+            self._scheduler.fail(error)
+            for reply in [*self._open]:
+                reply.fail(error)
+
+    def _next_turn(self) -> bool:
+        """Hands prepared questions to the scheduler; waits while there is nothing to do; False to end."""
+        with self._changed:
+            if self._scheduler.is_idle and not self._prepared and not self._is_closing:
+                begin = time.perf_counter()
+                self._changed.wait_for(lambda: self._prepared or self._is_closing)
+                self._counts.seconds_waiting += time.perf_counter() - begin
+            self._scheduler.waiting.extend(self._prepared)
+            self._prepared.clear()
+            return not self._is_closing
+
+
+class CompilationCounter:
+    """Counts the programs that are compiled in this thread within the context."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts, self.thread = counts, threading.get_ident()
+
+    def __enter__(self) -> None:
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith('backend_compile_duration') and threading.get_ident() == self.thread:
+            self.counts.compilations += 1
+
+
+def shapes_for(
+    model: Model, rows: int | None, slots: int, long_rows: int | None, prefix_bytes: int | None
+) -> Shapes:
+    """The shapes of an engine; ValueError for a number that is out of range."""
+    for name, value, least in (('rows', rows, 1), ('slots', slots, 1), ('long_rows', long_rows, 0)):
+        if value is not None and value < least:
+            raise ValueError(f'{name} is {value}: give {least} or more')
+    mesh = mesh_of(model.params)
+    parts = row_parts(mesh.shape) if mesh else 1
+    devices = [*mesh.devices.flat] if mesh else jax.local_devices()[:1]
+    few = devices[0].platform == 'cpu'
+    if rows is None:
+        rows = rows_for(model, slots, long_rows, prefix_bytes, devices)
+    return make_shapes(model.cfg, rows, slots, long_rows, parts, few)

@@ -1,0 +1,216 @@
+"""The compiled programs of the engine; each has few shapes, so that all are compiled before any question."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array, lax
+
+from vipllava_jax.config import Config
+from vipllava_jax.engine.row_settings import RowSettings, with_tokens
+from vipllava_jax.generation.logits.next_token import NewTokens, reported, scores_of
+from vipllava_jax.generation.logits.repeats import repeats_of
+from vipllava_jax.generation.logits.sampling import most_likely, select
+from vipllava_jax.generation.prefix import join_prefix
+from vipllava_jax.generation.programs import NOT_FINITE, is_usable
+from vipllava_jax.generation.state import pin_rows
+from vipllava_jax.model import vipllava
+from vipllava_jax.model.llama import Cache, PrefixCache
+from vipllava_jax.model.projector import place_features
+from vipllava_jax.model.vipllava import Params, VipLlava
+from vipllava_jax.sharding import mesh_of, pin
+
+PICTURES = 8  # of one prefill; the features of fewer are padded to as many
+
+
+@struct.dataclass
+class Lane:
+    """Rows of a cache, and the newest token of each, which is not in the cache yet. All leaves lead with B."""
+
+    cache: Cache  # 2L times BSKH
+    tokens: Array  # B int32
+    positions: Array  # B int32, the positions of these tokens; 0 in free rows
+
+
+@partial(jax.jit, static_argnames='cfg')
+def read_pictures(params: Params, pixels: Array, *, cfg: Config) -> Array:
+    """Pictures Fhw3, at most PICTURES -> their features FPD, padded to PICTURES."""
+    features = VipLlava(cfg).apply({'params': params}, pixels[:, None], method='features')[:, 0]
+    return jnp.pad(features, ((0, PICTURES - len(pixels)), (0, 0), (0, 0)))
+
+
+@partial(jax.jit, static_argnames=('cfg', 'slots'))
+def prefill_prompts(
+    params: Params, tokens: Array, lengths: Array, features: Array, sources: Array, *, cfg: Config, slots: int
+) -> tuple[Array, Cache]:
+    """Prompts BT -> the logits BV after the `lengths` B tokens of each, and a cache of `slots` slots.
+
+    `sources` BT are the numbers of the features, counted over all pictures FP, that replace tokens; -1 where
+    a token is text.
+    """
+
+    def run(model: VipLlava) -> tuple[Array, Cache]:
+        x = place_features(model.embed(tokens, None), features, sources)
+        return model.prefill_embeddings(x, lengths, slots)
+
+    logits, cache = VipLlava(cfg).apply({'params': params}, method=run)
+    return pin(logits, 'BV', mesh_of(params)), pin_cache(cache, mesh_of(params))
+
+
+@partial(jax.jit, static_argnames=('cfg', 'slots', 'joined'))
+def prefill_after(
+    params: Params,
+    tokens: Array,
+    lengths: Array,
+    prefix: PrefixCache,
+    *,
+    cfg: Config,
+    slots: int,
+    joined: bool,
+) -> tuple[Array, Cache]:
+    """Tokens BT that follow a prefix -> the logits BV after them, and a cache of `slots` slots.
+
+    The cache holds the tokens of the prefix, too, if it is to be `joined`.
+    """
+    T = tokens.shape[1]
+    logits, cache = vipllava.prefill(
+        params, tokens, lengths=lengths, slots=T if joined else slots, prefix=prefix, cfg=cfg
+    )
+    if joined:
+        cache = join_prefix(prefix, cache, slots)
+    return pin(logits, 'BV', mesh_of(params)), pin_cache(cache, mesh_of(params))
+
+
+@partial(jax.jit, static_argnames='top')
+def select_first(
+    logits: Array, lengths: Array, settings: RowSettings | None, *, top: int | None
+) -> tuple[NewTokens, RowSettings | None]:
+    """Logits BV after prompts of `lengths` B tokens -> the first new tokens B, and the settings with them.
+
+    The token is NOT_FINITE for a row whose logits hold NaN or infinity, unless its processors replace them.
+    """
+    if settings is not None and settings.processing is not None:
+        longest = settings.processing.no_repeat_ngram_size.max() - 1
+        settings = settings.replace(repeats=repeats_of(settings.ids, lengths, longest))
+    tokens, new, settings = _select(logits, lengths, settings, top)
+    usable = is_usable(logits, settings and settings.processing)
+    new = new.replace(tokens=jnp.where(usable, tokens, NOT_FINITE))
+    return pin_rows(new, mesh_of(logits)), pin_rows(settings, mesh_of(logits))
+
+
+@partial(jax.jit, static_argnames='cfg', donate_argnames='caches')
+def decode_lanes(
+    params: Params,
+    caches: Sequence[Cache],
+    tokens: Sequence[Array],
+    positions: Sequence[Array],
+    prefix: PrefixCache | None = None,
+    *,
+    cfg: Config,
+) -> tuple[Array, Sequence[Cache]]:
+    """The newest tokens of lanes, B in all, at their positions -> logits BV, and the caches with them.
+
+    The caches are donated. Rows that are members of `prefix` have caches of what follows it.
+    """
+    at = jnp.concatenate(positions)
+    logits, caches = vipllava.decode(params, jnp.concatenate(tokens), caches, at, prefix=prefix, cfg=cfg)
+    mesh = mesh_of(params)
+    return pin(logits, 'BV', mesh), [pin_cache(cache, mesh) for cache in caches]
+
+
+@partial(jax.jit, static_argnames='top')
+def select_next(
+    logits: Array,
+    positions: Sequence[Array],
+    active: Sequence[Array],
+    settings: Sequence[RowSettings] | None,
+    *,
+    top: int | None,
+) -> tuple[Sequence[Array], Sequence[Array], Sequence[RowSettings] | None, NewTokens]:
+    """Logits BV of the rows of lanes -> the tokens, positions and settings of each lane, all new tokens B.
+
+    Rows that are not `active` are free: their positions become 0.
+    """
+    sizes = [len(of_lane) for of_lane in positions]
+    joined = jnp.where(jnp.concatenate(active), jnp.concatenate(positions) + 1, 0)
+    whole = settings and jax.tree.map(lambda *parts: jnp.concatenate(parts), *settings)
+    tokens, new, whole = _select(logits, joined, whole, top)
+    mesh = mesh_of(logits)
+
+    def split(x: Array) -> list[Array]:
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        return pin_rows([x[end - size : end] for size, end in zip(sizes, ends, strict=True)], mesh)
+
+    of_lanes = None
+    if whole is not None:
+        leaves, form = jax.tree.flatten(whole)
+        of_lanes = [form.unflatten(parts) for parts in zip(*map(split, leaves), strict=True)]
+    return split(tokens), split(joined), of_lanes, pin_rows(new, mesh)
+
+
+def _select(
+    logits: Array, lengths: Array, settings: RowSettings | None, top: int | None
+) -> tuple[Array, NewTokens, RowSettings | None]:
+    """Logits BV after `lengths` B tokens -> the tokens B, what is reported of them, and the settings."""
+    if settings is None:
+        tokens = most_likely(logits)
+        return tokens, reported(tokens, logits, logits, top), None
+    sampling, processing = settings.sampling_with_keys, settings.processing
+    scores = scores_of(logits, settings.ids, lengths, settings.repeats, sampling, processing)
+    tokens = select(scores, sampling, lengths)
+    return tokens, reported(tokens, logits, scores, top), with_tokens(settings, tokens, lengths)
+
+
+@partial(jax.jit, donate_argnames='lane')
+def put_row(lane: Lane, row: Array, cache: Cache, source: Array, token: Array, position: Array) -> Lane:
+    """The lane, which is donated, with the row `source` of a cache, and a token after it, in its row `row`.
+
+    The cache has as many slots as the lane, or fewer; what the lane has in the slots beyond does not matter.
+    """
+
+    def put(x: Array, new: Array) -> Array:
+        new = lax.dynamic_slice_in_dim(new, source, 1)
+        return lax.dynamic_update_slice(x, new, (row, 0, 0, 0))
+
+    mesh = mesh_of(lane)
+    return Lane(
+        pin_cache(jax.tree.map(put, lane.cache, cache), mesh),
+        pin_rows(lane.tokens.at[row].set(token), mesh),
+        pin_rows(lane.positions.at[row].set(position), mesh),
+    )
+
+
+@jax.jit
+def take_row(lane: Lane, row: Array) -> tuple[Cache, Array]:
+    """The cache of one row of a lane, B = 1, and its newest token, a number."""
+    cache = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, row, 1), lane.cache)
+    return pin_cache(cache, mesh_of(lane)), pin(lane.tokens[row], '', mesh_of(lane))
+
+
+@jax.jit
+def take_logits(logits: Array, row: Array) -> Array:
+    """The logits of one row, 1V."""
+    return pin(lax.dynamic_slice_in_dim(logits, row, 1), 'BV', mesh_of(logits))
+
+
+@jax.jit
+def take_token(tokens: Array, row: Array) -> Array:
+    """The token of one row, a number."""
+    return pin(tokens[row], '', mesh_of(tokens))
+
+
+@partial(jax.jit, static_argnames='slots')
+def take_prefix(cache: Cache, row: Array, *, slots: int) -> Cache:
+    """The first slots of one row of a cache, B = 1."""
+
+    def take(x: Array) -> Array:
+        return lax.dynamic_slice(x, (row, 0, 0, 0), (1, slots, *x.shape[2:]))
+
+    return pin_cache(jax.tree.map(take, cache), mesh_of(cache))
+
+
+def pin_cache(cache: Cache, mesh: object) -> Cache:
+    """The cache with the shardings of its letters (under jit), which all programs that take it expect."""
+    return jax.tree.map(lambda x: pin(x, 'BSKH', mesh), cache)
