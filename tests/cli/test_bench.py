@@ -41,6 +41,72 @@ def test_results_are_shown_as_table_json_and_plot(vipllava, tmp_path):
         assert picture.width > 1000
 
 
+@pytest.fixture
+def engine(monkeypatch):
+    """Replaces the engine by one that answers at once."""
+    from tests.benchmark.engines import Engine
+    from vipllava_jax.benchmark import engine_run
+
+    monkeypatch.setattr(engine_run, 'Engine', Engine)
+    return Engine
+
+
+def test_the_engine_has_tables_of_its_own(vipllava, engine, tmp_path):
+    file = tmp_path / 'speed.json'
+    args = ('--engine-requests', 4, '--engine-percents', 50, '--engine-rows', 4, '--engine-exact')
+    ran = vipllava('bench', '--preset', 'tiny', '--what', 'engine', *args, '--json', file)
+    assert ran.code == 0, ran.err
+    for expected in (
+        '4 rows of 1024 slots',
+        'saturation',
+        'arrivals 50 %',
+        'rows in use',
+        'times of requests',
+    ):
+        assert expected in ran.out
+    for expected in ('starting the engine', 'saturation, 4 requests, 128 + 64: vipllava-jax'):
+        assert expected in ran.err
+    assert 'decode' not in ran.out.split('engine: 4 rows')[0]
+    data = json.loads(file.read_text())
+    parts = ['saturation', 'one-picture', 'mixed', 'lone', 'arrivals']
+    assert [load['what'] for load in data['loads']] == parts
+    assert (data['lines'], data['engine']['exact']) == ([], True)
+    assert engine.made[-1].arguments == {'queue': 1024, 'rows': 4, 'exact': True}
+
+
+def test_other_lines_say_nothing_of_the_engine(vipllava, engine, tmp_path):
+    file = tmp_path / 'speed.json'
+    ran = vipllava(*SMALL, '--what', 'vision', '--json', file)
+    assert ran.code == 0, ran.err
+    assert 'engine' not in ran.out
+    assert not {'engine', 'loads'} & json.loads(file.read_text()).keys()
+
+
+def test_an_interrupted_engine_shows_the_parts_so_far(vipllava, engine, monkeypatch, tmp_path):
+    from vipllava_jax.benchmark import engine_parts
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine_parts, 'send_in_turn', interrupt)
+    monkeypatch.setattr(cli.signals, 'end_by_interrupt', lambda: sys.exit(130))
+    args = ('--what', 'engine', '--engine-requests', 4, '--engine-parts', 'saturation,lone')
+    ran = vipllava('bench', '--preset', 'tiny', *args, '--json', tmp_path / 'speed.json')
+    assert ran.code == 130
+    assert 'saturation' in ran.out
+    assert engine.made[-1].closed
+    assert json.loads((tmp_path / 'speed.json').read_text())['loads'][0]['what'] == 'saturation'
+
+
+def test_a_failing_engine_is_reported(vipllava, engine, monkeypatch):
+    from vipllava_jax.benchmark import engine_run
+
+    monkeypatch.setattr(engine_run, 'Engine', lambda *_, **__: engine(fault='a defect'))
+    ran = vipllava('bench', '--preset', 'tiny', '--what', 'engine', '--engine-parts', 'lone')
+    assert ran.code == 1
+    assert 'a defect' in ran.out
+
+
 def test_a_checkpoint_is_measured(vipllava, folder):
     args = ('--batch', '2', '--context', '100', '--repeats', 3)
     ran = vipllava('bench', '--model', folder, '--what', 'decode', *args)
@@ -89,6 +155,9 @@ def test_a_failing_line_is_reported_and_the_others_continue(vipllava, monkeypatc
         (['--context', '100'], '--context 100: this model can be measured from'),
         (['--context', '9000'], '--context 9000'),
         (['--repeats', '2'], '--repeats'),
+        (['--engine-parts', 'idle'], "'idle' is not one of saturation, one-picture"),
+        (['--engine-percents', '50 %'], 'not a list of numbers from 1'),
+        (['--engine-requests', '0'], '--engine-requests'),
         (['--plot', 'x.jpg'], 'expected a name that ends in .png'),
         (['--json', 'no/such/x.json'], 'there is no folder'),
         (['--model', 'x'], '--model and --preset'),
@@ -138,6 +207,15 @@ def test_what_a_mesh_cannot_measure_is_refused(vipllava, args, message):
     ran = vipllava('bench', '--preset', 'tiny', *args)
     assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
     assert message in ran.err
+
+
+def test_requests_that_do_not_fit_the_model_are_refused_before_it_is_loaded(vipllava, folder, monkeypatch):
+    from vipllava_jax import loading
+
+    monkeypatch.setattr(loading.Source, 'load', None)
+    ran = vipllava('bench', '--model', folder, '--context', 100, '--what', 'engine')
+    assert (ran.code, ran.err.count('\n')) == (2, 1)
+    assert 'choose other --engine-parts' in ran.err
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,11 @@ class Answers:
         gc.collect()
         torch.cuda.empty_cache()
 
+    def discard(self) -> None:
+        """Frees the weights, after the last line that needs them."""
+        self.model = None
+        Answers.release(self)
+
     def answer(self, inputs: dict[str, Tensor], new: int, slots: int, **settings: Any) -> Tensor:
         """Prompts -> the prompts followed by `new` tokens per row; a static cache has `slots` slots."""
         with torch.no_grad():
@@ -132,6 +137,11 @@ class Compiled(Answers):
 
     def release(self) -> None:
         """Keeps the memory: the next line may have the same shape."""
+
+    def discard(self) -> None:
+        self.cache, self.shape = None, (0, 0)
+        torch.compiler.reset()
+        super().discard()
 
     def _cache(self, rows: int, slots: int) -> Any:
         """An empty cache of a shape; a new shape discards the old cache and the programs compiled for it."""

@@ -29,22 +29,32 @@ libraries are measured in turns. ratio: its time divided by ours."""
 
 def table(results: Sequence[Result], ceilings: Ceilings, title: str) -> Table:
     """One row per line: our time, rate and percentage of the ceiling; the other sides' times and ratios."""
-    rates = (
+    peers = others(results)
+    shown = Table(title=f'{title}\n{rates(ceilings)}', title_justify='left')
+    headers = ['what', 'batch', 'tokens', 'ms', 'quartiles', 'output', '% of', '']
+    headers += [header for name in peers for header in (f'{name}: ms', 'ratio')]
+    add_columns(shown, headers, [_row(result, ceilings, peers) for result in results], left=('what', ''))
+    return shown
+
+
+def rates(ceilings: Ceilings) -> str:
+    """The rates of the device as a line of text."""
+    return (
         f'measured in this run: copy {ceilings.bandwidth / 1e9:,.0f} GB/s, '
         f'{ceilings.dtype} matmul {ceilings.matmul / 1e12:.3g} TFLOP/s'
     )
-    peers = others(results)
-    shown = Table(title=f'{title}\n{rates}', title_justify='left')
-    headers = ['what', 'batch', 'tokens', 'ms', 'quartiles', 'output', '% of', '']
-    headers += [header for name in peers for header in (f'{name}: ms', 'ratio')]
-    rows = [_row(result, ceilings, peers) for result in results]
+
+
+def add_columns(
+    shown: Table, headers: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]
+) -> None:
+    """Adds columns and rows to a table; the columns whose headers are in `left` are justified left."""
     for header, *cells in zip(headers, *rows, strict=True):
         # On a narrow terminal, cells wrap at spaces, so that no number is cut.
         longest = max((len(word) for cell in cells for word in cell.split()), default=1)
-        shown.add_column(header, min_width=longest, justify='left' if header in ('what', '') else 'right')
+        shown.add_column(header, min_width=longest, justify='left' if header in left else 'right')
     for row in rows:
         shown.add_row(*row)
-    return shown
 
 
 def _row(result: Result, ceilings: Ceilings, peers: Sequence[str]) -> list[str]:
@@ -62,7 +72,7 @@ def _row(result: Result, ceilings: Ceilings, peers: Sequence[str]) -> list[str]:
     ]
 
 
-def others(results: Sequence[Result]) -> list[str]:
+def others(results: Sequence[Any]) -> list[str]:
     """The names of the sides other than ours, in order of first appearance."""
     return [*dict.fromkeys(name for r in results for name in r.sides if name != OURS)]
 
@@ -83,17 +93,17 @@ def sentence(result: Result, ceilings: Ceilings) -> str:
 
 def milliseconds(side: Side) -> str:
     """The median, or the error."""
-    return side.fault if side.median is None else _three(side.median * 1e3)
+    return side.fault if side.median is None else three_digits(side.median * 1e3)
 
 
 def spread(side: Side) -> str:
-    return '–'.join(_three(x * 1e3) for x in side.quartiles) if side.quartiles else ''
+    return '–'.join(three_digits(x * 1e3) for x in side.quartiles) if side.quartiles else ''
 
 
 def output(result: Result) -> str:
     amount, unit = result.line.output
     seconds = result.sides[OURS].median
-    return f'{_three(amount / seconds)} {unit}' if amount and seconds else ''
+    return f'{three_digits(amount / seconds)} {unit}' if amount and seconds else ''
 
 
 def percent(result: Result, ceilings: Ceilings) -> str:
@@ -144,6 +154,6 @@ def write_report(path: Path, data: dict[str, Any]) -> None:
     write_text(path, json.dumps(data, indent=1) + '\n')
 
 
-def _three(x: float) -> str:
+def three_digits(x: float) -> str:
     """A number with three significant digits, or with all digits before the decimal point."""
     return f'{x:,.0f}' if x >= 100 else f'{x:.3g}' if x < 1 else f'{x:.{1 if x >= 10 else 2}f}'

@@ -21,8 +21,12 @@ from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.sharding import make_mesh
 from vipllava_jax.weight_options import WeightOptions
 
-ON_CPU = dict(preset='tiny', batches=(1, 8), contexts=(704,), dtype='float32')  # takes at most a minute
-ON_ACCELERATOR = dict(preset='7b', batches=(1, 8, 32, 128), contexts=(704, 1500), dtype='bfloat16')
+ON_CPU = dict(  # takes at most a minute
+    preset='tiny', batches=(1, 8), contexts=(704,), dtype='float32', requests=32
+)
+ON_ACCELERATOR = dict(
+    preset='7b', batches=(1, 8, 32, 128), contexts=(704, 1500), dtype='bfloat16', requests=256
+)
 NO_QUANTIZED_PEER = '--peer transformers: cannot use quantized weights; leave out --quantize or --peer'
 
 Show = Callable[[str], None]

@@ -81,7 +81,7 @@ def measure_line(line: Line, repeats: int) -> Result:
     runs: dict[str, Run] = {}
     for name, prepare in line.sides.items():
         side = result.sides[name]
-        with _recorded(side):
+        with recorded(side):
             begin = time.perf_counter()
             run = prepare()
             for _ in range(2 * line.warm_up):  # twice: some compilers record a graph only after a first run
@@ -92,14 +92,14 @@ def measure_line(line: Line, repeats: int) -> Result:
         for name, run in runs.items():
             side = result.sides[name]
             if not side.fault:
-                with _recorded(side), HostMemory() if line.memory else nullcontext() as memory:
+                with recorded(side), HostMemory() if line.memory else nullcontext() as memory:
                     side.samples.append(run())
                 side.memory = max(side.memory, memory.peak if memory else 0)
     return result
 
 
 @contextmanager
-def _recorded(side: Side) -> Iterator[None]:
+def recorded(side: Side) -> Iterator[None]:
     """Records an exception in the context as the side's fault."""
     try:
         yield

@@ -2,12 +2,14 @@
 
 import importlib.util
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vipllava_jax.cli.bench_engine import EngineOptions, engine_options
+from vipllava_jax.cli.bench_options import Options
 from vipllava_jax.cli.bench_outputs import description, save_results, show_results
 from vipllava_jax.cli.lists import Names, Numbers
 from vipllava_jax.cli.memory import reserve
@@ -15,17 +17,18 @@ from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE_PATH, FOLDER
 from vipllava_jax.evaluation.outputs import check_outputs
-from vipllava_jax.files import check_writable
 from vipllava_jax.signals import raising_interrupts, temporary_folder
-from vipllava_jax.weight_options import FLOATS, QUANTIZED, WeightOptions
+from vipllava_jax.weight_options import FLOATS, QUANTIZED
 
 if TYPE_CHECKING:
+    from vipllava_jax.benchmark.engine_parts import LoadResult
+    from vipllava_jax.benchmark.engine_run import EngineRun
     from vipllava_jax.benchmark.subject import Subject
     from vipllava_jax.benchmark.timing import Line, Result
 
 ON_MESH = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate')
 DEFAULT = (*ON_MESH, 'load', 'convert')  # without a mesh; these depend on the disk more than on the devices
-WHAT = (*DEFAULT, 'decode-shared', 'questions')
+WHAT = (*DEFAULT, 'decode-shared', 'questions', 'engine')
 
 
 @click.command()
@@ -45,7 +48,7 @@ WHAT = (*DEFAULT, 'decode-shared', 'questions')
     '--what',
     metavar='A,B,…',
     type=Names(WHAT),
-    help=f'Measure only some of {", ".join(WHAT)}.  [default: all but the last two]',
+    help=f'Measure only some of {", ".join(WHAT)}.  [default: all but the last three]',
 )
 @click.option(
     '--batch',
@@ -94,6 +97,7 @@ WHAT = (*DEFAULT, 'decode-shared', 'questions')
 )
 @click.option('--json', 'json_file', metavar='FILE', type=FILE_PATH, help='Write all samples to this file.')
 @click.option('--plot', metavar='FILE.png', type=FILE_PATH, help='Draw a roofline plot to this file.')
+@engine_options
 def bench(**options: Any) -> None:
     """Measure how fast each part of the model runs on this device.
 
@@ -106,64 +110,26 @@ def bench(**options: Any) -> None:
     For many questions about one picture: decode-shared is a step of rows that read all but the last 64 tokens
     of their context once, and questions a batch from the arrays of its prompts to answers of 64 tokens.
 
+    For continuous batching: engine sends requests with a picture each to an engine, all at once and at random
+    times, and reports rates and latencies in a table of its own, three repeats each.
+
     \b
     Examples:
       vipllava bench
       vipllava bench --model ./vip-llava-7b --what decode,prefill --batch 1,8 --json speed.json
       vipllava bench --preset 7b --what decode,decode-shared,questions --batch 32,128
+      vipllava bench --preset 7b --what engine --engine-parts saturation,lone
       vipllava bench --preset 13b --mesh tensor=4 --what decode --batch 1,32
       vipllava bench --preset 7b --peer transformers --batch 1 --context 704 --plot roofline.png
     """
-    chosen = Options(**options)
+    engine, others = EngineOptions.split(options)
+    chosen = Options(**others, engine=engine)
     chosen.check()
     reserve(shared=chosen.peer is not None)
     from vipllava_jax.benchmark.measure import compilation_cache
 
     with compilation_cache(), temporary_folder('vipllava-bench-') as place:
         run(chosen, Path(place))
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of the command."""
-
-    source: str | None
-    preset: str | None
-    what: tuple[str, ...] | None
-    batches: tuple[int, ...] | None
-    contexts: tuple[int, ...] | None
-    repeats: int
-    dtype: str | None
-    quantize: str | None
-    attention: Any
-    fuse: bool | None
-    mesh: Any
-    peer: str | None
-    json_file: Path | None
-    plot: Path | None
-
-    @property
-    def outputs(self) -> dict[str, Path]:
-        """The files to write, by their options."""
-        return {name: path for name, path in (('--json', self.json_file), ('--plot', self.plot)) if path}
-
-    @property
-    def weights(self) -> WeightOptions:
-        return WeightOptions(dtype=self.dtype, quantize=self.quantize, fuse=self.fuse)
-
-    def check(self) -> None:
-        """Raises ValueError for options that would otherwise fail only after the measurements."""
-        if self.source and self.preset:
-            raise ValueError('--model and --preset: give one of them')
-        if self.mesh and self.peer:
-            raise ValueError('--peer transformers: runs on one device; leave out --mesh or --peer')
-        for path in self.outputs.values():
-            check_writable(path)
-        check_outputs(self.outputs, ())
-        if self.plot and self.plot.suffix != '.png':
-            raise ValueError(f'--plot {self.plot}: expected a name that ends in .png')
-        if self.plot and not importlib.util.find_spec('matplotlib'):
-            raise ValueError("--plot needs matplotlib: pip install 'vipllava-jax[bench]'")
 
 
 def run(options: Options, place: Path) -> None:
@@ -183,11 +149,21 @@ def run(options: Options, place: Path) -> None:
     largest = max(options.batches or (1,)), max(contexts)
     mesh = running.find_mesh(options.mesh, folder, cfg, options.weights, *largest, show)
     plan.check_batches(options.batches or (), plan.Shares.of(mesh))
+    if options.with_engine:
+        options.engine.check(cfg)
     subject = running.load_subject(folder, cfg, options.weights, options.attention, show, mesh)
+    measure(options, subject, folder, place)
+
+
+def measure(options: Options, subject: 'Subject', folder: Path | None, place: Path) -> None:
+    """Measures the lines and then the engine, and prints the results, also when interrupted."""
+    from vipllava_jax.benchmark import run as running
+
     compared = running.implementations(subject, options.peer, show)
     show('measuring the device: copies and matrix products')
-    rates = running.measure_rates(subject.dtype, mesh)
+    rates = running.measure_rates(subject.dtype, subject.mesh)
     lines = planned_lines(options, compared, subject, folder, place)
+    engine = options.engine.plan(subject) if options.with_engine else None
     model = options.source or options.preset or running.default('preset')
     notes = {**description(subject), 'model': model, 'repeats': options.repeats}
     results: list[Result] = []
@@ -197,11 +173,27 @@ def run(options: Options, place: Path) -> None:
                 results.append(result)
                 for implementation in compared.values():
                     implementation.release()
-                save_results(results, rates, notes, options.json_file)
-    finally:  # also when interrupted: the results so far
-        show_results(results, rates, notes, options.plot)
-    if any(side.fault and not side.out_of_memory for result in results for side in result.sides.values()):
+                save_results(results, engine, rates, notes, options.json_file)
+            for _ in measured_loads(engine, subject, compared):
+                save_results(results, engine, rates, notes, options.json_file)
+    finally:  # the results so far
+        show_results(results, engine, rates, notes, options.plot)
+    measured = [*results, *(engine.measured if engine else ())]
+    if any(side.fault and not side.out_of_memory for result in measured for side in result.sides.values()):
         sys.exit(1)
+
+
+def measured_loads(
+    engine: 'EngineRun | None', subject: 'Subject', compared: dict[str, Any]
+) -> 'Iterator[LoadResult]':
+    """The parts of the engine's benchmark, each after it has been measured; none if it was not chosen."""
+    if engine is None:
+        return iter(())
+    from vipllava_jax.benchmark import engine_run
+    from vipllava_jax.benchmark.timing import OURS
+
+    peers = {name: side for name, side in compared.items() if name != OURS}
+    return engine_run.measure(engine, subject, peers, show)
 
 
 def planned_lines(

@@ -1,7 +1,9 @@
 """The compiled programs of the engine; each has few shapes, so that all are compiled before any question."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,7 @@ PICTURES = 8  # of one prefill; the features of fewer are padded to as many
 
 @struct.dataclass
 class Lane:
-    """Rows of a cache, and the newest token of each, which is not in the cache yet. All leaves lead with B."""
+    """Rows of a cache, and the newest token of each, which is not in the cache yet. Leaves lead with B."""
 
     cache: Cache  # 2L times BSKH
     tokens: Array  # B int32
@@ -37,8 +39,8 @@ class Lane:
 @partial(jax.jit, static_argnames='cfg')
 def read_pictures(params: Params, pixels: Array, *, cfg: Config) -> Array:
     """Pictures Fhw3, at most PICTURES -> their features FPD, padded to PICTURES."""
-    features = VipLlava(cfg).apply({'params': params}, pixels[:, None], method='features')[:, 0]
-    return jnp.pad(features, ((0, PICTURES - len(pixels)), (0, 0), (0, 0)))
+    features: Any = VipLlava(cfg).apply({'params': params}, pixels[:, None], method='features')
+    return jnp.pad(features[:, 0], ((0, PICTURES - len(pixels)), (0, 0), (0, 0)))
 
 
 @partial(jax.jit, static_argnames=('cfg', 'slots'))
@@ -55,7 +57,8 @@ def prefill_prompts(
         x = place_features(model.embed(tokens, None), features, sources)
         return model.prefill_embeddings(x, lengths, slots)
 
-    logits, cache = VipLlava(cfg).apply({'params': params}, method=run)
+    found: Any = VipLlava(cfg).apply({'params': params}, method=run)
+    logits, cache = found
     return pin(logits, 'BV', mesh_of(params)), pin_cache(cache, mesh_of(params))
 
 
@@ -93,10 +96,11 @@ def select_first(
     """
     if settings is not None and settings.processing is not None:
         longest = settings.processing.no_repeat_ngram_size.max() - 1
-        settings = settings.replace(repeats=repeats_of(settings.ids, lengths, longest))
+        repeats = repeats_of(settings.known_ids, lengths, longest)
+        settings = dataclasses.replace(settings, repeats=repeats)
     tokens, new, settings = _select(logits, lengths, settings, top)
-    usable = is_usable(logits, settings and settings.processing)
-    new = new.replace(tokens=jnp.where(usable, tokens, NOT_FINITE))
+    usable = is_usable(logits, None if settings is None else settings.processing)
+    new = dataclasses.replace(new, tokens=jnp.where(usable, tokens, NOT_FINITE))
     return pin_rows(new, mesh_of(logits)), pin_rows(settings, mesh_of(logits))
 
 
@@ -135,7 +139,9 @@ def select_next(
     """
     sizes = [len(of_lane) for of_lane in positions]
     joined = jnp.where(jnp.concatenate(active), jnp.concatenate(positions) + 1, 0)
-    whole = settings and jax.tree.map(lambda *parts: jnp.concatenate(parts), *settings)
+    whole = None
+    if settings is not None:
+        whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *settings)
     tokens, new, whole = _select(logits, joined, whole, top)
     mesh = mesh_of(logits)
 
@@ -146,7 +152,8 @@ def select_next(
     of_lanes = None
     if whole is not None:
         leaves, form = jax.tree.flatten(whole)
-        of_lanes = [form.unflatten(parts) for parts in zip(*map(split, leaves), strict=True)]
+        parts = zip(*map(split, leaves), strict=True)
+        of_lanes = [jax.tree.unflatten(form, of_lane) for of_lane in parts]
     return split(tokens), split(joined), of_lanes, pin_rows(new, mesh)
 
 
@@ -158,7 +165,7 @@ def _select(
         tokens = most_likely(logits)
         return tokens, reported(tokens, logits, logits, top), None
     sampling, processing = settings.sampling_with_keys, settings.processing
-    scores = scores_of(logits, settings.ids, lengths, settings.repeats, sampling, processing)
+    scores = scores_of(logits, settings.known_ids, lengths, settings.repeats, sampling, processing)
     tokens = select(scores, sampling, lengths)
     return tokens, reported(tokens, logits, scores, top), with_tokens(settings, tokens, lengths)
 
@@ -211,6 +218,6 @@ def take_prefix(cache: Cache, row: Array, *, slots: int) -> Cache:
     return pin_cache(jax.tree.map(take, cache), mesh_of(cache))
 
 
-def pin_cache(cache: Cache, mesh: object) -> Cache:
+def pin_cache(cache: Cache, mesh: Any) -> Cache:
     """The cache with the shardings of its letters (under jit), which all programs that take it expect."""
     return jax.tree.map(lambda x: pin(x, 'BSKH', mesh), cache)

@@ -68,8 +68,13 @@ class Reply:
     The engine's thread only finds the ends of the answers. Their texts are decoded where they are read.
     """
 
-    def __init__(self, question: EncodedQuestion, processor: Processor) -> None:
-        self.question, self.processor = question, processor
+    def __init__(
+        self,
+        question: EncodedQuestion,
+        processor: Processor,
+        on_end: Callable[['Reply'], None] = lambda reply: None,
+    ) -> None:
+        self.question, self.processor, self._on_end = question, processor, on_end
         self.times = Times(time.perf_counter())
         self.prompt_tokens, self.cached_tokens = len(question.ids), 0
         self.warnings: tuple[str, ...] = ()  # about the pictures; complete when the first piece arrives
@@ -108,6 +113,11 @@ class Reply:
         if self._error:
             raise self._error
         return tuple(map(self._answer, range(len(self.ends.reasons))))
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the question was not answered; None if it was, or still may be."""
+        return self._error
 
     @property
     def done(self) -> bool:
@@ -161,6 +171,8 @@ class Reply:
             self.fail(error)
             return 'cancelled'
         self._notify()
+        if self.done:
+            self._on_end(self)
         return reason
 
     def _write(
@@ -196,6 +208,7 @@ class Reply:
             self.times.finished = time.perf_counter()
             self._changed.notify_all()
         self._notify()
+        self._on_end(self)
 
     def _notify(self) -> None:
         """Calls the callback; not while the lock is held, because it may read the reply."""

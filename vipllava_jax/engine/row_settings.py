@@ -1,10 +1,12 @@
 """What selects the tokens of the engine's rows: arrays of one fixed size, into which all settings fit."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array, lax
@@ -26,14 +28,20 @@ TOP = 24  # the number of likeliest tokens that are reported of a row that asks 
 class RowSettings:
     """What selects the tokens of each row. Every leaf leads with B."""
 
-    sampling: Sampling  # with the words of its keys, B2 uint32
-    processing: Processing | None = None  # None: no row has processors; then there are no ids either
-    ids: Array | None = None  # BS int32, the prompt and the answer; arbitrary after the newest token
-    repeats: Array | None = None  # BS int32, as returned by `repeats_of`
+    sampling: Any  # Sampling with the words of its keys, B2 uint32; on the host all are NumPy arrays
+    processing: Any = None  # Processing; None: no row has processors, and then there are no ids either
+    ids: Any = None  # BS int32, the prompt and the answer; arbitrary after the newest token
+    repeats: Any = None  # BS int32, as returned by `repeats_of`
 
     @property
     def sampling_with_keys(self) -> Sampling:
-        return self.sampling.replace(keys=jax.random.wrap_key_data(self.sampling.keys))
+        sampling: Sampling = self.sampling
+        return dataclasses.replace(sampling, keys=jax.random.wrap_key_data(sampling.keys))
+
+    @property
+    def known_ids(self) -> Array:
+        """The ids, or one slot that nothing reads if no row has processors."""
+        return jnp.zeros((len(self.sampling.keys), 1), jnp.int32) if self.ids is None else self.ids
 
     @property
     def without_processing(self) -> 'RowSettings':
@@ -61,17 +69,18 @@ def settings_of_row(
         lengths, limits = np.array([prompt], np.int32), np.array([limit], np.int32)
         processing = processing_of(settings, lengths, limits, eos, always=True)
         seed = settings.seed if isinstance(settings.seed, int) else 0
-        sampling = Sampling(
-            np.float32(settings.per_row('temperature', 1)),
-            np.int32(settings.per_row('top_k', 1)),
-            np.float32(settings.per_row('top_p', 1)),
-            np.float32(settings.per_row('min_p', 1, none=0)),
-            key_of_sample(np.uint32(seed), np.uint32(sample))[None],
-        )
+        numbers: dict[str, Any] = {
+            'temperature': np.float32(settings.per_row('temperature', 1)),
+            'top_k': np.int32(settings.per_row('top_k', 1)),
+            'top_p': np.float32(settings.per_row('top_p', 1)),
+            'min_p': np.float32(settings.per_row('min_p', 1, none=0)),
+        }
+        keys = key_of_sample(np.uint32(seed), np.uint32(sample))[None]
         row = np.zeros((1, slots), np.int32)
         row[0, : len(ids)] = ids
-        found = RowSettings(sampling, processing, row, np.zeros_like(row))
-        return jax.tree.map(np.asarray, found.replace(processing=_widened(processing)))
+        assert processing is not None
+        found = RowSettings(Sampling(**numbers, keys=keys), _widened(processing), row, np.zeros_like(row))
+        return jax.tree.map(np.asarray, found)
 
 
 def neutral_settings(B: int, slots: int) -> RowSettings:
@@ -113,7 +122,7 @@ def with_tokens(settings: RowSettings, tokens: Array, lengths: Array) -> RowSett
     if settings.processing is None:
         return settings
     ids = write_ids(settings.ids, tokens[:, None], lengths)
-    return settings.replace(ids=ids, repeats=add_id(settings.repeats, ids, tokens))
+    return dataclasses.replace(settings, ids=ids, repeats=add_id(settings.repeats, ids, tokens))
 
 
 @partial(jax.jit, donate_argnames='settings')
