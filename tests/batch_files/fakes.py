@@ -24,6 +24,7 @@ class FakeReply:
         self.question, self.ended = question, threading.Event()
         self.error: BaseException | None = None
         self.cancelled = False
+        self.warnings: tuple[str, ...] = ('a mark is cut off',) if 'cut' in str(question.prompt) else ()
 
     def result(self, timeout: float | None = None) -> tuple[FakeAnswer, ...]:
         if not self.ended.wait(timeout):

@@ -98,6 +98,12 @@ def test_questions_that_fail_are_lines_and_a_broken_engine_is_an_error():
             [*answers(engine, [*rows, {'prompt': 'dead'}])]
 
 
+def test_marks_that_are_cut_off_are_one_warning(engine):
+    with pytest.warns(UserWarning, match=r'^line \d: a mark is cut off$') as warned:
+        [*answers(engine, [{'prompt': f'cut {n}'} for n in range(9)])]
+    assert len(warned) == 1
+
+
 def test_several_samples_are_a_list(engine):
     settings = GenerationSettings(num_return_sequences=3, temperature=1.0)
     (line,) = answers(engine, [{'prompt': 'Why?'}], settings=settings)

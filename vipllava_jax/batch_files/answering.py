@@ -2,8 +2,9 @@
 
 import contextlib
 import time
+import warnings
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import chain
@@ -74,14 +75,15 @@ def rounds(
     have the order of the questions. Closing the iterator cancels the questions that are not answered.
     """
     waiting: deque[Asked] = deque()
-    ahead, more = look_ahead(engine), True
+    ahead, more, has_warned = look_ahead(engine), True, False
     try:
         while more or waiting:
             if more:
                 questions, more = _fill(engine, questions, waiting, ahead)
-            lines = _collect(waiting, ordered)
-            yield lines
-            if not lines:
+            finished = _collect(waiting, ordered)
+            has_warned = has_warned or _warn(asked for asked, _ in finished)
+            yield [line for _, line in finished]
+            if not finished:
                 _wait(waiting)
     finally:
         for asked in waiting:
@@ -124,19 +126,28 @@ def _ask(engine: 'Engine', asked: RowQuestion) -> Asked:
         return Asked(asked, error=str(error))
 
 
-def _collect(waiting: deque[Asked], ordered: bool) -> list[dict[str, Any]]:
-    """Removes the finished lines; with `ordered` only those that no unfinished one precedes."""
-    lines = []
+def _collect(waiting: deque[Asked], ordered: bool) -> list[tuple[Asked, dict[str, Any]]]:
+    """Removes what is finished, with its line; with `ordered` only what nothing unfinished precedes."""
+    finished = []
     for _ in range(len(waiting)):
         asked = waiting.popleft()
         if (line := asked.line()) is not None:
-            lines.append(line)
+            finished.append((asked, line))
         elif ordered:
             waiting.appendleft(asked)
             break
         else:
             waiting.append(asked)
-    return lines
+    return finished
+
+
+def _warn(finished: Iterable[Asked]) -> bool:
+    """Warns of the first mark that is cut off, if there is one: the others would be as many lines."""
+    for asked in finished:
+        if asked.reply and asked.reply.warnings:
+            warnings.warn(f'{asked.asked.id}: {asked.reply.warnings[0]}', stacklevel=3)
+            return True
+    return False
 
 
 def _wait(waiting: deque[Asked]) -> None:
