@@ -20,9 +20,9 @@ def engines(monkeypatch):
     opened = []
 
     class Engine(FakeEngine):
-        def __init__(self, model, exact=False, progress=None):
+        def __init__(self, model, **options):
             super().__init__(fails=lambda question: fails.get(question.prompt))
-            self.exact = exact
+            self.options = options
             opened.append(self)
 
     fails = {'bad': QuestionError('the picture is damaged')}
@@ -49,9 +49,8 @@ def lines(path):
 
 
 def test_all_rows_are_answered(vipllava, folder, engines, place):
-    ran = vipllava(
-        'batch', 'rows.jsonl', '--model', folder, '-o', 'out.jsonl', '--exact', '--max-new-tokens', 3
-    )
+    command = ('batch', 'rows.jsonl', '--model', folder, '-o', 'out.jsonl', '--max-new-tokens', 3)
+    ran = vipllava(*command, '--exact', '--rows', 3)
     assert (ran.code, ran.out) == (1, '')
     assert ran.err.splitlines()[-1] == (
         'vipllava: 39 answers and 1 error are in out.jsonl: see its lines with "error"; --retry-errors '
@@ -68,7 +67,8 @@ def test_all_rows_are_answered(vipllava, folder, engines, place):
         'row': {'page': 7},
     }
     assert found['line 3']['error'].startswith('not JSON')
-    assert engines.opened[0].exact
+    options = {**engines.opened[0].options, 'progress': None}
+    assert options == {'rows': 3, 'slots': 1024, 'exact': True, 'progress': None}
     assert {question.settings.max_new_tokens for question in engines.opened[0].asked} == {3}
     run = json.loads((place / 'out.run.json').read_text())
     assert run['complete'] == {'answers': 39, 'errors': 1, 'bytes': (place / 'out.jsonl').stat().st_size}

@@ -26,6 +26,7 @@ from vipllava_jax.cli.models import (
     template_option,
     weight_options,
 )
+from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE, FOLDER
 from vipllava_jax.cli.pictures import mark_option
 from vipllava_jax.messages import printable
@@ -38,7 +39,7 @@ GROUPS = {
     'Rows': ('images', 'prompt', 'marks', 'template', 'fit', 'shard'),
     'Output': ('output', 'retry_errors'),
     'Generation': (*(name for name in OPTIONS if name not in WITHOUT), 'others'),
-    'Model': ('source', 'dtype', 'quantize', 'adapter', 'mesh', 'exact'),
+    'Model': ('source', 'dtype', 'quantize', 'adapter', 'mesh', 'rows', 'slots', 'exact'),
 }
 
 
@@ -52,7 +53,7 @@ class BatchCommand(GenerationCommand):
 
 
 @click.command(cls=BatchCommand, groups=GROUPS)
-@click.argument('rows', metavar='INPUT', type=FILE)
+@click.argument('given', metavar='INPUT', type=FILE)
 @click.option(
     '-o',
     '--output',
@@ -88,18 +89,34 @@ class BatchCommand(GenerationCommand):
 @weight_options
 @mesh_option
 @click.option(
+    '--rows',
+    metavar='N',
+    type=WholeNumber(1, 2**16),
+    help='The number of rows that are answered together.  [default: what the memory has room for]',
+)
+@click.option(
+    '--slots',
+    metavar='N',
+    type=WholeNumber(1),
+    default=1024,
+    show_default=True,
+    help='The most tokens of the prompt and the answer of a row; a few rows may have the whole context.',
+)
+@click.option(
     '--exact',
     is_flag=True,
     help='Make the answer to a row independent of the others to the last bit; slower.',
 )
 def batch(
-    rows: str,
+    given: str,
     output: str,
     source: str,
     images: str | None,
     shard: str | None,
     retry_errors: bool,
     mesh: Any,
+    rows: int | None,
+    slots: int,
     exact: bool,
     **options: Any,
 ) -> None:
@@ -120,9 +137,9 @@ def batch(
     reserve()
     settings = {'drawn_seed': secrets.randbits(32), **pop_settings(options, as_json=True)}
     weights = pop_weight_options(options)
-    found = open_source(rows, images, options)
+    found = open_source(given, images, options)
     plan = prepare(source, found, Path(output), shard, weights, mesh, {**options, 'settings': settings})
-    run = answer_all(plan, retry_errors, exact)
+    run = answer_all(plan, retry_errors, {'rows': rows, 'slots': slots, 'exact': exact})
     sys.exit(report(run, plan))
 
 

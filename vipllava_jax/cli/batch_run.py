@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from vipllava_jax.engine.engine import Engine
 
 
-def answer_all(plan: PreparedBatch, retry_errors: bool, exact: bool) -> 'Run':
-    """Answers the rows that have no line yet; returns what the output then holds.
+def answer_all(plan: PreparedBatch, retry_errors: bool, options: dict[str, Any]) -> 'Run':
+    """Answers the rows that have no line yet, with these options of the engine; returns what is there then.
 
     The weights are loaded only if there is a question. A signal ends the command with the code of a shell.
     """
@@ -40,20 +40,20 @@ def answer_all(plan: PreparedBatch, retry_errors: bool, exact: bool) -> 'Run':
         make = plan.maker(output.settings)
         pending = PendingRows(plan.input.rows, make, plan.shard, output.ids)
         if first := first_question(pending, output):
-            with open_engine(plan, exact) as engine, telling_what_is_kept(output):
+            with open_engine(plan, options) as engine, telling_what_is_kept(output):
                 answer(engine, first, pending, output, plan.input.rows.size)
         output.complete()
         return Run(output.settings, output.counts())
 
 
 @contextmanager
-def open_engine(plan: PreparedBatch, exact: bool) -> Iterator['Engine']:
+def open_engine(plan: PreparedBatch, options: dict[str, Any]) -> Iterator['Engine']:
     """Loads the weights, and starts an engine."""
     model, _ = load_model(plan.weights, plan.processor)
     from vipllava_jax.engine.engine import Engine
 
     with count_bar('programs') as progress:
-        engine = Engine(model, exact=exact, progress=progress)
+        engine = Engine(model, **options, progress=progress)
     with engine:
         yield engine
 
