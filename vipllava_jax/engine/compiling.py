@@ -92,10 +92,8 @@ def _prefills(device: Device) -> Iterator[Call]:
     for B in shapes.together:
         yield select_first, (_logits(device, B), np.ones(B, np.int32), None), {'top': None}
     for selection in Selection:
-        for slots in shapes.all_slots if selection is Selection.PROCESSED else (shapes.slots,):
-            rows = selection.part(_shapes_of(device, neutral_settings(1, slots))) if selection else None
-            args = (_logits(device, 1), np.ones(1, np.int32), rows)
-            yield select_first, args, {'top': selection.top}
+        row = selection.part(_shapes_of(device, neutral_settings(1, shapes.context)))
+        yield select_first, (_logits(device, 1), np.ones(1, np.int32), row), {'top': selection.top}
 
 
 def _pictures(device: Device) -> Iterator[Call]:
@@ -115,8 +113,7 @@ def _rows(device: Device) -> Iterator[Call]:
         of_lane = [(1, shapes.slots), (1, shapes.context)] if slots > shapes.slots else sources
         for B, size in dict.fromkeys(of_lane):
             yield put_row, (lane, ROW, _cache(device, B, size), ROW, _token(device), ROW), {}
-        for own in {slots, shapes.slots}:
-            yield put_settings, (settings, ROW, _shapes_of(device, neutral_settings(1, own))), {}
+        yield put_settings, (settings, ROW, _shapes_of(device, neutral_settings(1, shapes.context))), {}
         if slots == shapes.slots:
             yield take_row, (lane, ROW), {}
             yield take_settings, (settings, ROW), {}

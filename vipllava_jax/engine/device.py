@@ -84,10 +84,10 @@ class Device:
             layers: Any = (kv,) * text.layers
             cache = Cache(layers, layers)
             self.lanes.append(zeros(Lane(cache, tokens, tokens), self.mesh))
-            self.settings.append(placed(neutral_settings(rows, slots), self.mesh))
+            self.settings.append(placed(neutral_settings(rows, shapes.context), self.mesh))
         pictures = (PICTURES, cfg.vision.patches, text.width)
         self.no_features: Array = zeros(jax.ShapeDtypeStruct(pictures, self.dtype), self.mesh)
-        self.neutral = placed(neutral_settings(1, shapes.slots), self.mesh)
+        self.neutral = placed(neutral_settings(1, shapes.context), self.mesh)
 
     def features(self, pictures: Sequence[np.ndarray]) -> Array:
         """Pictures hw3, at most PICTURES -> their features FPD."""

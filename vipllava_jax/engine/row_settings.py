@@ -127,10 +127,7 @@ def with_tokens(settings: RowSettings, tokens: Array, lengths: Array) -> RowSett
 
 @partial(jax.jit, donate_argnames='settings')
 def put_settings(settings: RowSettings, row: Array, new: RowSettings) -> RowSettings:
-    """The settings of a lane, which are donated, with those of one answer, B = 1, in its row `row`.
-
-    They may have fewer slots.
-    """
+    """The settings of a lane, which are donated, with those of one answer, B = 1, in its row `row`."""
 
     def put(x: Array, new: Array) -> Array:
         return lax.dynamic_update_slice(x, new.astype(x.dtype), (row, *[0] * (x.ndim - 1)))

@@ -40,11 +40,6 @@ class Shapes(NamedTuple):
         return [(rows, self.slots) for rows in self.lanes] + long
 
     @property
-    def all_slots(self) -> tuple[int, ...]:
-        """The slots of short lanes and, if there is one, of the long lane."""
-        return (self.slots, self.context) if self.long_rows else (self.slots,)
-
-    @property
     def pictures(self) -> tuple[int, ...]:
         """The numbers of pictures that are read at once."""
         return (1, PICTURES) if self.few else (1, 4, PICTURES)

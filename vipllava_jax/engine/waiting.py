@@ -72,9 +72,8 @@ def _settings(
     if selection is Selection.GREEDY:
         return ()
     question = reply.question
-    slots = shapes.context if shapes.is_long(len(ids)) else shapes.slots
     prompt = len(question.ids)
     return tuple(
-        settings_of_row(question.settings, n, ids, prompt, question.limit, question.eos, slots)
+        settings_of_row(question.settings, n, ids, prompt, question.limit, question.eos, shapes.context)
         for n in samples
     )
