@@ -260,6 +260,14 @@ def test_an_engine_that_fails_keeps_what_is_answered(vipllava, folder, engines, 
     assert 'the device does not have enough memory' in second
 
 
+def test_a_fault_of_the_engine_has_another_exit_code_than_error_lines(vipllava, folder, engines, place):
+    engines.fails['What is 30?'] = TypeError('a fault')
+    ran = vipllava('batch', 'rows.jsonl', '--model', folder, '-o', 'out.jsonl')
+    assert ran.code == 2
+    assert f'the {len(lines(place / "out.jsonl"))} lines so far are in out.jsonl' in ran.err
+    assert 'TypeError: a fault' in ran.err
+
+
 def test_the_help_shows_examples(vipllava):
     ran = vipllava('batch', '--help')
     assert ran.code == 0

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain
@@ -40,7 +41,7 @@ def answer_all(plan: PreparedBatch, retry_errors: bool, options: dict[str, Any])
         make = plan.maker(output.settings)
         pending = PendingRows(plan.input.rows, make, plan.shard, output.ids)
         if first := first_question(pending, output):
-            with open_engine(plan, options) as engine, telling_what_is_kept(output):
+            with telling_what_is_kept(output), open_engine(plan, options) as engine:
                 answer(engine, first, pending, output, plan.input.rows.size)
         output.complete()
         return Run(output.settings, output.counts())
@@ -81,15 +82,23 @@ def answer(
 
 @contextmanager
 def telling_what_is_kept(output: 'Output') -> Iterator[None]:
-    """If the engine fails, says on stderr that the answers so far are kept."""
+    """If the engine fails, says on stderr that the answers so far are kept.
+
+    The exit code is never 1, which says that all rows have a line.
+    """
+    from vipllava_jax.cli import user_error
+
     try:
         yield
     except OSError:  # of writing, which says so itself
         raise
-    except Exception:
+    except Exception as error:
         said = f'the {output.lines:,} lines so far are in {output.path}; the same command continues'
         click.echo(f'vipllava: {printable(said)}', err=True)
-        raise
+        if user_error(error) is not None:
+            raise
+        traceback.print_exc()
+        sys.exit(2)
 
 
 class Pace:
