@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -17,21 +17,18 @@ from vipllava_jax.engine.question import QuestionError
 @pytest.fixture
 def engines(monkeypatch):
     """The engines that the command has opened, in place of real ones."""
-    opened = []
+    engines = SimpleNamespace(opened=[], fails={'bad': QuestionError('the picture is damaged')})
 
     class Engine(FakeEngine):
         def __init__(self, model, **options):
-            super().__init__(fails=lambda question: fails.get(question.prompt))
+            super().__init__(fails=lambda question: engines.fails.get(question.prompt))
             self.options = options
-            opened.append(self)
+            engines.opened.append(self)
 
-    fails = {'bad': QuestionError('the picture is damaged')}
     module = ModuleType('vipllava_jax.engine.engine')
     module.Engine = Engine
     monkeypatch.setitem(sys.modules, 'vipllava_jax.engine.engine', module)
-    opened_and_fails = ModuleType('engines')
-    opened_and_fails.opened, opened_and_fails.fails = opened, fails
-    return opened_and_fails
+    return engines
 
 
 @pytest.fixture
@@ -217,7 +214,7 @@ def test_other_settings_are_refused_with_advice(vipllava, folder, engines, place
 
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_keeps_what_is_answered(vipllava, folder, engines, place, number, code):
+def test_a_signal_keeps_what_is_answered(vipllava, folder, engines, place, number, code, request):
     class Interrupting(dict):
         count = 0
 
@@ -227,25 +224,18 @@ def test_a_signal_keeps_what_is_answered(vipllava, folder, engines, place, numbe
                 os.kill(os.getpid(), number)
             return None
 
-    handler = signal.getsignal(number)
+    before = signal.signal(number, signal.default_int_handler)  # a shell's background job ignores SIGINT
+    request.addfinalizer(lambda: signal.signal(number, before))
     engines.fails = Interrupting()
     rows = [json.dumps({'id': f'{n}', 'prompt': f'{n}'}) for n in range(5000)]
     (place / 'rows.jsonl').write_text('\n'.join(rows))
     command = ('batch', 'rows.jsonl', '--model', folder, '-o', 'out.jsonl')
-    import vipllava_jax.engine.engine as module
-
-    class Engine(module.Engine):
-        def __init__(self, model, **options):
-            super().__init__(model, **options)
-            self.fails = lambda question: engines.fails.get(question.prompt)
-
-    module.Engine = Engine
     ran = vipllava(*command)
     assert ran.code == code
     count = len(lines(place / 'out.jsonl'))
     assert 0 < count < 5000
     assert f'stopped by {signal.Signals(number).name}: the {count:,} lines so far are in out.jsonl' in ran.err
-    assert signal.getsignal(number) == handler
+    assert signal.getsignal(number) == signal.default_int_handler
     engines.fails = {}
     assert vipllava(*command).code == 0
     assert len({line['id'] for line in lines(place / 'out.jsonl')}) == 5000
