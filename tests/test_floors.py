@@ -19,7 +19,7 @@ FLOORS = (
     'model.quantized',
     'model.products',
     'model.weights',
-    'model.layers model.attention',
+    'model.layers model.attention model.prefix_kernels',
     'model.prefix_attention',
     'model.clip model.projector model.llama',
     'model.vipllava',

@@ -13,14 +13,16 @@ from vipllava_jax.answering.answer_text import AnswerText, VisibleText
 from vipllava_jax.generation.result import Generation
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops
 
-EOS = (2,)
+EOS = (2, 301)  # 301 is an ordinary token, which a text does not leave out by itself
 STOPS = ('###', 'e', ' \n', '\n', 'th', 'the', 'is w')
 
 
 @st.composite
 def pushes(draw):
     """Ids of an answer, of which many are bytes and white space, and where they are split."""
-    ids = draw(st.lists(st.one_of(st.integers(2, 399), st.sampled_from([13, 35, 261, 290])), max_size=30))
+    ids = draw(
+        st.lists(st.one_of(st.integers(2, 399), st.sampled_from([13, 35, 261, 290, 301])), max_size=30)
+    )
     cuts = sorted(draw(st.lists(st.integers(0, len(ids)), max_size=6)))
     bounds = [0, *cuts, len(ids)]
     return ids, [ids[a:b] for a, b in itertools.pairwise(bounds)]
@@ -78,3 +80,10 @@ def test_white_space_at_the_start_is_left_out(processor):
     stream = SimpleNamespace(push=lambda ids: next(pieces), end=lambda: '', blank='')
     text = AnswerText(SimpleNamespace(text_stream=lambda: stream), EOS, GenerationSettings())
     assert [text.push([7]), text.push([8]), text.push([9]), text.end()] == ['', 'a', ' b', '']
+
+
+@pytest.mark.parametrize('keep_stop', [False, True])
+def test_white_space_at_the_end_may_be_a_stop_string(processor, keep_stop):
+    chosen = GenerationSettings(stop='\n', keep_stop=keep_stop)
+    newline = processor.tokenizer.token_to_id('<0x0A>')
+    assert text_of(processor, chosen, [[300, newline]]) == 'J' + '\n' * keep_stop

@@ -6,7 +6,9 @@ import pytest
 
 import vipllava_jax as vj
 from tests.conftest import SMALL
+from tests.engine.pictures import SETTINGS
 from tests.makers import write_processor_files
+from vipllava_jax.engine.pictures import Pictures
 from vipllava_jax.inputs.processor import Processor
 
 
@@ -18,3 +20,9 @@ def model(tmp_path_factory) -> vj.Model:
     text = dataclasses.replace(SMALL.text, vocab=400, context=1024)
     cfg = dataclasses.replace(SMALL, text=text, image_token=image, pad=image + 1)
     return vj.Model({}, cfg, processor.for_model(cfg))
+
+
+@pytest.fixture(scope='module')
+def pool():
+    with Pictures(SETTINGS, 1) as pool:
+        yield pool

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from vipllava_jax import GenerationSettings
 from vipllava_jax.answering.answer_text import AnswerText
+from vipllava_jax.engine.pieces import Answer, Piece, TokenLogprobs
 from vipllava_jax.engine.question import Question, QuestionError, encode
-from vipllava_jax.engine.reply import Answer, Piece, PieceReader, Reply, TokenLogprobs
+from vipllava_jax.engine.reply import PieceReader, Reply
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops
 
 pytestmark = pytest.mark.timeout(60)

@@ -4,17 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vipllava_jax.engine.pieces import Answer, Piece, TokenLogprobs
     from vipllava_jax.engine.question import Question, QuestionError, QueueFull
-    from vipllava_jax.engine.reply import Answer, Piece, Reply, TokenLogprobs
+    from vipllava_jax.engine.reply import Reply
 
 _HOMES = {
-    'Answer': 'reply',
-    'Piece': 'reply',
+    'Answer': 'pieces',
+    'Piece': 'pieces',
     'Question': 'question',
     'QuestionError': 'question',
     'QueueFull': 'question',
     'Reply': 'reply',
-    'TokenLogprobs': 'reply',
+    'TokenLogprobs': 'pieces',
 }
 
 __all__ = ['Answer', 'Piece', 'Question', 'QuestionError', 'QueueFull', 'Reply', 'TokenLogprobs']

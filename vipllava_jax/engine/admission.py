@@ -23,6 +23,11 @@ class Admission(NamedTuple):
     key: bytes | None = None  # of the stored prefix with which all of them begin
     shared: bool = False  # whether their rows share this prefix; otherwise they have copies of it
 
+    @property
+    def answers(self) -> int:
+        """The number of rows that they need."""
+        return sum(len(item.samples) for item in self.items)
+
 
 class Admissions(NamedTuple):
     """What the choice depends on besides the questions."""
@@ -69,8 +74,8 @@ class Admissions(NamedTuple):
         is_enough = shared == head.key or (shared is None and rows * head.prefix >= ENOUGH_SAVED)
         if not is_enough or head.prefix > self.shapes.prefix_slots[0]:
             return Admission([head], self.shapes.together[-1], key=head.key)
-        taken = self._fitting(same, free, self.shapes.together[0])
-        return Admission(taken, self.shapes.together[0], key=head.key, shared=True)
+        B = self.shapes.rest_together
+        return Admission(self._fitting(same, free, B), B, key=head.key, shared=True)
 
     def _whole(self, head: Waiting, alike: Sequence[Waiting], free: int) -> Admission:
         """Questions whose prompts are padded to the same length, with different pictures."""
@@ -81,7 +86,7 @@ class Admissions(NamedTuple):
             if is_other and self.shapes.length_for(len(item.ids)) == length:
                 found.append(item)
                 keys.add(item.key)
-        sizes = [B for B in self.shapes.together if (B, length) in {*self.shapes.prefills()}]
+        sizes = [B for B in self.shapes.together if self.shapes.fits(B, length)]
         for B in sizes:
             taken = self._fitting(found, free, B)
             if len(taken) >= FILLED * B or sizes[-1] == B:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import jax
@@ -14,16 +14,17 @@ from vipllava_jax.engine.programs import (
     decode_lanes,
     prefill_after,
     prefill_prompts,
-    put_row,
+    put_rows,
+    put_token,
     read_pictures,
     select_first,
     select_next,
     take_logits,
     take_prefix,
     take_row,
-    take_token,
 )
 from vipllava_jax.engine.row_settings import neutral_settings, put_settings, take_settings
+from vipllava_jax.engine.shapes import Shapes
 from vipllava_jax.generation.state import row_letters
 from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.sharding import placed_shape
@@ -36,11 +37,13 @@ Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a program, its arguments o
 def compile_all(device: Device, progress: Callable[[int, int], None] | None = None) -> None:
     """Compiles the programs of an engine in parallel; `progress` is given the numbers of those and of all."""
     calls = [*_calls(device)]
-    lowered = [program.lower(*args, **static) for program, args, static in calls]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for n, _ in enumerate(pool.map(lambda program: program.compile(), lowered), 1):
+        # Each is traced here, while those before it are compiled.
+        waiting = [pool.submit(program.lower(*args, **static).compile) for program, args, static in calls]
+        for n, compiled in enumerate(as_completed(waiting), 1):
+            compiled.result()
             if progress:
-                progress(n, len(lowered))
+                progress(n, len(calls))
 
 
 def _calls(device: Device) -> Iterator[Call]:
@@ -53,20 +56,16 @@ def _calls(device: Device) -> Iterator[Call]:
 
 def _decoding(device: Device) -> Iterator[Call]:
     shapes, static = device.shapes, {'cfg': device.cfg}
-    short = tuple(range(len(shapes.lanes)))
     for group in shapes.groups():
         lanes = [device.lanes[lane] for lane in group]
         args = tuple([getattr(lane, name) for lane in lanes] for name in ('cache', 'tokens', 'positions'))
         B = sum(len(lane.tokens) for lane in lanes)
         active = [np.zeros(len(lane.tokens), bool) for lane in lanes]
         yield decode_lanes, (device.params, *args, None), static
-        if {*short} <= {*group}:
-            prefix = device_prefix(device, shapes.prefix_slots[0])
-            yield (
-                decode_lanes,
-                (device.params, *args, dataclasses.replace(prefix, members=np.zeros(B, bool))),
-                static,
-            )
+        if group == (len(shapes.lanes) - 1,):
+            prefix = _prefix(device, shapes.prefix_slots[0])
+            shared = dataclasses.replace(prefix, members=np.zeros(B, bool))
+            yield decode_lanes, (device.params, *args, shared), static
         for selection in Selection:
             own = [selection.part(device.settings[lane]) for lane in group] if selection else None
             yield select_next, (_logits(device, B), args[2], active, own), {'top': selection.top}
@@ -77,19 +76,16 @@ def _prefills(device: Device) -> Iterator[Call]:
     for B, length in shapes.prefills():
         tokens = np.zeros((B, length), np.int32)
         prompts = tokens, np.ones(B, np.int32), device.no_features, tokens
-        yield prefill_prompts, (device.params, *prompts), {**static, 'slots': shapes.slots_for(length)}
+        yield prefill_prompts, (device.params, *prompts), {**static, 'slots': shapes.cache_slots(length)}
     for length in shapes.rest_lengths:
         for B, slots, joined in [
             *((shapes.together[-1], slots, True) for slots in shapes.prefix_slots),
-            (shapes.together[0], shapes.prefix_slots[0], False),
+            (shapes.rest_together, shapes.prefix_slots[0], False),
         ]:
-            rest = np.zeros((B, length), np.int32), np.ones(B, np.int32), device_prefix(device, slots)
-            yield (
-                prefill_after,
-                (device.params, *rest),
-                {**static, 'slots': shapes.slots, 'joined': joined},
-            )
-    for B in shapes.together:
+            rest = np.zeros((B, length), np.int32), np.ones(B, np.int32), _prefix(device, slots)
+            own = {'slots': shapes.slots if joined else length, 'joined': joined}
+            yield prefill_after, (device.params, *rest), {**static, **own}
+    for B in shapes.prefilled_together:
         yield select_first, (_logits(device, B), np.ones(B, np.int32), None), {'top': None}
     for selection in Selection:
         row = selection.part(_shapes_of(device, neutral_settings(1, shapes.context)))
@@ -108,28 +104,40 @@ def _pictures(device: Device) -> Iterator[Call]:
 
 def _rows(device: Device) -> Iterator[Call]:
     shapes = device.shapes
-    sources = [(B, shapes.slots) for B in shapes.together]
-    for lane, settings, (_, slots) in zip(device.lanes, device.settings, shapes.sizes, strict=True):
-        of_lane = [(1, shapes.slots), (1, shapes.context)] if slots > shapes.slots else sources
-        for B, size in dict.fromkeys(of_lane):
-            yield put_row, (lane, ROW, _cache(device, B, size), ROW, _token(device), ROW), {}
-        yield put_settings, (settings, ROW, _shapes_of(device, neutral_settings(1, shapes.context))), {}
+    row = _shapes_of(device, neutral_settings(1, shapes.context))
+    for number, (lane, settings) in enumerate(zip(device.lanes, device.settings, strict=True)):
+        rows, slots = shapes.sizes[number]
+        for B, size in _sources(shapes, long=number == shapes.long_lane):
+            if 8 * rows >= B and not (shapes.rest_together == B and rows < B):
+                numbers = np.zeros(B, np.int32)
+                args = (lane, numbers, _cache(device, B, size), _tokens(device, B), numbers)
+                yield put_rows, args, {}
+        yield put_token, (lane, ROW, _tokens(device, 1)), {}
+        yield put_settings, (settings, ROW, row), {}
         if slots == shapes.slots:
             yield take_row, (lane, ROW), {}
             yield take_settings, (settings, ROW), {}
-    for B, size in dict.fromkeys([*sources, (1, shapes.context)]):
+    for B, size in [*_sources(shapes), *_sources(shapes, long=True)]:
         for slots in shapes.prefix_slots:
-            yield take_prefix, (_cache(device, B, size), ROW), {'slots': slots}
-    for B in {*shapes.together, 1}:
+            if slots <= size:
+                yield take_prefix, (_cache(device, B, size), ROW), {'slots': slots}
+    for B in shapes.prefilled_together:
         yield take_logits, (_logits(device, B), ROW), {}
-        yield (
-            take_token,
-            (placed_shape(jax.ShapeDtypeStruct((B,), jnp.int32), 'B', mesh=device.mesh), ROW),
-            {},
-        )
 
 
-def device_prefix(device: Device, slots: int) -> PrefixCache:
+def _sources(shapes: Shapes, long: bool = False) -> set[tuple[int, int]]:
+    """The numbers of rows and slots of the caches that are put into rows of a short lane, or the long one."""
+    one = shapes.together[-1]
+    if long:
+        return {(one, shapes.cache_slots(n)) for n in shapes.lengths if n > shapes.slots} | {
+            (1, shapes.slots)
+        }
+    prefilled = {(B, shapes.cache_slots(n)) for B, n in shapes.prefills() if n <= shapes.slots}
+    shared = {(shapes.rest_together, n) for n in shapes.rest_lengths}
+    return prefilled | shared | {(one, shapes.slots), (1, shapes.slots)}
+
+
+def _prefix(device: Device, slots: int) -> PrefixCache:
     """The shape of a prefix of one row."""
     cache = _cache(device, 1, slots)
     return PrefixCache(cache.k, cache.v, np.ones(1, np.int32))
@@ -140,10 +148,6 @@ def _cache(device: Device, B: int, slots: int) -> Cache:
     kv = jax.ShapeDtypeStruct((B, slots, text.kv_heads, text.head_size), device.dtype)
     placed: Any = (placed_shape(kv, 'BSKH', mesh=device.mesh),) * text.layers
     return Cache(placed, placed)
-
-
-def _token(device: Device) -> Any:
-    return placed_shape(jax.ShapeDtypeStruct((), jnp.int32), '', mesh=device.mesh)
 
 
 def _tokens(device: Device, B: int) -> Any:

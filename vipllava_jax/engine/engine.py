@@ -158,14 +158,16 @@ class Engine:
 
     def _pictures_ready(self, waiting: Waiting, future: Future[Prepared]) -> None:
         """Takes over the pictures of a question, in the thread that has prepared them."""
-        reply = waiting.reply
+        reply, ready = waiting.reply, None
+        if not reply.done and not future.cancelled() and future.exception() is None:
+            prepared = future.result()
+            reply.warnings = prepared.warnings
+            pixels = self.model.processor.image_settings.normalize(prepared.pixels)
+            ready = with_pictures(waiting, pixels, prepared.digests, self.model.cfg.image_token)
         with self._changed:
             self._preparing.pop(reply, None)
-            if not reply.done and not future.cancelled() and future.exception() is None:
-                prepared = future.result()
-                reply.warnings = prepared.warnings
-                token = self.model.cfg.image_token
-                self._prepared.append(with_pictures(waiting, prepared.pixels, prepared.digests, token))
+            if ready:
+                self._prepared.append(ready)
                 self._changed.notify_all()
                 return
         error = None if future.cancelled() else future.exception()

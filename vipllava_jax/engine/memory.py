@@ -14,7 +14,7 @@ from vipllava_jax.device_memory import (
     cache_bytes,
     working_bytes,
 )
-from vipllava_jax.engine.shapes import LONG_ROWS, PREFILL_TOKENS, TOGETHER
+from vipllava_jax.engine.shapes import FEW_ROWS, LONG_ROWS, PREFILL_TOKENS, TOGETHER
 from vipllava_jax.generation.model import Model
 from vipllava_jax.mesh_text import row_parts
 from vipllava_jax.messages import amount
@@ -59,4 +59,5 @@ def rows_for(
             f'the {amount(memory)} of a device have no room for a row of {slots} slots beside {amount(used)} '
             'of weights, prefixes and prompts: give fewer slots or prefix_bytes, or quantize the weights'
         )
+    rows -= sum(FEW_ROWS) if rows > 2 * sum(FEW_ROWS) else 0
     return min(rows, MOST_ROWS)

@@ -38,7 +38,9 @@ class PictureProcess:
         self._closed = False
 
     def start(self) -> 'subprocess.Popen[bytes]':
-        """The process, which is started if there is none; OSError if that fails."""
+        """The process, which is started if none is running; OSError if that fails."""
+        if self._process and self._process.poll() is not None:  # it ended while it waited
+            self._drop(self._process)
         with self._lock:
             if self._closed:
                 raise WorkerLost(CLOSED)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from vipllava_jax.inputs.images import ImageSource, open_image
 from vipllava_jax.inputs.marks import Mark, draw
-from vipllava_jax.inputs.pixels import Fit, ImageSettings, marks_cut_off, pixels
+from vipllava_jax.inputs.pixels import Fit, ImageSettings, marks_cut_off, uint8_pixels
 from vipllava_jax.messages import one_line, printable
 
 HEADER = struct.Struct('<BI')  # one of PREPARED and REFUSED, and the bytes of the text that follows
@@ -28,7 +28,7 @@ PREPARED, REFUSED = 0, 1
 DIGEST_BYTES = hashlib.sha256().digest_size
 MAX_WARNINGS = 100  # the maximum per question
 MAX_TEXT = 1 << 20  # bytes of warnings, or of an error
-MAX_MEMORY = 8 << 30  # bytes of address space; the largest pictures take about 2 GB
+MAX_MEMORY = 4 << 30  # bytes of address space; the largest picture takes 1.7 GiB, as JPEG 2000
 
 
 class PictureTask(NamedTuple):
@@ -43,7 +43,7 @@ class PictureTask(NamedTuple):
 class Prepared(NamedTuple):
     """The pictures of a question, as the model takes them."""
 
-    pixels: np.ndarray  # Ihw3 float32
+    pixels: np.ndarray  # Ihw3 uint8, which `ImageSettings.normalize` takes
     digests: tuple[bytes, ...]  # I SHA-256 of the pixels
     warnings: tuple[str, ...]  # of marks that the crop cuts off
 
@@ -57,7 +57,7 @@ class WorkerSettings(NamedTuple):
 
 
 def prepare(task: PictureTask, settings: ImageSettings) -> Prepared:
-    """Opens, marks, resizes and normalizes pictures; raises the errors of `open_image` and `draw`."""
+    """Opens, marks and resizes pictures; raises the errors of `open_image` and `draw`."""
     prepared, warnings = [], []
     for source, name, marks in zip(task.sources, task.names, task.marks, strict=True):
         image = open_image(source, name)
@@ -65,7 +65,7 @@ def prepare(task: PictureTask, settings: ImageSettings) -> Prepared:
             image = _draw(image, marks, name)
         for mark in marks_cut_off(image, settings, task.fit):
             warnings.append(f"the crop cuts off the mark {mark} on {name}: fit='pad' keeps the whole image")
-        prepared.append(pixels(image, settings, task.fit))
+        prepared.append(uint8_pixels(image, settings, task.fit))
     stacked = np.stack(prepared)
     digests = tuple(hashlib.sha256(picture.data).digest() for picture in stacked)
     return Prepared(stacked, digests, tuple(warnings[:MAX_WARNINGS]))
@@ -85,7 +85,7 @@ def serve() -> None:
     Image.MAX_IMAGE_PIXELS = settings.max_pixels
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _limit_memory()
+    limit_memory()
     with contextlib.suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):
         while True:
             task = pickle.load(source)
@@ -95,7 +95,8 @@ def serve() -> None:
             signal.alarm(0)
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Limits the memory of this process, which pictures of the largest size leave enough of."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     known = [limit for limit in (soft, hard, MAX_MEMORY) if limit != resource.RLIM_INFINITY]
     with contextlib.suppress(OSError, ValueError):  # macOS has no such limit

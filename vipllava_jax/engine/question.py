@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -99,7 +100,8 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise QuestionError(str(error).removeprefix('row 0: ').removeprefix('row 0 ')) from None
+        message = str(error).removeprefix('row 0: ')
+        raise QuestionError(re.sub('^row 0 ', 'the prompt ', message)) from None
 
 
 def _check_fields(question: Question) -> None:

@@ -4,62 +4,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from vipllava_jax.answering.answer_text import AnswerText
+from vipllava_jax.engine.pieces import Answer, NewIds, Piece, Times, TokenLogprobs
 from vipllava_jax.engine.question import EncodedQuestion
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops
 from vipllava_jax.inputs.processor import Processor
-
-
-class TokenLogprobs(NamedTuple):
-    """The log-probability of a token, and the likeliest tokens in its place with theirs."""
-
-    logprob: float
-    top_ids: tuple[int, ...] = ()
-    top_logprobs: tuple[float, ...] = ()
-
-
-class Piece(NamedTuple):
-    """New tokens of one sample, and the text that they complete, which may be empty."""
-
-    sample: int
-    text: str
-    ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] | None  # one for each id, if the settings ask for them
-
-
-class Answer(NamedTuple):
-    """One complete answer."""
-
-    text: str
-    ids: tuple[int, ...]  # including the id that ended it
-    finish_reason: str  # 'stop', 'length' or 'time'
-    prompt_tokens: int
-    cached_tokens: int  # how many tokens of the prompt were not computed again
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-
-
-class NewIds(NamedTuple):
-    """New ids of one sample, as the engine has written them."""
-
-    sample: int
-    ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] | None
-    is_last: bool  # whether the sample has ended
-
-
-@dataclass
-class Times:
-    """When a reply reached its stages, as `time.perf_counter` counts; None before."""
-
-    submitted: float
-    started: float | None = None
-    first_token: float | None = None
-    finished: float | None = None
 
 
 class Reply:
@@ -93,7 +45,7 @@ class Reply:
         self._changed = threading.Condition()
         self._callback: Callable[[], None] | None = None
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> 'PieceReader':
         """The pieces of all samples as they arrive; then raises the error of a question that has failed.
 
         Each iteration begins with the first piece. CancelledError follows the pieces of a cancelled reply.
