@@ -27,7 +27,13 @@ LINES = {
     'demo': words('--output  out.png'),
     'doctor': words('--model  model  --time-limit  5'),
 }
-SLOW_COMMANDS = ('train', 'bench', 'demo', 'doctor')  # they would take minutes: each of their lines is wrong
+SLOW_COMMANDS = (
+    'batch',
+    'train',
+    'bench',
+    'demo',
+    'doctor',
+)  # they would take minutes: each of their lines is wrong
 # Only paths in the working directory, because some options name files to write.
 WORDS = tuple(text for text in TEXTS if not {'/', '\0', '\ud800'} & set(text)) + words("""
     -  -x  rows.json  rows.jsonl  photo.png  link.png  fifo  out.png  out  model  run.toml  type  \udcff
