@@ -140,8 +140,8 @@ def read_answer(source: Any, count: int, side: int) -> Prepared | str:
     if kind == REFUSED:
         return printable(text)
     digests = bytes(_read(source, DIGEST_BYTES * count))
-    found = np.empty((count, side, side, 3), np.float32)
-    _read_into(source, found.reshape(-1).view(np.uint8).data)
+    found = np.empty((count, side, side, 3), np.uint8)
+    _read_into(source, found.reshape(-1).data)
     each = (digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES))
     return Prepared(found, tuple(each), tuple(map(printable, text.splitlines())))
 

@@ -194,8 +194,13 @@ class Scheduler:
     def _steps(self) -> None:
         """Starts a step of all rows."""
         self._make_room()
-        if (not self.waiting and self.rows.short) or (self.rows.long and self.rows.short):
-            self._use_lane(self.rows.lane_for(len(self.rows.short)))
+        count = len(self.rows.short)
+        if count and self.rows.long:
+            self._use_lane(self.rows.lane_for(count))
+        elif count and not self.waiting:
+            # Rows to spare, so that the lane does not change with every answer that comes or ends.
+            smaller = self.rows.lane_for(count + SPARE if count > 1 else count)
+            self._use_lane(min(smaller, self.rows.lane))
         members = any(row.prefix for row in self.rows.short)
         if not members:
             self._shared = None

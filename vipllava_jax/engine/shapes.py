@@ -113,7 +113,9 @@ def make_shapes(
         context=context,
         together=tuple(dict.fromkeys(round_up(B, parts) for B in ((4, 1) if few else TOGETHER))),
         lengths=tuple(sorted(lengths)),
-        rest_lengths=tuple(n for n in (REST_LENGTHS[-1:] if few else REST_LENGTHS) if n < slots),
+        rest_lengths=tuple(
+            sorted({min(n, slots // 2) for n in (REST_LENGTHS[-1:] if few else REST_LENGTHS)})
+        ),
         rest_together=round_up(4 if few else REST_TOGETHER, parts),
         prefix_slots=(slots,) if few else tuple(dict.fromkeys((smallest, slots))),
         few=few,
