@@ -10,8 +10,8 @@ import pytest
 
 from tests.makers import noise
 from vipllava_jax.batch_files import sources
+from vipllava_jax.batch_files.names import Names
 from vipllava_jax.batch_files.picture_folder import FolderRows
-from vipllava_jax.batch_files.questions import Names
 from vipllava_jax.batch_files.sources import FileRows, StreamRows
 from vipllava_jax.data import row_offsets
 
@@ -72,7 +72,7 @@ def test_a_broken_line_is_an_error_of_its_own(tmp_path, monkeypatch, line, messa
         for module in (sources, row_offsets):
             monkeypatch.setattr(module, 'WINDOW_BYTES', 100)
         monkeypatch.setattr(sources, 'MAX_ROW_BYTES', 3000)
-        monkeypatch.setattr('vipllava_jax.batch_files.questions.MAX_ROW_BYTES', 3000)
+        monkeypatch.setattr('vipllava_jax.batch_files.names.MAX_ROW_BYTES', 3000)
     data = b'{"id": "a"}\n' + line + b'\n{"id": "b"}\n'
     (tmp_path / 'rows.jsonl').write_bytes(data)
     source = StreamRows(io.BytesIO(data), 'stdin') if streamed else FileRows(tmp_path / 'rows.jsonl')

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from vipllava_jax.answering.questions import check_model
 from vipllava_jax.batch_files.answering import rounds
-from vipllava_jax.batch_files.questions import Names, QuestionMaker
+from vipllava_jax.batch_files.names import Names
+from vipllava_jax.batch_files.questions import QuestionMaker
 from vipllava_jax.batch_files.row_settings import check_batch_settings
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.settings import GenerationSettings, with_overrides

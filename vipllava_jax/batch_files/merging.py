@@ -9,8 +9,8 @@ from typing import IO, Any
 import numpy as np
 
 from vipllava_jax.batch_files.ids import HASH, IdSet, id_hash
+from vipllava_jax.batch_files.names import Names
 from vipllava_jax.batch_files.output import check_output_name, is_complete, read_lines
-from vipllava_jax.batch_files.questions import Names
 from vipllava_jax.batch_files.run_file import Run, check_same, read_run, write_run
 from vipllava_jax.batch_files.sources import Source
 from vipllava_jax.files import lock_for_appending, replacing

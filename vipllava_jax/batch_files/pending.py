@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from vipllava_jax.batch_files.answering import error_line
 from vipllava_jax.batch_files.ids import IdSet
+from vipllava_jax.batch_files.names import Names
 from vipllava_jax.batch_files.output import Output
-from vipllava_jax.batch_files.questions import Names, QuestionMaker, RowQuestion
+from vipllava_jax.batch_files.questions import QuestionMaker, RowQuestion
 from vipllava_jax.batch_files.sources import Source
 from vipllava_jax.row_shards import Shard
 
