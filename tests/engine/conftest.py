@@ -1,7 +1,8 @@
-"""A model without weights, for what happens before and after the computation."""
+"""A model without weights, for what happens before and after the computation, and one with weights."""
 
 import dataclasses
 
+import jax
 import pytest
 
 import vipllava_jax as vj
@@ -26,3 +27,11 @@ def model(tmp_path_factory) -> vj.Model:
 def pool():
     with Pictures(SETTINGS, 1) as pool:
         yield pool
+
+
+@pytest.fixture(scope='session')
+def small_model(model) -> vj.Model:
+    """The model with random weights, and a context of 512 tokens."""
+    text = dataclasses.replace(model.cfg.text, context=512)
+    cfg = dataclasses.replace(model.cfg, text=text)
+    return vj.Model(vj.init(jax.random.key(0), cfg), cfg, model.processor)
