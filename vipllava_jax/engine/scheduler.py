@@ -58,12 +58,15 @@ class Scheduler:
     def turn(self) -> None:
         """Prefills questions, starts a step of all rows, and passes on the tokens of earlier ones."""
         self._release_ended()
+        was_idle = not len(self.rows)
         admission = self._next_admission()
-        if admission:
-            self._admit(admission)
+        kept = self._admit(admission) if admission else None
         if len(self.rows):
             self._steps()
-        while len(self._started) > (IN_FLIGHT if len(self.rows) else 0):
+        if kept:
+            self._keep_prefixes(*kept)
+        in_flight = 1 if was_idle else IN_FLIGHT  # the first token of a lone answer is passed on at once
+        while len(self._started) > (in_flight if len(self.rows) else 0):
             self._read()
 
     def fail(self, error: BaseException) -> None:
@@ -87,7 +90,8 @@ class Scheduler:
         shared = self._shared[0] if self._shared else None
         return self.admissions.choose(self.waiting, free, shared)
 
-    def _admit(self, admission: Admission) -> None:
+    def _admit(self, admission: Admission) -> tuple[Admission, Prefilled] | None:
+        """Prefills questions and occupies rows -> what `_keep_prefixes` takes, if their beginnings are new."""
         taken = {*map(id, admission.items)}
         self.waiting = deque(item for item in self.waiting if id(item) not in taken)
         prefilled, cached = self._prefill(admission)
@@ -102,8 +106,7 @@ class Scheduler:
             self._occupy(admission, prefilled)
         else:
             self._occupy_greedy(admission, prefilled)
-        if self.store.capacity and not cached:
-            self._keep_prefixes(admission, prefilled)
+        return (admission, prefilled) if self.store.capacity and not cached else None
 
     def _occupy_greedy(self, admission: Admission, prefilled: Prefilled) -> None:
         """Selects the likeliest tokens after all prompts at once, and occupies rows with them."""
