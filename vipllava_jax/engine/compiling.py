@@ -24,7 +24,6 @@ from vipllava_jax.engine.programs import (
     take_row,
 )
 from vipllava_jax.engine.row_settings import neutral_settings, put_settings, take_settings
-from vipllava_jax.engine.shapes import Shapes
 from vipllava_jax.generation.state import row_letters
 from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.sharding import placed_shape
@@ -62,7 +61,7 @@ def _decoding(device: Device) -> Iterator[Call]:
         B = sum(len(lane.tokens) for lane in lanes)
         active = [np.zeros(len(lane.tokens), bool) for lane in lanes]
         yield decode_lanes, (device.params, *args, None), static
-        if group == (len(shapes.lanes) - 1,):
+        if group == (shapes.lane_of(0),):
             prefix = _prefix(device, shapes.prefix_slots[0])
             shared = dataclasses.replace(prefix, members=np.zeros(B, bool))
             yield decode_lanes, (device.params, *args, shared), static
@@ -106,35 +105,21 @@ def _rows(device: Device) -> Iterator[Call]:
     shapes = device.shapes
     row = _shapes_of(device, neutral_settings(1, shapes.context))
     for number, (lane, settings) in enumerate(zip(device.lanes, device.settings, strict=True)):
-        rows, slots = shapes.sizes[number]
-        for B, size in _sources(shapes, long=number == shapes.long_lane):
-            if 8 * rows >= B and not (shapes.rest_together == B and rows < B):
-                numbers = np.zeros(B, np.int32)
-                args = (lane, numbers, _cache(device, B, size), _tokens(device, B), numbers)
-                yield put_rows, args, {}
+        level = max(0, number - shapes.lane_of(0))
+        for B, size in sorted(shapes.sources(level)):
+            numbers = np.zeros(B, np.int32)
+            yield put_rows, (lane, numbers, _cache(device, B, size), _tokens(device, B), numbers), {}
         yield put_token, (lane, ROW, _tokens(device, 1)), {}
         yield put_settings, (settings, ROW, row), {}
-        if slots == shapes.slots:
+        if level < len(shapes.wide) or number < shapes.lane_of(0):
             yield take_row, (lane, ROW), {}
             yield take_settings, (settings, ROW), {}
-    for B, size in [*_sources(shapes), *_sources(shapes, long=True)]:
+    for B, size in sorted({(B, shapes.cache_slots(n)) for B, n in shapes.prefills()}):
         for slots in shapes.prefix_slots:
             if slots <= size:
                 yield take_prefix, (_cache(device, B, size), ROW), {'slots': slots}
     for B in shapes.prefilled_together:
         yield take_logits, (_logits(device, B), ROW), {}
-
-
-def _sources(shapes: Shapes, long: bool = False) -> set[tuple[int, int]]:
-    """The numbers of rows and slots of the caches that are put into rows of a short lane, or the long one."""
-    one = shapes.together[-1]
-    if long:
-        return {(one, shapes.cache_slots(n)) for n in shapes.lengths if n > shapes.slots} | {
-            (1, shapes.slots)
-        }
-    prefilled = {(B, shapes.cache_slots(n)) for B, n in shapes.prefills() if n <= shapes.slots}
-    shared = {(shapes.rest_together, n) for n in shapes.rest_lengths}
-    return prefilled | shared | {(one, shapes.slots), (1, shapes.slots)}
 
 
 def _prefix(device: Device, slots: int) -> PrefixCache:

@@ -61,11 +61,11 @@ class Row:
 
 
 class Rows:
-    """The rows of all lanes. All short answers are in one lane, the smallest one with room for them."""
+    """The rows of all lanes. Those of level 0 are in one lane, the smallest one with room for them."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
-        self.lane = 0  # the short lane that is in use
+        self.lane = 0  # the lane of level 0 that is in use
         self.lanes: list[list[Row | None]] = [[None] * rows for rows, _ in shapes.sizes]
         self.dirty: set[Place] = set()  # places whose settings are not neutral
 
@@ -75,27 +75,25 @@ class Rows:
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    @property
-    def short(self) -> list[Row]:
-        """The rows of the short lane."""
-        return [row for row in self.lanes[self.lane] if row is not None]
+    def at(self, level: int) -> list[Row]:
+        """The answers in rows of a level."""
+        lane = self.lanes[self.shapes.lane_of(level) if level else self.lane]
+        return [row for row in lane if row is not None]
+
+    def free(self) -> list[int]:
+        """How many more answers there is room for at each level."""
+        return [rows - len(self.at(level)) for level, (rows, _) in enumerate(self.shapes.levels)]
 
     @property
-    def long(self) -> list[Row]:
-        """The rows of the long lane."""
-        lanes = self.lanes[self.shapes.long_lane :]
-        return [row for lane in lanes for row in lane if row is not None]
-
-    def free(self, long: bool = False) -> int:
-        """How many more answers there is room for, short or long ones."""
-        return self.shapes.long_rows - len(self.long) if long else self.shapes.rows - len(self.short)
+    def top(self) -> int:
+        """The highest level that has answers; 0 if there are none."""
+        return max((level for level in range(len(self.shapes.levels)) if self.at(level)), default=0)
 
     def lane_for(self, count: int) -> int:
-        """The smallest short lane for so many answers; the largest one if there are long answers, too."""
-        if self.long:
-            return len(self.shapes.lanes) - 1
+        """The smallest lane of level 0 for so many answers; the largest one if other levels have answers."""
+        largest = self.shapes.lane_of(0)
         fitting = (lane for lane, rows in enumerate(self.shapes.lanes) if rows >= count)
-        return next(fitting, len(self.shapes.lanes) - 1)
+        return largest if self.top else next(fitting, largest)
 
     def first_free(self, lane: int) -> Place:
         """The first free row of a lane."""

@@ -58,12 +58,15 @@ class Scheduler:
     def turn(self) -> None:
         """Prefills questions, starts a step of all rows, and passes on the tokens of earlier ones."""
         self._release_ended()
+        was_idle = not len(self.rows)
         admission = self._next_admission()
-        if admission:
-            self._admit(admission)
+        kept = self._admit(admission) if admission else None
         if len(self.rows):
             self._steps()
-        while len(self._started) > (IN_FLIGHT if len(self.rows) else 0):
+        if kept:
+            self._keep_prefixes(*kept)
+        in_flight = 1 if was_idle else IN_FLIGHT  # the first token of a lone answer is passed on at once
+        while len(self._started) > (in_flight if len(self.rows) else 0):
             self._read()
 
     def fail(self, error: BaseException) -> None:
@@ -78,15 +81,17 @@ class Scheduler:
     def _next_admission(self) -> Admission | None:
         if not self.waiting:
             return None
-        free, free_long = self.rows.free(), self.rows.free(long=True)
-        if len(self.rows) and not self.exact:  # wait for as many rows as are prefilled together
-            gate = min(self.shapes.together[0], max(1, self.shapes.rows // 8))
-            if free < min(len(self.waiting), gate) and not self.shapes.is_long(len(self.waiting[0].ids)):
-                return None
+        free = self.rows.free()
+        if len(self.rows) and not self.exact:
+            for level, (rows, _) in enumerate(self.shapes.levels):
+                # Wait for as many rows as are prefilled together.
+                gate = min(self.shapes.together[0], max(1, rows // 8), len(self.waiting))
+                free[level] = free[level] if free[level] >= gate else 0
         shared = self._shared[0] if self._shared else None
-        return self.admissions.choose(self.waiting, free, free_long, shared)
+        return self.admissions.choose(self.waiting, free, shared)
 
-    def _admit(self, admission: Admission) -> None:
+    def _admit(self, admission: Admission) -> tuple[Admission, Prefilled] | None:
+        """Prefills questions and occupies rows -> what `_keep_prefixes` takes, if their beginnings are new."""
         taken = {*map(id, admission.items)}
         self.waiting = deque(item for item in self.waiting if id(item) not in taken)
         prefilled, cached = self._prefill(admission)
@@ -95,14 +100,13 @@ class Scheduler:
         for item in admission.items:
             if item.reply.times.started is None:
                 item.reply.started(len(item.reply.question.ids), item.prefix if cached else 0)
-        if not admission.long:
-            self._use_lane(self.rows.lane_for(len(self.rows.short) + admission.answers))
+        if not admission.level:
+            self._use_lane(self.rows.lane_for(len(self.rows.at(0)) + admission.answers))
         if any(item.settings for item in admission.items):
             self._occupy(admission, prefilled)
         else:
             self._occupy_greedy(admission, prefilled)
-        if self.store.capacity and not cached:
-            self._keep_prefixes(admission, prefilled)
+        return (admission, prefilled) if self.store.capacity and not cached else None
 
     def _occupy_greedy(self, admission: Admission, prefilled: Prefilled) -> None:
         """Selects the likeliest tokens after all prompts at once, and occupies rows with them."""
@@ -180,7 +184,7 @@ class Scheduler:
         """
         for b, item in enumerate(admission.items):
             if item.key and item.prefix <= self.shapes.slots:
-                is_known = self.store.notice(item.key)
+                is_known = self.store.notice(item.key) or admission.keep
                 is_new = item.key not in self.store
                 if is_new and (is_known or len(self.waiting) < self.shapes.together[0]):
                     self.store.put(item.key, self.device.prefix_of(prefilled, b, item.prefix))
@@ -199,31 +203,28 @@ class Scheduler:
         )
 
     def _lane_of(self, admission: Admission) -> int:
-        return self.shapes.long_lane if admission.long else self.rows.lane
+        return self.shapes.lane_of(admission.level) if admission.level else self.rows.lane
 
     # Rows are decoded
 
     def _steps(self) -> None:
         """Starts a step of all rows."""
         self._make_room()
-        count = len(self.rows.short)
-        if count and self.rows.long:
+        count, top = len(self.rows.at(0)), self.rows.top
+        if count and top:
             self._use_lane(self.rows.lane_for(count))
         elif count and not self.waiting:
             # Rows to spare, so that the lane does not change with every answer that comes or ends.
             smaller = self.rows.lane_for(count + SPARE if count > 1 else count)
             self._use_lane(min(smaller, self.rows.lane))
-        members = any(row.prefix for row in self.rows.short)
-        if not members:
+        if not any(row.prefix for row in self.rows.at(0)):
             self._shared = None
-        apart = members or self.exact
-        if self.rows.short and self.rows.long and not apart:
-            self._step((self.rows.lane, self.shapes.long_lane))
-            return
-        if self.rows.short:
-            self._step((self.rows.lane,))
-        if self.rows.long:
-            self._step((self.shapes.long_lane,))
+        busy = [level for level in range(top + 1) if self.rows.at(level)]
+        if len(busy) > 1 and not self._shared and not self.exact:
+            self._step(tuple(map(self.shapes.lane_of, range(top + 1))))
+        else:
+            for level in busy:
+                self._step((self.shapes.lane_of(level) if level else self.rows.lane,))
 
     def _step(self, group: tuple[int, ...]) -> None:
         """Starts a step of the rows of some lanes."""
@@ -241,17 +242,18 @@ class Scheduler:
         self._start(new, rows)
 
     def _prefix(self, group: tuple[int, ...]) -> PrefixCache | None:
-        """The prefix that rows of the short lane share, with its members."""
+        """The prefix that rows of level 0 share, with its members."""
         if self._shared is None or group != (self.rows.lane,):
             return None
         members = np.array([row is not None and row.prefix > 0 for row in self.rows.lanes[self.rows.lane]])
         return dataclasses.replace(self._shared[1], members=members)
 
     def _make_room(self) -> None:
-        """Moves rows that have filled their slots into the long lane, or lets them wait for one there."""
-        for row in [row for row in self.rows.short if row.slot >= self.shapes.slots]:
-            if self.rows.free(long=True) and not row.prefix:
-                self._move(row, self.shapes.long_lane)
+        """Moves rows that have filled their slots to a higher level, or lets them wait for a row there."""
+        for row in [row for row in self.rows if row.slot >= self.shapes.sizes[row.place[0]][1]]:
+            level = self._free_level_above(row)
+            if level and not row.prefix:
+                self._move(row, self.shapes.lane_of(level))
                 continue
             while self._started:  # its ids are needed
                 self._read()
@@ -261,13 +263,19 @@ class Scheduler:
             if not row.ended:
                 self.waiting.appendleft(going_on(row.waiting, row.sample, row.ids, self.shapes))
 
+    def _free_level_above(self, row: Row) -> int:
+        """The first level with a free row of more slots than a row has; 0 if there is none."""
+        slots = self.shapes.sizes[row.place[0]][1]
+        levels = zip(range(len(self.shapes.levels)), self.shapes.levels, self.rows.free(), strict=True)
+        return next((level for level, (_, size), free in levels if size > slots and free), 0)
+
     def _use_lane(self, lane: int) -> None:
-        """Moves the short answers into another lane, if it is not the one in use."""
+        """Moves the answers of level 0 into another lane, if it is not the one in use."""
         if self._shared is not None or self.exact:
-            lane = len(self.shapes.lanes) - 1
+            lane = self.shapes.lane_of(0)
         if lane != self.rows.lane:
-            short, self.rows.lane = self.rows.short, lane
-            for row in short:
+            rows, self.rows.lane = self.rows.at(0), lane
+            for row in rows:
                 self._move(row, lane)
 
     def _move(self, row: Row, lane: int) -> None:

@@ -1,6 +1,6 @@
 """The shapes of the engine's programs: how many rows and slots there are, and how prompts are padded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from vipllava_jax.config import Config
@@ -8,7 +8,6 @@ from vipllava_jax.engine.programs import PICTURES
 from vipllava_jax.inputs.padding import round_up
 
 FEW_ROWS = (1, 8)  # the rows of the lanes for few answers, which decode faster there than in a large lane
-LONG_ROWS = 4  # by default
 TOGETHER = (8, 4, 1)  # the numbers of prompts in one prefill
 PREFILL_TOKENS = 5120  # of one prefill, at most, unless a single prompt is longer
 LENGTHS = (128, 256, 512, 640, 768, 1024, 1536, 2048)  # to which prompts are padded
@@ -18,11 +17,16 @@ REST_TOGETHER = 16  # the number of prompts whose rest is prefilled at once afte
 
 
 class Shapes(NamedTuple):
-    """The numbers of rows and slots of the lanes, and the shapes of prefills."""
+    """The numbers of rows and slots of the lanes, and the shapes of prefills.
 
-    lanes: tuple[int, ...]  # the rows of each short lane, of which one at a time is in use
-    long_rows: int  # the rows of the lane of the full context; 0: there is none
-    slots: int  # of the short lanes
+    A lane is a cache of rows that have as many slots each. Rows of level 0 have the fewest slots, and there
+    are lanes of several sizes for them, of which one at a time is in use; each further level has one lane,
+    whose rows have more slots.
+    """
+
+    lanes: tuple[int, ...]  # the rows of each lane of level 0
+    wide: tuple[tuple[int, int], ...]  # the rows and slots of the lane of each further level
+    slots: int  # of level 0
     context: int
     together: tuple[int, ...]  # the numbers of prompts in one prefill, the largest first
     lengths: tuple[int, ...]  # to which prompts are padded
@@ -32,20 +36,28 @@ class Shapes(NamedTuple):
     few: bool = False  # whether there are few programs, and more is computed than needed
 
     @property
-    def rows(self) -> int:
-        """The number of short answers that are decoded at once."""
-        return self.lanes[-1]
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """The rows and slots of every level; for level 0 of its largest lane."""
+        return (self.lanes[-1], self.slots), *self.wide
 
     @property
-    def long_lane(self) -> int:
-        """The number of the long lane."""
-        return len(self.lanes)
+    def rows(self) -> int:
+        """The number of answers that are decoded at once."""
+        return sum(rows for rows, _ in self.levels)
+
+    @property
+    def largest(self) -> int:
+        """The largest number of tokens of a prompt and its answer."""
+        return self.levels[-1][1]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """The rows and slots of every lane; the last one is the long lane, if there is one."""
-        long = [(self.long_rows, self.context)] if self.long_rows else []
-        return [(rows, self.slots) for rows in self.lanes] + long
+        """The rows and slots of every lane: those of level 0, then one for each further level."""
+        return [(rows, self.slots) for rows in self.lanes] + [*self.wide]
+
+    def lane_of(self, level: int) -> int:
+        """The lane of a level; for level 0 its largest."""
+        return len(self.lanes) - 1 + level
 
     @property
     def prefilled_together(self) -> set[int]:
@@ -58,19 +70,34 @@ class Shapes(NamedTuple):
         return (1, PICTURES) if self.few else (1, 4, PICTURES)
 
     def groups(self) -> Iterator[tuple[int, ...]]:
-        """The lanes that one step decodes: each alone, and the largest short lane with the long one."""
+        """The lanes that one step decodes: each alone, and the largest of each level up to some level."""
         yield from ((lane,) for lane in range(len(self.sizes)))
-        if self.long_rows:
-            yield self.long_lane - 1, self.long_lane
+        for level in range(1, len(self.levels)):
+            yield tuple(map(self.lane_of, range(level + 1)))
 
-    def is_long(self, tokens: int) -> bool:
-        """Whether a prompt needs a row of the long lane; a short one has a slot for a new token, too."""
-        return bool(self.long_rows) and tokens >= self.slots
+    def level_for(self, tokens: int, new: int) -> int:
+        """The level for a prompt and the expected number of new tokens; one that has room for the prompt."""
+        for level, (_, slots) in enumerate(self.levels):
+            if slots >= tokens + new:
+                return level
+        return len(self.levels) - 1
 
     def cache_slots(self, length: int) -> int:
         """The slots of the caches of prompts that are padded to a length, before they are put into rows."""
-        sizes = (*self.prefix_slots, self.slots, self.context)
-        return next(slots for slots in sizes if slots >= length)
+        return next(slots for slots in self._cache_sizes if slots >= length)
+
+    @property
+    def _cache_sizes(self) -> list[int]:
+        return sorted({*self.prefix_slots, *(slots for _, slots in self.levels)})
+
+    def sources(self, level: int) -> set[tuple[int, int]]:
+        """The numbers of rows and slots of the caches that are put into rows of a level."""
+        most, one = self.levels[level][1], self.together[-1]
+        prefilled = {(B, self.cache_slots(n)) for B, n in self.prefills()}
+        moved = {(1, slots) for _, slots in self.levels}
+        joined = {(one, self.slots)}
+        shared = {(self.rest_together, n) for n in self.rest_lengths} if level == 0 else set()
+        return {(B, slots) for B, slots in prefilled | moved | joined | shared if slots <= most}
 
     def prefix_slots_for(self, length: int) -> int:
         """The size of a stored prefix."""
@@ -92,30 +119,34 @@ class Shapes(NamedTuple):
 
 
 def make_shapes(
-    cfg: Config, rows: int, slots: int, long_rows: int | None, parts: int = 1, few: bool = False
+    cfg: Config,
+    rows: int,
+    slots: int,
+    wide: Mapping[int, int],
+    parts: int = 1,
+    few: bool = False,
 ) -> Shapes:
-    """The shapes for a number of rows, which are divided over `parts` of a mesh.
+    """The shapes for `rows` rows of `slots` slots and, by their slots, numbers of wider rows.
 
-    With `few` there are fewer programs to compile, for small models on a CPU.
+    Rows are divided over `parts` of a mesh. With `few` there are fewer programs to compile, for small models
+    on a CPU.
     """
     context = cfg.text.context
     slots = min(slots, context)
-    long_rows = 0 if slots == context else LONG_ROWS if long_rows is None else long_rows
+    wider = {min(size, context): count for size, count in sorted(wide.items()) if size > slots and count}
     lanes = [n for n in FEW_ROWS[: 1 if few else None] if n < rows and parts == 1] + [round_up(rows, parts)]
-    lengths = {n for n in ((256, 512) if few else LENGTHS) if n < context} | {slots, context}
-    if slots < context and not long_rows:
-        lengths -= {n for n in lengths if n > slots}
+    largest = max(slots, *wider, 0)
+    lengths = {n for n in ((256, 512) if few else LENGTHS) if n < largest} | {slots, largest}
     smallest = min(round_up(cfg.vision.patches + AROUND_PICTURE, 128), slots)
+    rest = REST_LENGTHS[-1:] if few else REST_LENGTHS
     return Shapes(
         lanes=tuple(lanes),
-        long_rows=round_up(long_rows, parts) if long_rows else 0,
+        wide=tuple((round_up(count, parts), size) for size, count in wider.items()),
         slots=slots,
         context=context,
         together=tuple(dict.fromkeys(round_up(B, parts) for B in ((4, 1) if few else TOGETHER))),
         lengths=tuple(sorted(lengths)),
-        rest_lengths=tuple(
-            sorted({min(n, slots // 2) for n in (REST_LENGTHS[-1:] if few else REST_LENGTHS)})
-        ),
+        rest_lengths=tuple(sorted({min(n, slots // 2) for n in rest})),
         rest_together=round_up(4 if few else REST_TOGETHER, parts),
         prefix_slots=(slots,) if few else tuple(dict.fromkeys((smallest, slots))),
         few=few,
