@@ -14,7 +14,7 @@ from vipllava_jax.inputs.padding import pad_ids
 
 PICTURES = [noise(40, 30, seed) for seed in range(4)]
 MARK = 'rectangle:8,5,30,25:red'
-WORDS = 'what is the red dog within rectangle old sofa people waiting for a train'.split()
+WORDS = ['what', 'is', 'the', 'red', 'dog', 'within', 'rectangle', 'old', 'sofa', 'people', 'waiting', 'a']
 TOKENS = 384  # of the prompts of `alone`, which are padded to one length
 NEW = (1, 2, 9, 40, 120)
 

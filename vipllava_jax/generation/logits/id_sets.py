@@ -1,5 +1,6 @@
 """Sets of ids, one for each row, padded to few shapes so that lists of other lengths compile nothing."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -14,7 +15,8 @@ def id_set(ids: ArrayLike, B: int) -> Array:
     Zeros are no ids. They fill the unused columns, also of a row that is inserted into a wider state.
     """
     stored = np.unique(np.asarray(ids, np.int32)) + 1
-    return jnp.asarray(pad_ids([stored] * B, power_of_two(len(stored), 8), 0))
+    # jnp.asarray would compile a program for each width.
+    return jax.device_put(pad_ids([stored] * B, power_of_two(len(stored), 8), 0))
 
 
 def contains(ids: Array, V: int) -> Array:

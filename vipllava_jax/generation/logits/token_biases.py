@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -31,7 +32,8 @@ def token_biases(biases: Biases, B: int) -> TokenBiases:
         np.array(lengths + [0] * unused, np.int32),
         np.array([bias for _, bias in biases] + [0] * unused, np.float32),
     )
-    return TokenBiases(*(jnp.asarray(np.tile(x, (B, *[1] * x.ndim))) for x in fields))
+    # jnp.asarray would compile a program for each shape.
+    return TokenBiases(*(jax.device_put(np.tile(x, (B, *[1] * x.ndim))) for x in fields))
 
 
 def bias_of(biases: TokenBiases, ids: Array, lengths: Array, V: int) -> Array:
