@@ -267,6 +267,8 @@ def shapes_for(
         if value is not None and (not isinstance(value, int) or value < least):
             raise ValueError(f'{name} is {brief(value)}: give a whole number from {least} on')
     mesh = mesh_of(model.params)
+    if mesh and len({device.process_index for device in mesh.devices.flat}) > 1:
+        raise ValueError('the engine runs on devices of one process: start one engine in each process')
     parts = row_parts(mesh.shape) if mesh else 1
     devices = [*mesh.devices.flat] if mesh else jax.local_devices()[:1]
     is_small = devices[0].platform == 'cpu'

@@ -15,7 +15,7 @@ from vipllava_jax.device_memory import (
     cache_bytes,
     working_bytes,
 )
-from vipllava_jax.engine.shapes import FEW_ROWS, PREFILL_TOKENS, TOGETHER
+from vipllava_jax.engine.shapes import FEW_ROWS, PREFILL_TOKENS
 from vipllava_jax.generation.model import Model
 from vipllava_jax.mesh_text import row_parts
 from vipllava_jax.messages import amount
@@ -24,8 +24,8 @@ from vipllava_jax.sharding import mesh_of
 PREFIX_BYTES = 4 << 30
 RESERVE = 0.06  # the part of the memory that stays free, for programs and for what lies between buffers
 MOST_ROWS = 256
-LONG_ROWS = 4  # of the full context
-MIDDLE = 0.25  # the part of the memory for rows that have twice the slots of most rows
+LONG_ROWS = 2  # of the full context
+MIDDLE = 0.2  # the part of the memory for rows that have twice the slots of most rows
 ROWS_ON_CPU = 8
 
 
@@ -63,7 +63,7 @@ def rows_for(
     prompts = max(1, PREFILL_TOKENS // slots)
     used = bytes_per_device(model.params, mesh)
     used += default_prefix_bytes(model) if prefix_bytes is None else prefix_bytes
-    used += of_rows(TOGETHER[0], slots)  # of a prefill, before its rows are copied
+    used += of_rows(parts, PREFILL_TOKENS)  # of a prefill, before its rows are copied
     used += working_bytes(cfg, dtype, prompts, slots, mesh, fused_attention=fused)
     used += sum(of_rows(count, size) for size, count in wide.items())
     used += of_rows(sum(FEW_ROWS), slots) if parts == 1 else 0

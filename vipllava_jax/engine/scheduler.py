@@ -91,7 +91,7 @@ class Scheduler:
         return self.admissions.choose(self.waiting, free, shared)
 
     def _admit(self, admission: Admission) -> tuple[Admission, Prefilled] | None:
-        """Prefills questions and occupies rows -> what `_keep_prefixes` takes, if their beginnings are new."""
+        """Prefills questions and occupies rows -> what `_keep_prefixes` takes, if anything is to be kept."""
         taken = {*map(id, admission.items)}
         self.waiting = deque(item for item in self.waiting if id(item) not in taken)
         prefilled, cached = self._prefill(admission)
