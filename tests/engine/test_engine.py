@@ -46,7 +46,9 @@ def test_answers_are_those_of_generate(engine, small_model):
         Question('What?', settings=SHORT),
         Question('What is {mark}?', picture(), 'rectangle:9,9,40,30:red', settings=SHORT),
         Question('Why?', [picture(), picture(seed=1)], settings=sampled),
-        Question('Who?', settings=vj.GenerationSettings(max_new_tokens=9, repetition_penalty=1.3, logprobs=2)),
+        Question(
+            'Who?', settings=vj.GenerationSettings(max_new_tokens=9, repetition_penalty=1.3, logprobs=2)
+        ),
     ]
     replies = [engine.submit(question) for question in asked * 2]
     for question, reply in zip(asked * 2, replies, strict=True):
