@@ -144,7 +144,7 @@ def test_what_is_chosen_has_rows_and_compiled_programs(world, alone):
         assert (chosen.level, chosen.B) == (0, shapes.rest_together)
         assert (chosen.B, rest) in shapes.sources(0)
     elif chosen.key:
-        assert chosen.B == shapes.together[-1]
+        assert shapes.together[-1] == chosen.B
         assert max(rests) <= shapes.rest_lengths[-1]
         assert longest <= shapes.slots  # of the caches into which both are joined
         assert (chosen.B, shapes.slots) in shapes.sources(chosen.level)

@@ -73,7 +73,7 @@ def test_every_prompt_has_a_level_and_a_length_that_fits_its_rows(found, data):
 @given(shapes())
 def test_what_is_prefilled_together_fits_rows_of_level_0(found):
     for B, length in found.prefills():
-        assert B == found.together[-1] or length <= found.slots
+        assert found.together[-1] == B or length <= found.slots
     assert all(slots >= length for length in found.rest_lengths for slots in found.prefix_slots[-1:])
     assert max(found.prefix_slots) == found.slots
     for level, (_, slots) in enumerate(found.levels):
