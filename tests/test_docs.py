@@ -85,7 +85,10 @@ def test_commands_and_their_options_exist(page):
         'README.md',
         *(
             f'docs/{name}.md'
-            for name in ('loading', 'generation', 'chat', 'choices', 'regions', 'evaluation', 'training')
+            for name in (
+                *('loading', 'generation', 'chat', 'choices', 'regions', 'engine', 'batch'),
+                *('evaluation', 'training'),
+            )
         ),
     ],
 )

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from vipllava_jax.answering.regions import ask_regions
     from vipllava_jax.batch_files.answers import answers
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
+    from vipllava_jax.engine.engine import Engine
+    from vipllava_jax.engine.pieces import Answer
+    from vipllava_jax.engine.question import Question, QuestionError, QueueFull
+    from vipllava_jax.engine.reply import Reply
     from vipllava_jax.generation.decoding import generate, stream
     from vipllava_jax.generation.model import Model
     from vipllava_jax.generation.prefix import Prefix
@@ -38,6 +42,10 @@ _HOMES = {
     'answering.regions': ['ask_regions'],
     'batch_files.answers': ['answers'],
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
+    'engine.engine': ['Engine'],
+    'engine.pieces': ['Answer'],
+    'engine.question': ['Question', 'QuestionError', 'QueueFull'],
+    'engine.reply': ['Reply'],
     'generation.decoding': ['generate', 'stream'],
     'generation.model': ['Model'],
     'generation.prefix': ['Prefix'],

@@ -4,21 +4,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vipllava_jax.engine.engine import Engine
     from vipllava_jax.engine.pieces import Answer, Piece, TokenLogprobs
     from vipllava_jax.engine.question import Question, QuestionError, QueueFull
     from vipllava_jax.engine.reply import Reply
+    from vipllava_jax.engine.stats import Stats
 
 _HOMES = {
     'Answer': 'pieces',
+    'Engine': 'engine',
     'Piece': 'pieces',
     'Question': 'question',
     'QuestionError': 'question',
     'QueueFull': 'question',
     'Reply': 'reply',
+    'Stats': 'stats',
     'TokenLogprobs': 'pieces',
 }
 
-__all__ = ['Answer', 'Piece', 'Question', 'QuestionError', 'QueueFull', 'Reply', 'TokenLogprobs']
+__all__ = [
+    'Answer',
+    'Engine',
+    'Piece',
+    'Question',
+    'QuestionError',
+    'QueueFull',
+    'Reply',
+    'Stats',
+    'TokenLogprobs',
+]
 
 
 def __getattr__(name: str) -> object:
