@@ -38,6 +38,7 @@ FLOORS = (
     'loading',
     'ceilings',
     'engine/',
+    'asking/',
     'training/ benchmark/ evaluation/ doctor/',
     'cli/',
     '__init__ __main__',
