@@ -70,6 +70,9 @@ def evaluate(
     ValueError for broken rows and for a file of answers with other settings; `about`, a description of the
     model, is one of them.
     """
+    mesh = mesh_of(model.params)
+    joined = bool(mesh and mesh.is_multi_process)
+    check_engine(engine is not None and engine is not False, joined, choose)
     files = [rows] if isinstance(rows, (str, os.PathLike)) else rows
     if answers is not None:
         inputs = [Path(file) for file in files if isinstance(file, (str, os.PathLike))]
@@ -78,10 +81,6 @@ def evaluate(
     options: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens, choose=choose)
     batches = group_cases(cases, model.processor, model.cfg, batch=batch, skip_broken=skip_broken, **options)
     settings = {**(about or {}), **answer_settings(cases, **options)}
-    mesh = mesh_of(model.params)
-    joined = bool(mesh and mesh.is_multi_process)
-    is_asked = engine is not None and engine is not False
-    check_engine(is_asked, joined, choose)
     how: dict[str, Any] = dict(restart=restart, progress=progress, joined=joined)
     if not (joined or choose):
         how['engine'] = partial(open_engine, model._replace(processor=batches.processor), engine)
