@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 MIN_QUESTIONS = 1000  # from which an engine, which compiles for a minute, saves more than that minute
 
 
-def worth_an_engine(count: int) -> bool:
-    """Whether so many questions are answered earlier by an engine, although it has to start first."""
+def wants_engine(choice: bool | None, count: int) -> bool:
+    """Whether an engine answers `count` questions; a `choice` of None depends on which is earlier done."""
+    if choice is not None:
+        return choice
     import jax
 
     return count >= MIN_QUESTIONS and jax.local_devices()[0].platform != 'cpu'

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
-from vipllava_jax.asking.starting import start_engine, worth_an_engine
+from vipllava_jax.asking.starting import start_engine, wants_engine
 
 if TYPE_CHECKING:
     from vipllava_jax.engine.engine import Engine
@@ -27,6 +27,6 @@ def check_engine(is_asked: bool, joined: bool, choose: bool) -> None:
 
 def open_engine(model: 'Model', engine: 'Engine | bool | None', count: int) -> 'Opened | None':
     """The engine that answers `count` questions; None if batches do."""
-    if engine is False or (engine is None and not worth_an_engine(count)):
-        return None
-    return start_engine(model, bool(engine)) if engine is None or engine is True else nullcontext(engine)
+    if engine is None or isinstance(engine, bool):
+        return start_engine(model, bool(engine)) if wants_engine(engine, count) else None
+    return nullcontext(engine)
