@@ -1,11 +1,17 @@
 """`--engine` of eval and regions: what answers, when an engine is started, and what it cannot do."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from PIL import Image
 
 from tests.asking.fakes import FakeEngine
+from tests.cli.test_eval import SLOW_EVAL
 from tests.makers import noise
 from vipllava_jax import loading
 from vipllava_jax.asking import starting
@@ -140,3 +146,43 @@ def test_what_an_engine_cannot_do_is_an_error_before_the_weights_are_loaded(
     ran = vipllava(*arguments, '--model', folder, '--engine')
     assert (ran.code, ran.out, ran.err.count('\n')) == (2, '', 1)
     assert message in ran.err
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_through_an_engine_resumes(vipllava, folder, place):
+    command = ['eval', '--model', str(folder), '--data', 'rows.jsonl', *map(str, SHORT)]
+    path = place / 'rows.answers.jsonl'
+    with (place / 'rows.jsonl').open('a') as file:
+        for n in range(12, 60):
+            row = {'id': f'q-{n}', 'image': f'{n % 12}.png', 'question': f'Who is {n}?', 'answer': 'x'}
+            file.write(json.dumps(row) + '\n')
+    environment = {**os.environ, 'VIPLLAVA_COMPILATION_CACHE': str(place / 'programs')}
+    counts = [0]
+    for _ in range(2):
+        arguments = [sys.executable, '-c', SLOW_EVAL, *command, '--engine']
+        with subprocess.Popen(
+            arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        ) as running:
+            while not path.exists() or path.read_bytes().count(b'\n') < counts[-1] + 3:
+                assert running.poll() is None
+                time.sleep(0.01)
+            running.kill()
+        assert running.returncode == -signal.SIGKILL
+        counts.append(path.read_bytes().count(b'\n') - 1)
+    assert 2 <= counts[1] < counts[2] < 60
+    kept = path.read_bytes()
+    whole = vipllava(*command, '--output', 'whole.jsonl', '--no-engine')
+    ran = vipllava(*command, '--engine')
+    assert (ran.code, ran.out) == (0, whole.out), ran.err
+    assert path.read_bytes().startswith(kept[: kept.rindex(b'\n') + 1])
+    assert sorted(path.read_bytes().splitlines()) == sorted((place / 'whole.jsonl').read_bytes().splitlines())
+
+
+@pytest.mark.slow
+def test_regions_have_the_same_lines_and_captions(vipllava, folder, place):
+    ask = ('regions', 'photo.png', '--model', folder, '--boxes', 'boxes.csv', *SHORT)
+    for name in ('engine.json', 'batches.json'):
+        which = '--engine' if name == 'engine.json' else '--no-engine'
+        ran = vipllava(*ask, which, '--output', name)
+        assert ran.code == 0, ran.err
+    assert (place / 'engine.json').read_text() == (place / 'batches.json').read_text()
