@@ -24,7 +24,6 @@ class FakeReply:
 
     def end(self, found: Answer | BaseException) -> None:
         """Ends with an answer or an error, and tells the reader more than once, as an engine may."""
-        self.notice()
         self.found, self.done = found, True
         self.notice()
         self.notice()
@@ -86,6 +85,7 @@ class FakeEngine:
                 if self.closed:
                     return
                 reply = self.waiting.pop(self.rng.randrange(len(self.waiting)))
+            reply.notice()  # as if it grew
             found = self.answer(reply.question)
             reply.end(Answer(found, (1, 2), 'stop', 7, 0) if isinstance(found, str) else found)
 
