@@ -39,7 +39,7 @@ FLOORS = (
     'ceilings',
     'engine/',
     'asking/',
-    'training/ benchmark/ evaluation/ doctor/',
+    'batch_files/ training/ benchmark/ evaluation/ doctor/',
     'cli/',
     '__init__ __main__',
 )
@@ -123,6 +123,7 @@ def test_flax_nnx_is_never_imported(file):
         ('import vipllava_jax.evaluation.cases', ('jax',)),
         ('import vipllava_jax.engine, vipllava_jax.engine.picture_worker', ('jax', 'tokenizers')),
         ('import vipllava_jax.cli.regions', ('jax', 'numpy', 'PIL', 'rich')),
+        ('import vipllava_jax.cli.batch', ('jax', 'numpy', 'PIL', 'rich')),
         ('import vipllava_jax.answering.region_marks, vipllava_jax.data.coco', ('jax',)),
     ],
 )

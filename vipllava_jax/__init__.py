@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vipllava_jax.answering.prefixes import prefix
     from vipllava_jax.answering.questions import answer
     from vipllava_jax.answering.regions import ask_regions
+    from vipllava_jax.batch_files.answers import answers
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
     from vipllava_jax.generation.decoding import generate, stream
     from vipllava_jax.generation.model import Model
@@ -35,6 +36,7 @@ _HOMES = {
     'answering.prefixes': ['prefix'],
     'answering.questions': ['answer'],
     'answering.regions': ['ask_regions'],
+    'batch_files.answers': ['answers'],
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
     'generation.decoding': ['generate', 'stream'],
     'generation.model': ['Model'],

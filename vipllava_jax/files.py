@@ -166,14 +166,15 @@ def lock_for_appending(path: Path, file: int) -> None:
         raise ValueError(f'{path}: another process is writing its answers there') from None
 
 
-def append(path: Path, file: int, data: bytes) -> None:
+def append(path: Path, file: int, data: bytes, *, sync: bool = True) -> None:
     """Appends to an open file and syncs it; on an OSError, which names the file, nothing is appended."""
     rest, size = memoryview(data), os.fstat(file).st_size
     with naming(path):
         try:
             while rest:  # unbuffered: closing a buffered file would try to write again
                 rest = rest[os.write(file, rest) :]
-            os.fsync(file)
+            if sync:
+                os.fsync(file)
         except OSError:
             with contextlib.suppress(OSError):  # if this fails too, the next run removes the incomplete line
                 os.ftruncate(file, size)

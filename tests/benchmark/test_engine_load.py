@@ -1,19 +1,23 @@
 """Sending requests at given times, and what is recorded of their answers."""
 
+import numpy as np
 import pytest
 
 from tests.benchmark.engines import Engine
 from vipllava_jax.benchmark.engine_load import Load, Timing, questions, send, send_in_turn
 from vipllava_jax.benchmark.engine_requests import Request
 
+PICTURE = np.zeros((28, 28, 3), np.uint8)
+
 
 def asked(n, new=3):
-    return questions(Request(f'w{i}', None, 600, new) for i in range(n))
+    return questions(Request(f'w{i}', PICTURE, 600, new) for i in range(n))
 
 
 def test_requests_become_questions():
-    (question,) = questions([Request('w1 w2', 'a picture', 600, 7)])
-    assert (question.prompt, question.images) == ('w1 w2', ['a picture'])
+    (question,) = questions([Request('w1 w2', PICTURE, 600, 7)])
+    assert question.prompt == 'w1 w2'
+    assert question.images[0] is PICTURE
     assert question.settings.max_new_tokens == 7
     assert question.template == 'plain'
 

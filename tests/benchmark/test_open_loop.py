@@ -129,7 +129,7 @@ def test_times_and_rates_are_those_of_the_server(client):
     assert run['tokens_per_s'] == pytest.approx(160 / run['seconds'])
     assert STEP * 1e3 <= run['first_token_ms']['p50'] <= run['first_token_ms']['p99']
     assert STEP * 1e3 <= run['per_token_ms']['p50'] < 4 * STEP * 1e3
-    assert run['last_token_ms']['p50'] >= 20 * STEP * 1e3
+    assert 20 * STEP * 1e3 <= run['last_token_ms']['p50'] <= run['seconds'] * 1e3
     assert '8 of 8' in ran.out
 
 

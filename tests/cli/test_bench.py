@@ -74,6 +74,22 @@ def test_the_engine_has_tables_of_its_own(vipllava, engine, tmp_path):
     assert engine.made[-1].arguments == {'queue': 1024, 'rows': 4, 'exact': True}
 
 
+@pytest.mark.slow
+def test_a_real_engine_answers_and_compiles_nothing_meanwhile(vipllava, tmp_path):
+    file, parts = tmp_path / 'speed.json', ('--engine-parts', 'one-picture,lone')
+    sizes = ('--engine-requests', 3, '--engine-rows', 2, '--engine-slots', 256, '--engine-long-rows', 0)
+    ran = vipllava('bench', '--preset', 'tiny', '--what', 'engine', *parts, *sizes, '--json', file)
+    assert ran.code == 0, ran.err
+    assert '2 rows of 256 slots, 0 of the full context' in ran.out
+    data = json.loads(file.read_text())
+    one, lone = (load['sides']['vipllava-jax'] for load in data['loads'])
+    for side in (one, lone):
+        assert side['requests_per_s'] > 0
+        assert 0 < side['first_token_ms']['p50'] < side['last_token_ms']['p50']
+    assert all(repeat['cached_tokens'] > 0 for repeat in one['repeats'])
+    assert data['engine']['compilations'] == 0
+
+
 def test_other_lines_say_nothing_of_the_engine(vipllava, engine, tmp_path):
     file = tmp_path / 'speed.json'
     ran = vipllava(*SMALL, '--what', 'vision', '--json', file)

@@ -1,6 +1,7 @@
 """The offsets of rows agree with a JSON parser, for windows of any size."""
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -38,3 +39,18 @@ def test_lists_and_lines_have_the_same_rows(tmp_path_factory, rows, indent, asci
     assert [line for *_, line in row_offsets.locate_rows(folder / 'l.jsonl')] == [
         2 * n + 1 + before.count('\n') for n in range(len(rows))
     ]
+
+
+@pytest.mark.parametrize('unit', ['x', '\\"', '\\u00e9'])
+def test_a_row_that_is_too_large_is_skipped_with_little_memory(tmp_path, monkeypatch, unit):
+    monkeypatch.setattr(row_offsets, 'MAX_ROW_BYTES', 1 << 16)
+    monkeypatch.setattr(row_offsets, 'WINDOW_BYTES', 1 << 12)
+    path, large = tmp_path / 'rows.json', '{"a": "' + unit * (1 << 21) + '"}'
+    path.write_text(f'[{{"b": 1}}, {large}, {{"c": 2}}]')
+    tracemalloc.start()
+    try:
+        sizes = [size for _, size, _ in row_offsets.locate_rows(path)]
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert sizes == [8, len(large), 8]

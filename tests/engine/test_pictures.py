@@ -43,9 +43,10 @@ def test_pictures_are_those_of_the_processor(either, model, tmp_path, monkeypatc
         drawn = [vj.draw(image, RED), vj.draw(image, vj.Mark('arrow', point=(20, 20), color='blue'))]
         drawn += sources[2:]
         expected = [model.processor.pixels(source, fit=fit) for source in drawn]
-        np.testing.assert_array_equal(found.pixels, expected)
-        assert found.pixels.dtype == np.float32
-        assert found.digests == tuple(hashlib.sha256(pixels).digest() for pixels in expected)
+        assert found.pixels.dtype == np.uint8
+        settings = model.processor.image_settings
+        np.testing.assert_array_equal(settings.normalize(found.pixels), expected)
+        assert found.digests == tuple(hashlib.sha256(pixels).digest() for pixels in found.pixels)
         assert found.warnings == ()
 
 

@@ -17,6 +17,7 @@ LINES = {
         '--model  model  --image  photo.png  --mark  rectangle:10,10,50,40:red  --max-new-tokens  9'
     ),
     'regions': words('photo.png  --model  model  --boxes  boxes.csv  --max-new-tokens  2  --batch  2'),
+    'batch': words('rows.jsonl  --model  model  -o  answers.jsonl  --max-new-tokens  2  --prompt  What?'),
     'draw': words('photo.png  out.png  --mark  rectangle:10,10,50,40:red'),
     'convert': words('model  out'),
     'eval': words('--model  model  --data  rows.jsonl  --batch  2  --max-new-tokens  2'),
@@ -26,7 +27,13 @@ LINES = {
     'demo': words('--output  out.png'),
     'doctor': words('--model  model  --time-limit  5'),
 }
-SLOW_COMMANDS = ('train', 'bench', 'demo', 'doctor')  # they would take minutes: each of their lines is wrong
+SLOW_COMMANDS = (
+    'batch',
+    'train',
+    'bench',
+    'demo',
+    'doctor',
+)  # they would take minutes: each of their lines is wrong
 # Only paths in the working directory, because some options name files to write.
 WORDS = tuple(text for text in TEXTS if not {'/', '\0', '\ud800'} & set(text)) + words("""
     -  -x  rows.json  rows.jsonl  photo.png  link.png  fifo  out.png  out  model  run.toml  type  \udcff

@@ -8,6 +8,7 @@ from vipllava_jax.answering.prompts import MARK
 from vipllava_jax.data.coco import annotation_mark, is_annotation
 from vipllava_jax.data.marking import clamp_mark
 from vipllava_jax.inputs.coordinates import as_sequence, read_box
+from vipllava_jax.inputs.mark_fields import mark_from_fields
 from vipllava_jax.inputs.mark_syntax import parse_mark
 from vipllava_jax.inputs.marks import COLORS, MAX_MARKS, PREPOSITIONS, Mark
 from vipllava_jax.messages import brief
@@ -15,8 +16,6 @@ from vipllava_jax.messages import brief
 Mode = Literal['separate', 'together']
 MODES: tuple[Mode, ...] = ('separate', 'together')
 Region = Mark | str | Sequence[float] | Mapping[str, Any]
-FIELDS = ('shape', 'box', 'point', 'polygon', 'color', 'alpha', 'width', 'units', 'image')
-UNITS = {'pixels': 'pixel', 'fractions': 'relative'}
 
 
 def region_marks(regions: Iterable[Region], shape: str, size: tuple[int, int]) -> list[Mark]:
@@ -84,20 +83,11 @@ def check_shape(shape: str) -> None:
 
 
 def _from_fields(fields: Mapping[str, Any], shape: str) -> Mark:
-    """The mark with these fields, which are those of `Mark`."""
-    for name in fields:
-        if name not in FIELDS:
-            raise ValueError(
-                f'unknown field {brief(name)}: a mark has {", ".join(FIELDS)}; an annotation has bbox or '
-                'segmentation'
-            )
-    given = {name: value for name, value in fields.items() if value is not None}
-    if given.pop('image', 1) != 1:
-        raise ValueError(f'the mark is on image {brief(fields["image"])}, but there is 1 image')
-    units = given.get('units')
-    if isinstance(units, str):
-        given['units'] = UNITS.get(units, units)
-    return Mark(**{'shape': shape, **given})
+    """The mark with these fields, which are those of `Mark`, on the only image."""
+    image, mark = mark_from_fields(fields, shape)
+    if image:
+        raise ValueError(f'mark {mark.quoted()} is on image {image + 1}, but there is 1 image')
+    return mark
 
 
 def told_apart(marks: Sequence[Mark]) -> list[Mark]:

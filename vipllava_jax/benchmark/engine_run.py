@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+
 from vipllava_jax.benchmark import engine_parts, engine_report
 from vipllava_jax.benchmark.engine_parts import LoadResult, LoadSide
 from vipllava_jax.benchmark.engine_words import words_processor
@@ -48,7 +50,7 @@ def measure(run: EngineRun, subject: Subject, peers: Mapping[str, Any], show: Sh
         for peer in peers.values():
             peer.discard()
     show('starting the engine')
-    model = Model(subject.params, subject.cfg, processor)
+    model = Model(jax.tree.map(committed, subject.params), subject.cfg, processor)
     yield from shown(measure_ours(run, model), show)
 
 
@@ -68,6 +70,11 @@ def measure_ours(run: EngineRun, model: Model) -> Iterator[LoadResult]:
         for result in engine_parts.measure(run.results, engine):
             run.about = description(engine, start, run.arguments)
             yield result
+
+
+def committed(x: jax.Array) -> jax.Array:
+    """An array that stays on its device, as loaded weights do; programs are compiled for such arrays."""
+    return x if x.committed else jax.device_put(x, x.sharding)
 
 
 def description(engine: Engine, start: float, arguments: Mapping[str, Any]) -> dict[str, Any]:

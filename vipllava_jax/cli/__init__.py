@@ -24,6 +24,7 @@ COMMANDS = {
     'ask': 'Ask a question about a picture, with marks drawn on it.',
     'chat': 'Talk about pictures, with marks drawn on them.',
     'regions': 'Ask a question about each of many regions of a picture.',
+    'batch': 'Answer the questions of a file, many at a time.',
     'draw': 'Draw marks on a picture.',
     'convert': 'Convert a checkpoint from PyTorch to Flax, or back.',
     'train': 'Fine-tune a model, completely or with LoRA.',

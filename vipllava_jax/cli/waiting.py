@@ -26,6 +26,22 @@ def spinner(what: str) -> Iterator[Callable[[], None]]:
 @contextmanager
 def count_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yields `progress(done, total)`, which shows both, the rate and the time left from its first call on."""
+    first = (0.0, 0)  # time and number done of the first call
+
+    with pace_bar(what) as show:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal first
+            now = time.perf_counter()
+            first = first if first[0] else (now, done)
+            show(done, total, rate_and_time(done - first[1], total - done, now - first[0]))
+
+        yield progress
+
+
+@contextmanager
+def pace_bar(what: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """Yields `show(done, total, pace)`, which shows them from its first call on; an unknown total is None."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -33,24 +49,25 @@ def count_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[pace]}')]
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task(what, total=None, pace='')
-    first = last = (0.0, 0)  # (time, number done) of the first call, and of the last line
+    last = (0.0, 0)  # time and number done of the last line, at first of the first call
 
-    def progress(done: int, total: int) -> None:
-        nonlocal first, last
+    def show(done: int, total: int | None, pace: str) -> None:
+        nonlocal last
         now = time.perf_counter()
-        is_first = not first[0]
+        is_first = not last[0]
         if is_first:
-            first = last = (now, done)
-        pace = rate_and_time(done - first[1], total - done, now - first[0])
+            last = (now, done)
         bar.update(task, completed=done, total=total, pace=pace)
         if is_first and console.is_terminal:
             bar.start()
-        if not console.is_terminal and (now - last[0] > SECONDS or done == total > last[1]):
+        is_end = total is not None and done == total > last[1]
+        if not console.is_terminal and (now - last[0] > SECONDS or is_end):
             last = (now, done)
-            console.print(f'{what} {done}/{total}  {pace}', markup=False, highlight=False, soft_wrap=True)
+            count = f'{done}' if total is None else f'{done}/{total}'
+            console.print(f'{what} {count}  {pace}', markup=False, highlight=False, soft_wrap=True)
 
     try:
-        yield progress
+        yield show
     finally:
         if console.is_terminal:  # elsewhere it would leave an empty line
             bar.stop()

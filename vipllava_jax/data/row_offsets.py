@@ -12,8 +12,9 @@ from vipllava_jax.messages import brief
 WINDOW_BYTES = 1 << 20  # bytes of a list decoded at a time
 MAX_ROW_BYTES = 1 << 26  # bytes of the largest row that is read; segmentations of a picture need a hundredth
 SPACE = re.compile(rb'[ \t\r\n]*')
-# A string, complete or cut off by the end of the file, or a bracket; it never backtracks.
-STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+# A string, complete or cut off by the end of the file, or a bracket; possessive, because it would otherwise
+# remember each character of a long string.
+STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def is_list(path: Path) -> bool:
@@ -134,7 +135,7 @@ class _Window:
         """The end of the bracket that opens at a byte."""
         depth = 0
         for match in STRUCTURE.finditer(self.data, at):
-            depth += {b'{': 1, b'[': 1, b'}': -1, b']': -1}.get(match[0][:1], 0)
+            depth += {ord('{'): 1, ord('['): 1, ord('}'): -1, ord(']'): -1}.get(self.data[match.start()], 0)
             if not depth:
                 return match.end()
         raise ValueError('the file ends within this row')

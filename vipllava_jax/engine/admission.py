@@ -11,17 +11,24 @@ from vipllava_jax.engine.waiting import Waiting
 from vipllava_jax.generation.plan import ENOUGH_SAVED
 
 LOOKED_AT = 256  # questions, the oldest first, among which those are found that go together
+EXPECTED_NEW = 256  # tokens of an answer, at most, for which a row is chosen; most answers are shorter
 FILLED = 0.7  # the part of a prefill's rows that must be used: two prompts are quicker one by one
 
 
 class Admission(NamedTuple):
-    """Questions that are prefilled together, padded to B rows."""
+    """Questions that are prefilled together, padded to B rows, and put into rows of one level."""
 
     items: list[Waiting]
     B: int
-    long: bool = False  # whether their rows are those of the long lane
+    level: int
     key: bytes | None = None  # of the stored prefix with which all of them begin
     shared: bool = False  # whether their rows share this prefix; otherwise they have copies of it
+    keep: bool = False  # whether another question begins as this one does
+
+    @property
+    def answers(self) -> int:
+        """The number of rows that they need."""
+        return sum(len(item.samples) for item in self.items)
 
 
 class Admissions(NamedTuple):
@@ -32,27 +39,40 @@ class Admissions(NamedTuple):
     alone: bool = False  # prefill each question alone and whole, so that nothing else influences it
 
     def choose(
-        self, waiting: Sequence[Waiting], free: int, free_long: int, shared: bytes | None
+        self, waiting: Sequence[Waiting], free: Sequence[int], shared: bytes | None
     ) -> Admission | None:
-        """The oldest question with others that go with it; None while it has no free rows.
+        """The oldest question that has free rows, with others that go with it; None if there is none.
 
-        `free` and `free_long` are the numbers of free rows, and `shared` is the key of the prefix that rows
+        `free` are the numbers of free rows of each level, and `shared` is the key of the prefix that rows
         share now.
         """
-        head = waiting[0]
-        long = self.shapes.is_long(len(head.ids))
-        free = free_long if long else free
-        if free < len(head.samples):
-            return None
-        if long or self.alone:
-            return Admission([head], self.shapes.together[-1], long)
-        alike = [item for item in islice(waiting, LOOKED_AT) if not self.shapes.is_long(len(item.ids))]
+        left = [*free]
+        for item in islice(waiting, LOOKED_AT):
+            for level in range(self.level_for(item), len(left)):
+                if left[level] >= len(item.samples):
+                    return self._with_others(item, level, waiting, free[level], shared)
+                if len(item.samples) > 1:
+                    left[level] = 0  # so that it gets its rows before those that came later
+        return None
+
+    def level_for(self, item: Waiting) -> int:
+        """The level of rows in which the answers to a question are expected to fit."""
+        return self.shapes.level_for(len(item.ids), min(item.left, EXPECTED_NEW))
+
+    def _with_others(
+        self, head: Waiting, level: int, waiting: Sequence[Waiting], free: int, shared: bytes | None
+    ) -> Admission:
+        one = self.shapes.together[-1]
+        if self.alone:
+            return Admission([head], one, level)
+        own = self.level_for(head)
+        alike = [item for item in islice(waiting, LOOKED_AT) if self.level_for(item) == own]
         if self._is_stored(head):
-            return self._after_prefix(head, alike, free, shared)
-        same_picture = [item for item in alike if item.key == head.key]
-        if head.key and len(same_picture) > 1 and self.store.capacity:
-            return Admission([head], self.shapes.together[-1])  # the others follow its prefix
-        return self._whole(head, alike, free)
+            return self._after_prefix(head, level, alike, free, shared)
+        same = [item for item in alike if item.key == head.key]
+        if head.key and len(same) > 1 and self.store.capacity:
+            return Admission([head], one, level, keep=True)  # the others follow its prefix
+        return self._whole(head, level, alike, free)
 
     def _is_stored(self, item: Waiting) -> bool:
         """Whether an item is prefilled after a stored prefix."""
@@ -61,18 +81,18 @@ class Admissions(NamedTuple):
         return 0 < len(item.ids) - item.prefix <= self.shapes.rest_lengths[-1]
 
     def _after_prefix(
-        self, head: Waiting, alike: Sequence[Waiting], free: int, shared: bytes | None
+        self, head: Waiting, level: int, alike: Sequence[Waiting], free: int, shared: bytes | None
     ) -> Admission:
         """Questions that begin with the same stored prefix."""
         same = [item for item in alike if item.key == head.key and self._is_stored(item)]
         rows = sum(len(item.samples) for item in same)
         is_enough = shared == head.key or (shared is None and rows * head.prefix >= ENOUGH_SAVED)
-        if not is_enough or head.prefix > self.shapes.prefix_slots[0]:
-            return Admission([head], self.shapes.together[-1], key=head.key)
-        taken = self._fitting(same, free, self.shapes.together[0])
-        return Admission(taken, self.shapes.together[0], key=head.key, shared=True)
+        if level or not is_enough or head.prefix > self.shapes.prefix_slots[0]:
+            return Admission([head], self.shapes.together[-1], level, key=head.key)
+        B = self.shapes.rest_together
+        return Admission(fitting(same, free, B), B, level, key=head.key, shared=True)
 
-    def _whole(self, head: Waiting, alike: Sequence[Waiting], free: int) -> Admission:
+    def _whole(self, head: Waiting, level: int, alike: Sequence[Waiting], free: int) -> Admission:
         """Questions whose prompts are padded to the same length, with different pictures."""
         length = self.shapes.length_for(len(head.ids))
         found, keys = [], set()
@@ -81,21 +101,22 @@ class Admissions(NamedTuple):
             if is_other and self.shapes.length_for(len(item.ids)) == length:
                 found.append(item)
                 keys.add(item.key)
-        sizes = [B for B in self.shapes.together if (B, length) in {*self.shapes.prefills()}]
+        sizes = [B for B in self.shapes.together if self.shapes.fits(B, length)]
         for B in sizes:
-            taken = self._fitting(found, free, B)
+            taken = fitting(found, free, B, PICTURES)
             if len(taken) >= FILLED * B or sizes[-1] == B:
-                return Admission(taken, B)
+                return Admission(taken, B, level)
         raise AssertionError(f'no prefill has the length {length}')
 
-    def _fitting(self, items: Sequence[Waiting], free: int, most: int) -> list[Waiting]:
-        """The first items, at most so many, whose answers have free rows, and whose pictures fit."""
-        taken: list[Waiting] = []
-        pictures = 0
-        for item in items:
-            pictures += len(item.pictures)
-            free -= len(item.samples)
-            if len(taken) == most or free < 0 or (pictures > PICTURES and taken):
-                break
-            taken.append(item)
-        return taken
+
+def fitting(items: Sequence[Waiting], free: int, most: int, pictures: int | None = None) -> list[Waiting]:
+    """The first items, at most `most`, whose answers fit the free rows, with at most so many pictures."""
+    taken: list[Waiting] = []
+    count = 0
+    for item in items:
+        count += len(item.pictures)
+        free -= len(item.samples)
+        if len(taken) == most or free < 0 or (taken and pictures is not None and count > pictures):
+            break
+        taken.append(item)
+    return taken

@@ -14,14 +14,14 @@ from vipllava_jax.engine.programs import (
     decode_lanes,
     prefill_after,
     prefill_prompts,
-    put_row,
+    put_rows,
+    put_token,
     read_pictures,
     select_first,
     select_next,
     take_logits,
     take_prefix,
     take_row,
-    take_token,
 )
 from vipllava_jax.engine.row_settings import neutral_settings, put_settings, take_settings
 from vipllava_jax.generation.state import row_letters
@@ -55,20 +55,16 @@ def _calls(device: Device) -> Iterator[Call]:
 
 def _decoding(device: Device) -> Iterator[Call]:
     shapes, static = device.shapes, {'cfg': device.cfg}
-    short = tuple(range(len(shapes.lanes)))
     for group in shapes.groups():
         lanes = [device.lanes[lane] for lane in group]
         args = tuple([getattr(lane, name) for lane in lanes] for name in ('cache', 'tokens', 'positions'))
         B = sum(len(lane.tokens) for lane in lanes)
         active = [np.zeros(len(lane.tokens), bool) for lane in lanes]
         yield decode_lanes, (device.params, *args, None), static
-        if {*short} <= {*group}:
-            prefix = device_prefix(device, shapes.prefix_slots[0])
-            yield (
-                decode_lanes,
-                (device.params, *args, dataclasses.replace(prefix, members=np.zeros(B, bool))),
-                static,
-            )
+        if group == (shapes.lane_of(0),):
+            prefix = _prefix(device, shapes.prefix_slots[0])
+            shared = dataclasses.replace(prefix, members=np.zeros(B, bool))
+            yield decode_lanes, (device.params, *args, shared), static
         for selection in Selection:
             own = [selection.part(device.settings[lane]) for lane in group] if selection else None
             yield select_next, (_logits(device, B), args[2], active, own), {'top': selection.top}
@@ -79,19 +75,16 @@ def _prefills(device: Device) -> Iterator[Call]:
     for B, length in shapes.prefills():
         tokens = np.zeros((B, length), np.int32)
         prompts = tokens, np.ones(B, np.int32), device.no_features, tokens
-        yield prefill_prompts, (device.params, *prompts), {**static, 'slots': shapes.slots_for(length)}
+        yield prefill_prompts, (device.params, *prompts), {**static, 'slots': shapes.cache_slots(length)}
     for length in shapes.rest_lengths:
         for B, slots, joined in [
             *((shapes.together[-1], slots, True) for slots in shapes.prefix_slots),
-            (shapes.together[0], shapes.prefix_slots[0], False),
+            (shapes.rest_together, shapes.prefix_slots[0], False),
         ]:
-            rest = np.zeros((B, length), np.int32), np.ones(B, np.int32), device_prefix(device, slots)
-            yield (
-                prefill_after,
-                (device.params, *rest),
-                {**static, 'slots': shapes.slots, 'joined': joined},
-            )
-    for B in shapes.together:
+            rest = np.zeros((B, length), np.int32), np.ones(B, np.int32), _prefix(device, slots)
+            own = {'slots': shapes.slots if joined else length, 'joined': joined}
+            yield prefill_after, (device.params, *rest), {**static, **own}
+    for B in shapes.prefilled_together:
         yield select_first, (_logits(device, B), np.ones(B, np.int32), None), {'top': None}
     for selection in Selection:
         row = selection.part(_shapes_of(device, neutral_settings(1, shapes.context)))
@@ -110,28 +103,26 @@ def _pictures(device: Device) -> Iterator[Call]:
 
 def _rows(device: Device) -> Iterator[Call]:
     shapes = device.shapes
-    sources = [(B, shapes.slots) for B in shapes.together]
-    for lane, settings, (_, slots) in zip(device.lanes, device.settings, shapes.sizes, strict=True):
-        of_lane = [(1, shapes.slots), (1, shapes.context)] if slots > shapes.slots else sources
-        for B, size in dict.fromkeys(of_lane):
-            yield put_row, (lane, ROW, _cache(device, B, size), ROW, _token(device), ROW), {}
-        yield put_settings, (settings, ROW, _shapes_of(device, neutral_settings(1, shapes.context))), {}
-        if slots == shapes.slots:
+    row = _shapes_of(device, neutral_settings(1, shapes.context))
+    for number, (lane, settings) in enumerate(zip(device.lanes, device.settings, strict=True)):
+        level = max(0, number - shapes.lane_of(0))
+        for B, size in sorted(shapes.sources(level)):
+            numbers = np.zeros(B, np.int32)
+            yield put_rows, (lane, numbers, _cache(device, B, size), _tokens(device, B), numbers), {}
+        yield put_token, (lane, ROW, _tokens(device, 1)), {}
+        yield put_settings, (settings, ROW, row), {}
+        if level < len(shapes.wide) or number < shapes.lane_of(0):
             yield take_row, (lane, ROW), {}
             yield take_settings, (settings, ROW), {}
-    for B, size in dict.fromkeys([*sources, (1, shapes.context)]):
+    for B, size in sorted({(B, shapes.cache_slots(n)) for B, n in shapes.prefills()}):
         for slots in shapes.prefix_slots:
-            yield take_prefix, (_cache(device, B, size), ROW), {'slots': slots}
-    for B in {*shapes.together, 1}:
+            if slots <= size:
+                yield take_prefix, (_cache(device, B, size), ROW), {'slots': slots}
+    for B in shapes.prefilled_together:
         yield take_logits, (_logits(device, B), ROW), {}
-        yield (
-            take_token,
-            (placed_shape(jax.ShapeDtypeStruct((B,), jnp.int32), 'B', mesh=device.mesh), ROW),
-            {},
-        )
 
 
-def device_prefix(device: Device, slots: int) -> PrefixCache:
+def _prefix(device: Device, slots: int) -> PrefixCache:
     """The shape of a prefix of one row."""
     cache = _cache(device, 1, slots)
     return PrefixCache(cache.k, cache.v, np.ones(1, np.int32))
@@ -142,10 +133,6 @@ def _cache(device: Device, B: int, slots: int) -> Cache:
     kv = jax.ShapeDtypeStruct((B, slots, text.kv_heads, text.head_size), device.dtype)
     placed: Any = (placed_shape(kv, 'BSKH', mesh=device.mesh),) * text.layers
     return Cache(placed, placed)
-
-
-def _token(device: Device) -> Any:
-    return placed_shape(jax.ShapeDtypeStruct((), jnp.int32), '', mesh=device.mesh)
 
 
 def _tokens(device: Device, B: int) -> Any:

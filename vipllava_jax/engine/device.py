@@ -16,14 +16,14 @@ from vipllava_jax.engine.programs import (
     decode_lanes,
     prefill_after,
     prefill_prompts,
-    put_row,
+    put_rows,
+    put_token,
     read_pictures,
     select_first,
     select_next,
     take_logits,
     take_prefix,
     take_row,
-    take_token,
 )
 from vipllava_jax.engine.row_settings import (
     TOP,
@@ -37,7 +37,7 @@ from vipllava_jax.generation.logits.next_token import NewTokens
 from vipllava_jax.generation.state import row_letters
 from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import mesh_of, sharding
+from vipllava_jax.sharding import default_sharding, mesh_of, sharding
 
 Place = tuple[int, int]  # a lane and a row of it
 
@@ -73,8 +73,9 @@ class Device:
     """The lanes of an engine. Its methods start programs, and do not wait for their results."""
 
     def __init__(self, params: Params, cfg: Config, shapes: Shapes) -> None:
-        self.params, self.cfg, self.shapes = params, cfg, shapes
-        self.mesh = mesh_of(params)
+        self.cfg, self.shapes, self.mesh = cfg, shapes, mesh_of(params)
+        # All arrays are committed to their devices, because programs are compiled for those that are.
+        self.params = params if self.mesh else jax.device_put(params, default_sharding())
         self.dtype = jnp.dtype(params['llama']['norm']['w'].dtype)
         text = cfg.text
         self.lanes, self.settings = [], []
@@ -87,6 +88,9 @@ class Device:
             self.settings.append(placed(neutral_settings(rows, shapes.context), self.mesh))
         pictures = (PICTURES, cfg.vision.patches, text.width)
         self.no_features: Array = zeros(jax.ShapeDtypeStruct(pictures, self.dtype), self.mesh)
+        self.no_tokens = {
+            B: zeros(jax.ShapeDtypeStruct((B,), jnp.int32), self.mesh) for B in shapes.prefilled_together
+        }
         self.neutral = placed(neutral_settings(1, shapes.context), self.mesh)
 
     def features(self, pictures: Sequence[np.ndarray]) -> Array:
@@ -103,7 +107,7 @@ class Device:
         is_picture = tokens == self.cfg.image_token
         sources = np.where(is_picture, np.cumsum(is_picture).reshape(tokens.shape) - 1, -1)
         features = self.no_features if features is None else features
-        slots = self.shapes.slots_for(length)
+        slots = self.shapes.cache_slots(length)
         logits, cache = prefill_prompts(
             self.params, tokens, lengths, features, sources.astype(np.int32), cfg=self.cfg, slots=slots
         )
@@ -115,7 +119,8 @@ class Device:
         """Prefills what follows a prefix, padded to B rows; their caches hold the prefix if `joined`."""
         length = next(n for n in self.shapes.rest_lengths if n >= max(map(len, rests)))
         tokens, lengths = self._padded(rests, B, length)
-        static: dict[str, Any] = {'cfg': self.cfg, 'slots': self.shapes.slots, 'joined': joined}
+        slots = self.shapes.slots if joined else length
+        static: dict[str, Any] = {'cfg': self.cfg, 'slots': slots, 'joined': joined}
         logits, cache = prefill_after(self.params, tokens, lengths, prefix, **static)
         return Prefilled(logits, cache, lengths + int(prefix.lengths[0]))
 
@@ -144,11 +149,21 @@ class Device:
         return new, used if selection is Selection.PROCESSED else whole
 
     def put(
-        self, place: Place, prefilled: Prefilled, source: int, new: NewTokens, number: int, position: int
+        self, lane: int, rows: Sequence[int], prefilled: Prefilled, tokens: Array, positions: Sequence[int]
     ) -> None:
-        """Puts a prefilled row, and the new token of this number, at `position`, into a row of a lane."""
-        token = take_token(new.tokens, np.int32(number))
-        self._put(place, prefilled.cache, source, token, position)
+        """Puts prefilled rows, with their tokens at these positions, into rows of a lane, if it has them."""
+        self.lanes[lane] = put_rows(
+            self.lanes[lane],
+            np.array(rows, np.int32),
+            prefilled.cache,
+            tokens,
+            np.array(positions, np.int32),
+        )
+
+    def put_token(self, place: Place, new: NewTokens) -> None:
+        """Makes a token, B = 1, the newest of a row of a lane."""
+        lane, row = place
+        self.lanes[lane] = put_token(self.lanes[lane], np.int32(row), new.tokens)
 
     def put_settings(self, place: Place, settings: RowSettings) -> None:
         """Puts the settings of one answer into a row of a lane."""
@@ -159,14 +174,10 @@ class Device:
         """Copies a row with its newest token, at `position`, and its settings into a row of another lane."""
         lane, row = origin
         cache, token = take_row(self.lanes[lane], np.int32(row))
-        self._put(place, cache, 0, token, position)
+        target, new_row = place
+        rows, positions = np.array([new_row], np.int32), np.array([position], np.int32)
+        self.lanes[target] = put_rows(self.lanes[target], rows, cache, token, positions)
         self.put_settings(place, take_settings(self.settings[lane], np.int32(row)))
-
-    def _put(self, place: Place, cache: Cache, source: int, token: Array, position: int) -> None:
-        lane, row = place
-        self.lanes[lane] = put_row(
-            self.lanes[lane], np.int32(row), cache, np.int32(source), token, np.int32(position)
-        )
 
     def prefix_of(self, prefilled: Prefilled, source: int, length: int) -> PrefixCache:
         """The first tokens of a prefilled row, as a prefix of other prompts."""

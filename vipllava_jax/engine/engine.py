@@ -3,18 +3,19 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
+from typing import Any
 
 import jax
 
 from vipllava_jax.answering.questions import check_model
 from vipllava_jax.engine.compiling import compile_all
 from vipllava_jax.engine.device import Device
-from vipllava_jax.engine.memory import default_prefix_bytes, rows_for
+from vipllava_jax.engine.memory import default_prefix_bytes, default_wide, rows_for
 from vipllava_jax.engine.pictures import Pictures, Prepared
 from vipllava_jax.engine.prefix_store import PrefixStore
-from vipllava_jax.engine.question import Question, QuestionError, QueueFull, encode
+from vipllava_jax.engine.question import EncodedQuestion, Question, QuestionError, QueueFull, encode
 from vipllava_jax.engine.reply import Reply
 from vipllava_jax.engine.row_settings import SettingsTooLarge
 from vipllava_jax.engine.scheduler import Scheduler
@@ -23,8 +24,10 @@ from vipllava_jax.engine.stats import Counts, Stats
 from vipllava_jax.engine.waiting import Waiting, waiting_for, with_pictures
 from vipllava_jax.generation.model import Model
 from vipllava_jax.mesh_text import row_parts
+from vipllava_jax.messages import brief
 from vipllava_jax.sharding import mesh_of
 
+MIN_SLOTS = 16
 Progress = Callable[[int, int], None]
 
 
@@ -32,7 +35,8 @@ class Engine:
     """Answers questions from any number of threads; a context manager, because it holds memory and processes.
 
     `rows` of `slots` slots, by default as many as the memory has room for, are decoded together; a slot holds
-    a token of a prompt or an answer. `long_rows` more have the slots of the whole context. Beginnings of
+    a token of a prompt or an answer. `long_rows` more have the slots of the whole context; a mapping gives
+    numbers of rows by their slots, such as {2048: 8, 4096: 2}. Beginnings of
     prompts up to their last picture are kept in `prefix_bytes`, and not computed again. At most `queue`
     questions wait. With `exact`, the answer to a question does not depend on what else is answered, also in
     bfloat16: each is prefilled alone, all rows are always decoded, and no prefix is shared. `workers`
@@ -48,7 +52,7 @@ class Engine:
         *,
         rows: int | None = None,
         slots: int = 1024,
-        long_rows: int | None = None,
+        long_rows: int | Mapping[int, int] | None = None,
         prefix_bytes: int | None = None,
         queue: int = 1024,
         exact: bool = False,
@@ -86,9 +90,7 @@ class Engine:
         """
         self._check_open()
         encoded = encode(question, self.model)
-        n, rows = encoded.settings.num_return_sequences, self.shapes.rows
-        if n > rows:
-            raise QuestionError(f'num_return_sequences is {n}, but the engine has {rows} rows: ask for fewer')
+        self._check_size(encoded)
         reply = Reply(encoded, self.model.processor, self._ended)
         try:
             waiting = waiting_for(reply, self.shapes)
@@ -108,6 +110,21 @@ class Engine:
         if question.images:
             future.add_done_callback(lambda future: self._pictures_ready(waiting, future))
         return reply
+
+    def _check_size(self, question: EncodedQuestion) -> None:
+        """Raises QuestionError for a question for which the engine has not enough rows or slots."""
+        tokens = len(question.ids) + question.limit
+        if tokens > self.shapes.largest:
+            raise QuestionError(
+                f'a prompt of {len(question.ids)} tokens and {question.limit} new ones need as many slots, '
+                f'but the largest rows of the engine have {self.shapes.largest}: ask for fewer new tokens'
+            )
+        n = question.settings.num_return_sequences
+        rows = max(rows for rows, slots in self.shapes.levels if slots >= tokens)
+        if n > rows:
+            raise QuestionError(
+                f'num_return_sequences is {n}, but the engine has {rows} rows of enough slots: ask for fewer'
+            )
 
     def drain(self, timeout: float | None = None) -> bool:
         """Accepts no more questions, and waits until all are answered, at most `timeout` seconds.
@@ -138,8 +155,8 @@ class Engine:
         """Counts since the start, and what the engine does now."""
         with self._changed:
             return Stats(
-                rows=self.shapes.rows,
-                long_rows=self.shapes.long_rows,
+                rows=self.shapes.lanes[-1],
+                long_rows=sum(rows for rows, _ in self.shapes.wide),
                 slots=self.shapes.slots,
                 running=len(self._scheduler.rows),
                 waiting=len(self._prepared) + len(self._scheduler.waiting),
@@ -158,14 +175,16 @@ class Engine:
 
     def _pictures_ready(self, waiting: Waiting, future: Future[Prepared]) -> None:
         """Takes over the pictures of a question, in the thread that has prepared them."""
-        reply = waiting.reply
+        reply, ready = waiting.reply, None
+        if not reply.done and not future.cancelled() and future.exception() is None:
+            prepared = future.result()
+            reply.warnings = prepared.warnings
+            pixels = self.model.processor.image_settings.normalize(prepared.pixels)
+            ready = with_pictures(waiting, pixels, prepared.digests, self.model.cfg.image_token)
         with self._changed:
             self._preparing.pop(reply, None)
-            if not reply.done and not future.cancelled() and future.exception() is None:
-                prepared = future.result()
-                reply.warnings = prepared.warnings
-                token = self.model.cfg.image_token
-                self._prepared.append(with_pictures(waiting, prepared.pixels, prepared.digests, token))
+            if ready:
+                self._prepared.append(ready)
                 self._changed.notify_all()
                 return
         error = None if future.cancelled() else future.exception()
@@ -227,16 +246,32 @@ class CompilationCounter:
 
 
 def shapes_for(
-    model: Model, rows: int | None, slots: int, long_rows: int | None, prefix_bytes: int | None
+    model: Model,
+    rows: int | None,
+    slots: int,
+    long_rows: int | Mapping[int, int] | None,
+    prefix_bytes: int | None,
 ) -> Shapes:
     """The shapes of an engine; ValueError for a number that is out of range."""
-    for name, value, least in (('rows', rows, 1), ('slots', slots, 1), ('long_rows', long_rows, 0)):
-        if value is not None and value < least:
-            raise ValueError(f'{name} is {value}: give {least} or more')
+    wide = long_rows if isinstance(long_rows, Mapping) else {}
+    numbers: dict[str, tuple[Any, int]] = {
+        'rows': (rows, 1),
+        'slots': (slots, MIN_SLOTS),
+        'prefix_bytes': (prefix_bytes, 0),
+    }
+    if not wide:
+        numbers['long_rows'] = (long_rows, 0)
+    for size, count in wide.items():
+        numbers[f'long_rows[{size}]'] = (count, 0)
+    for name, (value, least) in numbers.items():
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f'{name} is {brief(value)}: give a whole number from {least} on')
     mesh = mesh_of(model.params)
     parts = row_parts(mesh.shape) if mesh else 1
     devices = [*mesh.devices.flat] if mesh else jax.local_devices()[:1]
-    few = devices[0].platform == 'cpu'
+    is_small = devices[0].platform == 'cpu'
     if rows is None:
-        rows = rows_for(model, slots, long_rows, prefix_bytes, devices)
-    return make_shapes(model.cfg, rows, slots, long_rows, parts, few)
+        rows, wider = rows_for(model, slots, long_rows, prefix_bytes, devices)
+    else:
+        wider = default_wide(model.cfg, min(slots, model.cfg.text.context), long_rows, is_small)
+    return make_shapes(model.cfg, rows, slots, wider, parts, is_small)

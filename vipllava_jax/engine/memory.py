@@ -1,11 +1,12 @@
 """How many rows the memory of the devices has room for, beside the weights and the stored prefixes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from vipllava_jax.config import Config
 from vipllava_jax.device_kinds import memory_of
 from vipllava_jax.device_memory import (
     abstract_mesh,
@@ -14,7 +15,7 @@ from vipllava_jax.device_memory import (
     cache_bytes,
     working_bytes,
 )
-from vipllava_jax.engine.shapes import LONG_ROWS, PREFILL_TOKENS, TOGETHER
+from vipllava_jax.engine.shapes import FEW_ROWS, PREFILL_TOKENS, TOGETHER
 from vipllava_jax.generation.model import Model
 from vipllava_jax.mesh_text import row_parts
 from vipllava_jax.messages import amount
@@ -23,6 +24,8 @@ from vipllava_jax.sharding import mesh_of
 PREFIX_BYTES = 4 << 30
 RESERVE = 0.06  # the part of the memory that stays free, for programs and for what lies between buffers
 MOST_ROWS = 256
+LONG_ROWS = 4  # of the full context
+MIDDLE = 0.25  # the part of the memory for rows that have twice the slots of most rows
 ROWS_ON_CPU = 8
 
 
@@ -33,30 +36,58 @@ def default_prefix_bytes(model: Model) -> int:
 
 
 def rows_for(
-    model: Model, slots: int, long_rows: int | None, prefix_bytes: int | None, devices: Sequence[Any]
-) -> int:
-    """The rows of `slots` slots for which the devices have room; ValueError if there is not even one."""
-    memory = memory_of(devices)
-    if memory is None or devices[0].platform == 'cpu':
-        return ROWS_ON_CPU
-    params, cfg = model.params, model.cfg
-    mesh = mesh_of(params) or abstract_mesh({'data': 1})
+    model: Model,
+    slots: int,
+    long_rows: int | Mapping[int, int] | None,
+    prefix_bytes: int | None,
+    devices: Sequence[Any],
+) -> tuple[int, dict[int, int]]:
+    """The rows of `slots` slots for which the devices have room, and by their slots the wider rows.
+
+    Raises ValueError if there is not even one row.
+    """
+    cfg = model.cfg
     slots = min(slots, cfg.text.context)
-    long_rows = LONG_ROWS if long_rows is None else long_rows
-    dtype = activation_dtype(params)
+    memory = memory_of(devices)
+    is_small = memory is None or devices[0].platform == 'cpu'
+    wide = default_wide(cfg, slots, long_rows, is_small)
+    if memory is None or is_small:
+        return ROWS_ON_CPU, wide
+    mesh = mesh_of(model.params) or abstract_mesh({'data': 1})
+    dtype, parts = activation_dtype(model.params), row_parts(mesh.shape)
+
+    def of_rows(rows: int, slots: int) -> int:
+        return cache_bytes(cfg, dtype, rows, slots, mesh)
+
     fused = devices[0].platform == 'gpu' and jnp.dtype(dtype).itemsize == 2
-    used = bytes_per_device(params, mesh)
-    used += default_prefix_bytes(model) if prefix_bytes is None else prefix_bytes
-    if slots < cfg.text.context and long_rows:
-        used += cache_bytes(cfg, dtype, long_rows, cfg.text.context, mesh)
-    used += cache_bytes(cfg, dtype, TOGETHER[0], slots, mesh)  # of a prefill, before its rows are copied
     prompts = max(1, PREFILL_TOKENS // slots)
+    used = bytes_per_device(model.params, mesh)
+    used += default_prefix_bytes(model) if prefix_bytes is None else prefix_bytes
+    used += of_rows(TOGETHER[0], slots)  # of a prefill, before its rows are copied
     used += working_bytes(cfg, dtype, prompts, slots, mesh, fused_attention=fused)
-    parts = row_parts(mesh.shape)
-    rows = int((memory * (1 - RESERVE) - used) // cache_bytes(cfg, dtype, parts, slots, mesh)) * parts
+    used += sum(of_rows(count, size) for size, count in wide.items())
+    used += of_rows(sum(FEW_ROWS), slots) if parts == 1 else 0
+    left = memory * (1 - RESERVE) - used
+    if long_rows is None and 2 * slots < cfg.text.context:
+        middle = min(int(left * MIDDLE // of_rows(parts, 2 * slots)) * parts, MOST_ROWS // 4)
+        wide = {2 * slots: middle, **wide}
+        left -= of_rows(middle, 2 * slots) if middle else 0
+    rows = int(left // of_rows(parts, slots)) * parts
     if rows < 1:
         raise ValueError(
             f'the {amount(memory)} of a device have no room for a row of {slots} slots beside {amount(used)} '
             'of weights, prefixes and prompts: give fewer slots or prefix_bytes, or quantize the weights'
         )
-    return min(rows, MOST_ROWS)
+    return min(rows, MOST_ROWS), wide
+
+
+def default_wide(
+    cfg: Config, slots: int, long_rows: int | Mapping[int, int] | None, is_small: bool
+) -> dict[int, int]:
+    """The numbers of rows wider than `slots`, by their slots."""
+    if isinstance(long_rows, Mapping):
+        return dict(long_rows)
+    if slots >= cfg.text.context:
+        return {}
+    count = (1 if is_small else LONG_ROWS) if long_rows is None else long_rows
+    return {cfg.text.context: count}

@@ -20,7 +20,7 @@ from PIL import Image
 
 from vipllava_jax.inputs.images import ImageSource, open_image
 from vipllava_jax.inputs.marks import Mark, draw
-from vipllava_jax.inputs.pixels import Fit, ImageSettings, marks_cut_off, pixels
+from vipllava_jax.inputs.pixels import Fit, ImageSettings, marks_cut_off, uint8_pixels
 from vipllava_jax.messages import one_line, printable
 
 HEADER = struct.Struct('<BI')  # one of PREPARED and REFUSED, and the bytes of the text that follows
@@ -43,7 +43,7 @@ class PictureTask(NamedTuple):
 class Prepared(NamedTuple):
     """The pictures of a question, as the model takes them."""
 
-    pixels: np.ndarray  # Ihw3 float32
+    pixels: np.ndarray  # Ihw3 uint8, which `ImageSettings.normalize` takes
     digests: tuple[bytes, ...]  # I SHA-256 of the pixels
     warnings: tuple[str, ...]  # of marks that the crop cuts off
 
@@ -57,7 +57,7 @@ class WorkerSettings(NamedTuple):
 
 
 def prepare(task: PictureTask, settings: ImageSettings) -> Prepared:
-    """Opens, marks, resizes and normalizes pictures; raises the errors of `open_image` and `draw`."""
+    """Opens, marks and resizes pictures; raises the errors of `open_image` and `draw`."""
     prepared, warnings = [], []
     for source, name, marks in zip(task.sources, task.names, task.marks, strict=True):
         image = open_image(source, name)
@@ -65,7 +65,7 @@ def prepare(task: PictureTask, settings: ImageSettings) -> Prepared:
             image = _draw(image, marks, name)
         for mark in marks_cut_off(image, settings, task.fit):
             warnings.append(f"the crop cuts off the mark {mark} on {name}: fit='pad' keeps the whole image")
-        prepared.append(pixels(image, settings, task.fit))
+        prepared.append(uint8_pixels(image, settings, task.fit))
     stacked = np.stack(prepared)
     digests = tuple(hashlib.sha256(picture.data).digest() for picture in stacked)
     return Prepared(stacked, digests, tuple(warnings[:MAX_WARNINGS]))
@@ -140,8 +140,8 @@ def read_answer(source: Any, count: int, side: int) -> Prepared | str:
     if kind == REFUSED:
         return printable(text)
     digests = bytes(_read(source, DIGEST_BYTES * count))
-    found = np.empty((count, side, side, 3), np.float32)
-    _read_into(source, found.reshape(-1).view(np.uint8).data)
+    found = np.empty((count, side, side, 3), np.uint8)
+    _read_into(source, found.reshape(-1).data)
     each = (digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES))
     return Prepared(found, tuple(each), tuple(map(printable, text.splitlines())))
 

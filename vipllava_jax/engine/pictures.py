@@ -1,4 +1,4 @@
-"""A pool of processes that open, mark, resize and normalize the pictures of questions."""
+"""A pool of processes that open, mark and resize the pictures of questions."""
 
 import atexit
 import contextlib
@@ -71,7 +71,7 @@ class Pictures:
         future: Future[Prepared] = Future()
         if not question.images:
             side = self.image_settings.side
-            future.set_result(Prepared(np.empty((0, side, side, 3), np.float32), (), ()))
+            future.set_result(Prepared(np.empty((0, side, side, 3), np.uint8), (), ()))
             return future
         with self._closing:
             if self._closed.is_set():

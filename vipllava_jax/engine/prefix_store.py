@@ -9,6 +9,8 @@ import numpy as np
 
 from vipllava_jax.model.llama import PrefixCache
 
+MOST_NOTICED = 4096  # keys of prompts, whether stored or not
+
 
 def prefix_key(ids: np.ndarray, image_token: int, digests: Sequence[bytes]) -> tuple[bytes, int] | None:
     """A key for the beginning of a prompt up to its last picture, and its length; None without pictures.
@@ -32,6 +34,7 @@ class PrefixStore:
         self.capacity, self.bytes = capacity, 0
         self.queries = self.hits = 0
         self._found: OrderedDict[bytes, PrefixCache] = OrderedDict()
+        self._noticed: OrderedDict[bytes, None] = OrderedDict()
 
     def get(self, key: bytes) -> PrefixCache | None:
         """The prefix of a key, which is now the most recently used; None if it is not there."""
@@ -46,6 +49,15 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._found)
 
+    def notice(self, key: bytes) -> bool:
+        """Whether a prompt with this beginning was noticed before, among the last MOST_NOTICED."""
+        is_known = key in self._noticed
+        self._noticed[key] = None
+        self._noticed.move_to_end(key)
+        if len(self._noticed) > MOST_NOTICED:
+            self._noticed.popitem(last=False)
+        return is_known
+
     def put(self, key: bytes, prefix: PrefixCache) -> None:
         """Keeps a prefix, if it is not larger than the store."""
         size = prefix_bytes(prefix)
@@ -56,10 +68,6 @@ class PrefixStore:
             self.bytes -= prefix_bytes(dropped)
         self._found[key] = prefix
         self.bytes += size
-
-    def fits(self, size: int) -> bool:
-        """Whether a prefix of so many bytes is kept."""
-        return size <= self.capacity
 
 
 def prefix_bytes(prefix: PrefixCache) -> int:

@@ -171,41 +171,42 @@ def _select(
 
 
 @partial(jax.jit, donate_argnames='lane')
-def put_row(lane: Lane, row: Array, cache: Cache, source: Array, token: Array, position: Array) -> Lane:
-    """The lane, which is donated, with the row `source` of a cache, and a token after it, in its row `row`.
+def put_rows(lane: Lane, rows: Array, cache: Cache, tokens: Array, positions: Array) -> Lane:
+    """The lane, which is donated, with caches, newest tokens and their positions, B, in its `rows` B.
 
-    The cache has as many slots as the lane, or fewer; what the lane has in the slots beyond does not matter.
+    Rows that the lane does not have are dropped. The caches have as many slots as the lane, or fewer; what
+    the lane has in the slots beyond does not matter.
     """
 
     def put(x: Array, new: Array) -> Array:
-        new = lax.dynamic_slice_in_dim(new, source, 1)
-        return lax.dynamic_update_slice(x, new, (row, 0, 0, 0))
+        return x.at[rows, : new.shape[1]].set(new, mode='drop', unique_indices=True)
 
     mesh = mesh_of(lane)
     return Lane(
         pin_cache(jax.tree.map(put, lane.cache, cache), mesh),
-        pin_rows(lane.tokens.at[row].set(token), mesh),
-        pin_rows(lane.positions.at[row].set(position), mesh),
+        pin_rows(lane.tokens.at[rows].set(tokens, mode='drop', unique_indices=True), mesh),
+        pin_rows(lane.positions.at[rows].set(positions, mode='drop', unique_indices=True), mesh),
     )
+
+
+@partial(jax.jit, donate_argnames='lane')
+def put_token(lane: Lane, row: Array, token: Array) -> Lane:
+    """The lane, which is donated, with another newest token, of one row: B = 1."""
+    tokens = lax.dynamic_update_slice_in_dim(lane.tokens, token, row, axis=0)
+    return dataclasses.replace(lane, tokens=pin_rows(tokens, mesh_of(lane)))
 
 
 @jax.jit
 def take_row(lane: Lane, row: Array) -> tuple[Cache, Array]:
-    """The cache of one row of a lane, B = 1, and its newest token, a number."""
-    cache = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, row, 1), lane.cache)
-    return pin_cache(cache, mesh_of(lane)), pin(lane.tokens[row], '', mesh_of(lane))
+    """The cache and the newest token of one row of a lane, B = 1."""
+    cache, token = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, row, 1), (lane.cache, lane.tokens))
+    return pin_cache(cache, mesh_of(lane)), pin_rows(token, mesh_of(lane))
 
 
 @jax.jit
 def take_logits(logits: Array, row: Array) -> Array:
     """The logits of one row, 1V."""
     return pin(lax.dynamic_slice_in_dim(logits, row, 1), 'BV', mesh_of(logits))
-
-
-@jax.jit
-def take_token(tokens: Array, row: Array) -> Array:
-    """The token of one row, a number."""
-    return pin(tokens[row], '', mesh_of(tokens))
 
 
 @partial(jax.jit, static_argnames='slots')

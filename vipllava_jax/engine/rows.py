@@ -61,10 +61,11 @@ class Row:
 
 
 class Rows:
-    """The rows of all lanes, free or occupied."""
+    """The rows of all lanes. Those of level 0 are in one lane, the smallest one with room for them."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
+        self.lane = 0  # the lane of level 0 that is in use
         self.lanes: list[list[Row | None]] = [[None] * rows for rows, _ in shapes.sizes]
         self.dirty: set[Place] = set()  # places whose settings are not neutral
 
@@ -74,25 +75,32 @@ class Rows:
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def at(self, level: int) -> list[Row]:
+        """The answers in rows of a level."""
+        lane = self.lanes[self.shapes.lane_of(level) if level else self.lane]
+        return [row for row in lane if row is not None]
+
+    def free(self) -> list[int]:
+        """How many more answers there is room for at each level."""
+        return [rows - len(self.at(level)) for level, (rows, _) in enumerate(self.shapes.levels)]
+
     @property
-    def short(self) -> list[list[Row | None]]:
-        return self.lanes[: len(self.shapes.lanes)]
+    def top(self) -> int:
+        """The highest level that has answers; 0 if there are none."""
+        return max((level for level in range(len(self.shapes.levels)) if self.at(level)), default=0)
 
-    def free(self, long: bool = False) -> int:
-        """The number of free rows of the short lanes, or of the long one."""
-        lanes = self.lanes[len(self.shapes.lanes) :] if long else self.short
-        return sum(row is None for lane in lanes for row in lane)
+    def lane_for(self, count: int) -> int:
+        """The smallest lane of level 0 for so many answers; the largest one if other levels have answers."""
+        largest = self.shapes.lane_of(0)
+        fitting = (lane for lane, rows in enumerate(self.shapes.lanes) if rows >= count)
+        return largest if self.top else next(fitting, largest)
 
-    def first_free(self, long: bool = False) -> Place:
-        """The first free row of the short lanes, or of the long one."""
-        first = len(self.shapes.lanes) if long else 0
-        for lane in range(first, len(self.lanes)):
-            for n, row in enumerate(self.lanes[lane]):
-                if row is None:
-                    return lane, n
-        raise AssertionError('no row is free')
+    def first_free(self, lane: int) -> Place:
+        """The first free row of a lane."""
+        return lane, self.lanes[lane].index(None)
 
     def occupy(self, row: Row) -> None:
+        """Puts an answer into its place, which is free."""
         lane, n = row.place
         assert self.lanes[lane][n] is None
         self.lanes[lane][n] = row
@@ -111,11 +119,3 @@ class Rows:
         """The rows of some lanes with their numbers, counted over all of these lanes."""
         rows = [row for lane in group for row in self.lanes[lane]]
         return [(n, row) for n, row in enumerate(rows) if row is not None]
-
-    def misplaced(self) -> Row | None:
-        """A row of the last busy lane whose place would be in an earlier lane if the rows were moved up."""
-        counts = [sum(row is not None for row in lane) for lane in self.short]
-        last = max((n for n, count in enumerate(counts) if count), default=0)
-        if sum(counts) > sum(self.shapes.lanes[:last]):
-            return None
-        return next((row for row in self.lanes[last] if row is not None), None) if last else None

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vipllava_jax.engine.admission import Admission, Admissions
-from vipllava_jax.engine.device import Device, Place, Prefilled, Selection
+from vipllava_jax.engine.device import Device, Prefilled
 from vipllava_jax.engine.prefix_store import PrefixStore
 from vipllava_jax.engine.reply import TokenLogprobs
 from vipllava_jax.engine.rows import Row, Rows
@@ -28,6 +28,7 @@ from vipllava_jax.model.llama import PrefixCache
 IN_FLIGHT = 2  # steps that have been started and whose tokens have not been read
 TOGETHER = 4  # tokens that a row collects before they are passed on, if there are many rows
 MANY = 16  # rows
+SPARE = 2  # rows
 
 
 class Started(NamedTuple):
@@ -57,12 +58,15 @@ class Scheduler:
     def turn(self) -> None:
         """Prefills questions, starts a step of all rows, and passes on the tokens of earlier ones."""
         self._release_ended()
+        was_idle = not len(self.rows)
         admission = self._next_admission()
-        if admission:
-            self._admit(admission)
+        kept = self._admit(admission) if admission else None
         if len(self.rows):
-            self._step()
-        while len(self._started) > (IN_FLIGHT if len(self.rows) else 0):
+            self._steps()
+        if kept:
+            self._keep_prefixes(*kept)
+        in_flight = 1 if was_idle else IN_FLIGHT  # the first token of a lone answer is passed on at once
+        while len(self._started) > (in_flight if len(self.rows) else 0):
             self._read()
 
     def fail(self, error: BaseException) -> None:
@@ -77,61 +81,84 @@ class Scheduler:
     def _next_admission(self) -> Admission | None:
         if not self.waiting:
             return None
-        free, free_long = self.rows.free(), self.rows.free(long=True)
-        if len(self.rows) and not self.exact:  # wait for as many rows as are prefilled together
-            gate = min(self.shapes.together[0], max(1, self.shapes.rows // 8))
-            if free < min(len(self.waiting), gate) and not self.shapes.is_long(len(self.waiting[0].ids)):
-                return None
+        free = self.rows.free()
+        if len(self.rows) and not self.exact:
+            for level, (rows, _) in enumerate(self.shapes.levels):
+                # Wait for as many rows as are prefilled together.
+                gate = min(self.shapes.together[0], max(1, rows // 8), len(self.waiting))
+                free[level] = free[level] if free[level] >= gate else 0
         shared = self._shared[0] if self._shared else None
-        return self.admissions.choose(self.waiting, free, free_long, shared)
+        return self.admissions.choose(self.waiting, free, shared)
 
-    def _admit(self, admission: Admission) -> None:
+    def _admit(self, admission: Admission) -> tuple[Admission, Prefilled] | None:
+        """Prefills questions and occupies rows -> what `_keep_prefixes` takes, if their beginnings are new."""
         taken = {*map(id, admission.items)}
         self.waiting = deque(item for item in self.waiting if id(item) not in taken)
         prefilled, cached = self._prefill(admission)
+        self.counts.prefix_queries += sum(item.key is not None for item in admission.items)
+        self.counts.prefix_hits += len(admission.items) if cached else 0
         for item in admission.items:
             if item.reply.times.started is None:
                 item.reply.started(len(item.reply.question.ids), item.prefix if cached else 0)
-        if not any(item.settings for item in admission.items):
-            self._occupy_greedy(admission, prefilled)
-        else:
+        if not admission.level:
+            self._use_lane(self.rows.lane_for(len(self.rows.at(0)) + admission.answers))
+        if any(item.settings for item in admission.items):
             self._occupy(admission, prefilled)
+        else:
+            self._occupy_greedy(admission, prefilled)
+        return (admission, prefilled) if self.store.capacity and not cached else None
 
     def _occupy_greedy(self, admission: Admission, prefilled: Prefilled) -> None:
         """Selects the likeliest tokens after all prompts at once, and occupies rows with them."""
         new = self.device.first_tokens(prefilled)
-        rows = []
-        for b, item in enumerate(admission.items):
-            for sample in item.samples:
-                row = self._new_row(item, sample, admission)
-                self._put(row, prefilled, b, new, b, None)
-                rows.append((b, row))
-        self._start(new, rows)
+        found = []
+        for n in range(max(len(item.samples) for item in admission.items)):
+            rows = self._new_rows(admission, n)
+            self._put(prefilled, rows, new.tokens)
+            for _, row in rows:
+                if row.place in self.rows.dirty:  # the settings of an earlier answer
+                    self.device.put_settings(row.place, self.device.neutral)
+                    self.rows.dirty.remove(row.place)
+            found += rows
+        self._start(new, found)
 
     def _occupy(self, admission: Admission, prefilled: Prefilled) -> None:
         """Selects the first token of each answer by its own settings, and occupies rows with them."""
-        for b, item in enumerate(admission.items):
-            for n, sample in enumerate(item.samples):
-                row = self._new_row(item, sample, admission)
+        for n in range(max(len(item.samples) for item in admission.items)):
+            rows = self._new_rows(admission, n)
+            self._put(prefilled, rows, self.device.no_tokens[len(prefilled.lengths)])
+            for b, row in rows:
+                item = row.waiting
                 settings = item.settings[n] if item.settings else self.device.neutral
-                new, settings = self.device.first_token(prefilled, b, settings, item.selection)
-                self._put(row, prefilled, b, new, 0, settings)
+                new, used = self.device.first_token(prefilled, b, settings, item.selection)
+                if row.left:
+                    self.device.put_token(row.place, new)
+                    self.device.put_settings(row.place, used)
+                    self.rows.dirty.add(row.place)
                 self._start(new, [(0, row)])
 
-    def _put(
-        self, row: Row, prefilled: Prefilled, source: int, new: NewTokens, number: int, settings: Any
-    ) -> None:
-        """Occupies the place of a new row, unless its answer is complete with the first token."""
-        if not row.left:
+    def _new_rows(self, admission: Admission, n: int) -> list[tuple[int, Row]]:
+        """The rows of answer n of each question that has so many, with the numbers of the questions."""
+        rows = []
+        for b, item in enumerate(admission.items):
+            if n < len(item.samples):
+                row = self._new_row(item, item.samples[n], admission)
+                if row.left:
+                    self.rows.occupy(row)
+                rows.append((b, row))
+        return rows
+
+    def _put(self, prefilled: Prefilled, rows: Sequence[tuple[int, Row]], tokens: Any) -> None:
+        """Copies prefilled rows into their places; an answer that its first token completes has none."""
+        placed = [(b, row) for b, row in rows if row.left]
+        if not placed:
             return
-        self.rows.occupy(row)
-        self.device.put(row.place, prefilled, source, new, number, row.position)
-        if row.selection is not Selection.GREEDY:
-            self.device.put_settings(row.place, settings)
-            self.rows.dirty.add(row.place)
-        elif row.place in self.rows.dirty:  # of an earlier answer
-            self.device.put_settings(row.place, self.device.neutral)
-            self.rows.dirty.remove(row.place)
+        B, lane = len(prefilled.lengths), placed[0][1].place[0]
+        beyond = len(self.rows.lanes[lane])  # rows that the lane does not have, each another one
+        targets, positions = [*range(beyond, beyond + B)], [0] * B
+        for b, row in placed:
+            targets[b], positions[b] = row.place[1], row.position
+        self.device.put(lane, targets, prefilled, tokens, positions)
 
     def _prefill(self, admission: Admission) -> tuple[Prefilled, bool]:
         """Prefills questions -> the result, and whether they follow a stored prefix."""
@@ -142,17 +169,25 @@ class Scheduler:
             rests = [item.ids[item.prefix :] for item in items]
             if admission.shared:
                 self._shared = admission.key, prefix
-            self.counts.prefix_hits += len(items)
             self.counts.cached_tokens += sum(item.prefix for item in items)
             joined = not admission.shared
             return self.device.prefill_after(rests, admission.B, prefix, joined=joined), True
         pictures = [picture for item in items for picture in item.pictures]
         features = self.device.features(pictures) if pictures else None
         prefilled = self.device.prefill([item.ids for item in items], admission.B, features)
-        for b, item in enumerate(items):
-            if item.key and self.store.capacity and item.prefix <= self.shapes.slots and not self.exact:
-                self.store.put(item.key, self.device.prefix_of(prefilled, b, item.prefix))
         return prefilled, False
+
+    def _keep_prefixes(self, admission: Admission, prefilled: Prefilled) -> None:
+        """Stores the beginnings of prompts with pictures, which takes the time of a third of a step for each.
+
+        While many questions wait, only those of pictures that have been asked about before.
+        """
+        for b, item in enumerate(admission.items):
+            if item.key and item.prefix <= self.shapes.slots:
+                is_known = self.store.notice(item.key) or admission.keep
+                is_new = item.key not in self.store
+                if is_new and (is_known or len(self.waiting) < self.shapes.together[0]):
+                    self.store.put(item.key, self.device.prefix_of(prefilled, b, item.prefix))
 
     def _new_row(self, item: Waiting, sample: int, admission: Admission) -> Row:
         left = item.left - 1
@@ -160,33 +195,43 @@ class Scheduler:
         return Row(
             waiting=item,
             sample=sample,
-            place=self.rows.first_free(admission.long) if left else (0, 0),
+            place=self.rows.first_free(self._lane_of(admission)) if left else (0, 0),
             position=len(item.ids),
             left=left,
             ends=frozenset((*question.eos, *question.stop_ids)),
             prefix=item.prefix if admission.shared else 0,
         )
 
+    def _lane_of(self, admission: Admission) -> int:
+        return self.shapes.lane_of(admission.level) if admission.level else self.rows.lane
+
     # Rows are decoded
 
-    def _step(self) -> None:
-        if self.exact:
-            group = [*self.shapes.groups()][-1]
-        else:
-            self._make_room()
-            if not self.waiting:
-                self._move_up()
-            group = self.shapes.group_for([any(lane) for lane in self.rows.lanes])
-        members = any(row.prefix for row in self.rows)
-        if not members:
+    def _steps(self) -> None:
+        """Starts a step of all rows."""
+        self._make_room()
+        count, top = len(self.rows.at(0)), self.rows.top
+        if count and top:
+            self._use_lane(self.rows.lane_for(count))
+        elif count and not self.waiting:
+            # Rows to spare, so that the lane does not change with every answer that comes or ends.
+            smaller = self.rows.lane_for(count + SPARE if count > 1 else count)
+            self._use_lane(min(smaller, self.rows.lane))
+        if not any(row.prefix for row in self.rows.at(0)):
             self._shared = None
-        elif not {*range(len(self.shapes.lanes))} <= {*group}:
-            group = self.shapes.group_with_all_short(group)
+        busy = [level for level in range(top + 1) if self.rows.at(level)]
+        if len(busy) > 1 and not self._shared and not self.exact:
+            self._step(tuple(map(self.shapes.lane_of, range(top + 1))))
+        else:
+            for level in busy:
+                self._step((self.shapes.lane_of(level) if level else self.rows.lane,))
+
+    def _step(self, group: tuple[int, ...]) -> None:
+        """Starts a step of the rows of some lanes."""
         rows = self.rows.in_group(group)
-        if not rows:
-            return
         selection = max(row.selection for _, row in rows)
-        new = self.device.step(group, self.rows.active(group), selection, self._prefix(group))
+        prefix = self._prefix(group)
+        new = self.device.step(group, self.rows.active(group), selection, prefix)
         self.counts.steps += 1
         self.counts.row_steps += len(rows)
         for _, row in rows:
@@ -196,36 +241,48 @@ class Scheduler:
                 self.rows.release(row)
         self._start(new, rows)
 
-    def _prefix(self, group: Sequence[int]) -> PrefixCache | None:
-        """The prefix that rows of some lanes share, with its members."""
-        if self._shared is None:
+    def _prefix(self, group: tuple[int, ...]) -> PrefixCache | None:
+        """The prefix that rows of level 0 share, with its members."""
+        if self._shared is None or group != (self.rows.lane,):
             return None
-        rows = [row for lane in group for row in self.rows.lanes[lane]]
-        members = np.array([row is not None and row.prefix > 0 for row in rows])
+        members = np.array([row is not None and row.prefix > 0 for row in self.rows.lanes[self.rows.lane]])
         return dataclasses.replace(self._shared[1], members=members)
 
     def _make_room(self) -> None:
-        """Moves rows that have filled their slots into the long lane, or lets them wait for one there."""
+        """Moves rows that have filled their slots to a higher level, or lets them wait for a row there."""
         for row in [row for row in self.rows if row.slot >= self.shapes.sizes[row.place[0]][1]]:
-            if self.rows.free(long=True) and not row.prefix:
-                self._move(row, self.rows.first_free(long=True))
+            level = self._free_level_above(row)
+            if level and not row.prefix:
+                self._move(row, self.shapes.lane_of(level))
                 continue
             while self._started:  # its ids are needed
                 self._read()
             self.rows.release(row)
             if not row.ended:
                 row.flush(time.perf_counter())
+            if not row.ended:
                 self.waiting.appendleft(going_on(row.waiting, row.sample, row.ids, self.shapes))
 
-    def _move_up(self) -> None:
-        """Moves rows into earlier lanes if they fit there, so that fewer rows are decoded."""
-        while (row := self.rows.misplaced()) is not None:
-            self._move(row, self.rows.first_free())
+    def _free_level_above(self, row: Row) -> int:
+        """The first level with a free row of more slots than a row has; 0 if there is none."""
+        slots = self.shapes.sizes[row.place[0]][1]
+        levels = zip(range(len(self.shapes.levels)), self.shapes.levels, self.rows.free(), strict=True)
+        return next((level for level, (_, size), free in levels if size > slots and free), 0)
 
-    def _move(self, row: Row, place: Place) -> None:
+    def _use_lane(self, lane: int) -> None:
+        """Moves the answers of level 0 into another lane, if it is not the one in use."""
+        if self._shared is not None or self.exact:
+            lane = self.shapes.lane_of(0)
+        if lane != self.rows.lane:
+            rows, self.rows.lane = self.rows.at(0), lane
+            for row in rows:
+                self._move(row, lane)
+
+    def _move(self, row: Row, lane: int) -> None:
+        place = self.rows.first_free(lane)
         self.device.move(row.place, place, row.position)
-        if row.place in self.rows.dirty:
-            self.rows.dirty.add(place)
+        # The settings were copied, too.
+        (self.rows.dirty.add if row.place in self.rows.dirty else self.rows.dirty.discard)(place)
         self.rows.release(row)
         row.place = place
         self.rows.occupy(row)

@@ -1,86 +1,117 @@
 """The shapes of the engine's programs: how many rows and slots there are, and how prompts are padded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from vipllava_jax.config import Config
 from vipllava_jax.engine.programs import PICTURES
 from vipllava_jax.inputs.padding import round_up
 
-FEWEST_ROWS = (1, 8, 32)  # the first lanes end at these numbers of rows, so that few rows decode alone
-PREFILL_TOKENS = 5120  # of one prefill, at most, unless a single prompt is longer
+FEW_ROWS = (1, 8)  # the rows of the lanes for few answers, which decode faster there than in a large lane
 TOGETHER = (8, 4, 1)  # the numbers of prompts in one prefill
+PREFILL_TOKENS = 5120  # of one prefill, at most, unless a single prompt is longer
 LENGTHS = (128, 256, 512, 640, 768, 1024, 1536, 2048)  # to which prompts are padded
-LONG_ROWS = 4  # by default
-AFTER_PREFIX = (64, 256)  # to which what follows a prefix is padded
+AROUND_PICTURE = 48  # tokens of a prompt before its first picture, at most, for the smallest stored prefixes
+REST_LENGTHS = (64, 256)  # to which what follows a prefix is padded
+REST_TOGETHER = 16  # the number of prompts whose rest is prefilled at once after a prefix that they share
 
 
 class Shapes(NamedTuple):
-    """The numbers of rows and slots of the lanes, and the shapes of prefills."""
+    """The numbers of rows and slots of the lanes, and the shapes of prefills.
 
-    lanes: tuple[int, ...]  # the rows of each short lane
-    long_rows: int  # the rows of the lane of the full context; 0: there is none
-    slots: int  # of the short lanes
+    A lane is a cache of rows that have as many slots each. Rows of level 0 have the fewest slots, and there
+    are lanes of several sizes for them, of which one at a time is in use; each further level has one lane,
+    whose rows have more slots.
+    """
+
+    lanes: tuple[int, ...]  # the rows of each lane of level 0
+    wide: tuple[tuple[int, int], ...]  # the rows and slots of the lane of each further level
+    slots: int  # of level 0
     context: int
     together: tuple[int, ...]  # the numbers of prompts in one prefill, the largest first
     lengths: tuple[int, ...]  # to which prompts are padded
     rest_lengths: tuple[int, ...]  # to which what follows a prefix is padded
+    rest_together: int
     prefix_slots: tuple[int, ...]  # the sizes of stored prefixes; the first can be shared by rows
     few: bool = False  # whether there are few programs, and more is computed than needed
 
     @property
+    def levels(self) -> tuple[tuple[int, int], ...]:
+        """The rows and slots of every level; for level 0 of its largest lane."""
+        return (self.lanes[-1], self.slots), *self.wide
+
+    @property
     def rows(self) -> int:
-        """The rows of the short lanes."""
-        return sum(self.lanes)
+        """The number of answers that are decoded at once."""
+        return sum(rows for rows, _ in self.levels)
+
+    @property
+    def largest(self) -> int:
+        """The largest number of tokens of a prompt and its answer."""
+        return self.levels[-1][1]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """The rows and slots of every lane; the last one is the long lane, if there is one."""
-        long = [(self.long_rows, self.context)] if self.long_rows else []
-        return [(rows, self.slots) for rows in self.lanes] + long
+        """The rows and slots of every lane: those of level 0, then one for each further level."""
+        return [(rows, self.slots) for rows in self.lanes] + [*self.wide]
+
+    def lane_of(self, level: int) -> int:
+        """The lane of a level; for level 0 its largest."""
+        return len(self.lanes) - 1 + level
+
+    @property
+    def prefilled_together(self) -> set[int]:
+        """The numbers of rows of everything that is prefilled."""
+        return {*self.together, self.rest_together}
 
     @property
     def pictures(self) -> tuple[int, ...]:
         """The numbers of pictures that are read at once."""
         return (1, PICTURES) if self.few else (1, 4, PICTURES)
 
-    def is_long(self, tokens: int) -> bool:
-        """Whether a prompt needs a row of the long lane; a short one has a slot for a new token, too."""
-        return bool(self.long_rows) and tokens >= self.slots
+    def groups(self) -> Iterator[tuple[int, ...]]:
+        """The lanes that one step decodes: each alone, and the largest of each level up to some level."""
+        yield from ((lane,) for lane in range(len(self.sizes)))
+        for level in range(1, len(self.levels)):
+            yield tuple(map(self.lane_of, range(level + 1)))
 
-    def slots_for(self, length: int) -> int:
-        """The slots of the caches of prompts that are padded to a length."""
-        return self.slots if length <= self.slots else self.context
+    def level_for(self, tokens: int, new: int) -> int:
+        """The level for a prompt and the expected number of new tokens; one that has room for the prompt."""
+        for level, (_, slots) in enumerate(self.levels):
+            if slots >= tokens + new:
+                return level
+        return len(self.levels) - 1
+
+    def cache_slots(self, length: int) -> int:
+        """The slots of the caches of prompts that are padded to a length, before they are put into rows."""
+        return next(slots for slots in self._cache_sizes if slots >= length)
+
+    @property
+    def _cache_sizes(self) -> list[int]:
+        return sorted({*self.prefix_slots, *(slots for _, slots in self.levels)})
+
+    def sources(self, level: int) -> set[tuple[int, int]]:
+        """The numbers of rows and slots of the caches that are put into rows of a level."""
+        most, one = self.levels[level][1], self.together[-1]
+        prefilled = {(B, self.cache_slots(n)) for B, n in self.prefills()}
+        moved = {(1, slots) for _, slots in self.levels}
+        joined = {(one, self.slots)}
+        shared = {(self.rest_together, n) for n in self.rest_lengths} if level == 0 else set()
+        return {(B, slots) for B, slots in prefilled | moved | joined | shared if slots <= most}
 
     def prefix_slots_for(self, length: int) -> int:
         """The size of a stored prefix."""
         return next(slots for slots in self.prefix_slots if slots >= length)
 
-    def groups(self) -> Iterator[tuple[int, ...]]:
-        """The lanes that are decoded together: the first ones, the long one, and all."""
-        short, long = tuple(range(len(self.lanes))), (len(self.lanes),) if self.long_rows else ()
-        yield from (short[: n + 1] for n in range(len(short)))
-        if long:
-            yield long
-            yield short + long
-
-    def group_for(self, busy: Sequence[bool]) -> tuple[int, ...]:
-        """The fewest lanes that hold all lanes that are busy."""
-        needed = {lane for lane, is_busy in enumerate(busy) if is_busy}
-        return next(group for group in self.groups() if needed <= {*group})
-
-    def group_with_all_short(self, group: Sequence[int]) -> tuple[int, ...]:
-        """The lanes of a group and all short ones."""
-        return tuple(sorted({*range(len(self.lanes)), *group}))
-
     def prefills(self) -> Iterator[tuple[int, int]]:
         """The numbers of prompts and tokens of every prefill."""
         for length in self.lengths:
-            yield from ((B, length) for B in self.together if self.together[-1] == B or self.fits(B, length))
+            yield from ((B, length) for B in self.together if self.fits(B, length))
 
     def fits(self, B: int, length: int) -> bool:
         """Whether so many prompts of a length are prefilled at once."""
-        return length <= self.slots and B * length <= (PREFILL_TOKENS // 2 if self.few else PREFILL_TOKENS)
+        most = PREFILL_TOKENS // 2 if self.few else PREFILL_TOKENS
+        return self.together[-1] == B or (length <= self.slots and B * length <= most)
 
     def length_for(self, tokens: int) -> int:
         """The length to which a prompt is padded."""
@@ -88,38 +119,35 @@ class Shapes(NamedTuple):
 
 
 def make_shapes(
-    cfg: Config, rows: int, slots: int, long_rows: int | None, parts: int = 1, few: bool = False
+    cfg: Config,
+    rows: int,
+    slots: int,
+    wide: Mapping[int, int],
+    parts: int = 1,
+    few: bool = False,
 ) -> Shapes:
-    """The shapes for a number of rows, which are divided over `parts` of a mesh.
+    """The shapes for `rows` rows of `slots` slots and, by their slots, numbers of wider rows.
 
-    With `few` there are fewer shapes to compile and more padding, for small models on a CPU.
+    Rows are divided over `parts` of a mesh. With `few` there are fewer programs to compile, for small models
+    on a CPU.
     """
     context = cfg.text.context
     slots = min(slots, context)
-    long_rows = 0 if slots == context else LONG_ROWS if long_rows is None else long_rows
-    if parts > 1:  # lanes are divided over devices, so that fewer rows are not faster
-        lanes = [round_up(rows, parts)]
-        long_rows = round_up(long_rows, parts) if long_rows else 0
-    else:
-        ends = [n for n in FEWEST_ROWS if n < rows and not (few and n > 1)] + [rows]
-        lanes = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    lengths = [n for n in LENGTHS if n < context] + [context]
-    if few:
-        lengths = [n for n in (256, 512, 1024, 2048) if n < context] + [context]
-    if slots not in lengths:
-        lengths = sorted([*lengths, slots])
-    picture = cfg.vision.patches
-    prefixes = [slots] if few else sorted({min(round_up(picture + 48, 128), slots), slots})
-    rest = [n for n in ((128,) if few else AFTER_PREFIX) if n < slots]
-    together = [round_up(B, parts) for B in ((4, 1) if few else TOGETHER) if max(rows, 1) >= B]
+    wider = {min(size, context): count for size, count in sorted(wide.items()) if size > slots and count}
+    lanes = [n for n in FEW_ROWS[: 1 if few else None] if n < rows and parts == 1] + [round_up(rows, parts)]
+    largest = max(slots, *wider, 0)
+    lengths = {n for n in ((256, 512) if few else LENGTHS) if n < largest} | {slots, largest}
+    smallest = min(round_up(cfg.vision.patches + AROUND_PICTURE, 128), slots)
+    rest = REST_LENGTHS[-1:] if few else REST_LENGTHS
     return Shapes(
-        tuple(lanes),
-        long_rows,
-        slots,
-        context,
-        tuple(dict.fromkeys(together)),
-        tuple(lengths),
-        tuple(rest),
-        tuple(prefixes),
-        few,
+        lanes=tuple(lanes),
+        wide=tuple((round_up(count, parts), size) for size, count in wider.items()),
+        slots=slots,
+        context=context,
+        together=tuple(dict.fromkeys(round_up(B, parts) for B in ((4, 1) if few else TOGETHER))),
+        lengths=tuple(sorted(lengths)),
+        rest_lengths=tuple(sorted({min(n, slots // 2) for n in rest})),
+        rest_together=round_up(4 if few else REST_TOGETHER, parts),
+        prefix_slots=(slots,) if few else tuple(dict.fromkeys((smallest, slots))),
+        few=few,
     )

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vipllava_jax.data import vcr
+from vipllava_jax.data import vcr, vip_bench
 from vipllava_jax.data.marking import MarkedConversation
 from vipllava_jax.data.region_prompts import find_data_set, make_conversation
 from vipllava_jax.data.row_checks import make_checked_conversation, raise_unless_skipped
-from vipllava_jax.data.rows import BrokenRow, Row, index_rows, row_from_fields
+from vipllava_jax.data.rows import BrokenRow, Row, index_rows, raising_broken_row, row_from_fields
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import Turn
@@ -30,7 +30,7 @@ class Task(NamedTuple):
 
 
 GENERIC = Task('rows')
-VIP_BENCH = Task('ViP-Bench', 'pad', 1024)
+VIP_BENCH = Task('ViP-Bench', vip_bench.FIT, vip_bench.MAX_NEW_TOKENS)
 VISUAL7W = Task('Visual7W', 'pad', options='bboxes')
 ANSWERING = Task('VCR Q->A', 'squash', options='answer_choices')
 REASONING = Task('VCR QA->R', 'squash', options='rationale_choices')
@@ -161,8 +161,8 @@ def _cases_of(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[
     ]
     if name == 'vcr':
         forms.append((REASONING, lambda row: vcr.rationale_question(row.fields, row.folder)))
-    elif _is_vip_bench(row.fields):
-        forms = [(VIP_BENCH, _case_conversation)]
+    elif vip_bench.is_vip_bench(row.fields):
+        forms = [(VIP_BENCH, _vip_bench_conversation)]
     sets = [(field, text) for field in together for text in _texts(row.fields.get(field)) if text != NONE]
     if name == 'vcr':
         sets.append((BOTH, row.where))
@@ -186,30 +186,24 @@ def _cases_of(row: Row, by: Sequence[str], together: Sequence[str]) -> Iterator[
 
 
 def _question_id(row: Row) -> str:
-    value = row.fields['question_id']
-    if not isinstance(value, str | int) or not str(value).strip():
-        raise BrokenRow(f'{row.where}: "question_id" is {brief(value)}, expected a string or a whole number')
-    return str(value)
+    with raising_broken_row(row.where):
+        return vip_bench.question_id(row.fields)
 
 
-def _is_vip_bench(fields: dict[str, Any]) -> bool:
-    """Whether a row is a question of ViP-Bench, whose answers are scored by its evaluator."""
-    return {'question_id', 'text'} <= fields.keys() and not {'question', 'conversations'} & fields.keys()
+def _vip_bench_conversation(row: Row) -> MarkedConversation:
+    return vip_bench.vip_bench_conversation(row.fields, len(row.images), row.folder)
 
 
 def _case_conversation(row: Row) -> MarkedConversation:
     """The conversation, ending with the right answer, and the marks; ValueError without a question."""
     fields = row.fields
     if not find_data_set(fields) and not fields.get('conversations'):
-        if _is_vip_bench(fields):
-            question, answer = fields['text'], ''
-        elif fields.get('question') is not None and fields.get('answer') is not None:
-            question, answer = fields['question'], _answers(fields['answer'])[0]
-        else:
+        if fields.get('question') is None or fields.get('answer') is None:
             raise ValueError(
                 'there is no question: expected "question" and "answer", or "conversations", or '
                 '"question_id" and "text" as in ViP-Bench'
             )
+        question, answer = fields['question'], _answers(fields['answer'])[0]
         turns = [{'from': 'human', 'value': question}, {'from': 'gpt', 'value': answer}]
         fields = {**fields, 'id': None, 'conversations': turns}
     return make_conversation(fields, len(row.images), row.folder, None)

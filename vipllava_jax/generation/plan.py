@@ -15,7 +15,7 @@ from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.prefix import Prefix, PrefixArrays
 from vipllava_jax.generation.rows import of_first_process
 from vipllava_jax.generation.setting_checks import NUMBERS
-from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, check_lengths
+from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings, check_lengths, rows_of
 from vipllava_jax.generation.state import eos_rows
 from vipllava_jax.generation.stopping import AnswerEnds, RowStops, eos_ids, stop_ids
 from vipllava_jax.inputs.batch import Batch, bucket
@@ -199,7 +199,7 @@ def max_new_tokens_for(batch: Batch, cfg: Config, max_new_tokens: int | Sequence
     B, context = len(batch.lengths), cfg.text.context
     if max_new_tokens is None:
         max_new_tokens = min(DEFAULT_NEW_TOKENS, max(context - int(batch.lengths.max()), 1))
-    limits = GenerationSettings(max_new_tokens=max_new_tokens).per_row('max_new_tokens', B)
+    limits = rows_of('max_new_tokens', max_new_tokens, B)
     row = (batch.lengths + limits).argmax()
     length, new = int(batch.lengths[row]), int(limits[row])
     left = context - length

@@ -4,11 +4,10 @@ A message may come from a stranger, so nothing in it is opened: an image in it i
 for one of the images that the caller passes.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vipllava_jax.inputs.data_uris import decode_data_uri, is_data_uri
 from vipllava_jax.inputs.images import ImageSource
 from vipllava_jax.inputs.prompts import IMAGE_TOKEN, ROLES, Turn
 from vipllava_jax.messages import brief
@@ -102,18 +101,12 @@ def _read_image_url(part: Mapping[str, Any], path: str) -> bytes:
         raise ValueError(f'{path}: expected {{"url": "data:image/…;base64,…"}}, found {brief(value)}')
     _refuse_other_keys(value, ('url', 'detail'), path)
     url = value['url']
-    header, comma, data = url.partition(',')
-    if not header.lower().startswith('data:') or not comma:
+    if not is_data_uri(url) or ',' not in url:
         raise ValueError(
             f'{path}.url: expected a data URI, found {brief(url)}: '
             'open the image and pass it in images, with a part {"type": "image"}'
         )
-    if not header.lower().endswith(';base64'):
-        raise ValueError(f'{path}.url: expected a data URI in base64, found one that begins {brief(header)}')
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):  # ValueError: characters beyond ASCII
-        raise ValueError(f'{path}.url: the data is not valid base64') from None
+    return decode_data_uri(url, f'{path}.url')
 
 
 def _refuse_other_keys(value: Mapping[str, Any], known: Sequence[str], path: str) -> None:

@@ -69,8 +69,12 @@ class ImageSettings:
 
     def normalize(self, pixels: Any) -> Any:
         """Pixels ...3 from 0 to 255, of NumPy or JAX -> float32 as the vision tower takes them."""
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return (pixels.astype(np.float32) * np.float32(self.scale) - mean) / std
+        shape = pixels.shape
+        # Over whole rows of pixels: NumPy takes six times as long over the last axis of 3.
+        rows = pixels.reshape(*shape[:-2], -1) if len(shape) > 2 else pixels
+        count = rows.shape[-1] // 3
+        mean, std = (np.tile(np.asarray(x, np.float32), count) for x in (self.mean, self.std))
+        return ((rows.astype(np.float32) * np.float32(self.scale) - mean) / std).reshape(shape)
 
     def denormalize(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels ...3 float32 as `normalize` returns them -> uint8 from 0 to 255."""

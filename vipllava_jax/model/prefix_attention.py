@@ -20,9 +20,10 @@ from vipllava_jax.model.attention import cudnn_supports, has_cudnn
 from vipllava_jax.model.weights import einsum
 from vipllava_jax.sharding import per_device
 
-# For more own slots than this, cuDNN attends faster to a few rows. On an H200, a layer of the 7B with 1,024
-# slots takes 67 us with the kernels and 50 with cuDNN for 4 rows, 75 and 67 for 8, but 121 and 139 for 32.
-KERNEL_SLOTS = 512
+# For more own slots than KERNEL_SLOTS, cuDNN attends faster to fewer rows than KERNEL_ROWS. On an H200, a
+# layer of the 7B with 1,024 slots takes 67 us with the kernels and 50 with cuDNN for 4 rows, 75 and 67 for 8,
+# but 121 and 139 for 32.
+KERNEL_SLOTS, KERNEL_ROWS = 512, 32
 
 
 class PrefixKeys(NamedTuple):
@@ -94,7 +95,8 @@ def attend_after_prefix(
 
 def _uses_kernels(q: Array, k: Array, offset: Array | None, implementation: Attention | None) -> bool:
     decodes = offset is not None and q.shape[1] == 1
-    if implementation is not None or not decodes or k.shape[1] > KERNEL_SLOTS or not has_cudnn():
+    is_fast = k.shape[1] <= KERNEL_SLOTS or len(q) >= KERNEL_ROWS
+    if implementation is not None or not decodes or not is_fast or not has_cudnn():
         return False
     from vipllava_jax.model import prefix_kernels  # takes time, because it imports Pallas
 
