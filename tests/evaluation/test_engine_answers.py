@@ -59,7 +59,8 @@ def test_the_inputs_and_limits_of_an_engine_are_those_of_the_batches(model, mark
             assert (encoded.settings.stop, encoded.limit) == (expected.stop, expected.max_new_tokens)
             assert encoded.settings.temperature == expected.temperature == 0
             if count := arrays.image_counts[row]:
-                pictures = prepare(task_of(question), grouped.processor.image_settings).pixels
+                settings = grouped.processor.image_settings
+                pictures = settings.normalize(prepare(task_of(question), settings).pixels)
                 assert np.array_equal(pictures, arrays.images[row, :count])
 
 
