@@ -21,6 +21,7 @@ FLOORS = (
     'model.weights',
     'model.layers model.attention model.prefix_kernels',
     'model.prefix_attention',
+    'model.fused',
     'model.clip model.projector model.llama',
     'model.vipllava',
     'model.params model.vocabulary model.cost',

@@ -14,8 +14,9 @@ from jax.sharding import Mesh, Sharding
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import Config
 from vipllava_jax.mesh_text import row_parts
-from vipllava_jax.model import llama, vipllava
-from vipllava_jax.model.llama import Cache, Fused
+from vipllava_jax.model import fused, vipllava
+from vipllava_jax.model.fused import Fused
+from vipllava_jax.model.llama import Cache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.sharding import RULES, default_sharding, mesh_of, pin
@@ -30,10 +31,10 @@ def place(params: Params, cfg: Config, *, fuse: bool | None = None, mesh: Mesh |
     twice.
     """
     if mesh is None:
-        return _placed(params, cfg, fuse, jax.jit(llama.fuse), jax.device_put)
+        return _placed(params, cfg, fuse, jax.jit(fused.fuse), jax.device_put)
     _move_to_mesh(params, mesh, jax.device_put)
-    fused = functools.partial(_fuse_on_mesh, weights=fused_weights(cfg, mesh), mesh=mesh)
-    return _placed(params, cfg, fuse, fused, jax.device_put)
+    fuse_layer = functools.partial(_fuse_on_mesh, weights=fused_weights(cfg, mesh), mesh=mesh)
+    return _placed(params, cfg, fuse, fuse_layer, jax.device_put)
 
 
 def place_shapes(
@@ -43,15 +44,15 @@ def place_shapes(
     if mesh is None:
         device = default_sharding()
 
-        def fused(layer: Params) -> Params:
-            return _with_shardings(jax.eval_shape(llama.fuse, layer), device)
+        def fuse_layer(layer: Params) -> Params:
+            return _with_shardings(jax.eval_shape(fused.fuse, layer), device)
 
-        return _placed(_with_shardings(params, device), cfg, fuse, fused, _with_shardings)
+        return _placed(_with_shardings(params, device), cfg, fuse, fuse_layer, _with_shardings)
     _move_to_mesh(params, mesh, _with_shardings)
     weights = fused_weights(cfg, mesh)
 
     def fused_on_mesh(layer: Params) -> Params:
-        layer = jax.eval_shape(functools.partial(llama.fuse, weights=weights), layer)
+        layer = jax.eval_shape(functools.partial(fused.fuse, weights=weights), layer)
         _move_to_mesh(layer, mesh, _with_shardings, 'llama/layers_0/')
         return layer
 
@@ -66,7 +67,7 @@ def fused_weights(cfg: Config, mesh: Mesh | None) -> tuple[Fused, ...]:
     devices = mesh.shape.get('tensor', 1) if mesh else 1
     return tuple(
         weight
-        for weight in llama.FUSED
+        for weight in fused.FUSED
         if not any(
             cfg.text.sizes[letter] % devices
             for letter in weight.axes.letters
@@ -77,8 +78,8 @@ def fused_weights(cfg: Config, mesh: Mesh | None) -> tuple[Fused, ...]:
 
 @functools.partial(jax.jit, static_argnames=('weights', 'mesh'))
 def _fuse_on_mesh(layer: Params, *, weights: tuple[Fused, ...], mesh: Mesh) -> Params:
-    """`llama.fuse` with some of the weights, all of them sharded by their letters."""
-    layer = llama.fuse(layer, weights)
+    """`fused.fuse` with some of the weights, all of them sharded by their letters."""
+    layer = fused.fuse(layer, weights)
     return {
         name: {
             part: jax.lax.with_sharding_constraint(w, leaf_sharding(f'llama/layers_0/{name}/{part}', w, mesh))

@@ -15,7 +15,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 
 from tests.gates import program
 from tests.gates.program import CFG, SHALLOW
-from vipllava_jax.model import llama
+from vipllava_jax.model import fused
 from vipllava_jax.model.attention import attend
 
 pytestmark = pytest.mark.gates
@@ -32,7 +32,7 @@ def load(device, quantize=None, cfg=CFG):
     """The shapes of the params, as fused by `vj.load` on a GPU."""
     params = program.weights(cfg, quantize)
     layers = {
-        name: jax.eval_shape(llama.fuse, part) if name.startswith('layers_') else part
+        name: jax.eval_shape(fused.fuse, part) if name.startswith('layers_') else part
         for name, part in params['llama'].items()
     }
     return program.place({**params, 'llama': layers}, device)

@@ -19,7 +19,7 @@ from vipllava_jax.arrays import flat, nested
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.rows import place_rows
 from vipllava_jax.generation.state import eos_rows, insert, take
-from vipllava_jax.model import llama
+from vipllava_jax.model import fused
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.sharding import make_mesh
 from vipllava_jax.training import lora
@@ -66,7 +66,7 @@ def weights(name: str, cfg: vj.Config):
         params = jax.tree.map(lambda x: x if x.any() else jnp.full_like(x, 0.02), params)  # b begins as zeros
     if 'fused' in name:
         layers = [name for name in params['llama'] if name.startswith('layers_')]
-        params['llama'] |= {name: llama.fuse(params['llama'][name]) for name in layers}
+        params['llama'] |= {name: fused.fuse(params['llama'][name]) for name in layers}
     return params
 
 

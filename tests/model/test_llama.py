@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vipllava_jax as vj
-from vipllava_jax.model import llama
+from vipllava_jax.model import fused, llama
 
 forward = jax.jit(vj.forward, static_argnames='cfg')
 
@@ -17,7 +17,7 @@ forward = jax.jit(vj.forward, static_argnames='cfg')
 def test_fused_weights_give_the_same_results(cfg, kv_heads, rng):
     cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, kv_heads=kv_heads))
     params = vj.init(jax.random.key(0), cfg)
-    layers = {name: llama.fuse(part) for name, part in params['llama'].items() if name.startswith('layers_')}
+    layers = {name: fused.fuse(part) for name, part in params['llama'].items() if name.startswith('layers_')}
     fused = {**params, 'llama': {**params['llama'], **layers}}
     assert not {'q', 'k', 'v', 'gate', 'up'} & set(fused['llama']['layers_0'])
     tokens = rng.integers(3, cfg.image_token, (2, 9))
@@ -41,8 +41,8 @@ def test_keys_and_values_past_the_last_slot_are_not_written(offset, rng):
 def test_fused_weights_are_split_into_those_that_were_fused(cfg, kv_heads):
     cfg = dataclasses.replace(cfg, text=dataclasses.replace(cfg.text, kv_heads=kv_heads))
     layer = vj.init(jax.random.key(0), cfg)['llama']['layers_0']
-    leaves = [(f'llama/layers_0/{name}/w', module['w']) for name, module in llama.fuse(layer).items()]
-    split = dict(part for path, w in leaves for part in llama.split_fused(path, w))
+    leaves = [(f'llama/layers_0/{name}/w', module['w']) for name, module in fused.fuse(layer).items()]
+    split = dict(part for path, w in leaves for part in fused.split_fused(path, w))
     assert split.keys() == {f'llama/layers_0/{name}/w' for name in layer}
     for name, module in layer.items():
         np.testing.assert_array_equal(split[f'llama/layers_0/{name}/w'], module['w'])
@@ -59,4 +59,4 @@ def test_fused_weights_are_split_into_those_that_were_fused(cfg, kv_heads):
 )
 def test_weights_that_are_fused_share_their_input(names, shared):
     for name in names:
-        assert llama.shared_input(f'llama/layers_7/{name}/w') == f'llama/layers_7/{shared}'
+        assert fused.shared_input(f'llama/layers_7/{name}/w') == f'llama/layers_7/{shared}'

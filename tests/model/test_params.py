@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from tests.conftest import SMALL, TINY
 from vipllava_jax.arrays import flat
 from vipllava_jax.config import VIP_LLAVA_7B
-from vipllava_jax.model import llama
+from vipllava_jax.model import fused
 from vipllava_jax.model.layers import WithAxes
 from vipllava_jax.model.params import abstract, init, specs, weight_axes
 from vipllava_jax.model.vipllava import VipLlava
@@ -90,7 +90,7 @@ def test_the_axes_of_a_path_do_not_depend_on_the_config():
 
 
 def test_fused_weights_have_the_letters_of_their_product():
-    layer = jax.eval_shape(llama.fuse, abstract(TINY)['llama']['layers_0'])
+    layer = jax.eval_shape(fused.fuse, abstract(TINY)['llama']['layers_0'])
     sizes = {**TINY.text.sizes, 'X': TINY.text.sizes['G'] + 2}
     axes = weight_axes('llama/layers_0/qkv/w')
     assert (axes.letters, axes.contracted, axes.quantized_axes) == ('DXKH', 'D', 1)

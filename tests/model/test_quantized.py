@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import vipllava_jax as vj
 from vipllava_jax.arrays import flat, nested
-from vipllava_jax.model import llama
+from vipllava_jax.model import fused
 from vipllava_jax.model.params import abstract
 from vipllava_jax.model.products import MAX_CHANNELS_IN_ONE_SUM, MAX_INPUTS_AS_BYTES, _product_by_sum
 from vipllava_jax.model.quantized import GROUP, Int4, Int8, Quantized, quantize
@@ -142,7 +142,7 @@ def test_logits_of_quantized_weights_stay_close(cfg, rng, int_dtype, tolerance, 
     dense = nested((path, jnp.asarray(w.astype(jnp.float32))) for path, w in flat(small))
     if fuse:
         for name in [name for name in small['llama'] if name.startswith('layers_')]:
-            small['llama'][name] = llama.fuse(small['llama'][name])
+            small['llama'][name] = fused.fuse(small['llama'][name])
     tokens = rng.integers(3, cfg.image_token, (2, 9))
     packed = forward(small, tokens, cfg=cfg)
     np.testing.assert_allclose(packed, forward(dense, tokens, cfg=cfg), atol=1e-4)  # the same weights

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vipllava_jax.model import llama
+from vipllava_jax.model import fused
 from vipllava_jax.model.quantized import quantize
 from vipllava_jax.model.weights import LoRA, dropout, einsum
 
@@ -102,5 +102,5 @@ def test_a_layer_with_an_adapter_is_not_fused(params, rng):
     layer = dict(params['llama']['layers_0'])
     w = layer['k']['w']
     layer['k'] = {'w': LoRA(w, jnp.zeros((w.shape[0], 2)), jnp.zeros((2, *w.shape[1:])), 1.0)}
-    assert llama.fuse(layer) is layer
-    assert 'qkv' in llama.fuse(params['llama']['layers_0'])
+    assert fused.fuse(layer) is layer
+    assert 'qkv' in fused.fuse(params['llama']['layers_0'])

@@ -10,7 +10,7 @@ from tests import peer
 from tests.rows import ragged
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.generation.decoding import generate
-from vipllava_jax.model import llama
+from vipllava_jax.model import fused
 from vipllava_jax.model.weights import LoRA
 from vipllava_jax.quantizing import quantize_leaves
 from vipllava_jax.training import lora
@@ -72,7 +72,7 @@ def test_invalid_settings_are_refused(cfg, params, settings, message):
 
 def test_fused_and_adapted_weights_are_refused(cfg, params):
     layers = {
-        name: llama.fuse(part) if name.startswith('layers_') else part
+        name: fused.fuse(part) if name.startswith('layers_') else part
         for name, part in params['llama'].items()
     }
     for weights, message in (

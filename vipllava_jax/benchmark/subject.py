@@ -15,7 +15,7 @@ from vipllava_jax.arrays import flat, nested, size
 from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Attention, Config, TextConfig, VisionConfig
 from vipllava_jax.inputs.batch import Batch, bucket
 from vipllava_jax.model.cost import Costs
-from vipllava_jax.model.llama import FUSED, split_fused
+from vipllava_jax.model.fused import FUSED, split_fused
 from vipllava_jax.model.params import specs
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params

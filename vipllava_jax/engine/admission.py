@@ -70,7 +70,7 @@ class Admissions(NamedTuple):
         if self._is_stored(head):
             return self._after_prefix(head, level, alike, free, shared)
         same = [item for item in alike if item.key == head.key]
-        if head.key and len(same) > 1 and self.store.capacity:
+        if head.key and len(same) > 1 and self.store.capacity and head.prefix <= self.shapes.slots:
             return Admission([head], one, level, keep=True)  # the others follow its prefix
         return self._whole(head, level, alike, free)
 

@@ -1,6 +1,7 @@
 """Compiles all programs of an engine, so that none is compiled while questions wait."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -24,6 +25,7 @@ from vipllava_jax.engine.programs import (
     take_row,
 )
 from vipllava_jax.engine.row_settings import neutral_settings, put_settings, take_settings
+from vipllava_jax.engine.stats import Counts
 from vipllava_jax.generation.state import row_letters
 from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.sharding import placed_shape
@@ -43,6 +45,23 @@ def compile_all(device: Device, progress: Callable[[int, int], None] | None = No
             compiled.result()
             if progress:
                 progress(n, len(calls))
+
+
+class CompilationCounter:
+    """Counts the programs that are compiled in this thread within the context."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts, self.thread = counts, threading.get_ident()
+
+    def __enter__(self) -> None:
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith('backend_compile_duration') and threading.get_ident() == self.thread:
+            self.counts.compilations += 1
 
 
 def _calls(device: Device) -> Iterator[Call]:

@@ -5,29 +5,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
-from typing import Any
-
-import jax
 
 from vipllava_jax.answering.questions import check_model
-from vipllava_jax.engine.compiling import compile_all
+from vipllava_jax.engine.compiling import CompilationCounter, compile_all
 from vipllava_jax.engine.device import Device
-from vipllava_jax.engine.memory import default_prefix_bytes, default_wide, rows_for
+from vipllava_jax.engine.memory import default_prefix_bytes, shapes_for
 from vipllava_jax.engine.pictures import Pictures, Prepared
 from vipllava_jax.engine.prefix_store import PrefixStore
 from vipllava_jax.engine.question import EncodedQuestion, Question, QuestionError, QueueFull, encode
 from vipllava_jax.engine.reply import Reply
 from vipllava_jax.engine.row_settings import SettingsTooLarge
 from vipllava_jax.engine.scheduler import Scheduler
-from vipllava_jax.engine.shapes import Shapes, make_shapes
 from vipllava_jax.engine.stats import Counts, Stats
 from vipllava_jax.engine.waiting import Waiting, waiting_for, with_pictures
 from vipllava_jax.generation.model import Model
-from vipllava_jax.mesh_text import row_parts
-from vipllava_jax.messages import brief
-from vipllava_jax.sharding import mesh_of
 
-MIN_SLOTS = 16
 Progress = Callable[[int, int], None]
 
 
@@ -226,52 +218,3 @@ class Engine:
             self._scheduler.waiting.extend(self._prepared)
             self._prepared.clear()
             return not self._is_closing
-
-
-class CompilationCounter:
-    """Counts the programs that are compiled in this thread within the context."""
-
-    def __init__(self, counts: Counts) -> None:
-        self.counts, self.thread = counts, threading.get_ident()
-
-    def __enter__(self) -> None:
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-    def __exit__(self, *_: object) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._listen)
-
-    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if event.endswith('backend_compile_duration') and threading.get_ident() == self.thread:
-            self.counts.compilations += 1
-
-
-def shapes_for(
-    model: Model,
-    rows: int | None,
-    slots: int,
-    long_rows: int | Mapping[int, int] | None,
-    prefix_bytes: int | None,
-) -> Shapes:
-    """The shapes of an engine; ValueError for a number that is out of range."""
-    wide = long_rows if isinstance(long_rows, Mapping) else {}
-    numbers: dict[str, tuple[Any, int]] = {
-        'rows': (rows, 1),
-        'slots': (slots, MIN_SLOTS),
-        'prefix_bytes': (prefix_bytes, 0),
-    }
-    if not wide:
-        numbers['long_rows'] = (long_rows, 0)
-    for size, count in wide.items():
-        numbers[f'long_rows[{size}]'] = (count, 0)
-    for name, (value, least) in numbers.items():
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise ValueError(f'{name} is {brief(value)}: give a whole number from {least} on')
-    mesh = mesh_of(model.params)
-    parts = row_parts(mesh.shape) if mesh else 1
-    devices = [*mesh.devices.flat] if mesh else jax.local_devices()[:1]
-    is_small = devices[0].platform == 'cpu'
-    if rows is None:
-        rows, wider = rows_for(model, slots, long_rows, prefix_bytes, devices)
-    else:
-        wider = default_wide(model.cfg, min(slots, model.cfg.text.context), long_rows, is_small)
-    return make_shapes(model.cfg, rows, slots, wider, parts, is_small)

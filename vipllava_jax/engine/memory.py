@@ -15,17 +15,18 @@ from vipllava_jax.device_memory import (
     cache_bytes,
     working_bytes,
 )
-from vipllava_jax.engine.shapes import FEW_ROWS, PREFILL_TOKENS, TOGETHER
+from vipllava_jax.engine.shapes import FEW_ROWS, PREFILL_TOKENS, Shapes, make_shapes
 from vipllava_jax.generation.model import Model
 from vipllava_jax.mesh_text import row_parts
-from vipllava_jax.messages import amount
+from vipllava_jax.messages import amount, brief
 from vipllava_jax.sharding import mesh_of
 
 PREFIX_BYTES = 4 << 30
 RESERVE = 0.06  # the part of the memory that stays free, for programs and for what lies between buffers
+MIN_SLOTS = 16
 MOST_ROWS = 256
-LONG_ROWS = 4  # of the full context
-MIDDLE = 0.25  # the part of the memory for rows that have twice the slots of most rows
+LONG_ROWS = 2  # of the full context
+MIDDLE = 0.2  # the part of the memory for rows that have twice the slots of most rows
 ROWS_ON_CPU = 8
 
 
@@ -33,6 +34,40 @@ def default_prefix_bytes(model: Model) -> int:
     """The bytes for stored prefixes: 4 GiB, or a tenth of the memory of small devices."""
     memory = memory_of(jax.local_devices()[:1])
     return PREFIX_BYTES if memory is None else min(PREFIX_BYTES, memory // 10)
+
+
+def shapes_for(
+    model: Model,
+    rows: int | None,
+    slots: int,
+    long_rows: int | Mapping[int, int] | None,
+    prefix_bytes: int | None,
+) -> Shapes:
+    """The shapes of an engine; ValueError for a number that is out of range."""
+    wide = long_rows if isinstance(long_rows, Mapping) else {}
+    numbers: dict[str, tuple[Any, int]] = {
+        'rows': (rows, 1),
+        'slots': (slots, MIN_SLOTS),
+        'prefix_bytes': (prefix_bytes, 0),
+    }
+    if not wide:
+        numbers['long_rows'] = (long_rows, 0)
+    for size, count in wide.items():
+        numbers[f'long_rows[{size}]'] = (count, 0)
+    for name, (value, least) in numbers.items():
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f'{name} is {brief(value)}: give a whole number from {least} on')
+    mesh = mesh_of(model.params)
+    if mesh and len({device.process_index for device in mesh.devices.flat}) > 1:
+        raise ValueError('the engine runs on devices of one process: start one engine in each process')
+    parts = row_parts(mesh.shape) if mesh else 1
+    devices = [*mesh.devices.flat] if mesh else jax.local_devices()[:1]
+    is_small = devices[0].platform == 'cpu'
+    if rows is None:
+        rows, wider = rows_for(model, slots, long_rows, prefix_bytes, devices)
+    else:
+        wider = default_wide(model.cfg, min(slots, model.cfg.text.context), long_rows, is_small)
+    return make_shapes(model.cfg, rows, slots, wider, parts, is_small)
 
 
 def rows_for(
@@ -63,7 +98,7 @@ def rows_for(
     prompts = max(1, PREFILL_TOKENS // slots)
     used = bytes_per_device(model.params, mesh)
     used += default_prefix_bytes(model) if prefix_bytes is None else prefix_bytes
-    used += of_rows(TOGETHER[0], slots)  # of a prefill, before its rows are copied
+    used += of_rows(parts, PREFILL_TOKENS)  # of a prefill, before its rows are copied
     used += working_bytes(cfg, dtype, prompts, slots, mesh, fused_attention=fused)
     used += sum(of_rows(count, size) for size, count in wide.items())
     used += of_rows(sum(FEW_ROWS), slots) if parts == 1 else 0

@@ -8,14 +8,13 @@ whose tokens are dropped.
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vipllava_jax.engine.admission import Admission, Admissions
 from vipllava_jax.engine.device import Device, Prefilled
+from vipllava_jax.engine.placing import Placing, Started
 from vipllava_jax.engine.prefix_store import PrefixStore
 from vipllava_jax.engine.reply import TokenLogprobs
 from vipllava_jax.engine.rows import Row, Rows
@@ -31,13 +30,6 @@ MANY = 16  # rows
 SPARE = 2  # rows
 
 
-class Started(NamedTuple):
-    """Tokens that the device computes, and the rows that they belong to."""
-
-    new: NewTokens
-    rows: list[tuple[int, Row]]  # with their numbers in the arrays
-
-
 class Scheduler:
     """Answers the questions that are added to it; all methods run in one thread."""
 
@@ -45,6 +37,7 @@ class Scheduler:
         self.device, self.store, self.counts, self.exact = device, store, counts, exact
         self.shapes = device.shapes
         self.rows = Rows(device.shapes)
+        self.placing = Placing(device, self.rows)
         self.waiting: deque[Waiting] = deque()
         self.admissions = Admissions(device.shapes, store, alone=exact)
         self._started: deque[Started] = deque()
@@ -91,7 +84,7 @@ class Scheduler:
         return self.admissions.choose(self.waiting, free, shared)
 
     def _admit(self, admission: Admission) -> tuple[Admission, Prefilled] | None:
-        """Prefills questions and occupies rows -> what `_keep_prefixes` takes, if their beginnings are new."""
+        """Prefills questions and occupies rows -> what `_keep_prefixes` takes, if anything is to be kept."""
         taken = {*map(id, admission.items)}
         self.waiting = deque(item for item in self.waiting if id(item) not in taken)
         prefilled, cached = self._prefill(admission)
@@ -102,63 +95,9 @@ class Scheduler:
                 item.reply.started(len(item.reply.question.ids), item.prefix if cached else 0)
         if not admission.level:
             self._use_lane(self.rows.lane_for(len(self.rows.at(0)) + admission.answers))
-        if any(item.settings for item in admission.items):
-            self._occupy(admission, prefilled)
-        else:
-            self._occupy_greedy(admission, prefilled)
+        for started in self.placing.occupy(admission, prefilled):
+            self._start(started)
         return (admission, prefilled) if self.store.capacity and not cached else None
-
-    def _occupy_greedy(self, admission: Admission, prefilled: Prefilled) -> None:
-        """Selects the likeliest tokens after all prompts at once, and occupies rows with them."""
-        new = self.device.first_tokens(prefilled)
-        found = []
-        for n in range(max(len(item.samples) for item in admission.items)):
-            rows = self._new_rows(admission, n)
-            self._put(prefilled, rows, new.tokens)
-            for _, row in rows:
-                if row.place in self.rows.dirty:  # the settings of an earlier answer
-                    self.device.put_settings(row.place, self.device.neutral)
-                    self.rows.dirty.remove(row.place)
-            found += rows
-        self._start(new, found)
-
-    def _occupy(self, admission: Admission, prefilled: Prefilled) -> None:
-        """Selects the first token of each answer by its own settings, and occupies rows with them."""
-        for n in range(max(len(item.samples) for item in admission.items)):
-            rows = self._new_rows(admission, n)
-            self._put(prefilled, rows, self.device.no_tokens[len(prefilled.lengths)])
-            for b, row in rows:
-                item = row.waiting
-                settings = item.settings[n] if item.settings else self.device.neutral
-                new, used = self.device.first_token(prefilled, b, settings, item.selection)
-                if row.left:
-                    self.device.put_token(row.place, new)
-                    self.device.put_settings(row.place, used)
-                    self.rows.dirty.add(row.place)
-                self._start(new, [(0, row)])
-
-    def _new_rows(self, admission: Admission, n: int) -> list[tuple[int, Row]]:
-        """The rows of answer n of each question that has so many, with the numbers of the questions."""
-        rows = []
-        for b, item in enumerate(admission.items):
-            if n < len(item.samples):
-                row = self._new_row(item, item.samples[n], admission)
-                if row.left:
-                    self.rows.occupy(row)
-                rows.append((b, row))
-        return rows
-
-    def _put(self, prefilled: Prefilled, rows: Sequence[tuple[int, Row]], tokens: Any) -> None:
-        """Copies prefilled rows into their places; an answer that its first token completes has none."""
-        placed = [(b, row) for b, row in rows if row.left]
-        if not placed:
-            return
-        B, lane = len(prefilled.lengths), placed[0][1].place[0]
-        beyond = len(self.rows.lanes[lane])  # rows that the lane does not have, each another one
-        targets, positions = [*range(beyond, beyond + B)], [0] * B
-        for b, row in placed:
-            targets[b], positions[b] = row.place[1], row.position
-        self.device.put(lane, targets, prefilled, tokens, positions)
 
     def _prefill(self, admission: Admission) -> tuple[Prefilled, bool]:
         """Prefills questions -> the result, and whether they follow a stored prefix."""
@@ -188,22 +127,6 @@ class Scheduler:
                 is_new = item.key not in self.store
                 if is_new and (is_known or len(self.waiting) < self.shapes.together[0]):
                     self.store.put(item.key, self.device.prefix_of(prefilled, b, item.prefix))
-
-    def _new_row(self, item: Waiting, sample: int, admission: Admission) -> Row:
-        left = item.left - 1
-        question = item.reply.question
-        return Row(
-            waiting=item,
-            sample=sample,
-            place=self.rows.first_free(self._lane_of(admission)) if left else (0, 0),
-            position=len(item.ids),
-            left=left,
-            ends=frozenset((*question.eos, *question.stop_ids)),
-            prefix=item.prefix if admission.shared else 0,
-        )
-
-    def _lane_of(self, admission: Admission) -> int:
-        return self.shapes.lane_of(admission.level) if admission.level else self.rows.lane
 
     # Rows are decoded
 
@@ -239,7 +162,7 @@ class Scheduler:
             row.left -= 1
             if not row.left:
                 self.rows.release(row)
-        self._start(new, rows)
+        self._start(Started(new, rows))
 
     def _prefix(self, group: tuple[int, ...]) -> PrefixCache | None:
         """The prefix that rows of level 0 share, with its members."""
@@ -253,7 +176,7 @@ class Scheduler:
         for row in [row for row in self.rows if row.slot >= self.shapes.sizes[row.place[0]][1]]:
             level = self._free_level_above(row)
             if level and not row.prefix:
-                self._move(row, self.shapes.lane_of(level))
+                self.placing.move(row, self.shapes.lane_of(level))
                 continue
             while self._started:  # its ids are needed
                 self._read()
@@ -271,21 +194,8 @@ class Scheduler:
 
     def _use_lane(self, lane: int) -> None:
         """Moves the answers of level 0 into another lane, if it is not the one in use."""
-        if self._shared is not None or self.exact:
-            lane = self.shapes.lane_of(0)
-        if lane != self.rows.lane:
-            rows, self.rows.lane = self.rows.at(0), lane
-            for row in rows:
-                self._move(row, lane)
-
-    def _move(self, row: Row, lane: int) -> None:
-        place = self.rows.first_free(lane)
-        self.device.move(row.place, place, row.position)
-        # The settings were copied, too.
-        (self.rows.dirty.add if row.place in self.rows.dirty else self.rows.dirty.discard)(place)
-        self.rows.release(row)
-        row.place = place
-        self.rows.occupy(row)
+        is_fixed = self._shared is not None or self.exact
+        self.placing.use_lane(self.shapes.lane_of(0) if is_fixed else lane)
 
     def _release_ended(self) -> None:
         """Makes the rows of replies free that were cancelled, and drops those that wait."""
@@ -296,10 +206,10 @@ class Scheduler:
 
     # Tokens are passed on
 
-    def _start(self, new: NewTokens, rows: list[tuple[int, Row]]) -> None:
-        for x in jax.tree.leaves(new):
+    def _start(self, started: Started) -> None:
+        for x in jax.tree.leaves(started.new):
             x.copy_to_host_async()
-        self._started.append(Started(new, rows))
+        self._started.append(started)
 
     def _read(self) -> None:
         """Waits for the oldest tokens, and passes them on."""

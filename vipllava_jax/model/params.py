@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from vipllava_jax.config import Config, TextConfig, VisionConfig
-from vipllava_jax.model.llama import FUSED
+from vipllava_jax.model.fused import FUSED
 from vipllava_jax.model.vipllava import Params, VipLlava
 from vipllava_jax.model.weights import WeightAxes, WeightSpec
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, Sharding
 
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.config import Config
-from vipllava_jax.model.llama import shared_input
+from vipllava_jax.model.fused import shared_input
 from vipllava_jax.model.params import specs
 from vipllava_jax.model.quantized import Quantized
 from vipllava_jax.model.vipllava import Params
