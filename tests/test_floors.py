@@ -39,6 +39,7 @@ FLOORS = (
     'loading',
     'ceilings',
     'engine/',
+    'asking/',
     'batch_files/ training/ benchmark/ evaluation/ doctor/',
     'cli/',
     '__init__ __main__',

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,10 +16,11 @@ from vipllava_jax.answering.prefixes import shared_prefix
 from vipllava_jax.answering.prompts import insert_phrases, single_prompt
 from vipllava_jax.answering.questions import check_model, for_one_answer
 from vipllava_jax.answering.region_marks import Mode, Region, check_options, region_marks, told_apart
-from vipllava_jax.answering.replies import Reply, replies, with_template_stops
+from vipllava_jax.answering.replies import replies, with_template_stops
 from vipllava_jax.config import Config
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.plan import make_plan
+from vipllava_jax.generation.result import GeneratedAnswer
 from vipllava_jax.generation.setting_checks import NUMBERS, later_seed
 from vipllava_jax.generation.settings import GenerationSettings, rows_of
 from vipllava_jax.inputs.batch import Batch
@@ -34,13 +35,25 @@ ROWS = 16  # regions that are answered together if each has a picture of its own
 THREADS = min(8, os.cpu_count() or 1)  # batches that are drawn while others are answered
 
 
+class CompleteReply(Protocol):
+    """What is known of an answer that has ended, whatever has generated it."""
+
+    processor: Processor
+    tokens: list[int]
+
+    @property
+    def finish_reason(self) -> str: ...
+
+    def generated(self) -> GeneratedAnswer: ...
+
+
 @dataclass(frozen=True)
 class RegionAnswer:
     """The answer about a region."""
 
     index: int
     text: str
-    reply: Reply  # complete
+    reply: CompleteReply
 
 
 def ask_regions(
@@ -93,6 +106,7 @@ class RegionQuestions:
     ids: tuple[list[int], ...]  # of each prompt
     groups: tuple[range, ...]  # the indices of the regions
     together: bool  # whether all marks of a group are drawn on one picture
+    template: str
     fit: Fit | None
 
     @classmethod
@@ -118,9 +132,8 @@ class RegionQuestions:
         prompts = [insert_phrases(question, [mark]) for mark in marks]
         ids = {p: processor.encode([Turn('user', p)], 1, template) for p in dict.fromkeys(prompts)}
         rows_of_ids = tuple(ids[prompt] for prompt in prompts)
-        return cls(
-            processor, picture, tuple(marks), tuple(prompts), rows_of_ids, tuple(groups), together, fit
-        )
+        of_regions = tuple(marks), tuple(prompts), rows_of_ids, tuple(groups)
+        return cls(processor, picture, *of_regions, together, template, fit)
 
     def rows(self, group: range) -> list[int]:
         """The regions of the rows of a group; the last group is filled up, so that all have one shape."""

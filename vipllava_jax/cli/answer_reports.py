@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vipllava_jax.answering.regions import CompleteReply
     from vipllava_jax.answering.replies import Reply
 
 ALWAYS = ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')  # reported even if they are not given
@@ -39,7 +40,7 @@ def report_speed(replies: 'Sequence[Reply]') -> dict[str, Any]:
     }
 
 
-def report_answer(reply: 'Reply', text: str) -> dict[str, Any]:
+def report_answer(reply: 'CompleteReply', text: str) -> dict[str, Any]:
     """One answer, with the log-probabilities and the score that its settings ask for."""
     from vipllava_jax.answering.token_reports import token_reports
 

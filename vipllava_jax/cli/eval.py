@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vipllava_jax.cli.engine_option import engine_option, reserve_for_engine
+from vipllava_jax.cli.engines import LoadedOnce
 from vipllava_jax.cli.eval_outputs import check_output_folder, output_paths, print_result, write_result
 from vipllava_jax.cli.eval_parts import Division, count_all, merge, pop_division, shard_options
 from vipllava_jax.cli.eval_plan import PreparedEvaluation, load_params, prepare
@@ -102,8 +104,9 @@ if TYPE_CHECKING:
     type=WholeNumber(1, 2**16),
     default=16,
     show_default=True,
-    help='The number of questions that are answered together.',
+    help='The number of questions that are answered together, unless the engine answers.',
 )
+@engine_option('questions')
 @weight_options
 @mesh_option
 @shard_options
@@ -117,6 +120,7 @@ def eval(
     json_file: str | None,
     vip_bench: str | None,
     restart: bool,
+    engine: bool | None,
     **options: Any,
 ) -> None:
     """Ask a model questions whose answers are known, and count how many it gets right.
@@ -139,15 +143,19 @@ def eval(
         reserve()
     with joined_pod(options):
         from vipllava_jax import pods
+        from vipllava_jax.evaluation.engine_choice import check_engine
 
-        check_same({'mesh': mesh and (mesh if mesh == 'auto' else mesh_text(mesh)), **options})
+        shown_mesh = mesh and (mesh if mesh == 'auto' else mesh_text(mesh))
+        check_same({'mesh': shown_mesh, 'engine': engine, **options})
         check_same({**vars(weights), 'adapter': weights.adapter and 'given'})  # its folder may differ
         with pods.together():
             check_mesh(mesh)
+            check_engine(bool(engine), pods.process_count() > 1, options['choose'])
             cases = find_cases(data, images, outputs, options)
             outputs['--output'] = division.file
+            reserve_for_engine(engine, len(cases.cases))
             plan = prepare(source, cases, outputs, weights, mesh, division, options)
-        result = answer(plan, division, restart)
+        result = answer(plan, division, restart, engine)
         report(result, plan, cases, division, outputs)
 
 
@@ -200,7 +208,7 @@ def find_cases(
     return cases
 
 
-def answer(plan: PreparedEvaluation, division: Division, restart: bool) -> 'Result':
+def answer(plan: PreparedEvaluation, division: Division, restart: bool, engine: bool | None) -> 'Result':
     """Asks what has no answer yet, or puts the answers of all parts together; returns the result."""
     from vipllava_jax import pods
     from vipllava_jax.evaluation.joined import Stopped
@@ -212,16 +220,20 @@ def answer(plan: PreparedEvaluation, division: Division, restart: bool) -> 'Resu
     settings = plan.settings(division.shard is not None)
     if division.shard:
         settings = part_settings(settings, division.shard)
+    joined = pods.process_count() > 1
+    choice = False if joined or plan.batches.choose else engine
+    model = LoadedOnce(plan.weights, plan.batches.processor)
     with count_bar('answers') as progress:
         try:
             return run(
                 plan.batches,
-                partial(load_params, plan),
+                partial(load_params, plan, model),
                 division.file,
                 settings,
                 restart=restart,
                 progress=progress,
-                joined=pods.process_count() > 1,
+                joined=joined,
+                engine=partial(model.engine, choice),
             )
         except Stopped as stopped:
             signal = stopped.signal

@@ -1,6 +1,5 @@
 """Prepares an evaluation: checks everything before the weights are loaded."""
 
-import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from vipllava_jax.cli.engines import LoadedOnce
 from vipllava_jax.cli.eval_parts import Division
 from vipllava_jax.cli.eval_settings import describe_model
-from vipllava_jax.cli.models import compile_in_background, load_model, weight_dtypes
+from vipllava_jax.cli.models import compile_in_background, weight_dtypes
 from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.messages import printable
 
@@ -68,19 +68,18 @@ def prepare(
     return PreparedEvaluation(processor, weights, shapes, batches, group, settings)
 
 
-def load_params(plan: PreparedEvaluation, first: 'CaseBatch') -> 'Params':
-    """Loads the weights while the programs for the first batch are compiled."""
-    batch = plan.batches.prepare(first).batch
-    settings = plan.batches.settings(first.max_new_tokens)
-    wait = None
-    if batch is not None:
-        given = plan.shapes, batch, plan.batches.cfg, settings, plan.processor
-        wait = compile_in_background(*given, sharing=batch if first.one_picture else None)
-    model, _ = load_model(plan.weights, plan.processor)
-    if wait is not None:
-        with contextlib.suppress(Exception):  # decoding raises the same error again
-            wait()
-    return model.params
+def load_params(plan: PreparedEvaluation, model: LoadedOnce, first: 'CaseBatch') -> 'Params':
+    """The weights, loaded while the programs for the first batch are compiled."""
+
+    def compile() -> Callable[[], None] | None:
+        batch = plan.batches.prepare(first).batch
+        if batch is None:
+            return None
+        given = plan.shapes, batch, plan.batches.cfg, plan.batches.settings(first.max_new_tokens)
+        sharing = batch if first.one_picture else None
+        return compile_in_background(*given, plan.processor, sharing=sharing)
+
+    return model.model(compile).params
 
 
 class OncePerSubject:

@@ -1,13 +1,14 @@
 """Reads the regions of `vipllava regions`, checks the questions about them, and answers them."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from vipllava_jax.cli.models import compile_in_background, load_model, open_model
+from vipllava_jax.cli.engines import LoadedOnce
+from vipllava_jax.cli.models import compile_in_background, open_model
 from vipllava_jax.cli.paths import STDIN
 from vipllava_jax.cli.rows import report_broken_rows
 from vipllava_jax.cli.stdin import read_picture
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from vipllava_jax.answering.regions import RegionAnswer, RegionQuestions
     from vipllava_jax.data.coco import AnnotatedPicture
+    from vipllava_jax.engine.engine import Engine
     from vipllava_jax.generation.settings import GenerationSettings
     from vipllava_jax.inputs.marks import Mark
     from vipllava_jax.loading import Source
@@ -142,29 +144,76 @@ def prepare(
     return Request(inputs, questions, weights, shapes, stopping, model)
 
 
-def answer(request: Request, answered: set[int], shown: bool) -> 'Iterator[list[RegionAnswer]]':
-    """Loads the weights, and yields the answers that are missing, one group after another.
+def answer(
+    request: Request, answered: set[int], shown: bool, engine: bool | None
+) -> 'Iterator[list[RegionAnswer]]':
+    """Loads the weights, and yields the answers that are missing, several at a time.
 
-    `answered` are the regions that have one; `shown` says whether a bar shows the progress.
+    `answered` are the regions that have one; `shown` says whether a bar shows the progress, and `engine` what
+    answers, as --engine.
     """
+    missing = [n for n in range(len(request.questions.marks)) if n not in answered]
+    if not missing:
+        return
+    done, total = len(answered), len(request.questions.marks)
+    model = LoadedOnce(request.weights, request.questions.processor)
+    with model.engine(choice_of(engine, request), len(missing)) or contextlib.nullcontext() as opened:
+        steps = through(opened, request, missing) if opened else in_batches(model, request, answered)
+        with count_bar('answers') if shown else contextlib.nullcontext(lambda done, total: None) as progress:
+            for answers in steps:
+                if answers:
+                    yield answers
+                done += len(answers)
+                progress(done, total)
+
+
+def check_engine(request: Request) -> None:
+    """Raises ValueError if an engine would not answer as batches do."""
+    from vipllava_jax.asking.regions import check_settings, region_questions
+    from vipllava_jax.engine.question import encode
+    from vipllava_jax.generation.model import Model
+
+    check_settings(request.settings, request.questions.together)
+    model = Model(request.shapes, request.weights.cfg, request.questions.processor)
+    for _, question in region_questions(
+        request.questions, request.settings, [0] if request.inputs.marks else []
+    ):
+        encode(question, model)
+
+
+def choice_of(engine: bool | None, request: Request) -> bool | None:
+    """Whether an engine answers; None: it may, because its answers are those of batches."""
+    from vipllava_jax.asking.regions import are_certain
+
+    is_certain = not request.questions.together and are_certain(
+        request.settings, len(request.questions.marks)
+    )
+    return engine if engine is not None or is_certain else False
+
+
+def through(engine: 'Engine', request: Request, missing: Sequence[int]) -> 'Iterator[list[RegionAnswer]]':
+    """The missing answers from an engine, after an empty list."""
+    from vipllava_jax.asking.regions import ask_about_regions
+
+    yield []
+    yield from ask_about_regions(engine, request.questions, request.settings, missing)
+
+
+def in_batches(model: LoadedOnce, request: Request, answered: set[int]) -> 'Iterator[list[RegionAnswer]]':
+    """The missing answers of one group after another, after an empty list when the weights are loaded."""
     from vipllava_jax.answering.regions import answer_regions
 
-    _, questions, weights, shapes, settings, _ = request
+    questions, settings = request.questions, request.settings
     groups = [group for group in questions.groups if not answered.issuperset(group)]
-    if not groups:
-        return
-    rows = questions.rows(groups[0])
-    batch, of_rows = questions.blank(rows), questions.settings(settings, rows)
-    sharing = batch if questions.together else None
-    wait = compile_in_background(shapes, batch, weights.cfg, of_rows, questions.processor, sharing)
-    model, _ = load_model(weights, questions.processor)
-    done, total = len(answered), len(questions.marks)
-    with count_bar('answers') if shown else contextlib.nullcontext(lambda done, total: None) as progress:
-        progress(done, total)
-        with contextlib.suppress(Exception):  # decoding raises the same error again
-            wait()
-        for answers in answer_regions(model, questions, settings, groups):
-            new = [found for found in answers if found.index not in answered]
-            yield new
-            done += len(new)
-            progress(done, total)
+
+    def compile() -> Callable[[], None]:
+        rows = questions.rows(groups[0])
+        batch, of_rows = questions.blank(rows), questions.settings(settings, rows)
+        sharing = batch if questions.together else None
+        given = request.shapes, batch, request.weights.cfg, of_rows, questions.processor
+        return compile_in_background(*given, sharing)
+
+    loaded = model.model(compile)
+    yield []
+    for answers in answer_regions(loaded, questions, settings, groups):
+        yield [found for found in answers if found.index not in answered]

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vipllava_jax.cli.engine_option import engine_option, reserve_for_engine
 from vipllava_jax.cli.generation_options import (
     OPTIONS,
     GenerationCommand,
@@ -26,7 +27,7 @@ from vipllava_jax.cli.models import (
 from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE, STDIN
 from vipllava_jax.cli.region_outputs import KINDS, open_lines, output_kind, record, write_coco, write_picture
-from vipllava_jax.cli.region_plan import answer, prepare, read_inputs
+from vipllava_jax.cli.region_plan import answer, check_engine, prepare, read_inputs
 from vipllava_jax.messages import printable
 
 SHAPES = ('rectangle', 'ellipse', 'triangle', 'point', 'scribble', 'mask', 'mask-contour', 'arrow')
@@ -34,7 +35,7 @@ QUESTION = 'What is {mark}?'
 WITHOUT = ('num_return_sequences',)  # there is one answer per region
 GROUPS = {
     'Regions': ('coco', 'image_id', 'categories', 'boxes', 'shape', 'mode', 'skip_broken'),
-    'Question': ('source', 'template', 'fit', 'batch'),
+    'Question': ('source', 'template', 'fit', 'batch', 'engine'),
     'Generation': (*(name for name in OPTIONS if name not in WITHOUT), 'others'),
     'Weights': ('dtype', 'quantize', 'adapter', 'mesh'),
     'Output': ('output', 'kind', 'resume'),
@@ -96,8 +97,10 @@ GROUPS = {
     type=WholeNumber(1, 1024),
     default=16,
     show_default=True,
-    help='The number of regions that are answered at a time, at most nine with --mode together.',
+    help='The number of regions that are answered at a time, at most nine with --mode together, unless the '
+    'engine answers.',
 )
+@engine_option('regions')
 @partial(generation_options, without=WITHOUT)
 @weight_options
 @mesh_option
@@ -128,6 +131,7 @@ def regions(
     fit: Any,
     mode: Any,
     batch: int,
+    engine: bool | None,
     mesh: Any,
     **options: Any,
 ) -> None:
@@ -148,21 +152,25 @@ def regions(
     names = ('coco', 'boxes', 'image_id', 'categories', 'shape', 'skip_broken')
     inputs = read_inputs(image, **{name: options.pop(name) for name in names})
     check_count(kind, len(inputs.marks))
+    reserve_for_engine(engine, len(inputs.marks))
     weights = pop_weight_options(options)
     how = {'mode': mode, 'template': template, 'fit': fit, 'rows': batch}
     request = prepare(source, question, inputs, weights, settings, mesh, how)
+    if engine:
+        check_engine(request)
     if message := request.questions.cut_off:
         click.echo(printable(f'vipllava: {message}'), err=True)
     if idle := idle_settings(settings):
         click.echo(f'vipllava: without --temperature, there is no effect of {", ".join(idle)}', err=True)
     if kind == 'coco':
-        groups = answer(request, set(), shown=True)
+        groups = answer(request, set(), True, engine)
         write_coco(str(output), request, [found.text for answers in groups for found in answers])
         return
     lines = output if kind == 'jsonl' else None  # they are printed with a picture, which shortens answers
     texts: list[str] = []
     with open_lines(lines, request) as (write, answered):
-        for answers in answer(request, answered, shown=lines is not None or not sys.stdout.isatty()):
+        shown = lines is not None or not sys.stdout.isatty()
+        for answers in answer(request, answered, shown, engine):
             write([record(found, request) for found in answers])
             texts += [found.text for found in answers]
     if kind == 'picture':

@@ -130,7 +130,7 @@ def _rows(device: Device) -> Iterator[Call]:
             yield put_rows, (lane, numbers, _cache(device, B, size), _tokens(device, B), numbers), {}
         yield put_token, (lane, ROW, _tokens(device, 1)), {}
         yield put_settings, (settings, ROW, row), {}
-        if level < len(shapes.wide) or number < shapes.lane_of(0):
+        if level < len(shapes.wide) or number <= shapes.lane_of(0):
             yield take_row, (lane, ROW), {}
             yield take_settings, (settings, ROW), {}
     for B, size in sorted({(B, shapes.cache_slots(n)) for B, n in shapes.prefills()}):

@@ -18,7 +18,7 @@ class Started(NamedTuple):
 
 
 class Placing:
-    """Decides in which rows answers are generated, on the host and on the device alike."""
+    """Decides in which rows answers are generated, and keeps the rows of the host and the device alike."""
 
     def __init__(self, device: Device, rows: Rows) -> None:
         self.device, self.rows, self.shapes = device, rows, device.shapes
@@ -28,9 +28,8 @@ class Placing:
         rounds = range(max(len(item.samples) for item in admission.items))
         if not any(item.settings for item in admission.items):
             new = self.device.first_tokens(prefilled)
-            yield Started(
-                new, [row for n in rounds for row in self._greedy_rows(admission, n, prefilled, new)]
-            )
+            rows = [self._greedy_rows(admission, n, prefilled, new) for n in rounds]
+            yield Started(new, [row for of_round in rows for row in of_round])
             return
         for n in rounds:
             yield from self._rows_with_settings(admission, n, prefilled)

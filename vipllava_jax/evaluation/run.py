@@ -2,12 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vipllava_jax.evaluation.batches import Answer, CaseBatch, CaseBatches, group_cases
 from vipllava_jax.evaluation.cases import VIP_BENCH, Case, Cases, read_cases
+from vipllava_jax.evaluation.engine_answers import engine_answers
+from vipllava_jax.evaluation.engine_choice import Engines, check_engine, open_engine
 from vipllava_jax.evaluation.joined import Alone, Joined
 from vipllava_jax.evaluation.outputs import check_outputs
 from vipllava_jax.evaluation.scores import Score, count_right, is_right
@@ -17,6 +21,8 @@ from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 from vipllava_jax.sharding import mesh_of
 
 if TYPE_CHECKING:
+    from vipllava_jax.engine.engine import Engine
+    from vipllava_jax.evaluation.journal import Journal
     from vipllava_jax.generation.model import Model
     from vipllava_jax.model.vipllava import Params
 
@@ -51,6 +57,7 @@ def evaluate(
     restart: bool = False,
     skip_broken: bool = False,
     progress: Progress | None = None,
+    engine: 'Engine | bool | None' = None,
 ) -> Result:
     """Asks a model all questions of some files, or of rows as dicts, and counts the right answers.
 
@@ -58,9 +65,14 @@ def evaluate(
     for the values of each field in `by`; rows with the same value of a field in `together` count as one,
     which is right if all of them are. With `choose`, the likeliest option of each question is also found and
     counted. Answers are appended to the file `answers`; existing ones are not asked for again. `progress` is
-    called with the number of answers and the total. Raises ValueError for broken rows and for a file of
-    answers with other settings; `about`, a description of the model, is one of them.
+    called with the number of answers and the total. `engine` says whether an engine answers, which has to
+    start first: None decides by the number of questions, and one that is open is used and left open. Raises
+    ValueError for broken rows and for a file of answers with other settings; `about`, a description of the
+    model, is one of them.
     """
+    mesh = mesh_of(model.params)
+    joined = bool(mesh and mesh.is_multi_process)
+    check_engine(engine is not None and engine is not False, joined, choose)
     files = [rows] if isinstance(rows, (str, os.PathLike)) else rows
     if answers is not None:
         inputs = [Path(file) for file in files if isinstance(file, (str, os.PathLike))]
@@ -69,10 +81,9 @@ def evaluate(
     options: dict[str, Any] = dict(template=template, fit=fit, max_new_tokens=max_new_tokens, choose=choose)
     batches = group_cases(cases, model.processor, model.cfg, batch=batch, skip_broken=skip_broken, **options)
     settings = {**(about or {}), **answer_settings(cases, **options)}
-    mesh = mesh_of(model.params)
-    how: dict[str, Any] = dict(
-        restart=restart, progress=progress, joined=bool(mesh and mesh.is_multi_process)
-    )
+    how: dict[str, Any] = dict(restart=restart, progress=progress, joined=joined)
+    if not (joined or choose):
+        how['engine'] = partial(open_engine, model._replace(processor=batches.processor), engine)
     return run(batches, lambda _: model.params, answers, settings, **how)
 
 
@@ -103,29 +114,61 @@ def run(
     restart: bool = False,
     progress: Progress | None = None,
     joined: bool = False,
+    engine: Engines = lambda count: None,
 ) -> Result:
-    """Answers the questions without an answer, and counts; `load` is only called if there are any.
+    """Answers the questions without an answer, and counts.
 
-    With `joined`, all processes that have joined call this: the first has the file, and all return the same
-    result. After SIGINT or SIGTERM in one of them, all raise Stopped when the batch is done.
+    If there are any, `engine` is called with their number, and returns an engine that is closed when they are
+    answered; None: they are answered in batches, with the weights that `load` returns. With `joined`, all
+    processes that have joined call this: the first has the file, and all return the same result. After SIGINT
+    or SIGTERM in one of them, all raise Stopped when the batch is done.
     """
-    cases = batches.cases.cases
     errors: list[str] = []
     processes = Joined() if joined else Alone()
-    with processes.journal(answers, dict(settings), restart, len(cases)) as journal, processes.signals():
+    with (
+        processes.journal(answers, dict(settings), restart, len(batches.cases.cases)) as journal,
+        processes.signals(),
+    ):
         if pending := batches.pending(journal.records):
-            with processes.together():
-                params = load(pending[0])
-            if progress:
-                progress(len(journal.records), batches.total)
-            for prepared in processes.in_all_processes(batches.prepare_ahead(pending)):
-                with processes.together():
-                    new = batches.answers(params, prepared)
-                    journal.append(_record(cases[answer.number], answer) for answer in new)
-                errors += prepared.errors
-                if progress:
-                    progress(len(journal.records), batches.total)
+            with engine(batches.total - len(journal.records)) or nullcontext() as opened:
+                steps = (
+                    _through(opened, batches, pending, journal)
+                    if opened
+                    else _in_batches(batches, load, pending, journal, processes)
+                )
+                with closing(steps):
+                    for broken in steps:
+                        errors += broken
+                        if progress:
+                            progress(len(journal.records), batches.total)
     return make_result(batches, journal.records, errors)
+
+
+def _in_batches(
+    batches: CaseBatches,
+    load: Callable[[CaseBatch], 'Params'],
+    pending: Sequence[CaseBatch],
+    journal: 'Journal',
+    processes: Alone | Joined,
+) -> Generator[list[str]]:
+    """Loads the weights, and writes the answers of one batch after another -> the errors after each step."""
+    with processes.together():
+        params = load(pending[0])
+    yield []
+    for prepared in processes.in_all_processes(batches.prepare_ahead(pending)):
+        with processes.together():
+            journal.append(_records(batches.cases, batches.answers(params, prepared)))
+        yield prepared.errors
+
+
+def _through(
+    engine: 'Engine', batches: CaseBatches, pending: Sequence[CaseBatch], journal: 'Journal'
+) -> Generator[list[str]]:
+    """Writes the answers of an engine as they are complete -> the errors of cases that have none."""
+    yield []
+    for answers, errors in engine_answers(engine, batches, pending, {*journal.records}):
+        journal.append(_records(batches.cases, answers))
+        yield errors
 
 
 def make_result(batches: CaseBatches, answers: Mapping[int, dict[str, Any]], errors: list[str]) -> Result:
@@ -143,6 +186,10 @@ def make_result(batches: CaseBatches, answers: Mapping[int, dict[str, Any]], err
         batches.cases.left_out + batches.left_out + len(errors),
         sum(not record['finished'] for record in records),
     )
+
+
+def _records(cases: Cases, answers: Iterable[Answer]) -> list[dict[str, Any]]:
+    return [_record(cases.cases[answer.number], answer) for answer in answers]
 
 
 def _record(case: Case, answer: Answer) -> dict[str, Any]:

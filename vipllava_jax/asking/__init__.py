@@ -1,0 +1,1 @@
+"""Asks an engine about many things, of which it holds a few hundred at a time."""
