@@ -9,6 +9,7 @@ import vipllava_jax as vj
 from tests.conftest import SMALL
 from tests.engine.pictures import SETTINGS
 from tests.makers import write_processor_files
+from vipllava_jax.engine.engine import Engine
 from vipllava_jax.engine.pictures import Pictures
 from vipllava_jax.inputs.processor import Processor
 
@@ -35,3 +36,10 @@ def small_model(model) -> vj.Model:
     text = dataclasses.replace(model.cfg.text, context=512)
     cfg = dataclasses.replace(model.cfg, text=text)
     return vj.Model(vj.init(jax.random.key(0), cfg), cfg, model.processor)
+
+
+@pytest.fixture(scope='session')
+def start(small_model):
+    """Starts an engine; all with these numbers of rows and slots run the same programs."""
+    rows = {'rows': 4, 'slots': 256, 'long_rows': 2, 'workers': 0}
+    return lambda model=small_model, **changes: Engine(model, **{**rows, **changes})

@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 
 from tests.engine.random_questions import expected, random_question
-from vipllava_jax.engine.engine import Engine
 from vipllava_jax.engine.prefix_store import prefix_bytes
 
-ROWS = {'rows': 4, 'slots': 256, 'long_rows': 2, 'workers': 0}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope='module')
-def engine(small_model):
+def engine(start):
     """An engine that keeps a few prefixes, so that some are dropped."""
-    with Engine(small_model, prefix_bytes=400_000, **ROWS) as engine:
+    with start(prefix_bytes=400_000) as engine:
         yield engine
 
 

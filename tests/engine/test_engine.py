@@ -1,4 +1,4 @@
-"""What an engine refuses, how it ends, and what a fault costs; with the fewest programs that it can have."""
+"""What an engine refuses, how it ends, and what a fault costs."""
 
 import signal
 import threading
@@ -11,20 +11,12 @@ import pytest
 import vipllava_jax as vj
 from tests.engine.pictures import picture
 from tests.engine.random_questions import alone, expected
-from vipllava_jax.engine.engine import Engine
 from vipllava_jax.engine.question import Question, QuestionError, QueueFull
 
-FEW = {'rows': 2, 'slots': 512, 'long_rows': 0, 'workers': 0}
 SHORT = vj.GenerationSettings(max_new_tokens=4)
 LONG = vj.GenerationSettings(max_new_tokens=300)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope='module')
-def start(small_model):
-    """Starts an engine, whose programs are compiled once for all tests."""
-    return lambda **changes: Engine(small_model, **{**FEW, **changes})
 
 
 @pytest.fixture(scope='module')
@@ -78,9 +70,10 @@ def test_pieces_are_read_while_they_arrive(engine):
         ({'settings': vj.GenerationSettings(num_beams=2)}, 'num_beams is 2'),
         ({'settings': vj.GenerationSettings(max_new_tokens=500)}, 'context'),
         ({'settings': vj.GenerationSettings(suppress_tokens=[400])}, 'id 400'),
+        ({'prompt': 'What?', 'images': [picture()] * 9}, '9 pictures'),
         (
-            {'settings': vj.GenerationSettings(temperature=1.0, num_return_sequences=3, max_new_tokens=9)},
-            'num_return_sequences is 3, but the engine has 2 rows',
+            {'settings': vj.GenerationSettings(temperature=1.0, num_return_sequences=5, max_new_tokens=9)},
+            'num_return_sequences is 5, but the engine has 4 rows',
         ),
         ({'settings': vj.GenerationSettings(suppress_tokens=range(300))}, 'at most 256 entries'),
     ],
@@ -103,8 +96,8 @@ def test_what_is_no_question_is_a_type_error(engine):
     [
         ({'rows': 0}, 'rows is 0'),
         ({'slots': 2}, 'slots is 2'),
-        ({'long_rows': -1, 'slots': 256}, 'long_rows is -1'),
-        ({'long_rows': {512: 'many'}, 'slots': 256}, r'long_rows\[512\] is .many.'),
+        ({'long_rows': -1}, 'long_rows is -1'),
+        ({'long_rows': {512: 'many'}}, r'long_rows\[512\] is .many.'),
         ({'prefix_bytes': -1}, 'prefix_bytes is -1'),
     ],
 )
@@ -212,7 +205,7 @@ def test_a_fault_in_the_thread_of_the_engine_fails_every_reply(start, monkeypatc
 
 def test_weights_that_are_not_finite_fail_the_reply(small_model, start):
     broken = jax.tree.map(lambda x: x * float('nan'), small_model.params)
-    with Engine(small_model._replace(params=broken), **FEW) as engine:
+    with start(small_model._replace(params=broken)) as engine:
         for _ in range(2):
             with pytest.raises(ValueError, match='NaN'):
                 engine.submit(Question('What?', settings=SHORT)).result(30)

@@ -7,12 +7,10 @@ import pytest
 from tests.compilations import compilations
 from tests.engine.random_questions import expected, random_question
 from tests.engine.test_orders import ask
-from vipllava_jax.engine.engine import Engine
 from vipllava_jax.placement import place
 from vipllava_jax.sharding import make_mesh
 
-ROWS = {'rows': 4, 'slots': 256, 'long_rows': 2, 'workers': 0}
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope='module')
@@ -22,18 +20,26 @@ def questions():
 
 
 @pytest.fixture(scope='module')
-def wanted(small_model, questions):
-    with Engine(small_model, **ROWS) as engine:
+def wanted(start, questions):
+    with start() as engine:
         return [expected(engine.submit(question).result(60)) for question in questions]
 
 
-@pytest.mark.parametrize('axes', [{'tensor': 2}, {'data': 2}, {'data': 2, 'tensor': 2}], ids=str)
-def test_answers_are_those_of_one_device(small_model, questions, wanted, axes):
+@pytest.mark.parametrize(
+    'axes',
+    [
+        pytest.param({'data': 2, 'tensor': 2}, marks=pytest.mark.slow),
+        pytest.param({'tensor': 2}, marks=pytest.mark.by_hand),
+        pytest.param({'data': 2}, marks=pytest.mark.by_hand),
+    ],
+    ids=str,
+)
+def test_answers_are_those_of_one_device(start, small_model, questions, wanted, axes):
     mesh = make_mesh(axes, devices=jax.devices()[:4])
     copied = jax.tree.map(lambda x: x, small_model.params)  # whose dicts `place` changes
     model = small_model._replace(params=place(copied, small_model.cfg, fuse=False, mesh=mesh))
     rng = np.random.default_rng(4)
-    with Engine(model, **ROWS) as engine:
+    with start(model) as engine:
         with compilations('') as compiled:
             for _ in range(2):
                 replies = ask(engine, questions, rng)

@@ -10,10 +10,7 @@ from tests.compilations import compilations
 from tests.engine.random_questions import alone, expected, random_question
 from tests.makers import noise
 from vipllava_jax.engine import admission
-from vipllava_jax.engine.engine import Engine
 from vipllava_jax.engine.question import Question
-
-ROWS = {'rows': 4, 'slots': 256, 'long_rows': 2, 'workers': 0}
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -25,8 +22,8 @@ def sharing():
 
 
 @pytest.fixture(scope='module')
-def engine(small_model):
-    with Engine(small_model, **ROWS) as engine:
+def engine(start):
+    with start() as engine:
         yield engine
 
 
@@ -98,7 +95,7 @@ def test_answers_that_outgrow_their_rows_are_moved_or_go_on_later(engine, small_
     replies = [engine.submit(question) for question in catalogue]
     for question, reply in zip(catalogue, replies, strict=True):
         (answer,) = reply.result(60)
-        assert reply.prompt_tokens < ROWS['slots'] < reply.prompt_tokens + len(answer.ids)
+        assert reply.prompt_tokens < engine.shapes.slots < reply.prompt_tokens + len(answer.ids)
         (wanted,), (report,) = alone(small_model, question)
         assert expected([answer]) == [wanted]
         check_report(answer, report)
@@ -152,3 +149,15 @@ def test_many_questions_about_one_picture_share_its_prefix(engine, small_model, 
     for question, answers in found.items():
         assert expected(answers) == alone(small_model, question)[0]
         assert bool(answers[0].cached_tokens) == bool(question.images)
+
+
+@pytest.mark.slow
+def test_a_long_question_about_a_known_picture_is_read_whole(engine, small_model):
+    """Its beginning is stored, but does not fit a short row together with what follows."""
+    beginning, settings = 'what is the old red sofa ' * 4, vj.GenerationSettings(max_new_tokens=9)
+    picture = noise(40, 30, seed=78)
+    for rest in ('?', 'dog ' * 25 + '?'):
+        question = Question(f'{beginning} <image> {rest}', picture, settings=settings)
+        reply = engine.submit(question)
+        assert expected(reply.result(60)) == alone(small_model, question)[0]
+    assert reply.prompt_tokens > engine.shapes.slots
