@@ -82,7 +82,11 @@ class FakeEngine:
 
     def stats(self) -> Any:
         return SimpleNamespace(
-            rows=self.rows, long_rows=0, steps=self.finished * 8, row_steps=self.finished * 8 * self.rows
+            rows=self.rows,
+            long_rows=0,
+            steps=self.finished * 8,
+            row_steps=self.finished * 8 * self.rows,
+            lane_steps=self.finished * 8 * self.rows,
         )
 
     def _work(self) -> None:

@@ -58,5 +58,5 @@ class Engine:
 
     def stats(self) -> SimpleNamespace:
         done = len(self.questions)
-        steps = {'steps': 10 * done, 'row_steps': 10 * done * 3, 'cached_tokens': 100 * done}
+        steps = {'row_steps': 10 * done * 3, 'lane_steps': 10 * done * 4, 'cached_tokens': 100 * done}
         return SimpleNamespace(rows=4, long_rows=1, slots=1024, compilations=0, **steps)

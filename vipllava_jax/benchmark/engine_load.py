@@ -62,8 +62,8 @@ def send(engine: Any, asked: Sequence[Question], due: Sequence[float] | None = N
         check_length(question, answer)
         first, finished = reply.times.first_token - begin - at, reply.times.finished - begin - at
         timings.append(Timing(first, finished, len(answer.ids)))
-    steps = (after.steps - before.steps) * after.rows
-    rows_in_use = (after.row_steps - before.row_steps) / steps if steps else None
+    computed = after.lane_steps - before.lane_steps
+    rows_in_use = (after.row_steps - before.row_steps) / computed if computed else None
     return Load(seconds, tuple(timings), rows_in_use, after.cached_tokens - before.cached_tokens)
 
 

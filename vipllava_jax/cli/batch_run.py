@@ -139,8 +139,8 @@ class Pace:
     def fullness(self) -> str:
         """How full the engine's rows were in the steps since it was last said."""
         now = self.engine.stats()
-        steps = now.steps - self.stats.steps
-        if steps >= 64:
-            share = (now.row_steps - self.stats.row_steps) / (steps * max(now.rows, 1))
+        if now.steps - self.stats.steps >= 64:
+            computed = now.lane_steps - self.stats.lane_steps
+            share = (now.row_steps - self.stats.row_steps) / max(computed, 1)
             self.full, self.stats = f', {share:.0%} full', now
         return self.full

@@ -78,7 +78,8 @@ class Admissions(NamedTuple):
         """Whether an item is prefilled after a stored prefix."""
         if item.key is None or item.key not in self.store:
             return False
-        return 0 < len(item.ids) - item.prefix <= self.shapes.rest_lengths[-1]
+        rest = len(item.ids) - item.prefix
+        return 0 < rest <= self.shapes.rest_lengths[-1] and len(item.ids) <= self.shapes.slots
 
     def _after_prefix(
         self, head: Waiting, level: int, alike: Sequence[Waiting], free: int, shared: bytes | None

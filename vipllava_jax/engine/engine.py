@@ -12,6 +12,7 @@ from vipllava_jax.engine.device import Device
 from vipllava_jax.engine.memory import default_prefix_bytes, shapes_for
 from vipllava_jax.engine.pictures import Pictures, Prepared
 from vipllava_jax.engine.prefix_store import PrefixStore
+from vipllava_jax.engine.programs import PICTURES
 from vipllava_jax.engine.question import EncodedQuestion, Question, QuestionError, QueueFull, encode
 from vipllava_jax.engine.reply import Reply
 from vipllava_jax.engine.row_settings import SettingsTooLarge
@@ -19,6 +20,7 @@ from vipllava_jax.engine.scheduler import Scheduler
 from vipllava_jax.engine.stats import Counts, Stats
 from vipllava_jax.engine.waiting import Waiting, waiting_for, with_pictures
 from vipllava_jax.generation.model import Model
+from vipllava_jax.messages import brief
 
 Progress = Callable[[int, int], None]
 
@@ -52,6 +54,8 @@ class Engine:
         progress: Progress | None = None,
     ) -> None:
         check_model(model)
+        if not isinstance(queue, int) or queue < 1:
+            raise ValueError(f'queue is {brief(queue)}: give a whole number from 1 on')
         self.model, self.exact, self._queue = model, exact, queue
         self.shapes = shapes_for(model, rows, slots, long_rows, prefix_bytes)
         capacity = default_prefix_bytes(model) if prefix_bytes is None else prefix_bytes
@@ -105,6 +109,10 @@ class Engine:
 
     def _check_size(self, question: EncodedQuestion) -> None:
         """Raises QuestionError for a question for which the engine has not enough rows or slots."""
+        if (count := len(question.question.images)) > PICTURES:
+            raise QuestionError(
+                f'there are {count} images, but the engine reads at most {PICTURES} for a question'
+            )
         tokens = len(question.ids) + question.limit
         if tokens > self.shapes.largest:
             raise QuestionError(
@@ -132,7 +140,8 @@ class Engine:
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:  # which calls the callbacks of replies
+            self._thread.join()
         self._pictures.close()
         for reply in [*self._open]:
             reply.fail(CancelledError('the engine was closed'))
@@ -167,20 +176,20 @@ class Engine:
 
     def _pictures_ready(self, waiting: Waiting, future: Future[Prepared]) -> None:
         """Takes over the pictures of a question, in the thread that has prepared them."""
-        reply, ready = waiting.reply, None
-        if not reply.done and not future.cancelled() and future.exception() is None:
+        reply = waiting.reply
+        try:
             prepared = future.result()
             reply.warnings = prepared.warnings
             pixels = self.model.processor.image_settings.normalize(prepared.pixels)
             ready = with_pictures(waiting, pixels, prepared.digests, self.model.cfg.image_token)
+        except Exception as error:  # a future would swallow it, and the reply would never end
+            with self._changed:
+                self._preparing.pop(reply, None)
+            return reply.fail(error)
         with self._changed:
             self._preparing.pop(reply, None)
-            if ready:
-                self._prepared.append(ready)
-                self._changed.notify_all()
-                return
-        error = None if future.cancelled() else future.exception()
-        reply.fail(error or CancelledError('the reply was cancelled'))
+            self._prepared.append(ready)
+            self._changed.notify_all()
 
     def _ended(self, reply: Reply) -> None:
         """Counts a reply that has ended, in any thread."""

@@ -157,6 +157,7 @@ class Scheduler:
         new = self.device.step(group, self.rows.active(group), selection, prefix)
         self.counts.steps += 1
         self.counts.row_steps += len(rows)
+        self.counts.lane_steps += sum(self.shapes.sizes[lane][0] for lane in group)
         for _, row in rows:
             row.position += 1
             row.left -= 1
@@ -174,6 +175,8 @@ class Scheduler:
     def _make_room(self) -> None:
         """Moves rows that have filled their slots to a higher level, or lets them wait for a row there."""
         for row in [row for row in self.rows if row.slot >= self.shapes.sizes[row.place[0]][1]]:
+            if row.ended:  # by the tokens of a row before it in this loop
+                continue
             level = self._free_level_above(row)
             if level and not row.prefix:
                 self.placing.move(row, self.shapes.lane_of(level))

@@ -136,7 +136,7 @@ def make_shapes(
     wider = {min(size, context): count for size, count in sorted(wide.items()) if size > slots and count}
     lanes = [n for n in FEW_ROWS[: 1 if few else None] if n < rows and parts == 1] + [round_up(rows, parts)]
     largest = max(slots, *wider, 0)
-    lengths = {n for n in ((256, 512) if few else LENGTHS) if n < largest} | {slots, largest}
+    lengths = {n for n in ((256, 512) if few else LENGTHS) if n < largest} | {slots, *wider}
     smallest = min(round_up(cfg.vision.patches + AROUND_PICTURE, 128), slots)
     rest = REST_LENGTHS[-1:] if few else REST_LENGTHS
     return Shapes(

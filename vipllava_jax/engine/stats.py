@@ -18,6 +18,7 @@ class Counts:
     compilations: int = 0  # after the engine was ready
     steps: int = 0
     row_steps: int = 0  # rows that were decoded, added up over the steps
+    lane_steps: int = 0  # rows of the lanes that were decoded, free ones too, added up over the steps
     seconds_waiting: float = 0.0  # for questions, with nothing to do
 
 
@@ -43,9 +44,10 @@ class Stats:
     compilations: int
     steps: int
     row_steps: int
+    lane_steps: int
     seconds_waiting: float
 
     @property
     def filled(self) -> float:
         """How full the rows were, from 0 to 1, on average over all steps."""
-        return self.row_steps / (self.steps * self.rows) if self.steps else 0.0
+        return self.row_steps / self.lane_steps if self.lane_steps else 0.0
