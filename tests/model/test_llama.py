@@ -19,7 +19,7 @@ def test_fused_weights_give_the_same_results(cfg, kv_heads, rng):
     params = vj.init(jax.random.key(0), cfg)
     layers = {name: fused.fuse(part) for name, part in params['llama'].items() if name.startswith('layers_')}
     joined = {**params, 'llama': {**params['llama'], **layers}}
-    assert not {'q', 'k', 'v', 'gate', 'up'} & set(fused['llama']['layers_0'])
+    assert not {'q', 'k', 'v', 'gate', 'up'} & set(joined['llama']['layers_0'])
     tokens = rng.integers(3, cfg.image_token, (2, 9))
     plain = forward(params, tokens, cfg=cfg)
     np.testing.assert_allclose(forward(joined, tokens, cfg=cfg), plain, atol=1e-5)
