@@ -133,7 +133,9 @@ def make_shapes(
     """
     context = cfg.text.context
     slots = min(slots, context)
-    wider = {min(size, context): count for size, count in sorted(wide.items()) if size > slots and count}
+    wider = {
+        min(size, context): count for size, count in sorted(wide.items()) if size > slots < context and count
+    }
     lanes = [n for n in FEW_ROWS[: 1 if few else None] if n < rows and parts == 1] + [round_up(rows, parts)]
     largest = max(slots, *wider, 0)
     lengths = {n for n in ((256, 512) if few else LENGTHS) if n < largest} | {slots, *wider}
