@@ -1,13 +1,11 @@
 """An engine without a model: it answers from a thread of its own, in random order."""
 
-import random
-import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from tests.fake_engine import WaitingQuestions
 from vipllava_jax.engine.pieces import Answer
-from vipllava_jax.engine.question import QueueFull
 
 
 class FakeReply:
@@ -38,8 +36,8 @@ class FakeReply:
         self.cancelled = True
 
 
-class FakeEngine:
-    """`answer` maps a question to a text or an error; `most` is the most questions that have waited."""
+class FakeEngine(WaitingQuestions):
+    """`answer` maps a question to a text or an error."""
 
     def __init__(
         self,
@@ -48,46 +46,19 @@ class FakeEngine:
         rows: int = 2,
         warnings: tuple[str, ...] = (),
     ):
-        self.answer, self.queue, self.rows, self.warnings = answer, queue, rows, warnings
-        self.waiting: list[FakeReply] = []
-        self.asked: list[Any] = []
-        self.most, self.closed, self.rng = 0, False, random.Random(0)
-        self.changed = threading.Condition()
-        self.thread = threading.Thread(target=self._work, daemon=True)
-        self.thread.start()
+        self.answer, self.warnings = answer, warnings
+        super().__init__(queue, rows)
 
-    def __enter__(self) -> 'FakeEngine':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self.changed:
-            self.closed = True
-            self.changed.notify()
-        self.thread.join()
-
-    def submit(self, question: Any) -> FakeReply:
-        with self.changed:
-            if len(self.waiting) >= self.queue:
-                raise QueueFull('the queue is full')
-            self.asked.append(question)
-            self.waiting.append(reply := FakeReply(question, self.warnings))
-            self.most = max(self.most, len(self.waiting))
-            self.changed.notify()
-        return reply
+    def reply_to(self, question: Any) -> FakeReply:
+        return FakeReply(question, self.warnings)
 
     def stats(self) -> Any:
         return SimpleNamespace(rows=self.rows, long_rows=1)
 
-    def _work(self) -> None:
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.waiting or self.closed)
-                if self.closed:
-                    return
-                reply = self.waiting.pop(self.rng.randrange(len(self.waiting)))
-            reply.notice()  # as if it grew
-            found = self.answer(reply.question)
-            reply.end(Answer(found, (1, 2), 'stop', 7, 0) if isinstance(found, str) else found)
+    def end(self, reply: FakeReply) -> None:
+        reply.notice()  # as if it grew
+        found = self.answer(reply.question)
+        reply.end(Answer(found, (1, 2), 'stop', 7, 0) if isinstance(found, str) else found)
 
 
 def text_of(question: Any) -> str:

@@ -1,13 +1,12 @@
 """An engine without a model: it answers with the prompt, from a thread of its own and in random order."""
 
-import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from vipllava_jax.engine.question import QueueFull
+from tests.fake_engine import WaitingQuestions
 from vipllava_jax.generation.settings import GenerationSettings
 
 
@@ -43,42 +42,18 @@ class FakeReply:
             self.ended.set()
 
 
-class FakeEngine:
-    """`fails` maps a question to its error, if any; `most` is the most questions that have waited."""
+class FakeEngine(WaitingQuestions):
+    """`fails` maps a question to its error, if any."""
 
     def __init__(
         self, queue: int = 1024, rows: int = 4, fails: Callable[[Any], BaseException | None] = lambda q: None
     ):
-        self.queue, self.rows, self.fails = queue, rows, fails
+        self.fails, self.finished = fails, 0
         self.model = SimpleNamespace(settings=GenerationSettings(), processor=None)
-        self.waiting: list[FakeReply] = []
-        self.asked: list[Any] = []
-        self.most = self.finished = 0
-        self.changed, self.closed, self.rng = threading.Condition(), False, random.Random(0)
-        self.thread = threading.Thread(target=self._work, daemon=True)
-        self.thread.start()
+        super().__init__(queue, rows)
 
-    def __enter__(self) -> 'FakeEngine':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self.changed:
-            self.closed = True
-            self.changed.notify()
-        self.thread.join()
-
-    def submit(self, question: Any) -> FakeReply:
-        with self.changed:
-            if self.closed:
-                raise RuntimeError('the engine is closed')
-            if len(self.waiting) >= self.queue:
-                raise QueueFull('the queue is full')
-            reply = FakeReply(question)
-            self.asked.append(question)
-            self.waiting.append(reply)
-            self.most = max(self.most, len(self.waiting))
-            self.changed.notify()
-        return reply
+    def reply_to(self, question: Any) -> FakeReply:
+        return FakeReply(question)
 
     def stats(self) -> Any:
         return SimpleNamespace(
@@ -89,15 +64,7 @@ class FakeEngine:
             lane_steps=self.finished * 8 * self.rows,
         )
 
-    def _work(self) -> None:
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.waiting or self.closed)
-                if self.closed:
-                    for reply in self.waiting:
-                        reply.cancel()
-                    return
-                reply = self.waiting.pop(self.rng.randrange(len(self.waiting)))
-                self.finished += 1
-            reply.error = reply.error or self.fails(reply.question)
-            reply.ended.set()
+    def end(self, reply: FakeReply) -> None:
+        self.finished += 1
+        reply.error = reply.error or self.fails(reply.question)
+        reply.ended.set()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from vipllava_jax.asking.many import look_ahead
 from vipllava_jax.batch_files.questions import RowQuestion
 from vipllava_jax.engine.question import QuestionError, QueueFull
 from vipllava_jax.messages import printable
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from vipllava_jax.engine.reply import Reply
 
 POLL = 0.05  # seconds between two looks at the answers
-MIN_AHEAD = 64  # questions that are prepared while the engine's rows are busy
 MAX_AHEAD_BYTES = 512 << 20  # bytes of pictures that wait in memory for their turn
 
 
@@ -89,12 +89,6 @@ def rounds(
         for asked in waiting:
             if asked.reply:
                 asked.reply.cancel()
-
-
-def look_ahead(engine: 'Engine') -> int:
-    """How many questions the engine is given at a time: those that it answers, and those that it prepares."""
-    stats = engine.stats()
-    return stats.rows + stats.long_rows + max(stats.rows, MIN_AHEAD)
 
 
 def _fill(

@@ -46,6 +46,8 @@ class Admissions(NamedTuple):
         `free` are the numbers of free rows of each level, and `shared` is the key of the prefix that rows
         share now.
         """
+        if not any(free):
+            return None
         left = [*free]
         for item in islice(waiting, LOOKED_AT):
             for level in range(self.level_for(item), len(left)):

@@ -24,9 +24,8 @@ from vipllava_jax.engine.programs import (
     take_prefix,
     take_row,
 )
-from vipllava_jax.engine.row_settings import neutral_settings, put_settings, take_settings
+from vipllava_jax.engine.row_settings import put_settings, take_settings
 from vipllava_jax.engine.stats import Counts
-from vipllava_jax.generation.state import row_letters
 from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.sharding import placed_shape
 
@@ -106,7 +105,7 @@ def _prefills(device: Device) -> Iterator[Call]:
     for B in shapes.prefilled_together:
         yield select_first, (_logits(device, B), np.ones(B, np.int32), None), {'top': None}
     for selection in Selection:
-        row = selection.part(_shapes_of(device, neutral_settings(1, shapes.context)))
+        row = selection.part(device.neutral)
         yield select_first, (_logits(device, 1), np.ones(1, np.int32), row), {'top': selection.top}
 
 
@@ -122,14 +121,13 @@ def _pictures(device: Device) -> Iterator[Call]:
 
 def _rows(device: Device) -> Iterator[Call]:
     shapes = device.shapes
-    row = _shapes_of(device, neutral_settings(1, shapes.context))
     for number, (lane, settings) in enumerate(zip(device.lanes, device.settings, strict=True)):
         level = max(0, number - shapes.lane_of(0))
         for B, size in sorted(shapes.sources(level)):
             numbers = np.zeros(B, np.int32)
             yield put_rows, (lane, numbers, _cache(device, B, size), _tokens(device, B), numbers), {}
         yield put_token, (lane, ROW, _tokens(device, 1)), {}
-        yield put_settings, (settings, ROW, row), {}
+        yield put_settings, (settings, ROW, device.neutral), {}
         if level < len(shapes.wide) or number <= shapes.lane_of(0):
             yield take_row, (lane, ROW), {}
             yield take_settings, (settings, ROW), {}
@@ -161,8 +159,3 @@ def _tokens(device: Device, B: int) -> Any:
 def _logits(device: Device, B: int) -> Any:
     logits = jax.ShapeDtypeStruct((B, device.cfg.text.vocab), jnp.float32)
     return placed_shape(logits, 'BV', mesh=device.mesh)
-
-
-def _shapes_of(device: Device, tree: Any) -> Any:
-    """The shapes of arrays, with the shardings that the programs give them."""
-    return jax.tree.map(lambda x: placed_shape(x, row_letters(x), mesh=device.mesh), tree)

@@ -15,7 +15,6 @@ from vipllava_jax.engine.prefix_store import PrefixStore
 from vipllava_jax.engine.programs import PICTURES
 from vipllava_jax.engine.question import EncodedQuestion, Question, QuestionError, QueueFull, encode
 from vipllava_jax.engine.reply import Reply
-from vipllava_jax.engine.row_settings import SettingsTooLarge
 from vipllava_jax.engine.scheduler import Scheduler
 from vipllava_jax.engine.stats import Counts, Stats
 from vipllava_jax.engine.waiting import Waiting, waiting_for, with_pictures
@@ -30,11 +29,11 @@ class Engine:
 
     `rows` of `slots` slots, by default as many as the memory has room for, are decoded together; a slot holds
     a token of a prompt or an answer. `long_rows` more have the slots of the whole context; a mapping gives
-    numbers of rows by their slots, such as {2048: 8, 4096: 2}. Beginnings of
-    prompts up to their last picture are kept in `prefix_bytes`, and not computed again. At most `queue`
-    questions wait. With `exact`, the answer to a question does not depend on what else is answered, also in
-    bfloat16: each is prefilled alone, all rows are always decoded, and no prefix is shared. `workers`
-    processes prepare pictures. `progress` is called with the numbers of compiled programs and of all.
+    numbers of rows by their slots, such as {2048: 8, 4096: 2}. Beginnings of prompts up to their last picture
+    are kept in `prefix_bytes`, and not computed again. At most `queue` questions wait. With `exact`, the
+    answer to a question does not depend on what else is answered, also in bfloat16: each is prefilled alone,
+    all rows are always decoded, and no prefix is shared. `workers` processes prepare pictures. `progress` is
+    called with the numbers of compiled programs and of all.
 
     All programs are compiled when it is created. Raises ValueError for a number that is out of range, or if
     the memory has no room for a row; TypeError for what is not a Model.
@@ -57,9 +56,10 @@ class Engine:
         if not isinstance(queue, int) or queue < 1:
             raise ValueError(f'queue is {brief(queue)}: give a whole number from 1 on')
         self.model, self.exact, self._queue = model, exact, queue
+        if prefix_bytes is None:
+            prefix_bytes = default_prefix_bytes()
         self.shapes = shapes_for(model, rows, slots, long_rows, prefix_bytes)
-        capacity = default_prefix_bytes(model) if prefix_bytes is None else prefix_bytes
-        self._store = PrefixStore(0 if exact else capacity)
+        self._store = PrefixStore(0 if exact else prefix_bytes)
         self._counts = Counts()
         self._pictures = Pictures(model.processor.image_settings, workers)
         try:
@@ -88,10 +88,7 @@ class Engine:
         encoded = encode(question, self.model)
         self._check_size(encoded)
         reply = Reply(encoded, self.model.processor, self._ended)
-        try:
-            waiting = waiting_for(reply, self.shapes)
-        except SettingsTooLarge as error:
-            raise QuestionError(str(error)) from None
+        waiting = waiting_for(reply, self.shapes)
         with self._changed:
             self._check_open()
             if len(self._preparing) + len(self._prepared) + len(self._scheduler.waiting) >= self._queue:

@@ -30,7 +30,7 @@ MIDDLE = 0.2  # the part of the memory for rows that have twice the slots of mos
 ROWS_ON_CPU = 8
 
 
-def default_prefix_bytes(model: Model) -> int:
+def default_prefix_bytes() -> int:
     """The bytes for stored prefixes: 4 GiB, or a tenth of the memory of small devices."""
     memory = memory_of(jax.local_devices()[:1])
     return PREFIX_BYTES if memory is None else min(PREFIX_BYTES, memory // 10)
@@ -41,7 +41,7 @@ def shapes_for(
     rows: int | None,
     slots: int,
     long_rows: int | Mapping[int, int] | None,
-    prefix_bytes: int | None,
+    prefix_bytes: int,
 ) -> Shapes:
     """The shapes of an engine; ValueError for a number that is out of range."""
     wide = long_rows if isinstance(long_rows, Mapping) else {}
@@ -74,7 +74,7 @@ def rows_for(
     model: Model,
     slots: int,
     long_rows: int | Mapping[int, int] | None,
-    prefix_bytes: int | None,
+    prefix_bytes: int,
     devices: Sequence[Any],
 ) -> tuple[int, dict[int, int]]:
     """The rows of `slots` slots for which the devices have room, and by their slots the wider rows.
@@ -97,7 +97,7 @@ def rows_for(
     fused = devices[0].platform == 'gpu' and jnp.dtype(dtype).itemsize == 2
     prompts = max(1, PREFILL_TOKENS // slots)
     used = bytes_per_device(model.params, mesh)
-    used += default_prefix_bytes(model) if prefix_bytes is None else prefix_bytes
+    used += prefix_bytes
     used += of_rows(parts, PREFILL_TOKENS)  # of a prefill, before its rows are copied
     used += working_bytes(cfg, dtype, prompts, slots, mesh, fused_attention=fused)
     used += sum(of_rows(count, size) for size, count in wide.items())

@@ -32,7 +32,6 @@ class PrefixStore:
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.bytes = capacity, 0
-        self.queries = self.hits = 0
         self._found: OrderedDict[bytes, PrefixCache] = OrderedDict()
         self._noticed: OrderedDict[bytes, None] = OrderedDict()
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax import struct
 from jax import Array, lax
 
+from vipllava_jax.engine.question import QuestionError
 from vipllava_jax.generation.logits.processing import Processing, processing_of
 from vipllava_jax.generation.logits.repeats import add_id
 from vipllava_jax.generation.logits.sampling import Sampling
@@ -48,10 +49,6 @@ class RowSettings:
         return RowSettings(self.sampling)
 
 
-class SettingsTooLarge(ValueError):
-    """The settings of a question do not fit the arrays of the engine."""
-
-
 def settings_of_row(
     settings: GenerationSettings,
     sample: int,
@@ -63,7 +60,7 @@ def settings_of_row(
 ) -> RowSettings:
     """The settings of one answer, B = 1, on the host; the first `prompt` of the `ids` are the prompt's.
 
-    `eos` are the ids that end the answer. Raises SettingsTooLarge, a ValueError, if a list is too long.
+    `eos` are the ids that end the answer. Raises QuestionError if a list is too long.
     """
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
         lengths, limits = np.array([prompt], np.int32), np.array([limit], np.int32)
@@ -100,7 +97,7 @@ def _widened(processing: Processing) -> Processing:
         sizes = (SEQUENCES, SEQUENCE)[: x.ndim - 1] if name in ('sequence_bias', 'bad_words') else (SET_SIZE,)
         if any(size > most for size, most in zip(x.shape[1:], sizes, strict=True)):
             shown = {'sequence_bias': 'sequence_bias and logit_bias', 'bad_words': 'bad_words_ids'}
-            raise SettingsTooLarge(
+            raise QuestionError(
                 f'{shown.get(name, name)} is too long for the engine: at most {sizes[0]} entries'
                 + (f' of at most {SEQUENCE} ids' if len(sizes) > 1 or name in shown else '')
             )

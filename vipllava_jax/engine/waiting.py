@@ -1,5 +1,6 @@
 """Questions that are ready for the device: their ids, pictures and settings."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ class Waiting:
 
 
 def waiting_for(reply: Reply, shapes: Shapes) -> Waiting:
-    """A question without its pictures; raises SettingsTooLarge, a ValueError, for too long lists."""
+    """A question without its pictures; raises QuestionError for too long lists in its settings."""
     question = reply.question
     samples = tuple(range(question.settings.num_return_sequences))
     selection = selection_of(reply)
@@ -45,10 +46,8 @@ def with_pictures(
     waiting: Waiting, pictures: np.ndarray, digests: tuple[bytes, ...], image_token: int
 ) -> Waiting:
     """A question with its pictures Ihw3, of whose pixels these are the digests."""
-    waiting.pictures = pictures
-    if found := prefix_key(waiting.ids, image_token, digests):
-        waiting.key, waiting.prefix = found
-    return waiting
+    key, prefix = prefix_key(waiting.ids, image_token, digests) or (None, 0)
+    return dataclasses.replace(waiting, pictures=pictures, key=key, prefix=prefix)
 
 
 def going_on(waiting: Waiting, sample: int, ids: list[int], shapes: Shapes) -> Waiting:

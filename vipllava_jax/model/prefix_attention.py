@@ -56,41 +56,18 @@ def attend_after_prefix(
     `implementation` is as for `attend`. By default, kernels for GPUs attend with a single query per row. XLA
     also computes what cuDNN does not support, and everything if this version of jax has no `private_cudnn`.
     """
-    kernels = _uses_kernels(q, k, offset, implementation)
-    cudnn = _uses_cudnn(q, offset, implementation)
-
-    def attend_to_both(
-        q: Array,
-        prefix_k: Array,
-        prefix_v: Array,
-        lengths: Array,
-        members: Array,
-        k: Array,
-        v: Array,
-        offset: Array,
-    ) -> Array:
-        if kernels:
-            return _attend_with_kernels(q, prefix_k, prefix_v, lengths, members, k, v, offset)
-        B, T, N, H = q.shape
-        A = len(prefix_k)
-        part = _part_with_cudnn if cudnn else _part_with_xla
-        of_groups = q.reshape(A, B // A * T, N, H)  # all queries of a group are queries of one row
-        y, log_sum = part(of_groups, prefix_k, prefix_v, lengths=lengths)
-        log_sum = jnp.where(members[:, None, None], log_sum.reshape(B, T, N), -jnp.inf)
-        shared = y.reshape(q.shape), log_sum
-        if T == 1:
-            own = part(q, k, v, lengths=jnp.minimum(offset + 1, k.shape[1]))
-        else:
-            own = part(q, k, v, offset=offset)
-        return _merge(shared, own).astype(q.dtype)
-
+    if _uses_kernels(q, k, offset, implementation):
+        attend: Callable[..., Array] = _attend_with_kernels
+    else:
+        part = _part_with_cudnn if _uses_cudnn(q, offset, implementation) else _part_with_xla
+        attend = functools.partial(_attend_in_parts, part)
     own_slots = jnp.zeros(len(q), jnp.int32) if offset is None else offset
     # A single prefix is whole on each device, because rows on all of them share it.
     a = '.' if len(prefix.k) == 1 else 'B'
     equation = f'BTNH,{a}.KH,{a}.KH,{a},B,BSKH,BSKH,B->BTNH'
     members = jnp.ones(len(q), bool) if prefix.members is None else prefix.members
     shared = prefix.k, prefix.v, prefix.lengths, members
-    return per_device(attend_to_both, equation)(q, *shared, k, v, own_slots)
+    return per_device(attend, equation)(q, *shared, k, v, own_slots)
 
 
 def _uses_kernels(q: Array, k: Array, offset: Array | None, implementation: Attention | None) -> bool:
@@ -124,6 +101,31 @@ def _attend_with_kernels(
     y, log_sums = attend_in_pieces(q, prefix_k, prefix_v, lengths)
     log_sums = jnp.where(members[:, None], log_sums, -jnp.inf)
     return attend_to_own(q, k, v, jnp.minimum(offset + 1, k.shape[1]), y, log_sums)
+
+
+def _attend_in_parts(
+    part: Callable[..., tuple[Array, Array]],
+    q: Array,
+    prefix_k: Array,
+    prefix_v: Array,
+    lengths: Array,
+    members: Array,
+    k: Array,
+    v: Array,
+    offset: Array,
+) -> Array:
+    """Attends to both by `part`, one after the other, and merges the results."""
+    B, T, N, H = q.shape
+    A = len(prefix_k)
+    of_groups = q.reshape(A, B // A * T, N, H)  # all queries of a group are queries of one row
+    y, log_sum = part(of_groups, prefix_k, prefix_v, lengths=lengths)
+    log_sum = jnp.where(members[:, None, None], log_sum.reshape(B, T, N), -jnp.inf)
+    shared = y.reshape(q.shape), log_sum
+    if T == 1:
+        own = part(q, k, v, lengths=jnp.minimum(offset + 1, k.shape[1]))
+    else:
+        own = part(q, k, v, offset=offset)
+    return _merge(shared, own).astype(q.dtype)
 
 
 def _merge(a: tuple[Array, Array], b: tuple[Array, Array]) -> Array:
