@@ -118,6 +118,14 @@ def test_settings_of_every_version_are_read():
     np.testing.assert_array_equal(pixels(Image.new('RGB', (9, 9), (7, 8, 9)), plain)[0, 0], [7, 8, 9])
 
 
+@pytest.mark.parametrize('count', [0, 2])
+def test_any_number_of_pictures_is_normalized(count):
+    images = np.full((3, count, 28, 28, 3), 255, np.uint8)
+    normalized = SMALL.normalize(images)
+    assert (normalized.shape, normalized.dtype) == (images.shape, np.float32)
+    np.testing.assert_array_equal(SMALL.denormalize(normalized), images)
+
+
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [

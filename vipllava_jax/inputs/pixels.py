@@ -1,5 +1,6 @@
 """Preprocesses RGB pictures for the vision tower."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -71,7 +72,7 @@ class ImageSettings:
         """Pixels ...3 from 0 to 255, of NumPy or JAX -> float32 as the vision tower takes them."""
         shape = pixels.shape
         # Over whole rows of pixels: NumPy takes six times as long over the last axis of 3.
-        rows = pixels.reshape(*shape[:-2], -1) if len(shape) > 2 else pixels
+        rows = pixels.reshape(*shape[:-2], math.prod(shape[-2:])) if len(shape) > 2 else pixels
         count = rows.shape[-1] // 3
         mean, std = (np.tile(np.asarray(x, np.float32), count) for x in (self.mean, self.std))
         return ((rows.astype(np.float32) * np.float32(self.scale) - mean) / std).reshape(shape)
