@@ -39,8 +39,8 @@ FLOORS = (
     'loading',
     'ceilings',
     'engine/',
-    'asking/',
-    'batch_files/ training/ benchmark/ evaluation/ doctor/',
+    'asking/ protocol/',
+    'batch_files/ serving/ training/ benchmark/ evaluation/ doctor/',
     'cli/',
     '__init__ __main__',
 )

@@ -216,4 +216,4 @@ def test_a_tokenizer_that_fails_ends_only_this_reply(new, monkeypatch):
 def test_pieces_without_text_are_yielded_for_their_ids(new):
     reply = new()
     reply.push(0, [2], time.perf_counter())
-    assert [*reply] == [Piece(0, '', (2,), None)]
+    assert [*reply] == [Piece(0, '', (2,), None, 'stop')]

@@ -19,6 +19,7 @@ class Piece(NamedTuple):
     text: str
     ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] | None  # one for each id, if the settings ask for them
+    finish_reason: str = ''  # of the last piece of a sample: 'stop', 'length' or 'time'
 
 
 class Answer(NamedTuple):

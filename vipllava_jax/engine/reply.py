@@ -216,4 +216,5 @@ class PieceReader(Iterator[Piece]):
         self._count += 1
         text = self._texts[part.sample]
         piece = text.push(part.ids) + (text.end() if part.is_last else '')
-        return Piece(part.sample, piece, part.ids, part.logprobs)
+        reason = self.reply.ends.reasons[part.sample] if part.is_last else ''
+        return Piece(part.sample, piece, part.ids, part.logprobs, reason)

@@ -1,0 +1,1 @@
+"""Translates between the JSON of OpenAI's API and questions of the engine."""
