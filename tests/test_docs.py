@@ -55,16 +55,18 @@ def test_names_that_a_page_finds_in_a_file_are_there(page):
         assert re.search(rf'\b{name}\b', (page.parent / path).read_text()), f'{page.name}: {name} in {path}'
 
 
-def test_the_journey_goes_up_the_floors():
-    table = (ROOT / 'docs/architecture.md').read_text().partition('## The letters')[0]
-    rows = [line for line in table.splitlines() if line.startswith('| ') and '](../vipllava_jax/' in line]
-    assert len(rows) > 8
-    floors = []
-    for row in rows:
-        for name in re.findall(r'\]\(\.\./vipllava_jax/([^)]+)\.py\)', row):
+def test_each_journey_goes_up_the_floors():
+    page = (ROOT / 'docs/architecture.md').read_text().partition('## The letters')[0]
+    journeys = [
+        table for table in re.findall(r'(?:^\|.*\n)+', page, re.MULTILINE) if '](../vipllava_jax/' in table
+    ]
+    assert [table.count('\n') > 8 for table in journeys] == [True, True]
+    for table in journeys:
+        floors = []
+        for name in re.findall(r'\]\(\.\./vipllava_jax/([^)]+)\.py\)', table):
             (entry,) = entries(name.replace('/', '.'))
             floors.append((FLOOR[entry], name))
-    assert floors == sorted(floors, key=lambda pair: pair[0])
+        assert floors == sorted(floors, key=lambda pair: pair[0])
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
