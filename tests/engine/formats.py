@@ -29,6 +29,29 @@ CHOICES = ('yes', 'no', 'a dog that sleeps', 'a dog', '"ü" / 日本 #')
 SCHEMA = AnswerFormat('json_schema', PERSON)
 FORMATS = (SCHEMA, AnswerFormat('regex', REGEX), AnswerFormat('choice', CHOICES))
 SLOTS = 192  # to which the prompts and answers of `masked_at_every_step` are padded
+WHOLE = 120  # tokens, which are enough for an answer in each of FORMATS
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {'temperature': 1.0, 'num_return_sequences': 2},
+    {'temperature': 1.3, 'top_k': 30, 'top_p': 0.9, 'min_p': 0.01},
+    {'repetition_penalty': 1.2, 'no_repeat_ngram_size': 3, 'logprobs': 2},
+    {'temperature': 0.8, 'presence_penalty': 0.5, 'min_new_tokens': 20, 'stop': ('zzz',)},
+)
+
+
+def formatted(answer_format: AnswerFormat, text: str = 'What is it?', **settings: Any) -> Question:
+    """A question whose answer has a format."""
+    whole = vj.GenerationSettings(**{'max_new_tokens': WHOLE, **settings})
+    return Question(text, settings=whole, answer_format=answer_format)
+
+
+def formatted_questions(count: int) -> list[Question]:
+    """Questions with formats and all kinds of settings."""
+    words = ['What', 'is', 'the', 'red', 'dog', 'waiting', 'for']
+    return [
+        formatted(FORMATS[n % 3], ' '.join(words[: 1 + n % 7]), seed=n, **SETTINGS[n // 3 % len(SETTINGS)])
+        for n in range(count)
+    ]
 
 
 def has_format(text: str, answer_format: AnswerFormat) -> bool:
@@ -52,14 +75,14 @@ def masked_at_every_step(model: vj.Model, question: Question) -> list[int]:
         question.answer_format, 1, encoded.eos
     )
     ids = encoded.ids.tolist()
-    for count in range(1, encoded.limit + 1):
+    while len(ids) < len(encoded.ids) + encoded.limit:
         logits = np.asarray(_logits(model.params, padded(ids), model.cfg))[0, len(ids) - 1]
         bits = np.unpackbits(matcher.allowed().view(np.uint8), bitorder='little')[: len(logits)]
         ids.append(int(np.where(bits, logits, -np.inf).argmax()))
         assert matcher.accept(ids[-1])
         if ids[-1] in encoded.eos or matcher.is_complete:
             break
-    return ids[-count:]
+    return ids[len(encoded.ids) :]
 
 
 def padded(ids: list[int]) -> np.ndarray:

@@ -7,46 +7,32 @@ import time
 import numpy as np
 import pytest
 
-import vipllava_jax as vj
 from tests.compilations import compilations
-from tests.engine.formats import CHOICES, FORMATS, SCHEMA, has_format, masked_at_every_step, model_logprobs
+from tests.engine.formats import (
+    CHOICES,
+    FORMATS,
+    SCHEMA,
+    formatted,
+    formatted_questions,
+    has_format,
+    masked_at_every_step,
+    model_logprobs,
+)
 from tests.engine.random_questions import alone, expected, random_question
-from tests.engine.test_cancelling import wait_until_idle
+from tests.engine.test_cancelling import ask_and_cancel, wait_until_idle
 from tests.engine.test_orders import ask
 from vipllava_jax.engine.answer_format import AnswerFormat
-from vipllava_jax.engine.question import Question, QuestionError
+from vipllava_jax.engine.question import QuestionError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LONG = AnswerFormat('regex', '([a-z]+[ ,.]){12,}[a-z]+')
-WHOLE = 120  # tokens, which are enough for an answer in each of FORMATS
-SETTINGS = (
-    {},
-    {'temperature': 1.0, 'num_return_sequences': 2},
-    {'temperature': 1.3, 'top_k': 30, 'top_p': 0.9, 'min_p': 0.01},
-    {'repetition_penalty': 1.2, 'no_repeat_ngram_size': 3, 'logprobs': 2},
-    {'temperature': 0.8, 'presence_penalty': 0.5, 'min_new_tokens': 20, 'stop': ('zzz',)},
-)
 
 
 @pytest.fixture(scope='module')
 def engine(start):
     with start() as engine:
         yield engine
-
-
-def formatted(answer_format, text='What is it?', **settings):
-    settings = vj.GenerationSettings(**{'max_new_tokens': WHOLE, **settings})
-    return Question(text, settings=settings, answer_format=answer_format)
-
-
-def questions(count):
-    """Questions with formats and all kinds of settings."""
-    words = ['What', 'is', 'the', 'red', 'dog', 'waiting', 'for']
-    return [
-        formatted(FORMATS[n % 3], ' '.join(words[: 1 + n % 7]), seed=n, **SETTINGS[n // 3 % len(SETTINGS)])
-        for n in range(count)
-    ]
 
 
 @pytest.mark.parametrize('answer_format', FORMATS, ids=lambda found: found.kind)
@@ -61,20 +47,20 @@ def test_greedy_answers_are_those_of_a_mask_at_every_step(engine, small_model, a
 
 def test_answers_have_their_formats_in_any_order_beside_others(engine, small_model):
     rng = np.random.default_rng(0)
-    asked = [*questions(30), *(random_question(rng, 60) for _ in range(10))]
+    asked = [*formatted_questions(15), *(random_question(rng, 60) for _ in range(6))]
     wanted = [expected(engine.submit(question).result(60)) for question in asked]
     with compilations('') as compiled:
-        for _ in range(3):
+        for _ in range(2):
             order = rng.permutation(len(asked))
             replies = ask(engine, [asked[n] for n in order], rng)
             for n, reply in zip(order, replies, strict=True):
                 assert expected(reply.result(120)) == wanted[n], asked[n]
     assert not compiled
-    for question, answers in zip(asked[:30], wanted[:30], strict=True):
+    for question, answers in zip(asked[:15], wanted[:15], strict=True):
         for answer in answers:
             assert answer.finish_reason == 'stop'
             assert has_format(answer.text, question.answer_format)
-    for question, answers in zip(asked[30:], wanted[30:], strict=True):
+    for question, answers in zip(asked[15:], wanted[15:], strict=True):
         assert alone(small_model, question)[0] == answers
     stats = engine.stats()
     assert (stats.compilations, stats.failed) == (0, 0)
@@ -164,6 +150,16 @@ def test_a_cancelled_answer_frees_its_rows(engine):
     wait_until_idle(engine)
     assert engine._scheduler.rows.free() == [rows for rows, _ in engine.shapes.levels]
     assert engine.submit(formatted(FORMATS[2])).result(60)[0].text in CHOICES
+
+
+def test_answers_that_are_cancelled_at_any_moment_disturb_no_others(engine):
+    rng = np.random.default_rng(2)
+    asked = [*formatted_questions(10), *(random_question(rng, 60) for _ in range(5))]
+    wanted = [expected(engine.submit(question).result(60)) for question in asked]
+    for _ in range(2):
+        ask_and_cancel(engine, asked, wanted, rng)
+    wait_until_idle(engine)
+    assert engine._scheduler.rows.free() == [rows for rows, _ in engine.shapes.levels]
 
 
 def test_many_answers_are_limited_in_one_step(start):
