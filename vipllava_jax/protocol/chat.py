@@ -8,9 +8,8 @@ from vipllava_jax.engine.pieces import Answer, Piece, TokenLogprobs
 from vipllava_jax.engine.question import Question
 from vipllava_jax.engine.reply import Reply
 from vipllava_jax.inputs.images import ImageSource
-from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 from vipllava_jax.protocol.answer_formats import answer_format
-from vipllava_jax.protocol.context import prompt_ids, with_room
+from vipllava_jax.protocol.context import prompt_ids, template_of, with_room
 from vipllava_jax.protocol.conversation import read_conversation
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.models import check_model_name
@@ -96,7 +95,7 @@ def chat_exchange(
     Raises ApiError.
     """
     check_model_name(request.model, served)
-    template = request.template or DEFAULT_TEMPLATE
+    template = template_of(request.template, served)
     conversation = read_conversation(request.messages, served.limits, fetched)
     settings = generation_settings(
         request, served, answers=request.n or 1, logprobs=_top_logprobs(request, served)
@@ -108,7 +107,7 @@ def chat_exchange(
         tuple(conversation.marks),
         with_room(settings, len(ids), wanted_tokens(request), served, 'messages'),
         template,
-        conversation.fit,
+        conversation.fit or served.fit,
         id,
         answer_format=answer_format(request),
         priority=request.priority or 0,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from vipllava_jax.engine.question import MAX_TOKEN_CHARACTERS
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings
-from vipllava_jax.inputs.prompts import Turn
+from vipllava_jax.inputs.prompts import Turn, check_template
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.served import Served
 
@@ -14,6 +14,16 @@ def context_length(served: Served) -> int:
     """The most tokens that a prompt and its answer have."""
     context = served.model.cfg.text.context
     return context if served.max_model_len is None else min(served.max_model_len, context)
+
+
+def template_of(name: str | None, served: Served) -> str:
+    """The template that a request names, or else that of the server; ApiError if there is no such one."""
+    template = served.template if name is None else name
+    try:
+        check_template(template, served.model.processor.chat_template)
+    except ValueError as error:
+        raise ApiError(400, str(error), 'template') from None
+    return template
 
 
 def prompt_ids(

@@ -14,9 +14,9 @@ from vipllava_jax.generation.setting_checks import later_seed
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.images import ImageSource
 from vipllava_jax.inputs.marks import COLORS, Mark
-from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, Turn
+from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.protocol.answer_formats import answer_format
-from vipllava_jax.protocol.context import prompt_ids, with_room
+from vipllava_jax.protocol.context import prompt_ids, template_of, with_room
 from vipllava_jax.protocol.conversation import checked_text
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.models import check_model_name
@@ -94,7 +94,7 @@ def regions_exchange(
             tuple(group),
             _of_region(prompts.with_room(settings, mark), n),
             prompts.template,
-            request.fit,
+            request.fit or served.fit,
             id,
             answer_format=answer_format(request),
             priority=request.priority or 0,
@@ -113,7 +113,7 @@ class _Prompts:
 
     def __init__(self, request: RegionsRequest, served: Served) -> None:
         self.request, self.served = request, served
-        self.template = request.template or DEFAULT_TEMPLATE
+        self.template = template_of(request.template, served)
         self.lengths: dict[str, int] = {}  # tokens of each prompt
 
     def text(self, mark: Mark) -> str:

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 from vipllava_jax.inputs.tokenizer import call_library
-from vipllava_jax.protocol.context import check_characters, context_length, prompt_ids
+from vipllava_jax.protocol.context import check_characters, context_length, prompt_ids, template_of
 from vipllava_jax.protocol.conversation import read_conversation
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.models import check_model_name
@@ -41,5 +40,5 @@ def _ids_of_messages(request: TokenizeRequest, served: Served) -> list[int]:
     assert request.messages is not None
     not_read = dict.fromkeys(remote_urls(request), b'')
     conversation = read_conversation(request.messages, served.limits, not_read)
-    template = request.template or DEFAULT_TEMPLATE
+    template = template_of(request.template, served)
     return prompt_ids(conversation.turns, len(conversation.images), template, served, 'messages')
