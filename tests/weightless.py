@@ -10,7 +10,7 @@ from vipllava_jax.inputs.processor import Processor
 
 
 def weightless_model(folder: Path) -> Model:
-    """A model with a vocabulary of 400 tokens and a context of 1024, and its processor files in the folder."""
+    """A model with a vocabulary of 400 tokens and a context of 1024, and the files of its processor."""
     image = write_processor_files(folder)
     text = dataclasses.replace(SMALL.text, vocab=400, context=1024)
     cfg = dataclasses.replace(SMALL, text=text, image_token=image, pad=image + 1)

@@ -20,6 +20,8 @@ from vipllava_jax.inputs.marks import MAX_MARKS, Mark
 from vipllava_jax.inputs.pixels import FITS
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, TEMPLATE_NAMES
 from vipllava_jax.messages import brief, listed
+from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.protocol.served import Served
 
 PLAIN = ('id', 'image', 'images', 'prompt', 'marks', 'template', 'fit', 'settings')
 OF_VIP_BENCH = (*PLAIN, vip_bench.ID, vip_bench.TEXT, 'bboxes', 'segmentations')
@@ -62,12 +64,12 @@ class QuestionMaker:
                 question = make(fields, named.id)
         except ValueError as error:
             return RowQuestion(named.id, lines, error=_of_row(error))
-        return RowQuestion(named.id, lines, (question,), size=inline_bytes(tuple(question.images)))
+        return RowQuestion(named.id, lines, (question,), size=inline_bytes(question.images))
 
     def _request(self, named: NamedRow) -> RowQuestion:
         """The questions of a request, with what this batch says where the request says nothing."""
         check_protocol()
-        from vipllava_jax.batch_files.request_rows import ApiError, RequestLines, Served, read_request_row
+        from vipllava_jax.batch_files.request_rows import RequestLines, read_request_row
 
         if named.error:
             return RowQuestion(named.id, RequestLines(named.id), error=ValueError(named.error))
@@ -79,10 +81,9 @@ class QuestionMaker:
         except (ValueError, ApiError) as error:
             fault = _of_row(error) if isinstance(error, ValueError) else error
             return RowQuestion(named.id, RequestLines(named.id), error=fault)
-        size = inline_bytes(
-            {id(image): image for question in exchange.questions for image in question.images}.values()
-        )
-        return RowQuestion(named.id, RequestLines(named.id, exchange), exchange.questions, size=size)
+        pictures = {id(picture): picture for question in exchange.questions for picture in question.images}
+        lines, size = RequestLines(named.id, exchange), inline_bytes(pictures.values())
+        return RowQuestion(named.id, lines, exchange.questions, size=size)
 
     def _plain(self, fields: Mapping[str, Any], id: str) -> Question:
         prompt = fields.get('prompt')
