@@ -69,18 +69,22 @@ def open_image(source: ImageSource, name: str = 'the picture', max_pixels: int |
         return _decode(picture, repr(text), max_pixels)
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(source: str | os.PathLike[str] | bytes, name: str = 'the picture') -> tuple[int, int]:
     """The width and height of the picture that `open_image` returns for a file, from its header alone.
 
-    Raises the errors of `open_image` that the header shows.
+    The file is given by its path or its bytes. Raises the errors of `open_image` that the header shows.
     """
-    text = os.fsdecode(path)
-    with _open_file(text) as file, _read_header(file, repr(text)) as picture:
+    if isinstance(source, bytes):
+        file: IO[bytes] = io.BytesIO(source)
+    else:
+        name = repr(os.fsdecode(source))
+        file = _open_file(os.fsdecode(source))
+    with file, _read_header(file, name) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImagePlugin.TiffImageFile):  # its size may already be rotated
             tags = picture.tag_v2
             width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
-        _check_size((width, height), repr(text))
+        _check_size((width, height), name)
         return (height, width) if _orientation(picture) in (5, 6, 7, 8) else (width, height)
 
 
