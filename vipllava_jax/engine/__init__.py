@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vipllava_jax.engine.answer_format import AnswerFormat
     from vipllava_jax.engine.engine import Engine
     from vipllava_jax.engine.pieces import Answer, Piece, TokenLogprobs
     from vipllava_jax.engine.question import Question, QuestionError, QueueFull
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     'Answer': 'pieces',
+    'AnswerFormat': 'answer_format',
     'Engine': 'engine',
     'Piece': 'pieces',
     'Question': 'question',
@@ -24,6 +26,7 @@ _HOMES = {
 
 __all__ = [
     'Answer',
+    'AnswerFormat',
     'Engine',
     'Piece',
     'Question',

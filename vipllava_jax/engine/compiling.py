@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vipllava_jax.engine.device import Device, Selection
+from vipllava_jax.engine.limiting import FEW, all_ids, allow_only, report, rewind_rows
 from vipllava_jax.engine.programs import (
     decode_lanes,
     prefill_after,
@@ -69,6 +70,7 @@ def _calls(device: Device) -> Iterator[Call]:
     yield from _prefills(device)
     yield from _pictures(device)
     yield from _rows(device)
+    yield from _limits(device)
 
 
 def _decoding(device: Device) -> Iterator[Call]:
@@ -103,10 +105,11 @@ def _prefills(device: Device) -> Iterator[Call]:
             own = {'slots': shapes.slots if joined else length, 'joined': joined}
             yield prefill_after, (device.params, *rest), {**static, **own}
     for B in shapes.prefilled_together:
-        yield select_first, (_logits(device, B), np.ones(B, np.int32), None), {'top': None}
+        first = _logits(device, B), np.ones(B, np.int32), all_ids(B, device.cfg.text.vocab)
+        yield select_first, (*first, None), {'top': None}
     for selection in Selection:
-        row = selection.part(device.neutral)
-        yield select_first, (_logits(device, 1), np.ones(1, np.int32), row), {'top': selection.top}
+        first = _logits(device, 1), np.ones(1, np.int32), all_ids(1, device.cfg.text.vocab)
+        yield select_first, (*first, selection.part(device.neutral)), {'top': selection.top}
 
 
 def _pictures(device: Device) -> Iterator[Call]:
@@ -117,6 +120,17 @@ def _pictures(device: Device) -> Iterator[Call]:
             (device.params, np.zeros((count, side, side, 3), np.float32)),
             {'cfg': device.cfg},
         )
+
+
+def _limits(device: Device) -> Iterator[Call]:
+    """What limits the tokens of answers that have a format."""
+    few = np.zeros(FEW, np.int32)
+    sizes = device.shapes.sizes
+    for B in sorted({sum(sizes[lane][0] for lane in group) for group in device.shapes.groups()}):
+        yield allow_only, (_logits(device, B), few, all_ids(FEW, device.cfg.text.vocab)), {}
+        yield report, (_logits(device, B), _tokens(device, B)), {'top': Selection.PROCESSED.top}
+    for lane, settings in zip(device.lanes, device.settings, strict=True):
+        yield rewind_rows, (lane, settings, few, few, few), {}
 
 
 def _rows(device: Device) -> Iterator[Call]:

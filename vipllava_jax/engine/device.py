@@ -1,6 +1,7 @@
 """The rows of an engine on the device: prompts are read, put into free rows, and decoded."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -10,6 +11,16 @@ import numpy as np
 from jax import Array
 
 from vipllava_jax.config import Config
+from vipllava_jax.engine.limiting import (
+    FEW,
+    all_ids,
+    allow_only,
+    few_numbers,
+    few_rows,
+    few_sets,
+    report,
+    rewind_rows,
+)
 from vipllava_jax.engine.programs import (
     PICTURES,
     Lane,
@@ -67,6 +78,7 @@ class Prefilled(NamedTuple):
     logits: Array  # BV
     cache: Cache  # BSKH
     lengths: np.ndarray  # B int32, of whole prompts
+    allowed: np.ndarray  # BW uint32, the ids that the first tokens may have, a bit for each; all at first
 
 
 class Device:
@@ -111,7 +123,7 @@ class Device:
         logits, cache = prefill_prompts(
             self.params, tokens, lengths, features, sources.astype(np.int32), cfg=self.cfg, slots=slots
         )
-        return Prefilled(logits, cache, lengths)
+        return Prefilled(logits, cache, lengths, all_ids(B, self.cfg.text.vocab))
 
     def prefill_after(
         self, rests: Sequence[np.ndarray], B: int, prefix: PrefixCache, *, joined: bool
@@ -122,7 +134,7 @@ class Device:
         slots = self.shapes.slots if joined else length
         static: dict[str, Any] = {'cfg': self.cfg, 'slots': slots, 'joined': joined}
         logits, cache = prefill_after(self.params, tokens, lengths, prefix, **static)
-        return Prefilled(logits, cache, lengths + int(prefix.lengths[0]))
+        return Prefilled(logits, cache, lengths + int(prefix.lengths[0]), all_ids(B, self.cfg.text.vocab))
 
     def _padded(self, rows: Sequence[np.ndarray], B: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of ids -> BT int32 and their lengths B; rows beyond hold a single token."""
@@ -135,7 +147,7 @@ class Device:
 
     def first_tokens(self, prefilled: Prefilled) -> NewTokens:
         """The likeliest first tokens after prompts, B."""
-        new, _ = select_first(prefilled.logits, prefilled.lengths, None, top=None)
+        new, _ = select_first(prefilled.logits, prefilled.lengths, prefilled.allowed, None, top=None)
         return new
 
     def first_token(
@@ -144,8 +156,8 @@ class Device:
         """The first token of an answer with settings, B = 1, and the settings with it, on the device."""
         logits = take_logits(prefilled.logits, np.int32(source))
         whole = placed(settings, self.mesh)
-        lengths = prefilled.lengths[source : source + 1]
-        new, used = select_first(logits, lengths, selection.part(whole), top=selection.top)
+        lengths, allowed = (x[source : source + 1] for x in (prefilled.lengths, prefilled.allowed))
+        new, used = select_first(logits, lengths, allowed, selection.part(whole), top=selection.top)
         return new, used if selection is Selection.PROCESSED else whole
 
     def put(
@@ -179,6 +191,20 @@ class Device:
         self.lanes[target] = put_rows(self.lanes[target], rows, cache, token, positions)
         self.put_settings(place, take_settings(self.settings[lane], np.int32(row)))
 
+    def rewind(self, rows: Sequence[tuple[Place, int, int]]) -> None:
+        """Returns rows to earlier tokens at these positions, which become their newest."""
+        for lane in {lane for (lane, _), _, _ in rows}:
+            found = [(row, token, position) for (at, row), token, position in rows if at == lane]
+            for first in range(0, len(found), FEW):
+                numbers, tokens, positions = zip(*found[first : first + FEW], strict=True)
+                self.lanes[lane], self.settings[lane] = rewind_rows(
+                    self.lanes[lane],
+                    self.settings[lane],
+                    few_rows(numbers, self.shapes.sizes[lane][0]),
+                    few_numbers(tokens),
+                    few_numbers(positions),
+                )
+
     def prefix_of(self, prefilled: Prefilled, source: int, length: int) -> PrefixCache:
         """The first tokens of a prefilled row, as a prefix of other prompts."""
         slots = self.shapes.prefix_slots_for(length)
@@ -191,18 +217,35 @@ class Device:
         active: Sequence[np.ndarray],
         selection: Selection,
         prefix: PrefixCache | None = None,
+        allowed: Mapping[int, np.ndarray] | None = None,
     ) -> NewTokens:
-        """Decodes one token of each row of some lanes; rows that are not `active` become free."""
+        """Decodes one token of each row of some lanes; rows that are not `active` become free.
+
+        `allowed` has, by the numbers of rows counted over these lanes, the only ids that some may select, W.
+        """
         lanes = [self.lanes[lane] for lane in group]
         caches, tokens, positions = ([getattr(lane, name) for lane in lanes] for name in Lane.__annotations__)
         logits, caches = decode_lanes(self.params, caches, tokens, positions, prefix, cfg=self.cfg)
         settings = [selection.part(self.settings[lane]) for lane in group] if selection else None
-        tokens, positions, settings, new = select_next(logits, positions, active, settings, top=selection.top)
+        top = selection.top
+        limited = self._limited(logits, allowed) if allowed else logits
+        tokens, positions, settings, new = select_next(limited, positions, active, settings, top=top)
+        if allowed and top is not None:
+            new = dataclasses.replace(report(logits, new.tokens, top=top), scores=new.scores)
         for i, lane in enumerate(group):
             self.lanes[lane] = Lane(caches[i], tokens[i], positions[i])
             if selection is Selection.PROCESSED:
                 self.settings[lane] = settings[i]
         return new
+
+    def _limited(self, logits: Array, allowed: Mapping[int, np.ndarray]) -> Array:
+        """Logits BV -> the same with -inf for the ids that are not allowed in some rows."""
+        numbers = [*allowed]
+        for first in range(0, len(numbers), FEW):
+            rows = numbers[first : first + FEW]
+            sets = few_sets([allowed[n] for n in rows], self.cfg.text.vocab)
+            logits = allow_only(logits, few_rows(rows, len(logits)), sets)
+        return logits
 
 
 def placed(tree: Any, mesh: Any) -> Any:

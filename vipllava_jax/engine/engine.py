@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future
 from vipllava_jax.answering.questions import check_model
 from vipllava_jax.engine.compiling import CompilationCounter, compile_all
 from vipllava_jax.engine.device import Device
+from vipllava_jax.engine.matching import Vocabulary
 from vipllava_jax.engine.memory import default_prefix_bytes, shapes_for
 from vipllava_jax.engine.pictures import Pictures, Prepared
 from vipllava_jax.engine.prefix_store import PrefixStore
@@ -32,8 +33,9 @@ class Engine:
     numbers of rows by their slots, such as {2048: 8, 4096: 2}. Beginnings of prompts up to their last picture
     are kept in `prefix_bytes`, and not computed again. At most `queue` questions wait. With `exact`, the
     answer to a question does not depend on what else is answered, also in bfloat16: each is prefilled alone,
-    all rows are always decoded, and no prefix is shared. `workers` processes prepare pictures. `progress` is
-    called with the numbers of compiled programs and of all.
+    all rows are always decoded, and no prefix is shared. `workers` processes prepare pictures, which have at
+    most `max_pixels`; None is PIL's limit. `progress` is called with the numbers of compiled programs and of
+    all.
 
     All programs are compiled when it is created. Raises ValueError for a number that is out of range, or if
     the memory has no room for a row; TypeError for what is not a Model.
@@ -50,18 +52,21 @@ class Engine:
         queue: int = 1024,
         exact: bool = False,
         workers: int | None = None,
+        max_pixels: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         check_model(model)
-        if not isinstance(queue, int) or queue < 1:
-            raise ValueError(f'queue is {brief(queue)}: give a whole number from 1 on')
+        for name, number in {'queue': queue, 'max_pixels': 1 if max_pixels is None else max_pixels}.items():
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f'{name} is {brief(number)}: give a whole number from 1 on')
         self.model, self.exact, self._queue = model, exact, queue
         if prefix_bytes is None:
             prefix_bytes = default_prefix_bytes()
         self.shapes = shapes_for(model, rows, slots, long_rows, prefix_bytes)
         self._store = PrefixStore(0 if exact else prefix_bytes)
         self._counts = Counts()
-        self._pictures = Pictures(model.processor.image_settings, workers)
+        self._vocabulary = Vocabulary(model.processor.tokenizer, model.cfg)
+        self._pictures = Pictures(model.processor.image_settings, workers, max_pixels)
         try:
             self._device = Device(model.params, model.cfg, self.shapes)
             compile_all(self._device, progress)
@@ -87,8 +92,11 @@ class Engine:
         self._check_open()
         encoded = encode(question, self.model)
         self._check_size(encoded)
+        matchers = self._vocabulary.matchers(
+            question.answer_format, encoded.settings.num_return_sequences, encoded.eos
+        )
         reply = Reply(encoded, self.model.processor, self._ended)
-        waiting = waiting_for(reply, self.shapes)
+        waiting = waiting_for(reply, self.shapes, matchers)
         with self._changed:
             self._check_open()
             if len(self._preparing) + len(self._prepared) + len(self._scheduler.waiting) >= self._queue:
@@ -132,6 +140,18 @@ class Engine:
             self._is_draining = True
             return self._changed.wait_for(lambda: not self._open, timeout)
 
+    @property
+    def error(self) -> BaseException | None:
+        """Why the engine has failed, and answers nothing more; None if it has not."""
+        return self._error
+
+    def fail_open(self, error: BaseException) -> None:
+        """Ends every reply that is open with an error, for example if a drain takes too long."""
+        with self._changed:
+            replies = [*self._open]
+        for reply in replies:
+            reply.fail(error)
+
     def close(self) -> None:
         """Ends the engine: questions that are not answered fail with CancelledError."""
         with self._changed:
@@ -140,8 +160,7 @@ class Engine:
         if threading.current_thread() is not self._thread:  # which calls the callbacks of replies
             self._thread.join()
         self._pictures.close()
-        for reply in [*self._open]:
-            reply.fail(CancelledError('the engine was closed'))
+        self.fail_open(CancelledError('the engine was closed'))
 
     def __enter__(self) -> 'Engine':
         return self
@@ -177,6 +196,8 @@ class Engine:
         try:
             prepared = future.result()
             reply.warnings = prepared.warnings
+            if reply.question.question.keep_images:
+                reply.images = prepared.pixels
             pixels = self.model.processor.image_settings.normalize(prepared.pixels)
             ready = with_pictures(waiting, pixels, prepared.digests, self.model.cfg.image_token)
         except Exception as error:  # a future would swallow it, and the reply would never end
@@ -211,8 +232,7 @@ class Engine:
             with self._changed:
                 self._error = error
             self._scheduler.fail(error)
-            for reply in [*self._open]:
-                reply.fail(error)
+            self.fail_open(error)
 
     def _next_turn(self) -> bool:
         """Hands prepared questions to the scheduler; waits while there is nothing to do; False to end."""
@@ -221,6 +241,6 @@ class Engine:
                 begin = time.perf_counter()
                 self._changed.wait_for(lambda: self._prepared or self._is_closing)
                 self._counts.seconds_waiting += time.perf_counter() - begin
-            self._scheduler.waiting.extend(self._prepared)
+            self._scheduler.add(self._prepared)
             self._prepared.clear()
             return not self._is_closing

@@ -56,11 +56,11 @@ class WorkerSettings(NamedTuple):
     max_pixels: int | None  # of a picture, as `PIL.Image.MAX_IMAGE_PIXELS`
 
 
-def prepare(task: PictureTask, settings: ImageSettings) -> Prepared:
+def prepare(task: PictureTask, settings: ImageSettings, max_pixels: int | None = None) -> Prepared:
     """Opens, marks and resizes pictures; raises the errors of `open_image` and `draw`."""
     prepared, warnings = [], []
     for source, name, marks in zip(task.sources, task.names, task.marks, strict=True):
-        image = open_image(source, name)
+        image = open_image(source, name, max_pixels)
         if marks:
             image = _draw(image, marks, name)
         for mark in marks_cut_off(image, settings, task.fit):

@@ -37,13 +37,19 @@ class Pictures:
     and its question alone fails. The processes end when this one ends for any reason.
     """
 
-    def __init__(self, image_settings: ImageSettings, workers: int | None = None) -> None:
-        """Starts `workers` processes: None is one less than the cores, at most 16; 0 is a thread here."""
-        self.image_settings = image_settings
+    def __init__(
+        self, image_settings: ImageSettings, workers: int | None = None, max_pixels: int | None = None
+    ) -> None:
+        """Starts `workers` processes: None is one less than the cores, at most 16; 0 is a thread here.
+
+        Pictures have at most `max_pixels`; None is PIL's limit, beyond which a thread here does not go.
+        """
+        self.image_settings, self.max_pixels = image_settings, max_pixels
         self._tasks: queue.SimpleQueue[tuple[Question, Future[Prepared]] | None] = queue.SimpleQueue()
         self._closed, self._closing = threading.Event(), threading.Lock()
         count = default_workers() if workers is None else workers
-        settings = WorkerSettings(image_settings, int(SECONDS) + 5, Image.MAX_IMAGE_PIXELS)
+        most = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
+        settings = WorkerSettings(image_settings, int(SECONDS) + 5, most)
         self.processes = [PictureProcess(settings) for _ in range(count)]
         workers_or_here: list[PictureProcess | None] = [*self.processes] or [None]
         self._threads = [
@@ -120,7 +126,7 @@ class Pictures:
         try:
             task = task_of(question)
             if process is None:
-                return prepare(task, self.image_settings)
+                return prepare(task, self.image_settings, self.max_pixels)
             found = process.prepare(task, SECONDS)
         except WorkerLost as error:
             if self._closed.is_set():

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from vipllava_jax.engine.admission import Admission
 from vipllava_jax.engine.device import Device, Prefilled
+from vipllava_jax.engine.question import QuestionError
 from vipllava_jax.engine.rows import Row, Rows
 from vipllava_jax.engine.waiting import Waiting
 from vipllava_jax.generation.logits.next_token import NewTokens
@@ -25,6 +26,7 @@ class Placing:
 
     def occupy(self, admission: Admission, prefilled: Prefilled) -> Iterator[Started]:
         """Selects the first tokens of prefilled questions, and occupies rows with them."""
+        self._limit(admission, prefilled)
         rounds = range(max(len(item.samples) for item in admission.items))
         if not any(item.settings for item in admission.items):
             new = self.device.first_tokens(prefilled)
@@ -33,6 +35,15 @@ class Placing:
             return
         for n in rounds:
             yield from self._rows_with_settings(admission, n, prefilled)
+
+    def _limit(self, admission: Admission, prefilled: Prefilled) -> None:
+        """Limits the first tokens of answers to those that their formats allow."""
+        for b, item in enumerate(admission.items):
+            if item.matchers:
+                try:
+                    prefilled.allowed[b] = item.matchers[0].allowed()  # the samples have the same beginning
+                except QuestionError as error:
+                    item.reply.fail(error)
 
     def _greedy_rows(
         self, admission: Admission, n: int, prefilled: Prefilled, new: NewTokens
@@ -65,7 +76,7 @@ class Placing:
         rows = []
         for b, item in enumerate(admission.items):
             if n < len(item.samples):
-                row = self._new_row(item, item.samples[n], admission)
+                row = self._new_row(item, n, admission)
                 if row.left:
                     self.rows.occupy(row)
                 rows.append((b, row))
@@ -83,17 +94,18 @@ class Placing:
             targets[b], positions[b] = row.place[1], row.position
         self.device.put(lane, targets, prefilled, tokens, positions)
 
-    def _new_row(self, item: Waiting, sample: int, admission: Admission) -> Row:
+    def _new_row(self, item: Waiting, n: int, admission: Admission) -> Row:
         left = item.left - 1
         question = item.reply.question
         return Row(
             waiting=item,
-            sample=sample,
+            sample=item.samples[n],
             place=self.rows.first_free(self._lane_of(admission)) if left else (0, 0),
             position=len(item.ids),
             left=left,
             ends=frozenset((*question.eos, *question.stop_ids)),
             prefix=item.prefix if admission.shared else 0,
+            matcher=item.matchers[n] if item.matchers else None,
         )
 
     def _lane_of(self, admission: Admission) -> int:

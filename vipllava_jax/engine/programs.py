@@ -89,17 +89,19 @@ def prefill_after(
 
 @partial(jax.jit, static_argnames='top')
 def select_first(
-    logits: Array, lengths: Array, settings: RowSettings | None, *, top: int | None
+    logits: Array, lengths: Array, allowed: Array, settings: RowSettings | None, *, top: int | None
 ) -> tuple[NewTokens, RowSettings | None]:
     """Logits BV after prompts of `lengths` B tokens -> the first new tokens B, and the settings with them.
 
-    The token is NOT_FINITE for a row whose logits hold NaN or infinity, unless its processors replace them.
+    They are among the ids `allowed` BW uint32, a bit for each. The token is NOT_FINITE for a row whose logits
+    hold NaN or infinity, unless its processors replace them.
     """
     if settings is not None and settings.processing is not None:
         longest = settings.processing.no_repeat_ngram_size.max() - 1
         repeats = repeats_of(settings.known_ids, lengths, longest)
         settings = dataclasses.replace(settings, repeats=repeats)
-    tokens, new, settings = _select(logits, lengths, settings, top)
+    limited = pin(jnp.where(bits_of(allowed, logits.shape[-1]), logits, -jnp.inf), 'BV', mesh_of(logits))
+    tokens, new, settings = _select(limited, lengths, settings, top, logits)
     usable = is_usable(logits, None if settings is None else settings.processing)
     new = dataclasses.replace(new, tokens=jnp.where(usable, tokens, NOT_FINITE))
     return pin_rows(new, mesh_of(logits)), pin_rows(settings, mesh_of(logits))
@@ -159,16 +161,20 @@ def select_next(
 
 
 def _select(
-    logits: Array, lengths: Array, settings: RowSettings | None, top: int | None
+    logits: Array, lengths: Array, settings: RowSettings | None, top: int | None, own: Array | None = None
 ) -> tuple[Array, NewTokens, RowSettings | None]:
-    """Logits BV after `lengths` B tokens -> the tokens B, what is reported of them, and the settings."""
+    """Logits BV after `lengths` B tokens -> the tokens B, what is reported of them, and the settings.
+
+    `own` are the logits of the model, which are reported, if they are others.
+    """
+    own = logits if own is None else own
     if settings is None:
         tokens = most_likely(logits)
-        return tokens, reported(tokens, logits, logits, top), None
+        return tokens, reported(tokens, own, logits, top), None
     sampling, processing = settings.sampling_with_keys, settings.processing
     scores = scores_of(logits, settings.known_ids, lengths, settings.repeats, sampling, processing)
     tokens = select(scores, sampling, lengths)
-    return tokens, reported(tokens, logits, scores, top), with_tokens(settings, tokens, lengths)
+    return tokens, reported(tokens, own, scores, top), with_tokens(settings, tokens, lengths)
 
 
 @partial(jax.jit, donate_argnames='lane')
@@ -223,3 +229,9 @@ def take_prefix(cache: Cache, row: Array, *, slots: int) -> Cache:
 def pin_cache(cache: Cache, mesh: Any) -> Cache:
     """The cache with the shardings of its letters (under jit), which all programs that take it expect."""
     return jax.tree.map(lambda x: pin(x, 'BSKH', mesh), cache)
+
+
+def bits_of(sets: Array, V: int) -> Array:
+    """Sets of ids BW uint32, with a bit for each -> whether each id is in them, BV bool."""
+    bits = sets[:, :, None] >> jnp.arange(32, dtype=jnp.uint32) & 1
+    return bits.reshape(len(sets), -1)[:, :V] > 0

@@ -13,6 +13,7 @@ from PIL import Image
 from vipllava_jax.answering.prompts import Marks, image_list, insert_phrases, place_marks
 from vipllava_jax.answering.questions import check_question
 from vipllava_jax.answering.replies import with_template_stops
+from vipllava_jax.engine.answer_format import AnswerFormat
 from vipllava_jax.generation.logits.processing import check_forced
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.plan import check_ids, max_new_tokens_for, with_seed
@@ -27,6 +28,7 @@ from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE, Turn, check_template
 from vipllava_jax.messages import brief
 from vipllava_jax.model.input_checks import check_inputs
 
+MAX_PRIORITY = 1 << 31
 MAX_TOKEN_CHARACTERS = 256  # more than a token of any vocabulary stands for
 
 
@@ -44,7 +46,10 @@ class Question:
 
     `prompt` is a text, in which {mark} or {mark1}, {mark2}, … stand for the phrases of the marks, or a
     conversation of Turns, which is used as it is. Marks, template and fit are those of `answer`; settings
-    default to the model's. `id` is for the caller.
+    default to the model's. `id` is for the caller. With an `answer_format`, the text of the answer has this
+    format, and the stop strings of the template do not end it. Questions of a lower `priority` are answered
+    earlier, equal ones in the order of their arrival. With `keep_images`, the reply has the pictures as the
+    model sees them.
     """
 
     prompt: str | Sequence[Turn]
@@ -54,6 +59,9 @@ class Question:
     template: str = DEFAULT_TEMPLATE
     fit: Fit | None = None
     id: str | None = None
+    answer_format: AnswerFormat | None = None
+    priority: int = 0
+    keep_images: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'images', tuple(image_list(self.images)))
@@ -64,7 +72,7 @@ class EncodedQuestion(NamedTuple):
 
     question: Question
     ids: np.ndarray  # T int32, the whole prompt with a placeholder for each image feature
-    settings: GenerationSettings  # with the stop strings of the template, and with a seed if they sample
+    settings: GenerationSettings  # with the template's stop strings, if these apply, and a seed
     limit: int  # the maximum number of new tokens
     eos: tuple[int, ...]  # the ids that end an answer and that its text leaves out
     stop_ids: tuple[int, ...]  # the stop strings that are one token
@@ -87,7 +95,9 @@ def encode(question: Question, model: Model) -> EncodedQuestion:
         turns = _turns(question)
         _check_size(turns, model.cfg.text.context)
         ids = processor.encode(turns, len(question.images), question.template)
-        settings = with_seed(with_template_stops(settings, processor, question.template), None)
+        if question.answer_format is None:
+            settings = with_template_stops(settings, processor, question.template)
+        settings = with_seed(settings, None)
         check_ids(settings, model.cfg)
         limit = _limit(ids, len(question.images), settings, model)
         ends = eos_ids(settings, model.cfg), stop_ids(settings, processor)
@@ -108,6 +118,16 @@ def _check_fields(question: Question) -> None:
     check_fit(question.fit)
     if question.id is not None and not isinstance(question.id, str):
         raise TypeError(f'the id is {brief(question.id)}: expected a string')
+    if question.answer_format is not None and not isinstance(question.answer_format, AnswerFormat):
+        raise TypeError(
+            f'the answer format is {brief(question.answer_format)}: expected an AnswerFormat, such as '
+            'AnswerFormat("json_object")'
+        )
+    if not isinstance(question.priority, int) or abs(question.priority) > MAX_PRIORITY:
+        raise TypeError(
+            f'the priority is {brief(question.priority)}: expected a whole number from -{MAX_PRIORITY} to '
+            f'{MAX_PRIORITY}'
+        )
     for number, source in enumerate(question.images, 1):
         if is_array(source):
             check_array(source, f'image {number}')

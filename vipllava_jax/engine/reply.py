@@ -30,6 +30,7 @@ class Reply:
         self.times = Times(time.perf_counter())
         self.prompt_tokens, self.cached_tokens = len(question.ids), 0
         self.warnings: tuple[str, ...] = ()  # about the pictures; complete when the first piece arrives
+        self.images: np.ndarray | None = None  # Ihw3 uint8, what the model sees, if the question asks for it
         self.cancelled = False
         settings, n = question.settings, question.settings.num_return_sequences
         self.ends = AnswerEnds(
@@ -110,15 +111,20 @@ class Reply:
         self.times.started = time.perf_counter()
 
     def push(
-        self, sample: int, ids: Sequence[int], now: float, logprobs: Sequence[TokenLogprobs] | None = None
+        self,
+        sample: int,
+        ids: Sequence[int],
+        now: float,
+        logprobs: Sequence[TokenLogprobs] | None = None,
+        is_whole: bool = False,
     ) -> str:
         """New ids of a sample -> why it has ended, 'stop', 'length', 'time' or 'cancelled'; '' if it has not.
 
-        `now` is the time of `time.perf_counter`, and `logprobs` has an entry for each id. What follows the
-        end of a sample is ignored.
+        `now` is the time of `time.perf_counter`, and `logprobs` has an entry for each id. The sample ends
+        with them if it `is_whole`. What follows the end of a sample is ignored.
         """
         try:
-            reason = self._write(sample, ids, now, logprobs)
+            reason = self._write(sample, ids, now, logprobs, is_whole)
         except Exception as error:  # of a tokenizer that cannot decode these ids
             self.fail(error)
             return 'cancelled'
@@ -128,7 +134,12 @@ class Reply:
         return reason
 
     def _write(
-        self, sample: int, ids: Sequence[int], now: float, logprobs: Sequence[TokenLogprobs] | None
+        self,
+        sample: int,
+        ids: Sequence[int],
+        now: float,
+        logprobs: Sequence[TokenLogprobs] | None,
+        is_whole: bool,
     ) -> str:
         with self._changed:
             if self._error:
@@ -137,6 +148,8 @@ class Reply:
                 return reason
             begin = self.times.submitted if self.times.started is None else self.times.started
             n = self.ends.push_row(sample, ids, now - begin)
+            if is_whole:
+                self.ends.reasons[sample] = 'stop'
             reason = self.ends.reasons[sample]
             if n and self.times.first_token is None:
                 self.times.first_token = now

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vipllava_jax.engine.device import Place, Selection
+from vipllava_jax.engine.matching import Matcher
+from vipllava_jax.engine.question import QuestionError
 from vipllava_jax.engine.reply import Reply, TokenLogprobs
 from vipllava_jax.engine.shapes import Shapes
 from vipllava_jax.engine.waiting import Waiting
@@ -26,6 +28,9 @@ class Row:
     reports: list[TokenLogprobs] = field(default_factory=list)  # what is reported of them
     ids: list[int] = field(default_factory=list)  # all that have arrived
     ended: bool = False
+    matcher: Matcher | None = None  # of the format that the answer has
+    allowed: np.ndarray | None = None  # the only ids that the next step may select, W uint32
+    is_limited: bool = True  # whether the next token that arrives is one of allowed ids; if it has a matcher
 
     @property
     def reply(self) -> Reply:
@@ -42,8 +47,35 @@ class Row:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer has as many ids as it may have."""
-        return len(self.ids) == self.waiting.left
+        """Whether the answer has as many ids as it may have, or nothing can follow in its format."""
+        return len(self.ids) == self.waiting.left or self._is_whole
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.matcher is not None and self.matcher.is_complete
+
+    def accepts(self, id: int) -> bool:
+        """Whether the format of the answer allows a new id, which its matcher then takes."""
+        if self.matcher is None:
+            return True
+        is_allowed = self.matcher.accept(id)
+        self.is_limited = self.is_limited and not is_allowed
+        return is_allowed
+
+    def roll_back(self) -> None:
+        """Returns to the last id that was accepted, after which the next step selects an allowed one.
+
+        Raises QuestionError if it did so already, because settings exclude all ids that are allowed.
+        """
+        assert self.matcher
+        if self.is_limited:
+            raise QuestionError(
+                'the settings exclude every token that the format of the answer allows: change '
+                'suppress_tokens, bad_words_ids, logit_bias, forced_eos_token_id or the format'
+            )
+        self.allowed, self.is_limited = self.matcher.allowed(), True
+        self.position = len(self.waiting.ids) + len(self.ids) - 1
+        self.left = self.waiting.left - len(self.ids)
 
     def add(self, id: int, report: TokenLogprobs | None) -> None:
         """Adds a new id, which the reply is given with the next `flush`."""
@@ -55,7 +87,7 @@ class Row:
     def flush(self, now: float) -> None:
         """Gives the new ids to the reply, which finds out whether the answer has ended."""
         if self.new:
-            reason = self.reply.push(self.sample, self.new, now, self.reports or None)
+            reason = self.reply.push(self.sample, self.new, now, self.reports or None, self._is_whole)
             self.ended = bool(reason)
             self.new, self.reports = [], []
 

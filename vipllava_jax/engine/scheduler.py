@@ -5,28 +5,25 @@ have been started, so that the device never waits for it: rows that end are deco
 whose tokens are dropped.
 """
 
+import bisect
 import dataclasses
 import time
 from collections import deque
+from collections.abc import Iterable
 
-import jax
 import numpy as np
 
 from vipllava_jax.engine.admission import Admission, Admissions
 from vipllava_jax.engine.device import Device, Prefilled
 from vipllava_jax.engine.placing import Placing, Started
 from vipllava_jax.engine.prefix_store import PrefixStore
-from vipllava_jax.engine.reply import TokenLogprobs
+from vipllava_jax.engine.reading import Reading
 from vipllava_jax.engine.rows import Row, Rows
 from vipllava_jax.engine.stats import Counts
 from vipllava_jax.engine.waiting import Waiting, going_on
-from vipllava_jax.generation.logits.next_token import NewTokens
-from vipllava_jax.generation.programs import NOT_FINITE
 from vipllava_jax.model.llama import PrefixCache
 
 IN_FLIGHT = 2  # steps that have been started and whose tokens have not been read
-TOGETHER = 4  # tokens that a row collects before they are passed on, if there are many rows
-MANY = 16  # rows
 SPARE = 2  # rows
 
 
@@ -38,15 +35,20 @@ class Scheduler:
         self.shapes = device.shapes
         self.rows = Rows(device.shapes)
         self.placing = Placing(device, self.rows)
-        self.waiting: deque[Waiting] = deque()
+        self.reading = Reading(device, self.rows, counts)
+        self.waiting: deque[Waiting] = deque()  # the ones of the lowest priority number first
         self.admissions = Admissions(device.shapes, store, alone=exact)
-        self._started: deque[Started] = deque()
         self._shared: tuple[bytes, PrefixCache] | None = None  # the prefix that rows share, with its key
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to do."""
-        return not self.waiting and not self._started and not len(self.rows)
+        return not self.waiting and not self.reading.started and not len(self.rows)
+
+    def add(self, items: Iterable[Waiting]) -> None:
+        """Adds questions behind those that are as urgent."""
+        for item in items:
+            bisect.insort(self.waiting, item, key=lambda item: item.priority)
 
     def turn(self) -> None:
         """Prefills questions, starts a step of all rows, and passes on the tokens of earlier ones."""
@@ -59,13 +61,13 @@ class Scheduler:
         if kept:
             self._keep_prefixes(*kept)
         in_flight = 1 if was_idle else IN_FLIGHT  # the first token of a lone answer is passed on at once
-        while len(self._started) > (in_flight if len(self.rows) else 0):
-            self._read()
+        while len(self.reading.started) > (in_flight if len(self.rows) else 0):
+            self.reading.read()
 
     def fail(self, error: BaseException) -> None:
         """Ends all questions with an error."""
         replies = [item.reply for item in self.waiting] + [row.reply for row in self.rows]
-        replies += [row.reply for started in self._started for _, row in started.rows]
+        replies += [row.reply for started in self.reading.started for _, row in started.rows]
         for reply in replies:
             reply.fail(error)
 
@@ -96,7 +98,7 @@ class Scheduler:
         if not admission.level:
             self._use_lane(self.rows.lane_for(len(self.rows.at(0)) + admission.answers))
         for started in self.placing.occupy(admission, prefilled):
-            self._start(started)
+            self.reading.start(started)
         return (admission, prefilled) if self.store.capacity and not cached else None
 
     def _prefill(self, admission: Admission) -> tuple[Prefilled, bool]:
@@ -154,16 +156,19 @@ class Scheduler:
         rows = self.rows.in_group(group)
         selection = max(row.selection for _, row in rows)
         prefix = self._prefix(group)
-        new = self.device.step(group, self.rows.active(group), selection, prefix)
+        allowed = {n: row.allowed for n, row in rows if row.allowed is not None}
+        new = self.device.step(group, self.rows.active(group), selection, prefix, allowed)
+        going_on = [(n, row) for n, row in rows if row.left]
         self.counts.steps += 1
-        self.counts.row_steps += len(rows)
+        self.counts.row_steps += len(going_on)
         self.counts.lane_steps += sum(self.shapes.sizes[lane][0] for lane in group)
-        for _, row in rows:
+        for _, row in going_on:
             row.position += 1
             row.left -= 1
-            if not row.left:
+            row.allowed = None
+            if not row.left and not row.matcher:  # others keep their places, in case they are rolled back
                 self.rows.release(row)
-        self._start(Started(new, rows))
+        self.reading.start(Started(new, going_on))
 
     def _prefix(self, group: tuple[int, ...]) -> PrefixCache | None:
         """The prefix that rows of level 0 share, with its members."""
@@ -174,20 +179,27 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """Moves rows that have filled their slots to a higher level, or lets them wait for a row there."""
-        for row in [row for row in self.rows if row.slot >= self.shapes.sizes[row.place[0]][1]]:
-            if row.ended:  # by the tokens of a row before it in this loop
+        for row in [*filter(self._is_full, self.rows)]:
+            if row.ended or not self._is_full(row):  # by what was read for a row before it in this loop
                 continue
             level = self._free_level_above(row)
             if level and not row.prefix:
                 self.placing.move(row, self.shapes.lane_of(level))
                 continue
-            while self._started:  # its ids are needed
-                self._read()
+            while self.reading.started:  # its ids are needed
+                self.reading.read()
+            if not self._is_full(row):  # it was rolled back
+                continue
             self.rows.release(row)
             if not row.ended:
                 row.flush(time.perf_counter())
             if not row.ended:
-                self.waiting.appendleft(going_on(row.waiting, row.sample, row.ids, self.shapes))
+                matchers = (row.matcher,) if row.matcher else ()
+                self.waiting.appendleft(going_on(row.waiting, row.sample, row.ids, matchers, self.shapes))
+
+    def _is_full(self, row: Row) -> bool:
+        """Whether the next step of a row needs a slot that it does not have."""
+        return row.left > 0 and row.slot >= self.shapes.sizes[row.place[0]][1]
 
     def _free_level_above(self, row: Row) -> int:
         """The first level with a free row of more slots than a row has; 0 if there is none."""
@@ -206,45 +218,3 @@ class Scheduler:
             self.rows.release(row)
         if any(item.reply.done for item in self.waiting):
             self.waiting = deque(item for item in self.waiting if not item.reply.done)
-
-    # Tokens are passed on
-
-    def _start(self, started: Started) -> None:
-        for x in jax.tree.leaves(started.new):
-            x.copy_to_host_async()
-        self._started.append(started)
-
-    def _read(self) -> None:
-        """Waits for the oldest tokens, and passes them on."""
-        started = self._started.popleft()
-        new = jax.tree.map(np.asarray, started.new)
-        now = time.perf_counter()
-        together = TOGETHER if len(started.rows) > MANY else 1
-        tokens = new.tokens.tolist()
-        for n, row in started.rows:
-            if row.ended:
-                continue
-            if tokens[n] == NOT_FINITE:
-                row.reply.fail(ValueError(NOT_FINITE_MESSAGE))
-                row.ended = True
-            else:
-                self.counts.new_tokens += 1
-                row.add(tokens[n], self._report(row, new, n))
-                if len(row.new) >= together or tokens[n] in row.ends or row.is_complete:
-                    row.flush(now)
-            if row.ended:
-                self.rows.release(row)
-
-    def _report(self, row: Row, new: NewTokens, n: int) -> TokenLogprobs | None:
-        """What is reported of a token, if its row asks for it."""
-        top = row.reply.question.settings.logprobs
-        if top is None:
-            return None
-        found = (tuple(new.top_ids[n, :top].tolist()), tuple(new.top_logprobs[n, :top].tolist()))
-        return TokenLogprobs(float(new.logprobs[n]), *found)
-
-
-NOT_FINITE_MESSAGE = (
-    'the logits hold NaN or infinity: the weights or the pictures are damaged; vipllava info --check FOLDER '
-    'examines the weights'
-)

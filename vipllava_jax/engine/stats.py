@@ -20,6 +20,7 @@ class Counts:
     row_steps: int = 0  # rows that were decoded, added up over the steps
     lane_steps: int = 0  # rows of the lanes that were decoded, free ones too, added up over the steps
     seconds_waiting: float = 0.0  # for questions, with nothing to do
+    rollbacks: int = 0  # of answers, to the last token that their format allows
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Stats:
     row_steps: int
     lane_steps: int
     seconds_waiting: float
+    rollbacks: int = 0
 
     @property
     def filled(self) -> float:

@@ -1,11 +1,14 @@
 """Questions that are ready for the device: their ids, pictures and settings."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vipllava_jax.engine.device import Selection
+from vipllava_jax.engine.matching import Matcher
 from vipllava_jax.engine.prefix_store import prefix_key
 from vipllava_jax.engine.reply import Reply
 from vipllava_jax.engine.row_settings import RowSettings, settings_of_row
@@ -23,6 +26,8 @@ class Waiting:
     selection: Selection
     settings: tuple[RowSettings, ...]  # of each answer, B = 1; none if all are greedy
     pictures: np.ndarray  # Ihw3 float32
+    matchers: Sequence[Matcher] = ()  # of each answer, if they have a format
+    priority: float = 0  # lower ones are answered earlier
     key: bytes | None = None  # of the beginning of the prompt up to its last picture
     prefix: int = 0  # the number of tokens of this beginning
 
@@ -33,13 +38,14 @@ class Waiting:
         return question.limit - (len(self.ids) - len(question.ids))
 
 
-def waiting_for(reply: Reply, shapes: Shapes) -> Waiting:
+def waiting_for(reply: Reply, shapes: Shapes, matchers: Sequence[Matcher] = ()) -> Waiting:
     """A question without its pictures; raises QuestionError for too long lists in its settings."""
     question = reply.question
     samples = tuple(range(question.settings.num_return_sequences))
     selection = selection_of(reply)
     settings = _settings(reply, question.ids, samples, selection, shapes)
-    return Waiting(reply, question.ids, samples, selection, settings, np.zeros((0, 0, 0, 3), np.float32))
+    no_pictures, priority = np.zeros((0, 0, 0, 3), np.float32), question.question.priority
+    return Waiting(reply, question.ids, samples, selection, settings, no_pictures, matchers, priority)
 
 
 def with_pictures(
@@ -50,11 +56,25 @@ def with_pictures(
     return dataclasses.replace(waiting, pictures=pictures, key=key, prefix=prefix)
 
 
-def going_on(waiting: Waiting, sample: int, ids: list[int], shapes: Shapes) -> Waiting:
-    """One of the answers of a question after these new ids, which are computed again with the prompt."""
+def going_on(
+    waiting: Waiting, sample: int, ids: list[int], matchers: Sequence[Matcher], shapes: Shapes
+) -> Waiting:
+    """One of the answers of a question after these new ids, which are computed again with the prompt.
+
+    It comes before all other questions. `matchers` has that of its format, if it has one.
+    """
     whole = np.concatenate([waiting.ids, np.array(ids, np.int32)])
     settings = _settings(waiting.reply, whole, (sample,), waiting.selection, shapes)
-    return Waiting(waiting.reply, whole, (sample,), waiting.selection, settings, waiting.pictures)
+    return dataclasses.replace(
+        waiting,
+        ids=whole,
+        samples=(sample,),
+        settings=settings,
+        matchers=matchers,
+        priority=-math.inf,
+        key=None,
+        prefix=0,
+    )
 
 
 def selection_of(reply: Reply) -> Selection:

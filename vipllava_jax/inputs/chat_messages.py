@@ -43,10 +43,10 @@ def read_messages(
         )
     remaining = iter(images)
     sources = [next(remaining) if source is None else source for source in found]
-    return _without_leading_images(turns, len(sources)), sources
+    return without_leading_images(turns, len(sources)), sources
 
 
-def _without_leading_images(turns: list[Turn], count: int) -> list[Turn]:
+def without_leading_images(turns: list[Turn], count: int) -> list[Turn]:
     """Removes placeholders that are where the template puts images that a text does not place."""
     first = next((n for n, turn in enumerate(turns) if turn.role == 'user'), 0)
     leading = f'{IMAGE_TOKEN}\n' * count

@@ -42,23 +42,23 @@ _warning_filters = threading.Lock()  # warnings.catch_warnings changes global st
 logging.getLogger('PIL').addHandler(logging.NullHandler())  # otherwise its log messages go to stderr
 
 
-def open_image(source: ImageSource, name: str = 'the picture') -> Image.Image:
+def open_image(source: ImageSource, name: str = 'the picture', max_pixels: int | None = None) -> Image.Image:
     """A path, the bytes of a file, a PIL picture or an array hw, hw3 or hw4 of uint8 -> a new RGB picture.
 
     The picture is upright, with transparency on white, 16-bit grey scaled to 8 bits, and the first frame of
     an animation. Raises FileNotFoundError or ValueError, in one line that names the file (or `name`), for
     anything that is not an intact picture of bounded size: at most `PIL.Image.MAX_IMAGE_PIXELS`, 89 million
-    pixels unless the caller changes it.
+    pixels unless the caller changes it, and at most `max_pixels` if that is less.
     """
     if isinstance(source, Image.Image):
-        return _decode(source, name)
+        return _decode(source, name, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not len(source):
             raise ValueError(f'{name} is empty: expected the bytes of a picture file')
         with _read_header(io.BytesIO(source), name) as picture:
-            return _decode(picture, name)
+            return _decode(picture, name, max_pixels)
     if is_array(source):
-        _check_size(check_array(source, name), name)
+        _check_size(check_array(source, name), name, max_pixels)
         return _decode(image_of_array(source), name)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
@@ -66,21 +66,25 @@ def open_image(source: ImageSource, name: str = 'the picture') -> Image.Image:
         )
     text = os.fsdecode(source)
     with _open_file(text) as file, _read_header(file, repr(text)) as picture:
-        return _decode(picture, repr(text))
+        return _decode(picture, repr(text), max_pixels)
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(source: str | os.PathLike[str] | bytes, name: str = 'the picture') -> tuple[int, int]:
     """The width and height of the picture that `open_image` returns for a file, from its header alone.
 
-    Raises the errors of `open_image` that the header shows.
+    The file is given by its path or its bytes. Raises the errors of `open_image` that the header shows.
     """
-    text = os.fsdecode(path)
-    with _open_file(text) as file, _read_header(file, repr(text)) as picture:
+    if isinstance(source, bytes):
+        file: IO[bytes] = io.BytesIO(source)
+    else:
+        name = repr(os.fsdecode(source))
+        file = _open_file(os.fsdecode(source))
+    with file, _read_header(file, name) as picture:
         width, height = picture.size
         if isinstance(picture, TiffImagePlugin.TiffImageFile):  # its size may already be rotated
             tags = picture.tag_v2
             width, height = tags[TiffImagePlugin.IMAGEWIDTH], tags[TiffImagePlugin.IMAGELENGTH]
-        _check_size((width, height), repr(text))
+        _check_size((width, height), name)
         return (height, width) if _orientation(picture) in (5, 6, 7, 8) else (width, height)
 
 
@@ -162,11 +166,12 @@ def _reason(error: Exception) -> str:
     return printable(str(error), 200) or one_line(error)
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def _check_size(size: tuple[int, int], name: str, max_pixels: int | None = None) -> None:
     width, height = size
+    most = min(limit for limit in (max_pixels, Image.MAX_IMAGE_PIXELS, math.inf) if limit is not None)
     if width < 1 or height < 1:
         raise ValueError(f'{name} is {width}x{height}: it has no pixels')
-    if max(width, height) > MAX_SIDE or width * height > (Image.MAX_IMAGE_PIXELS or float('inf')):
+    if max(width, height) > MAX_SIDE or width * height > most:
         raise ValueError(f'{name} is too large, {width}x{height} pixels: make it smaller first')
 
 
@@ -178,10 +183,10 @@ def _orientation(picture: Image.Image) -> object:
     return 1
 
 
-def _decode(picture: Image.Image, name: str) -> Image.Image:
+def _decode(picture: Image.Image, name: str, max_pixels: int | None = None) -> Image.Image:
     """An opened picture of any mode -> RGB, without metadata except the marks drawn on it."""
     name = printable(name, 200)
-    _check_size(picture.size, name)
+    _check_size(picture.size, name, max_pixels)
     marks = drawn_marks(picture).extents
     upright = isinstance(picture, TiffImagePlugin.TiffImageFile)  # Pillow does so when it loads TIFF
     try:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from vipllava_jax.generation.model import Model
+from vipllava_jax.inputs.pixels import Fit
+from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -30,3 +32,5 @@ class Served:
     created: int  # seconds since 1970
     limits: Limits = Limits()
     max_model_len: int | None = None  # tokens of a prompt and its answer; None: the model's context
+    template: str = DEFAULT_TEMPLATE  # of requests that do not name one
+    fit: Fit | None = None  # the same; None: that of the checkpoint

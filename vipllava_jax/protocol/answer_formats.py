@@ -1,0 +1,53 @@
+"""The format that a request asks for, under the names of OpenAI and vLLM."""
+
+from typing import Any
+
+from vipllava_jax.engine.answer_format import AnswerFormat
+from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.protocol.reading import parse_object
+from vipllava_jax.protocol.requests import (
+    GenerationRequest,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    StructuredOutputs,
+)
+
+
+def answer_format(request: GenerationRequest) -> AnswerFormat | None:
+    """The format of the answers to a request; None: any text. ApiError if it asks for two."""
+    found = [*_of_openai(request), *_of_vllm(request.structured_outputs or StructuredOutputs())]
+    if len(found) > 1:
+        names = ', '.join(name for name, _ in found)
+        raise ApiError(400, f'there are several formats for the answer, {names}: give one', found[1][0])
+    return found[0][1] if found else None
+
+
+def _of_openai(request: GenerationRequest) -> list[tuple[str, AnswerFormat]]:
+    match request.response_format:
+        case JsonObjectFormat():
+            return [('response_format', AnswerFormat('json_object'))]
+        case JsonSchemaFormat(json_schema=described):
+            return [('response_format', AnswerFormat('json_schema', described.schema))]
+    return []
+
+
+def _of_vllm(asked: StructuredOutputs) -> list[tuple[str, AnswerFormat]]:
+    found = []
+    if asked.choice is not None:
+        found.append(('structured_outputs.choice', AnswerFormat('choice', tuple(asked.choice))))
+    if asked.regex is not None:
+        found.append(('structured_outputs.regex', AnswerFormat('regex', asked.regex)))
+    if asked.json is not None:
+        found.append(('structured_outputs.json', AnswerFormat('json_schema', _schema(asked.json))))
+    return found
+
+
+def _schema(schema: str | dict[str, Any]) -> dict[str, Any]:
+    """A schema, which may be written as the text of its JSON."""
+    if isinstance(schema, dict):
+        return schema
+    try:
+        return parse_object(schema.encode())
+    except ApiError as error:
+        name = 'structured_outputs.json'
+        raise ApiError(400, f'{name}: {error.message.replace("the body", "it", 1)}', name) from None
