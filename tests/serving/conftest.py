@@ -1,6 +1,6 @@
 """Servers of an engine without a model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
 import pytest
@@ -26,8 +26,8 @@ def live(model, protocol) -> Iterator[object]:
     """Starts servers, with options and with those of the engine in `engine`; they end after the test."""
     with ExitStack() as stack:
 
-        def start(engine: dict[str, object] = {}, **options: object) -> Live:
+        def start(engine: Mapping[str, object] | None = None, **options: object) -> Live:
             chosen = ServerOptions('tiny', port=0, **options)
-            return stack.enter_context(live_server(chosen, lambda report: FakeEngine(model, **engine)))
+            return stack.enter_context(live_server(chosen, lambda _: FakeEngine(model, **engine or {})))
 
         yield start

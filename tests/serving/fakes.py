@@ -4,20 +4,19 @@ import dataclasses
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-import msgspec
 
 from tests.conftest import SMALL
 from tests.makers import write_processor_files
 from vipllava_jax.engine.question import Question, QueueFull, encode
 from vipllava_jax.engine.reply import Reply
+from vipllava_jax.engine.stats import Counts, Stats
 from vipllava_jax.generation.model import Model
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.protocol.endpoints import Endpoint
 from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.protocol.requests import Request
 
 PATH = '/v1/chat/completions'
 WORDS = (355, 357, 364, 365, 373, 374, 385, 386, 387, 388, 389)  # ids of words, so that each shows at once
@@ -90,10 +89,18 @@ class FakeEngine:
         for reply in [*self.open]:
             reply.fail(error)
 
-    def stats(self) -> Any:
+    def stats(self) -> Stats:
         running = min(len(self.open), self.rows)
-        waiting = len(self.open) - running
-        return SimpleNamespace(rows=self.rows, long_rows=0, running=running, waiting=waiting)
+        return Stats(
+            rows=self.rows,
+            long_rows=0,
+            slots=1024,
+            running=running,
+            waiting=len(self.open) - running,
+            preparing=0,
+            prefix_bytes=0,
+            **vars(Counts(cancelled=self.cancelled)),
+        )
 
     def close(self) -> None:
         with self.changed:
@@ -102,7 +109,7 @@ class FakeEngine:
         self.going.set()
 
 
-class FakeRequest(msgspec.Struct):
+class FakeRequest(Request):
     """A request with as many questions as prompts."""
 
     prompts: tuple[str, ...] = ('What?',)
@@ -119,13 +126,13 @@ class FakeExchange:
 
     ignored = ('user',)
 
-    def __init__(self, request: FakeRequest, served: Any, id: str, fetched: Any = {}):
+    def __init__(self, request: FakeRequest, served: Any, id: str, fetched: Any):
         if request.fault == 'exchange':
             raise ZeroDivisionError('a \x1b[31mfault\x1b[0m')
         if any(url not in fetched for url in request.urls):
             raise ApiError(400, 'pictures are given as data URIs', 'urls')
         settings = GenerationSettings(max_new_tokens=request.tokens)
-        template = request.template or 'vipllava'
+        template = request.template or served.template
         self.questions = tuple(
             Question(prompt, settings=settings, template=template) for prompt in request.prompts
         )

@@ -1,6 +1,7 @@
 """A server that listens on a port, in a thread of the tests, and clients for it."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -99,6 +100,16 @@ def read_all(client: socket.socket) -> bytes:
     parts = []
     while part := client.recv(65536):
         parts.append(part)
+    return b''.join(parts)
+
+
+def read_what_is_there(client: socket.socket) -> bytes:
+    """What a server sends until it pauses."""
+    parts = []
+    client.settimeout(0.3)
+    with contextlib.suppress(TimeoutError):
+        while part := client.recv(65536):
+            parts.append(part)
     return b''.join(parts)
 
 

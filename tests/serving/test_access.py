@@ -20,7 +20,16 @@ def test_every_key_is_accepted(live):
 
 @pytest.mark.parametrize(
     'key',
-    ['', 'Bearer', 'Bearer first', 'Bearer first-keyx', 'Basic first-key', 'first-key', 'Bearer \u00e9', 'B ' * 99],
+    [
+        '',
+        'Bearer',
+        'Bearer first',
+        'Bearer first-keyx',
+        'Basic first-key',
+        'first-key',
+        'Bearer \u00e9',
+        'B ' * 99,
+    ],
 )
 def test_others_are_refused(live, key):
     server = live(api_keys=KEYS)
@@ -45,7 +54,8 @@ def test_without_keys_a_request_names_this_computer(live, host):
 
 
 @pytest.mark.parametrize(
-    'host', ['', 'example.com', 'localhost.example.com', '127.0.0.1.example.com', '10.0.0.1', '[::2]', 'a:b:c']
+    'host',
+    ['', 'example.com', 'localhost.example.com', '127.0.0.1.example.com', '10.0.0.1', '[::2]', 'a:b:c'],
 )
 def test_a_foreign_name_is_refused(live, host):
     server = live()
@@ -64,7 +74,10 @@ def test_a_form_of_a_web_page_cannot_ask(live):
 
 
 def preflight(server, origin: str):
-    headers = {'Access-Control-Request-Method': 'POST', 'Access-Control-Request-Headers': 'authorization, x-y'}
+    headers = {
+        'Access-Control-Request-Method': 'POST',
+        'Access-Control-Request-Headers': 'authorization, x-y',
+    }
     return server.ask('OPTIONS', '/v1/chat/completions', headers={**headers, 'Origin': origin})
 
 

@@ -41,7 +41,8 @@ def test_ignored_fields_are_named(live):
     server = live()
     found = server.ask(**{'metadata': 1, 'a\r\nb: c': 2, 'é' * 100: 3, 'user': 'me'})
     assert found.status == 200
-    assert found.headers['x-ignored-fields'] == f'metadata, a??b:?c, {"?" * 64}, user'.replace(':', '?')
+    assert found.headers['x-ignored-fields'].startswith(r'metadata, a\r\nb: c, \xe9\xe9')
+    assert found.headers['x-ignored-fields'].endswith(', user')
 
 
 @pytest.mark.parametrize(
@@ -94,17 +95,17 @@ def test_the_socket_answers_while_the_model_is_loaded(protocol):
         go.wait(10)
         raise ValueError('the files are damaged')
 
-    with (
-        pytest.raises(ValueError, match='damaged'),
-        live_server(ServerOptions('tiny', port=0), start, wait=False) as server,
-    ):
+    with pytest.raises(ValueError, match='damaged'):
+        look_at_loading(start, go)
+
+
+def look_at_loading(start, go):
+    with live_server(ServerOptions('tiny', port=0), start, wait=False) as server:
         server.wait(lambda: server.server.progress != ('weights', 0, 0))
         assert server.ask('GET', '/health').json == {'status': 'loading'}
         ready = server.ask('GET', '/ready')
-        assert (ready.status, ready.json) == (
-            503,
-            {'status': 'loading', 'stage': 'weights', 'done': 3, 'total': 7},
-        )
+        assert ready.status == 503
+        assert ready.json == {'status': 'loading', 'stage': 'weights', 'done': 3, 'total': 7}
         for method, path in (('POST', '/v1/chat/completions'), ('GET', '/v1/models'), ('POST', '/tokenize')):
             found = server.ask(method, path)
             assert (found.status, found.code, found.headers['retry-after']) == (503, 'loading', '5')

@@ -37,7 +37,10 @@ def refused(status, *args, **kwargs):
 
 def test_the_parts_are_joined():
     assert read([b'{"a":', b'', b' 1}']) == b'{"a": 1}'
-    assert read([b'{}'], {'content-type': 'Application/JSON; charset=utf-8', 'content-encoding': 'identity'}) == b'{}'
+    assert (
+        read([b'{}'], {'content-type': 'Application/JSON; charset=utf-8', 'content-encoding': 'identity'})
+        == b'{}'
+    )
 
 
 @pytest.mark.parametrize('kind', ['', 'text/plain', 'application/jsonx', 'application/json+x', '\x1b[31m'])
@@ -77,7 +80,12 @@ def test_the_memory_of_all_bodies_is_bounded():
 
 @pytest.mark.parametrize(
     ('headers', 'expected'),
-    [({}, False), ({'content-length': '0'}, False), ({'content-length': '3'}, True), ({'transfer-encoding': 'x'}, True)],
+    [
+        ({}, False),
+        ({'content-length': '0'}, False),
+        ({'content-length': '3'}, True),
+        ({'transfer-encoding': 'x'}, True),
+    ],
 )
 def test_whether_a_body_follows(headers, expected):
     assert has_body(Headers(headers)) == expected

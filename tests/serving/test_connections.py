@@ -55,7 +55,11 @@ def test_a_long_answer_is_not_a_late_head(live):
 
 def test_what_is_not_http_is_an_error_in_json(live):
     server = live()
-    for data in (b'\x16\x03\x01\x02\x00\x01', b'GET\r\n\r\n', b'GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n'):
+    for data in (
+        b'\x16\x03\x01\x02\x00\x01',
+        b'GET\r\n\r\n',
+        b'GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n',
+    ):
         client = server.connect()
         client.sendall(data + b'\r\n\r\n')
         found = read_all(client)
@@ -105,7 +109,10 @@ def test_a_slow_reader_that_takes_something_is_served(live):
 def test_a_refused_request_does_not_hang_on_its_body(live):
     server = live(engine={'rows': 1, 'queue': 1})
     limit = server.server.options.limits.body_bytes
-    for head in (f'Content-Length: {limit + 1}\r\n', f'Content-Length: {limit + 1}\r\nExpect: 100-continue\r\n'):
+    for head in (
+        f'Content-Length: {limit + 1}\r\n',
+        f'Content-Length: {limit + 1}\r\nExpect: 100-continue\r\n',
+    ):
         client = server.connect()
         begin = time.monotonic()
         client.sendall(request_bytes(b'{', head + 'Content-Type: application/json\r\n'))

@@ -9,7 +9,7 @@ def test_the_defaults_are_safe():
     options = ServerOptions('tiny')
     assert is_loopback(options.host)
     assert options.needs_loopback_name
-    assert not (options.origins or options.image_hosts or options.log_prompts)
+    assert (options.origins, options.image_hosts, options.log_prompts) == ((), (), False)
 
 
 @pytest.mark.parametrize('host', ['0.0.0.0', '::', '10.1.2.3', 'example.com', '127.0.0.1.example.com', ''])
@@ -37,7 +37,8 @@ def test_a_key_is_plain_and_never_shown(key):
 
 
 @pytest.mark.parametrize(
-    'origin', ['example.com', 'https://example.com/', 'https://', 'https://a@b', 'http://[', 'null', 'https://é']
+    'origin',
+    ['example.com', 'https://example.com/', 'https://', 'https://a@b', 'http://[', 'null', 'https://é'],
 )
 def test_an_origin_is_what_browsers_send(origin):
     with pytest.raises(ValueError, match='--allow-origin'):

@@ -8,7 +8,7 @@ import click
 
 from vipllava_jax.cli.generation_options import OPTIONS, GenerationCommand, generation_options
 from vipllava_jax.cli.mesh import mesh_option
-from vipllava_jax.cli.models import model_option, template_option, weight_options
+from vipllava_jax.cli.models import fit_option, model_option, template_option, weight_options
 from vipllava_jax.cli.numbers import RealNumber, WholeNumber
 from vipllava_jax.cli.paths import FILE
 from vipllava_jax.cli.serve_start import run_server
@@ -23,6 +23,7 @@ GROUPS = {
         *(name for name in OPTIONS if name not in WITHOUT),
         'others',
         'template',
+        'fit',
     ),
     'Operation': ('drain', 'log_format', 'log_prompts'),
 }
@@ -122,6 +123,7 @@ GROUPS = {
     help='Make each answer independent of what else is answered, to the last bit; slower.',
 )
 @template_option
+@fit_option("as in the checkpoint's files")
 @partial(generation_options, without=WITHOUT)
 @click.option(
     '--drain',

@@ -1,9 +1,6 @@
 """The endpoints that ask the engine: from the body of a request to its answer."""
 
 import asyncio
-import re
-from collections.abc import Iterable
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -18,9 +15,6 @@ from vipllava_jax.serving.bodies import JSON, Grow, read_body
 from vipllava_jax.serving.records import Record
 from vipllava_jax.serving.state import Server
 from vipllava_jax.serving.streams import EventStream, stream, whole
-
-NAMED = 32  # ignored fields that the header of a response names at most
-NOT_PLAIN = re.compile(r'[^A-Za-z0-9_.\[\]-]')
 
 
 class Answering:
@@ -38,7 +32,7 @@ class Answering:
             asking = Asking(engine, exchange.questions, server.wakeups, only_ends=not exchange.stream)
             record.replies = asking.replies
             watching = asyncio.create_task(asking.watch(receive))
-            headers = {'x-ignored-fields': names} if (names := plain_names(record.ignored)) else {}
+            headers = {'x-ignored-fields': ', '.join(record.ignored)} if record.ignored else {}
             try:
                 await server.in_thread(asking.ask)
                 if exchange.stream:
@@ -56,23 +50,10 @@ class Answering:
         """Reads a request -> its questions; raises ApiError for an invalid one."""
         server, limits = self.server, self.server.options.limits
         data = await read_body(headers, receive, limits.body_bytes, server.options.body_timeout, grow)
-        kind, template = self.endpoint.request, server.options.template
-        request, ignored = await server.in_thread(read_with_template, data, kind, template)
+        request, ignored = await server.in_thread(read_request, data, self.endpoint.request)
         urls = remote_urls(request)
         fetched = await server.images.fetch(urls) if urls else {}
+        grow(sum(map(len, fetched.values())))
         exchange = await server.in_thread(self.endpoint.exchange, request, served, record.id, fetched)
-        record.exchange, record.ignored = exchange, (*ignored, *exchange.ignored)
+        record.exchange, record.ignored = exchange, tuple(dict.fromkeys((*ignored, *exchange.ignored)))
         return exchange
-
-
-def read_with_template(data: bytes, kind: Any, template: str) -> tuple[Any, tuple[str, ...]]:
-    """What `read_request` returns; a request that could name a template and does not has this one."""
-    request, ignored = read_request(data, kind)
-    if getattr(request, 'template', '') is None:
-        request.template = template
-    return request, ignored
-
-
-def plain_names(names: Iterable[str]) -> str:
-    """Names of fields as the value of a header; a stranger may have chosen them."""
-    return ', '.join([NOT_PLAIN.sub('?', name[:64]) for name in dict.fromkeys(names)][:NAMED])

@@ -7,9 +7,8 @@ from starlette.responses import HTMLResponse, Response
 
 from vipllava_jax.protocol.models import model_entry, model_list
 from vipllava_jax.protocol.openapi import openapi
-from vipllava_jax.protocol.requests import TokenizeRequest
+from vipllava_jax.protocol.requests import TokenizeRequest, read_request
 from vipllava_jax.protocol.tokenizing import tokenize
-from vipllava_jax.serving.answering import read_with_template
 from vipllava_jax.serving.bodies import read_body
 from vipllava_jax.serving.responses import json_response
 from vipllava_jax.serving.state import Server
@@ -78,6 +77,5 @@ class Information:
         server, limit = self.server, self.server.options.limits.body_bytes
         with server.admit() as (_, served), server.bodies.hold() as grow:
             data = await read_body(request.headers, request.receive, limit, server.options.body_timeout, grow)
-            template = server.options.template
-            asked, _ = await server.in_thread(read_with_template, data, TokenizeRequest, template)
+            asked, _ = await server.in_thread(read_request, data, TokenizeRequest)
             return json_response(await server.in_thread(tokenize, asked, served))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import DEFAULT_TEMPLATE
 from vipllava_jax.messages import brief
 from vipllava_jax.protocol.served import Limits
@@ -27,7 +28,8 @@ class ServerOptions:
     image_hosts: tuple[str, ...] = ()  # from which pictures are fetched
     tls_cert: str | None = None
     tls_key: str | None = None
-    template: str = DEFAULT_TEMPLATE  # of prompts, where a request names none
+    template: str = DEFAULT_TEMPLATE  # of requests that name none
+    fit: Fit | None = None  # the same; None: that of the checkpoint
     max_model_len: int | None = None
     queue: int = 1024  # requests that wait, beside those that have a row
     drain: float = 30  # seconds for requests to finish after SIGTERM

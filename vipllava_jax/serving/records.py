@@ -21,7 +21,7 @@ class Record:
     begin: float = field(default_factory=time.perf_counter)
     endpoint: str | None = None  # the path, if it is one that asks the engine
     exchange: Exchange | None = None
-    ignored: tuple[str, ...] = ()  # fields of the request that have no effect
+    ignored: tuple[str, ...] = ()  # fields that have no effect, in ASCII
     replies: Sequence[Reply] = ()
     status: int = 0  # 0: no response was sent
     error: ApiError | None = None

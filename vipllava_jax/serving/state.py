@@ -58,7 +58,13 @@ class Server:
         self._capacity = stats.rows + stats.long_rows + self.options.queue
         options = self.options
         self.served = Served(
-            options.name, engine.model, int(time.time()), options.limits, options.max_model_len
+            options.name,
+            engine.model,
+            created=int(time.time()),
+            limits=options.limits,
+            max_model_len=options.max_model_len,
+            template=options.template,
+            fit=options.fit,
         )
         self.engine = engine  # last, because it makes the server ready
 
