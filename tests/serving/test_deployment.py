@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from vipllava_jax.cli.serve import serve
 
 from vipllava_jax import cli
+from vipllava_jax.cli.serve import serve
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / 'docs/serving'

@@ -51,6 +51,7 @@ def test_refusals_stay_quick_while_many_ask(live):
     assert {*statuses} == {200, 429}
     assert statuses.count(200) >= 8
     assert statuses.count(200) + len(seconds) == 240
+    assert sorted(seconds)[len(seconds) // 2] < 0.3  # with 24 clients in the same process
     server.wait(server.is_idle)
 
 

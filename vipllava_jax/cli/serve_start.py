@@ -49,7 +49,7 @@ def run_server(
             f"the server needs the package {error.name}: pip install 'vipllava-jax[serve]'"
         ) from None
     chosen = ServerOptions(name=name or default_name(source), api_keys=keys, **options)
-    engine |= limited(engine['slots'], chosen.max_model_len)
+    engine |= {'max_pixels': chosen.limits.picture_pixels, **limited(engine['slots'], chosen.max_model_len)}
     plan = ModelPlan(source, weights, mesh, settings, chosen.template)
     start = partial(start_engine, plan, engine)
     run(Server(chosen, start), partial(announce, chosen))
@@ -90,6 +90,7 @@ class ModelPlan(NamedTuple):
 def start_engine(plan: ModelPlan, options: dict[str, Any], report: 'Progress') -> 'Engine':
     """Loads a model and starts its engine, with progress on stderr and for those who ask the server."""
     model = load_model(plan, report)
+    report('programs', 0, 0)
     from vipllava_jax.engine.engine import Engine
 
     with count_bar('programs') as show:
