@@ -24,8 +24,8 @@ from vipllava_jax.serving.records import Record, request_id
 from vipllava_jax.serving.responses import error_response, refuse
 from vipllava_jax.serving.state import Server
 
-REFUSALS = (401, 403, 429, 503)  # statuses of requests that are not the client's mistakes in their contents
-QUIET_PATHS = ('/health', '/ready', '/metrics')  # which are asked all the time, and logged if they fail
+REFUSALS = (401, 403, 429, 503)  # statuses of requests that were refused whatever they ask
+QUIET_PATHS = ('/health', '/ready', '/metrics')  # which are asked all the time, and not logged
 
 
 def create_app(server: Server) -> Starlette:
@@ -121,7 +121,7 @@ class Reception:
     def ended(self, scope: Scope, record: Record) -> None:
         """Counts and logs a request."""
         server, error = self.server, record.error
-        if error and error.status in REFUSALS and not record.exchange:
+        if error and error.status in REFUSALS and not record.replies:
             server.metrics.rejected(error.code or str(error.status))
         if record.endpoint:
             replies = record.replies

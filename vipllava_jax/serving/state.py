@@ -22,7 +22,7 @@ from vipllava_jax.serving.wakeups import Wakeups
 
 Phase = Literal['loading', 'ready', 'draining', 'failed']
 Progress = Callable[[str, int, int], None]  # 'weights' or 'programs', the number done, and of all
-LOG = logging.getLogger('uvicorn.error')
+LOG = logging.getLogger('vipllava')
 THREADS = 4  # that decode JSON and pictures
 GRACE = 2.0  # seconds in which requests that ran out of time send their errors
 
