@@ -1,13 +1,21 @@
 """An engine without a model: it answers with the prompt, from a thread of its own and in random order."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from tests.fake_engine import WaitingQuestions
+from vipllava_jax.engine.question import encode
+from vipllava_jax.engine.reply import Reply
 from vipllava_jax.generation.settings import GenerationSettings
+
+
+def text_of(question: Any) -> str:
+    """The prompt of a question, or the last turn of its conversation."""
+    return question.prompt if isinstance(question.prompt, str) else question.prompt[-1].text
 
 
 class FakeAnswer(NamedTuple):
@@ -31,10 +39,12 @@ class FakeReply:
         if self.error:
             raise self.error
         n = self.question.settings.num_return_sequences
-        text = (
-            self.question.prompt if isinstance(self.question.prompt, str) else self.question.prompt[-1].text
-        )
+        text = text_of(self.question)
         return tuple(FakeAnswer(f'{text} {k}' if k else text, (1,) * (k + 1)) for k in range(n))
+
+    @property
+    def done(self) -> bool:
+        return self.ended.is_set()
 
     def cancel(self) -> None:
         if not self.ended.is_set():
@@ -46,10 +56,14 @@ class FakeEngine(WaitingQuestions):
     """`fails` maps a question to its error, if any."""
 
     def __init__(
-        self, queue: int = 1024, rows: int = 4, fails: Callable[[Any], BaseException | None] = lambda q: None
+        self,
+        model: Any = None,
+        queue: int = 1024,
+        rows: int = 4,
+        fails: Callable[[Any], BaseException | None] = lambda q: None,
     ):
         self.fails, self.finished = fails, 0
-        self.model = SimpleNamespace(settings=GenerationSettings(), processor=None)
+        self.model = model or SimpleNamespace(settings=GenerationSettings(), processor=None)
         super().__init__(queue, rows)
 
     def reply_to(self, question: Any) -> FakeReply:
@@ -68,3 +82,18 @@ class FakeEngine(WaitingQuestions):
         self.finished += 1
         reply.error = reply.error or self.fails(reply.question)
         reply.ended.set()
+
+
+class ReplyingEngine(FakeEngine):
+    """The same for a model without weights, with replies as those of an engine: each answer has one id."""
+
+    def reply_to(self, question: Any) -> Any:
+        return Reply(encode(question, self.model), self.model.processor)
+
+    def end(self, reply: Any) -> None:
+        self.finished += 1
+        question = reply.question.question
+        if error := self.fails(question):
+            reply.fail(error)
+        for sample in range(reply.question.settings.num_return_sequences):
+            reply.push(sample, [55 + sample, 2], time.perf_counter())

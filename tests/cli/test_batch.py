@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from tests.batch_files.fakes import FakeEngine
+from tests.batch_files.fakes import FakeEngine, ReplyingEngine, text_of
 from tests.makers import noise
 from vipllava_jax import loading
 from vipllava_jax.engine.question import QuestionError
@@ -17,16 +17,18 @@ from vipllava_jax.engine.question import QuestionError
 @pytest.fixture
 def engines(monkeypatch):
     """The engines that the command has opened, in place of real ones."""
-    engines = SimpleNamespace(opened=[], fails={'bad': QuestionError('the picture is damaged')})
+    engines = SimpleNamespace(
+        opened=[], fails={'bad': QuestionError('the picture is damaged')}, kind=FakeEngine
+    )
 
-    class Engine(FakeEngine):
-        def __init__(self, model, **options):
-            super().__init__(fails=lambda question: engines.fails.get(question.prompt))
-            self.options = options
-            engines.opened.append(self)
+    def start(model, **options):
+        engine = engines.kind(model, fails=lambda question: engines.fails.get(text_of(question)))
+        engine.options = options
+        engines.opened.append(engine)
+        return engine
 
     module = ModuleType('vipllava_jax.engine.engine')
-    module.Engine = Engine
+    module.Engine = start
     monkeypatch.setitem(sys.modules, 'vipllava_jax.engine.engine', module)
     return engines
 
@@ -256,6 +258,39 @@ def test_a_fault_of_the_engine_has_another_exit_code_than_error_lines(vipllava, 
     assert ran.code == 2
     assert f'the {len(lines(place / "out.jsonl"))} lines so far are in out.jsonl' in ran.err
     assert 'TypeError: a fault' in ran.err
+
+
+def test_requests_of_openai_are_answered_resumed_retried_and_merged(vipllava, folder, engines, place):
+    def request(n):
+        body = {'model': 'x', 'messages': [{'role': 'user', 'content': f'What is {n}?'}]}
+        return {'custom_id': f'r{n}', 'method': 'POST', 'url': '/v1/chat/completions', 'body': body}
+
+    rows = [request(n) for n in range(20)]
+    rows[3]['method'] = 'GET'
+    (place / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    engines.kind = ReplyingEngine
+    engines.fails = {'What is 5?': QuestionError('the picture is damaged')}
+    command = ('batch', 'rows.jsonl', '--model', folder, '-o', 'out.jsonl', '--temperature', 1)
+    ran = vipllava(*command)
+    assert (ran.code, len(engines.opened[0].asked)) == (1, 19)
+    assert '18 answers and 2 errors are in out.jsonl' in ran.err
+    found = {line['custom_id']: line for line in lines(place / 'out.jsonl')}
+    assert len(found) == 20
+    assert found['r3']['error']['code'] == 'invalid_row'
+    assert found['r5']['response']['body']['error']['message'] == 'the picture is damaged'
+    assert found['r7']['response']['body']['choices'][0]['finish_reason'] == 'stop'
+    assert len({question.settings.seed for question in engines.opened[0].asked}) == 19
+    kept = (place / 'out.jsonl').read_bytes().splitlines(keepends=True)[:12]
+    (place / 'out.jsonl').write_bytes(b''.join(kept))
+    assert vipllava(*command).code == 1
+    engines.fails = {}
+    assert '19 answers and 1 error' in vipllava(*command, '--retry-errors').err
+    assert [*map(len, (engine.asked for engine in engines.opened[2:]))] == [1]
+    for n in range(2):
+        vipllava(*command, '-o', 'parts.jsonl', '--shard', f'{n}/2')
+    merged = vipllava('batch', 'merge', 'parts.jsonl', '--ordered', 'rows.jsonl')
+    assert merged.err == 'vipllava: 19 answers and 1 error are in parts.jsonl\n'
+    assert [line['custom_id'] for line in lines(place / 'parts.jsonl')] == [f'r{n}' for n in range(20)]
 
 
 def test_the_help_shows_examples(vipllava):

@@ -31,7 +31,7 @@ def agree(tmp_path, content: bytes) -> tuple[int, int]:
     path = tmp_path / 'picture'
     path.write_bytes(content)
     size = image_size(path)
-    assert size == open_image(path).size == open_image(content).size
+    assert size == image_size(content) == open_image(path).size == open_image(content).size
     return size
 
 

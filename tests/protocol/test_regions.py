@@ -139,3 +139,6 @@ def test_masks_of_too_many_pixels_are_not_decoded(served, monkeypatch):
     assert len(regions_exchange(regions(regions=[MASK] * 3, shape='mask'), served, 'abc').questions) == 3
     with pytest.raises(ApiError, match='send fewer, or polygons'):
         regions_exchange(regions(regions=[MASK] * 4, shape='mask'), served, 'abc')
+    monkeypatch.setattr(module, 'MAX_CORNERS', 8)
+    with pytest.raises(ApiError, match='more than 8 corners'):
+        regions_exchange(regions(regions=[MASK] * 3, shape='mask'), served, 'abc')

@@ -6,14 +6,12 @@ import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vipllava_jax.asking.many import look_ahead
 from vipllava_jax.batch_files.questions import RowQuestion
 from vipllava_jax.engine.question import QuestionError, QueueFull
-from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
     from vipllava_jax.engine.engine import Engine
@@ -25,45 +23,51 @@ MAX_AHEAD_BYTES = 512 << 20  # bytes of pictures that wait in memory for their t
 
 @dataclass
 class Asked:
-    """A question that the engine has, or the error of its row."""
+    """A row whose questions the engine has, or is about to have, or the error of the row."""
 
-    asked: RowQuestion
-    reply: 'Reply | None' = None
-    error: str = ''
+    row: RowQuestion
+    replies: list['Reply'] = field(default_factory=list)
+    error: Exception | None = None
+
+    def ask(self, engine: 'Engine') -> bool:
+        """Asks those questions that have not been asked yet; returns whether the engine has taken all."""
+        try:
+            for question in self.row.questions[len(self.replies) :]:
+                if self.error:
+                    break
+                self.replies.append(engine.submit(question))
+        except QueueFull:  # others ask the same engine
+            return False
+        except QuestionError as error:
+            self.fail(error)
+        return True
 
     def line(self) -> dict[str, Any] | None:
-        """The line of the answer or the error; None while the engine is at work on it.
+        """The line of the answers or the error; None while the engine is at work on them.
 
         Raises the engine's error if it cannot answer any question.
         """
-        if self.reply is None:
-            return error_line(self.asked, self.error)
-        try:
-            answers = self.reply.result(timeout=0)
-        except TimeoutError:
+        for reply in self.replies:
+            if self.error is None and reply.error is not None:
+                self.fail(reply.error)
+        if self.error:
+            return self.row.lines.error(self.error)
+        if len(self.replies) < len(self.row.questions) or not all(reply.done for reply in self.replies):
             return None
-        except CancelledError:
+        return self.row.lines.answers(self.replies)
+
+    def fail(self, error: BaseException) -> None:
+        """Keeps the error of a question, and cancels the others; raises that of an engine."""
+        if isinstance(error, CancelledError):
             raise RuntimeError('the engine was closed before it answered all questions') from None
-        except QuestionError as error:
-            return error_line(self.asked, str(error))
-        return answer_line(self.asked, answers)
+        if not isinstance(error, QuestionError):
+            raise error
+        self.error = error
+        self.cancel()
 
-
-def answer_line(asked: RowQuestion, answers: Any) -> dict[str, Any]:
-    """What is written for a question: its id, one answer or several, and the numbers of their tokens."""
-    first = answers[0]
-    several = len(answers) > 1
-    line: dict[str, Any] = {'id': asked.id}
-    line |= {'answers': [answer.text for answer in answers]} if several else {'answer': first.text}
-    reasons = [answer.finish_reason for answer in answers]
-    counts = [len(answer.ids) for answer in answers]
-    line |= {'finish_reason': reasons if several else reasons[0], 'prompt_tokens': first.prompt_tokens}
-    line['new_tokens'] = counts if several else counts[0]
-    return line | ({'row': asked.row} if asked.row else {})
-
-
-def error_line(asked: RowQuestion, error: str) -> dict[str, Any]:
-    return {'id': asked.id, 'error': printable(error)} | ({'row': asked.row} if asked.row else {})
+    def cancel(self) -> None:
+        for reply in self.replies:
+            reply.cancel()
 
 
 def rounds(
@@ -78,8 +82,8 @@ def rounds(
     ahead, more, has_warned = look_ahead(engine), True, False
     try:
         while more or waiting:
-            if more:
-                questions, more = _fill(engine, questions, waiting, ahead)
+            if all(asked.ask(engine) for asked in [*waiting][-1:]) and more:
+                more = _fill(engine, questions, waiting, ahead)
             finished = _collect(waiting, ordered)
             has_warned = has_warned or _warn(asked for asked, _ in finished)
             yield [line for _, line in finished]
@@ -87,37 +91,27 @@ def rounds(
                 _wait(waiting)
     finally:
         for asked in waiting:
-            if asked.reply:
-                asked.reply.cancel()
+            asked.cancel()
 
 
 def _fill(
     engine: 'Engine', questions: Iterator[RowQuestion | None], waiting: deque[Asked], ahead: int
-) -> tuple[Iterator[RowQuestion | None], bool]:
-    """Asks as many questions as may wait; returns the others, and whether there may be any."""
-    size = sum(asked.asked.size for asked in waiting)
-    while len(waiting) < ahead and size < MAX_AHEAD_BYTES:
+) -> bool:
+    """Asks as many questions as may wait; returns whether there may be others."""
+    size = sum(asked.row.size for asked in waiting)
+    count = sum(max(len(asked.replies), 1) for asked in waiting)
+    while count < ahead and size < MAX_AHEAD_BYTES:
         try:
-            asked = next(questions)
+            row = next(questions)
         except StopIteration:
-            return questions, False
-        if asked is None:
+            return False
+        if row is None:
             break
-        try:
-            waiting.append(_ask(engine, asked))
-        except QueueFull:  # others ask the same engine
-            return chain([asked], questions), True
-        size += asked.size
-    return questions, True
-
-
-def _ask(engine: 'Engine', asked: RowQuestion) -> Asked:
-    if asked.question is None:
-        return Asked(asked, error=asked.error)
-    try:
-        return Asked(asked, engine.submit(asked.question))
-    except QuestionError as error:
-        return Asked(asked, error=str(error))
+        waiting.append(asked := Asked(row, error=row.error))
+        if not asked.ask(engine):
+            break
+        size, count = size + row.size, count + max(len(asked.replies), 1)
+    return True
 
 
 def _collect(waiting: deque[Asked], ordered: bool) -> list[tuple[Asked, dict[str, Any]]]:
@@ -138,16 +132,16 @@ def _collect(waiting: deque[Asked], ordered: bool) -> list[tuple[Asked, dict[str
 def _warn(finished: Iterable[Asked]) -> bool:
     """Warns of the first mark that is cut off, if there is one: the others would be as many lines."""
     for asked in finished:
-        if asked.reply and asked.reply.warnings:
-            warnings.warn(f'{asked.asked.id}: {asked.reply.warnings[0]}', stacklevel=3)
+        for warning in (warning for reply in asked.replies for warning in reply.warnings):
+            warnings.warn(f'{asked.row.id}: {warning}', stacklevel=3)
             return True
     return False
 
 
 def _wait(waiting: deque[Asked]) -> None:
-    """Waits until the first question is answered, but not for long."""
-    if waiting and waiting[0].reply:
+    """Waits until the first row is answered, but not for long."""
+    if waiting and waiting[0].replies:
         with contextlib.suppress(Exception):  # `_collect` reports it
-            waiting[0].reply.result(timeout=POLL)
+            waiting[0].replies[-1].result(timeout=POLL)
     else:
         time.sleep(POLL)

@@ -51,7 +51,8 @@ def answers(
         settings = dataclasses.replace(defaults, num_return_sequences=1)
     settings = with_overrides(settings, {})
     check_batch_settings(settings)
-    make = QuestionMaker(None if images is None else Path(images), settings)
+    loaded = model.model if is_engine else model
+    make = QuestionMaker(None if images is None else Path(images), settings, loaded)
     return _answers(model, is_engine, rows, make, ordered)
 
 

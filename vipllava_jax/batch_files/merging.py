@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from vipllava_jax.batch_files.ids import HASH, IdSet, id_hash
+from vipllava_jax.batch_files.lines import is_error, line_id
 from vipllava_jax.batch_files.names import Names
 from vipllava_jax.batch_files.output import check_output_name, is_complete, read_lines
 from vipllava_jax.batch_files.run_file import Run, check_same, read_run, write_run
@@ -88,9 +89,9 @@ def _one_after_another(parts: list[Path], files: list[IO[bytes]]) -> Iterator[tu
     ids = IdSet()
     for path, file in zip(parts, files, strict=True):
         for line, record in read_lines(path, file):
-            if not ids.add(record['id']):
+            if not ids.add(line_id(record)):
                 raise ValueError(f'{path} has an id that another part has, too: answer the parts again')
-            yield line, 'error' in record
+            yield line, is_error(record)
 
 
 class Places:
@@ -101,10 +102,10 @@ class Places:
         for number, (path, file) in enumerate(zip(parts, files, strict=True)):
             start = 0
             for line, record in read_lines(path, file):
-                hashes += id_hash(record['id'])
+                hashes += id_hash(line_id(record))
                 numbers.append(number)
                 starts.append(start)
-                errors.append('error' in record)
+                errors.append(is_error(record))
                 start += len(line)
         unordered = np.frombuffer(hashes, HASH)
         order = np.argsort(unordered)

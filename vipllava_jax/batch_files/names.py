@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from vipllava_jax.batch_files.ids import IdSet, unused_name
+from vipllava_jax.batch_files.lines import REQUEST_ID
 from vipllava_jax.batch_files.row_text import parse_fields
 from vipllava_jax.batch_files.sources import RawRow
 from vipllava_jax.data import vip_bench
@@ -73,15 +74,21 @@ def is_vip_bench(fields: Mapping[str, Any]) -> bool:
     return 'prompt' not in fields and vip_bench.is_vip_bench(fields)
 
 
+def is_request(fields: Mapping[str, Any]) -> bool:
+    """Whether a row is a request in OpenAI's dialect."""
+    return REQUEST_ID in fields and 'prompt' not in fields
+
+
 def _read_id(fields: Mapping[str, Any]) -> str | None:
     """The id of a row, if it has one; ValueError for what is not one."""
-    value = fields.get('id')
+    name = REQUEST_ID if is_request(fields) else 'id'
+    value = fields.get(name)
     if value is None and is_vip_bench(fields):
         value = vip_bench.question_id(fields)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise ValueError(f'"id" is {brief(value)}, expected a string')
+        raise ValueError(f'"{name}" is {brief(value)}, expected a string')
     if len(str(value)) > MAX_ID:
-        raise ValueError(f'"id" has {len(str(value)):,} characters, expected at most {MAX_ID:,}')
+        raise ValueError(f'"{name}" has {len(str(value)):,} characters, expected at most {MAX_ID:,}')
     return str(value)

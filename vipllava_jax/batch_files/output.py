@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vipllava_jax.batch_files.ids import IdSet
+from vipllava_jax.batch_files.lines import is_error, is_line, line_id
 from vipllava_jax.batch_files.run_file import SUFFIX, Run, check_same, read_run, run_path, write_run
 from vipllava_jax.data.row_offsets import MAX_ROW_BYTES
 from vipllava_jax.files import (
@@ -24,7 +25,6 @@ from vipllava_jax.messages import safe_json
 
 SYNC_SECONDS = 5.0  # the most that a failure of the computer itself costs; of the process, it costs nothing
 MAX_LINE_BYTES = 2 * MAX_ROW_BYTES
-ANSWERS = ('answer', 'answers')
 ADVICE = 'give another name for the output'
 
 
@@ -51,9 +51,9 @@ class Output:
     def count(self, line: dict[str, Any]) -> None:
         """Counts a line that the file holds; its id may not occur twice."""
         self.lines += 1
-        self.errors += 'error' in line
-        self.answers += 'error' not in line
-        if not self.ids.add(line['id']):
+        self.errors += is_error(line)
+        self.answers += not is_error(line)
+        if not self.ids.add(line_id(line)):
             raise ValueError(f'{self.path}, line {self.lines}, repeats the id of an earlier one: {ADVICE}')
 
     def complete(self) -> None:
@@ -135,8 +135,7 @@ def read_lines(path: Path, file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, A
             return
         where = f'{path}, line {number}'
         record = parse_record(line, where, ADVICE)
-        is_text = isinstance(record.get('id'), str)
-        if not is_text or ('error' in record) == any(name in record for name in ANSWERS):
+        if not is_line(record):
             raise ValueError(f'{where} is neither an answer nor an error of a batch: {ADVICE}')
         yield line, record
 
@@ -187,7 +186,7 @@ def _without_errors(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
             lock_for_appending(path, new.fileno())
             with path.open('rb') as old:
                 for line, record in read_lines(path, old):
-                    if 'error' not in record:
+                    if not is_error(record):
                         append(path, new.fileno(), line, sync=False)
             os.fsync(new.fileno())
         yield new

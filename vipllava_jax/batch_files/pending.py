@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 
-from vipllava_jax.batch_files.answering import error_line
 from vipllava_jax.batch_files.ids import IdSet
 from vipllava_jax.batch_files.names import Names
 from vipllava_jax.batch_files.output import Output
@@ -43,8 +42,9 @@ class PendingRows(Iterator[RowQuestion | None]):
 def first_question(pending: PendingRows, output: Output) -> RowQuestion | None:
     """The first question, before which the errors of rows are written; None if there is no question."""
     for asked in pending:
-        if asked and asked.question:
+        if asked and asked.questions:
             return asked
         if asked:
-            output.write([error_line(asked, asked.error)])
+            assert asked.error is not None
+            output.write([asked.lines.error(asked.error)])
     return None

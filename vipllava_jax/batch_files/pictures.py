@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def read_pictures(fields: Mapping[str, Any], folder: Path | None) -> tuple[Image
     )
 
 
-def inline_bytes(pictures: tuple[ImageSource, ...]) -> int:
+def inline_bytes(pictures: Iterable[ImageSource]) -> int:
     """How many bytes of a row's pictures lie in memory before they are opened."""
     return sum(len(picture) for picture in pictures if isinstance(picture, bytes))
 
@@ -56,7 +56,7 @@ def _read_picture(value: Any, folder: Path | None, name: str) -> ImageSource:
         _check_length(value, name)
         return decode_data_uri(value, name)
     if isinstance(value, str | os.PathLike) and value:
-        return _path(os.fspath(value), folder, name)
+        return picture_path(os.fspath(value), folder, name)
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     if isinstance(value, bytes | Image.Image) or is_array(value):
@@ -64,7 +64,8 @@ def _read_picture(value: Any, folder: Path | None, name: str) -> ImageSource:
     raise ValueError(f'{name} is {brief(value)}, expected {FORMS}')
 
 
-def _path(text: str, folder: Path | None, name: str) -> Path:
+def picture_path(text: str, folder: Path | None, name: str) -> Path:
+    """The path of a picture in the folder; ValueError, with the name of the picture, for a URL."""
     if URL.match(text):
         raise ValueError(f'{name} is a URL, {brief(text)}: download the picture and give its path')
     if folder is None:

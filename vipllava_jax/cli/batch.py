@@ -123,9 +123,10 @@ def batch(
     """Answer all rows of INPUT: a JSONL file, a JSON list, a folder of pictures, or - for stdin.
 
     A row is {"image": "a.jpg", "prompt": "What is this?"}, and may have "id", "marks", "settings" and more;
-    rows of ViP-Bench are recognized. The answers are appended to the output as they come. After an
-    interruption of any kind, the same command continues where it stopped. A row that cannot be answered gets
-    a line with an error, and the others go on. The exit code is 1 if there are such lines.
+    rows of ViP-Bench and requests as in OpenAI's batches are recognized. The answers are appended to the
+    output as they come. After an interruption of any kind, the same command continues where it stopped. A row
+    that cannot be answered gets a line with an error, and the others go on. The exit code is 1 if there are
+    such lines.
 
     \b
     Examples:

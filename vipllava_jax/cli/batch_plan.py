@@ -40,13 +40,15 @@ class PreparedBatch(NamedTuple):
     def maker(self, settings: dict[str, Any]) -> 'QuestionMaker':
         """Makes the questions with the seed in the settings of the output, which may be an earlier one."""
         from vipllava_jax.batch_files.questions import QuestionMaker
+        from vipllava_jax.generation.model import Model
         from vipllava_jax.generation.settings import GenerationSettings
 
         given = dict(self.options['settings'])
         drawn = given.pop('drawn_seed')
         asked = GenerationSettings(**{'seed': settings.get('drawn_seed', drawn), **given})
         fields = {name: self.options[name] for name in ('template', 'fit', 'prompt', 'marks')}
-        return QuestionMaker(self.input.images, asked, **fields)
+        model = Model({}, self.weights.cfg, self.processor, asked)
+        return QuestionMaker(self.input.images, asked, model=model, **fields)
 
 
 def open_source(rows: str, images: str | None, options: dict[str, Any]) -> OpenedInput:

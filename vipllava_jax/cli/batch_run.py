@@ -118,9 +118,9 @@ class Pace:
         self.full = ''
 
     def update(self, lines: list[dict[str, Any]]) -> None:
-        for line in lines:
-            new = line.get('new_tokens', 0)
-            self.tokens += sum(new) if isinstance(new, list) else new
+        from vipllava_jax.batch_files.lines import new_tokens
+
+        self.tokens += sum(map(new_tokens, lines))
         seconds = time.perf_counter() - self.begin
         done = self.output.lines
         rate = (done - self.before) / seconds

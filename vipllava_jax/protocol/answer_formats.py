@@ -4,13 +4,9 @@ from typing import Any
 
 from vipllava_jax.engine.answer_format import AnswerFormat
 from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.protocol.parts import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs
 from vipllava_jax.protocol.reading import parse_object
-from vipllava_jax.protocol.requests import (
-    GenerationRequest,
-    JsonObjectFormat,
-    JsonSchemaFormat,
-    StructuredOutputs,
-)
+from vipllava_jax.protocol.requests import GenerationRequest
 
 
 def answer_format(request: GenerationRequest) -> AnswerFormat | None:

@@ -12,8 +12,8 @@ from vipllava_jax.inputs.pixels import Fit
 from vipllava_jax.inputs.prompts import IMAGE_TOKEN, Turn
 from vipllava_jax.messages import listed
 from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.protocol.parts import ImagePart, Message, TextPart
 from vipllava_jax.protocol.pictures import read_marks, read_picture
-from vipllava_jax.protocol.requests import ImagePart, Message, TextPart
 from vipllava_jax.protocol.served import Limits
 
 SYSTEM = ('system', 'developer')

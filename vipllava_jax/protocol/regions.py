@@ -26,7 +26,8 @@ from vipllava_jax.protocol.responses import finish_reason, now, usage, warnings
 from vipllava_jax.protocol.served import Served
 from vipllava_jax.protocol.settings import generation_settings, wanted_tokens
 
-MAX_MASK_PIXELS = 400_000_000  # of all masks of a request, which are decoded
+MAX_MASK_PIXELS = 100_000_000  # of all masks of a request, which take seconds to decode
+MAX_CORNERS = 200_000  # of all outlines of a request, which a mask has many of
 
 
 @dataclass
@@ -147,13 +148,16 @@ def _read_regions(request: RegionsRequest, size: tuple[int, int]) -> list[Mark]:
     if masks * size[0] * size[1] > MAX_MASK_PIXELS:
         message = f'the {masks} masks of regions have more than {MAX_MASK_PIXELS:,} pixels in all'
         raise ApiError(400, f'{message}: send fewer, or polygons', 'regions')
-    marks = []
+    marks, corners = [], 0
     for n, region in enumerate(request.regions):
         name = f'regions[{n}]'
         try:
             marks.append(region_mark(region, request.shape or 'rectangle', size))
         except (ValueError, TypeError, OverflowError) as error:
             raise ApiError(400, f'{name}: {error}', name) from None
+        corners += sum(map(len, marks[-1].polygon or ()))
+        if corners > MAX_CORNERS:
+            raise ApiError(400, f'the outlines of regions have more than {MAX_CORNERS:,} corners', 'regions')
     return marks
 
 

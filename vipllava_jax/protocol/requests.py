@@ -1,18 +1,28 @@
 """The requests of all endpoints: their fields as OpenAI and vLLM name them, and those of our own."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from msgspec import Meta, Struct
 
 from vipllava_jax.answering.region_marks import MODES, Mode
 from vipllava_jax.inputs.pixels import FITS, Fit
 from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.protocol.parts import (
+    ImagePart,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    Message,
+    RegionData,
+    Role,
+    StreamOptions,
+    StructuredOutputs,
+    TextFormat,
+)
 from vipllava_jax.protocol.reading import parse_object, shown, to_struct
 
 T = TypeVar('T', bound='Request')
 REMOTE = ('http://', 'https://')
-Role = Literal['system', 'developer', 'user', 'assistant']
 CHOICES = {
     'role': get_args(Role),
     'content.type': ('text', 'image_url'),
@@ -26,98 +36,12 @@ MAX_BIASES, MAX_WORDS, MAX_STOP_IDS = 256, 64, 64
 NO_BEAMS = 'the server does not search beams: ask for several answers with n, or use vipllava ask --num-beams'
 NO_TOOLS = 'the model was not trained to call tools'
 NO_AUDIO = 'the model neither hears nor speaks'
-FIELDS_OF_MARKS = {
-    'shape': {'type': 'string'},
-    'box': {'type': 'array', 'items': {'type': 'number'}, 'minItems': 4, 'maxItems': 4},
-    'point': {'type': 'array', 'items': {'type': 'number'}, 'minItems': 2, 'maxItems': 2},
-    'polygon': {'type': 'array'},
-    'color': {},
-    'alpha': {'type': 'integer', 'minimum': 1, 'maximum': 255},
-    'width': {'type': 'number', 'exclusiveMinimum': 0},
-    'units': {'enum': ['pixels', 'fractions']},
-}
-
 # What a field may hold although the server does not have it, besides null and empty values, and advice.
 Refused = dict[str, tuple[tuple[Any, ...], str]]
-MarkData = Annotated[
-    str | dict[str, Any],
-    Meta(
-        description='a mark as text, such as "rectangle:40,60,180,220:red", or as an object with its fields',
-        extra_json_schema={'properties': FIELDS_OF_MARKS},
-    ),
-]
-RegionData = Annotated[
-    str | list[float] | dict[str, Any],
-    Meta(description='a box [x1, y1, x2, y2], a mark as text or as an object, or an annotation as in COCO'),
-]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Tokens = Annotated[int, Meta(ge=1)]
 Id = Annotated[int, Meta(ge=0)]
 StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP)]
-
-
-class TextPart(Struct, tag_field='type', tag='text'):
-    """A text in a message."""
-
-    text: str
-
-
-class ImageUrl(Struct):
-    """Where a picture is."""
-
-    url: Annotated[str, Meta(description='a data URI in base64, or a URL of a host that the server allows')]
-
-
-class ImagePart(Struct, tag_field='type', tag='image_url'):
-    """A picture in a message, the marks that are drawn on it, and how it is made square."""
-
-    image_url: ImageUrl
-    visual_prompts: list[MarkData] | None = None
-    fit: Fit | None = None
-
-
-class Message(Struct):
-    """One message of a conversation."""
-
-    role: Role
-    content: str | Annotated[list[TextPart | ImagePart], Meta(min_length=1)]
-
-
-class StreamOptions(Struct):
-    """What is streamed besides the answer."""
-
-    include_usage: bool | None = None
-
-
-class JsonSchema(Struct):
-    """A schema, with the name that OpenAI asks for."""
-
-    schema: dict[str, Any]
-    name: str | None = None
-    description: str | None = None
-    strict: bool | None = None  # an answer always follows the schema
-
-
-class TextFormat(Struct, tag_field='type', tag='text'):
-    """Any text."""
-
-
-class JsonObjectFormat(Struct, tag_field='type', tag='json_object'):
-    """A JSON object."""
-
-
-class JsonSchemaFormat(Struct, tag_field='type', tag='json_schema'):
-    """JSON that a schema describes."""
-
-    json_schema: JsonSchema
-
-
-class StructuredOutputs(Struct):
-    """The format of an answer, as vLLM names it; one of the fields is given."""
-
-    choice: Annotated[list[str], Meta(min_length=1)] | None = None
-    regex: str | None = None
-    json: str | dict[str, Any] | None = None
 
 
 class Request(Struct, kw_only=True):

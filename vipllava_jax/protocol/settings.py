@@ -34,8 +34,7 @@ def generation_settings(
     They are the model's where the request says nothing. `logprobs` is the number of likeliest tokens that are
     reported. Raises ApiError, whose `param` is the field.
     """
-    limits, model = served.limits, served.model
-    base = dataclasses.replace(model.settings, **OF_REQUESTS)
+    limits, model, base = served.limits, served.model, served.model.settings
     changes: dict[str, Any] = {name: getattr(request, name) for name in SAME_NAMES}
     changes |= {
         'num_return_sequences': answers,
@@ -52,7 +51,7 @@ def generation_settings(
     _check_bias(request, model.cfg.text.vocab)
     given = {name: value for name, value in changes.items() if value is not None}
     try:
-        return dataclasses.replace(base, **given)
+        return dataclasses.replace(base, **OF_REQUESTS | given)
     except ValueError as error:
         raise ApiError(400, str(error)) from None
 
