@@ -1,15 +1,17 @@
 """What an engine refuses, how it ends, and what a fault costs."""
 
+import dataclasses
 import signal
 import threading
 import time
 from concurrent.futures import CancelledError
 
 import jax
+import numpy as np
 import pytest
 
 import vipllava_jax as vj
-from tests.engine.pictures import picture
+from tests.engine.pictures import picture, png
 from tests.engine.random_questions import alone, expected
 from vipllava_jax.engine.question import Question, QuestionError, QueueFull
 
@@ -70,6 +72,8 @@ def test_pieces_are_read_while_they_arrive(engine):
         ({'settings': vj.GenerationSettings(num_beams=2)}, 'num_beams is 2'),
         ({'settings': vj.GenerationSettings(max_new_tokens=500)}, 'context'),
         ({'settings': vj.GenerationSettings(suppress_tokens=[400])}, 'id 400'),
+        ({'priority': 'high'}, "the priority is 'high': expected a whole number"),
+        ({'priority': 1 << 40}, 'the priority is 1099511627776'),
         (
             {'settings': vj.GenerationSettings(temperature=1.0, num_return_sequences=5, max_new_tokens=9)},
             'num_return_sequences is 5, but the engine has 4 rows',
@@ -98,6 +102,8 @@ def test_what_is_no_question_is_a_type_error(engine):
         ({'long_rows': -1}, 'long_rows is -1'),
         ({'long_rows': {512: 'many'}}, r'long_rows\[512\] is .many.'),
         ({'prefix_bytes': -1}, 'prefix_bytes is -1'),
+        ({'queue': 0}, 'queue is 0'),
+        ({'max_pixels': 0}, 'max_pixels is 0'),
     ],
 )
 def test_numbers_out_of_range_are_refused_before_anything_starts(start, changes, message):
@@ -161,6 +167,49 @@ def test_draining_answers_what_is_open_and_accepts_nothing(start, monkeypatch):
         assert all(reply.done and not reply.error for reply in replies)
 
 
+def test_a_drain_that_takes_too_long_is_ended_with_an_error(engine):
+    late = TimeoutError('the server ends')
+    replies = [engine.submit(Question('What?', image, settings=LONG)) for image in (None, picture())]
+    engine.fail_open(late)
+    for reply in replies:
+        with pytest.raises(TimeoutError, match='the server ends'):
+            reply.result(0)
+    assert engine.submit(Question('What?', settings=SHORT)).result(30)
+    assert engine.error is None
+
+
+def test_urgent_questions_are_answered_first(start, monkeypatch):
+    """Those of a lower number, and equal ones in the order of their arrival."""
+    with start(rows=1, long_rows=0) as engine:
+        go_on = hold(engine, monkeypatch)
+        asked = [Question(f'What {n}?', settings=SHORT, priority=n) for n in (2, 0, 1, -3, 0, 1)]
+        replies = [engine.submit(question) for question in asked]
+        go_on()
+        assert all(reply.result(60) for reply in replies)
+    order = sorted(range(6), key=lambda n: replies[n].times.finished)
+    assert order == [3, 1, 4, 2, 5, 0]
+
+
+def test_a_reply_has_the_pictures_that_the_model_sees_if_asked_to_keep_them(engine, small_model):
+    marked = Question('What is {mark}?', picture(), 'rectangle:9,9,40,30:red', settings=SHORT)
+    kept = engine.submit(dataclasses.replace(marked, keep_images=True))
+    left = engine.submit(marked)
+    kept.result(30), left.result(30)
+    side = small_model.processor.image_settings.side
+    assert (kept.images.shape, kept.images.dtype) == ((1, side, side, 3), np.uint8)
+    assert (kept.images == [255, 0, 0]).all(axis=-1).any()
+    assert left.images is None
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_larger_pictures_than_allowed_are_refused(start, workers):
+    with start(workers=workers, max_pixels=60 * 50) as engine:
+        small, large = (Question('What?', png(picture((60, height))), settings=SHORT) for height in (50, 51))
+        assert engine.submit(small).result(60)
+        with pytest.raises(QuestionError, match='the image'):
+            engine.submit(large).result(60)
+
+
 def test_closing_ends_what_is_open(start):
     engine = start()
     replies = [engine.submit(Question(f'What is {n}?', settings=LONG)) for n in range(5)]
@@ -196,6 +245,7 @@ def test_a_fault_in_the_thread_of_the_engine_fails_every_reply(start, monkeypatc
         for reply in replies[1:]:
             with pytest.raises(MemoryError, match='out of memory'):
                 reply.result(30)
+        assert str(engine.error) == 'out of memory'
         with pytest.raises(RuntimeError, match='the engine has failed: out of memory'):
             engine.submit(Question('What?'))
         assert engine.drain(10)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.compilations import compilations
+from tests.engine.formats import formatted_questions
 from tests.engine.random_questions import expected, random_question
 from tests.engine.test_orders import ask
 from vipllava_jax.placement import place
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.fixture(scope='module')
 def questions():
     rng = np.random.default_rng(3)
-    return [random_question(rng, 80) for _ in range(24)]
+    return [*(random_question(rng, 80) for _ in range(24)), *formatted_questions(6)]
 
 
 @pytest.fixture(scope='module')

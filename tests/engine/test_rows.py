@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import SMALL
 from vipllava_jax.engine.device import Selection
 from vipllava_jax.engine.pieces import TokenLogprobs
+from vipllava_jax.engine.question import QuestionError
 from vipllava_jax.engine.rows import Row, Rows
 from vipllava_jax.engine.shapes import make_shapes
 
@@ -21,14 +22,32 @@ class Reply:
     def __init__(self, end=100):
         self.end, self.pushed, self.count = end, [], 0
 
-    def push(self, sample, ids, now, logprobs):
+    def push(self, sample, ids, now, logprobs, is_whole):
         self.pushed.append((sample, [*ids], logprobs))
         self.count += len(ids)
-        return 'stop' if self.count >= self.end else ''
+        return 'stop' if self.count >= self.end or is_whole else ''
+
+
+class Digits:
+    """A matcher of two digits."""
+
+    def __init__(self):
+        self.count = 0
+
+    @property
+    def is_complete(self):
+        return self.count == 2
+
+    def accept(self, id):
+        self.count += id < 10
+        return id < 10
+
+    def allowed(self):
+        return np.array([0x3FF], np.uint32)
 
 
 def row(place, end=100, left=10):
-    waiting = SimpleNamespace(reply=Reply(end), left=left, selection=Selection.GREEDY)
+    waiting = SimpleNamespace(reply=Reply(end), left=left, selection=Selection.GREEDY, ids=np.zeros(7))
     return Row(waiting, 0, place, position=7, left=left - 1, ends=frozenset({2}))
 
 
@@ -107,3 +126,29 @@ def test_a_row_with_a_shared_prefix_has_the_slots_after_it():
     assert not answer.is_complete
     answer.add(6, None)
     assert answer.is_complete
+
+
+def test_a_row_returns_to_its_last_allowed_token_once():
+    answer = row((0, 0), left=5)
+    answer.matcher = Digits()
+    assert answer.accepts(3)
+    answer.add(3, None)
+    answer.position, answer.left = 9, 2  # two more tokens have been started
+    assert not answer.accepts(50)
+    answer.roll_back()
+    assert (answer.position, answer.left, answer.allowed.tolist()) == (7, 4, [0x3FF])
+    assert not answer.accepts(60)
+    with pytest.raises(QuestionError, match='the settings exclude every token'):
+        answer.roll_back()
+
+
+def test_a_row_whose_format_is_complete_has_ended():
+    answer = row((0, 0))
+    answer.matcher = Digits()
+    for id in (1, 2):
+        assert not answer.is_complete
+        assert answer.accepts(id)
+        answer.add(id, None)
+    assert answer.is_complete
+    answer.flush(1.0)
+    assert answer.ended

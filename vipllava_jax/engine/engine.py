@@ -89,7 +89,7 @@ class Engine:
         Raises QueueFull if too many wait, QuestionError for one that can never be answered, and RuntimeError
         if the engine is closed, draining or has failed. A picture that cannot be read fails the reply.
         """
-        self._check_open()
+        self._check_accepting()
         encoded = encode(question, self.model)
         self._check_size(encoded)
         matchers = self._vocabulary.matchers(
@@ -98,9 +98,7 @@ class Engine:
         reply = Reply(encoded, self.model.processor, self._ended)
         waiting = waiting_for(reply, self.shapes, matchers)
         with self._changed:
-            self._check_open()
-            if len(self._preparing) + len(self._prepared) + len(self._scheduler.waiting) >= self._queue:
-                raise QueueFull(f'{self._queue} questions are waiting: ask again later')
+            self._check_accepting()
             self._open.add(reply)
             self._counts.prompt_tokens += len(encoded.ids)
             if question.images:
@@ -184,11 +182,13 @@ class Engine:
 
     # Called by other threads
 
-    def _check_open(self) -> None:
+    def _check_accepting(self) -> None:
         if self._error:
             raise RuntimeError(f'the engine has failed: {self._error}') from self._error
         if self._is_closing or self._is_draining:
             raise RuntimeError('the engine is closed' if self._is_closing else 'the engine is draining')
+        if len(self._preparing) + len(self._prepared) + len(self._scheduler.waiting) >= self._queue:
+            raise QueueFull(f'{self._queue} questions are waiting: ask again later')
 
     def _pictures_ready(self, waiting: Waiting, future: Future[Prepared]) -> None:
         """Takes over the pictures of a question, in the thread that has prepared them."""

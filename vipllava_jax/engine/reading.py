@@ -57,7 +57,7 @@ class Reading:
                 row.add(tokens[n], _report(row, new, n))
                 if len(row.new) >= together or tokens[n] in row.ends or row.is_complete:
                     row.flush(now)
-            else:
+            elif not row.reply.done:  # otherwise its place may have been given to another row
                 rejected.append(row)
             if row.ended:
                 self.rows.release(row)

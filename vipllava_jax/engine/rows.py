@@ -65,15 +65,17 @@ class Row:
     def roll_back(self) -> None:
         """Returns to the last id that was accepted, after which the next step selects an allowed one.
 
-        Raises QuestionError if it did so already, because settings exclude all ids that are allowed.
+        Raises QuestionError if it did so already, because settings exclude all ids that are allowed, and if
+        the format is too complex.
         """
         assert self.matcher
+        self.allowed = self.matcher.allowed()
         if self.is_limited:
             raise QuestionError(
                 'the settings exclude every token that the format of the answer allows: change '
                 'suppress_tokens, bad_words_ids, logit_bias, forced_eos_token_id or the format'
             )
-        self.allowed, self.is_limited = self.matcher.allowed(), True
+        self.is_limited = True
         self.position = len(self.waiting.ids) + len(self.ids) - 1
         self.left = self.waiting.left - len(self.ids)
 
