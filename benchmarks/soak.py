@@ -20,7 +20,7 @@ import aiohttp
 from open_loop import Outcome, first_model, make_requests, percentile, positive, read_range, send
 
 MB = 1e6
-PICTURES = 256  # which are asked about in turn, so that the stored prefixes are all there after the warm-up
+PICTURES = 64  # which are asked about in turn, so that their prefixes are all stored after the warm-up
 CRITERIA = {
     'memory': 1.02,
     'files': 1.0,
@@ -85,14 +85,14 @@ def parse_arguments() -> argparse.Namespace:
 
 async def soak(options: argparse.Namespace) -> tuple[State, State, list[Outcome]]:
     """The states before and after the requests, and what happened to these."""
-    await ask(options, options.warm_up, 'warm-up')
+    await ask(options, options.warm_up, 0.0)
     before = await idle_state(options)
-    outcomes = await ask(options, options.requests, 'soak')
+    outcomes = await ask(options, options.requests, options.cancel)
     return before, await idle_state(options), outcomes
 
 
-async def ask(options: argparse.Namespace, count: int, name: str) -> list[Outcome]:
-    """Sends requests from several clients, each of which waits for the answer before the next one."""
+async def ask(options: argparse.Namespace, count: int, cancel: float) -> list[Outcome]:
+    """Sends requests from several clients, one after another, and cancels a share of them."""
     headers = {'Authorization': f'Bearer {options.api_key}'} if options.api_key else {}
     outcomes: list[Outcome] = []
     async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -100,20 +100,20 @@ async def ask(options: argparse.Namespace, count: int, name: str) -> list[Outcom
         model = await first_model(session, base)
         made = make_requests(options, model, None, PICTURES, 0)
         requests = itertools.islice(itertools.cycle(made), count)
-        rng = random.Random(f'{options.seed} {name}')
+        rng = random.Random(options.seed)
 
         async def client() -> None:
             for request in requests:
                 outcome = Outcome()
                 sending = send(session, f'{base}/chat/completions', request, time.perf_counter(), outcome)
-                patience = rng.expovariate(2) if rng.random() < options.cancel else None
+                patience = rng.expovariate(2) if rng.random() < cancel else None
                 try:
                     await asyncio.wait_for(sending, patience)
                 except TimeoutError:
                     outcome.error = 'cancelled'
                 outcomes.append(outcome)
                 if len(outcomes) % max(1, count // 20) == 0:
-                    print(f'{name}: {len(outcomes)} of {count}', file=sys.stderr)
+                    print(f'{len(outcomes)} of {count}', file=sys.stderr)
 
         await asyncio.gather(*(client() for _ in range(options.clients)))
     return outcomes

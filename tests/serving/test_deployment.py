@@ -1,6 +1,7 @@
 """The files that deploy a server: their options exist, their parts fit together, and they hold no secrets."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import yaml
 
 from vipllava_jax import cli
 from vipllava_jax.cli.serve import serve
+from vipllava_jax.protocol.served import Limits
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / 'docs/serving'
+CLIENT = FOLDER / 'client.py'
 COMPOSE = yaml.safe_load((FOLDER / 'compose.yaml').read_text())
 DEPLOYMENT, CLAIM, SERVICE = yaml.safe_load_all((FOLDER / 'kubernetes.yaml').read_text())
 POD = DEPLOYMENT['spec']['template']
@@ -118,3 +121,25 @@ def test_a_pod_may_do_nothing_that_it_does_not_need():
         'readOnlyRootFilesystem': True,
         'capabilities': {'drop': ['ALL']},
     }
+
+
+# The page and the examples
+
+
+def test_examples_are_valid():
+    page = (ROOT / 'docs/serving.md').read_text()
+    for text in (*re.findall(r'^```python\n(.*?)^```', page, re.MULTILINE | re.DOTALL), CLIENT.read_text()):
+        compile(text, 'docs', 'exec')
+    assert subprocess.run(['sh', '-n', FOLDER / 'client.sh'], check=False).returncode == 0
+
+
+def test_the_limits_on_the_page_are_those_of_requests():
+    page = ' '.join((ROOT / 'docs/serving.md').read_text().partition('## Limits')[2].split())
+    limits = Limits()
+    for text in (
+        f'A body has at most {limits.body_bytes >> 20} MiB',
+        f'a picture {limits.picture_bytes >> 20} MiB and {limits.picture_pixels // 10**6} million pixels',
+        f'{limits.pictures} pictures, {limits.marks} marks, {limits.regions:,} regions, ',
+        f'{limits.prompts} prompts, {limits.answers} answers and {limits.stop_strings} stop strings',
+    ):
+        assert text in page

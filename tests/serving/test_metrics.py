@@ -1,7 +1,9 @@
 """Metrics: the names that dashboards know, and values that are those of the replies."""
 
+import re
 import threading
 from concurrent.futures import CancelledError
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -221,3 +223,18 @@ def test_a_histogram_counts_values_at_its_bounds_below_them():
         histogram.observe(value, times)
     values = {s.labels.get('le', s.name): s.value for s in histogram.family().samples}
     assert values == {'1.0': 3, '2.0': 6, '+Inf': 10, 'h_count': 10, 'h_sum': 20.5}
+
+
+def test_the_page_lists_all_metrics():
+    page = (Path(__file__).parent.parent.parent / 'docs/serving.md').read_text()
+    table = page.partition('### Metrics')[2].partition('\n\n## ')[0]
+    rows = re.findall(r'^\| (`.*?) \|', table, re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r'`([a-z0-9_]+)(?:\{[a-z_,]+\})?`', row)]
+    assert len(listed) == len({*listed})
+    families = text_string_to_metric_families(Metrics(lambda: STATS).render().decode())
+    rendered = {
+        family.name.removeprefix('vipllava_') + ('_total' if family.type == 'counter' else '')
+        for family in families
+        if family.name.startswith('vipllava_')
+    }
+    assert {*listed} == rendered

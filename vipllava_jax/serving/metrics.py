@@ -102,10 +102,12 @@ class ReplyTimes:
         def histogram(name: str, help: str) -> Histogram:
             return Histogram(f'{NAMES}{name}_seconds', help)
 
-        self.first_token = histogram('time_to_first_token', 'From arrival to the first token')
-        self.all = histogram('e2e_request_latency', 'From arrival to the last token')
-        self.queue = histogram('request_queue_time', 'From arrival until the prompt was read')
-        self.prefill = histogram('request_prefill_time', 'From reading the prompt to the first token')
+        self.first_token = histogram(
+            'time_to_first_token', 'From the request, once it is read, to the first token'
+        )
+        self.all = histogram('e2e_request_latency', 'From the request, once it is read, to the last token')
+        self.queue = histogram('request_queue_time', 'From the request until the engine begins with it')
+        self.prefill = histogram('request_prefill_time', 'From when the engine begins to the first token')
         self.decode = histogram('request_decode_time', 'From the first to the last token')
         self.per_token = Histogram(
             f'{NAMES}request_time_per_output_token_seconds', 'Mean time per token of a request', TOKEN_SECONDS
