@@ -18,6 +18,7 @@ LINES = {
     ),
     'regions': words('photo.png  --model  model  --boxes  boxes.csv  --max-new-tokens  2  --batch  2'),
     'batch': words('rows.jsonl  --model  model  -o  answers.jsonl  --max-new-tokens  2  --prompt  What?'),
+    'serve': words('--model  model  --port  0  --max-new-tokens  2'),
     'draw': words('photo.png  out.png  --mark  rectangle:10,10,50,40:red'),
     'convert': words('model  out'),
     'eval': words('--model  model  --data  rows.jsonl  --batch  2  --max-new-tokens  2'),
@@ -29,6 +30,7 @@ LINES = {
 }
 SLOW_COMMANDS = (
     'batch',
+    'serve',
     'train',
     'bench',
     'demo',

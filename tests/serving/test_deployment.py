@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from vipllava_jax.cli.serve import serve
 
 from vipllava_jax import cli
+from vipllava_jax.cli.serve import serve
 from vipllava_jax.protocol.served import Limits
 
 ROOT = Path(__file__).parent.parent.parent

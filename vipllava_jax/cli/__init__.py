@@ -25,6 +25,7 @@ COMMANDS = {
     'chat': 'Talk about pictures, with marks drawn on them.',
     'regions': 'Ask a question about each of many regions of a picture.',
     'batch': 'Answer the questions of a file, many at a time.',
+    'serve': "Answer requests over HTTP, as OpenAI's API does.",
     'draw': 'Draw marks on a picture.',
     'convert': 'Convert a checkpoint from PyTorch to Flax, or back.',
     'train': 'Fine-tune a model, completely or with LoRA.',

@@ -1,0 +1,33 @@
+"""Servers of an engine without a model."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+
+import pytest
+
+from tests.serving.fakes import FakeEngine, fake_protocol, make_model
+from tests.serving.live import Live, live_server
+from vipllava_jax.serving.options import ServerOptions
+
+
+@pytest.fixture(scope='session')
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp('processor'))
+
+
+@pytest.fixture
+def protocol(monkeypatch) -> None:
+    """The fake endpoint in the place of the real ones."""
+    fake_protocol(monkeypatch.setattr)
+
+
+@pytest.fixture
+def live(model, protocol) -> Iterator[object]:
+    """Starts servers, with options and with those of the engine in `engine`; they end after the test."""
+    with ExitStack() as stack:
+
+        def start(engine: Mapping[str, object] | None = None, **options: object) -> Live:
+            chosen = ServerOptions('tiny', port=0, **options)
+            return stack.enter_context(live_server(chosen, lambda _: FakeEngine(model, **engine or {})))
+
+        yield start

@@ -1,0 +1,69 @@
+"""More requests than the server takes are refused at once, and those that it takes are not disturbed."""
+
+import json
+import threading
+import time
+
+from tests.serving.live import read_response, read_status, request_bytes
+
+PROMPT = {'tokens': 5}
+
+
+def test_a_full_queue_refuses_before_the_body_is_read(live):
+    server = live(engine={'rows': 2, 'queue': 3}, queue=3)
+    server.engine.going.clear()
+    accepted = [server.send(**PROMPT) for _ in range(5)]
+    server.wait(lambda: len(server.engine.open) == 5)
+    seconds = []
+    for _ in range(20):
+        client = server.connect()
+        begin = time.perf_counter()
+        client.sendall(request_bytes(b'{', 'Content-Type: application/json\r\nContent-Length: 30000000\r\n'))
+        found = read_response(client)
+        seconds.append(time.perf_counter() - begin)
+        assert (found.status, found.code, found.headers['retry-after']) == (429, 'queue_full', '1')
+        client.close()
+    assert sorted(seconds)[10] < 0.02
+    server.engine.going.set()
+    assert [read_status(client) for client in accepted] == [200] * 5
+    for client in accepted:
+        client.close()
+    server.wait(server.is_idle)
+
+
+def test_refusals_stay_quick_while_many_ask(live):
+    server = live(engine={'rows': 4, 'queue': 4, 'pace': 0.01}, queue=4)
+    statuses, seconds = [], []
+
+    def ask() -> None:
+        for _ in range(10):
+            begin = time.perf_counter()
+            status = server.ask(tokens=10).status
+            statuses.append(status)
+            if status == 429:
+                seconds.append(time.perf_counter() - begin)
+
+    threads = [threading.Thread(target=ask) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {*statuses} == {200, 429}
+    assert statuses.count(200) >= 8
+    assert statuses.count(200) + len(seconds) == 240
+    assert sorted(seconds)[len(seconds) // 2] < 0.3  # with 24 clients in the same process
+    server.wait(server.is_idle)
+
+
+def test_bodies_that_wait_have_bounded_memory(live):
+    server = live(memory_for_bodies=1000)
+    server.engine.going.clear()
+    padded = json.dumps({'tokens': 1, 'user': 'x' * 600}).encode()
+    first = server.connect()
+    first.sendall(request_bytes(padded))
+    server.wait(lambda: server.engine.open)
+    assert server.ask(tokens=1, user='x' * 600).code == 'too_many_bytes'
+    server.engine.going.set()
+    assert read_status(first) == 200
+    assert server.ask(tokens=1, user='x' * 600).status == 200
+    first.close()
