@@ -72,10 +72,7 @@ def rewind_rows(
 
     longest = settings.processing.no_repeat_ngram_size.max() - 1
     repeats = repeats_of(settings.ids.at[rows].get(mode='clip'), positions + 1, longest)
-    lane = dataclasses.replace(
-        lane, tokens=put(lane.tokens, tokens), positions=put(lane.positions, positions)
-    )
     settings = dataclasses.replace(settings, repeats=put(settings.repeats, repeats))
     mesh = mesh_of(lane)
-    pinned = Lane(pin_cache(lane.cache, mesh), *pin_rows((lane.tokens, lane.positions), mesh))
-    return pinned, pin_rows(settings, mesh)
+    newest = pin_rows((put(lane.tokens, tokens), put(lane.positions, positions)), mesh)
+    return Lane(pin_cache(lane.cache, mesh), *newest), pin_rows(settings, mesh)

@@ -158,17 +158,17 @@ class Scheduler:
         prefix = self._prefix(group)
         allowed = {n: row.allowed for n, row in rows if row.allowed is not None}
         new = self.device.step(group, self.rows.active(group), selection, prefix, allowed)
-        going_on = [(n, row) for n, row in rows if row.left]
+        running = [(n, row) for n, row in rows if row.left]  # not those whose last token has been started
         self.counts.steps += 1
-        self.counts.row_steps += len(going_on)
+        self.counts.row_steps += len(running)
         self.counts.lane_steps += sum(self.shapes.sizes[lane][0] for lane in group)
-        for _, row in going_on:
+        for _, row in running:
             row.position += 1
             row.left -= 1
             row.allowed = None
             if not row.left and not row.matcher:  # others keep their places, in case they are rolled back
                 self.rows.release(row)
-        self.reading.start(Started(new, going_on))
+        self.reading.start(Started(new, running))
 
     def _prefix(self, group: tuple[int, ...]) -> PrefixCache | None:
         """The prefix that rows of level 0 share, with its members."""
