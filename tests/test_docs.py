@@ -60,7 +60,7 @@ def test_each_journey_goes_up_the_floors():
     journeys = [
         table for table in re.findall(r'(?:^\|.*\n)+', page, re.MULTILINE) if '](../vipllava_jax/' in table
     ]
-    assert [table.count('\n') > 8 for table in journeys] == [True, True]
+    assert len(journeys) == 3
     for table in journeys:
         floors = []
         for name in re.findall(r'\]\(\.\./vipllava_jax/([^)]+)\.py\)', table):

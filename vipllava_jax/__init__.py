@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vipllava_jax.answering.regions import ask_regions
     from vipllava_jax.batch_files.answers import answers
     from vipllava_jax.config import VIP_LLAVA_7B, VIP_LLAVA_13B, Config, TextConfig, VisionConfig
+    from vipllava_jax.engine.answer_format import AnswerFormat
     from vipllava_jax.engine.engine import Engine
     from vipllava_jax.engine.pieces import Answer
     from vipllava_jax.engine.question import Question, QuestionError, QueueFull
@@ -42,6 +43,7 @@ _HOMES = {
     'answering.regions': ['ask_regions'],
     'batch_files.answers': ['answers'],
     'config': ['VIP_LLAVA_7B', 'VIP_LLAVA_13B', 'Config', 'TextConfig', 'VisionConfig'],
+    'engine.answer_format': ['AnswerFormat'],
     'engine.engine': ['Engine'],
     'engine.pieces': ['Answer'],
     'engine.question': ['Question', 'QuestionError', 'QueueFull'],
