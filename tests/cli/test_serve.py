@@ -124,6 +124,7 @@ def test_the_part_of_the_memory_is_set_before_jax_starts(vipllava, folder, serve
         (['--template', 'checkpoint'], 'chat template'),
         (['--model', 'nowhere'], 'nowhere'),
         (['--set', 'x=1'], 'x'),
+        (['--set', 'prompt_lookup_num_tokens=3'], 'the engine does not guess tokens'),
         (['--seed', '1'], '--seed'),
     ],
 )

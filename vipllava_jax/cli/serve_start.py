@@ -105,12 +105,14 @@ def start_engine(plan: ModelPlan, options: dict[str, Any], report: 'Progress') -
 def load_model(plan: ModelPlan, report: 'Progress') -> 'Model':
     """Loads a model, after everything about it is checked but the values of its weights."""
     weights, processor = open_model(plan.source, plan.options, plan.mesh)
+    from vipllava_jax.engine.question import check_settings
     from vipllava_jax.inputs.prompts import check_template
     from vipllava_jax.loading import Model, default_settings
     from vipllava_jax.progress_bar import progress_bar
 
     check_template(plan.template, processor.chat_template)
     settings = dataclasses.replace(default_settings(weights.folder), **plan.settings)
+    check_settings(settings)
     with progress_bar(f'loading {weights.folder.name}') as show:
 
         def progress(done: int, total: int, name: str) -> None:

@@ -89,7 +89,7 @@ def encode(question: Question, model: Model) -> EncodedQuestion:
     with _refused():
         _check_fields(question)
         settings = model.settings if question.settings is None else question.settings
-        _check_settings(settings)
+        check_settings(settings)
         processor = model.processor
         check_template(question.template, processor.chat_template)
         turns = _turns(question)
@@ -138,7 +138,7 @@ def _check_fields(question: Question) -> None:
             )
 
 
-def _check_settings(settings: GenerationSettings) -> None:
+def check_settings(settings: GenerationSettings) -> None:
     """Raises ValueError for settings that the rows of a running batch cannot have."""
     if not isinstance(settings, GenerationSettings):
         raise TypeError(f'settings is {brief(settings)}, but must be a GenerationSettings')
