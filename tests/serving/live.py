@@ -44,7 +44,7 @@ class Response(NamedTuple):
 class Live(NamedTuple):
     server: Server
     port: int
-    engine: FakeEngine
+    engine: Any
     loop: asyncio.AbstractEventLoop
 
     def ask(
