@@ -86,7 +86,9 @@ class Live(NamedTuple):
 
     def is_idle(self) -> bool:
         """Whether nothing is left of all requests."""
-        return not self.server.open and not self.server.bodies.used and not self.engine.open
+        stats = self.engine.stats()
+        left = stats.running + stats.waiting + stats.preparing
+        return not self.server.open and not self.server.bodies.used and not left
 
 
 def request_bytes(body: bytes, head: str = '', path: str = PATH) -> bytes:
