@@ -6,12 +6,12 @@ from typing import Any
 
 from PIL import Image
 
+from tests.serving.live import request_bytes
 from vipllava_jax.demo.drawing import picture
 from vipllava_jax.demo.examples import example
 
 NAME, KEY = 'demo', 'secret'
 HEADERS = {'Content-Type': 'application/json', 'Authorization': f'Bearer {KEY}'}
-PATH = '/v1/chat/completions'
 
 
 def scene(number: int = 1) -> Image.Image:
@@ -55,3 +55,9 @@ def user(text: str, *images: dict[str, Any]) -> dict[str, Any]:
 def chat(text: str = 'What is a star?', *images: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """The body of a request with one message."""
     return {'model': NAME, 'messages': [user(text, *images)], 'max_tokens': 24, **fields}
+
+
+def sent(body: bytes) -> bytes:
+    """A request with the key, as it is sent."""
+    head = ''.join(f'{name}: {value}\r\n' for name, value in HEADERS.items())
+    return request_bytes(body, f'{head}Content-Length: {len(body)}\r\n')

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from tests.serving.fakes import PATH, FakeEngine
+from tests.serving.fakes import PATH
 from vipllava_jax.serving.options import ServerOptions
 from vipllava_jax.serving.process import serve
 from vipllava_jax.serving.sockets import bound_socket

@@ -16,13 +16,14 @@ from typing import Any
 import jax
 import pytest
 
-from tests.serving.demo import HEADERS, PATH, chat, image_part
-from tests.serving.live import Response, request_bytes
+from tests.serving.demo import HEADERS, chat, image_part, sent
+from tests.serving.fakes import PATH
+from tests.serving.live import Response
 from tests.serving.test_disconnects import leave
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
-OPTIONS = '--model demo --dtype float32 --port 0 --rows 4 --slots 512 --max-model-len 512'.split()
+OPTIONS = ('--dtype', 'float32', '--rows', '4', '--slots', '512', '--max-model-len', '512')
 
 
 def resident() -> int:
@@ -37,8 +38,7 @@ def test_clients_leave_at_random_points(demo):
     before, cancelled = resident(), demo.engine.stats().cancelled
     for number in range(20):
         data = json.dumps({**body, 'stream': number % 2 == 0}).encode()
-        head = ''.join(f'{name}: {value}\r\n' for name, value in HEADERS.items())
-        request = request_bytes(data, f'{head}Content-Length: {len(data)}\r\n')
+        request = sent(data)
         client = demo.connect()
         client.sendall(request if number % 4 else request[: rng.randrange(len(request))])
         time.sleep(rng.uniform(0, 0.5))
@@ -53,11 +53,11 @@ def test_clients_leave_at_random_points(demo):
 
 @pytest.fixture(scope='module')
 def command():
-    """The port of `vipllava serve`, which uses the programs that this process has compiled, and its process."""
+    """The process of `vipllava serve`, with a cache of the programs that this process has compiled."""
     environment = {name: value for name, value in os.environ.items() if name != 'VIPLLAVA_COMPILATION_CACHE'}
     environment['JAX_COMPILATION_CACHE_DIR'] = str(jax.config.jax_compilation_cache_dir)
     process = subprocess.Popen(
-        [sys.executable, '-m', 'vipllava_jax', 'serve', *OPTIONS],
+        [sys.executable, '-m', 'vipllava_jax', 'serve', '--model', 'demo', '--port', '0', *OPTIONS],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,

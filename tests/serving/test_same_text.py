@@ -18,7 +18,12 @@ QUESTIONS: dict[str, tuple[str, int, list[Any], tuple[str, ...]]] = {
     'short': ('What is in the picture?', 1, [], ()),
     'long': ('What do you see from left to right?', 2, [], ()),
     'sentence': ('How many others are like the object {mark}? Answer in a sentence.', 3, [mark_on(3)], ()),
-    'two marks': ('Is the object {mark1} larger than the one {mark2}?', 4, [mark_on(4), mark_on(4, 1, 'lime')], ()),
+    'two marks': (
+        'Is the object {mark1} larger than the one {mark2}?',
+        4,
+        [mark_on(4), mark_on(4, 1, 'lime')],
+        (),
+    ),
     'stop': ('What do you see from left to right?', 2, [], (', a',)),
     'stop that never comes': ('What do you see from top to bottom?', 5, [], ('', 'a\n')[1:]),
     'stop at the start': ('What do you see from left to right?', 2, [], ('a',)),

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving.demo import HEADERS, PATH, chat, data_uri, encoded, image_part, scene
-from tests.serving.live import read_response, request_bytes
+from tests.serving.demo import chat, data_uri, encoded, image_part, scene, sent
+from tests.serving.live import read_response
 
 pytestmark = pytest.mark.slow
 GROWTH = 64 << 20  # bytes
-HEAD = ''.join(f'{name}: {value}\r\n' for name, value in HEADERS.items())
 SMALL = Image.fromarray(np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3))
 
 
@@ -150,7 +149,9 @@ BODIES = {
     'Infinity': with_text('-Infinity'),
     '1e999': with_text('1e999'),
     'many digits': with_text('1' * 10_000),
-    'a lone surrogate': with_fields(messages=[{'role': 'user', 'content': 'HERE'}]).replace(b'HERE', rb'\ud800'),
+    'a lone surrogate': with_fields(messages=[{'role': 'user', 'content': 'HERE'}]).replace(
+        b'HERE', rb'\ud800'
+    ),
     'true for a number': with_text('true'),
     'text for a number': with_text('"1"'),
     'a fraction of a token': with_fields(max_tokens=1.5),
@@ -181,7 +182,7 @@ def send(demo):
 
     def send(body: bytes) -> Any:
         with demo.connect() as client:
-            client.sendall(request_bytes(body, HEAD + f'Content-Length: {len(body)}\r\n'))
+            client.sendall(sent(body))
             return read_response(client)
 
     return send
