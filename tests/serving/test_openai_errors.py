@@ -64,7 +64,7 @@ def test_a_full_server(demo, client, ask):
     others = [demo.connect() for _ in range(8)]
     for other in others:
         other.sendall(sent(body))
-    demo.wait(lambda: demo.server.open == 8)
+    demo.wait(lambda: demo.engine.stats().running == 4 and demo.engine.stats().waiting == 4)
     with pytest.raises(openai.RateLimitError) as error:
         ask()
     assert error.value.response.headers['retry-after'] == '1'

@@ -206,7 +206,12 @@ def bounded(demo, send):
 
 @pytest.mark.parametrize('url', READ.values(), ids=READ)
 def test_pictures_are_read(send, url):
-    assert send(with_picture(url, {'shape': 'point', 'point': [0.5, 0.5], 'width': 1e9})).status == 200
+    assert send(with_picture(url)).status == 200
+
+
+def test_a_line_may_be_wider_than_the_picture(send):
+    mark = {'shape': 'rectangle', 'box': [1, 2, 30, 40], 'width': 1e9}
+    assert send(with_picture(URI, mark)).status == 200
 
 
 REFUSED = {
