@@ -1,5 +1,6 @@
 """The errors of the openai package, and clients that give up, against the demo model."""
 
+import contextlib
 import json
 
 import openai
@@ -61,15 +62,13 @@ def test_an_unknown_model(client, ask):
 
 def test_a_full_server(demo, client, ask):
     body = json.dumps(chat(max_tokens=300, ignore_eos=True)).encode()
-    others = [demo.connect() for _ in range(8)]
-    for other in others:
-        other.sendall(sent(body))
-    demo.wait(lambda: demo.engine.stats().running == 4 and demo.engine.stats().waiting == 4)
-    with pytest.raises(openai.RateLimitError) as error:
-        ask()
-    assert error.value.response.headers['retry-after'] == '1'
-    for other in others:
-        other.close()
+    with contextlib.ExitStack() as others:
+        for _ in range(8):
+            others.enter_context(demo.connect()).sendall(sent(body))
+        demo.wait(lambda: demo.engine.stats().running == 4 and demo.engine.stats().waiting == 4)
+        with pytest.raises(openai.RateLimitError) as error:
+            ask()
+        assert error.value.response.headers['retry-after'] == '1'
     demo.wait(lambda: not demo.server.open)
     assert client.with_options(max_retries=2).chat.completions.create(**chat())
 
@@ -83,7 +82,7 @@ def test_a_draining_server(demo, ask, monkeypatch):
 
 def test_a_timeout_frees_the_row(demo, client):
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.3).chat.completions.create(**{**chat(), **LONG})
+        client.with_options(timeout=0.1).chat.completions.create(**{**chat(), **LONG})
     demo.wait(lambda: not demo.engine.stats().running)
 
 
