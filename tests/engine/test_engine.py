@@ -145,15 +145,15 @@ def test_a_worker_that_is_killed_costs_its_question_alone(start):
         assert (engine.stats().failed, engine.stats().finished) == (1, 2)
 
 
-def test_more_questions_than_the_queue_holds_are_refused(start, monkeypatch):
+def test_more_questions_than_rows_and_the_queue_hold_are_refused(start, monkeypatch):
     with start(queue=3) as engine:
         go_on = hold(engine, monkeypatch)
-        replies = [engine.submit(Question(f'What is {n}?', settings=SHORT)) for n in range(3)]
+        replies = [engine.submit(Question(f'What is {n}?', settings=SHORT)) for n in range(6 + 3)]
         with pytest.raises(QueueFull, match='3 questions are waiting'):
             engine.submit(Question('One more?', picture(), settings=SHORT))
         replies[0].cancel()
         go_on()
-        assert [len(reply.result(30)) for reply in replies[1:]] == [1, 1]
+        assert [len(reply.result(30)) for reply in replies[1:]] == [1] * 8
         assert engine.submit(Question('One more?', settings=SHORT)).result(30)
 
 

@@ -1,5 +1,7 @@
 """Messages become turns, with pictures where their parts stand and the phrases of marks in their texts."""
 
+import time
+
 import pytest
 
 from tests.protocol.bodies import HELLO, PNG, POINT, URI, chat, image, text, user
@@ -72,6 +74,12 @@ def test_marks_count_across_pictures_and_messages():
 def test_pictures_have_one_fit():
     assert conversation(user(image(), image(fit='pad'))).fit == 'pad'
     assert conversation(user(image())).fit is None
+
+
+def test_a_long_text_is_read_at_once():
+    begin = time.process_time()
+    conversation({'role': 'user', 'content': 'word ' * 2_000_000})
+    assert time.process_time() - begin < 1
 
 
 def test_fetched_pictures_are_used():

@@ -36,7 +36,7 @@ def refused(data, kind=ChatRequest) -> ApiError:
         (b'', 'not JSON'),
         (b'{"model": "vip"', 'truncated'),
         (b'[1]', 'the body is [1]: expected an object'),
-        (b'null', 'expected an object'),
+        (b'null', 'the body is null: expected an object'),
         (b'{"model": NaN}', 'not JSON'),
         (b'{"model": -Infinity}', 'not JSON'),
         (b'{"temperature": 1e999}', 'out of range'),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from tests.serving.fakes import PATH, FakeEngine
+from tests.serving.fakes import PATH
 from vipllava_jax.serving.options import ServerOptions
 from vipllava_jax.serving.process import serve
 from vipllava_jax.serving.sockets import bound_socket
@@ -44,7 +44,7 @@ class Response(NamedTuple):
 class Live(NamedTuple):
     server: Server
     port: int
-    engine: FakeEngine
+    engine: Any
     loop: asyncio.AbstractEventLoop
 
     def ask(
@@ -86,7 +86,9 @@ class Live(NamedTuple):
 
     def is_idle(self) -> bool:
         """Whether nothing is left of all requests."""
-        return not self.server.open and not self.server.bodies.used and not self.engine.open
+        stats = self.engine.stats()
+        left = stats.running + stats.waiting + stats.preparing
+        return not self.server.open and not self.server.bodies.used and not left
 
 
 def request_bytes(body: bytes, head: str = '', path: str = PATH) -> bytes:

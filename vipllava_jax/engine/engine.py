@@ -31,11 +31,11 @@ class Engine:
     `rows` of `slots` slots, by default as many as the memory has room for, are decoded together; a slot holds
     a token of a prompt or an answer. `long_rows` more have the slots of the whole context; a mapping gives
     numbers of rows by their slots, such as {2048: 8, 4096: 2}. Beginnings of prompts up to their last picture
-    are kept in `prefix_bytes`, and not computed again. At most `queue` questions wait. With `exact`, the
-    answer to a question does not depend on what else is answered, also in bfloat16: each is prefilled alone,
-    all rows are always decoded, and no prefix is shared. `workers` processes prepare pictures, which have at
-    most `max_pixels`; None is PIL's limit. `progress` is called with the numbers of compiled programs and of
-    all.
+    are kept in `prefix_bytes`, and not computed again. At most `queue` questions wait, beside those for which
+    a row is free. With `exact`, the answer to a question does not depend on what else is answered, also in
+    bfloat16: each is prefilled alone, all rows are always decoded, and no prefix is shared. `workers`
+    processes prepare pictures, which have at most `max_pixels`; None is PIL's limit. `progress` is called
+    with the numbers of compiled programs and of all.
 
     All programs are compiled when it is created. Raises ValueError for a number that is out of range, or if
     the memory has no room for a row; TypeError for what is not a Model.
@@ -187,7 +187,9 @@ class Engine:
             raise RuntimeError(f'the engine has failed: {self._error}') from self._error
         if self._is_closing or self._is_draining:
             raise RuntimeError('the engine is closed' if self._is_closing else 'the engine is draining')
-        if len(self._preparing) + len(self._prepared) + len(self._scheduler.waiting) >= self._queue:
+        waiting = len(self._preparing) + len(self._prepared) + len(self._scheduler.waiting)
+        free = self.shapes.lanes[-1] + sum(rows for rows, _ in self.shapes.wide) - len(self._scheduler.rows)
+        if waiting >= self._queue + free:
             raise QueueFull(f'{self._queue} questions are waiting: ask again later')
 
     def _pictures_ready(self, waiting: Waiting, future: Future[Prepared]) -> None:

@@ -39,8 +39,7 @@ def read_conversation(
     pictures = [
         (f'messages[{m}].content[{p}]', part)
         for m, message in enumerate(messages)
-        for p, part in enumerate(message.content)
-        if isinstance(part, ImagePart)
+        for p, part in message.pictures()
     ]
     _check_numbers([part for _, part in pictures], limits)
     images = [
@@ -79,7 +78,7 @@ def _check_roles(messages: Sequence[Message]) -> None:
         name = f'messages[{m}]'
         if message.role in SYSTEM and m > begin:
             raise ApiError(400, f'{name}.role is {message.role}: put it before the other messages', name)
-        if message.role != 'user' and any(isinstance(part, ImagePart) for part in message.content):
+        if message.role != 'user' and any(message.pictures()):
             raise ApiError(400, f'{name} has a picture, but only messages of the user may', f'{name}.content')
 
 

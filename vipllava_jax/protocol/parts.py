@@ -1,5 +1,6 @@
 """What requests consist of: messages with their parts, marks, regions, and formats of answers."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -55,6 +56,13 @@ class Message(Struct):
 
     role: Role
     content: str | Annotated[list[TextPart | ImagePart], Meta(min_length=1)]
+
+    def pictures(self) -> Iterator[tuple[int, ImagePart]]:
+        """The pictures of the message, with their positions in its content."""
+        if not isinstance(
+            self.content, str
+        ):  # whose characters, of which there may be millions, are no parts
+            yield from ((p, part) for p, part in enumerate(self.content) if isinstance(part, ImagePart))
 
 
 class StreamOptions(Struct):

@@ -38,7 +38,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(400, f'the body is not JSON in UTF-8: {error}') from None
     if not isinstance(fields, dict):
-        raise ApiError(400, f'the body is {brief(fields)}: expected an object, such as {{"model": …}}')
+        raise ApiError(400, f'the body is {shown(fields)}: expected an object, such as {{"model": …}}')
     if not is_safe_json(data):
         try:
             check_values(fields)

@@ -9,7 +9,6 @@ from vipllava_jax.answering.region_marks import MODES, Mode
 from vipllava_jax.inputs.pixels import FITS, Fit
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.parts import (
-    ImagePart,
     JsonObjectFormat,
     JsonSchemaFormat,
     Message,
@@ -175,9 +174,7 @@ def picture_urls(request: Request) -> Iterator[str]:
         yield request.image
     elif isinstance(request, ChatRequest | TokenizeRequest):
         for message in request.messages or ():
-            for part in message.content:
-                if isinstance(part, ImagePart):
-                    yield part.image_url.url
+            yield from (part.image_url.url for _, part in message.pictures())
 
 
 def remote_urls(request: Request) -> tuple[str, ...]:

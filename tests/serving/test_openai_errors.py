@@ -1,0 +1,93 @@
+"""The errors of the openai package, and clients that give up, against the demo model."""
+
+import contextlib
+import json
+
+import openai
+import pytest
+
+from tests.serving.demo import NAME, chat, sent, user
+
+pytestmark = pytest.mark.slow
+LONG = {'max_tokens': 300, 'extra_body': {'ignore_eos': True}}  # for seconds
+
+
+@pytest.mark.parametrize(
+    ('fields', 'param'),
+    [
+        ({'temperature': 'hot'}, 'temperature'),
+        ({'temperature': 3}, 'temperature'),
+        ({'messages': []}, 'messages'),
+        ({'messages': [{'role': 'robot', 'content': 'x'}]}, 'messages[0].role'),
+        ({'messages': [{'role': 'user', 'content': None}]}, 'messages[0].content'),
+        ({'messages': [user('What is {mark}?')]}, 'messages[0].content[0].text'),
+        ({'n': 17}, 'n'),
+        ({'n': 2, 'temperature': 0}, 'n'),
+        ({'stop': [*'abcde']}, 'stop'),
+        ({'max_tokens': 10_000}, 'max_tokens'),
+        ({'max_tokens': 0}, 'max_tokens'),
+        ({'top_logprobs': 2}, 'top_logprobs'),
+        ({'logit_bias': {'x': 1}}, 'logit_bias'),
+        ({'tools': [{'type': 'function', 'function': {'name': 'f', 'parameters': {}}}]}, 'tools'),
+        ({'modalities': ['text', 'audio']}, 'modalities'),
+        ({'extra_body': {'use_beam_search': True}}, 'use_beam_search'),
+        ({'extra_body': {'adapter': 'other'}}, 'adapter'),
+        ({'extra_body': {'template': 'none'}}, 'template'),
+        ({'extra_body': {'structured_outputs': {'choice': []}}}, 'structured_outputs.choice'),
+    ],
+)
+def test_invalid_requests_name_the_field(ask, fields, param):
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(**fields)
+    assert error.value.param == param
+    assert error.value.type == 'invalid_request_error'
+    assert error.value.request_id
+
+
+def test_a_wrong_key(client):
+    with pytest.raises(openai.AuthenticationError) as error:
+        client.with_options(api_key='other').models.list()
+    assert error.value.code == 'invalid_api_key'
+
+
+def test_an_unknown_model(client, ask):
+    with pytest.raises(openai.NotFoundError) as error:
+        client.models.retrieve('other')
+    assert error.value.code == 'model_not_found'
+    with pytest.raises(openai.NotFoundError):
+        ask(model='gpt-4o')
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model=NAME, input='x')
+
+
+def test_a_full_server(demo, client, ask):
+    body = json.dumps(chat(max_tokens=300, ignore_eos=True)).encode()
+    with contextlib.ExitStack() as others:
+        for _ in range(8):
+            others.enter_context(demo.connect()).sendall(sent(body))
+        demo.wait(lambda: demo.engine.stats().running == 4 and demo.engine.stats().waiting == 4)
+        with pytest.raises(openai.RateLimitError) as error:
+            ask()
+        assert error.value.response.headers['retry-after'] == '1'
+    demo.wait(lambda: not demo.server.open)
+    assert client.with_options(max_retries=2).chat.completions.create(**chat())
+
+
+def test_a_draining_server(demo, ask, monkeypatch):
+    monkeypatch.setattr(demo.server, 'is_draining', True)
+    with pytest.raises(openai.InternalServerError) as error:
+        ask()
+    assert (error.value.status_code, error.value.code) == (503, 'shutting_down')
+
+
+def test_a_timeout_frees_the_row(demo, client):
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.1).chat.completions.create(**{**chat(), **LONG})
+    demo.wait(lambda: not demo.engine.stats().running)
+
+
+def test_a_stream_that_is_left_frees_the_row(demo, ask):
+    with ask(stream=True, **LONG) as stream:
+        next(iter(stream))
+        assert demo.engine.stats().running == 1
+    demo.wait(lambda: not demo.engine.stats().running)
