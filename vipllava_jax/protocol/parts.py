@@ -59,10 +59,9 @@ class Message(Struct):
 
     def pictures(self) -> Iterator[tuple[int, ImagePart]]:
         """The pictures of the message, with their positions in its content."""
-        if not isinstance(
-            self.content, str
-        ):  # whose characters, of which there may be millions, are no parts
-            yield from ((p, part) for p, part in enumerate(self.content) if isinstance(part, ImagePart))
+        if isinstance(self.content, str):  # whose characters, of which there may be millions, are no parts
+            return
+        yield from ((p, part) for p, part in enumerate(self.content) if isinstance(part, ImagePart))
 
 
 class StreamOptions(Struct):
