@@ -1,5 +1,6 @@
 """The page at /: its files, the picture that it begins with, and what it must know about the server."""
 
+import gzip
 import io
 from functools import cache
 from importlib.resources import files
@@ -31,16 +32,16 @@ class PageFiles:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.files = {
-            entry.name: entry.read_bytes()
+            entry.name: gzip.compress(entry.read_bytes(), mtime=0)
             for entry in files(__package__).joinpath(FOLDER).iterdir()
             if entry.name.rpartition('.')[2] in TYPES
         }
 
     async def index(self, request: Request) -> Response:
-        return self._response('index.html')
+        return self._response('index.html', request)
 
     async def file(self, request: Request) -> Response:
-        return self._response(request.path_params['name'])
+        return self._response(request.path_params['name'], request)
 
     async def example(self, request: Request) -> Response:
         data, _ = await self.server.in_thread(example)
@@ -65,11 +66,16 @@ class PageFiles:
             }
         )
 
-    def _response(self, name: str) -> Response:
+    def _response(self, name: str, request: Request) -> Response:
+        """A file, compressed for all who take that; 404 if there is none of this name."""
         if name not in self.files:
             raise HTTPException(404)
-        headers = {'content-security-policy': POLICY}
-        return Response(self.files[name], headers=headers, media_type=TYPES[name.rpartition('.')[2]])
+        data, headers = self.files[name], {'content-security-policy': POLICY, 'vary': 'accept-encoding'}
+        if 'gzip' in request.headers.get('accept-encoding', ''):
+            headers['content-encoding'] = 'gzip'
+        else:
+            data = gzip.decompress(data)
+        return Response(data, headers=headers, media_type=TYPES[name.rpartition('.')[2]])
 
 
 @cache

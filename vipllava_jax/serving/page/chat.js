@@ -23,7 +23,7 @@ export async function ask(text) {
   const entry = create('article', {}, bubble, answer);
   log.append(entry);
   addPicture(bubble);
-  log.scrollTo({ top: log.scrollHeight });
+  answer.scrollIntoView({ block: 'nearest' });
   let content = '';
   const error = await run(async (signal, began) => {
     for await (const event of events('/v1/chat/completions', body, signal)) {
@@ -48,7 +48,7 @@ export async function ask(text) {
 function write(answer, content) {
   const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   answer.textContent = content;
-  if (isAtEnd) log.scrollTop = log.scrollHeight;
+  if (isAtEnd) log.scrollTop = log.scrollHeight; // unless the reader has scrolled up
 }
 
 function fail(entry, answer, content, error, text) {

@@ -17,6 +17,7 @@ export async function askAll(question) {
     notify('There are no marks to ask about: draw some, or import them.');
     return;
   }
+  byId('regions-status').scrollIntoView({ block: 'nearest' });
   const answers = state.marks.map(() => '');
   let complete = 0;
   const error = await run(async (signal, began) => {
