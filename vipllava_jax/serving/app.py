@@ -27,7 +27,7 @@ from vipllava_jax.serving.responses import error_response, refuse
 from vipllava_jax.serving.state import Server
 
 REFUSALS = (401, 403, 429, 503)  # statuses of requests that were refused whatever they ask
-QUIET_PATHS = ('/health', '/ready', '/metrics')  # which are asked all the time, and not logged
+QUIET_PATHS = ('/health', '/ready', '/metrics', '/page/')  # asked for all the time, and not logged
 
 
 def create_app(server: Server) -> Starlette:
@@ -132,7 +132,7 @@ class Reception:
         if record.endpoint:
             replies = record.replies
             server.metrics.ended(record.endpoint, record.exchange, replies, record.status, record.why)
-        if error or scope['path'] not in QUIET_PATHS:
+        if error or not scope['path'].startswith(QUIET_PATHS):
             server.log.request(
                 record.id,
                 scope['method'],

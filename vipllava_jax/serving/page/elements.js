@@ -2,9 +2,10 @@
 
 export const byId = (id) => document.getElementById(id);
 
-/** A new element with attributes, properties that begin with a dot, and children. */
+/** A new element with attributes, listeners whose names begin with "on", and children. */
 export function create(name, attributes = {}, ...children) {
   const element = document.createElement(name);
+  if (name === 'button') element.type = 'button'; // a form is sent by its own buttons alone
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith('on')) element.addEventListener(key.slice(2), value);
     else if (value !== false) element.setAttribute(key, value === true ? '' : value);

@@ -89,19 +89,28 @@ export function distanceToSegment([x, y], [ax, ay], [bx, by]) {
  * The four control points of the cubic Bezier curve nearest to a stroke, by least squares with both ends kept:
  * the server draws scribbles as such curves.
  */
-export function curveAlong(points) {
-  const [first, last] = [points[0], points.at(-1)];
+export function curveAlong(points, rounds = 12) {
   const lengths = [0];
   points.slice(1).forEach((p, n) => lengths.push(lengths[n] + Math.hypot(p[0] - points[n][0], p[1] - points[n][1])));
-  const total = lengths.at(-1) || 1;
+  let times = lengths.map((length) => length / (lengths.at(-1) || 1));
+  let controls = curveAt(points, times);
+  for (let round = 0; round < rounds; round += 1) {
+    times = times.map((t, n) => nearerTime(controls, points[n], t));
+    controls = curveAt(points, times);
+  }
+  return controls;
+}
+
+/** The control points of the curve that is nearest to each point at its time, from 0 to 1. */
+function curveAt(points, times) {
+  const [first, last] = [points[0], points.at(-1)];
   let [aa, ab, bb] = [0, 0, 0];
   const [ax, bx] = [[0, 0], [0, 0]];
   points.forEach((p, n) => {
-    const t = lengths[n] / total;
-    const [a, b] = [3 * t * (1 - t) ** 2, 3 * t * t * (1 - t)];
+    const [c, a, b, d] = weightsAt(times[n]);
     [aa, ab, bb] = [aa + a * a, ab + a * b, bb + b * b];
     for (const k of [0, 1]) {
-      const rest = p[k] - (1 - t) ** 3 * first[k] - t ** 3 * last[k];
+      const rest = p[k] - c * first[k] - d * last[k];
       ax[k] += a * rest;
       bx[k] += b * rest;
     }
@@ -110,4 +119,18 @@ export function curveAlong(points) {
   if (Math.abs(determinant) < 1e-9) return [first, first, last, last];
   const solve = (u, v, p, q) => [0, 1].map((k) => (u * p[k] - v * q[k]) / determinant);
   return [first, solve(bb, ab, ax, bx), solve(aa, ab, bx, ax), last];
+}
+
+const weightsAt = (t) => [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t ** 3];
+
+/** A step of Newton's method towards the time at which a curve is nearest to a point. */
+function nearerTime(controls, point, t) {
+  const along = (weights, list) => [0, 1].map((k) => weights.reduce((sum, w, n) => sum + w * list[n][k], 0));
+  const differences = (list) => list.slice(1).map((p, n) => [p[0] - list[n][0], p[1] - list[n][1]]);
+  const [d, dd] = [differences(controls), differences(differences(controls))];
+  const [x, y] = along(weightsAt(t), controls).map((value, k) => value - point[k]);
+  const [vx, vy] = along([3 * (1 - t) ** 2, 6 * t * (1 - t), 3 * t * t], d);
+  const [wx, wy] = along([6 * (1 - t), 6 * t], dd);
+  const slope = vx * vx + vy * vy + x * wx + y * wy;
+  return slope > 1e-9 ? clamp(t - (x * vx + y * vy) / slope, 0, 1) : t;
 }

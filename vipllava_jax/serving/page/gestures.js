@@ -55,7 +55,7 @@ function drawing(shape, start, reach) {
       showDraft(null);
       const mark = markNow();
       const isPath = kind !== 'path' || mark.polygon.length > 2;
-      if (isPath && isLargeEnough(mark)) edit([...state.marks, mark], state.marks.length);
+      if (isPath && isLargeEnough(mark)) edit([...state.marks, mark], -1);
       else change({ selected: markAt(state.marks, start, reach / currentView().scale) });
     },
     cancel: () => showDraft(null),

@@ -32,7 +32,7 @@ function choose({ target }) {
   if (target.name === 'color' && state.selected >= 0) {
     edit(state.marks.with(state.selected, { ...state.marks[state.selected], color: target.value }));
   }
-  change({ [target.name]: target.value });
+  change({ [target.name]: target.value, ...(target.name === 'tool' && { selected: -1 }) });
 }
 
 async function send(event) {

@@ -30,8 +30,8 @@ export async function askAll(question) {
       change({ answers });
     }
   }, tell);
-  tell(error?.message ?? '', Boolean(error));
-  if (!error) announce(`All ${answers.length} marks are answered.`);
+  if (error) tell(error.message, true);
+  else announce(`All ${answers.length} marks are answered.`);
 }
 
 function tell(text, isError = false) {
@@ -55,7 +55,7 @@ async function importFile(file) {
     const room = state.about.limits.regions - state.marks.length;
     edit([...state.marks, ...marks.slice(0, room)], -1);
     const without = left + Math.max(marks.length - room, 0);
-    notify(without ? `${without} regions of ${file.name} were left out: they are not in the picture, or too many.` : '');
+    notify(without ? `Left out: ${without} of the regions in ${file.name}, which are not on the picture, or too many.` : '');
     announce(`${Math.min(marks.length, room)} regions were imported.`);
   } catch (error) {
     notify(`${file.name} cannot be imported: ${error instanceof SyntaxError ? 'it is not JSON' : error.message}.`);
