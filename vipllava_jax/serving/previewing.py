@@ -1,6 +1,7 @@
 """The endpoint /v1/preview: draws marks on a picture as the engine does, and asks nothing."""
 
 import asyncio
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -35,8 +36,9 @@ class Previewing:
 async def unless_gone(work: asyncio.Future[Prepared], receive: Receive) -> Prepared:
     """The result of work, which is cancelled with Disconnected if the client goes away meanwhile."""
     gone = asyncio.ensure_future(receive())  # after the body, the only message is that of the end
+    either: set[asyncio.Future[Any]] = {work, gone}
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise Disconnected
         return work.result()
