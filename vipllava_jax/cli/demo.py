@@ -8,13 +8,14 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE, STDIN
 from vipllava_jax.cli.pictures import mark_option, mark_pictures, save_picture
 from vipllava_jax.cli.waiting import spinner
 from vipllava_jax.files import check_output
-from vipllava_jax.messages import safe_answer
+from vipllava_jax.messages import listed, safe_answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,6 +57,7 @@ class Scenario(NamedTuple):
     help='Save the picture with its marks to this file.',
 )
 @click.option('--chat', is_flag=True, help='Afterwards, read more questions from stdin, one per line.')
+@click.option('--page', is_flag=True, help='Draw marks and ask in the browser, until Ctrl-C.')
 def demo(
     questions: tuple[str, ...],
     seed: int | None,
@@ -63,6 +65,7 @@ def demo(
     marks: tuple[str, ...],
     output: str,
     chat: bool,
+    page: bool,
 ) -> None:
     """Watch a small bundled model answer questions about marked pictures of a world of simple shapes.
 
@@ -73,9 +76,13 @@ def demo(
     \b
     Examples:
       vipllava demo
+      vipllava demo --page
       vipllava demo --seed 7 "What is left of the object {mark}?" --chat
       vipllava demo --image demo.png --mark arrow:120,80,180,140:blue --output marked.png "What is {mark}?"
     """
+    if page:
+        open_page()
+        return
     check_options(questions, image, marks, chat)
     from vipllava_jax.answering.prompts import insert_phrases
     from vipllava_jax.loading import DEMO, load, locate
@@ -96,6 +103,17 @@ def demo(
     if chat:
         for question in _lines():
             click.echo('  ' + safe_answer(_answer_line(model, scenario, question)))
+
+
+def open_page() -> None:
+    """Serves the demo model and its page; raises ValueError for arguments that only the terminal has."""
+    context = click.get_current_context()
+    sources = {name: context.get_parameter_source(name) for name in context.params if name != 'page'}
+    if given := [name for name, source in sources.items() if source == ParameterSource.COMMANDLINE]:
+        raise ValueError(f'--page begins with a picture of its own: leave out {listed(given, 9)}')
+    from vipllava_jax.cli.demo_page import serve_page
+
+    serve_page()
 
 
 def check_options(questions: tuple[str, ...], image: str | None, marks: tuple[str, ...], chat: bool) -> None:

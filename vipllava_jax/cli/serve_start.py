@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,9 +30,17 @@ ENGINE = ('rows', 'slots', 'queue', 'exact')
 
 
 def run_server(
-    source: str, name: str | None, mesh: Any, keys: tuple[str, ...], options: dict[str, Any]
+    source: str,
+    name: str | None,
+    mesh: Any,
+    keys: tuple[str, ...],
+    options: dict[str, Any],
+    listening: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serves a model with the options of the command, until a signal ends it."""
+    """Serves a model with the options of the command, until a signal ends it.
+
+    `listening` is told the URL before the model is loaded.
+    """
     if (fraction := options.pop('memory_fraction')) is not None:
         os.environ[FRACTION] = str(fraction)
     reserve()
@@ -52,7 +61,7 @@ def run_server(
     engine |= {'max_pixels': chosen.limits.picture_pixels, **limited(engine['slots'], chosen.max_model_len)}
     plan = ModelPlan(source, weights, mesh, settings, chosen.template)
     start = partial(start_engine, plan, engine)
-    run(Server(chosen, start), partial(announce, chosen))
+    run(Server(chosen, start), partial(announce, chosen), listening)
 
 
 def given_settings(options: dict[str, Any]) -> dict[str, Any]:

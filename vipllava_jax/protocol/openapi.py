@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from vipllava_jax.protocol.endpoints import ENDPOINTS
-from vipllava_jax.protocol.requests import TokenizeRequest
+from vipllava_jax.protocol.requests import PreviewRequest, TokenizeRequest
 from vipllava_jax.protocol.served import Served
 from vipllava_jax.version import __version__
 
@@ -26,13 +26,15 @@ SUMMARIES = {
     '/v1/chat/completions': 'Answers the messages of a chat, with pictures and marks on them.',
     '/v1/completions': 'Continues texts.',
     '/v1/regions': 'Answers one question about each region of a picture.',
+    '/v1/preview': 'What the model would see of a picture with marks.',
     '/tokenize': 'The ids of a text, or of the prompt that messages become.',
 }
 
 
 def openapi(served: Served) -> dict[str, Any]:
     """The document, version 3.1, of all paths of the server."""
-    kinds = {path: endpoint.request for path, endpoint in ENDPOINTS.items()} | {'/tokenize': TokenizeRequest}
+    others = {'/v1/preview': PreviewRequest, '/tokenize': TokenizeRequest}
+    kinds = {path: endpoint.request for path, endpoint in ENDPOINTS.items()} | others
     references, schemas = msgspec.json.schema_components(
         kinds.values(), ref_template='#/components/schemas/{name}'
     )
@@ -142,6 +144,7 @@ def _response_schemas() -> dict[str, Schema]:
             **head, object={'const': 'text_completion'}, choices=several(continued), usage=usage
         ),
         'Regions': _object(**head, object={'const': 'regions'}, data=several(answer), usage=usage),
+        'Preview': _object(image=text, warnings=several(text)),
         'Tokenize': _object(count=number, max_model_len=number, tokens=several(number)),
         'Model': model,
         'Models': _object(object={'const': 'list'}, data=several(_ref('Model'))),

@@ -11,6 +11,7 @@ from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.parts import (
     JsonObjectFormat,
     JsonSchemaFormat,
+    MarkData,
     Message,
     RegionData,
     Role,
@@ -139,6 +140,14 @@ class RegionsRequest(GenerationRequest, kw_only=True):
         'n': ((1,), 'there is one answer to each region'),
         'logprobs': ((), 'answers about regions come without log-probabilities'),
     }
+
+
+class PreviewRequest(Request, kw_only=True):
+    """A request to /v1/preview: a picture, the marks to draw on it, and how it is made square."""
+
+    image: Annotated[str, Meta(description='a data URI in base64')]
+    visual_prompts: list[MarkData] | None = None
+    fit: Fit | None = None
 
 
 class TokenizeRequest(Request, kw_only=True):

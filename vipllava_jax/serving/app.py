@@ -20,22 +20,25 @@ from vipllava_jax.serving.answering import Answering
 from vipllava_jax.serving.bodies import Disconnected, has_body
 from vipllava_jax.serving.connections import STALLED
 from vipllava_jax.serving.information import Information
+from vipllava_jax.serving.page_files import FOLDER, PageFiles
+from vipllava_jax.serving.previewing import Previewing
 from vipllava_jax.serving.records import Record, request_id
 from vipllava_jax.serving.responses import error_response, refuse
 from vipllava_jax.serving.state import Server
 
 REFUSALS = (401, 403, 429, 503)  # statuses of requests that were refused whatever they ask
-QUIET_PATHS = ('/health', '/ready', '/metrics')  # which are asked all the time, and not logged
+QUIET_PATHS = ('/health', '/ready', '/metrics', '/page/')  # asked for all the time, and not logged
 
 
 def create_app(server: Server) -> Starlette:
     """The application that answers for a server."""
-    about = Information(server)
+    about, page = Information(server), PageFiles(server)
     routes = [
         *(
             Route(path, Answering(server, path, endpoint), methods=['POST'])
             for path, endpoint in ENDPOINTS.items()
         ),
+        Route('/v1/preview', Previewing(server), methods=['POST']),
         Route('/tokenize', about.tokenize, methods=['POST']),
         Route('/v1/models', about.models),
         Route('/v1/models/{id:path}', about.model),
@@ -44,7 +47,10 @@ def create_app(server: Server) -> Starlette:
         Route('/version', about.version),
         Route('/metrics', about.metrics),
         Route('/openapi.json', about.openapi),
-        Route('/', about.page),
+        Route('/', page.index),
+        Route(f'/{FOLDER}/about.json', page.about),
+        Route(f'/{FOLDER}/example.png', page.example),
+        Route(f'/{FOLDER}/{{name}}', page.file),
     ]
     app = Starlette(
         routes=routes,
@@ -126,7 +132,7 @@ class Reception:
         if record.endpoint:
             replies = record.replies
             server.metrics.ended(record.endpoint, record.exchange, replies, record.status, record.why)
-        if error or scope['path'] not in QUIET_PATHS:
+        if error or not scope['path'].startswith(QUIET_PATHS):
             server.log.request(
                 record.id,
                 scope['method'],

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from vipllava_jax.protocol.models import model_entry, model_list
 from vipllava_jax.protocol.openapi import openapi
@@ -13,22 +13,6 @@ from vipllava_jax.serving.bodies import read_body
 from vipllava_jax.serving.responses import json_response
 from vipllava_jax.serving.state import Server
 from vipllava_jax.version import __version__
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>vipllava</title>
-<h1>vipllava</h1>
-<p>This server answers questions about pictures, with marks drawn on them, by the API of OpenAI.</p>
-<ul>
-<li><code>POST /v1/chat/completions</code>, <code>/v1/completions</code>, <code>/v1/regions</code>,
-<code>/tokenize</code></li>
-<li><code>GET /v1/models</code>, <code>/health</code>, <code>/ready</code>, <code>/version</code>,
-<code>/metrics</code></li>
-<li><a href="/openapi.json"><code>GET /openapi.json</code></a> describes all of them.</li>
-</ul>
-"""
-POLICY = {'content-security-policy': "default-src 'none'; base-uri 'none'; form-action 'none'"}
 
 
 class Information:
@@ -57,9 +41,6 @@ class Information:
     async def metrics(self, request: Request) -> Response:
         metrics = self.server.metrics
         return Response(metrics.render(), headers={'content-type': metrics.content_type})
-
-    async def page(self, request: Request) -> Response:
-        return HTMLResponse(PAGE, headers=POLICY)
 
     async def models(self, request: Request) -> Response:
         _, served = self.server.ready()

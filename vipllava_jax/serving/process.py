@@ -34,14 +34,19 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def run(server: Server, announce: Callable[[str], None]) -> None:
-    """Serves until a signal has come and the requests are answered; `announce` is told the URL when ready.
+def run(
+    server: Server, announce: Callable[[str], None], listening: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serves until a signal has come and the requests are answered.
+
+    `listening` is told the URL before the model is loaded, and `announce` when requests are answered.
 
     Raises ValueError if the address cannot be used, before the model is loaded, and the errors of loading.
     """
     allow_connections(server.options.connections)
     logs.configure(server.options.log_format)
     with bound_socket(server.options) as bound:
+        listening(url_of(bound, server.options))
         try:
             asyncio.run(serve(server, bound, announce))
         finally:

@@ -18,6 +18,7 @@ from vipllava_jax.serving.image_hosts import ImageHosts
 from vipllava_jax.serving.logs import RequestLog
 from vipllava_jax.serving.metrics import Metrics
 from vipllava_jax.serving.options import ServerOptions
+from vipllava_jax.serving.previews import Previews
 from vipllava_jax.serving.wakeups import Wakeups
 
 Phase = Literal['loading', 'ready', 'draining', 'failed']
@@ -46,6 +47,7 @@ class Server:
         self.metrics = Metrics(self.stats)
         self.log = RequestLog(sys.stderr, options.log_format, options.log_prompts)
         self.images = ImageHosts(options.image_hosts, options.limits)
+        self.previews = Previews(options.limits.picture_pixels)
         self._capacity = 0
         self._logged: BaseException | None = None  # the last error that was logged
         self._idle = asyncio.Event()
@@ -155,5 +157,6 @@ class Server:
     def close(self) -> None:
         """Ends the engine and the threads."""
         self.threads.shutdown(wait=False, cancel_futures=True)
+        self.previews.close()
         if self.engine:
             self.engine.close()

@@ -1,0 +1,83 @@
+"""Drives the page in a browser as its users do: by mouse, touch and keys."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tests.serving.live import Live
+
+Point = tuple[float, float]
+ASKED = '/v1/chat/completions'
+VIOLATION = 'Content Security Policy'
+
+
+class Driver:
+    """One page; places are in pixels of its picture."""
+
+    def __init__(self, browser: Any, live: Live, **context: Any) -> None:
+        self.live, self.url = live, f'http://127.0.0.1:{live.port}'
+        self.context = browser.new_context(**{'viewport': {'width': 1200, 'height': 800}, **context})
+        self.page = self.context.new_page()
+        self.session = self.context.new_cdp_session(self.page)
+        self.requested: list[str] = []
+        self.violations: list[str] = []
+        self.page.on('request', lambda request: self.requested.append(request.url))
+        self.page.on('console', self._hear)
+        self.page.on('pageerror', lambda error: self.violations.append(str(error)))
+        self.page.goto(self.url)
+
+    def _hear(self, message: Any) -> None:
+        if VIOLATION in message.text:
+            self.violations.append(message.text)
+
+    def wait_until_ready(self) -> None:
+        self.page.wait_for_selector('body[data-phase=ready] #sees-image[src^=data]', timeout=60_000)
+
+    def open(self, name: str, data: bytes, kind: str = 'image/png') -> None:
+        self.page.set_input_files('#file', {'name': name, 'mimeType': kind, 'buffer': data})
+        self.page.wait_for_selector(f'#picture[alt="{name}"]')
+
+    def choose(self, name: str, value: str) -> None:
+        """Chooses a tool, a colour or a mode."""
+        self.page.check(f'[name={name}][value="{value}"]')
+
+    def on_screen(self, points: Sequence[Point]) -> list[Point]:
+        """Places of the picture -> where they are shown, from the place of the picture itself."""
+        box = self.page.locator('#picture').bounding_box()
+        width = self.page.evaluate('document.getElementById("picture").naturalWidth')
+        scale = box['width'] / width
+        return [(box['x'] + x * scale, box['y'] + y * scale) for x, y in points]
+
+    def drag(self, points: Sequence[Point], touch: bool = False) -> None:
+        """Presses at the first point, and moves through the others."""
+        places = self.on_screen(points)
+        if touch:
+            self._touch('touchStart', places[0])
+            for place in places[1:]:
+                self._touch('touchMove', place)
+            self._touch('touchEnd')
+            return
+        mouse = self.page.mouse
+        mouse.move(*places[0])
+        mouse.down()
+        for place in places[1:]:
+            mouse.move(*place)
+        mouse.up()
+
+    def _touch(self, kind: str, place: Point | None = None) -> None:
+        points = [{'x': place[0], 'y': place[1]}] if place else []
+        self.session.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': points})
+
+    def ask(self, question: str = 'What is {mark}?') -> dict[str, Any]:
+        """Asks, waits for the answer, and returns the request as it was posted."""
+        self.page.fill('#question', question)
+        with self.page.expect_request(f'**{ASKED}') as asked:
+            self.page.click('#ask')
+        self.page.wait_for_selector('#stop', state='hidden')
+        return asked.value.post_data_json
+
+    def marks(self) -> list[dict[str, Any]]:
+        """The marks as a question posts them."""
+        return self.ask()['messages'][0]['content'][0]['visual_prompts']
+
+    def text(self, selector: str) -> str:
+        return self.page.locator(selector).inner_text()

@@ -1,0 +1,132 @@
+"""Marks are posted where they were drawn, whatever draws them and however the picture is shown."""
+
+import math
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.page
+BOX = [(100, 80), (180, 150), (300, 240)]
+RING = [(200 + 90 * math.cos(a / 8), 220 + 60 * math.sin(a / 8)) for a in range(50)]
+CURVE = [(100, 300), (160, 60), (360, 460), (420, 120)]  # the control points of a scribble
+SCREENS = {
+    'plain': {},
+    'dense': {'device_scale_factor': 2},
+    'phone': {'device_scale_factor': 3, 'viewport': {'width': 390, 'height': 844}},
+}
+
+
+@pytest.fixture(params=SCREENS)
+def drawn(visit, photo, request):
+    """The page with a picture and no marks."""
+    driver = visit(has_touch=True, **SCREENS[request.param])
+    driver.open('photo.png', photo)
+    return driver
+
+
+def bezier(controls, n=60):
+    """Points on a cubic Bezier curve."""
+    t = np.linspace(0, 1, n)[:, None]
+    weights = np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
+    return weights @ np.array(controls, float)
+
+
+def farthest(points, others):
+    """The largest distance of a point from the nearest of the others."""
+    points, others = np.array(points, float), np.array(others, float)
+    return max(np.hypot(*(others - point).T).min() for point in points)
+
+
+@pytest.mark.parametrize('touch', [False, True], ids=['mouse', 'touch'])
+def test_every_shape_is_posted_where_it_was_drawn(drawn, touch):
+    for shape in ('rectangle', 'ellipse', 'triangle'):
+        drawn.choose('tool', shape)
+        drawn.drag(BOX, touch)
+    for shape in ('point', 'arrow'):
+        drawn.choose('tool', shape)
+        drawn.drag([(500, 400), (520, 410)], touch)
+    for shape in ('mask', 'mask contour'):
+        drawn.choose('tool', shape)
+        drawn.drag(RING, touch)
+    drawn.choose('tool', 'scribble')
+    drawn.choose('color', 'aqua')
+    drawn.drag([tuple(point) for point in bezier(CURVE)], touch)
+    marks = {mark['shape']: mark for mark in drawn.marks()}
+    assert len(marks) == 8
+    for shape in ('rectangle', 'ellipse', 'triangle'):
+        assert marks[shape]['box'] == pytest.approx([100, 80, 300, 240], abs=1)
+    for shape in ('point', 'arrow'):
+        assert marks[shape]['point'] == pytest.approx([520, 410], abs=1)
+    for shape in ('mask', 'mask contour'):
+        polygon = marks[shape]['polygon']
+        assert farthest(polygon, RING) <= 1.5
+        assert np.ptp(polygon, axis=0) == pytest.approx(np.ptp(RING, axis=0), abs=2)
+    curve = bezier(marks['scribble']['polygon'], 600)
+    assert farthest(bezier(CURVE), curve) <= 3
+    assert {mark['color'] for mark in marks.values()} == {'red', 'aqua'}
+
+
+def test_geometry_is_as_exact_after_zooming(drawn):
+    x, y = drawn.on_screen([(200, 160)])[0]
+    drawn.page.mouse.move(x, y)
+    drawn.page.keyboard.down('Control')
+    drawn.page.mouse.wheel(0, -250)
+    drawn.page.keyboard.up('Control')
+    drawn.page.wait_for_timeout(100)
+    assert drawn.on_screen([(200, 160)])[0] == pytest.approx((x, y), abs=4)
+    drawn.drag([(180, 140), (200, 150), (220, 180)])
+    (mark,) = drawn.marks()
+    assert mark['box'] == pytest.approx([180, 140, 220, 180], abs=1)
+
+
+def test_a_mark_is_moved_stretched_and_deleted(visit, photo):
+    driver = visit()
+    driver.open('photo.png', photo)
+    driver.drag(BOX)
+    driver.drag([(200, 200)])  # which selects it
+    driver.drag([(300, 240), (350, 300)])  # its corner
+    driver.choose('tool', 'select')
+    driver.drag([(200, 200), (250, 220), (-100, 180)])  # as far as the picture goes
+    (mark,) = driver.marks()
+    assert mark['box'] == pytest.approx([0, 60, 250, 280], abs=1)
+    driver.page.focus('#canvas')
+    driver.page.keyboard.press('Delete')
+    assert driver.marks() == []
+
+
+def test_undo_and_redo(visit, photo):
+    driver = visit()
+    driver.open('photo.png', photo)
+    driver.drag(BOX)
+    driver.drag([(400, 100), (500, 200)])
+    driver.choose('tool', 'select')
+    driver.drag([(450, 150), (460, 150), (470, 150)])
+    rows = driver.page.locator('#marks li')
+    driver.page.click('#undo')
+    assert driver.marks()[1]['box'] == pytest.approx([400, 100, 500, 200], abs=1)
+    driver.page.click('h1')
+    driver.page.keyboard.press('Control+z')
+    assert rows.count() == 1
+    driver.page.click('#undo')
+    assert rows.count() == 0
+    assert driver.page.is_disabled('#undo')
+    for _ in range(3):
+        driver.page.keyboard.press('Control+Shift+z')
+    assert driver.marks()[1]['box'] == pytest.approx([420, 100, 520, 200], abs=1)
+    assert driver.page.is_disabled('#redo')
+
+
+def test_marks_are_drawn_and_changed_by_the_keyboard(visit, photo):
+    driver = visit()
+    driver.open('photo.png', photo)
+    driver.page.focus('#canvas')
+    for key in ('Enter', 'ArrowRight', 'ArrowRight', 'ArrowUp', 'Shift+ArrowDown'):
+        driver.page.keyboard.press(key)
+    (mark,) = driver.marks()
+    assert mark['box'] == [228, 166, 420, 312]
+    driver.page.fill('#marks input', '10, 20, 30, 700')
+    driver.page.press('#marks input', 'Enter')
+    assert driver.marks()[0]['box'] == mark['box']  # outside the picture
+    driver.page.fill('#marks input', '10 20 30 40')
+    driver.page.press('#marks input', 'Enter')
+    assert driver.marks()[0]['box'] == [10, 20, 30, 40]

@@ -1,0 +1,47 @@
+"""The endpoint /v1/preview: draws marks on a picture as the engine does, and asks nothing."""
+
+import asyncio
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from vipllava_jax.engine.picture_worker import Prepared
+from vipllava_jax.protocol.previews import preview_body, preview_question
+from vipllava_jax.protocol.requests import PreviewRequest, read_request
+from vipllava_jax.serving.bodies import Disconnected, read_body
+from vipllava_jax.serving.responses import json_response
+from vipllava_jax.serving.state import Server
+
+
+class Previewing:
+    """The ASGI application of the endpoint."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server, options = self.server, self.server.options
+        with server.admit() as (engine, served), server.bodies.hold() as grow:
+            limit, headers = options.limits.body_bytes, Headers(scope=scope)
+            data = await read_body(headers, receive, limit, options.body_timeout, grow)
+            request, _ = await server.in_thread(read_request, data, PreviewRequest)
+            question = await server.in_thread(preview_question, request, served)
+            drawing = server.previews.submit(question, engine.model.processor.image_settings)
+            prepared = await unless_gone(asyncio.wrap_future(drawing), receive)
+            body = await server.in_thread(preview_body, prepared.pixels, prepared.warnings)
+            await json_response(body)(scope, receive, send)
+
+
+async def unless_gone(work: asyncio.Future[Prepared], receive: Receive) -> Prepared:
+    """The result of work, which is cancelled with Disconnected if the client goes away meanwhile."""
+    gone = asyncio.ensure_future(receive())  # after the body, the only message is that of the end
+    either: set[asyncio.Future[Any]] = {work, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise Disconnected
+        return work.result()
+    finally:
+        gone.cancel()
+        work.cancel()
