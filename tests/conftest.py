@@ -1,6 +1,7 @@
 """Fixtures of tiny models for several test files: odd sizes, grouped queries, several taps."""
 
 import dataclasses
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def programs(request, tmp_path_factory) -> None:
         }
     for name, value in settings.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def older_objects(programs) -> None:
+    """Leaves what torch and earlier tests hold out of collections, which would take seconds to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')

@@ -28,7 +28,7 @@ def served(monkeypatch):
         def stats(self):
             return SimpleNamespace(rows=1, long_rows=0)
 
-    def run(server, announce):
+    def run(server, announce, listening):
         found.server = server
         server.load()
         announce('http://127.0.0.1:8000')

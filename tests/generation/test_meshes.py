@@ -140,7 +140,9 @@ def test_all_combinations_equal_one_device(axes, name, text, rng, caplog):
     check_equals_one_device(axes, name, text, rng, caplog, temperature=1.0, seed=5)
 
 
-@pytest.mark.parametrize('name', ['plain', 'int8 fused', 'int4'])
+@pytest.mark.parametrize(
+    'name', ['plain', *(pytest.param(name, marks=pytest.mark.slow) for name in ('int8 fused', 'int4'))]
+)
 @pytest.mark.parametrize('axes', [{'data': 4}, {'data': 2, 'tensor': 4}], ids=str)
 def test_a_step_sums_twice_per_layer_and_once_for_the_token(axes, name, rng):
     cfg = config('divisible')
