@@ -41,12 +41,16 @@ def programs(request, tmp_path_factory) -> None:
     if any(item.get_closest_marker('gates') for item in request.session.items):
         settings: dict[str, Any] = {HASTY.lower(): False}  # these tests examine the compiler's output
     else:
+        place = tmp_path_factory.getbasetemp()
+        if 'PYTEST_XDIST_WORKER' in os.environ:
+            place = place.parent
         settings = {
             **SETTINGS,
             HASTY.lower(): os.environ[HASTY] == '1',
-            # A folder for each process, because without a limit of its size nothing is locked.
-            'jax_compilation_cache_dir': str(tmp_path_factory.getbasetemp() / 'programs'),
-            'jax_compilation_cache_max_size': -1,  # with a limit, storing a program reads the whole folder
+            'jax_compilation_cache_dir': str(place / 'programs'),
+            # With a limit, storing a program reads the whole folder. Without one nothing is locked, and a
+            # program that another process is storing cannot be read: it is compiled, with a warning.
+            'jax_compilation_cache_max_size': -1,
             'jax_persistent_cache_min_compile_time_secs': 0.1,
         }
     for name, value in settings.items():

@@ -184,6 +184,9 @@ def test_urgent_questions_are_answered_first(start, monkeypatch):
     """Those of a lower number, and equal ones in the order of their arrival."""
     with start(rows=1, long_rows=0) as engine:
         go_on = hold(engine, monkeypatch)
+        engine.submit(Question('What?', settings=SHORT))
+        while engine._prepared:  # until the engine has taken it, and is stopped
+            time.sleep(0.01)
         asked = [Question(f'What {n}?', settings=SHORT, priority=n) for n in (2, 0, 1, -3, 0, 1)]
         replies = [engine.submit(question) for question in asked]
         go_on()
