@@ -162,6 +162,20 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of scripts that ask our own server about small pictures."""
+    parser.add_argument(
+        '--side', type=int, default=64, metavar='N', help='pixels per side of pictures (default: %(default)s)'
+    )
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='default: 0')
+    parser.add_argument(
+        '--api-key',
+        default=os.environ.get('VIPLLAVA_API_KEY'),
+        metavar='K',
+        help='default: $VIPLLAVA_API_KEY',
+    )
+
+
 def word_help() -> str:
     return (
         'words per prompt, each about one token, or a range from which they are drawn (default: %(default)s)'

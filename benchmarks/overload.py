@@ -6,14 +6,23 @@ Needs only Python 3.11 and aiohttp. See README.md beside this file.
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 import aiohttp
-from open_loop import Outcome, Request, first_model, make_requests, percentile, positive, read_range, send
+from open_loop import (
+    Outcome,
+    Request,
+    add_picture_options,
+    first_model,
+    make_requests,
+    percentile,
+    positive,
+    read_range,
+    send,
+)
 
 BACK_OFF = 0.5  # seconds that a client waits after it was refused
 REFUSED = 'status 429'
@@ -67,16 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     add('--seconds', type=float, default=60, metavar='S', help='of each load (default: %(default)s)')
     add('--words', type=read_range, default='16', metavar='N|A-B', help='per prompt (default: %(default)s)')
     add('--new', type=read_range, default='32', metavar='N|A-B', help='tokens (default: %(default)s)')
-    add(
-        '--side', type=int, default=64, metavar='N', help='pixels per side of pictures (default: %(default)s)'
-    )
-    add('--seed', type=int, default=0, metavar='N', help='default: 0')
-    add(
-        '--api-key',
-        default=os.environ.get('VIPLLAVA_API_KEY'),
-        metavar='K',
-        help='default: $VIPLLAVA_API_KEY',
-    )
+    add_picture_options(parser)
     options = parser.parse_args()
     options.one_picture, options.extra = False, {'ignore_eos': True}
     options.url = options.url.rstrip('/')

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
-from open_loop import Outcome, first_model, make_requests, percentile, positive, read_range, send
+from open_loop import (
+    Outcome,
+    add_picture_options,
+    first_model,
+    make_requests,
+    percentile,
+    positive,
+    read_range,
+    send,
+)
 
 MB = 1e6
 PICTURES = 64  # which are asked about in turn, so that their prefixes are all stored after the warm-up
@@ -68,16 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     add('--cancel', type=float, default=0.1, metavar='P', help='share of requests (default: %(default)s)')
     add('--words', type=read_range, default='4-40', metavar='A-B', help='per prompt (default: %(default)s)')
     add('--new', type=read_range, default='1-32', metavar='A-B', help='tokens (default: %(default)s)')
-    add(
-        '--side', type=int, default=64, metavar='N', help='pixels per side of pictures (default: %(default)s)'
-    )
-    add('--seed', type=int, default=0, metavar='N', help='default: 0')
-    add(
-        '--api-key',
-        default=os.environ.get('VIPLLAVA_API_KEY'),
-        metavar='K',
-        help='default: $VIPLLAVA_API_KEY',
-    )
+    add_picture_options(parser)
     options = parser.parse_args()
     options.one_picture, options.extra, options.url = False, {}, options.url.rstrip('/')
     return options

@@ -39,6 +39,7 @@ class ChatExchange:
     include_usage: bool = False
     created: int = field(default_factory=now)
     ignored: tuple[str, ...] = ()
+    image: dict[str, str] | None = None  # the field for what the model saw; None: not written yet
 
     def body(self, replies: Sequence[Reply]) -> dict[str, Any]:
         (reply,) = replies
@@ -58,7 +59,7 @@ class ChatExchange:
         delta: dict[str, Any] = {'content': piece.text} if piece.text else {}
         if not piece.finish_reason:
             return [self._chunk(piece.sample, delta, _logprobs(reply, piece.ids, piece.logprobs))]
-        delta |= _image(reply)
+        delta |= self._image(reply)
         last = self._chunk(piece.sample, delta, _logprobs(reply, piece.ids, piece.logprobs))
         last['choices'][0]['finish_reason'] = finish_reason(piece.finish_reason)
         return [last | warnings([reply])]
@@ -75,10 +76,16 @@ class ChatExchange:
         message = {'role': 'assistant', 'content': answer.text, 'refusal': None}
         return {
             'index': n,
-            'message': message | _image(reply),
+            'message': message | self._image(reply),
             'logprobs': _logprobs(reply, answer.ids, answer.logprobs),
             'finish_reason': finish_reason(answer.finish_reason),
         }
+
+    def _image(self, reply: Reply) -> dict[str, str]:
+        """The field for what the model saw, if the request asks for it; the answers to a prompt share it."""
+        if self.image is None:
+            self.image = {} if reply.images is None else {'image': picture_uri(reply.images)}
+        return self.image
 
     def _chunk(self, n: int, delta: Mapping[str, Any], logprobs: Any = None) -> dict[str, Any]:
         """A chunk with new text; with the usage at the end, all others say that they have none."""
@@ -113,9 +120,7 @@ def chat_exchange(
         priority=request.priority or 0,
         keep_images=bool(request.return_image),
     )
-    options = request.stream_options
-    include_usage = bool(options and options.include_usage)
-    return ChatExchange(f'chatcmpl-{id}', served.name, (question,), bool(request.stream), include_usage)
+    return ChatExchange(f'chatcmpl-{id}', served.name, (question,), bool(request.stream), request.wants_usage)
 
 
 def _top_logprobs(request: ChatRequest, served: Served) -> int | None:
@@ -138,8 +143,3 @@ def _logprobs(
     for token, (_, entry) in zip(entries, found, strict=True):
         token['top_logprobs'] = token_entries(reply.processor, entry.top_ids, entry.top_logprobs)
     return {'content': entries, 'refusal': None}
-
-
-def _image(reply: Reply) -> dict[str, str]:
-    """The field for what the model saw, if the request asks for it."""
-    return {} if reply.images is None else {'image': picture_uri(reply.images)}

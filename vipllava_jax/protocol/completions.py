@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from vipllava_jax.engine.pieces import Piece, TokenLogprobs
@@ -103,10 +104,8 @@ def completion_exchange(
                 priority=request.priority or 0,
             )
         )
-    options = request.stream_options
-    include_usage = bool(options and options.include_usage)
     return CompletionExchange(
-        f'cmpl-{id}', served.name, tuple(questions), n, bool(request.stream), include_usage
+        f'cmpl-{id}', served.name, tuple(questions), n, bool(request.stream), request.wants_usage
     )
 
 
@@ -140,5 +139,5 @@ def _logprobs(
         'tokens': tokens,
         'token_logprobs': [entry['logprob'] for entry in entries],
         'top_logprobs': [{top['token']: top['logprob'] for top in several} for several in tops],
-        'text_offset': [offset + len(''.join(tokens[:n])) for n in range(len(tokens))],
+        'text_offset': [*accumulate(map(len, tokens), initial=offset)][:-1],
     }

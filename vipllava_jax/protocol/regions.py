@@ -102,10 +102,8 @@ def regions_exchange(
         )
         for n, (group, mark) in enumerate((group, mark) for group in drawn for mark in group)
     ]
-    options = request.stream_options
-    include_usage = bool(options and options.include_usage)
     return RegionsExchange(
-        f'regions-{id}', served.name, tuple(questions), bool(request.stream), include_usage
+        f'regions-{id}', served.name, tuple(questions), bool(request.stream), request.wants_usage
     )
 
 

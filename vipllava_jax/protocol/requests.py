@@ -84,6 +84,11 @@ class GenerationRequest(Request, kw_only=True):
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     structured_outputs: StructuredOutputs | None = None
 
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
     refused: ClassVar[Refused] = {
         'use_beam_search': ((), NO_BEAMS),
         'best_of': ((1,), NO_BEAMS),

@@ -8,10 +8,10 @@ from starlette.types import Receive, Scope, Send
 
 from vipllava_jax.protocol.endpoints import Endpoint
 from vipllava_jax.protocol.exchange import Exchange
-from vipllava_jax.protocol.requests import read_request, remote_urls
+from vipllava_jax.protocol.requests import remote_urls
 from vipllava_jax.protocol.served import Served
 from vipllava_jax.serving.asking import Asking
-from vipllava_jax.serving.bodies import JSON, Grow, read_body
+from vipllava_jax.serving.bodies import JSON, Grow
 from vipllava_jax.serving.records import Record
 from vipllava_jax.serving.state import Server
 from vipllava_jax.serving.streams import EventStream, stream, whole
@@ -48,9 +48,8 @@ class Answering:
         self, headers: Headers, receive: Receive, grow: Grow, served: Served, record: Record
     ) -> Exchange:
         """Reads a request -> its questions; raises ApiError for an invalid one."""
-        server, limits = self.server, self.server.options.limits
-        data = await read_body(headers, receive, limits.body_bytes, server.options.body_timeout, grow)
-        request, ignored = await server.in_thread(read_request, data, self.endpoint.request)
+        server = self.server
+        request, ignored = await server.read(headers, receive, grow, self.endpoint.request)
         urls = remote_urls(request)
         fetched = await server.images.fetch(urls) if urls else {}
         grow(sum(map(len, fetched.values())))

@@ -7,9 +7,8 @@ from starlette.responses import Response
 
 from vipllava_jax.protocol.models import model_entry, model_list
 from vipllava_jax.protocol.openapi import openapi
-from vipllava_jax.protocol.requests import TokenizeRequest, read_request
+from vipllava_jax.protocol.requests import TokenizeRequest
 from vipllava_jax.protocol.tokenizing import tokenize
-from vipllava_jax.serving.bodies import read_body
 from vipllava_jax.serving.responses import json_response
 from vipllava_jax.serving.state import Server
 from vipllava_jax.version import __version__
@@ -55,8 +54,7 @@ class Information:
         return json_response(await self.server.in_thread(openapi, served))
 
     async def tokenize(self, request: Request) -> Response:
-        server, limit = self.server, self.server.options.limits.body_bytes
+        server = self.server
         with server.admit() as (_, served), server.bodies.hold() as grow:
-            data = await read_body(request.headers, request.receive, limit, server.options.body_timeout, grow)
-            asked, _ = await server.in_thread(read_request, data, TokenizeRequest)
+            asked, _ = await server.read(request.headers, request.receive, grow, TokenizeRequest)
             return json_response(await server.in_thread(tokenize, asked, served))

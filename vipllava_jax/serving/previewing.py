@@ -8,8 +8,8 @@ from starlette.types import Receive, Scope, Send
 
 from vipllava_jax.engine.picture_worker import Prepared
 from vipllava_jax.protocol.previews import preview_body, preview_question
-from vipllava_jax.protocol.requests import PreviewRequest, read_request
-from vipllava_jax.serving.bodies import Disconnected, read_body
+from vipllava_jax.protocol.requests import PreviewRequest
+from vipllava_jax.serving.bodies import Disconnected
 from vipllava_jax.serving.responses import json_response
 from vipllava_jax.serving.state import Server
 
@@ -21,11 +21,9 @@ class Previewing:
         self.server = server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        server, options = self.server, self.server.options
+        server = self.server
         with server.admit() as (engine, served), server.bodies.hold() as grow:
-            limit, headers = options.limits.body_bytes, Headers(scope=scope)
-            data = await read_body(headers, receive, limit, options.body_timeout, grow)
-            request, _ = await server.in_thread(read_request, data, PreviewRequest)
+            request, _ = await server.read(Headers(scope=scope), receive, grow, PreviewRequest)
             question = await server.in_thread(preview_question, request, served)
             drawing = server.previews.submit(question, engine.model.processor.image_settings)
             prepared = await unless_gone(asyncio.wrap_future(drawing), receive)

@@ -9,11 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from starlette.datastructures import Headers
+from starlette.types import Receive
+
 from vipllava_jax.engine.engine import Engine
 from vipllava_jax.engine.stats import Stats
 from vipllava_jax.protocol.errors import ApiError, api_error
+from vipllava_jax.protocol.requests import read_request
 from vipllava_jax.protocol.served import Served
-from vipllava_jax.serving.bodies import BodyMemory
+from vipllava_jax.serving.bodies import BodyMemory, Grow, read_body
 from vipllava_jax.serving.image_hosts import ImageHosts
 from vipllava_jax.serving.logs import RequestLog
 from vipllava_jax.serving.metrics import Metrics
@@ -135,6 +139,15 @@ class Server:
     async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """The result of work that would hold up the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
+
+    async def read(self, headers: Headers, receive: Receive, grow: Grow, kind: type[Any]) -> Any:
+        """Reads a request of a kind -> it, and the names of its fields that have no effect.
+
+        Raises ApiError for an invalid one, and the errors of `read_body`.
+        """
+        options = self.options
+        data = await read_body(headers, receive, options.limits.body_bytes, options.body_timeout, grow)
+        return await self.in_thread(read_request, data, kind)
 
     async def drain(self) -> None:
         """Refuses new requests, and waits for the others; those that run out of time end with an error."""
