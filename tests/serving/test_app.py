@@ -45,6 +45,11 @@ def test_ignored_fields_are_named(live):
     assert found.headers['x-ignored-fields'].endswith(', user')
 
 
+@pytest.mark.parametrize('name', ['', ' ', 'a ', ' a'])
+def test_names_of_white_space_are_no_fault(live, name):
+    assert live().ask(**{name: 1}).status == 200
+
+
 @pytest.mark.parametrize(
     ('method', 'path', 'status', 'code', 'words'),
     [

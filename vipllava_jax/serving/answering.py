@@ -32,7 +32,8 @@ class Answering:
             asking = Asking(engine, exchange.questions, server.wakeups, only_ends=not exchange.stream)
             record.replies = asking.replies
             watching = asyncio.create_task(asking.watch(receive))
-            headers = {'x-ignored-fields': ', '.join(record.ignored)} if record.ignored else {}
+            names = ', '.join(record.ignored).strip()  # a header neither begins nor ends with a space
+            headers = {'x-ignored-fields': names} if record.ignored else {}
             try:
                 await server.in_thread(asking.ask)
                 if exchange.stream:
