@@ -120,6 +120,7 @@ def test_the_part_of_the_memory_is_set_before_jax_starts(vipllava, folder, serve
         (['--api-key', 'a b'], 'an API key'),
         (['--api-key-file', 'none'], 'none: No such file'),
         (['--api-key-file', 'empty'], 'empty: expected API keys'),
+        (['--api-key-file', 'remarks'], 'remarks: a line has spaces'),
         (['--port', '65536'], '--port'),
         (['--template', 'checkpoint'], 'chat template'),
         (['--model', 'nowhere'], 'nowhere'),
@@ -133,6 +134,7 @@ def test_what_is_wrong_is_said_before_the_weights_are_read(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').write_text('\n')
+    (tmp_path / 'remarks').write_text('# the keys\nkey\n')
     monkeypatch.setattr(loading.Source, 'load', None)
     model = [] if '--model' in args else ['--model', folder]
     ran = vipllava('serve', *model, *args)

@@ -168,9 +168,12 @@ def serve(
 def read_keys(path: str) -> list[str]:
     """The keys in a file, one per line; ValueError if there is none."""
     try:
-        keys = Path(path).read_text('utf-8').split()
+        lines = Path(path).read_text('utf-8').splitlines()
     except UnicodeDecodeError:
         raise ValueError(f'{path}: not UTF-8: expected API keys, one per line') from None
+    keys = [line.strip() for line in lines if line.strip()]
+    if any(len(key.split()) > 1 for key in keys):
+        raise ValueError(f'{path}: a line has spaces: expected API keys, one per line, and nothing else')
     if not keys:
         raise ValueError(f'{path}: empty: expected API keys, one per line')
     return keys
