@@ -69,10 +69,18 @@ def test_log_probabilities_have_offsets(exchange, reply_to):
     logprobs = found['choices'][0]['logprobs']
     assert logprobs['token_logprobs'] == [-1, -2]
     assert logprobs['text_offset'] == [0, len(logprobs['tokens'][0])]
-    assert [[*top.values()] for top in logprobs['top_logprobs']] == [[-1], [-2]]
+    assert [[*top.values()] for top in logprobs['top_logprobs']] == [[-1, -1], [-2, -2]]
+    assert [next(iter(top)) for top in logprobs['top_logprobs']] == logprobs['tokens']
     parts = [event['choices'][0]['logprobs'] for piece in reply for event in exchange.events(0, reply, piece)]
     for name in logprobs:
         assert [value for part in parts for value in part[name]] == logprobs[name]
+
+
+def test_the_token_itself_has_a_log_probability_among_the_likeliest(exchange, reply_to):
+    exchange = exchange(logprobs=0)
+    reply = reply_to(exchange.questions[0], [55, EOS], entries=[TokenLogprobs(-1.0), TokenLogprobs(-2.0)])
+    logprobs = exchange.body([reply])['choices'][0]['logprobs']
+    assert logprobs['top_logprobs'] == [{logprobs['tokens'][0]: -1.0}]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +94,7 @@ def test_log_probabilities_have_offsets(exchange, reply_to):
         ({'n': 2}, 'n', None),
         ({'prompt': ['x', 'x y ' * 2000]}, 'prompt[1]', 'context_length_exceeded'),
         ({'max_tokens': 1024}, 'max_tokens', 'context_length_exceeded'),
+        ({'max_completion_tokens': 1024}, 'max_completion_tokens', 'context_length_exceeded'),
     ],
 )
 def test_refused(served, fields, param, code):

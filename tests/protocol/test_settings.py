@@ -100,6 +100,6 @@ def test_bad_words_are_banned_with_and_without_a_space_before_them(served):
 
 
 def test_the_newer_name_of_the_limit_counts():
-    assert wanted_tokens(chat()) is None
-    assert wanted_tokens(chat(max_tokens=5)) == 5
-    assert wanted_tokens(chat(max_tokens=5, max_completion_tokens=7)) == 7
+    assert wanted_tokens(chat()) == (None, 'max_tokens')
+    assert wanted_tokens(chat(max_tokens=5)) == (5, 'max_tokens')
+    assert wanted_tokens(chat(max_tokens=5, max_completion_tokens=7)) == (7, 'max_completion_tokens')

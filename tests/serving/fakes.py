@@ -119,12 +119,11 @@ class FakeRequest(Request):
     urls: tuple[str, ...] = ()
     fault: str = ''  # 'exchange' or 'body': where a fault of the server is
     pad: int = 0  # characters that are added to each event and to the body
+    drawing: float = 0  # seconds that an event takes, as if a picture were drawn
 
 
 class FakeExchange:
     """Writes texts and nothing else."""
-
-    ignored = ('user',)
 
     def __init__(self, request: FakeRequest, served: Any, id: str, fetched: Any):
         if request.fault == 'exchange':
@@ -134,9 +133,11 @@ class FakeExchange:
         settings = GenerationSettings(max_new_tokens=request.tokens)
         template = request.template or served.template
         self.questions = tuple(
-            Question(prompt, settings=settings, template=template) for prompt in request.prompts
+            Question(prompt, settings=settings, template=template, keep_images=request.drawing > 0)
+            for prompt in request.prompts
         )
         self.stream, self.id, self.fault, self.pad = request.stream, id, request.fault, 'x' * request.pad
+        self.drawing = request.drawing
 
     def body(self, replies: Any) -> dict[str, Any]:
         if self.fault == 'body':
@@ -147,6 +148,7 @@ class FakeExchange:
         return [{'id': self.id}]
 
     def events(self, index: int, reply: Reply, piece: Any) -> list[dict[str, Any]]:
+        time.sleep(self.drawing)
         return [{'index': index, 'text': piece.text, 'pad': self.pad}] if piece.text else []
 
     def closing(self, replies: Any) -> list[dict[str, Any]]:

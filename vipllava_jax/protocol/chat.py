@@ -1,7 +1,7 @@
 """/v1/chat/completions: one question about the messages of a chat."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vipllava_jax.engine.pieces import Answer, Piece, TokenLogprobs
@@ -12,13 +12,13 @@ from vipllava_jax.protocol.answer_formats import answer_format
 from vipllava_jax.protocol.context import prompt_ids, template_of, with_room
 from vipllava_jax.protocol.conversation import read_conversation
 from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.protocol.exchange import Exchange
 from vipllava_jax.protocol.models import check_model_name
 from vipllava_jax.protocol.pictures import NOTHING_FETCHED
 from vipllava_jax.protocol.requests import ChatRequest
 from vipllava_jax.protocol.responses import (
     finish_reason,
     logprobs_of,
-    now,
     picture_uri,
     token_entries,
     usage,
@@ -29,23 +29,16 @@ from vipllava_jax.protocol.settings import generation_settings, wanted_tokens
 
 
 @dataclass
-class ChatExchange:
+class ChatExchange(Exchange):
     """A request to /v1/chat/completions, and how its answers are written."""
 
-    id: str
-    model: str
-    questions: tuple[Question, ...]
-    stream: bool
-    include_usage: bool = False
-    created: int = field(default_factory=now)
-    ignored: tuple[str, ...] = ()
     image: dict[str, str] | None = None  # the field for what the model saw; None: not written yet
 
     def body(self, replies: Sequence[Reply]) -> dict[str, Any]:
         (reply,) = replies
         choices = [self._choice(n, answer, reply) for n, answer in enumerate(reply.result(timeout=0))]
         shared = {'choices': choices, 'usage': usage(replies)}
-        return {**self._head('chat.completion'), **shared, **warnings(replies)}
+        return {**self.head('chat.completion'), **shared, **warnings(replies)}
 
     def opening(self) -> list[dict[str, Any]]:
         (question,) = self.questions
@@ -67,10 +60,7 @@ class ChatExchange:
     def closing(self, replies: Sequence[Reply]) -> list[dict[str, Any]]:
         if not self.include_usage:
             return []
-        return [{**self._head('chat.completion.chunk'), 'choices': [], 'usage': usage(replies)}]
-
-    def _head(self, object: str) -> dict[str, Any]:
-        return {'id': self.id, 'object': object, 'created': self.created, 'model': self.model}
+        return [{**self.head('chat.completion.chunk'), 'choices': [], 'usage': usage(replies)}]
 
     def _choice(self, n: int, answer: Answer, reply: Reply) -> dict[str, Any]:
         message = {'role': 'assistant', 'content': answer.text, 'refusal': None}
@@ -91,7 +81,7 @@ class ChatExchange:
         """A chunk with new text; with the usage at the end, all others say that they have none."""
         choice = {'index': n, 'delta': {**delta}, 'logprobs': logprobs, 'finish_reason': None}
         usage = {'usage': None} if self.include_usage else {}
-        return {**self._head('chat.completion.chunk'), 'choices': [choice], **usage}
+        return {**self.head('chat.completion.chunk'), 'choices': [choice], **usage}
 
 
 def chat_exchange(

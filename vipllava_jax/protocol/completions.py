@@ -14,29 +14,24 @@ from vipllava_jax.protocol.answer_formats import answer_format
 from vipllava_jax.protocol.context import prompt_ids, with_room
 from vipllava_jax.protocol.conversation import checked_text
 from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.protocol.exchange import Exchange
 from vipllava_jax.protocol.models import check_model_name
 from vipllava_jax.protocol.pictures import NOTHING_FETCHED
 from vipllava_jax.protocol.requests import CompletionRequest
-from vipllava_jax.protocol.responses import finish_reason, logprobs_of, now, token_entries, usage
+from vipllava_jax.protocol.responses import finish_reason, logprobs_of, token_entries, usage
 from vipllava_jax.protocol.served import Served
 from vipllava_jax.protocol.settings import generation_settings, wanted_tokens
 
+OBJECT = 'text_completion'  # the response, and each event
 TEMPLATE = 'plain'  # which adds nothing to a prompt
 DEFAULT_TOKENS = 16  # OpenAI's default for this endpoint
 
 
 @dataclass
-class CompletionExchange:
+class CompletionExchange(Exchange):
     """A request to /v1/completions, with a question for each prompt, and how their answers are written."""
 
-    id: str
-    model: str
-    questions: tuple[Question, ...]
-    answers: int  # to each prompt
-    stream: bool
-    include_usage: bool = False
-    created: int = field(default_factory=now)
-    ignored: tuple[str, ...] = ()
+    answers: int = 1  # to each prompt
     offsets: dict[int, int] = field(default_factory=dict)  # characters of the tokens streamed by each choice
 
     def body(self, replies: Sequence[Reply]) -> dict[str, Any]:
@@ -50,10 +45,7 @@ class CompletionExchange:
             for index, reply in enumerate(replies)
             for n, answer in enumerate(reply.result(timeout=0))
         ]
-        return {**self._head(), 'choices': choices, 'usage': usage(replies)}
-
-    def opening(self) -> list[dict[str, Any]]:
-        return []
+        return {**self.head(OBJECT), 'choices': choices, 'usage': usage(replies)}
 
     def events(self, index: int, reply: Reply, piece: Piece) -> list[dict[str, Any]]:
         if not (piece.text or piece.logprobs or piece.finish_reason):
@@ -64,13 +56,12 @@ class CompletionExchange:
             self.offsets[n] = self.offsets.get(n, 0) + len(''.join(logprobs['tokens']))
         usage = {'usage': None} if self.include_usage else {}
         choice = self._choice(n, piece.text, piece.finish_reason, logprobs)
-        return [{**self._head(), 'choices': [choice], **usage}]
+        return [{**self.head(OBJECT), 'choices': [choice], **usage}]
 
     def closing(self, replies: Sequence[Reply]) -> list[dict[str, Any]]:
-        return [{**self._head(), 'choices': [], 'usage': usage(replies)}] if self.include_usage else []
-
-    def _head(self) -> dict[str, Any]:
-        return {'id': self.id, 'object': 'text_completion', 'created': self.created, 'model': self.model}
+        if not self.include_usage:
+            return []
+        return [{**self.head(OBJECT), 'choices': [], 'usage': usage(replies)}]
 
     def _choice(self, n: int, text: str, reason: str, logprobs: Any) -> dict[str, Any]:
         return {'index': n, 'text': text, 'logprobs': logprobs, 'finish_reason': finish_reason(reason)}
@@ -105,7 +96,7 @@ def completion_exchange(
             )
         )
     return CompletionExchange(
-        f'cmpl-{id}', served.name, tuple(questions), n, bool(request.stream), request.wants_usage
+        f'cmpl-{id}', served.name, tuple(questions), bool(request.stream), request.wants_usage, answers=n
     )
 
 
@@ -133,7 +124,10 @@ def _logprobs(
         return None
     found = logprobs_of(reply, ids, logprobs)
     entries = token_entries(reply.processor, [id for id, _ in found], [entry.logprob for _, entry in found])
-    tops = [token_entries(reply.processor, entry.top_ids, entry.top_logprobs) for _, entry in found]
+    tops = [  # the token itself is among them; of those with the same text, the likeliest comes last
+        [token, *reversed(token_entries(reply.processor, entry.top_ids, entry.top_logprobs))]
+        for token, (_, entry) in zip(entries, found, strict=True)
+    ]
     tokens: list[str] = [entry['token'] for entry in entries]
     return {
         'tokens': tokens,

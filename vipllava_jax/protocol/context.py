@@ -2,12 +2,20 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from vipllava_jax.engine.question import MAX_TOKEN_CHARACTERS
 from vipllava_jax.generation.settings import DEFAULT_NEW_TOKENS, GenerationSettings
 from vipllava_jax.inputs.prompts import Turn, check_template
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.served import Served
+
+
+class Wanted(NamedTuple):
+    """The most new tokens that a request asks for, None for the default, and the field that says so."""
+
+    tokens: int | None
+    field: str = 'max_tokens'
 
 
 def context_length(served: Served) -> int:
@@ -49,7 +57,7 @@ def check_characters(count: int, served: Served, param: str) -> None:
 def with_room(
     settings: GenerationSettings,
     prompt_tokens: int,
-    wanted: int | None,
+    wanted: Wanted,
     served: Served,
     param: str,
     default: int | None = None,
@@ -67,18 +75,18 @@ def with_room(
             'answer: shorten it',
             param,
         )
-    if wanted is not None and wanted > left:
+    if wanted.tokens is not None and wanted.tokens > left:
         raise _too_long(
-            f'a prompt of {prompt_tokens} tokens and {wanted} new ones exceed the context of {context}: ask '
-            f'for at most {left}',
-            'max_tokens',
+            f'a prompt of {prompt_tokens} tokens and {wanted.tokens} new ones exceed the context of '
+            f'{context}: ask for at most {left}',
+            wanted.field,
         )
     usual = served.model.settings.per_row('max_new_tokens', 1, none=DEFAULT_NEW_TOKENS)
-    most = wanted or min(default or int(usual[0]), left)
+    most = wanted.tokens or min(default or int(usual[0]), left)
     smallest = int(settings.per_row('min_new_tokens', 1, none=0)[0])
     if smallest > most:
         message = f'min_tokens is {smallest}, but there are at most {most} new tokens'
-        raise ApiError(400, f'{message}: ask for more with max_tokens', 'min_tokens')
+        raise ApiError(400, f'{message}: ask for more with {wanted.field}', 'min_tokens')
     return dataclasses.replace(settings, max_new_tokens=most)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vipllava_jax.answering.prompts import insert_phrases
@@ -19,10 +19,11 @@ from vipllava_jax.protocol.answer_formats import answer_format
 from vipllava_jax.protocol.context import prompt_ids, template_of, with_room
 from vipllava_jax.protocol.conversation import checked_text
 from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.protocol.exchange import Exchange
 from vipllava_jax.protocol.models import check_model_name
 from vipllava_jax.protocol.pictures import NOTHING_FETCHED, picture_size, read_picture
 from vipllava_jax.protocol.requests import RegionsRequest
-from vipllava_jax.protocol.responses import finish_reason, now, usage, warnings
+from vipllava_jax.protocol.responses import finish_reason, usage, warnings
 from vipllava_jax.protocol.served import Served
 from vipllava_jax.protocol.settings import generation_settings, wanted_tokens
 
@@ -31,16 +32,8 @@ MAX_CORNERS = 200_000  # of all outlines of a request, which a mask has many of
 
 
 @dataclass
-class RegionsExchange:
+class RegionsExchange(Exchange):
     """A request to /v1/regions, with a question about each region, and how their answers are written."""
-
-    id: str
-    model: str
-    questions: tuple[Question, ...]
-    stream: bool
-    include_usage: bool = False
-    created: int = field(default_factory=now)
-    ignored: tuple[str, ...] = ()
 
     def body(self, replies: Sequence[Reply]) -> dict[str, Any]:
         answers = [reply.result(timeout=0)[0] for reply in replies]
@@ -48,16 +41,13 @@ class RegionsExchange:
             {'index': n, 'answer': answer.text, 'finish_reason': finish_reason(answer.finish_reason)}
             for n, answer in enumerate(answers)
         ]
-        return {**self._head('regions'), 'data': data, 'usage': usage(replies), **warnings(replies)}
-
-    def opening(self) -> list[dict[str, Any]]:
-        return []
+        return {**self.head('regions'), 'data': data, 'usage': usage(replies), **warnings(replies)}
 
     def events(self, index: int, reply: Reply, piece: Piece) -> list[dict[str, Any]]:
         if not (piece.text or piece.finish_reason):
             return []
         event = {
-            **self._head('regions.chunk'),
+            **self.head('regions.chunk'),
             'index': index,
             'delta': piece.text,
             'finish_reason': finish_reason(piece.finish_reason),
@@ -65,10 +55,7 @@ class RegionsExchange:
         return [event | warnings([reply]) if piece.finish_reason else event]
 
     def closing(self, replies: Sequence[Reply]) -> list[dict[str, Any]]:
-        return [{**self._head('regions.chunk'), 'usage': usage(replies)}] if self.include_usage else []
-
-    def _head(self, object: str) -> dict[str, Any]:
-        return {'id': self.id, 'object': object, 'created': self.created, 'model': self.model}
+        return [{**self.head('regions.chunk'), 'usage': usage(replies)}] if self.include_usage else []
 
 
 def regions_exchange(

@@ -7,6 +7,7 @@ from vipllava_jax.generation.setting_checks import LARGEST_SEED
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import eos_ids
 from vipllava_jax.inputs.tokenizer import Tokenizer, call_library
+from vipllava_jax.protocol.context import Wanted
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.requests import GenerationRequest
 from vipllava_jax.protocol.served import Limits, Served
@@ -56,10 +57,11 @@ def generation_settings(
         raise ApiError(400, str(error)) from None
 
 
-def wanted_tokens(request: GenerationRequest) -> int | None:
+def wanted_tokens(request: GenerationRequest) -> Wanted:
     """The most new tokens that a request asks for, under the newer name or the older one."""
-    newer, older = request.max_completion_tokens, request.max_tokens
-    return older if newer is None else newer
+    if request.max_completion_tokens is None:
+        return Wanted(request.max_tokens)
+    return Wanted(request.max_completion_tokens, 'max_completion_tokens')
 
 
 def _stop_strings(request: GenerationRequest, base: GenerationSettings, limits: Limits) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ class Answering:
         record.endpoint = self.path
         server.metrics.arrived(self.path)
         with server.admit() as (engine, served), server.bodies.hold() as grow:
+            server.check_queue(engine)
             exchange = await self.read(Headers(scope=scope), receive, grow, served, record)
             asking = Asking(engine, exchange.questions, server.wakeups, only_ends=not exchange.stream)
             record.replies = asking.replies
@@ -55,5 +56,5 @@ class Answering:
         fetched = await server.images.fetch(urls) if urls else {}
         grow(sum(map(len, fetched.values())))
         exchange = await server.in_thread(self.endpoint.exchange, request, served, record.id, fetched)
-        record.exchange, record.ignored = exchange, tuple(dict.fromkeys((*ignored, *exchange.ignored)))
+        record.exchange, record.ignored = exchange, ignored
         return exchange
