@@ -105,6 +105,14 @@ def read_all(client: socket.socket) -> bytes:
     return b''.join(parts)
 
 
+def read_until(client: socket.socket, end: bytes) -> bytes:
+    """What a server sends until it has sent these bytes."""
+    found = b''
+    while end not in found and (part := client.recv(65536)):
+        found += part
+    return found
+
+
 def read_what_is_there(client: socket.socket) -> bytes:
     """What a server sends until it pauses."""
     parts = []

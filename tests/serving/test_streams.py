@@ -3,7 +3,7 @@
 import json
 import time
 
-from tests.serving.live import read_status, read_what_is_there
+from tests.serving.live import read_status, read_until, read_what_is_there
 from vipllava_jax.engine.question import QuestionError
 
 
@@ -114,3 +114,18 @@ def test_a_fault_of_the_server_is_a_500_without_its_text(live, caplog):
         assert b'fault' not in found.body
     assert caplog.text.count('ZeroDivisionError: a') == 2
     server.wait(server.is_idle)
+
+
+def test_a_picture_in_an_event_holds_up_nobody(live):
+    server = live()
+    client = server.send(tokens=3, stream=True, drawing=0.5)
+    server.wait(lambda: server.engine.asked)
+    seconds = []
+    for _ in range(20):
+        begin = time.monotonic()
+        assert server.ask('GET', '/health').status == 200
+        seconds.append(time.monotonic() - begin)
+        time.sleep(0.02)
+    assert max(seconds) < 0.4
+    assert b'[DONE]' in read_until(client, b'[DONE]')
+    client.close()

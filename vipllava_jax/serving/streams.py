@@ -44,13 +44,21 @@ async def stream(
     [DONE]. Raises Disconnected if the client is gone.
     """
     lines = [encode(event) for event in exchange.opening()]
+    draws = any(question.keep_images for question in exchange.questions)
+
+    def write(changed: list[int]) -> None:
+        for index in changed:
+            for piece in asking.pieces(index):
+                lines.extend(map(encode, exchange.events(index, asking.replies[index], piece)))
+
     try:
         while not asking.is_complete:
             changed = await asking.news(server.options.quiet)
             await ask_more(server, asking)
-            for index in changed:
-                for piece in asking.pieces(index):
-                    lines += map(encode, exchange.events(index, asking.replies[index], piece))
+            if draws:  # a picture into an event, which takes so long that others would wait
+                await server.in_thread(write, changed)
+            else:
+                write(changed)
             if not changed and asyncio.get_running_loop().time() - out.last >= server.options.quiet:
                 lines.append(WAITING)
             if lines and (changed or lines[-1] is WAITING):
