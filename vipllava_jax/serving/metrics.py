@@ -17,10 +17,6 @@ from vipllava_jax.protocol.exchange import Exchange
 from vipllava_jax.serving.histograms import TOKEN_SECONDS, Histogram
 
 NAMES = 'vipllava_'
-PATHS = {  # others are counted together, because clients choose them
-    *('/', '/health', '/ready', '/version', '/metrics', '/openapi.json', '/tokenize'),
-    *('/v1/chat/completions', '/v1/completions', '/v1/regions', '/v1/models'),
-}
 REASONS = 'stop', 'length', 'time'
 ABORTS = 'disconnected', 'slow_reader', 'drained', 'error'
 LABEL_VALUES = 64  # of a metric at most; further ones are counted as 'other'
@@ -49,9 +45,9 @@ class Metrics(Collector):
         _compile_time()  # counts from now on
 
     def arrived(self, path: str) -> None:
-        """Counts a request that has arrived."""
+        """Counts a request that has arrived at the path of an endpoint that asks the engine."""
         with self._lock:
-            _count(self._arrived, _known(path))
+            _count(self._arrived, path)
 
     def rejected(self, reason: str) -> None:
         """Counts a request that was refused before anything was done for it; `reason` is one of few words."""
@@ -66,7 +62,7 @@ class Metrics(Collector):
         `why` is 'finished', 'disconnected', 'slow_reader', 'drained' or 'error'.
         """
         with self._lock:
-            _count(self._ended, _known(path), str(status))
+            _count(self._ended, path, str(status))
             if replies and why != 'finished':
                 _count(self._aborted, why)
             for reply in replies:
@@ -166,10 +162,6 @@ class _CompileTime:
 
 
 _compile_time = cache(_CompileTime)
-
-
-def _known(path: str) -> str:
-    return path if path in PATHS else 'other'
 
 
 def _count(counts: Counter[Labels], *labels: str) -> None:
