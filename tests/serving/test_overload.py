@@ -31,6 +31,38 @@ def test_a_full_queue_refuses_before_the_body_is_read(live):
     server.wait(server.is_idle)
 
 
+def test_one_request_that_fills_the_queue_refuses_others_before_their_bodies_are_read(live):
+    server = live(engine={'rows': 2, 'queue': 3}, queue=3)
+    server.engine.going.clear()
+    many = server.send(prompts=['What?'] * 9, **PROMPT)
+    server.wait(lambda: len(server.engine.open) == 5)
+    client = server.connect()
+    client.sendall(request_bytes(b'{', 'Content-Type: application/json\r\nContent-Length: 30000000\r\n'))
+    assert read_response(client).code == 'queue_full'
+    client.close()
+    assert server.ask(path='/tokenize', prompt='What?').status == 200  # which asks the engine nothing
+    server.engine.going.set()
+    assert read_status(many) == 200
+    many.close()
+
+
+def test_a_refusal_keeps_the_connection_if_the_body_is_small(live):
+    server = live(engine={'rows': 1, 'queue': 1}, queue=1)
+    server.engine.going.clear()
+    accepted = [server.send(**PROMPT) for _ in range(2)]
+    server.wait(lambda: len(server.engine.open) == 2)
+    client = server.connect()
+    for _ in range(3):
+        client.sendall(request_bytes(b'{"tokens": 5}'))
+        assert read_response(client).code == 'queue_full'
+    server.engine.going.set()
+    assert [read_status(each) for each in accepted] == [200] * 2
+    client.sendall(request_bytes(b'{"tokens": 5}'))
+    assert read_response(client).status == 200
+    for each in (client, *accepted):
+        each.close()
+
+
 def test_refusals_stay_quick_while_many_ask(live):
     server = live(engine={'rows': 4, 'queue': 4, 'pace': 0.01}, queue=4)
     statuses, seconds = [], []

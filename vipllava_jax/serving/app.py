@@ -17,13 +17,13 @@ from vipllava_jax.protocol.endpoints import ENDPOINTS
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.serving.access import Access
 from vipllava_jax.serving.answering import Answering
-from vipllava_jax.serving.bodies import Disconnected, has_body
+from vipllava_jax.serving.bodies import Disconnected, has_body, is_small_body
 from vipllava_jax.serving.connections import STALLED
 from vipllava_jax.serving.information import Information
 from vipllava_jax.serving.page_files import FOLDER, PageFiles
 from vipllava_jax.serving.previewing import Previewing
 from vipllava_jax.serving.records import Record, request_id
-from vipllava_jax.serving.responses import error_response, refuse
+from vipllava_jax.serving.responses import error_response, refuse, skip_body
 from vipllava_jax.serving.state import Server
 
 REFUSALS = (401, 403, 429, 503)  # statuses of requests that were refused whatever they ask
@@ -97,6 +97,8 @@ class Reception:
 
         try:
             response = await self.respond(scope, receive_body, send_with_headers)
+            if response and response.status_code in REFUSALS and is_small_body(headers):
+                await skip_body(receive_body)
             if response and unread:
                 await refuse(response, receive, send_with_headers)
             elif response:

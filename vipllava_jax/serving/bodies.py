@@ -12,6 +12,7 @@ from vipllava_jax.messages import amount, brief
 from vipllava_jax.protocol.errors import ApiError
 
 JSON = 'application/json'
+SMALL = 1 << 16  # bytes
 Grow = Callable[[int], None]
 
 
@@ -102,6 +103,11 @@ def declared_length(headers: Headers) -> int:
 def has_body(headers: Headers) -> bool:
     """Whether a body follows the head of a request."""
     return declared_length(headers) > 0 or 'transfer-encoding' in headers
+
+
+def is_small_body(headers: Headers) -> bool:
+    """Whether a body has mostly arrived with its head; its client does not ask first whether to send it."""
+    return 0 < declared_length(headers) <= SMALL and 'expect' not in headers
 
 
 def too_large(limit: int) -> ApiError:

@@ -29,6 +29,14 @@ def error_response(error: ApiError, headers: dict[str, str] | None = None) -> Re
     return json_response(error.body(), error.status, headers)
 
 
+async def skip_body(receive: Receive) -> None:
+    """Reads a small body that nobody needs, for some time, so that its connection can be used again."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await receive()).get('more_body', False):
+                pass
+
+
 async def refuse(response: Response, receive: Receive, send: Send) -> None:
     """Sends a whole response to a request whose body was not read, and then closes the connection.
 
