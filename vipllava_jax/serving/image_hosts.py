@@ -55,6 +55,8 @@ class ImageHosts:
     def __init__(self, hosts: Sequence[str], limits: Limits) -> None:
         self.allowed, self.limits = tuple(map(read_host, hosts)), limits
         self._at_once = asyncio.Semaphore(AT_ONCE)
+        # Threads of their own: a name server that does not answer must not take those of other work.
+        self._resolvers = ThreadPoolExecutor(AT_ONCE, 'image host names')
 
     async def fetch(self, urls: Sequence[str]) -> dict[str, bytes]:
         """The contents of the pictures by URL; ApiError if one of them cannot be fetched."""
@@ -86,10 +88,9 @@ class ImageHosts:
         """The certificates that are trusted: those of the system."""
         return ssl.create_default_context()
 
-    @cached_property
-    def _resolvers(self) -> ThreadPoolExecutor:
-        """Threads of their own: a name server that does not answer must not take those of other work."""
-        return ThreadPoolExecutor(AT_ONCE, 'image host names')
+    def close(self) -> None:
+        """Waits until no name is being resolved."""
+        self._resolvers.shutdown(cancel_futures=True)
 
     def _allowed_location(self, url: str) -> Location:
         location = read_url(url)

@@ -20,8 +20,8 @@ from vipllava_jax.serving.state import Server
 from vipllava_jax.threads import background
 
 KEEP_ALIVE = 75  # seconds, more than clients keep connections, so that they do not meet a closed one
-FLUSH = 5  # seconds for what is written to be sent, after all requests have ended
-CLOSE = 10  # seconds for the engine to end
+FLUSH = 2  # seconds for what is written to be sent, after all requests have ended
+CLOSE = 2  # seconds for the engine to end; the process does not wait for it longer
 OTHER_FILES = 256  # descriptors beside those of connections
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -29,7 +29,8 @@ Phase = Literal['loading', 'ready', 'draining', 'failed']
 Progress = Callable[[str, int, int], None]  # 'weights' or 'programs', the number done, and of all
 LOG = logging.getLogger('vipllava')
 THREADS = 4  # that decode JSON and pictures
-GRACE = 2.0  # seconds in which requests that ran out of time send their errors
+GRACE = 1.0  # seconds in which requests that ran out of time send their errors
+TURNS = 10  # in this time, of ending those that have only now been read
 
 
 class Server:
@@ -124,9 +125,7 @@ class Server:
         Raises ApiError if the server is full (429) or not ready (503).
         """
         ready = self.ready()
-        if self.open >= self._capacity:
-            message = f'{self.open} requests are being answered or wait: send it again later'
-            raise ApiError(429, message, code='queue_full', retry_after=1)
+        self._check_room(self.open)
         self.open += 1
         self._idle.clear()
         try:
@@ -135,6 +134,16 @@ class Server:
             self.open -= 1
             if not self.open:
                 self._idle.set()
+
+    def check_queue(self, engine: Engine) -> None:
+        """Raises ApiError (429) if the queue of the engine is full, which one request of many can do."""
+        stats = engine.stats()
+        self._check_room(stats.running + stats.waiting + stats.preparing)
+
+    def _check_room(self, count: int) -> None:
+        if count >= self._capacity:
+            message = f'{count} requests are being answered or wait: send it again later'
+            raise ApiError(429, message, code='queue_full', retry_after=1)
 
     async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """The result of work that would hold up the event loop."""
@@ -155,8 +164,10 @@ class Server:
         if not self.engine or await self._answered(self.options.drain):
             return
         message = f'the server is shutting down, and did not finish within {self.options.drain:g} seconds'
-        self.engine.fail_open(ApiError(503, message, code='shutting_down', retry_after=5))
-        await self._answered(GRACE)
+        for _ in range(TURNS):
+            self.engine.fail_open(ApiError(503, message, code='shutting_down', retry_after=5))
+            if await self._answered(GRACE / TURNS):
+                return
 
     async def _answered(self, seconds: float) -> bool:
         """Waits until all requests are answered; returns whether they are."""
@@ -168,8 +179,10 @@ class Server:
         return True
 
     def close(self) -> None:
-        """Ends the engine and the threads."""
+        """Ends the engine and the threads, and waits for what they do."""
         self.threads.shutdown(wait=False, cancel_futures=True)
         self.previews.close()
         if self.engine:
             self.engine.close()
+        self.images.close()
+        self.threads.shutdown()
