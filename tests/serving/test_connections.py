@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.serving.live import JSON, read_all, read_response, request_bytes
-from vipllava_jax.serving import responses
+from vipllava_jax.serving import connections, responses
 from vipllava_jax.serving.metrics import Metrics
 
 
@@ -148,3 +148,15 @@ def test_a_half_closed_connection_counts_as_gone(live):
     server.wait(server.is_idle)
     assert server.engine.cancelled == 1
     client.close()
+
+
+def test_small_parts_of_a_response_are_sent_at_once(live, monkeypatch):
+    made, delays = connections.Connection.connection_made, []
+
+    def note(self, transport):
+        made(self, transport)
+        delays.append(not transport.get_extra_info('socket').getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(connections.Connection, 'connection_made', note)
+    live().ask()
+    assert delays == [False]

@@ -32,12 +32,12 @@ def bound_socket(options: ServerOptions) -> Iterator[socket.socket]:
 def bind_port(host: str, port: int) -> socket.socket:
     """A socket that is bound to a port of this computer, any free one for 0."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
         raise ValueError(f'--host {host} is not an address of this computer: {error}') from None
-    bound = socket.socket(family, kind)
+    bound = socket.socket(family, kind, protocol)  # asyncio turns delays off only where it reads TCP
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
