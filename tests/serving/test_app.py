@@ -45,6 +45,11 @@ def test_ignored_fields_are_named(live):
     assert found.headers['x-ignored-fields'].endswith(', user')
 
 
+def test_they_are_named_by_all_endpoints(live):
+    found = live().ask(path='/tokenize', prompt='What?', add=True)
+    assert (found.status, found.headers['x-ignored-fields']) == (200, 'add')
+
+
 @pytest.mark.parametrize('name', ['', ' ', 'a ', ' a'])
 def test_names_of_white_space_are_no_fault(live, name):
     assert live().ask(**{name: 1}).status == 200
@@ -155,13 +160,13 @@ def test_prompts_are_not_logged_unless_asked_for(live, seen):
 def test_pictures_are_fetched_before_the_questions_are_made(live):
     server = live()
 
-    async def fetch(urls):
+    async def fetch(urls, grow):
         return dict.fromkeys(urls, b'a picture')
 
     server.server.images.fetch = fetch
     assert server.ask(urls=['https://example.com/a.png']).status == 200
 
-    async def refuse(urls):
+    async def refuse(urls, grow):
         raise ApiError(400, 'not an allowed host')
 
     server.server.images.fetch = refuse

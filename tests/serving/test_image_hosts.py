@@ -12,6 +12,7 @@ import pytest
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.served import Limits
 from vipllava_jax.serving import image_hosts
+from vipllava_jax.serving.bodies import BodyMemory
 from vipllava_jax.serving.image_hosts import AllowedHost, ImageHosts, read_host, read_url
 from vipllava_jax.serving.public_addresses import is_public
 
@@ -63,7 +64,11 @@ class Server:
             writer.transport.abort()
 
 
-def fetch(server, urls=('http://pictures.test/a.png',), kind=LocalHosts, tls=None, **hosts):
+def unlimited(size: int) -> None:
+    """Takes memory of which there is enough."""
+
+
+def fetch(server, urls=('http://pictures.test/a.png',), kind=LocalHosts, tls=None, grow=unlimited, **hosts):
     """What ImageHosts fetches from a server, whose port is added to the names of URLs that end in .test."""
 
     async def run():
@@ -75,7 +80,7 @@ def fetch(server, urls=('http://pictures.test/a.png',), kind=LocalHosts, tls=Non
             setattr(made, name, value)
         server.hosts = made
         try:
-            return await made.fetch([url.replace('.test', f'.test:{port}') for url in urls])
+            return await made.fetch([url.replace('.test', f'.test:{port}') for url in urls], grow)
         finally:
             listening.close()
             await asyncio.sleep(0.01)  # until the server has seen the end
@@ -204,6 +209,15 @@ def test_the_time_is_bounded_in_total(parts, monkeypatch):
     assert time.perf_counter() - begin < 2
 
 
+def test_each_picture_takes_memory_when_it_has_arrived():
+    server, memory = Server(OK + b'Content-Length: 60\r\n\r\n' + b'x' * 60), BodyMemory(100)
+    urls = [f'http://pictures.test/{name}' for name in 'ab']
+    with memory.hold() as grow, pytest.raises(ApiError) as error:
+        fetch(server, urls, grow=grow)
+    assert (error.value.status, error.value.code) == (429, 'too_many_bytes')
+    assert not memory.used
+
+
 def test_few_pictures_are_fetched_at_the_same_time():
     server = Server(OK + b'Content-Length: 1\r\n\r\nx', pause=0.05)
 
@@ -212,7 +226,7 @@ def test_few_pictures_are_fetched_at_the_same_time():
         port = listening.sockets[0].getsockname()[1]
         hosts = LocalHosts([f'http://pictures.test:{port}'])
         urls = [f'http://pictures.test:{port}/{number}' for number in range(3 * image_hosts.AT_ONCE)]
-        await asyncio.gather(*(hosts.fetch([url]) for url in urls))
+        await asyncio.gather(*(hosts.fetch([url], unlimited) for url in urls))
         listening.close()
 
     asyncio.run(run())
@@ -226,7 +240,7 @@ def test_who_waits_too_long_for_a_turn_is_asked_to_come_again(monkeypatch):
         hosts = LocalHosts(['pictures.test'])
         for _ in range(image_hosts.AT_ONCE):
             await hosts._at_once.acquire()
-        await hosts.fetch(['https://pictures.test/'])
+        await hosts.fetch(['https://pictures.test/'], unlimited)
 
     with pytest.raises(ApiError) as error:
         asyncio.run(run())
@@ -301,14 +315,14 @@ def test_only_allowed_hosts_are_resolved(allowed, url, is_allowed, monkeypatch):
     hosts = LocalHosts([allowed])
     hosts.addresses = ('192.168.0.1',)
     with pytest.raises(ApiError) as error:
-        asyncio.run(hosts.fetch([url]))
+        asyncio.run(hosts.fetch([url], unlimited))
     assert bool(hosts.resolved) == is_allowed
     assert ('not public' if is_allowed else '--allow-image-host') in error.value.message
 
 
 def test_without_hosts_nothing_is_fetched():
     with pytest.raises(ApiError, match='data URI.*--allow-image-host'):
-        asyncio.run(ImageHosts([], LIMITS).fetch(['https://example.com/a.png']))
+        asyncio.run(ImageHosts([], LIMITS).fetch(['https://example.com/a.png'], unlimited))
 
 
 def test_one_host_that_is_not_allowed_stops_all():
@@ -396,7 +410,7 @@ def test_public_addresses(address):
 def test_names_of_this_computer_are_refused_however_they_are_written(name):
     hosts = ImageHosts([f'http://{name}:1'], LIMITS)
     with pytest.raises(ApiError, match='not public|has no address'):
-        asyncio.run(hosts.fetch([f'http://{name}:1/']))
+        asyncio.run(hosts.fetch([f'http://{name}:1/'], unlimited))
 
 
 def test_one_address_that_is_not_safe_is_enough():

@@ -28,7 +28,9 @@ def png(size: tuple[int, int] = (90, 60)) -> bytes:
 
 @pytest.mark.parametrize('fit', ['crop', 'pad', 'squash'])
 def test_a_preview_is_what_the_engine_sees(live, model, fit):
-    found = live().ask(path=PATH, image=uri(png()), visual_prompts=[MARK], fit=fit).json
+    response = live().ask(path=PATH, image=uri(png()), visual_prompts=[MARK], fit=fit, model='tiny')
+    found = response.json
+    assert response.headers['x-ignored-fields'] == 'model'
     drawn = Image.open(io.BytesIO(base64.b64decode(found['image'].partition(',')[2])))
     task = PictureTask((png(),), ('the image',), ((Mark(**MARK),),), fit)
     expected = prepare(task, model.processor.image_settings)

@@ -13,6 +13,7 @@ from vipllava_jax.protocol.served import Served
 from vipllava_jax.serving.asking import Asking
 from vipllava_jax.serving.bodies import JSON, Grow
 from vipllava_jax.serving.records import Record
+from vipllava_jax.serving.responses import ignored_fields
 from vipllava_jax.serving.state import Server
 from vipllava_jax.serving.streams import EventStream, stream, whole
 
@@ -33,8 +34,7 @@ class Answering:
             asking = Asking(engine, exchange.questions, server.wakeups, only_ends=not exchange.stream)
             record.replies = asking.replies
             watching = asyncio.create_task(asking.watch(receive))
-            names = ', '.join(record.ignored).strip()  # a header neither begins nor ends with a space
-            headers = {'x-ignored-fields': names} if record.ignored else {}
+            headers = ignored_fields(record.ignored)
             try:
                 await server.in_thread(asking.ask)
                 if exchange.stream:
@@ -53,8 +53,7 @@ class Answering:
         server = self.server
         request, ignored = await server.read(headers, receive, grow, self.endpoint.request)
         urls = remote_urls(request)
-        fetched = await server.images.fetch(urls) if urls else {}
-        grow(sum(map(len, fetched.values())))
+        fetched = await server.images.fetch(urls, grow) if urls else {}
         exchange = await server.in_thread(self.endpoint.exchange, request, served, record.id, fetched)
         record.exchange, record.ignored = exchange, ignored
         return exchange

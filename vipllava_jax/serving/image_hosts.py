@@ -17,6 +17,7 @@ from typing import NamedTuple
 from vipllava_jax.messages import brief
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.served import Limits
+from vipllava_jax.serving.bodies import Grow
 from vipllava_jax.serving.image_download import DEFAULT_PORTS, DownloadError, Location, download
 from vipllava_jax.serving.public_addresses import is_public
 
@@ -58,12 +59,15 @@ class ImageHosts:
         # Threads of their own: a name server that does not answer must not take those of other work.
         self._resolvers = ThreadPoolExecutor(AT_ONCE, 'image host names')
 
-    async def fetch(self, urls: Sequence[str]) -> dict[str, bytes]:
-        """The contents of the pictures by URL; ApiError if one of them cannot be fetched."""
+    async def fetch(self, urls: Sequence[str], grow: Grow) -> dict[str, bytes]:
+        """The contents of the pictures by URL, for which `grow` takes memory as they arrive.
+
+        Raises ApiError if one of them cannot be fetched.
+        """
         if len(urls) > self.limits.pictures:
             raise _error(f'there are URLs of {len(urls)} pictures: give at most {self.limits.pictures}')
         locations = [self._allowed_location(url) for url in urls]
-        tasks = [asyncio.ensure_future(self._fetch(location)) for location in locations]
+        tasks = [asyncio.ensure_future(self._fetch(location, grow)) for location in locations]
         try:
             contents = await asyncio.gather(*tasks)
         finally:
@@ -102,16 +106,19 @@ class ImageHosts:
             )
         return location
 
-    async def _fetch(self, location: Location) -> bytes:
+    async def _fetch(self, location: Location, grow: Grow) -> bytes:
         async with self._turn():
             try:
                 async with asyncio.timeout(SECONDS):
                     addresses = await self._safe_addresses(location)
-                    return await download(location, addresses, self.certificates, self.limits.picture_bytes)
+                    limit = self.limits.picture_bytes
+                    content = await download(location, addresses, self.certificates, limit)
             except DownloadError as error:
                 raise _error(f'the host of a picture, {location.host}, {error}') from None
             except TimeoutError:
                 raise _error(f'a picture from {location.host} took longer than {SECONDS:g} seconds') from None
+        grow(len(content))
+        return content
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ from vipllava_jax.protocol.models import model_entry, model_list
 from vipllava_jax.protocol.openapi import openapi
 from vipllava_jax.protocol.requests import TokenizeRequest
 from vipllava_jax.protocol.tokenizing import tokenize
-from vipllava_jax.serving.responses import json_response
+from vipllava_jax.serving.responses import ignored_fields, json_response
 from vipllava_jax.serving.state import Server
 from vipllava_jax.version import __version__
 
@@ -56,5 +56,6 @@ class Information:
     async def tokenize(self, request: Request) -> Response:
         server = self.server
         with server.admit() as (_, served), server.bodies.hold() as grow:
-            asked, _ = await server.read(request.headers, request.receive, grow, TokenizeRequest)
-            return json_response(await server.in_thread(tokenize, asked, served))
+            asked, ignored = await server.read(request.headers, request.receive, grow, TokenizeRequest)
+            body = await server.in_thread(tokenize, asked, served)
+            return json_response(body, headers=ignored_fields(ignored))

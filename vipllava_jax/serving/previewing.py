@@ -10,7 +10,7 @@ from vipllava_jax.engine.picture_worker import Prepared
 from vipllava_jax.protocol.previews import preview_body, preview_question
 from vipllava_jax.protocol.requests import PreviewRequest
 from vipllava_jax.serving.bodies import Disconnected
-from vipllava_jax.serving.responses import json_response
+from vipllava_jax.serving.responses import ignored_fields, json_response
 from vipllava_jax.serving.state import Server
 
 
@@ -23,12 +23,12 @@ class Previewing:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         server = self.server
         with server.admit() as (engine, served), server.bodies.hold() as grow:
-            request, _ = await server.read(Headers(scope=scope), receive, grow, PreviewRequest)
+            request, ignored = await server.read(Headers(scope=scope), receive, grow, PreviewRequest)
             question = await server.in_thread(preview_question, request, served)
             drawing = server.previews.submit(question, engine.model.processor.image_settings)
             prepared = await unless_gone(asyncio.wrap_future(drawing), receive)
             body = await server.in_thread(preview_body, prepared.pixels, prepared.warnings)
-            await json_response(body)(scope, receive, send)
+            await json_response(body, headers=ignored_fields(ignored))(scope, receive, send)
 
 
 async def unless_gone(work: asyncio.Future[Prepared], receive: Receive) -> Prepared:

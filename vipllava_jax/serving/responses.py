@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +28,12 @@ def error_response(error: ApiError, headers: dict[str, str] | None = None) -> Re
     if error.status == 401:
         headers['www-authenticate'] = 'Bearer'
     return json_response(error.body(), error.status, headers)
+
+
+def ignored_fields(names: Sequence[str]) -> dict[str, str]:
+    """The header that names the fields of a request that have no effect; none without such fields."""
+    # a header neither begins nor ends with a space
+    return {'x-ignored-fields': ', '.join(names).strip()} if names else {}
 
 
 async def skip_body(receive: Receive) -> None:
