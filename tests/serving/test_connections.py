@@ -63,9 +63,17 @@ def test_what_is_not_http_is_an_error_in_json(live):
         client = server.connect()
         client.sendall(data + b'\r\n\r\n')
         found = read_all(client)
-        assert found.startswith(b'HTTP/1.1 400')
+        assert found.startswith(b'HTTP/1.1 400 Bad Request\r\n')
+        assert b'\r\nx-request-id: ' in found
         assert json.loads(found.partition(b'\r\n\r\n')[2])['error']['code'] == 'invalid_http'
         client.close()
+
+
+@pytest.mark.parametrize('other', ['h2c', 'websocket'])
+def test_an_offer_of_another_protocol_is_declined_in_silence(live, caplog, other):
+    offer = {'Connection': 'Upgrade', 'Upgrade': other}
+    assert live().ask('GET', '/health', headers=offer).status == 200
+    assert not caplog.records
 
 
 def test_the_number_of_connections_is_bounded(live):
@@ -155,7 +163,9 @@ def test_small_parts_of_a_response_are_sent_at_once(live, monkeypatch):
 
     def note(self, transport):
         made(self, transport)
-        delays.append(not transport.get_extra_info('socket').getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        delays.append(
+            not transport.get_extra_info('socket').getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        )
 
     monkeypatch.setattr(connections.Connection, 'connection_made', note)
     live().ask()

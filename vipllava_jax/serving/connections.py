@@ -1,6 +1,7 @@
 """Connections of clients: limits of their number and of the time that they may do nothing."""
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -8,6 +9,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.serving.options import ServerOptions
+from vipllava_jax.serving.records import request_id
 from vipllava_jax.serving.responses import error_response
 
 STALLED = 'stalled'  # in `scope['state']` of a request whose reader took nothing in time
@@ -60,15 +62,19 @@ class Connection(H11Protocol):
             message = f'no complete head of a request arrived within {self.options.head_timeout:g} seconds'
             self._end(ApiError(408, message, code='timeout'))
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answers clients that offer HTTP/2, as those of Java do with every request, without two warnings."""
+
     def send_400_response(self, msg: str) -> None:
         self._end(ApiError(400, 'the request is not valid HTTP/1.1', code='invalid_http'))
 
     def _end(self, error: ApiError) -> None:
         """Answers with an error and closes the connection; only closes it while a response is being sent."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            response = error_response(error, {'connection': 'close'})
+            response = error_response(error, {'connection': 'close', 'x-request-id': request_id(None)})
+            status, reason = response.status_code, HTTPStatus(response.status_code).phrase.encode()
             parts = [
-                h11.Response(status_code=response.status_code, headers=response.raw_headers),
+                h11.Response(status_code=status, headers=response.raw_headers, reason=reason),
                 h11.Data(data=bytes(response.body)),
                 h11.EndOfMessage(),
             ]
