@@ -5,7 +5,7 @@ import json
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.protocol.bodies import HELLO, POINT, URI, chat, image, regions, text, user
@@ -229,12 +229,14 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(ChatRequest.__struct_fields__), values)
 def test_any_value_of_a_field_is_read_or_refused(name, value):
     with contextlib.suppress(ApiError):
         read_request(json.dumps(LEAST | {name: value}).encode(), ChatRequest)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_of_a_part_is_read(words):
     body = json.dumps(LEAST | {'messages': [user(text(words), image(visual_prompts=[POINT]))]})
