@@ -1,6 +1,7 @@
 """A prompt and its answer fit into the context, or are an error that says by how much they do not."""
 
 import dataclasses
+import time
 
 import pytest
 
@@ -8,6 +9,7 @@ from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.prompts import Turn
 from vipllava_jax.protocol.context import Wanted, context_length, prompt_ids, template_of, with_room
 from vipllava_jax.protocol.errors import ApiError
+from vipllava_jax.threads import background, in_background
 
 PLAIN = GenerationSettings()
 
@@ -76,6 +78,19 @@ def test_prompts_are_encoded_as_the_engine_does(served):
     with pytest.raises(ApiError, match='write it once for each image') as caught:
         prompt_ids([Turn('user', '<image>')], 0, 'vipllava', served, 'messages')
     assert caught.value.param == 'messages'
+
+
+def test_nobody_waits_while_a_long_text_is_encoded(served):
+    served.model.processor.tokenizer.encode('What?')
+    longest, begin = 0.0, time.perf_counter()
+    encoding, last = background(lambda: served.model.processor.tokenizer.encode('a b ' * 250_000)), begin
+    while in_background():
+        time.sleep(0.002)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    longest = max(longest, time.perf_counter() - last)
+    assert len(encoding()) > 500_000
+    assert longest < max(0.3, (last - begin) / 2)
 
 
 def test_templates_are_the_servers_or_the_requests(served):

@@ -12,6 +12,7 @@ from vipllava_jax.inputs import sentencepiece, tokenizer_json
 from vipllava_jax.inputs.tokenizer_fields import STANDARD, ExtraToken, TokenizerFields
 from vipllava_jax.messages import CheckpointError, brief, one_line
 
+LONG = 4096  # characters of a text that takes milliseconds to encode
 MAX_PENDING = 64  # the maximum number of tokens held back while a character is incomplete
 DEFAULTS = {'bos': '<s>', 'eos': '</s>', 'unk': '<unk>', 'pad': '<pad>'}  # used if no file names the token
 T = TypeVar('T')
@@ -78,7 +79,10 @@ class Tokenizer:
             raise ValueError(
                 f'the text is not valid Unicode at character {error.start}: write it in UTF-8'
             ) from None
-        encoding = call_library(self.backend.encode, text)
+        if len(text) < LONG:
+            encoding = call_library(self.backend.encode, text)
+        else:  # a batch of one lets other threads run meanwhile, which may take seconds
+            (encoding,) = call_library(self.backend.encode_batch, [text])
         ids, spans = encoding.ids, encoding.offsets
         if self.bos is not None and ids[:2] == [self.bos, self.bos]:
             return ids[1:], spans[1:]
