@@ -115,7 +115,7 @@ GROUPS = {
     type=WholeNumber(1, 2**20),
     default=1024,
     show_default=True,
-    help='The most requests that wait for a row; more are refused.',
+    help='The most questions that wait for a row; requests beyond that are refused.',
 )
 @click.option(
     '--exact',

@@ -13,6 +13,7 @@ Schema = dict[str, Any]
 ERRORS = {
     '400': 'The request is invalid: `param` names the field.',
     '401': 'The API key is missing or wrong.',
+    '403': 'The server has no keys, and the Host header names another computer.',
     '404': 'There is no such model or path.',
     '408': 'The body did not arrive in time.',
     '413': 'The body, or a picture in it, is too large.',
@@ -21,7 +22,7 @@ ERRORS = {
     '500': 'The server has failed.',
     '503': 'The server is starting, draining or has failed.',
 }
-OF_GET = ('401', '404', '500')
+OF_GET = ('401', '403', '404', '500')
 SUMMARIES = {
     '/v1/chat/completions': 'Answers the messages of a chat, with pictures and marks on them.',
     '/v1/completions': 'Continues texts.',

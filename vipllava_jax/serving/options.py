@@ -31,7 +31,7 @@ class ServerOptions:
     template: str = DEFAULT_TEMPLATE  # of requests that name none
     fit: Fit | None = None  # the same; None: that of the checkpoint
     max_model_len: int | None = None
-    queue: int = 1024  # requests that wait, beside those that have a row
+    queue: int = 1024  # questions that wait, beside those that have a row
     drain: float = 30  # seconds for requests to finish after SIGTERM
     log_format: Literal['text', 'json'] = 'text'
     log_prompts: bool = False
