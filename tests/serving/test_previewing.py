@@ -2,15 +2,19 @@
 
 import base64
 import io
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.serving.fakes import FakeEngine
+from tests.serving.live import live_server
 from vipllava_jax.engine.picture_worker import PictureTask, prepare
 from vipllava_jax.inputs.marks import Mark
 from vipllava_jax.protocol.served import Limits
 from vipllava_jax.serving import previews
+from vipllava_jax.serving.options import ServerOptions
 
 PATH = '/v1/preview'
 MARK = {'shape': 'ellipse', 'box': [10, 20, 60, 50], 'color': 'blue'}
@@ -26,9 +30,17 @@ def png(size: tuple[int, int] = (90, 60)) -> bytes:
     return file.getvalue()
 
 
+@pytest.fixture(scope='module')
+def server(model):
+    """A server of small pictures, whose process for previews serves all tests."""
+    options = ServerOptions('tiny', port=0, limits=Limits(marks=4, picture_pixels=100_000))
+    with live_server(options, lambda _: FakeEngine(model)) as server:
+        yield server
+
+
 @pytest.mark.parametrize('fit', ['crop', 'pad', 'squash'])
-def test_a_preview_is_what_the_engine_sees(live, model, fit):
-    response = live().ask(path=PATH, image=uri(png()), visual_prompts=[MARK], fit=fit, model='tiny')
+def test_a_preview_is_what_the_engine_sees(server, model, fit):
+    response = server.ask(path=PATH, image=uri(png()), visual_prompts=[MARK], fit=fit, model='tiny')
     found = response.json
     assert response.headers['x-ignored-fields'] == 'model'
     drawn = Image.open(io.BytesIO(base64.b64decode(found['image'].partition(',')[2])))
@@ -54,8 +66,7 @@ def test_a_preview_is_what_the_engine_sees(live, model, fit):
         ({'fit': 'stretch'}, 'fit', ''),
     ],
 )
-def test_what_is_invalid_is_refused(live, fields, param, words):
-    server = live(limits=Limits(marks=4, picture_pixels=100_000))
+def test_what_is_invalid_is_refused(server, fields, param, words):
     found = server.ask(path=PATH, **{'image': uri(png()), **fields})
     assert found.status == 400
     assert found.json['error']['param'] == param
@@ -63,8 +74,10 @@ def test_what_is_invalid_is_refused(live, fields, param, words):
     server.wait(server.is_idle)
 
 
-def test_previews_do_not_pile_up(live, monkeypatch):
+def test_previews_do_not_pile_up(server, monkeypatch):
     monkeypatch.setattr(previews, 'MAX_WAITING', 0)
-    found = live().ask(path=PATH, image=uri(png()))
+    begin = time.monotonic()
+    found = server.ask(path=PATH, image=uri(png()))
     assert (found.status, found.code) == (429, 'queue_full')
     assert found.headers['retry-after'] == '1'
+    assert time.monotonic() - begin < 1

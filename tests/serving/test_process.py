@@ -20,6 +20,7 @@ import pytest
 from tests.serving.live import JSON, read_status, request_bytes
 from vipllava_jax.serving import sockets
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / 'tests/serving/serve_fake.py'
 CERTIFICATE = (

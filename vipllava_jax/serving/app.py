@@ -97,7 +97,7 @@ class Reception:
 
         try:
             response = await self.respond(scope, receive_body, send_with_headers)
-            if response and response.status_code in REFUSALS and is_small_body(headers):
+            if response and unread and response.status_code in REFUSALS and is_small_body(headers):
                 await skip_body(receive_body)
             if response and unread:
                 await refuse(response, receive, send_with_headers)
