@@ -31,10 +31,9 @@ def test_the_same_is_valid_as_at_once(text):
         try:
             found = data_uris.decode_base64(text, 'image')
         except ValueError as error:
-            assert str(error) == 'image: the data is not valid base64'
-            found = None
+            found = str(error)
     try:
         expected = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        expected = None
+        expected = 'image: the data is not valid base64'
     assert found == expected

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 from vipllava_jax.messages import brief
 
-
 PART = 1 << 18  # characters that are decoded at a time, whole groups of four; no thread runs meanwhile
 
 
