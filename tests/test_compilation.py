@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vipllava_jax.compilation import FOLDER, plain_warning, use_cache
+from vipllava_jax.compilation import FOLDER, MAX_BYTES, delete_old_programs, plain_warning, use_cache
 
 PHOTO = Path(__file__).parent.parent / 'docs' / 'coffee.jpg'
 LIMITED = """
@@ -56,6 +56,19 @@ def programs(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob('*-cache')}
 
 
+def damaged(folder: Path) -> list[str]:
+    """The programs that jax could not read."""
+    from jax._src.compilation_cache import decompress_executable
+
+    found = []
+    for path in folder.glob('*-cache'):
+        try:
+            decompress_executable(path.read_bytes())
+        except Exception:
+            found.append(path.name)
+    return found
+
+
 @pytest.mark.slow
 def test_a_second_start_compiles_nothing(start, tmp_path):
     first = start(XDG_CACHE_HOME=tmp_path / 'caches')
@@ -96,8 +109,9 @@ def test_a_full_disk_is_reported_once_and_damaged_programs_are_replaced(start, t
     error = start('--compilation-cache', folder, limit=20_000).stderr
     assert 'File too large' in error
     assert error.count('\n') == 1
-    assert not [*folder.glob('jit_prefill_batch-*-cache')]
+    assert damaged(folder)
     assert start('--compilation-cache', folder).stderr == ''
+    assert not damaged(folder)
     [path] = folder.glob('jit_prefill_batch-*-cache')
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:100])
@@ -113,14 +127,8 @@ READING = "Error reading persistent compilation cache entry for 'jit_prefill_bat
 
 @pytest.fixture
 def kept(tmp_path):
-    """A folder with a truncated program, a complete one, and others without the time of their last use."""
-    for name in (
-        'jit_prefill_batch-a-cache',
-        'jit_prefill_batch-b-cache',
-        'jit_prefill_batch-b-atime',
-        'jit_other-c-cache',
-        'notes',
-    ):
+    """A folder with two programs of one name, one of another name, and a file that is none."""
+    for name in ('jit_prefill_batch-a-cache', 'jit_prefill_batch-b-cache', 'jit_other-c-cache', 'notes'):
         (tmp_path / name).touch()
     return tmp_path
 
@@ -129,21 +137,99 @@ def left(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_only_incomplete_programs_are_deleted(kept):
+def test_a_program_that_cannot_be_read_is_deleted(kept):
+    """With those of its name, because the warning does not say which it is."""
+    assert plain_warning(READING, kept, is_ours=True) is None
+    assert left(kept) == {'jit_other-c-cache', 'notes'}
+
+
+def test_a_program_that_cannot_be_written_is_reported(kept):
     before = left(kept)
     assert 'Errno 28' in plain_warning(WRITING, kept, is_ours=True)
-    assert left(kept) == before - {'jit_prefill_batch-a-cache'}
-    assert plain_warning(READING, kept, is_ours=True) is None
-    assert 'jit_other-c-cache' in left(kept)
+    assert left(kept) == before
 
 
-def test_a_program_without_a_time_of_use_is_deleted(kept):
-    """A program without the time of its last use, which makes some versions of jax fail."""
+def test_a_program_without_a_time_of_use_is_deleted_if_the_user_sets_a_limit(kept):
+    """jax then stores nothing while a program lacks the file with the time of its last use."""
     before = left(kept)
     missing = f"FileNotFoundError: [Errno 2] No such file or directory: '{kept}/jit_other-c-atime'"
     error = plain_warning(WRITING.partition('OSError')[0] + missing, kept, is_ours=True)
     assert error is None
-    assert left(kept) == before - {'jit_other-c-cache', 'jit_prefill_batch-a-cache'}
+    assert left(kept) == before - {'jit_other-c-cache'}
+
+
+HASH = '0123456789abcdef' * 4
+
+
+def store(folder: Path, name: str, size: int, used: float, written: float = 0.0) -> None:
+    """Stores a program as jax does, which was used and written at these times."""
+    path = folder / f'jit_{name}-{HASH}-cache'
+    path.write_bytes(bytes(size))
+    os.utime(path, (used, written))
+
+
+def names(folder: Path) -> str:
+    """The names of the programs that are left."""
+    return ''.join(sorted(path.name[4] for path in folder.glob(f'jit_*-{HASH}-cache')))
+
+
+def test_the_least_recently_used_programs_are_deleted(tmp_path):
+    for name, used, written in [('a', 1, 5), ('b', 3, 0), ('c', 6, 0), ('d', 4, 4)]:
+        store(tmp_path, name, 100, used, written)
+    for most, expected in [(400, 'abcd'), (399, 'acd'), (200, 'ac'), (100, 'c'), (99, '')]:
+        delete_old_programs(tmp_path, most)
+        assert names(tmp_path) == expected
+
+
+def test_other_files_are_never_deleted(tmp_path):
+    others = ['notes', 'my-cache', f'jit_f-{HASH}-cache.bak', f'jit_f-{HASH[1:]}-cache', '.lockfile']
+    for name in others:
+        (tmp_path / name).write_bytes(bytes(100))
+    (tmp_path / f'jit_folder-{HASH}-cache').mkdir()
+    (tmp_path / f'jit_link-{HASH}-cache').symlink_to(tmp_path / 'notes')
+    before = left(tmp_path)
+    store(tmp_path, 'a', 100, 1)
+    delete_old_programs(tmp_path, 0)
+    assert left(tmp_path) == before
+
+
+def test_times_of_use_that_jax_has_written_are_deleted_with_their_programs(tmp_path):
+    for n, name in enumerate('ab'):
+        store(tmp_path, name, 100, n)
+        (tmp_path / f'jit_{name}-{HASH}-atime').write_bytes(bytes(8))
+    delete_old_programs(tmp_path, 100)
+    assert left(tmp_path) == {f'jit_b-{HASH}-cache', f'jit_b-{HASH}-atime'}
+
+
+def test_programs_that_other_processes_delete_or_nobody_may_are_passed_over(tmp_path, monkeypatch):
+    delete_old_programs(tmp_path / 'none', 0)
+    for n, name in enumerate('abc'):
+        store(tmp_path, name, 100, n)
+    unlink = Path.unlink
+
+    def fails(path, missing_ok=False):
+        if path.name.startswith('jit_c'):
+            raise PermissionError
+        unlink(path, missing_ok)
+        if path.name.startswith('jit_a'):
+            raise FileNotFoundError
+
+    monkeypatch.setattr(Path, 'unlink', fails)
+    delete_old_programs(tmp_path, 0)
+    assert names(tmp_path) == 'c'
+
+
+def test_the_folder_is_reduced_when_a_command_starts(tmp_path):
+    """Unless the user has set a limit for jax, or has chosen the folder by its variable."""
+    store(tmp_path, 'a', 10, 1)
+    os.truncate(tmp_path / f'jit_a-{HASH}-cache', MAX_BYTES + 1)
+    use_cache(str(tmp_path), {'JAX_COMPILATION_CACHE_MAX_SIZE': '-1'})
+    use_cache(None, {FOLDER: str(tmp_path)})
+    assert names(tmp_path) == 'a'
+    environment: dict[str, str] = {}
+    use_cache(str(tmp_path), environment)
+    assert names(tmp_path) == ''
+    assert environment['JAX_COMPILATION_CACHE_MAX_SIZE'] == '-1'
 
 
 @pytest.mark.parametrize('warning', [WRITING, READING])
