@@ -2,9 +2,46 @@
 
 import random
 import threading
+from concurrent.futures import CancelledError
 from typing import Any
 
 from vipllava_jax.engine.question import QueueFull
+
+
+class FakeReply:
+    """A reply that is given all its answers at once, or an error."""
+
+    def __init__(self, question: Any, warnings: tuple[str, ...] = ()):
+        self.question, self.warnings = question, warnings
+        self.ended, self.lock, self.cancelled = threading.Event(), threading.Lock(), False
+        self.answers: tuple[Any, ...] = ()
+        self.error: BaseException | None = None
+
+    def end(self, answers: tuple[Any, ...], error: BaseException | None = None) -> bool:
+        """Ends a reply that has not ended; returns whether it had not."""
+        with self.lock:
+            if self.done:
+                return False
+            self.answers, self.error = answers, error
+            self.ended.set()
+            return True
+
+    @property
+    def done(self) -> bool:
+        return self.ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.ended.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> tuple[Any, ...]:
+        if not self.wait(timeout):
+            raise TimeoutError
+        if self.error:
+            raise self.error
+        return self.answers
+
+    def cancel(self) -> None:
+        self.cancelled = self.end((), CancelledError()) or self.cancelled
 
 
 class WaitingQuestions:
@@ -19,7 +56,7 @@ class WaitingQuestions:
         self.asked: list[Any] = []
         self.most, self.closed, self.rng = 0, False, random.Random(0)
         self.changed = threading.Condition()
-        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread = threading.Thread(target=self._work, name='vipllava fake engine', daemon=True)
         self.thread.start()
 
     def __enter__(self) -> Any:

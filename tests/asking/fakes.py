@@ -4,36 +4,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from tests.fake_engine import WaitingQuestions
+from tests.fake_engine import FakeReply, WaitingQuestions
 from vipllava_jax.engine.pieces import Answer
-
-
-class FakeReply:
-    def __init__(self, question: Any, warnings: tuple[str, ...]):
-        self.question, self.warnings = question, warnings
-        self.done = self.cancelled = False
-        self.found: Any = None
-        self.notice: Callable[[], None] = lambda: None
-
-    def on_progress(self, callback: Callable[[], None]) -> None:
-        self.notice = callback
-        if self.done:
-            callback()
-
-    def end(self, found: Answer | BaseException) -> None:
-        """Ends with an answer or an error, and tells the reader more than once, as an engine may."""
-        self.found, self.done = found, True
-        self.notice()
-        self.notice()
-
-    def result(self, timeout: float | None = None) -> tuple[Answer, ...]:
-        assert self.done
-        if isinstance(self.found, BaseException):
-            raise self.found
-        return (self.found,)
-
-    def cancel(self) -> None:
-        self.cancelled = True
 
 
 class FakeEngine(WaitingQuestions):
@@ -56,9 +28,11 @@ class FakeEngine(WaitingQuestions):
         return SimpleNamespace(rows=self.rows, long_rows=1)
 
     def end(self, reply: FakeReply) -> None:
-        reply.notice()  # as if it grew
         found = self.answer(reply.question)
-        reply.end(Answer(found, (1, 2), 'stop', 7, 0) if isinstance(found, str) else found)
+        if isinstance(found, str):
+            reply.end((Answer(found, (1, 2), 'stop', 7, 0),))
+        else:
+            reply.end((), found)
 
 
 def text_of(question: Any) -> str:

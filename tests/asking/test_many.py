@@ -7,7 +7,6 @@ from concurrent.futures import CancelledError
 import pytest
 
 from tests.asking.fakes import FakeEngine, text_of
-from vipllava_jax.asking import many
 from vipllava_jax.asking.many import ask_all, look_ahead
 from vipllava_jax.engine.question import Question, QuestionError
 
@@ -30,8 +29,7 @@ def test_every_question_ends_once_and_few_are_read_ahead():
     assert [one.key for one in found] != sorted(one.key for one in found)  # as they are complete
 
 
-def test_a_full_queue_is_waited_for(monkeypatch):
-    monkeypatch.setattr(many, 'WAIT', 0.01)
+def test_a_full_queue_is_waited_for():
     with FakeEngine(queue=3) as engine:
         found = [one.key for ended in ask_all(engine, questions(50)) for one in ended]
         assert sorted(found) == [*range(50)]

@@ -1,13 +1,11 @@
 """An engine without a model: it answers with the prompt, from a thread of its own and in random order."""
 
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from tests.fake_engine import WaitingQuestions
+from tests.fake_engine import FakeReply, WaitingQuestions
 from vipllava_jax.engine.question import encode
 from vipllava_jax.engine.reply import Reply
 from vipllava_jax.generation.settings import GenerationSettings
@@ -26,32 +24,6 @@ class FakeAnswer(NamedTuple):
     cached_tokens: int = 0
 
 
-class FakeReply:
-    def __init__(self, question: Any):
-        self.question, self.ended = question, threading.Event()
-        self.error: BaseException | None = None
-        self.cancelled = False
-        self.warnings: tuple[str, ...] = ('a mark is cut off',) if 'cut' in str(question.prompt) else ()
-
-    def result(self, timeout: float | None = None) -> tuple[FakeAnswer, ...]:
-        if not self.ended.wait(timeout):
-            raise TimeoutError
-        if self.error:
-            raise self.error
-        n = self.question.settings.num_return_sequences
-        text = text_of(self.question)
-        return tuple(FakeAnswer(f'{text} {k}' if k else text, (1,) * (k + 1)) for k in range(n))
-
-    @property
-    def done(self) -> bool:
-        return self.ended.is_set()
-
-    def cancel(self) -> None:
-        if not self.ended.is_set():
-            self.error, self.cancelled = CancelledError(), True
-            self.ended.set()
-
-
 class FakeEngine(WaitingQuestions):
     """`fails` maps a question to its error, if any."""
 
@@ -67,7 +39,7 @@ class FakeEngine(WaitingQuestions):
         super().__init__(queue, rows)
 
     def reply_to(self, question: Any) -> FakeReply:
-        return FakeReply(question)
+        return FakeReply(question, ('a mark is cut off',) if 'cut' in str(question.prompt) else ())
 
     def stats(self) -> Any:
         return SimpleNamespace(
@@ -80,8 +52,9 @@ class FakeEngine(WaitingQuestions):
 
     def end(self, reply: FakeReply) -> None:
         self.finished += 1
-        reply.error = reply.error or self.fails(reply.question)
-        reply.ended.set()
+        text, n = text_of(reply.question), reply.question.settings.num_return_sequences
+        answers = tuple(FakeAnswer(f'{text} {k}' if k else text, (1,) * (k + 1)) for k in range(n))
+        reply.end(answers, self.fails(reply.question))
 
 
 class ReplyingEngine(FakeEngine):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.batch_files.fakes import FakeEngine
-from vipllava_jax.batch_files import answering
+from vipllava_jax.asking import many
 from vipllava_jax.batch_files.answers import answers
 from vipllava_jax.engine.question import QuestionError
 from vipllava_jax.generation.settings import GenerationSettings
@@ -56,7 +56,7 @@ def test_few_rows_are_read_ahead(engine):
     lines = answers(engine, rows)
     for _ in range(1000):
         next(lines)
-    ahead = answering.look_ahead(engine)
+    ahead = many.look_ahead(engine)
     assert 1000 <= next(count) <= 1000 + 2 * ahead + 1
     assert engine.most <= ahead
     lines.close()
@@ -278,7 +278,7 @@ def test_invalid_arguments_are_errors_at_once(engine, arguments, error, message)
 
 
 def test_pictures_in_memory_are_bounded(engine, monkeypatch):
-    monkeypatch.setattr(answering, 'MAX_AHEAD_BYTES', 1000)
+    monkeypatch.setattr(many, 'MAX_AHEAD_BYTES', 1000)
     reply = engine.submit
     slow = []
     engine.submit = lambda question: slow.append(question) or reply(question)

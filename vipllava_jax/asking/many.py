@@ -1,11 +1,11 @@
-"""Keeps an engine busy with many questions, and takes each answer as soon as it is complete."""
+"""Keeps an engine busy with many questions, and takes answers as they are complete."""
 
-import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from functools import partial
-from queue import Empty, SimpleQueue
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from vipllava_jax.engine.pieces import Answer
@@ -17,31 +17,53 @@ if TYPE_CHECKING:
 
 K = TypeVar('K')
 MIN_AHEAD = 64  # questions whose pictures are prepared while all rows are busy
-WAIT = 0.2  # seconds between two looks at a queue that others have filled
+MAX_AHEAD_BYTES = 512 << 20  # bytes of pictures that wait in memory for their turn
+WAIT = 0.05  # seconds between two looks at the answers
 
 
-class Ended(NamedTuple, Generic[K]):
-    """A question that needs nothing more: its answer, or why it can have none."""
+@dataclass(eq=False)
+class Asked(Generic[K]):
+    """Questions that belong together, with a key of the caller, and their replies or their common error."""
 
     key: K
-    answer: Answer | None  # the first, if there are several
-    error: QuestionError | None = None
-    warnings: tuple[str, ...] = ()  # about its pictures
+    questions: Sequence[Question]
+    size: int = 0  # bytes of their pictures that lie in memory
+    error: Exception | None = None  # no more is asked if there is one
+    replies: list['Reply'] = field(default_factory=list)
 
+    def ask(self, engine: 'Engine') -> bool:
+        """Asks those questions that have not been asked yet; returns whether the engine has taken all."""
+        try:
+            for question in self.questions[len(self.replies) :]:
+                if self.error:
+                    break
+                self.replies.append(engine.submit(question))
+        except QueueFull:  # others ask the same engine
+            return False
+        except QuestionError as error:
+            self._fail(error)
+        return True
 
-def ask_all(engine: 'Engine', questions: Iterable[tuple[K, Question]]) -> Iterator[list[Ended[K]]]:
-    """Asks questions, each with a key of the caller -> lists of those that have ended, in any order.
+    def has_ended(self) -> bool:
+        """Whether all are answered, or one cannot be; raises the error of an engine that has failed."""
+        for reply in self.replies:
+            if self.error is None and reply.error is not None:
+                self._fail(reply.error)
+        is_asked = len(self.replies) == len(self.questions)
+        return self.error is not None or (is_asked and all(reply.done for reply in self.replies))
 
-    A bounded number is read ahead of the answers. Closing the iterator cancels what is not answered. Raises
-    the error of an engine that has failed, and RuntimeError if it is closed.
-    """
-    asked = _Asked(engine, iter(questions))
-    try:
-        while asked.has_more:
-            if ended := asked.fill() or asked.collect():
-                yield ended
-    finally:
-        asked.cancel()
+    def _fail(self, error: BaseException) -> None:
+        """Keeps the error of a question, and cancels the others; raises that of an engine."""
+        if isinstance(error, CancelledError):
+            raise RuntimeError('the engine was closed before it answered all questions') from None
+        if not isinstance(error, QuestionError):
+            raise error
+        self.error = error
+        self.cancel()
+
+    def cancel(self) -> None:
+        for reply in self.replies:
+            reply.cancel()
 
 
 def look_ahead(engine: 'Engine') -> int:
@@ -50,65 +72,97 @@ def look_ahead(engine: 'Engine') -> int:
     return stats.rows + stats.long_rows + max(stats.rows, MIN_AHEAD)
 
 
-class _Asked(Generic[K]):
-    """The questions that an engine has, and the one that follows them."""
+def ask_together(
+    engine: 'Engine', questions: Iterator[Asked[K] | None], ordered: bool = False
+) -> Generator[list[Asked[K]]]:
+    """Asks questions, a bounded number ahead, and yields those that have ended, several times a second.
 
-    def __init__(self, engine: 'Engine', questions: Iterator[tuple[K, Question]]) -> None:
-        self.engine, self.questions, self.most = engine, questions, look_ahead(engine)
-        self.next = next(questions, None)
-        self.waiting: dict[int, tuple[K, Reply]] = {}  # by the order in which they were asked
-        self.ended: SimpleQueue[int] = SimpleQueue()  # written by the thread of the engine
-        self.count = 0
-
-    @property
-    def has_more(self) -> bool:
-        return bool(self.waiting) or self.next is not None
-
-    def fill(self) -> list[Ended[K]]:
-        """Asks as many questions as may wait; stops after one that is refused, and returns it."""
-        while self.next is not None and len(self.waiting) < self.most:
-            key, question = self.next
-            try:
-                reply = self.engine.submit(question)
-            except QueueFull:  # others ask the same engine
-                break
-            except QuestionError as error:
-                self.next = next(self.questions, None)
-                return [Ended(key, None, error)]
-            self.waiting[self.count] = key, reply
-            reply.on_progress(partial(self._notice, self.count))
-            self.count += 1
-            self.next = next(self.questions, None)
-        return []
-
-    def collect(self) -> list[Ended[K]]:
-        """What has ended since the last call; waits for something, but not for long."""
-        if not self.waiting:
-            time.sleep(WAIT)
-            return []
-        numbers = set()
-        with contextlib.suppress(Empty):
-            numbers.add(self.ended.get(timeout=WAIT))
-            while True:
-                numbers.add(self.ended.get_nowait())
-        return [_ended(*self.waiting.pop(number)) for number in sorted(numbers & self.waiting.keys())]
-
-    def cancel(self) -> None:
-        for _, reply in self.waiting.values():
-            reply.cancel()
-
-    def _notice(self, number: int) -> None:
-        """Called in the thread of the engine whenever a reply grows, also after its end."""
-        entry = self.waiting.get(number)
-        if entry and entry[1].done:
-            self.ended.put(number)
-
-
-def _ended(key: K, reply: 'Reply') -> Ended[K]:
+    A list may be empty. `questions` may yield None where the next ones are not known yet. With `ordered`,
+    they end in their order. Closing the iterator cancels what is not answered. Raises the error of an engine
+    that has failed, and RuntimeError if it is closed.
+    """
+    waiting: deque[Asked[K]] = deque()
+    ahead, more = look_ahead(engine), True
     try:
-        answer = reply.result()[0]
-    except QuestionError as error:
-        return Ended(key, None, error)
-    except CancelledError:
-        raise RuntimeError('the engine was closed before it had answered all questions') from None
-    return Ended(key, answer, warnings=reply.warnings)
+        while more or waiting:
+            if all(asked.ask(engine) for asked in [*waiting][-1:]) and more:
+                more = _fill(engine, questions, waiting, ahead)
+            ended = _collect(waiting, ordered)
+            yield ended
+            if not ended:
+                _wait(waiting)
+    finally:
+        for asked in waiting:
+            asked.cancel()
+
+
+def _fill(
+    engine: 'Engine', questions: Iterator[Asked[K] | None], waiting: deque[Asked[K]], ahead: int
+) -> bool:
+    """Asks as many questions as may wait; returns whether there may be others."""
+    size = sum(asked.size for asked in waiting)
+    count = sum(max(len(asked.replies), 1) for asked in waiting)
+    while count < ahead and size < MAX_AHEAD_BYTES:
+        try:
+            asked = next(questions)
+        except StopIteration:
+            return False
+        if asked is None:
+            break
+        waiting.append(asked)
+        if not asked.ask(engine):
+            break
+        size, count = size + asked.size, count + max(len(asked.replies), 1)
+    return True
+
+
+def _collect(waiting: deque[Asked[K]], ordered: bool) -> list[Asked[K]]:
+    """Removes what has ended; with `ordered` only what nothing unfinished precedes."""
+    ended = []
+    for _ in range(len(waiting)):
+        asked = waiting.popleft()
+        if asked.has_ended():
+            ended.append(asked)
+        elif ordered:
+            waiting.appendleft(asked)
+            break
+        else:
+            waiting.append(asked)
+    return ended
+
+
+def _wait(waiting: deque[Asked[K]]) -> None:
+    """Waits until a question of the first has been answered, but not for long."""
+    running = [reply for reply in waiting[0].replies if not reply.done] if waiting else []
+    if running:
+        running[0].wait(WAIT)
+    else:
+        time.sleep(WAIT)
+
+
+class Ended(NamedTuple, Generic[K]):
+    """A question that needs nothing more: its answer, or why it can have none."""
+
+    key: K
+    answer: Answer | None  # the first, if there are several
+    error: Exception | None = None
+    warnings: tuple[str, ...] = ()  # about its pictures
+
+
+def ask_all(engine: 'Engine', questions: Iterable[tuple[K, Question]]) -> Iterator[list[Ended[K]]]:
+    """Asks questions, each with a key of the caller -> lists of those that have ended, in any order.
+
+    Reads ahead, ends and raises errors as `ask_together`.
+    """
+    single = (Asked(key, (question,)) for key, question in questions)
+    with closing(ask_together(engine, single)) as found:
+        for asked in found:
+            if asked:
+                yield [_ended(one) for one in asked]
+
+
+def _ended(asked: Asked[K]) -> Ended[K]:
+    if asked.error:
+        return Ended(asked.key, None, asked.error)
+    (reply,) = asked.replies
+    return Ended(asked.key, reply.result()[0], warnings=reply.warnings)

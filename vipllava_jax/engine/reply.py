@@ -58,14 +58,16 @@ class Reply:
 
         Raises the error of a question that has failed, and CancelledError after `cancel`.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.done, timeout):
-                raise TimeoutError(
-                    f'the question is not answered after {timeout} seconds; it is still running'
-                )
+        if not self.wait(timeout):
+            raise TimeoutError(f'the question is not answered after {timeout} seconds; it is still running')
         if self._error:
             raise self._error
         return tuple(map(self._answer, range(len(self.ends.reasons))))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the reply is `done`, at most `timeout` seconds; returns whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.done, timeout)
 
     @property
     def error(self) -> BaseException | None:
