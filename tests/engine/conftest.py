@@ -9,6 +9,7 @@ import vipllava_jax as vj
 from tests.conftest import SMALL
 from tests.engine.pictures import SETTINGS
 from tests.makers import write_processor_files
+from tests.threads import threads_end  # noqa: F401
 from vipllava_jax.engine.engine import Engine
 from vipllava_jax.engine.pictures import Pictures
 from vipllava_jax.inputs.processor import Processor

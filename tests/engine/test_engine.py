@@ -216,14 +216,16 @@ def test_larger_pictures_than_allowed_are_refused(start, workers):
 
 
 def test_closing_ends_what_is_open(start):
-    engine = start()
-    replies = [engine.submit(Question(f'What is {n}?', settings=LONG)) for n in range(5)]
-    replies += [engine.submit(Question('What?', picture((2000, 2000), n), settings=LONG)) for n in range(3)]
-    next(iter(replies[0]))
-    begin = time.monotonic()
-    engine.close()
-    engine.close()
-    assert time.monotonic() - begin < 10
+    with start() as engine:
+        replies = [engine.submit(Question(f'What is {n}?', settings=LONG)) for n in range(5)]
+        replies += [
+            engine.submit(Question('What?', picture((2000, 2000), n), settings=LONG)) for n in range(3)
+        ]
+        next(iter(replies[0]))
+        begin = time.monotonic()
+        engine.close()
+        engine.close()
+        assert time.monotonic() - begin < 10
     for reply in replies:
         with pytest.raises(CancelledError):
             reply.result(0)

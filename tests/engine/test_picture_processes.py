@@ -92,14 +92,14 @@ def test_a_question_may_be_cancelled_while_it_waits(pool):
 
 
 def test_closing_ends_everything_at_once():
-    pool = Pictures(SETTINGS, 1)
-    pid = stopped(pool)
-    running, waiting = (pool.submit(Question('What?', picture())) for _ in range(2))
-    time.sleep(0.2)
-    begin = time.monotonic()
-    pool.close()
-    pool.close()
-    assert time.monotonic() - begin < 3
+    with Pictures(SETTINGS, 1) as pool:
+        pid = stopped(pool)
+        running, waiting = (pool.submit(Question('What?', picture())) for _ in range(2))
+        time.sleep(0.2)
+        begin = time.monotonic()
+        pool.close()
+        pool.close()
+        assert time.monotonic() - begin < 3
     assert gone(pid, 1)
     for future in (running, waiting):
         with pytest.raises(CancelledError):

@@ -11,6 +11,7 @@ import click
 from vipllava_jax.cli.batch_merge import merge, said_of
 from vipllava_jax.cli.batch_plan import PreparedBatch, open_source, prepare
 from vipllava_jax.cli.batch_run import answer_all
+from vipllava_jax.cli.engine_options import ENGINE_OPTIONS, engine_options
 from vipllava_jax.cli.generation_options import (
     OPTIONS,
     GenerationCommand,
@@ -26,7 +27,6 @@ from vipllava_jax.cli.models import (
     template_option,
     weight_options,
 )
-from vipllava_jax.cli.numbers import WholeNumber
 from vipllava_jax.cli.paths import FILE, FOLDER
 from vipllava_jax.cli.pictures import mark_option
 from vipllava_jax.messages import printable
@@ -39,7 +39,8 @@ GROUPS = {
     'Rows': ('images', 'prompt', 'marks', 'template', 'fit', 'shard'),
     'Output': ('output', 'retry_errors'),
     'Generation': (*(name for name in OPTIONS if name not in WITHOUT), 'others'),
-    'Model': ('source', 'dtype', 'quantize', 'adapter', 'mesh', 'rows', 'slots', 'exact'),
+    'Model': ('source', 'dtype', 'quantize', 'adapter', 'mesh'),
+    'Engine': ENGINE_OPTIONS,
 }
 
 
@@ -88,25 +89,7 @@ class BatchCommand(GenerationCommand):
 @model_option
 @weight_options
 @mesh_option
-@click.option(
-    '--rows',
-    metavar='N',
-    type=WholeNumber(1, 2**16),
-    help='The number of rows that are answered together.  [default: what the memory has room for]',
-)
-@click.option(
-    '--slots',
-    metavar='N',
-    type=WholeNumber(1),
-    default=1024,
-    show_default=True,
-    help='The most tokens of the prompt and the answer of a row; a few rows may have the whole context.',
-)
-@click.option(
-    '--exact',
-    is_flag=True,
-    help='Make the answer to a row independent of the others to the last bit; slower.',
-)
+@engine_options
 def batch(
     given: str,
     output: str,
@@ -115,9 +98,6 @@ def batch(
     shard: str | None,
     retry_errors: bool,
     mesh: Any,
-    rows: int | None,
-    slots: int,
-    exact: bool,
     **options: Any,
 ) -> None:
     """Answer all rows of INPUT: a JSONL file, a JSON list, a folder of pictures, or - for stdin.
@@ -136,11 +116,12 @@ def batch(
       vipllava batch merge answers.jsonl
     """
     reserve()
+    engine = {name: options.pop(name) for name in ENGINE_OPTIONS}
     settings = {'drawn_seed': secrets.randbits(32), **pop_settings(options, as_json=True)}
     weights = pop_weight_options(options)
     found = open_source(given, images, options)
     plan = prepare(source, found, Path(output), shard, weights, mesh, {**options, 'settings': settings})
-    run = answer_all(plan, retry_errors, {'rows': rows, 'slots': slots, 'exact': exact})
+    run = answer_all(plan, retry_errors, engine)
     sys.exit(report(run, plan))
 
 

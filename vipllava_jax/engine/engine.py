@@ -1,5 +1,6 @@
 """The engine: answers questions as they come, many at a time, in rows that are refilled as they end."""
 
+import atexit
 import threading
 import time
 from collections import deque
@@ -34,11 +35,11 @@ class Engine:
     are kept in `prefix_bytes`, and not computed again. At most `queue` questions wait, beside those for which
     a row is free. With `exact`, the answer to a question does not depend on what else is answered, also in
     bfloat16: each is prefilled alone, all rows are always decoded, and no prefix is shared. `workers`
-    processes prepare pictures, which have at most `max_pixels`; None is PIL's limit. `progress` is called
-    with the numbers of compiled programs and of all.
+    processes prepare pictures, which have at most `max_pixels`; None is PIL's limit.
 
-    All programs are compiled when it is created. Raises ValueError for a number that is out of range, or if
-    the memory has no room for a row; TypeError for what is not a Model.
+    All programs are compiled when it is created; `progress` is called with the numbers of those and of all.
+    Raises ValueError for a number that is out of range, or if the memory has no room for a row; TypeError for
+    what is not a Model.
     """
 
     def __init__(
@@ -60,8 +61,7 @@ class Engine:
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f'{name} is {brief(number)}: give a whole number from 1 on')
         self.model, self.exact, self._queue = model, exact, queue
-        if prefix_bytes is None:
-            prefix_bytes = default_prefix_bytes()
+        prefix_bytes = default_prefix_bytes() if prefix_bytes is None else prefix_bytes
         self.shapes = shapes_for(model, rows, slots, long_rows, prefix_bytes)
         self._store = PrefixStore(0 if exact else prefix_bytes)
         self._counts = Counts()
@@ -70,10 +70,10 @@ class Engine:
         try:
             self._device = Device(model.params, model.cfg, self.shapes)
             compile_all(self._device, progress)
+            self._scheduler = Scheduler(self._device, self._store, self._counts, exact)
         except BaseException:
             self._pictures.close()
             raise
-        self._scheduler = Scheduler(self._device, self._store, self._counts, exact)
         self._changed = threading.Condition()
         self._prepared: deque[Waiting] = deque()  # for the scheduler
         self._preparing: dict[Reply, Future[Prepared]] = {}
@@ -81,6 +81,7 @@ class Engine:
         self._is_closing = self._is_draining = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name='vipllava engine', daemon=True)
+        atexit.register(self.close)  # otherwise the thread would start programs while jax ends
         self._thread.start()
 
     def submit(self, question: Question) -> Reply:
@@ -151,7 +152,7 @@ class Engine:
             reply.fail(error)
 
     def close(self) -> None:
-        """Ends the engine: questions that are not answered fail with CancelledError."""
+        """Ends the engine and its threads: questions that are not answered fail with CancelledError."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -159,6 +160,7 @@ class Engine:
             self._thread.join()
         self._pictures.close()
         self.fail_open(CancelledError('the engine was closed'))
+        atexit.unregister(self.close)
 
     def __enter__(self) -> 'Engine':
         return self
