@@ -73,8 +73,8 @@ def delete_old_programs(folder: Path, most: int) -> None:
     stay; what other processes delete at the same time, or what cannot be deleted, is passed over.
     """
     found = []
-    with contextlib.suppress(OSError):
-        for file in os.scandir(folder):
+    with contextlib.suppress(OSError), os.scandir(folder) as files:
+        for file in files:
             if PROGRAM.fullmatch(file.name) and file.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
                     stat = file.stat()

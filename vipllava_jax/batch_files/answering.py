@@ -16,7 +16,7 @@ def rounds(
     engine: 'Engine', questions: Iterator[RowQuestion | None], ordered: bool = False
 ) -> Generator[list[dict[str, Any]]]:
     """Asks the questions of rows as `ask_together`, and yields the lines of those that have ended."""
-    rows = (row and Asked(row, row.questions, row.size, row.error) for row in questions)
+    rows = (None if row is None else Asked(row, row.questions, row.size, row.error) for row in questions)
     has_warned = False
     with closing(ask_together(engine, rows, ordered)) as found:
         for ended in found:
