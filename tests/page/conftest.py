@@ -16,6 +16,7 @@ from tests.serving.live import Live, live_server
 from vipllava_jax.serving.options import ServerOptions
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
+ARGUMENTS = ['--no-sandbox', '--use-fake-device-for-media-stream']
 ADVICE = (
     "the tests of the page need a browser: apt-get install chromium, and pip install -e '.[test-page]' "
     '(CONTRIBUTING.md says more)'
@@ -32,7 +33,7 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.fail(ADVICE)
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=['--no-sandbox'])
+        launched = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield launched
         launched.close()
 

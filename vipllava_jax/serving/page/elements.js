@@ -1,33 +1,48 @@
-// Short names for what the page does with its elements; text only ever becomes text.
+// The elements of the page, by their ids, and new ones; text only ever becomes text.
 
-export const byId = (id) => document.getElementById(id);
+export const page = Object.fromEntries([...document.querySelectorAll('[id]')].map((element) => [element.id, element]));
 
-/** A new element with attributes, listeners whose names begin with "on", and children. */
-export function create(name, attributes = {}, ...children) {
-  const element = document.createElement(name);
-  if (name === 'button') element.type = 'button'; // a form is sent by its own buttons alone
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith('on')) element.addEventListener(key.slice(2), value);
-    else if (value !== false) element.setAttribute(key, value === true ? '' : value);
+/** A new element with attributes, what a click on it does, and children. */
+export const create = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
+
+export const createSvg = (name, attributes = {}, ...children) =>
+  fill(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === 'onclick') element.onclick = value;
+    else element.setAttribute(name, value);
   }
   element.append(...children);
   return element;
 }
 
+/** A dot in a colour that CSS knows by the same name. */
+export function dot(color) {
+  const element = create('span', { class: 'dot' });
+  element.style.background = color;
+  return element;
+}
+
+export function onClick(actions) {
+  for (const [id, action] of Object.entries(actions)) page[id].addEventListener('click', () => action());
+}
+
+export function onFile(id, work) {
+  page[id].addEventListener('change', () => {
+    const [file] = page[id].files;
+    page[id].value = ''; // so that the same file can be chosen again
+    if (file) work(file);
+  });
+}
+
 /** Says something to those who cannot see the page. */
 export function announce(text) {
-  byId('announcement').textContent = text;
+  page.announcement.textContent = text;
 }
 
 /** Shows a message at the top of the page; none hides it. */
 export function notify(text = '') {
-  byId('notice-text').textContent = text;
-  byId('notice').hidden = !text;
-}
-
-/** Saves a text as a file. */
-export function download(name, text) {
-  const url = URL.createObjectURL(new Blob([text], { type: 'application/json' }));
-  create('a', { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  page['notice-text'].textContent = text;
+  page.notice.hidden = !text;
 }

@@ -1,94 +1,62 @@
 // Drawing, moving and zooming by mouse, touch or pen.
 
-import { corners, currentView, handleAt, pan, pictureAt, placeOf, showDraft, zoom } from './canvas.js';
-import { byId } from './elements.js';
-import { boundsOf, boxAround, curveAlong, inside, isLargeEnough, moved, simplified, stretched } from './geometry.js';
-import { GESTURES, markAt } from './shapes.js';
-import { change, edit, state } from './state.js';
+import { pictureAt, zoom } from './canvas.js';
+import { page } from './elements.js';
+import { corners, curveAlong, distance, inside, isLargeEnough, moved, span, stretched } from './geometry.js';
+import { GESTURES } from './shapes.js';
+import { change, put, state } from './state.js';
 
-const canvas = byId('canvas');
-const pointers = new Map(); // the places of those that are down, by their ids
-let gesture = null; // { move(place), end() } of the pointer that came first
-let serial = 0;
+const { canvas, stage } = page;
+const pointers = new Map(); // the places [x, y] on the screen of those that are down, by their ids
+let gesture = null; // of the first: { index, found, markAt(point, passed) }; without markAt, it moves the view
+
+const placeOf = (event) => [event.clientX, event.clientY];
 
 function start(event) {
-  if (!state.picture || (event.pointerType === 'mouse' && event.button > 1)) return;
-  canvas.setPointerCapture(event.pointerId);
+  if (!state.picture || event.button) return;
   pointers.set(event.pointerId, placeOf(event));
-  if (pointers.size === 2) {
-    gesture?.cancel();
-    gesture = null;
+  canvas.setPointerCapture(event.pointerId);
+  if (pointers.size > 1) return cancel();
+  gesture = begin(event, pictureAt(event));
+  draw(event);
+}
+
+/** The gesture that begins at a corner of the selected mark, on a mark, or anywhere. */
+function begin({ target }, start) {
+  const { marks, selected, tool, picture } = state;
+  const { corner } = target.dataset;
+  const found = [...page.drawn.children].indexOf(target.closest('.mark'));
+  if (corner) {
+    const opposite = corners(span(marks[selected].points))[(corner + 2) % 4];
+    const boxTo = (point) => span([opposite, inside(point, picture.size)]);
+    const markAt = (point) => stretched(marks[selected], boxTo(point), picture.size);
+    return { index: selected, found: selected, markAt };
   }
-  if (pointers.size > 1) return;
-  const reach = event.pointerType === 'mouse' ? 9 : 20;
-  gesture = event.button === 1 ? panning() : begin(pictureAt(event), placeOf(event), reach);
-}
-
-/** The gesture that begins at a point: of the selected mark's corner, of a mark, or of a new one. */
-function begin(point, place, reach) {
-  const corner = handleAt(place, reach);
-  if (corner >= 0) return resizing(corner);
-  if (state.tool !== 'select') return drawing(state.tool, point, reach);
-  const found = markAt(state.marks, point, reach / currentView().scale);
+  if (tool !== 'select') return { index: marks.length, found, markAt: newMark() };
   change({ selected: found });
-  return found >= 0 ? moving(found, point) : panning();
+  const by = ([x, y]) => [x - start[0], y - start[1]];
+  return found < 0 ? {} : { index: found, found, markAt: (point) => moved(marks[found], by(point), picture.size) };
 }
 
-function drawing(shape, start, reach) {
-  const { size } = state.picture;
-  const points = [start];
-  const kind = GESTURES[shape];
-  const markNow = () => {
-    const color = state.color;
-    if (kind === 'point') return { shape, point: inside(points.at(-1), size), color };
-    if (kind === 'box') return { shape, box: boxAround([start, points.at(-1)].map((p) => inside(p, size))), color };
-    const path = shape === 'scribble' ? curveAlong(points) : simplified(points, 0.5);
-    return { shape, polygon: path.map((p) => inside(p, size)), color };
+function newMark() {
+  const { tool: shape, color, picture } = state;
+  const stroke = [];
+  const places = {
+    point: (point) => [point],
+    box: (point) => span([stroke[0], point]),
+    path: () => (stroke.length < 3 ? [] : shape === 'scribble' ? curveAlong(stroke) : stroke),
   };
-  showDraft(kind === 'point' ? markNow() : null);
-  return {
-    move(point) {
-      points.push(point);
-      showDraft(markNow());
-    },
-    end() {
-      showDraft(null);
-      const mark = markNow();
-      const isPath = kind !== 'path' || mark.polygon.length > 2;
-      if (isPath && isLargeEnough(mark)) edit([...state.marks, mark], -1);
-      else change({ selected: markAt(state.marks, start, reach / currentView().scale) });
-    },
-    cancel: () => showDraft(null),
+  return (point, passed) => {
+    for (const place of passed) if (!stroke.length || distance(place, stroke.at(-1)) >= 1) stroke.push(place);
+    return { shape, color, points: places[GESTURES[shape]](point).map((place) => inside(place, picture.size)) };
   };
 }
 
-function moving(index, start) {
-  const before = state.marks[index];
-  return changing(index, (point) => moved(before, [point[0] - start[0], point[1] - start[1]], state.picture.size));
-}
-
-function resizing(corner) {
-  const index = state.selected;
-  const before = state.marks[index];
-  const fixed = corners(boundsOf(before))[(corner + 2) % 4];
-  return changing(index, (point) => stretched(before, boxAround([fixed, inside(point, state.picture.size)]), state.picture.size));
-}
-
-/** A gesture that changes one mark, as one step to undo. */
-function changing(index, markFor) {
-  const key = `gesture ${(serial += 1)}`;
-  return {
-    move(point) {
-      const mark = markFor(point);
-      if (isLargeEnough(mark)) edit(state.marks.with(index, mark), index, key);
-    },
-    end() {},
-    cancel() {},
-  };
-}
-
-function panning() {
-  return { end() {}, cancel() {}, pans: true };
+function draw(event) {
+  if (!gesture?.markAt) return;
+  const passed = [...(event.getCoalescedEvents?.() ?? []), event].map(pictureAt);
+  const mark = gesture.markAt(passed.at(-1), passed);
+  if (isLargeEnough(mark)) change({ draft: { index: gesture.index, mark } });
 }
 
 function move(event) {
@@ -96,30 +64,34 @@ function move(event) {
   if (!before) return;
   const now = placeOf(event);
   if (pointers.size > 1) pinch(event.pointerId, before, now);
-  else if (gesture?.pans) pan(now[0] - before[0], now[1] - before[1]);
-  else if (gesture) [...(event.getCoalescedEvents?.() ?? []), event].forEach((part) => gesture.move(pictureAt(part)));
+  else if (gesture?.markAt) draw(event);
+  else stage.scrollBy(before[0] - now[0], before[1] - now[1]);
   pointers.set(event.pointerId, now);
 }
 
-/** Two pointers zoom by their distance, and pan. */
 function pinch(id, before, now) {
   const other = [...pointers].find(([key]) => key !== id)[1];
-  const distance = (place) => Math.hypot(place[0] - other[0], place[1] - other[1]);
-  if (distance(before) > 10) zoom(distance(now) / distance(before), other);
-  pan((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
+  if (distance(before, other) > 10) zoom(distance(now, other) / distance(before, other), other);
+  stage.scrollBy((before[0] - now[0]) / 2, (before[1] - now[1]) / 2);
 }
 
 function end(event) {
   if (!pointers.delete(event.pointerId)) return;
-  if (event.type === 'pointercancel') gesture?.cancel();
-  else gesture?.end();
+  const { draft } = state;
+  if (draft) put(draft.index, draft.mark, draft.index === gesture.found ? draft.index : -1);
+  else if (gesture?.markAt) change({ selected: gesture.found });
   gesture = null;
+}
+
+function cancel() {
+  gesture = null;
+  change({ draft: null });
 }
 
 canvas.addEventListener('pointerdown', start);
 canvas.addEventListener('pointermove', move);
-canvas.addEventListener('pointerup', end);
-canvas.addEventListener('pointercancel', end);
+canvas.addEventListener('pointercancel', cancel);
+canvas.addEventListener('lostpointercapture', end);
 canvas.addEventListener(
   'wheel',
   (event) => {

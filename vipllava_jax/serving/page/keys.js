@@ -1,56 +1,75 @@
-// Drawing and changing marks by the keyboard.
+// Drawing and changing marks by the keyboard and by buttons.
 
-import { announce, byId } from './elements.js';
-import { boundsOf, inside, isLargeEnough, moved, stretched } from './geometry.js';
+import { announce, onClick, page } from './elements.js';
+import { inside, isLargeEnough, moved, span, stretched } from './geometry.js';
 import { GESTURES } from './shapes.js';
-import { change, edit, phraseOf, redo, state, undo } from './state.js';
+import { change, edit, listen, phraseOf, put, redo, state, undo } from './state.js';
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /** Adds a mark of the current shape in the middle of the picture. */
-export function addInTheMiddle() {
-  const [width, height] = state.picture.size;
-  const shape = state.tool === 'select' ? 'rectangle' : state.tool;
-  const box = [0.35 * width, 0.35 * height, 0.65 * width, 0.65 * height].map(Math.round);
-  const place = GESTURES[shape] === 'point' ? { point: inside([width / 2, height / 2], [width, height]) } : { box };
-  const mark = { shape, ...place, color: state.color };
-  edit([...state.marks, mark], state.marks.length);
-  announce(`${phraseOf(mark)} was added. Arrow keys move it; with Shift they change its size.`);
+function add() {
+  const { tool, color, picture, marks } = state;
+  const shape = tool === 'select' ? 'rectangle' : tool;
+  const parts = GESTURES[shape] === 'point' ? [0.5] : [0.35, 0.65];
+  const points = parts.map((part) => inside(picture.size.map((side) => part * side), picture.size));
+  put(marks.length, { shape, color, points }, marks.length);
+  tell(marks.length, 'was added. Arrow keys move it; with Shift they change its size.');
 }
 
-export function removeMark(index) {
-  const phrase = phraseOf(state.marks[index]);
-  edit(state.marks.toSpliced(index, 1), -1);
-  announce(`The mark ${phrase} was deleted.`);
+/** Selects the next mark, or none after the last. */
+function next() {
+  const selected = ((state.selected + 2) % (state.marks.length + 1)) - 1;
+  change({ selected });
+  tell(selected, 'is selected.');
 }
 
-function nudge([dx, dy], resizes, isLarge) {
+function remove() {
+  tell(state.selected, 'was deleted.');
+  edit(state.marks.toSpliced(state.selected, 1));
+}
+
+const tell = (index, text) => announce(index < 0 ? 'No mark is selected.' : `${phraseOf(state.marks[index])} ${text}`);
+
+/** Moves or resizes the selected mark; while a key is held, as one step to undo. */
+function nudge({ key, shiftKey, repeat }) {
   const { marks, selected, picture } = state;
-  const step = Math.max(1, Math.round(Math.max(...picture.size) / (isLarge ? 34 : 336)));
-  const [x1, y1, x2, y2] = boundsOf(marks[selected]);
-  const mark = resizes
-    ? stretched(marks[selected], [x1, y1, x2 + dx * step, y2 + dy * step], picture.size)
-    : moved(marks[selected], [dx * step, dy * step], picture.size);
-  if (isLargeEnough(mark)) edit(marks.with(selected, mark), selected, `keys ${selected}`);
+  const step = Math.max(1, Math.round(Math.max(...picture.size) / 336));
+  const by = ARROWS[key].map((part) => part * step);
+  const before = marks[selected];
+  const [start, end] = span(before.points);
+  const mark =
+    shiftKey && before.points.length > 1
+      ? stretched(before, [start, end.map((value, k) => value + by[k])], picture.size)
+      : moved(before, by, picture.size);
+  if (isLargeEnough(mark)) put(selected, mark, selected, repeat);
 }
 
-byId('canvas').addEventListener('keydown', (event) => {
+page.canvas.addEventListener('keydown', (event) => {
+  const { key } = event;
   if (!state.picture || event.ctrlKey || event.metaKey) return;
   const hasMark = state.selected >= 0;
-  if (event.key in ARROWS && hasMark) nudge(ARROWS[event.key], event.shiftKey, event.altKey);
-  else if (event.key === 'Enter') addInTheMiddle();
-  else if (hasMark && (event.key === 'Delete' || event.key === 'Backspace')) removeMark(state.selected);
-  else if (event.key === 'Escape') change({ selected: -1 });
+  if (key === 'Enter') add();
+  else if (key === ' ') next();
+  else if (hasMark && key in ARROWS) nudge(event);
+  else if (hasMark && (key === 'Delete' || key === 'Backspace')) remove();
   else return;
   event.preventDefault();
 });
 
 addEventListener('keydown', (event) => {
-  if (!(event.ctrlKey || event.metaKey) || event.altKey) return;
-  if (event.target.matches('input:not([type=radio]), textarea')) return;
   const key = event.key.toLowerCase();
-  if (key === 'z' && !event.shiftKey) undo();
-  else if (key === 'y' || key === 'z') redo();
+  if (!(event.ctrlKey || event.metaKey) || event.target.matches('input:not([type=radio]), textarea')) return;
+  if (key === 'y' || (key === 'z' && event.shiftKey)) redo();
+  else if (key === 'z') undo();
   else return;
   event.preventDefault();
+});
+
+onClick({ undo, redo, delete: remove, clear: () => edit([]) });
+listen(['marks', 'selected'], () => {
+  page.undo.disabled = !state.past.length;
+  page.redo.disabled = !state.future.length;
+  page.delete.disabled = state.selected < 0;
+  page.clear.disabled = !state.marks.length;
 });

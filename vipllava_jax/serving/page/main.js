@@ -1,88 +1,48 @@
-// Connects the parts of the page, and begins with an example.
+// Loads the parts of the page, and shows what can be chosen.
 
-import './camera.js';
 import './gestures.js';
+import './keys.js';
+import './phrases.js';
+import './picture.js';
+import './preview.js';
 import { get } from './api.js';
-import { isAsking } from './asking.js';
-import { fit, zoom } from './canvas.js';
-import { ask, nextRequest, startAnew } from './chat.js';
-import { byId, create, notify } from './elements.js';
-import { addInTheMiddle } from './keys.js';
-import './marks.js';
-import { openExample } from './picture.js';
-import { askAll, nextRegions } from './regions.js';
-import { offer } from './settings.js';
-import { GESTURES, HINTS } from './shapes.js';
+import { requestFor } from './conversation.js';
+import { create, createSvg, dot, notify, onClick, page } from './elements.js';
+import { GESTURES, icon } from './shapes.js';
 import { showSnippet } from './snippets.js';
-import { change, edit, listen, redo, state, undo } from './state.js';
-import { startFollowing } from './status.js';
+import { change, listen, put, state } from './state.js';
+import { follow } from './status.js';
 
-const question = byId('question');
-const onClick = (id, work) => byId(id).addEventListener('click', work);
-
-function choices() {
-  for (const name of Object.keys(state.about.colors)) {
-    const input = create('input', { type: 'radio', name: 'color', value: name, checked: name === state.color });
-    const dot = create('span', { class: `dot ${name}`, title: name });
-    byId('colors').append(create('label', {}, input, dot, create('span', { class: 'unseen' }, name)));
-  }
+function choice(name, value, picture) {
+  const input = create('input', { type: 'radio', name, value });
+  input.checked = state[name] === value;
+  return create('label', { title: value }, input, picture, create('span', { class: 'unseen' }, value));
 }
 
-function choose({ target }) {
-  if (target.name === 'color' && state.selected >= 0) {
-    edit(state.marks.with(state.selected, { ...state.marks[state.selected], color: target.value }));
-  }
-  change({ [target.name]: target.value, ...(target.name === 'tool' && { selected: -1 }) });
+function showChoices() {
+  const select = createSvg('svg', { viewBox: '0 0 20 20' }, createSvg('path', { d: 'm5 3 10 7-5 1-2 5z' }));
+  const shapes = Object.keys(GESTURES).map((shape) => choice('tool', shape, icon(shape)));
+  const colors = Object.keys(state.about.colors).map((color) => choice('color', color, dot(color)));
+  page.tools.append(choice('tool', 'select', select), ...shapes);
+  page.colors.append(...colors);
+  page.model.textContent = state.about.model;
 }
 
-async function send(event) {
-  event?.preventDefault();
-  const text = question.value.trim();
-  if (!text || isAsking() || byId('ask').disabled) return;
-  notify();
-  if (state.mode === 'regions') await askAll(text);
-  else {
-    question.value = '';
-    question.dispatchEvent(new Event('input'));
-    if (!(await ask(text)) && !question.value) question.value = text;
-  }
+function choose({ target: { name, value } }) {
+  const { marks, selected } = state;
+  if (name === 'color' && selected >= 0) put(selected, { ...marks[selected], color: value }, selected);
+  change({ [name]: value, ...(name === 'tool' && { selected: -1 }) });
 }
 
-function showMode() {
-  for (const part of document.querySelectorAll('[data-mode]')) part.hidden = part.dataset.mode !== state.mode;
-  byId('question-label').textContent = state.mode === 'ask' ? 'Question' : 'Question about each mark';
-}
-
-async function begin() {
-  startFollowing();
-  const [about] = await get('/page/about.json');
-  change({ about });
-  byId('model').textContent = about.model;
-  choices();
-  offer(about);
-  question.value = about.example.question;
-  await openExample();
-  question.dispatchEvent(new Event('input'));
-}
-
-for (const id of ['tools', 'colors', 'modes']) byId(id).addEventListener('change', choose);
-for (const [id, work] of Object.entries({ undo, redo, 'zoom-fit': fit, add: addInTheMiddle, anew: startAnew })) onClick(id, work);
-onClick('zoom-in', () => zoom(1.5));
-onClick('zoom-out', () => zoom(1 / 1.5));
-onClick('clear', () => edit([], -1));
-onClick('dismiss', () => notify());
-onClick('code-open', () => {
-  const text = question.value.trim() || state.about.example.question;
-  const path = state.mode === 'ask' ? '/v1/chat/completions' : '/v1/regions';
-  showSnippet({ path, body: state.mode === 'ask' ? nextRequest(text) : nextRegions(text) });
+for (const id of ['tools', 'colors', 'modes']) page[id].addEventListener('change', choose);
+onClick({
+  dismiss: notify,
+  'code-open': () => showSnippet(requestFor(page.question.value.trim() || state.about.example.question)),
 });
-byId('composer').addEventListener('submit', send);
-question.addEventListener('keydown', (event) => {
-  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) send(event);
-});
-listen((changed) => {
-  if (changed.has('mode')) showMode();
-  if (changed.has('tool')) byId('hint').textContent = HINTS[GESTURES[state.tool] ?? 'select'];
-});
-showMode();
-begin().catch((error) => notify(`${error.message ?? error} Reload the page to try again.`));
+listen(['about'], showChoices);
+listen(['mode'], () => (page.files.hidden = state.mode === 'ask'));
+follow();
+get('/page/about.json')
+  .then((response) => response.json())
+  .then((about) => change({ about }))
+  .catch((error) => notify(`${error.message} Reload the page to try again.`));

@@ -1,47 +1,34 @@
 // Opens a picture: from a file, by dropping or pasting, from the camera, or the example.
 
-import { byId, notify } from './elements.js';
-import { change, startWith, state } from './state.js';
+import { markOf } from './regions.js';
+import { get } from './api.js';
+import { notify, onClick, onFile, page } from './elements.js';
+import { change, listen, state } from './state.js';
 
+const { camera, video } = page;
 const READABLE = /^image\/(png|jpeg|webp|gif|bmp)$/; // by the server, whatever its version
-const stage = byId('stage');
 
-/** Shows a picture; one that is too large for the server, or in another format, is written anew. */
-export async function open(blob, name, marks = []) {
+/** Shows a picture; one in a format that the server may not read is written anew. */
+async function open(blob, name = blob.name || 'the pasted picture', marks = []) {
   const bitmap = await createImageBitmap(blob).catch(() => null);
   if (!bitmap) {
-    notify(`${name} cannot be opened as a picture. Choose another, such as a JPEG, PNG or WebP file.`);
-    return;
+    return notify(`${name} cannot be opened as a picture. Choose another, such as a JPEG, PNG or WebP file.`);
   }
-  const { picture_bytes: bytes, picture_pixels: pixels } = state.about.limits;
-  const excess = Math.max((bitmap.width * bitmap.height) / pixels, blob.size / bytes);
-  const fits = excess <= 1 && READABLE.test(blob.type);
-  const sent = fits ? blob : await rewritten(bitmap, excess);
-  const size = fits ? [bitmap.width, bitmap.height] : await sizeOf(sent);
-  bitmap.close();
-  if (state.picture) URL.revokeObjectURL(state.picture.url);
-  notify(excess > 1 ? `${name} is too large for the server, so it was reduced to ${size.join(' × ')} pixels.` : '');
-  const data = await dataUri(sent);
-  change({ picture: { name, url: URL.createObjectURL(sent), data, size } });
-  startWith(marks);
+  const size = [bitmap.width, bitmap.height];
+  const data = await dataUri(READABLE.test(blob.type) ? blob : await written(bitmap, size));
+  notify();
+  change({ picture: { name, data, size }, marks, past: [], future: [], selected: -1, answers: [] });
 }
 
-export async function openExample() {
-  const { marks } = state.about.example;
-  const response = await fetch('/page/example.png');
-  await open(await response.blob(), 'the example picture', marks);
+async function openExample() {
+  const response = await get('/page/example.png');
+  await open(await response.blob(), 'the example picture', state.about.example.marks.map(markOf));
 }
 
-function rewritten(bitmap, excess) {
-  const factor = Math.min(1, Math.sqrt(0.9 / excess));
-  const canvas = new OffscreenCanvas(...[bitmap.width, bitmap.height].map((side) => Math.max(1, Math.floor(side * factor))));
-  canvas.getContext('2d').drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return canvas.convertToBlob(excess > 1 ? { type: 'image/jpeg', quality: 0.9 } : {});
-}
-
-async function sizeOf(blob) {
-  const bitmap = await createImageBitmap(blob);
-  return [bitmap.width, bitmap.height];
+function written(image, size) {
+  const canvas = new OffscreenCanvas(...size);
+  canvas.getContext('2d').drawImage(image, 0, 0, ...size);
+  return canvas.convertToBlob({ type: 'image/webp', quality: 0.95 });
 }
 
 function dataUri(blob) {
@@ -53,32 +40,35 @@ function dataUri(blob) {
   });
 }
 
-function openFrom(files) {
-  const file = [...files].find((item) => item.type.startsWith('image/')) ?? files[0];
-  if (file) open(file, file.name || 'the pasted picture');
+async function openCamera() {
+  try {
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
+    camera.showModal();
+  } catch {
+    notify('The camera cannot be used. Allow it in the browser, or open a file instead.');
+  }
 }
 
-byId('open').addEventListener('click', () => byId('file').click());
-byId('file').addEventListener('change', ({ target }) => {
-  openFrom(target.files);
-  target.value = '';
-});
-byId('example').addEventListener('click', openExample);
-addEventListener('paste', (event) => {
-  if (event.clipboardData.files.length) {
-    event.preventDefault();
-    openFrom(event.clipboardData.files);
-  }
-});
-addEventListener('dragover', (event) => {
+async function take() {
+  const picture = await written(video, [video.videoWidth, video.videoHeight]);
+  camera.close();
+  open(picture, 'a picture of the camera');
+}
+
+/** Opens the picture that was pasted or dropped, if there is one. */
+function openFrom(event, { files }) {
+  if (!files.length) return;
   event.preventDefault();
-  stage.classList.add('target');
-});
-addEventListener('dragleave', (event) => {
-  if (!event.relatedTarget) stage.classList.remove('target');
-});
-addEventListener('drop', (event) => {
-  event.preventDefault();
-  stage.classList.remove('target');
-  openFrom(event.dataTransfer.files);
+  open(files[0]);
+}
+
+onFile('file', open);
+onClick({ example: openExample, 'camera-open': openCamera, take });
+listen(['about'], openExample);
+addEventListener('paste', (event) => openFrom(event, event.clipboardData));
+addEventListener('dragover', (event) => event.preventDefault());
+addEventListener('drop', (event) => openFrom(event, event.dataTransfer));
+camera.addEventListener('close', () => {
+  video.srcObject.getTracks().forEach((track) => track.stop());
+  video.srcObject = null;
 });

@@ -1,51 +1,31 @@
-// The bodies of requests, from what the page shows.
+// What is sent, [path, body], from what the page shows; fields that are undefined are left out of JSON.
 
-import { settings } from './settings.js';
+import { regionOf } from './regions.js';
+import { page } from './elements.js';
 import { state } from './state.js';
 
-/** The marks as the server takes them; coordinates of a small mark could be read as fractions. */
-export const marksToSend = () => state.marks.map((mark) => ({ ...mark, units: 'pixels' }));
+/** The settings that are not left to the server, by their names in requests. */
+function settings() {
+  const fields = [...page['settings-form'].elements].filter(({ name, value }) => name && value);
+  return Object.fromEntries(fields.map(({ name, type, value }) => [name, type === 'number' ? Number(value) : value]));
+}
 
 /** A question after earlier turns, [{ role, content }], of which the first carries the picture. */
 export function chatRequest(turns) {
-  const picture = {
-    type: 'image_url',
-    image_url: { url: state.picture.data },
-    visual_prompts: marksToSend(),
-    ...(settings.fit && { fit: settings.fit }),
-  };
-  const messages = turns.map(({ role, content }, n) => ({
-    role,
-    content: n ? content : [picture, { type: 'text', text: content }],
-  }));
-  return { model: state.about.model, messages, ...generation() };
+  const { fit, ...generation } = settings();
+  const image_url = { url: state.picture.data };
+  const picture = { type: 'image_url', image_url, visual_prompts: state.marks.map(regionOf), fit };
+  const [{ role, content }, ...later] = turns;
+  const messages = [{ role, content: [picture, { type: 'text', text: content }] }, ...later];
+  return ['/v1/chat/completions', { model: state.about.model, messages, ...generation }];
 }
 
-/** One question about each mark. */
-export function regionsRequest(question, together) {
-  return {
-    model: state.about.model,
-    image: state.picture.data,
-    regions: marksToSend(),
-    question,
-    mode: together ? 'together' : 'separate',
-    ...(settings.fit && { fit: settings.fit }),
-    ...generation(),
-  };
+export function regionsRequest(question) {
+  const [image, regions] = [state.picture.data, state.marks.map(regionOf)];
+  return ['/v1/regions', { model: state.about.model, image, regions, question, ...settings() }];
 }
 
 export function previewRequest() {
-  return {
-    image: state.picture.data,
-    visual_prompts: marksToSend().slice(0, state.about.limits.marks),
-    ...(settings.fit && { fit: settings.fit }),
-  };
-}
-
-function generation() {
-  return {
-    ...(settings.temperature !== null && { temperature: settings.temperature }),
-    ...(settings.length !== null && { max_tokens: settings.length }),
-    ...(settings.template && { template: settings.template }),
-  };
+  const visual_prompts = state.marks.slice(0, state.about.limits.marks).map(regionOf);
+  return ['/v1/preview', { image: state.picture.data, visual_prompts, fit: settings().fit }];
 }

@@ -1,59 +1,52 @@
 // What the page shows: one object, whose changes are told to those who listen.
 
-import { createHistory } from './history.js';
+const listeners = {}; // by the names of fields
 
-const listeners = [];
-export const history = createHistory([]);
 export const state = {
   about: null, // what the server offers
   phase: 'loading', // of the server: loading, ready, draining, failed, or away
-  picture: null, // { name, url, data, size }: data is a data URI, size [width, height]
+  picture: null, // { name, data, size }: data is a data URI, size [width, height]
+  marks: [], // { shape, color, points }: one point, the two corners of a box, or those of a polygon
+  past: [], // earlier marks, to which undo returns
+  future: [],
+  draft: null, // { index, mark }: what a gesture makes of a mark, before it ends
   selected: -1, // the index of a mark
   tool: 'rectangle', // a shape, or 'select'
   color: 'red',
   mode: 'ask', // or 'regions'
   answers: [], // to regions, by the index of their marks
-  get marks() {
-    return history.present;
-  },
 };
 
-/** Calls a function after each change, with the names of what has changed. */
-export function listen(listener) {
-  listeners.push(listener);
+/** Calls a function after each change of one of these fields. */
+export function listen(names, listener) {
+  for (const name of names) (listeners[name] ??= []).push(listener);
 }
 
-/** Changes some fields of the state. */
 export function change(fields) {
   Object.assign(state, fields);
-  tell(...Object.keys(fields));
+  new Set(Object.keys(fields).flatMap((name) => listeners[name] ?? [])).forEach((listener) => listener());
 }
 
-/** Replaces the marks; `key` joins a change with the one before it if both have the same. */
-export function edit(marks, selected = state.selected, key = '') {
-  history.add(marks, key);
-  settle(selected);
+/** Replaces the marks; a change that continues the one before it is undone with it. */
+export function edit(marks, selected = -1, continues = false) {
+  const past = continues ? state.past : [...state.past, state.marks];
+  change({ marks, selected, past, future: [], draft: null, answers: [] });
 }
 
-export function undo() {
-  if (history.undo()) settle(-1);
-}
+/** Replaces one mark, or appends it. */
+export const put = (index, mark, ...rest) => edit(state.marks.toSpliced(index, 1, mark), ...rest);
 
-export function redo() {
-  if (history.redo()) settle(-1);
-}
+export const undo = () => go('past', 'future');
+export const redo = () => go('future', 'past');
 
-/** Other marks, on a new picture, before which there is nothing to undo. */
-export function startWith(marks) {
-  history.reset(marks);
-  settle(-1);
+function go(from, to) {
+  if (!state[from].length) return;
+  const [marks, rest, others] = [state[from].at(-1), state[from].slice(0, -1), [...state[to], state.marks]];
+  change({ marks, [from]: rest, [to]: others, selected: -1, draft: null, answers: [] });
 }
 
 /** The phrase of a mark in a question: 'within the red rectangle'. */
-export function phraseOf(mark) {
-  const color = state.about.colors[mark.color] ? `${mark.color} ` : '';
-  return `${state.about.prepositions[mark.shape]} the ${color}${mark.shape}`;
-}
+export const phraseOf = ({ shape, color }) => `${state.about.prepositions[shape]} the ${color} ${shape}`;
 
 /** A question with the phrases of marks in place of {mark}, {mark2}, …, as the model reads it. */
 export function withPhrases(text) {
@@ -61,13 +54,4 @@ export function withPhrases(text) {
     const mark = state.marks[(Number(number) || 1) - 1];
     return mark ? phraseOf(mark) : found;
   });
-}
-
-function settle(selected) {
-  Object.assign(state, { selected: Math.min(selected, state.marks.length - 1), answers: [] });
-  tell('marks', 'selected', 'answers');
-}
-
-function tell(...names) {
-  listeners.forEach((listener) => listener(new Set(names)));
 }
