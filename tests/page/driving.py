@@ -35,6 +35,7 @@ class Driver:
     def open(self, name: str, data: bytes, kind: str = 'image/png') -> None:
         self.page.set_input_files('#file', {'name': name, 'mimeType': kind, 'buffer': data})
         self.page.wait_for_selector(f'#picture[alt="{name}"]')
+        self.page.wait_for_function('document.getElementById("picture").complete')
 
     def choose(self, name: str, value: str) -> None:
         """Chooses a tool, a colour or a mode."""

@@ -20,9 +20,11 @@ async function open(blob, name = blob.name || 'the pasted picture', marks = []) 
   change({ picture: { name, data, size }, marks, past: [], future: [], selected: -1, answers: [] });
 }
 
-async function openExample() {
-  const response = await get('/page/example.png');
-  await open(await response.blob(), 'the example picture', state.about.example.marks.map(markOf));
+function openExample() {
+  get('/page/example.png')
+    .then((response) => response.blob())
+    .then((blob) => open(blob, 'the example picture', state.about.example.marks.map(markOf)))
+    .catch((error) => notify(error.message));
 }
 
 function written(image, size) {
