@@ -13,7 +13,7 @@ HAS_ENDED = 'track.readyState === "ended" && document.getElementById("video").sr
 
 def open_camera(driver):
     driver.page.click('#camera-open')
-    driver.page.wait_for_function('document.getElementById("video").videoWidth > 0')
+    driver.wait_until('document.getElementById("video").videoWidth > 0')
     driver.page.evaluate(TRACK)
 
 
@@ -24,7 +24,7 @@ def test_a_picture_is_taken_and_asked_about(visit):
     size = driver.page.evaluate('[video.videoWidth, video.videoHeight]')
     driver.page.click('#take')
     driver.page.wait_for_selector('#picture[alt="a picture of the camera"]')
-    driver.page.wait_for_function(HAS_ENDED)
+    driver.wait_until(HAS_ENDED)
     assert driver.page.is_hidden('#camera')
     driver.drag([(20, 30), (200, 150)])
     picture, _ = driver.ask()['messages'][0]['content']
@@ -41,7 +41,7 @@ def test_the_camera_stops_when_it_is_closed(visit):
     driver.context.grant_permissions(['camera'])
     open_camera(driver)
     driver.page.keyboard.press('Escape')
-    driver.page.wait_for_function(HAS_ENDED)
+    driver.wait_until(HAS_ENDED)
     assert driver.page.get_attribute('#picture', 'alt') == 'the example picture'
 
 

@@ -27,7 +27,7 @@ function begin({ target }, start) {
   const { corner } = target.dataset;
   const found = [...page.drawn.children].indexOf(target.closest('.mark'));
   if (corner) {
-    const opposite = corners(span(marks[selected].points))[(corner + 2) % 4];
+    const opposite = corners(span(marks[selected].points))[(Number(corner) + 2) % 4];
     const boxTo = (point) => span([opposite, inside(point, picture.size)]);
     const markAt = (point) => stretched(marks[selected], boxTo(point), picture.size);
     return { index: selected, found: selected, markAt };
