@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vipllava_jax.cli.engine_options import ENGINE_OPTIONS, engine_options
 from vipllava_jax.cli.generation_options import OPTIONS, GenerationCommand, generation_options
 from vipllava_jax.cli.mesh import mesh_option
 from vipllava_jax.cli.models import fit_option, model_option, template_option, weight_options
@@ -18,7 +19,7 @@ GROUPS = {
     'Address': ('host', 'port', 'uds', 'tls_cert', 'tls_key', 'origins'),
     'Access': ('api_keys', 'api_key_file', 'image_hosts'),
     'Model': ('source', 'name', 'dtype', 'quantize', 'adapter', 'mesh'),
-    'Engine': ('max_model_len', 'memory_fraction', 'rows', 'slots', 'queue', 'exact'),
+    'Engine': ('max_model_len', 'memory_fraction', *ENGINE_OPTIONS, 'queue'),
     'Generation, where a request says nothing': (
         *(name for name in OPTIONS if name not in WITHOUT),
         'others',
@@ -95,20 +96,7 @@ GROUPS = {
     type=RealNumber(0, 1, min_open=True),
     help='The part of the memory of a GPU that is used.  [default: 0.95]',
 )
-@click.option(
-    '--rows',
-    metavar='N',
-    type=WholeNumber(1, 2**16),
-    help='The number of answers that are generated together.  [default: what the memory has room for]',
-)
-@click.option(
-    '--slots',
-    metavar='N',
-    type=WholeNumber(16),
-    default=1024,
-    show_default=True,
-    help='The tokens of a prompt and its answer for which most rows have room; a few have more.',
-)
+@engine_options
 @click.option(
     '--queue',
     metavar='N',
@@ -116,11 +104,6 @@ GROUPS = {
     default=1024,
     show_default=True,
     help='The most questions that wait for a row; requests beyond that are refused.',
-)
-@click.option(
-    '--exact',
-    is_flag=True,
-    help='Make each answer independent of what else is answered, to the last bit; slower.',
 )
 @template_option
 @fit_option("as in the checkpoint's files")
