@@ -67,7 +67,7 @@ def environment(devices: int = 2, env: Mapping[str, str] = {}) -> dict[str, str]
         'PYTHONPATH': str(ROOT),
         'JAX_PLATFORMS': 'cpu',
         'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}',
         **env,
     }
     return {name: value for name, value in found.items() if value != ''}

@@ -1,5 +1,6 @@
 """`load` gives the same model, bit by bit, from every type of source."""
 
+import dataclasses
 import json
 import shutil
 
@@ -14,8 +15,10 @@ from tests.trees import same
 from tests.worlds import of_all_types, rows
 from vipllava_jax import checkpoint, loading, placement
 from vipllava_jax.arrays import size
+from vipllava_jax.config import Config
 from vipllava_jax.convert import to_flax
 from vipllava_jax.convert.table import leaves
+from vipllava_jax.convert.to_torch import export
 from vipllava_jax.evaluation import evaluate
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.decoding import generate
@@ -23,6 +26,7 @@ from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.processor import Processor
 from vipllava_jax.loading import WeightOptions, load
 from vipllava_jax.messages import CheckpointError
+from vipllava_jax.model.params import init
 
 
 @pytest.mark.parametrize('dtype', [None, 'float16', 'bfloat16', jnp.float32])
@@ -113,8 +117,13 @@ def test_a_broken_processor_is_an_error_before_the_weights_are_read(source, tmp_
         load(copy)
 
 
-def test_the_feature_layers_of_the_published_7b_are_corrected(source, tmp_path):
-    copy = shutil.copytree(source, tmp_path / 'copy')
+def test_the_feature_layers_of_the_published_7b_are_corrected(folder, tmp_path):
+    cfg = load(folder).cfg
+    vision = dataclasses.replace(cfg.vision, layers=12)
+    cfg = dataclasses.replace(cfg, vision=vision, feature_layers=Config().feature_layers)
+    checkpoint.save(tmp_path / 'converted', init(jax.random.key(0), cfg), cfg, files_from=folder)
+    copy = tmp_path / 'copy'
+    export(tmp_path / 'converted', copy)
     config = json.loads((copy / 'config.json').read_text())
     del config['vision_feature_layers']
     config |= {
@@ -123,7 +132,7 @@ def test_the_feature_layers_of_the_published_7b_are_corrected(source, tmp_path):
         'vision_feature_select_strategy': 'default',
     }
     (copy / 'config.json').write_text(json.dumps(config))
-    assert load(copy).cfg == load(source).cfg
+    assert load(copy).cfg == cfg
     assert len(list(leaves(load(copy).cfg))) == len(jax.tree.leaves(load(copy).params))
 
 

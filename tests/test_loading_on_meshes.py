@@ -102,6 +102,7 @@ def equal(leaf, expected, exact: bool) -> None:
         np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('text', 'mesh', 'kind'), SOME)
 def test_weights_on_a_mesh_equal_those_on_one_device(models, text, mesh, kind):
     check(models(text), MESHES[mesh], kind)

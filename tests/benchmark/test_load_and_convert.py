@@ -17,6 +17,7 @@ def subject(cfg):
     return Subject(place(random_params(cfg, 'float32'), cfg, fuse=True), silent(cfg))
 
 
+@pytest.mark.slow
 def test_random_weights_are_written_in_both_formats(subject, tmp_path):
     folders = Folders(subject, None, tmp_path)
     expected = dict(subject.leaves())
@@ -37,6 +38,7 @@ def test_an_existing_folder_is_read_and_not_written_again(subject, tmp_path):
         assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_load_and_convert_have_three_lines(subject, tmp_path):
     results = [measure_line(line, 1) for line in lines(Folders(subject, None, tmp_path), ('load', 'convert'))]
     assert [str(r.line) for r in results] == ['load, converted', 'load, PyTorch', 'convert, PyTorch']

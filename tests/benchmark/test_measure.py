@@ -56,7 +56,8 @@ def test_fusing_keeps_every_weight(subject):
     assert joined.weight == subject.weight == 4
 
 
-@pytest.mark.parametrize('quantize', [pytest.param(None, marks=pytest.mark.slow), 'int4'])
+@pytest.mark.slow
+@pytest.mark.parametrize('quantize', [None, 'int4'])
 def test_random_params_of_a_mesh_are_created_in_parts(cfg, quantize):
     mesh = make_mesh({'tensor': 2, 'fsdp': 2}, devices=jax.devices()[:4])
     params = place(random_params(cfg, 'float32', quantize, mesh), cfg, fuse=False, mesh=mesh)

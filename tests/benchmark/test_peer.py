@@ -11,7 +11,7 @@ from vipllava_jax.benchmark.subject import Subject, random_params, silent
 from vipllava_jax.benchmark.timing import OURS, measure_line
 from vipllava_jax.placement import place
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.slow]
 NEW = 16
 
 

@@ -42,10 +42,10 @@ def test_every_tree_of_names(folder, tmp_path, rng, tree, file_format, suffix):
     params, cfg, *_ = load(folder, fuse=False)
     linears = {
         'llama/layers_1/q/w': pair(f'{text}layers.1.self_attn.q_proj', 48, 48, rng, suffix=suffix),
-        'llama/layers_2/o/w': pair(f'{text}layers.2.self_attn.o_proj', 48, 48, rng, suffix=suffix),
+        'llama/layers_1/o/w': pair(f'{text}layers.1.self_attn.o_proj', 48, 48, rng, suffix=suffix),
         'llama/layers_0/down/w': pair(f'{text}layers.0.mlp.down_proj', 48, 56, rng, suffix=suffix),
-        'clip/layers_3/up/w': pair(f'{vision}encoder.layers.3.mlp.fc1', 40, 32, rng, suffix=suffix),
-        'projector/linear_1/w': pair(bridge, 48, 160, rng, suffix=suffix),
+        'clip/layers_2/up/w': pair(f'{vision}encoder.layers.2.mlp.fc1', 40, 32, rng, suffix=suffix),
+        'projector/linear_1/w': pair(bridge, 48, 96, rng, suffix=suffix),
     }
     write_adapter(tmp_path / 'a', {k: v for both in linears.values() for k, v in both.items()}, file_format)
     found, before = dict(flat(load(folder, adapter=tmp_path / 'a', fuse=False).params)), dict(flat(params))
@@ -64,9 +64,9 @@ def test_the_files_of_the_authors_training_are_read(folder, tmp_path, rng):
     params, _, *_ = load(folder, fuse=False)
     stem = 'base_model.model.model.mm_projector.'
     names = {
-        'clip_layernorm.weight': (160,),
-        'clip_layernorm.bias': (160,),
-        'final_linear.0.weight': (48, 160),
+        'clip_layernorm.weight': (96,),
+        'clip_layernorm.bias': (96,),
+        'final_linear.0.weight': (48, 96),
         'final_linear.0.bias': (48,),
         'final_linear.2.weight': (48, 48),
         'final_linear.2.bias': (48,),
@@ -111,16 +111,17 @@ def test_a_head_with_a_replacement_and_an_adapter(folder, tmp_path, rng):
 
 def test_patterns_and_scales(folder, cfg, tmp_path, rng):
     stem = 'base_model.model.model.language_model.layers.'
-    tensors = {}
-    for i, rank in enumerate((2, 4, 2)):
+    tensors = pair(f'{stem}0.self_attn.k_proj', 16, 48, rng)
+    for i, rank in enumerate((2, 4)):
         tensors |= pair(f'{stem}{i}.self_attn.q_proj', 48, 48, rng, rank) | pair(
             f'{stem}{i}.mlp.up_proj', 56, 48, rng
         )
     fields = dict(
-        rank_pattern={'layers.1.self_attn.q_proj': 4}, alpha_pattern={'up_proj': 1, r'.*\.2\..*q_proj': 5}
+        rank_pattern={'layers.1.self_attn.q_proj': 4}, alpha_pattern={'up_proj': 1, r'.*\.0\..*q_proj': 5}
     )
     for rslora, root in ((False, 1), (True, 0.5)):
         write_adapter(tmp_path / 'a', tensors, use_rslora=rslora, **fields)
         found = load(folder, adapter=tmp_path / 'a', merge=False, fuse=False).params['llama']
-        scales = [found[f'layers_{i}'][name]['w'].scale for name in ('q', 'up') for i in range(3)]
-        np.testing.assert_allclose(scales, [6 / 2**root, 6 / 4**root, 5 / 2**root] + [1 / 2**root] * 3)
+        scales = [found[f'layers_{i}'][name]['w'].scale for name in ('q', 'up') for i in range(2)]
+        np.testing.assert_allclose(scales, [5 / 2**root, 6 / 4**root] + [1 / 2**root] * 2)
+        np.testing.assert_allclose(found['layers_0']['k']['w'].scale, 6 / 2**root)

@@ -110,6 +110,7 @@ def expected(state: dict, cfg: Config) -> dict[str, np.ndarray]:
     return arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize('case', CASES, ids=lambda case: f'{case[0]}, {case[2]} {case[1]} {case[3]}')
 def test_every_layout_is_converted_without_rounding(case, tmp_path):

@@ -39,6 +39,7 @@ def theirs(ours, tmp_path_factory):
     return target
 
 
+@pytest.mark.slow
 def test_conversions_name_tensors_that_are_not_finite(theirs, tmp_path):
     assert convert(theirs, tmp_path / 'a').warnings == (
         f'{GATE} (llama/layers_1/gate/w) holds NaN or infinity',

@@ -42,6 +42,7 @@ def agree(theirs, ours, cfg, base, rng):
     assert np.abs(expected - peer.run(base, batch).logits.numpy()[real]).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('projector', [False, True])
 def test_peft_loads_what_we_save(base, tmp_path, rng, projector):
     from peft import PeftModel
@@ -66,6 +67,7 @@ PATTERNS = dict(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:Setting `save_embedding_layers` to `True`:UserWarning:peft')  # the head
 @pytest.mark.parametrize('settings', [EVERYWHERE, PATTERNS], ids=['everywhere', 'patterns'])
 def test_we_load_what_peft_saves(base, tmp_path, rng, settings):

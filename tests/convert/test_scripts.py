@@ -36,6 +36,7 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_converted_to_flax_and_back(run, source, tmp_path):
     done = run(SCRIPTS / 'vipllava_to_flax.py', source, 'flax', '--verify')
     assert done.returncode == 0, done.stderr

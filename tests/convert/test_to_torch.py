@@ -78,6 +78,7 @@ def test_the_safetensors_package_reads_the_export(folder, tmp_path):
     np.testing.assert_array_equal(head, ours['llama/head/w'].T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tied', [False, True])
 def test_a_vocabulary_without_the_image_token_grows(tied, tmp_path):
     cfg = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, vocab=120, tied=tied))

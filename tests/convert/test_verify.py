@@ -69,10 +69,10 @@ def test_one_folder_must_be_converted_and_the_other_pytorch(folder, source, tmp_
             verify(a, b)
     other = shutil.copytree(folder, tmp_path / 'other')
     (other / 'config.json').write_text(
-        (other / 'config.json').read_text().replace('"num_hidden_layers": 3', '"num_hidden_layers": 2')
+        (other / 'config.json').read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1')
     )
     with pytest.raises(
-        CheckpointError, match='vipllava.json and config.json do not agree on llama/layers_2/attn_norm/w'
+        CheckpointError, match='vipllava.json and config.json do not agree on llama/layers_1/attn_norm/w'
     ):
         verify(source, other)
 
@@ -91,6 +91,7 @@ def test_difference(a, b, expected):
     assert difference(np.array(a, np.float32), np.array(b, np.float32)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('int_dtype', 'tolerance'), [('int8', 0.5), ('int4', 5.0)])
 def test_quantized_weights_differ_by_half_a_step(int_dtype, tolerance, source, tmp_path):
     convert(source, tmp_path / int_dtype, quantize=int_dtype)

@@ -42,6 +42,7 @@ def runner(tmp_path_factory):
     runner.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('program', 'expected'),
     [

@@ -34,10 +34,8 @@ TEXTS = {
     'odd': {'heads': 3, 'kv_heads': 3, 'vocab': 131, 'mlp': 24},
     'tied': {'tied': True, 'heads': 4, 'kv_heads': 4},
 }
-PAIRS = [  # with the slow ones every mesh, type of weights and config, and most pairs of them
+PAIRS = [  # every mesh, type of weights and config, and most pairs of them
     ({'data': 2}, 'int8 fused', 'grouped'),
-]
-SLOW_PAIRS = [
     ({'tensor': 4}, 'int4 fused', 'divisible'),
     ({'data': 2, 'fsdp': 2, 'tensor': 2}, 'plain', 'odd'),
     ({'tensor': 2}, 'plain', 'grouped'),
@@ -102,11 +100,8 @@ def compilations(caplog):
     counts.update(re.findall(r'Compiling jit\((prefill_batch|decode_chunk)\)', caplog.text))
 
 
-@pytest.mark.parametrize(
-    ('axes', 'name', 'text'),
-    [*PAIRS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW_PAIRS)],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('axes', 'name', 'text'), PAIRS, ids=str)
 def test_logits_and_answers_equal_those_of_one_device(axes, name, text, rng, caplog):
     settings = {'temperature': 1.0, 'seed': 5} if text in ('grouped', 'odd') else {}
     check_equals_one_device(axes, name, text, rng, caplog, **settings)

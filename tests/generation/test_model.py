@@ -16,7 +16,7 @@ def test_the_repr_has_the_sizes_in_a_few_lines(folder):
     lines = repr(model).splitlines()
     assert len(lines) <= 8
     assert max(map(len, lines)) < 110
-    for expected in ('parameters, 0.78 MB: float32', '3 layers of width 48', '400 tokens', '28 x 28'):
+    for expected in ('parameters, 0.46 MB: float32', '2 layers of width 48', '400 tokens', '28 x 28'):
         assert expected in repr(model), expected
     assert f'device: {jax.devices()[0].device_kind}' in repr(model)
 

@@ -66,7 +66,7 @@ def test_inputs_that_do_not_match_are_refused(params, cfg, batch):
         ((tokens, images, dict(embeddings=embeddings)), 'exactly one'),
         ((None, None, {}), 'exactly one'),
         ((None, None, dict(embeddings=embeddings[0])), 'embeddings have the shape'),
-        ((tokens, images, dict(image_counts=counts, feature_layers=(1, 2))), 'takes 5 feature_layers, not 2'),
+        ((tokens, images, dict(image_counts=counts, feature_layers=(1, 2))), 'takes 3 feature_layers, not 2'),
     ]:
         with pytest.raises(ValueError, match=message):
             vj.forward(params, given, pictures, cfg=cfg, **settings)

@@ -64,6 +64,7 @@ def test_programs_are_kept_only_in_a_folder_that_all_processes_share(command, tm
     assert not [path for path in (tmp_path / 'shared').iterdir() if path.name.startswith('.seen')]
 
 
+@pytest.mark.slow
 def test_without_a_mesh_joined_processes_are_refused(command):
     first, second = run_processes(command)
     assert (first.code, second.code) == (2, 2)

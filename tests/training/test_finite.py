@@ -36,6 +36,7 @@ def with_value(world, folder, path, value):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('path', 'value'),
     [('llama/norm/w', np.nan), ('projector/linear_1/w', np.inf), ('clip/post_norm/b', -np.inf)],
@@ -63,6 +64,7 @@ def test_a_result_that_is_not_finite_is_not_written(keys, recipe, result):
         assert not (keys['output'] / result).exists()
 
 
+@pytest.mark.slow
 def test_weights_that_overflow_in_the_dtype_of_the_model_are_not_written(world, keys, tmp_path, monkeypatch):
     half = tmp_path / 'half'
     model = vj.load(world[0], dtype='float16', fuse=False)

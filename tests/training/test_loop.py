@@ -46,12 +46,14 @@ def test_all_parts_can_be_trained(world, keys):
     assert same == {'clip/post_norm/w', 'clip/post_norm/b'}  # which no tap uses
 
 
+@pytest.mark.slow
 def test_an_epoch_has_only_full_batches(world, keys):
     del keys['steps']
     result = training.train(**keys, epochs=2)
     assert result.step == 6  # 10 rows give 3 batches of 4, the last of which is filled up
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_evaluation_saves_the_step(world, keys, monkeypatch):
     def send_signal(*_):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -77,6 +79,7 @@ def processes(monkeypatch):
     return started
 
 
+@pytest.mark.slow
 def test_worker_processes_start_once_for_all_evaluations(world, keys, processes):
     held_out_keys = dict(eval_data=world[1] / 'held.jsonl', eval_every=1, batch=2, workers=1)
     training.train(**{**keys, **held_out_keys})
@@ -86,6 +89,7 @@ def test_worker_processes_start_once_for_all_evaluations(world, keys, processes)
     assert all(process.returncode is not None for process in processes)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_an_evaluation_and_its_workers_at_once(world, keys, processes, monkeypatch):
     batches, loss = [], held_out._loss
 

@@ -74,6 +74,7 @@ def check_same(cfg, params, axes, **settings):
     assert take._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'axes',
     [
@@ -143,6 +144,7 @@ def test_every_optimizer_updates_as_on_one_device(cfg, params, name):
     assert jax.tree.structure(state) == jax.tree.structure(one)
 
 
+@pytest.mark.slow
 def test_every_device_holds_its_part_of_the_state_and_little_else(cfg, params):
     mesh = mesh_of(fsdp=4)
     placed = nested((path, jax.device_put(w, leaf_sharding(path, w, mesh))) for path, w in flat(params))

@@ -86,6 +86,7 @@ def test_the_loss_and_every_gradient_agree(cfg, remat, rng, monkeypatch):
         assert np.linalg.norm(g - expected[path]) <= 1e-4 * np.linalg.norm(expected[path]) + none, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('trains', 'settings', 'accumulated'),
     [

@@ -18,6 +18,7 @@ from vipllava_jax.model.weights import LoRA
 from vipllava_jax.training import held_out, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('has_checkpoint', [False, True])
 def test_a_model_that_the_run_did_not_write_is_not_overwritten(world, keys, tmp_path, has_checkpoint):
     model = shutil.copytree(world[0], tmp_path / 'model')
@@ -60,6 +61,7 @@ def test_a_folder_of_a_running_run_is_an_error_before_rows_are_read(world, keys)
         other.stdin.close()
 
 
+@pytest.mark.slow
 def test_another_run_is_not_resumed(world, keys, tmp_path):
     _, folder = world
     training.train(**keys)
@@ -138,6 +140,7 @@ def test_a_result_of_another_step_is_exported_again(world, keys, monkeypatch):
     assert any((w != before[path]).any() for path, w in runs.leaves(result.folder).items())
 
 
+@pytest.mark.slow
 def test_weights_keep_their_dtypes(world, keys, tmp_path):
     half = tmp_path / 'half'
     model = vj.load(world[0], dtype='bfloat16', fuse=False)

@@ -53,6 +53,7 @@ def test_rows_without_pictures_can_be_trained(world, tmp_path, accumulate):
     assert ['eval_loss' in record for record in records] == [False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('group_by_length', [True, False])
 @pytest.mark.parametrize('held_out_file', ['text.jsonl', 'held.jsonl', 'mixed.jsonl'])
 def test_rows_with_and_without_pictures_can_be_mixed(world, tmp_path, group_by_length, held_out_file):
