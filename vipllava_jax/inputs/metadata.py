@@ -16,7 +16,7 @@ from vipllava_jax.inputs.limits import MAX_TEXT, check_file, read_at
 
 Range = tuple[int, int]  # the first byte of a part of a file, and the first after it
 
-MAX_BLOCKS = 100_000  # blocks of metadata; cameras and editors write at most about a hundred
+MAX_BLOCKS = 10_000  # blocks of metadata; cameras and editors write at most about a hundred
 MAX_SCANS = 100  # of a progressive JPEG: encoders write about ten, and each is decoded over the whole picture
 MARKERS_WITHOUT_LENGTH = b'\x01\xd0\xd1\xd2\xd3\xd4\xd5\xd6\xd7\xd8'  # markers of JPEG without a length
 
