@@ -122,7 +122,7 @@ def test_broken_rows_are_listed_once(command, data, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('index', [0, 1])
+@pytest.mark.parametrize('index', [0, pytest.param(1, marks=pytest.mark.by_hand)])
 def test_sigterm_to_one_ends_both_and_the_same_command_resumes(vipllava, command, compiled, tmp_path, index):
     path = tmp_path / 'out.jsonl'
     with running_processes(slowly(command), env=compiled) as started:
@@ -142,7 +142,7 @@ def test_sigterm_to_one_ends_both_and_the_same_command_resumes(vipllava, command
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('index', [0, 1])
+@pytest.mark.parametrize('index', [0, pytest.param(1, marks=pytest.mark.by_hand)])
 def test_sigkill_of_one_ends_the_other_within_the_heartbeat(vipllava, command, compiled, tmp_path, index):
     path, heartbeat = tmp_path / 'out.jsonl', 10
     script = slowly([*command, '--heartbeat-timeout', str(heartbeat)])

@@ -80,7 +80,7 @@ def header(script: str) -> dict[str, str]:
     return dict(line.partition('=')[::2] for line in lines if not line.startswith('#') and '=' in line)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_slurm_array_answers_all_parts(place, variables):
     assert header('slurm-shards.sbatch')['array'] == '0-3'
     for task in range(4):
@@ -117,7 +117,7 @@ def test_hosts_of_a_tpu_slice_answer_their_parts(place, variables):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_hosts_of_a_tpu_slice_join(place, variables):
     joined = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free_port()}', 'JAX_NUM_PROCESSES': '2'}
     slice_ = {'TPU_NAME': 'mine', 'ZONE': 'z', 'FAKE_WORKERS': '2'}
@@ -174,7 +174,7 @@ def test_pods_of_an_indexed_job_answer_their_parts(data, folder, compiled, tmp_p
     assert 'all 4 parts are complete' in ran.err
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_pods_of_a_jobset_join(data, folder, compiled, tmp_path):
     jobs = yaml.safe_load((FILES / 'jobset-joined.yaml').read_text())
     assert jobs['apiVersion'].startswith('jobset.x-k8s.io/')
