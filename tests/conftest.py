@@ -30,18 +30,20 @@ SMALL = dataclasses.replace(
 
 HASTY = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
 # Compiling takes most of the time of tests; in older versions of XLA, half of it goes to what these disable.
-HASTY_FLAGS = (
-    '--xla_cpu_use_fusion_emitters=false',
+HASTY_FLAGS = [
     '--xla_cpu_parallel_codegen_split_count=1',
     '--xla_cpu_enable_concurrency_optimized_scheduler=false',
-)
+]
+if jax.__version_info__ < (0, 11):  # newer versions do not know it
+    HASTY_FLAGS.append('--xla_cpu_use_fusion_emitters=false')
 # Linux allows a process 65,530 areas of memory, and ends one that needs more. Each program takes several.
 MOST_AREAS = 20_000
 
 # in the environment, so that processes that tests start inherit them
 os.environ['VIPLLAVA_COMPILATION_CACHE'] = 'off'
-if os.environ.setdefault(HASTY, '1') == '1' and jax.__version_info__ < (0, 11):
-    os.environ['XLA_FLAGS'] = ' '.join([*HASTY_FLAGS, os.environ.get('XLA_FLAGS', '')]).strip()
+GIVEN_FLAGS = os.environ.get('XLA_FLAGS', '')
+if os.environ.setdefault(HASTY, '1') == '1':
+    os.environ['XLA_FLAGS'] = ' '.join([*HASTY_FLAGS, GIVEN_FLAGS]).strip()
 jax.config.update('jax_num_cpu_devices', 8)  # for meshes; programs without a mesh run on the first one
 
 
@@ -50,6 +52,7 @@ def programs(request, tmp_path_factory) -> None:
     """Compiles with few optimizations and a cache, because tiny models take longer to compile than to run."""
     if any(item.get_closest_marker('gates') for item in request.session.items):
         settings: dict[str, Any] = {HASTY.lower(): False}  # these tests examine the compiler's output
+        os.environ['XLA_FLAGS'] = GIVEN_FLAGS  # and compilers for other devices need not know the flags
     else:
         place = tmp_path_factory.getbasetemp()
         if 'PYTEST_XDIST_WORKER' in os.environ:

@@ -86,7 +86,7 @@ def test_a_mesh_shares_the_work_of_a_line(subject):
 WHAT = ('compile', 'vision', 'prefill', 'first-token', 'decode', 'generate')
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_every_line_is_measured_on_a_mesh(cfg):
     mesh = make_mesh({'data': 2, 'tensor': 2}, devices=jax.devices()[:4])
     params = place(random_params(cfg, 'float32', None, mesh), cfg, mesh=mesh)

@@ -113,7 +113,10 @@ def test_a_run_that_is_killed_at_any_moment_resumes_exactly(command, uninterrupt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ('number', 'code'),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.by_hand)],
+)
 def test_a_signal_saves_a_checkpoint_and_the_same_command_resumes(
     command, uninterrupted, tmp_path, number, code
 ):

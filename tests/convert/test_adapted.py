@@ -51,7 +51,7 @@ def test_an_adapter_stays_separate_for_weights_stored_in_int8(model, adapter, so
     params, cfg = model
     to_flax.convert(source, tmp_path / 'small', quantize='int8')
     found = load(tmp_path / 'small', adapter=adapter).params
-    w = found['llama']['layers_2']['down']['w']
+    w = found['llama']['layers_1']['down']['w']
     assert isinstance(w, LoRA)
     assert isinstance(w.base, Quantized)
     batch = ragged(cfg, rng, ROWS)

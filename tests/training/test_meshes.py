@@ -78,9 +78,9 @@ def check_same(cfg, params, axes, **settings):
 @pytest.mark.parametrize(
     'axes',
     [
-        pytest.param(dict(fsdp=4), marks=pytest.mark.slow),
+        dict(fsdp=4),
         dict(data=2, fsdp=2, tensor=2),
-        pytest.param(dict(tensor=4), marks=pytest.mark.slow),  # divides neither heads nor keys
+        dict(tensor=4),  # divides neither heads nor keys
         *(
             pytest.param(axes, marks=pytest.mark.by_hand)
             for axes in (

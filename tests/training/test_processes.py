@@ -70,6 +70,7 @@ def test_two_processes_train_as_one(world, keys, tmp_path, env):
     assert training.train(**{**keys, **more, 'steps': 6}, resume_anyway=True).step == 6
 
 
+@pytest.mark.by_hand
 def test_an_adapter_is_exported_by_the_first_process(world, keys, tmp_path, env):
     more = dict(recipe='lora', lora_rank=2, mesh='data=2,tensor=2', quantize='int8')
     first, other = run_processes(command({**keys, **more}), env=env)
@@ -106,6 +107,7 @@ def test_the_death_of_a_process_ends_the_others_and_the_run_is_resumed(keys, env
     assert [record['step'] for record in runs.metrics(keys['output'])] == [*range(1, 51)]
 
 
+@pytest.mark.by_hand
 def test_a_damaged_picture_in_one_process_ends_all_and_loses_no_step(world, keys, tmp_path, env):
     lines = (world[1] / 'rows.jsonl').read_text().splitlines()
     (tmp_path / 'cut.png').write_bytes((world[1] / '5.png').read_bytes()[:300])
