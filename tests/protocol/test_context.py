@@ -7,7 +7,7 @@ import pytest
 
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.prompts import Turn
-from vipllava_jax.protocol.context import Wanted, context_length, prompt_ids, template_of, with_room
+from vipllava_jax.protocol.context import TokenLimit, context_length, prompt_ids, template_of, with_room
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.threads import background, in_background
 
@@ -43,30 +43,32 @@ def test_the_shorter_of_two_limits_counts(served, short):
     ],
 )
 def test_an_answer_has_the_room_that_is_wanted_or_left(served, tokens, wanted, default, expected):
-    assert with_room(PLAIN, tokens, Wanted(wanted), served, 'messages', default).max_new_tokens == expected
+    assert (
+        with_room(PLAIN, tokens, TokenLimit(wanted), served, 'messages', default).max_new_tokens == expected
+    )
 
 
 def test_the_models_default_is_cut_to_the_room(served):
     model = served.model._replace(settings=GenerationSettings(max_new_tokens=900))
     served = dataclasses.replace(served, model=model)
-    assert with_room(PLAIN, 10, Wanted(None), served, 'messages').max_new_tokens == 900
-    assert with_room(PLAIN, 1000, Wanted(None), served, 'messages').max_new_tokens == 24
+    assert with_room(PLAIN, 10, TokenLimit(None), served, 'messages').max_new_tokens == 900
+    assert with_room(PLAIN, 1000, TokenLimit(None), served, 'messages').max_new_tokens == 24
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers(short):
-    error = too_long(with_room, PLAIN, 90, Wanted(11), short, 'messages')
+    error = too_long(with_room, PLAIN, 90, TokenLimit(11), short, 'messages')
     assert error.param == 'max_tokens'
     assert (
         error.message == 'a prompt of 90 tokens and 11 new ones exceed the context of 100: ask for at most 10'
     )
-    error = too_long(with_room, PLAIN, 100, Wanted(None), short, 'messages')
+    error = too_long(with_room, PLAIN, 100, TokenLimit(None), short, 'messages')
     assert error.param == 'messages'
     assert 'the prompt has 100 tokens, but the context has 100' in error.message
 
 
 def test_more_tokens_than_there_may_be_are_refused(served):
     with pytest.raises(ApiError, match='min_tokens is 9, but there are at most 5 new tokens') as caught:
-        with_room(GenerationSettings(min_new_tokens=9), 10, Wanted(5), served, 'messages')
+        with_room(GenerationSettings(min_new_tokens=9), 10, TokenLimit(5), served, 'messages')
     assert caught.value.param == 'min_tokens'
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.protocol.bodies import chat
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.protocol.errors import ApiError
-from vipllava_jax.protocol.settings import generation_settings, wanted_tokens
+from vipllava_jax.protocol.settings import generation_settings, token_limit
 
 
 def with_defaults(served, **defaults):
@@ -100,6 +100,6 @@ def test_bad_words_are_banned_with_and_without_a_space_before_them(served):
 
 
 def test_the_newer_name_of_the_limit_counts():
-    assert wanted_tokens(chat()) == (None, 'max_tokens')
-    assert wanted_tokens(chat(max_tokens=5)) == (5, 'max_tokens')
-    assert wanted_tokens(chat(max_tokens=5, max_completion_tokens=7)) == (7, 'max_completion_tokens')
+    assert token_limit(chat()) == (None, 'max_tokens')
+    assert token_limit(chat(max_tokens=5)) == (5, 'max_tokens')
+    assert token_limit(chat(max_tokens=5, max_completion_tokens=7)) == (7, 'max_completion_tokens')

@@ -25,7 +25,7 @@ from vipllava_jax.protocol.responses import (
     warnings,
 )
 from vipllava_jax.protocol.served import Served
-from vipllava_jax.protocol.settings import generation_settings, wanted_tokens
+from vipllava_jax.protocol.settings import generation_settings, token_limit
 
 
 @dataclass
@@ -102,7 +102,7 @@ def chat_exchange(
         conversation.turns,
         conversation.images,
         tuple(conversation.marks),
-        with_room(settings, len(ids), wanted_tokens(request), served, 'messages'),
+        with_room(settings, len(ids), token_limit(request), served, 'messages'),
         template,
         conversation.fit or served.fit,
         id,

@@ -20,7 +20,7 @@ from vipllava_jax.protocol.pictures import NOTHING_FETCHED
 from vipllava_jax.protocol.requests import CompletionRequest
 from vipllava_jax.protocol.responses import finish_reason, logprobs_of, token_entries, usage
 from vipllava_jax.protocol.served import Served
-from vipllava_jax.protocol.settings import generation_settings, wanted_tokens
+from vipllava_jax.protocol.settings import generation_settings, token_limit
 
 OBJECT = 'text_completion'  # the response, and each event
 TEMPLATE = 'plain'  # which adds nothing to a prompt
@@ -84,7 +84,7 @@ def completion_exchange(
         name = 'prompt' if isinstance(request.prompt, str) else f'prompt[{p}]'
         turns = [Turn('user', _checked(prompt, name))]
         tokens = len(prompt_ids(turns, 0, TEMPLATE, served, name))
-        room = with_room(settings, tokens, wanted_tokens(request), served, name, DEFAULT_TOKENS)
+        room = with_room(settings, tokens, token_limit(request), served, name, DEFAULT_TOKENS)
         questions.append(
             Question(
                 turns,

@@ -11,7 +11,7 @@ from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.served import Served
 
 
-class Wanted(NamedTuple):
+class TokenLimit(NamedTuple):
     """The most new tokens that a request asks for, None for the default, and the field that says so."""
 
     tokens: int | None
@@ -57,15 +57,15 @@ def check_characters(count: int, served: Served, param: str) -> None:
 def with_room(
     settings: GenerationSettings,
     prompt_tokens: int,
-    wanted: Wanted,
+    limit: TokenLimit,
     served: Served,
     param: str,
     default: int | None = None,
 ) -> GenerationSettings:
-    """The settings with the number of new tokens that is `wanted`, or else as many of the default as fit.
+    """The settings with the `limit` of new tokens of the request, or else as many of the default as fit.
 
-    The default is `default`, or else the model's. Raises ApiError if the context has no room for what is
-    wanted, or if that is less than the settings demand.
+    The default is `default`, or else the model's. Raises ApiError if the context has no room for the
+    limit, or if that is less than the settings demand.
     """
     context = context_length(served)
     left = context - prompt_tokens
@@ -75,18 +75,18 @@ def with_room(
             'answer: shorten it',
             param,
         )
-    if wanted.tokens is not None and wanted.tokens > left:
+    if limit.tokens is not None and limit.tokens > left:
         raise _too_long(
-            f'a prompt of {prompt_tokens} tokens and {wanted.tokens} new ones exceed the context of '
+            f'a prompt of {prompt_tokens} tokens and {limit.tokens} new ones exceed the context of '
             f'{context}: ask for at most {left}',
-            wanted.field,
+            limit.field,
         )
     usual = served.model.settings.per_row('max_new_tokens', 1, none=DEFAULT_NEW_TOKENS)
-    most = wanted.tokens or min(default or int(usual[0]), left)
+    most = limit.tokens or min(default or int(usual[0]), left)
     smallest = int(settings.per_row('min_new_tokens', 1, none=0)[0])
     if smallest > most:
         message = f'min_tokens is {smallest}, but there are at most {most} new tokens'
-        raise ApiError(400, f'{message}: ask for more with {wanted.field}', 'min_tokens')
+        raise ApiError(400, f'{message}: ask for more with {limit.field}', 'min_tokens')
     return dataclasses.replace(settings, max_new_tokens=most)
 
 

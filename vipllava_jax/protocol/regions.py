@@ -25,7 +25,7 @@ from vipllava_jax.protocol.pictures import NOTHING_FETCHED, picture_size, read_p
 from vipllava_jax.protocol.requests import RegionsRequest
 from vipllava_jax.protocol.responses import finish_reason, usage, warnings
 from vipllava_jax.protocol.served import Served
-from vipllava_jax.protocol.settings import generation_settings, wanted_tokens
+from vipllava_jax.protocol.settings import generation_settings, token_limit
 
 MAX_MASK_PIXELS = 100_000_000  # of all masks of a request, which take seconds to decode
 MAX_CORNERS = 200_000  # of all outlines of a request, which a mask has many of
@@ -111,8 +111,8 @@ class _Prompts:
         if text not in self.lengths:
             ids = prompt_ids([Turn('user', text)], 1, self.template, self.served, 'question')
             self.lengths[text] = len(ids)
-        wanted = wanted_tokens(self.request)
-        return with_room(settings, self.lengths[text], wanted, self.served, 'question')
+        limit = token_limit(self.request)
+        return with_room(settings, self.lengths[text], limit, self.served, 'question')
 
 
 def _check_options(request: RegionsRequest, served: Served) -> None:

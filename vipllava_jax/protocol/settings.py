@@ -7,7 +7,7 @@ from vipllava_jax.generation.setting_checks import LARGEST_SEED
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import eos_ids
 from vipllava_jax.inputs.tokenizer import Tokenizer, call_library
-from vipllava_jax.protocol.context import Wanted
+from vipllava_jax.protocol.context import TokenLimit
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.requests import GenerationRequest
 from vipllava_jax.protocol.served import Limits, Served
@@ -57,11 +57,11 @@ def generation_settings(
         raise ApiError(400, str(error)) from None
 
 
-def wanted_tokens(request: GenerationRequest) -> Wanted:
+def token_limit(request: GenerationRequest) -> TokenLimit:
     """The most new tokens that a request asks for, under the newer name or the older one."""
     if request.max_completion_tokens is None:
-        return Wanted(request.max_tokens)
-    return Wanted(request.max_completion_tokens, 'max_completion_tokens')
+        return TokenLimit(request.max_tokens)
+    return TokenLimit(request.max_completion_tokens, 'max_completion_tokens')
 
 
 def _stop_strings(request: GenerationRequest, base: GenerationSettings, limits: Limits) -> tuple[str, ...]:
