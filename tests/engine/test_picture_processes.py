@@ -136,10 +136,10 @@ pool = Pictures(ImageSettings(), 2)
 futures = [pool.submit(Question('What?', np.zeros((2000, 2000, 3), np.uint8))) for _ in range(500)]
 futures[0].result(), futures[1].result()
 print(*(process.start().pid for process in pool.processes), flush=True)
-print('ready', flush=True)
-if sys.argv[1:]:
-    sys.exit()
 try:
+    print('ready', flush=True)
+    if sys.argv[1:]:
+        sys.exit()
     time.sleep(60)
 except KeyboardInterrupt:
     futures[2].result()
