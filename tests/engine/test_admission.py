@@ -33,15 +33,16 @@ class Store:
 
 def item(tokens=100, new=10, key=None, prefix=0, samples=1):
     """A question that waits; with a key, it has a picture, after which `tokens - prefix` follow."""
-    pictures = np.zeros((int(key is not None), 1, 1, 3), np.float32)
+    pictures = np.zeros((int(key is not None), 1, 1, 3), np.uint8)
     ids = np.zeros(tokens, np.int32)
     return SimpleNamespace(
         ids=ids, left=new, key=key, prefix=prefix, samples=range(samples), pictures=pictures
     )
 
 
-def choose(waiting, *stored, free=FREE, shared=None, **options):
-    return Admissions(SHAPES, Store(*stored), **options).choose(waiting, free, shared)
+def choose(waiting, *stored, free=FREE, shared=None, sharing=None, **options):
+    sharing = free[0] if sharing is None else sharing
+    return Admissions(SHAPES, Store(*stored), **options).choose(waiting, free, shared, sharing)
 
 
 def test_prompts_of_one_length_are_prefilled_together():
@@ -99,6 +100,16 @@ def test_rows_share_a_prefix_when_this_saves_enough(monkeypatch):
     assert not choose(waiting, b'a', free=[0, 2]).shared
 
 
+def test_questions_wait_for_rows_that_share_their_prefix_unless_an_older_one_waits():
+    same, other = [item(120, key=b'a', prefix=90) for _ in range(5)], item(100)
+    assert choose(same, b'a', shared=b'a', free=[0, 2]) is None
+    assert choose(same, b'a', shared=b'a', free=[0, 2], sharing=3).items == same[:3]
+    assert choose([*same, other], b'a', shared=b'a', free=[0, 1]) == Admission([other], 1, 1)
+    assert choose([other, *same], b'a', shared=b'a', free=[0, 0], sharing=9) is None
+    several = item(120, key=b'a', prefix=90, samples=4)
+    assert choose([several, *same], b'a', shared=b'a', free=[0, 0], sharing=3) is None
+
+
 def test_a_whole_prompt_is_prefilled_if_its_prefix_and_rest_exceed_a_short_row():
     """What follows a prefix is joined with it in as many slots as rows of level 0 have."""
     assert choose([item(300, key=b'a', prefix=200)], b'a').key is None
@@ -129,10 +140,12 @@ def test_what_is_chosen_has_rows_and_compiled_programs(world, alone):
     shapes, waiting, stored, free, shared = world
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(admission, 'ENOUGH_SAVED', 200)
-        chosen = Admissions(shapes, Store(*stored), alone).choose(waiting, free, shared)
+        chosen = Admissions(shapes, Store(*stored), alone).choose(waiting, free, shared, free[0])
     if chosen is None:  # questions with several answers may keep rows from others
         head = waiting[0]
-        assert all(rows < len(head.samples) for rows in free[level_of(shapes, head) :])
+        level = level_of(shapes, head)
+        waits = not level and shared and head.key == shared  # for a row of level 0, even if others are free
+        assert all(rows < len(head.samples) for rows in (free[:1] if waits else free[level:]))
         return
     slots, rests = shapes.levels[chosen.level][1], [len(x.ids) - x.prefix for x in chosen.items]
     longest = max(len(item.ids) for item in chosen.items)
@@ -142,17 +155,17 @@ def test_what_is_chosen_has_rows_and_compiled_programs(world, alone):
     if chosen.shared:
         rest = next(length for length in shapes.rest_lengths if length >= max(rests))
         assert (chosen.level, chosen.B) == (0, shapes.rest_together)
-        assert (chosen.B, rest) in shapes.sources(0)
+        assert (chosen.B, rest) in shapes.sources(shapes.lane_of(0))
     elif chosen.key:
         assert shapes.together[-1] == chosen.B
         assert max(rests) <= shapes.rest_lengths[-1]
         assert longest <= shapes.slots  # of the caches into which both are joined
-        assert (chosen.B, shapes.slots) in shapes.sources(chosen.level)
+        assert (chosen.B, shapes.slots) in shapes.sources(shapes.lane_of(chosen.level))
     else:
         length = shapes.length_for(longest)
         assert longest < slots
         assert (chosen.B, length) in {*shapes.prefills()}
-        assert (chosen.B, shapes.cache_slots(length)) in shapes.sources(chosen.level)
+        assert (chosen.B, shapes.cache_slots(length)) in shapes.sources(shapes.lane_of(chosen.level))
 
 
 def level_of(shapes, item):

@@ -84,6 +84,31 @@ def test_the_lane_is_the_smallest_with_room_and_the_largest_beside_other_levels(
     assert (rows.lane_for(1), rows.top) == (0, 0)
 
 
+@pytest.fixture
+def divided():
+    """Lane 1 uses the cache of lane 3, and lane 5, of 24 rows of 128 slots, that of lane 2."""
+    return Rows(make_shapes(CFG, 12, 256, {512: 4, 1024: 1}, divides=True))
+
+
+def test_rows_that_share_a_prefix_leave_no_row_of_their_level_to_others(divided):
+    divided.lane = 5
+    assert (divided.is_halved, divided.free(), divided.free_sharing()) == (False, [12, 4, 1], 12)
+    (first, *_) = occupy(divided, 5, 20)
+    occupy(divided, 3)
+    assert (divided.is_halved, divided.free(), divided.free_sharing()) == (True, [0, 3, 1], 4)
+    divided.release(first)
+    assert divided.free_sharing() == 5
+
+
+@pytest.mark.parametrize(('lane', 'other'), [(1, 3), (3, 1), (2, 5), (5, 2)])
+def test_two_lanes_that_use_one_cache_have_no_rows_at_once(divided, lane, other):
+    (first,) = occupy(divided, lane)
+    with pytest.raises(AssertionError):
+        occupy(divided, other)
+    divided.release(first)
+    occupy(divided, other)
+
+
 def test_a_released_place_is_used_again_and_is_not_released_for_its_former_row(rows):
     first, second, _ = occupy(rows, 2, 3)
     rows.release(second)

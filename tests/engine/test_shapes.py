@@ -21,7 +21,7 @@ def shapes(draw):
     slots = draw(st.integers(16, context))
     wide = draw(st.dictionaries(st.integers(16, context + 9), st.integers(0, 5), max_size=3))
     rows, parts = draw(st.integers(1, 100)), draw(st.sampled_from([1, 1, 2, 4]))
-    return make_shapes(config(context), rows, slots, wide, parts, draw(st.booleans()))
+    return make_shapes(config(context), rows, slots, wide, parts, draw(st.booleans()), draw(st.booleans()))
 
 
 def test_the_shapes_of_the_7b():
@@ -35,6 +35,39 @@ def test_the_shapes_of_the_7b():
     assert found.cache_slots(641) == 1024
     assert [B for B, length in found.prefills() if length == 640] == [8, 4, 1]
     assert [B for B, length in found.prefills() if length == 1536] == [1]
+
+
+@pytest.mark.parametrize(
+    ('wide', 'few', 'lender'),
+    [
+        ({2048: 8, 4096: 2}, (1, 16), 3),
+        ({2048: 20, 4096: 2}, (1, 8, 40), 4),
+        ({4096: 2}, (1, 8), 3),
+        ({2048: 3, 4096: 2}, (1, 8), 4),
+        ({1500: 8}, (1, 8), None),
+        ({2048: 60}, (1, 8), None),
+    ],
+)
+def test_few_answers_use_the_cache_of_longer_rows(wide, few, lender):
+    found = make_shapes(VIP_LLAVA_7B, 80, 1024, wide, divides=True)
+    assert found.lanes == (*few, 80)
+    borrower = len(few) - 1
+    assert found.cache_of(borrower) == (borrower if lender is None else lender)
+
+
+def test_answers_that_share_a_prefix_have_twice_the_rows():
+    found = make_shapes(VIP_LLAVA_7B, 80, 1024, {2048: 8}, divides=True)
+    assert (found.halved_lane, found.sizes[-1], found.cache_of(4)) == (4, (160, 512), 2)
+    assert [group for group in found.groups() if found.shares(group)] == [(2,), (4,)]
+    assert make_shapes(VIP_LLAVA_7B, 80, 1024, {}, parts=2, divides=True).halved_lane is None
+    assert make_shapes(VIP_LLAVA_7B, 80, 1023, {}, divides=True).halved_lane is None
+
+
+@given(shapes())
+def test_lanes_that_use_one_cache_have_its_size(found):
+    for lane, (rows, slots) in enumerate(found.sizes):
+        rows_of_cache, slots_of_cache = found.sizes[found.cache_of(lane)]
+        assert rows * slots == rows_of_cache * slots_of_cache
 
 
 def test_lanes_of_few_rows_are_for_one_device():
@@ -76,5 +109,5 @@ def test_what_is_prefilled_together_fits_rows_of_level_0(found):
         assert found.together[-1] == B or length <= found.slots
     assert all(slots >= length for length in found.rest_lengths for slots in found.prefix_slots[-1:])
     assert max(found.prefix_slots) == found.slots
-    for level, (_, slots) in enumerate(found.levels):
-        assert max(size for _, size in found.sources(level)) <= slots
+    for lane, (_, slots) in enumerate(found.sizes):
+        assert max(size for _, size in found.sources(lane)) <= slots

@@ -17,6 +17,7 @@ import vipllava_jax as vj
 from tests.training.optimizers import optimizer
 from vipllava_jax.arrays import flat, nested
 from vipllava_jax.data.examples import Examples
+from vipllava_jax.engine.programs import Lane
 from vipllava_jax.generation import decoding
 from vipllava_jax.generation.beams.programs import beam_chunk, prefill_beams
 from vipllava_jax.generation.beams.state import BeamRules
@@ -123,6 +124,16 @@ def decode_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.shardin
     """The program of a chunk of B rows that share a prefix."""
     rows, shared = place((state(cfg, B), prefix(cfg, 1)), device)
     return decoding.decode_chunk.trace(params, rows, shared, cfg=cfg, steps=8).lower().compile()
+
+
+def lane(cfg: vj.Config, rows: int, cache: tuple[int, int], device: jax.sharding.Sharding) -> Lane:
+    """The rows of an engine in a cache of so many rows and slots."""
+
+    def zeros() -> Lane:
+        newest = jnp.zeros(rows, jnp.int32)
+        return Lane(llama.Cache.empty(cfg.text, *cache, jnp.bfloat16), newest, newest)
+
+    return place(jax.eval_shape(zeros), device)
 
 
 def prefill_after_prefix(params: Any, cfg: vj.Config, B: int, device: jax.sharding.Sharding) -> Any:

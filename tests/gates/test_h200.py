@@ -15,6 +15,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 
 from tests.gates import program
 from tests.gates.program import CFG, SHALLOW
+from vipllava_jax.engine.programs import decode_lanes, put_rows
 from vipllava_jax.model import fused
 from vipllava_jax.model.attention import attend
 
@@ -36,6 +37,26 @@ def load(device, quantize=None, cfg=CFG):
         for name, part in params['llama'].items()
     }
     return program.place({**params, 'llama': layers}, device)
+
+
+@pytest.mark.parametrize(('rows', 'shares'), [(16, False), (128, True), (64, True)])
+def test_lanes_that_divide_a_cache_update_it_in_place(h200, rows, shares, monkeypatch):
+    """Rows of the engine, in the cache of 8 rows of 2,048 slots or in that of 64 of 1,024."""
+    monkeypatch.setattr(fused_attention_stablehlo, 'check_cudnn_version', lambda: 92000)
+    cfg = dataclasses.replace(program.with_layers(SHALLOW), attention='cudnn')
+    params = load(h200, cfg=cfg)
+    lane = program.lane(cfg, rows, (64, 1024) if shares else (8, 2048), h200)
+    cache = program.size_in_bytes(lane.cache)
+    own, numbers = program.lane(cfg, 16, (16, 64), h200), program.lane(cfg, 16, (16, 64), h200).tokens
+    put = put_rows.trace(lane, numbers, own.cache, numbers, numbers).lower().compile()
+    prefix = program.place(program.prefix(cfg, 1), h200) if shares else None
+    newest = [lane.tokens], [lane.positions]
+    decode = decode_lanes.trace(params, [lane.cache], *newest, prefix, cfg=cfg).lower().compile()
+    for compiled in (put, decode):
+        assert program.copies(compiled.as_text()) == []
+        found = compiled.memory_analysis()
+        assert found.alias_size_in_bytes >= cache
+        assert found.temp_size_in_bytes < cache / 8
 
 
 @pytest.mark.parametrize(

@@ -39,22 +39,31 @@ class Admissions(NamedTuple):
     alone: bool = False  # prefill each question alone and whole, so that nothing else influences it
 
     def choose(
-        self, waiting: Sequence[Waiting], free: Sequence[int], shared: bytes | None
+        self, waiting: Sequence[Waiting], free: Sequence[int], shared: bytes | None, sharing: int
     ) -> Admission | None:
         """The oldest question that has free rows, with others that go with it; None if there is none.
 
-        `free` are the numbers of free rows of each level, and `shared` is the key of the prefix that rows
-        share now.
+        `free` are the numbers of free rows of each level, `shared` is the key of the prefix that rows share
+        now, and `sharing` the number of free rows for questions that begin with it. These wait for such rows:
+        every other level that is in use makes a step of its own.
         """
-        if not any(free):
+        if not any(free) and not sharing:
             return None
         left = [*free]
         for item in islice(waiting, LOOKED_AT):
-            for level in range(self.level_for(item), len(left)):
+            own = self.level_for(item)
+            if shared and item.key == shared and not own and self._is_stored(item):
+                if sharing >= len(item.samples):
+                    return self._with_others(item, 0, waiting, sharing, shared)
+                sharing = 0
+                continue
+            for level in range(own, len(left)):
                 if left[level] >= len(item.samples):
                     return self._with_others(item, level, waiting, free[level], shared)
                 if len(item.samples) > 1:
                     left[level] = 0  # so that it gets its rows before those that came later
+            if not own:
+                sharing = 0  # likewise
         return None
 
     def level_for(self, item: Waiting) -> int:

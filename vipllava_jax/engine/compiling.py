@@ -16,11 +16,13 @@ from vipllava_jax.engine.programs import (
     decode_lanes,
     prefill_after,
     prefill_prompts,
+    put_alternately,
     put_rows,
     put_token,
     read_pictures,
     select_first,
     select_next,
+    take_after_prefix,
     take_logits,
     take_prefix,
     take_row,
@@ -76,12 +78,13 @@ def _calls(device: Device) -> Iterator[Call]:
 def _decoding(device: Device) -> Iterator[Call]:
     shapes, static = device.shapes, {'cfg': device.cfg}
     for group in shapes.groups():
-        lanes = [device.lanes[lane] for lane in group]
+        lanes = [device.lane(lane) for lane in group]
         args = tuple([getattr(lane, name) for lane in lanes] for name in ('cache', 'tokens', 'positions'))
         B = sum(len(lane.tokens) for lane in lanes)
         active = [np.zeros(len(lane.tokens), bool) for lane in lanes]
-        yield decode_lanes, (device.params, *args, None), static
-        if group == (shapes.lane_of(0),):
+        if group != (shapes.halved_lane,):
+            yield decode_lanes, (device.params, *args, None), static
+        if shapes.shares(group):
             prefix = _prefix(device, shapes.prefix_slots[0])
             shared = dataclasses.replace(prefix, members=np.zeros(B, bool))
             yield decode_lanes, (device.params, *args, shared), static
@@ -117,7 +120,7 @@ def _pictures(device: Device) -> Iterator[Call]:
     for count in device.shapes.pictures:
         yield (
             read_pictures,
-            (device.params, np.zeros((count, side, side, 3), np.float32)),
+            (device.params, np.zeros((count, side, side, 3), np.uint8), device.normalized),
             {'cfg': device.cfg},
         )
 
@@ -129,22 +132,27 @@ def _limits(device: Device) -> Iterator[Call]:
     for B in sorted({sum(sizes[lane][0] for lane in group) for group in device.shapes.groups()}):
         yield allow_only, (_logits(device, B), few, all_ids(FEW, device.cfg.text.vocab)), {}
         yield report, (_logits(device, B), _tokens(device, B)), {'top': Selection.PROCESSED.top}
-    for lane, settings in zip(device.lanes, device.settings, strict=True):
-        yield rewind_rows, (lane, settings, few, few, few), {}
+    for number, settings in enumerate(device.settings):
+        yield rewind_rows, (device.lane(number), settings, few, few, few), {}
 
 
 def _rows(device: Device) -> Iterator[Call]:
     shapes = device.shapes
-    for number, (lane, settings) in enumerate(zip(device.lanes, device.settings, strict=True)):
-        level = max(0, number - shapes.lane_of(0))
-        for B, size in sorted(shapes.sources(level)):
+    for number, settings in enumerate(device.settings):
+        lane = device.lane(number)
+        for B, size in sorted(shapes.sources(number)):
             numbers = np.zeros(B, np.int32)
             yield put_rows, (lane, numbers, _cache(device, B, size), _tokens(device, B), numbers), {}
         yield put_token, (lane, ROW, _tokens(device, 1)), {}
         yield put_settings, (settings, ROW, device.neutral), {}
-        if level < len(shapes.wide) or number <= shapes.lane_of(0):
+        if number <= shapes.lane_of(max(0, len(shapes.wide) - 1)):
             yield take_row, (lane, ROW), {}
             yield take_settings, (settings, ROW), {}
+        if shapes.halved and number < shapes.lane_of(0):
+            yield take_after_prefix, (lane, ROW, ROW), {'slots': shapes.slots // 2}
+    if shapes.halved:
+        for arrays in (device.newest, device.settings):
+            yield put_alternately, (arrays[-1], arrays[shapes.lane_of(0)]), {}
     for B, size in sorted({(B, shapes.cache_slots(n)) for B, n in shapes.prefills()}):
         for slots in shapes.prefix_slots:
             if slots <= size:

@@ -27,11 +27,13 @@ from vipllava_jax.engine.programs import (
     decode_lanes,
     prefill_after,
     prefill_prompts,
+    put_alternately,
     put_rows,
     put_token,
     read_pictures,
     select_first,
     select_next,
+    take_after_prefix,
     take_logits,
     take_prefix,
     take_row,
@@ -46,6 +48,7 @@ from vipllava_jax.engine.row_settings import (
 from vipllava_jax.engine.shapes import Shapes
 from vipllava_jax.generation.logits.next_token import NewTokens
 from vipllava_jax.generation.state import row_letters
+from vipllava_jax.inputs.pixels import ImageSettings
 from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.model.vipllava import Params
 from vipllava_jax.sharding import default_sharding, mesh_of, sharding
@@ -84,20 +87,24 @@ class Prefilled(NamedTuple):
 class Device:
     """The lanes of an engine. Its methods start programs, and do not wait for their results."""
 
-    def __init__(self, params: Params, cfg: Config, shapes: Shapes) -> None:
+    def __init__(self, params: Params, cfg: Config, shapes: Shapes, image_settings: ImageSettings) -> None:
         self.cfg, self.shapes, self.mesh = cfg, shapes, mesh_of(params)
         # All arrays are committed to their devices, because programs are compiled for those that are.
         self.params = params if self.mesh else jax.device_put(params, default_sharding())
         self.dtype = jnp.dtype(params['llama']['norm']['w'].dtype)
         text = cfg.text
-        self.lanes, self.settings = [], []
-        for rows, slots in shapes.sizes:
+        self.caches: dict[int, Cache] = {}  # by the lanes that own them
+        self.newest: list[tuple[Array, Array]] = []  # the tokens and positions of each lane
+        self.settings: list[RowSettings] = []
+        for lane, (rows, slots) in enumerate(shapes.sizes):
             kv = jax.ShapeDtypeStruct((rows, slots, text.kv_heads, text.head_size), self.dtype)
             tokens: Any = jax.ShapeDtypeStruct((rows,), jnp.int32)
             layers: Any = (kv,) * text.layers
-            cache = Cache(layers, layers)
-            self.lanes.append(zeros(Lane(cache, tokens, tokens), self.mesh))
+            if shapes.cache_of(lane) == lane:
+                self.caches[lane] = zeros(Cache(layers, layers), self.mesh)
+            self.newest.append(zeros((tokens, tokens), self.mesh))
             self.settings.append(placed(neutral_settings(rows, shapes.context), self.mesh))
+        self.normalized = image_settings.normalized
         pictures = (PICTURES, cfg.vision.patches, text.width)
         self.no_features: Array = zeros(jax.ShapeDtypeStruct(pictures, self.dtype), self.mesh)
         self.no_tokens = {
@@ -105,12 +112,20 @@ class Device:
         }
         self.neutral = placed(neutral_settings(1, shapes.context), self.mesh)
 
+    def lane(self, number: int) -> Lane:
+        """A lane, with the cache that it uses."""
+        return Lane(self.caches[self.shapes.cache_of(number)], *self.newest[number])
+
+    def _set_lane(self, number: int, lane: Lane) -> None:
+        self.caches[self.shapes.cache_of(number)] = lane.cache
+        self.newest[number] = lane.tokens, lane.positions
+
     def features(self, pictures: Sequence[np.ndarray]) -> Array:
-        """Pictures hw3, at most PICTURES -> their features FPD."""
+        """Pictures hw3 uint8, at most PICTURES -> their features FPD."""
         most = next(n for n in self.shapes.pictures if n >= len(pictures))
-        pixels = np.zeros((most, *pictures[0].shape), np.float32)
+        pixels = np.zeros((most, *pictures[0].shape), np.uint8)
         pixels[: len(pictures)] = pictures
-        return read_pictures(self.params, pixels, cfg=self.cfg)
+        return read_pictures(self.params, pixels, self.normalized, cfg=self.cfg)
 
     def prefill(self, prompts: Sequence[np.ndarray], B: int, features: Array | None) -> Prefilled:
         """Prefills prompts, padded to B rows; their pictures have these features, in order."""
@@ -164,32 +179,43 @@ class Device:
         self, lane: int, rows: Sequence[int], prefilled: Prefilled, tokens: Array, positions: Sequence[int]
     ) -> None:
         """Puts prefilled rows, with their tokens at these positions, into rows of a lane, if it has them."""
-        self.lanes[lane] = put_rows(
-            self.lanes[lane],
-            np.array(rows, np.int32),
-            prefilled.cache,
-            tokens,
-            np.array(positions, np.int32),
-        )
+        numbers, at = np.array(rows, np.int32), np.array(positions, np.int32)
+        self._set_lane(lane, put_rows(self.lane(lane), numbers, prefilled.cache, tokens, at))
 
     def put_token(self, place: Place, new: NewTokens) -> None:
         """Makes a token, B = 1, the newest of a row of a lane."""
         lane, row = place
-        self.lanes[lane] = put_token(self.lanes[lane], np.int32(row), new.tokens)
+        self._set_lane(lane, put_token(self.lane(lane), np.int32(row), new.tokens))
 
     def put_settings(self, place: Place, settings: RowSettings) -> None:
         """Puts the settings of one answer into a row of a lane."""
         lane, row = place
         self.settings[lane] = put_settings(self.settings[lane], np.int32(row), settings)
 
-    def move(self, origin: Place, place: Place, position: int) -> None:
-        """Copies a row with its newest token, at `position`, and its settings into a row of another lane."""
+    def move(self, origin: Place, place: Place, position: int, prefix: int = 0) -> None:
+        """Copies a row with its newest token, at `position`, and its settings into a row of another lane.
+
+        If the first `prefix` tokens are a prefix, only half as many slots as rows of level 0 have are copied,
+        those after it.
+        """
         lane, row = origin
-        cache, token = take_row(self.lanes[lane], np.int32(row))
         target, new_row = place
+        if prefix:
+            half = self.shapes.slots // 2
+            cache, token = take_after_prefix(self.lane(lane), np.int32(row), np.int32(prefix), slots=half)
+        else:
+            cache, token = take_row(self.lane(lane), np.int32(row))
         rows, positions = np.array([new_row], np.int32), np.array([position], np.int32)
-        self.lanes[target] = put_rows(self.lanes[target], rows, cache, token, positions)
+        self._set_lane(target, put_rows(self.lane(target), rows, cache, token, positions))
         self.put_settings(place, take_settings(self.settings[lane], np.int32(row)))
+
+    def halve(self) -> None:
+        """Gives each row of the largest lane's newest tokens and settings to every second row of the halved one."""
+        largest, halved = self.shapes.lane_of(0), self.shapes.halved_lane
+        assert halved is not None
+        newest, settings = self.newest[halved], self.settings[halved]
+        self.newest[halved] = put_alternately(newest, self.newest[largest])
+        self.settings[halved] = put_alternately(settings, self.settings[largest])
 
     def rewind(self, rows: Sequence[tuple[Place, int, int]]) -> None:
         """Returns rows to earlier tokens at these positions, which become their newest."""
@@ -197,13 +223,14 @@ class Device:
             found = [(row, token, position) for (at, row), token, position in rows if at == lane]
             for first in range(0, len(found), FEW):
                 numbers, tokens, positions = zip(*found[first : first + FEW], strict=True)
-                self.lanes[lane], self.settings[lane] = rewind_rows(
-                    self.lanes[lane],
+                rewound, self.settings[lane] = rewind_rows(
+                    self.lane(lane),
                     self.settings[lane],
                     few_rows(numbers, self.shapes.sizes[lane][0]),
                     few_numbers(tokens),
                     few_numbers(positions),
                 )
+                self._set_lane(lane, rewound)
 
     def prefix_of(self, prefilled: Prefilled, source: int, length: int) -> PrefixCache:
         """The first tokens of a prefilled row, as a prefix of other prompts."""
@@ -223,7 +250,7 @@ class Device:
 
         `allowed` has, by the numbers of rows counted over these lanes, the only ids that some may select, W.
         """
-        lanes = [self.lanes[lane] for lane in group]
+        lanes = [self.lane(lane) for lane in group]
         caches, tokens, positions = ([getattr(lane, name) for lane in lanes] for name in Lane.__annotations__)
         logits, caches = decode_lanes(self.params, caches, tokens, positions, prefix, cfg=self.cfg)
         settings = [selection.part(self.settings[lane]) for lane in group] if selection else None
@@ -233,7 +260,7 @@ class Device:
         if allowed and top is not None:
             new = dataclasses.replace(report(logits, new.tokens, top=top), scores=new.scores)
         for i, lane in enumerate(group):
-            self.lanes[lane] = Lane(caches[i], tokens[i], positions[i])
+            self._set_lane(lane, Lane(caches[i], tokens[i], positions[i]))
             if selection is Selection.PROCESSED:
                 self.settings[lane] = settings[i]
         return new

@@ -68,7 +68,7 @@ class Engine:
         self._vocabulary = Vocabulary(model.processor.tokenizer, model.cfg)
         self._pictures = Pictures(model.processor.image_settings, workers, max_pixels)
         try:
-            self._device = Device(model.params, model.cfg, self.shapes)
+            self._device = Device(model.params, model.cfg, self.shapes, model.processor.image_settings)
             compile_all(self._device, progress)
             self._scheduler = Scheduler(self._device, self._store, self._counts, exact)
         except BaseException:
@@ -202,8 +202,7 @@ class Engine:
             reply.warnings = prepared.warnings
             if reply.question.question.keep_images:
                 reply.images = prepared.pixels
-            pixels = self.model.processor.image_settings.normalize(prepared.pixels)
-            ready = with_pictures(waiting, pixels, prepared.digests, self.model.cfg.image_token)
+            ready = with_pictures(waiting, prepared.pixels, prepared.digests, self.model.cfg.image_token)
         except Exception as error:  # a future would swallow it, and the reply would never end
             with self._changed:
                 self._preparing.pop(reply, None)

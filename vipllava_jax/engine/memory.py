@@ -15,7 +15,7 @@ from vipllava_jax.device_memory import (
     cache_bytes,
     working_bytes,
 )
-from vipllava_jax.engine.shapes import FEW_ROWS, PREFILL_TOKENS, Shapes, make_shapes
+from vipllava_jax.engine.shapes import PREFILL_TOKENS, Shapes, lanes_for_few, make_shapes
 from vipllava_jax.generation.model import Model
 from vipllava_jax.mesh_text import row_parts
 from vipllava_jax.messages import amount, brief
@@ -67,7 +67,7 @@ def shapes_for(
         rows, wider = rows_for(model, slots, long_rows, prefix_bytes, devices)
     else:
         wider = default_wide(model.cfg, min(slots, model.cfg.text.context), long_rows, is_small)
-    return make_shapes(model.cfg, rows, slots, wider, parts, is_small)
+    return make_shapes(model.cfg, rows, slots, wider, parts, is_small, divides_caches(devices))
 
 
 def rows_for(
@@ -101,12 +101,14 @@ def rows_for(
     used += of_rows(parts, PREFILL_TOKENS)  # of a prefill, before its rows are copied
     used += working_bytes(cfg, dtype, prompts, slots, mesh, fused_attention=fused)
     used += sum(of_rows(count, size) for size, count in wide.items())
-    used += of_rows(sum(FEW_ROWS), slots) if parts == 1 else 0
     left = memory * (1 - RESERVE) - used
     if long_rows is None and 2 * slots < cfg.text.context:
         middle = min(int(left * MIDDLE // of_rows(parts, 2 * slots)) * parts, MOST_ROWS // 4)
         wide = {2 * slots: middle, **wide}
         left -= of_rows(middle, 2 * slots) if middle else 0
+    if parts == 1:
+        few, level = lanes_for_few(wide, slots, MOST_ROWS, False, divides_caches(devices))
+        left -= sum(of_rows(count, slots) for count in (few[:-1] if level else few))
     rows = int(left // of_rows(parts, slots)) * parts
     if rows < 1:
         raise ValueError(
@@ -114,6 +116,11 @@ def rows_for(
             'of weights, prefixes and prompts: give fewer slots or prefix_bytes, or quantize the weights'
         )
     return min(rows, MOST_ROWS), wide
+
+
+def divides_caches(devices: Sequence[Any]) -> bool:
+    """Whether lanes use the caches of others, with other numbers of rows: a TPU would copy them."""
+    return bool(devices[0].platform == 'gpu')
 
 
 def default_wide(

@@ -118,10 +118,42 @@ class Placing:
             for row in rows:
                 self.move(row, lane)
 
-    def move(self, row: Row, lane: int) -> None:
-        """Moves an answer to the first free row of another lane."""
+    def use_lane_for_sharing(self, key: bytes) -> None:
+        """Moves the answers of level 0 into the largest lane; those whose prompts begin with a prefix share it."""
+        largest = self.shapes.lane_of(0)
+        if self.rows.lane in (largest, self.shapes.halved_lane):
+            return
+        rows, self.rows.lane = self.rows.at(0), largest
+        for row in rows:
+            own = row.slot - row.waiting.prefix
+            shares = row.waiting.key == key and self.shapes.halved and own < self.shapes.slots // 2
+            self.move(row, largest, row.waiting.prefix if shares else 0)
+            row.prefix = row.waiting.prefix if shares else 0
+
+    def halve(self) -> None:
+        """Makes two rows of each row of level 0, if all answers share a prefix and have few tokens after it.
+
+        Nothing is copied: an answer stays in the first of the two.
+        """
+        rows, halved = self.rows.at(0), self.shapes.halved_lane
+        if not halved or self.rows.lane != self.shapes.lane_of(0):
+            return
+        if any(not row.prefix or row.slot >= self.shapes.sizes[halved][1] for row in rows):
+            return
+        self.device.halve()
+        for row in rows:
+            self.rows.release(row)
+        self.rows.lane = halved
+        for row in rows:
+            place = halved, 2 * row.place[1]
+            (self.rows.dirty.add if row.place in self.rows.dirty else self.rows.dirty.discard)(place)
+            row.place = place
+            self.rows.occupy(row)
+
+    def move(self, row: Row, lane: int, prefix: int = 0) -> None:
+        """Moves an answer to the first free row of another lane, without its first `prefix` tokens."""
         place = self.rows.first_free(lane)
-        self.device.move(row.place, place, row.position)
+        self.device.move(row.place, place, row.position, prefix)
         # The settings were copied, too.
         (self.rows.dirty.add if row.place in self.rows.dirty else self.rows.dirty.discard)(place)
         self.rows.release(row)

@@ -29,7 +29,10 @@ PICTURES = 8  # of one prefill; the features of fewer are padded to as many
 
 @struct.dataclass
 class Lane:
-    """Rows of a cache, and the newest token of each, which is not in the cache yet. Leaves lead with B."""
+    """Rows of a cache, and the newest token of each, which is not in the cache yet.
+
+    The cache may have fewer rows than B, whose slots the rows of the lane divide among them.
+    """
 
     cache: Cache  # 2L times BSKH
     tokens: Array  # B int32
@@ -37,9 +40,14 @@ class Lane:
 
 
 @partial(jax.jit, static_argnames='cfg')
-def read_pictures(params: Params, pixels: Array, *, cfg: Config) -> Array:
-    """Pictures Fhw3, at most PICTURES -> their features FPD, padded to PICTURES."""
-    features: Any = VipLlava(cfg).apply({'params': params}, pixels[:, None], method='features')
+def read_pictures(params: Params, pixels: Array, normalized: Array, *, cfg: Config) -> Array:
+    """Pictures Fhw3 uint8, at most PICTURES -> their features FPD, padded to PICTURES.
+
+    `normalized` are the float32 values that stand for 0 to 255 in each channel, 256 x 3. Looked up, they are
+    exactly those of `ImageSettings.normalize`; compiled arithmetic would round differently.
+    """
+    values = normalized[pixels, jnp.arange(3)]
+    features: Any = VipLlava(cfg).apply({'params': params}, values[:, None], method='features')
     padded = jnp.pad(features[:, 0], ((0, PICTURES - len(pixels)), (0, 0), (0, 0)))
     return pin_rows(padded, mesh_of(params))
 
@@ -121,10 +129,11 @@ def decode_lanes(
 
     The caches are donated. Rows that are members of `prefix` have caches of what follows it.
     """
-    at = jnp.concatenate(positions)
-    logits, caches = vipllava.decode(params, jnp.concatenate(tokens), caches, at, prefix=prefix, cfg=cfg)
-    mesh = mesh_of(params)
-    return pin(logits, 'BV', mesh), [pin_cache(cache, mesh) for cache in caches]
+    at, mesh = jnp.concatenate(positions), mesh_of(params)
+    rows = [divided(cache, len(of_lane)) for cache, of_lane in zip(caches, tokens, strict=True)]
+    logits, filled = vipllava.decode(params, jnp.concatenate(tokens), rows, at, prefix=prefix, cfg=cfg)
+    whole = [divided(new, rows_of(cache)) for new, cache in zip(filled, caches, strict=True)]
+    return pin(logits, 'BV', mesh), [pin_cache(cache, mesh) for cache in whole]
 
 
 @partial(jax.jit, static_argnames='top')
@@ -189,11 +198,18 @@ def put_rows(lane: Lane, rows: Array, cache: Cache, tokens: Array, positions: Ar
         return x.at[rows, : new.shape[1]].set(new, mode='drop', unique_indices=True)
 
     mesh = mesh_of(lane)
+    filled = jax.tree.map(put, divided(lane.cache, len(lane.tokens)), cache)
     return Lane(
-        pin_cache(jax.tree.map(put, lane.cache, cache), mesh),
+        pin_cache(divided(filled, rows_of(lane.cache)), mesh),
         pin_rows(lane.tokens.at[rows].set(tokens, mode='drop', unique_indices=True), mesh),
         pin_rows(lane.positions.at[rows].set(positions, mode='drop', unique_indices=True), mesh),
     )
+
+
+@jax.jit
+def put_alternately(many: Any, few: Any) -> Any:
+    """Arrays whose first axis is the batch, with the rows of others in every second row, from the first on."""
+    return pin_rows(jax.tree.map(lambda x, new: x.at[::2].set(new), many, few), mesh_of(many))
 
 
 @partial(jax.jit, donate_argnames='lane')
@@ -206,8 +222,17 @@ def put_token(lane: Lane, row: Array, token: Array) -> Lane:
 @jax.jit
 def take_row(lane: Lane, row: Array) -> tuple[Cache, Array]:
     """The cache and the newest token of one row of a lane, B = 1."""
-    cache, token = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, row, 1), (lane.cache, lane.tokens))
+    whole = divided(lane.cache, len(lane.tokens)), lane.tokens
+    cache, token = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, row, 1), whole)
     return pin_cache(cache, mesh_of(lane)), pin_rows(token, mesh_of(lane))
+
+
+@partial(jax.jit, static_argnames='slots')
+def take_after_prefix(lane: Lane, row: Array, prefix: Array, *, slots: int) -> tuple[Cache, Array]:
+    """`take_row` of a row whose first `prefix` tokens are a prefix: the `slots` slots that follow it."""
+    cache, token = take_row(lane, row)
+    own = jax.tree.map(lambda x: x.at[:, prefix + jnp.arange(slots)].get(mode='clip'), cache)
+    return pin_cache(own, mesh_of(lane)), token
 
 
 @jax.jit
@@ -224,6 +249,16 @@ def take_prefix(cache: Cache, row: Array, *, slots: int) -> Cache:
         return lax.dynamic_slice(x, (row, 0, 0, 0), (1, slots, *x.shape[2:]))
 
     return pin_cache(jax.tree.map(take, cache), mesh_of(cache))
+
+
+def rows_of(cache: Cache) -> int:
+    """The number of rows of a cache."""
+    return len(cache.k[0])
+
+
+def divided(cache: Cache, B: int) -> Cache:
+    """A cache as B rows, of which several follow one another in the slots of one of its own; or the reverse."""
+    return jax.tree.map(lambda x: x.reshape(B, -1, *x.shape[2:]), cache)
 
 
 def pin_cache(cache: Cache, mesh: Any) -> Cache:

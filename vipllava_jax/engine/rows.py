@@ -114,9 +114,19 @@ class Rows:
         lane = self.lanes[self.shapes.lane_of(level) if level else self.lane]
         return [row for row in lane if row is not None]
 
+    @property
+    def is_halved(self) -> bool:
+        """Whether the lane of level 0 in use is the one whose rows all share a prefix."""
+        return self.lane == self.shapes.halved_lane and bool(self.at(0))
+
     def free(self) -> list[int]:
-        """How many more answers there is room for at each level."""
-        return [rows - len(self.at(level)) for level, (rows, _) in enumerate(self.shapes.levels)]
+        """How many more answers there is room for at each level, unless they share the prefix of rows."""
+        free = [rows - len(self.at(level)) for level, (rows, _) in enumerate(self.shapes.levels)]
+        return [0, *free[1:]] if self.is_halved else free
+
+    def free_sharing(self) -> int:
+        """How many more answers there is room for that share the prefix of rows."""
+        return self.lanes[self.lane].count(None) if self.is_halved else self.free()[0]
 
     @property
     def top(self) -> int:
@@ -134,9 +144,11 @@ class Rows:
         return lane, self.lanes[lane].index(None)
 
     def occupy(self, row: Row) -> None:
-        """Puts an answer into its place, which is free."""
+        """Puts an answer into its place, which is free, as are all lanes that use the same cache."""
         lane, n = row.place
-        assert self.lanes[lane][n] is None
+        cache_of = self.shapes.cache_of
+        others = (of for i, of in enumerate(self.lanes) if i != lane and cache_of(i) == cache_of(lane))
+        assert self.lanes[lane][n] is None and not any(any(of) for of in others)
         self.lanes[lane][n] = row
 
     def release(self, row: Row) -> None:

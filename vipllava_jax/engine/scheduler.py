@@ -10,10 +10,11 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 
-from vipllava_jax.engine.admission import Admission, Admissions
+from vipllava_jax.engine.admission import LOOKED_AT, Admission, Admissions
 from vipllava_jax.engine.device import Device, Prefilled
 from vipllava_jax.engine.placing import Placing, Started
 from vipllava_jax.engine.prefix_store import PrefixStore
@@ -24,7 +25,6 @@ from vipllava_jax.engine.waiting import Waiting, going_on
 from vipllava_jax.model.llama import PrefixCache
 
 IN_FLIGHT = 2  # steps that have been started and whose tokens have not been read
-SPARE = 2  # rows
 
 
 class Scheduler:
@@ -53,6 +53,8 @@ class Scheduler:
     def turn(self) -> None:
         """Prefills questions, starts a step of all rows, and passes on the tokens of earlier ones."""
         self._release_ended()
+        if not any(row.prefix for row in self.rows.at(0)):
+            self._shared = None
         was_idle = not len(self.rows)
         admission = self._next_admission()
         kept = self._admit(admission) if admission else None
@@ -76,14 +78,19 @@ class Scheduler:
     def _next_admission(self) -> Admission | None:
         if not self.waiting:
             return None
-        free = self.rows.free()
+        self._halve_rows()
+        free, sharing = self.rows.free(), self.rows.free_sharing()
         if len(self.rows) and not self.exact:
-            for level, (rows, _) in enumerate(self.shapes.levels):
-                # Wait for as many rows as are prefilled together.
-                gate = min(self.shapes.together[0], max(1, rows // 8), len(self.waiting))
-                free[level] = free[level] if free[level] >= gate else 0
+            sizes = [rows for rows, _ in self.shapes.levels]
+            free = [self._gated(*level) for level in zip(free, sizes, strict=True)]
+            sharing = self._gated(sharing, sizes[0])
         shared = self._shared[0] if self._shared else None
-        return self.admissions.choose(self.waiting, free, shared)
+        return self.admissions.choose(self.waiting, free, shared, sharing)
+
+    def _gated(self, free: int, rows: int) -> int:
+        """The number of free rows; 0 until there are as many as are prefilled together."""
+        gate = min(self.shapes.together[0], max(1, rows // 8), len(self.waiting))
+        return free if free >= gate else 0
 
     def _admit(self, admission: Admission) -> tuple[Admission, Prefilled] | None:
         """Prefills questions and occupies rows -> what `_keep_prefixes` takes, if anything is to be kept."""
@@ -95,7 +102,12 @@ class Scheduler:
         for item in admission.items:
             if item.reply.times.started is None:
                 item.reply.started(len(item.reply.question.ids), item.prefix if cached else 0)
-        if not admission.level:
+        if admission.shared:
+            assert admission.key
+            self.placing.use_lane_for_sharing(admission.key)
+        elif admission.level:
+            self._use_lane(self.shapes.lane_of(0))  # a lane for few rows may be in the cache of this level
+        else:
             self._use_lane(self.rows.lane_for(len(self.rows.at(0)) + admission.answers))
         for started in self.placing.occupy(admission, prefilled):
             self.reading.start(started)
@@ -139,11 +151,9 @@ class Scheduler:
         if count and top:
             self._use_lane(self.rows.lane_for(count))
         elif count and not self.waiting:
-            # Rows to spare, so that the lane does not change with every answer that comes or ends.
-            smaller = self.rows.lane_for(count + SPARE if count > 1 else count)
+            # At most half full, so that the lane does not change with every answer that comes or ends.
+            smaller = self.rows.lane_for(2 * count if count > 1 else count)
             self._use_lane(min(smaller, self.rows.lane))
-        if not any(row.prefix for row in self.rows.at(0)):
-            self._shared = None
         busy = [level for level in range(top + 1) if self.rows.at(level)]
         if len(busy) > 1 and not self._shared and not self.exact:
             self._step(tuple(map(self.shapes.lane_of, range(top + 1))))
@@ -184,6 +194,7 @@ class Scheduler:
                 continue
             level = self._free_level_above(row)
             if level and not row.prefix:
+                self._use_lane(self.shapes.lane_of(0))  # as in `_admit`
                 self.placing.move(row, self.shapes.lane_of(level))
                 continue
             while self.reading.started:  # its ids are needed
@@ -209,8 +220,16 @@ class Scheduler:
 
     def _use_lane(self, lane: int) -> None:
         """Moves the answers of level 0 into another lane, if it is not the one in use."""
-        is_fixed = self._shared is not None or self.exact
-        self.placing.use_lane(self.shapes.lane_of(0) if is_fixed else lane)
+        if self._shared is None:
+            self.placing.use_lane(self.shapes.lane_of(0) if self.exact else lane)
+
+    def _halve_rows(self) -> None:
+        """Makes twice as many rows for answers that share a prefix, if more questions wait than there is room for."""
+        if self._shared and self.shapes.halved and not self.rows.is_halved:
+            key = self._shared[0]
+            same = (item for item in islice(self.waiting, LOOKED_AT) if item.key == key)
+            if sum(len(item.samples) for item in same) > self.rows.free_sharing():
+                self.placing.halve()
 
     def _release_ended(self) -> None:
         """Makes the rows of replies free that were cancelled, and drops those that wait."""

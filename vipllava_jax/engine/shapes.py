@@ -1,6 +1,6 @@
 """The shapes of the engine's programs: how many rows and slots there are, and how prompts are padded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from vipllava_jax.config import Config
@@ -8,6 +8,7 @@ from vipllava_jax.engine.programs import PICTURES
 from vipllava_jax.inputs.padding import round_up
 
 FEW_ROWS = (1, 8)  # the rows of the lanes for few answers, which decode faster there than in a large lane
+MANY_FEW = 32  # rows of a lane from which on one of FEW_ROWS is useful beside it
 TOGETHER = (8, 4, 1)  # the numbers of prompts in one prefill
 PREFILL_TOKENS = 5120  # of one prefill, at most, unless a single prompt is longer
 LENGTHS = (128, 256, 512, 640, 768, 1024, 1536, 2048)  # to which prompts are padded
@@ -22,6 +23,8 @@ class Shapes(NamedTuple):
     A lane is a cache of rows that have as many slots each. Rows of level 0 have the fewest slots, and there
     are lanes of several sizes for them, of which one at a time is in use; each further level has one lane,
     whose rows have more slots.
+
+    A lane can use the cache of another one, divided into more rows of fewer slots, while that one is empty.
     """
 
     lanes: tuple[int, ...]  # the rows of each lane of level 0
@@ -34,6 +37,8 @@ class Shapes(NamedTuple):
     rest_together: int
     prefix_slots: tuple[int, ...]  # the sizes of stored prefixes; the first can be shared by rows
     few: bool = False  # whether there are few programs, and more is computed than needed
+    few_in: int = 0  # the level whose cache the largest but one lane of level 0 uses; 0: it has its own
+    halved: bool = False  # whether there is a lane of twice as many rows for answers that share a prefix
 
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:
@@ -52,8 +57,20 @@ class Shapes(NamedTuple):
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """The rows and slots of every lane: those of level 0, then one for each further level."""
-        return [(rows, self.slots) for rows in self.lanes] + [*self.wide]
+        """The rows and slots of every lane: those of level 0, one for each further level, the halved one."""
+        halved = [(2 * self.lanes[-1], self.slots // 2)] if self.halved else []
+        return [(rows, self.slots) for rows in self.lanes] + [*self.wide] + halved
+
+    @property
+    def halved_lane(self) -> int | None:
+        """The lane of answers that share a prefix, in the cache of the largest lane of level 0."""
+        return len(self.lanes) + len(self.wide) if self.halved else None
+
+    def cache_of(self, lane: int) -> int:
+        """The lane whose cache a lane uses: its own, or that of another one."""
+        if lane == self.halved_lane:
+            return self.lane_of(0)
+        return self.lane_of(self.few_in) if self.few_in and lane == self.lane_of(0) - 1 else lane
 
     def lane_of(self, level: int) -> int:
         """The lane of a level; for level 0 its largest."""
@@ -75,6 +92,10 @@ class Shapes(NamedTuple):
         for level in range(1, len(self.levels)):
             yield tuple(map(self.lane_of, range(level + 1)))
 
+    def shares(self, group: Sequence[int]) -> bool:
+        """Whether the rows of these lanes can share a prefix."""
+        return tuple(group) in ((self.lane_of(0),), (self.halved_lane,))
+
     def level_for(self, tokens: int, new: int) -> int:
         """The level for a prompt and the expected number of new tokens; one that has room for the prompt."""
         for level, (_, slots) in enumerate(self.levels):
@@ -90,13 +111,16 @@ class Shapes(NamedTuple):
     def _cache_sizes(self) -> list[int]:
         return sorted({*self.prefix_slots, *(slots for _, slots in self.levels)})
 
-    def sources(self, level: int) -> set[tuple[int, int]]:
-        """The numbers of rows and slots of the caches that are put into rows of a level."""
-        most, one = self.levels[level][1], self.together[-1]
+    def sources(self, lane: int) -> set[tuple[int, int]]:
+        """The numbers of rows and slots of the caches that are put into rows of a lane."""
+        most, one = self.sizes[lane][1], self.together[-1]
+        shared = {(self.rest_together, n) for n in self.rest_lengths}
+        if lane == self.halved_lane:
+            return shared
         prefilled = {(B, self.cache_slots(n)) for B, n in self.prefills()}
         moved = {(1, slots) for _, slots in self.levels}
         joined = {(one, self.slots)}
-        shared = {(self.rest_together, n) for n in self.rest_lengths} if level == 0 else set()
+        shared = shared | {(1, self.slots // 2)} if lane == self.lane_of(0) else set()
         return {(B, slots) for B, slots in prefilled | moved | joined | shared if slots <= most}
 
     def prefix_slots_for(self, length: int) -> int:
@@ -125,24 +149,26 @@ def make_shapes(
     wide: Mapping[int, int],
     parts: int = 1,
     few: bool = False,
+    divides: bool = False,
 ) -> Shapes:
     """The shapes for `rows` rows of `slots` slots and, by their slots, numbers of wider rows.
 
     Rows are divided over `parts` of a mesh. With `few` there are fewer programs to compile, for small models
-    on a CPU.
+    on a CPU. With `divides`, lanes can use the caches of others.
     """
     context = cfg.text.context
     slots = min(slots, context)
     wider = {
         min(size, context): count for size, count in sorted(wide.items()) if size > slots < context and count
     }
-    lanes = [n for n in FEW_ROWS[: 1 if few else None] if n < rows and parts == 1] + [round_up(rows, parts)]
+    divides = divides and parts == 1
+    lanes, level = lanes_for_few(wider, slots, rows, few, divides) if parts == 1 else ([], 0)
     largest = max(slots, *wider, 0)
     lengths = {n for n in ((256, 512) if few else LENGTHS) if n < largest} | {slots, *wider}
     smallest = min(round_up(cfg.vision.patches + AROUND_PICTURE, 128), slots)
     rest = REST_LENGTHS[-1:] if few else REST_LENGTHS
     return Shapes(
-        lanes=tuple(lanes),
+        lanes=(*lanes, round_up(rows, parts)),
         wide=tuple((round_up(count, parts), size) for size, count in wider.items()),
         slots=slots,
         context=context,
@@ -152,4 +178,22 @@ def make_shapes(
         rest_together=round_up(4 if few else REST_TOGETHER, parts),
         prefix_slots=(slots,) if few else tuple(dict.fromkeys((smallest, slots))),
         few=few,
+        few_in=level,
+        halved=divides and slots % 2 == 0,
     )
+
+
+def lanes_for_few(
+    wide: Mapping[int, int], slots: int, rows: int, few: bool, divides: bool
+) -> tuple[list[int], int]:
+    """The rows of the lanes for fewer than `rows` answers, and the level whose cache the last of them uses.
+
+    The level is the first of `wide`, by their slots, with room for enough rows of `slots` slots; 0 if there is
+    none, or if lanes cannot use the caches of others.
+    """
+    own = [n for n in FEW_ROWS[: 1 if few else None] if n < rows]
+    for level, (size, count) in enumerate(wide.items() if divides else (), 1):
+        lent = count * (size // slots)
+        if size % slots == 0 and FEW_ROWS[-1] <= lent < rows:
+            return [n for n in own if n < FEW_ROWS[-1] or lent >= MANY_FEW] + [lent], level
+    return own, 0

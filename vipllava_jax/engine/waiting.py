@@ -25,7 +25,7 @@ class Waiting:
     samples: tuple[int, ...]  # the numbers of the answers that are to be generated
     selection: Selection
     settings: tuple[RowSettings, ...]  # of each answer, B = 1; none if all are greedy
-    pictures: np.ndarray  # Ihw3 float32
+    pictures: np.ndarray  # Ihw3 uint8
     matchers: Sequence[Matcher] = ()  # of each answer, if they have a format
     priority: float = 0  # lower ones are answered earlier
     key: bytes | None = None  # of the beginning of the prompt up to its last picture
@@ -44,14 +44,14 @@ def waiting_for(reply: Reply, shapes: Shapes, matchers: Sequence[Matcher] = ()) 
     samples = tuple(range(question.settings.num_return_sequences))
     selection = selection_of(reply)
     settings = _settings(reply, question.ids, samples, selection, shapes)
-    no_pictures, priority = np.zeros((0, 0, 0, 3), np.float32), question.question.priority
+    no_pictures, priority = np.zeros((0, 0, 0, 3), np.uint8), question.question.priority
     return Waiting(reply, question.ids, samples, selection, settings, no_pictures, matchers, priority)
 
 
 def with_pictures(
     waiting: Waiting, pictures: np.ndarray, digests: tuple[bytes, ...], image_token: int
 ) -> Waiting:
-    """A question with its pictures Ihw3, of whose pixels these are the digests."""
+    """A question with its pictures Ihw3 uint8, of whose pixels these are the digests."""
     key, prefix = prefix_key(waiting.ids, image_token, digests) or (None, 0)
     return dataclasses.replace(waiting, pictures=pictures, key=key, prefix=prefix)
 

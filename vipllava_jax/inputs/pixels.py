@@ -77,6 +77,11 @@ class ImageSettings:
         mean, std = (np.tile(np.asarray(x, np.float32), count) for x in (self.mean, self.std))
         return ((rows.astype(np.float32) * np.float32(self.scale) - mean) / std).reshape(shape)
 
+    @property
+    def normalized(self) -> np.ndarray:
+        """What `normalize` makes of each number from 0 to 255 in each channel: 256 x 3 float32."""
+        return self.normalize(np.repeat(np.arange(256)[:, None], 3, axis=1))
+
     def denormalize(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels ...3 float32 as `normalize` returns them -> uint8 from 0 to 255."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
