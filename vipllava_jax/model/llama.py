@@ -91,7 +91,10 @@ class AttentionSpec(NamedTuple):
 
 
 class Layer(nn.Module):
-    """x BTD -> x BTD, the layer's keys and values BSKH of each cache, the attention weights BNTS or None."""
+    """x BTD -> x BTD, the layer's keys and values BSKH of each cache, the attention weights BNTS or None.
+
+    With `last` B, x is that of one token of each row, B1D.
+    """
 
     cfg: Config
 
@@ -102,6 +105,7 @@ class Layer(nn.Module):
         spec: AttentionSpec,
         cached: Sequence[tuple[Array, Array]] = (),
         prefix: PrefixKeys | None = None,
+        last: Array | None = None,
     ) -> tuple[Array, list[tuple[Array, Array]], Array | None]:
         text = self.cfg.text
         s = text.sizes
@@ -123,6 +127,8 @@ class Layer(nn.Module):
             y, weights = attention_with_weights(q, k, v, causal=True, offset=spec.offset, mask=spec.mask)
         else:
             y = attend(q, k, v, causal=True, mask=spec.mask, implementation=self.cfg.attention)
+        if last is not None:
+            x, y = (jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=1))(z, last) for z in (x, y))
         x += Linear('BTNH,NHD->BTD', s, name='o')(y)
         y = RMSNorm('D', s, text.eps, name='mlp_norm')(x)
         if self.has_variable('params', GATE_UP.name):
@@ -146,17 +152,24 @@ class Llama(nn.Module):
             self.head = Linear('BTD,DV->BTV', text.sizes)
 
     def __call__(
-        self, x: Array, spec: AttentionSpec, caches: Sequence[Cache] = (), prefix: PrefixCache | None = None
+        self,
+        x: Array,
+        spec: AttentionSpec,
+        caches: Sequence[Cache] = (),
+        prefix: PrefixCache | None = None,
+        last: Array | None = None,
     ) -> tuple[list[Array], list[Cache], list[Array | None]]:
         """x BTD -> L+1 hidden states, the last after the final norm; caches; attention weights BNTS or None.
 
-        The rows of the caches follow one another in the batch. Without any, the one that is returned holds
+        With `last` B, the last hidden states are those of one token of each row, B1D: then most of the last
+        layer is not computed for the others. The rows of the caches follow one another in the batch. Without any, the one that is returned holds
         exactly the T tokens of x.
         """
         states, layers, weights = [x], [], []
         for i, layer in enumerate(self.layers):
             cached = [(cache.k[i], cache.v[i]) for cache in caches]
-            x, filled, w = layer(x, spec, cached, prefix.of_layer(i) if prefix else None)
+            of_layer = prefix.of_layer(i) if prefix else None
+            x, filled, w = layer(x, spec, cached, of_layer, last if i == len(self.layers) - 1 else None)
             states.append(x)
             layers.append(filled)
             weights.append(w)

@@ -98,8 +98,8 @@ class VipLlava(nn.Module):
         positions = jnp.arange(x.shape[1])[None]
         if prefix is not None:
             positions += prefix.of_rows(len(x))[:, None]
-        states, (cache,), _ = self.llama(x, AttentionSpec(positions), [empty], prefix)
-        return self.last_logits(states[-1], lengths), cache
+        states, (cache,), _ = self.llama(x, AttentionSpec(positions), [empty], prefix, lengths - 1)
+        return self.llama.logits(states[-1])[:, 0], cache
 
     def extend(
         self,
@@ -114,13 +114,10 @@ class VipLlava(nn.Module):
         x = self.embed(tokens, None if images is None else self.features(images))
         positions = start[:, None] + jnp.arange(tokens.shape[1])
         slots = start if prefix is None else start - prefix.of_rows(len(x))
-        states, caches, _ = self.llama(x, AttentionSpec(positions, slots), caches, prefix)
-        return self.last_logits(states[-1], lengths) if last_only else self.llama.logits(states[-1]), caches
-
-    def last_logits(self, x: Array, lengths: Array) -> Array:
-        """Hidden states BTD -> the logits BV after the last of the `lengths` B tokens of each row."""
-        last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
-        return self.llama.logits(last)[:, 0]
+        last = lengths - 1 if last_only else None
+        states, caches, _ = self.llama(x, AttentionSpec(positions, slots), caches, prefix, last)
+        logits = self.llama.logits(states[-1])
+        return logits[:, 0] if last_only else logits, caches
 
 
 def forward(
