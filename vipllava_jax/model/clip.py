@@ -1,5 +1,8 @@
 """The vision tower: CLIP's transformer over patches, computed up to the deepest layer that is tapped."""
 
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,6 +33,13 @@ class Layer(nn.Module):
         return x + Linear('BPF,FD->BPD', s, bias=True, name='down')(y)
 
 
+@partial(jax.jit, static_argnames='cfg')
+def run_layer(params: Any, x: Array, *, cfg: Config) -> Array:
+    """A `Layer` as a function of its params, which is traced once for all layers of a program."""
+    y: Any = Layer(cfg, parent=None).apply({'params': params}, x)
+    return y
+
+
 class Clip(nn.Module):
     """Images Bhw3 -> the tapped hidden states BPD, class token first, in the order of `cfg.taps`."""
 
@@ -47,11 +57,13 @@ class Clip(nn.Module):
         x = jnp.concatenate([first, patches], axis=1)
         x += param(self, 'positions', normal, WeightAxes('PD'), s, images.dtype)
         states = [LayerNorm('D', s, vision.eps, name='pre_norm')(x)]
-        # Layers after the deepest tap are not computed; `init` creates their params, which checkpoints hold.
-        for i in range(vision.layers if self.is_initializing() else max(self.cfg.taps)):
-            states.append(Layer(self.cfg, name=f'layers_{i}')(states[-1]))
-        if self.is_initializing():
+        if self.is_initializing():  # also the layers after the deepest tap, which checkpoints hold
+            for i in range(vision.layers):
+                states.append(Layer(self.cfg, name=f'layers_{i}')(states[-1]))
             LayerNorm('D', s, vision.eps, name='post_norm')(states[-1])
+        else:
+            for i in range(max(self.cfg.taps)):
+                states.append(run_layer(self.variables['params'][f'layers_{i}'], states[-1], cfg=self.cfg))
         return [states[i] for i in self.cfg.taps]
 
 

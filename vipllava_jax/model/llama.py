@@ -138,6 +138,24 @@ class Layer(nn.Module):
         return x + Linear('BTF,FD->BTD', s, name='down')(jax.nn.silu(gate) * up), filled, weights
 
 
+@partial(jax.jit, static_argnames='cfg')
+def layer_with_caches(
+    params: Any,
+    x: Array,
+    positions: Array,
+    offset: Array | None,
+    cached: Sequence[tuple[Array, Array]],
+    prefix: PrefixKeys | None,
+    last: Array | None,
+    *,
+    cfg: Config,
+) -> tuple[Array, list[tuple[Array, Array]]]:
+    """A `Layer` with caches as a function of its params, which is traced once for all layers of a program."""
+    spec = AttentionSpec(positions, offset)
+    x, filled, _ = Layer(cfg, parent=None).apply({'params': params}, x, spec, cached, prefix, last)
+    return x, filled
+
+
 class Llama(nn.Module):
     """Embeddings BTD -> the hidden states BTD of every layer, the cache, the attention weights."""
 
@@ -169,7 +187,12 @@ class Llama(nn.Module):
         for i, layer in enumerate(self.layers):
             cached = [(cache.k[i], cache.v[i]) for cache in caches]
             of_layer = prefix.of_layer(i) if prefix else None
-            x, filled, w = layer(x, spec, cached, of_layer, last if i == len(self.layers) - 1 else None)
+            only = last if i == len(self.layers) - 1 else None
+            if caches and not self.is_initializing():
+                own = layer.variables['params'], x, spec.positions, spec.offset, cached, of_layer, only
+                (x, filled), w = layer_with_caches(*own, cfg=self.cfg), None
+            else:
+                x, filled, w = layer(x, spec, cached, of_layer, only)
             states.append(x)
             layers.append(filled)
             weights.append(w)
