@@ -28,7 +28,7 @@ SMALL = dataclasses.replace(
 )
 
 
-HASTY = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
+CACHE, HASTY = 'VIPLLAVA_COMPILATION_CACHE', 'JAX_DISABLE_MOST_OPTIMIZATIONS'
 # Compiling takes most of the time of tests; in older versions of XLA, half of it goes to what these disable.
 HASTY_FLAGS = [
     '--xla_cpu_parallel_codegen_split_count=1',
@@ -40,7 +40,7 @@ if jax.__version_info__ < (0, 11):  # newer versions do not know it
 MOST_AREAS = 20_000
 
 # in the environment, so that processes that tests start inherit them
-os.environ['VIPLLAVA_COMPILATION_CACHE'] = 'off'
+os.environ[CACHE] = 'off'
 GIVEN_FLAGS = os.environ.get('XLA_FLAGS', '')
 if os.environ.setdefault(HASTY, '1') == '1':
     os.environ['XLA_FLAGS'] = ' '.join([*HASTY_FLAGS, GIVEN_FLAGS]).strip()
@@ -49,7 +49,10 @@ jax.config.update('jax_num_cpu_devices', 8)  # for meshes; programs without a me
 
 @pytest.fixture(scope='session', autouse=True)
 def programs(request, tmp_path_factory) -> None:
-    """Compiles with few optimizations and a cache, because tiny models take longer to compile than to run."""
+    """Compiles with few optimizations and a cache, because tiny models take longer to compile than to run.
+
+    Commands that tests start share another cache, where killed ones may leave incomplete programs.
+    """
     if any(item.get_closest_marker('gates') for item in request.session.items):
         settings: dict[str, Any] = {HASTY.lower(): False}  # these tests examine the compiler's output
         os.environ['XLA_FLAGS'] = GIVEN_FLAGS  # and compilers for other devices need not know the flags
@@ -63,6 +66,7 @@ def programs(request, tmp_path_factory) -> None:
             'jax_compilation_cache_dir': str(place / 'programs'),
             'jax_persistent_cache_min_compile_time_secs': 0.1,
         }
+        os.environ[CACHE] = str(place / 'programs of commands')
     for name, value in settings.items():
         jax.config.update(name, value)
 

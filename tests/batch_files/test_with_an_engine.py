@@ -65,11 +65,7 @@ def start(place, *arguments):
             [sys.executable, '-m', 'vipllava_jax', *command, '--rows', '2', '--slots', '256', *arguments],
             cwd=place,
             stderr=err,
-            env={
-                **os.environ,
-                'PYTHONPATH': os.pathsep.join(sys.path),
-                'VIPLLAVA_COMPILATION_CACHE': str(place / 'programs'),
-            },
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
         )
 
 

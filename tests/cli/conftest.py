@@ -23,8 +23,10 @@ def vipllava(monkeypatch, capsys):
         monkeypatch.setattr(sys, 'argv', ['vipllava', *map(str, args)])
         stream = io.StringIO(stdin) if isinstance(stdin, str) else io.TextIOWrapper(io.BytesIO(stdin))
         monkeypatch.setattr(sys, 'stdin', stream)
-        with pytest.raises(SystemExit) as end:
-            cli.run()
+        with monkeypatch.context() as patch:
+            patch.setenv('VIPLLAVA_COMPILATION_CACHE', 'off')  # jax has been set up before
+            with pytest.raises(SystemExit) as end:
+                cli.run()
         return Ran(end.value.code or 0, *capsys.readouterr())
 
     return run

@@ -27,10 +27,9 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def command(world, tmp_path_factory):
-    """Starts the command in a separate process, with a shared cache of compiled programs."""
+def command(world):
+    """Starts the command in a separate process."""
     model, folder = world
-    cache = str(tmp_path_factory.mktemp('programs'))
 
     def start(output, *flags, sigint=signal.SIG_DFL):
         keys = dict(recipe='finetune', model=model, data=folder / 'rows.jsonl', output=output, batch=4)
@@ -40,7 +39,7 @@ def command(world, tmp_path_factory):
         before = signal.signal(signal.SIGINT, sigint)  # which the process inherits if it is to ignore it
         try:
             return subprocess.Popen(
-                [sys.executable, '-m', 'vipllava_jax', '--compilation-cache', cache, 'train', *given, *flags],
+                [sys.executable, '-m', 'vipllava_jax', 'train', *given, *flags],
                 stderr=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from tests.engine.random_questions import expected, random_question
+from tests.engine.random_questions import PICTURES, expected, random_question
 from vipllava_jax.engine.prefix_store import prefix_bytes
+from vipllava_jax.engine.question import Question
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -19,18 +20,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope='module')
 def engine(start):
     """An engine that keeps a few prefixes, so that some are dropped."""
-    others = jax.live_arrays()  # what other tests left behind must not go away between two counts
     with start(prefix_bytes=400_000) as engine:
         yield engine
-    del others
 
 
 def wait_until_idle(engine):
+    """Until the threads of the engine wait: one that has answered holds the question a little longer."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        stats = engine.stats()
-        if not (stats.running or stats.waiting or stats.preparing) and engine._scheduler.is_idle:
-            return
+        engine._pictures.submit(Question('', PICTURES[:1])).result(60)  # after those that are being prepared
+        with engine._changed:  # for which the engine's thread waits if nothing is left to do
+            if engine._changed._waiters and not engine._open and engine._scheduler.is_idle:
+                return
         time.sleep(0.01)
     raise AssertionError(f'the engine is still at work: {engine.stats()}')
 

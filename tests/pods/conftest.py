@@ -1,7 +1,6 @@
 """Fixtures: a tiny model's folder and questions about pictures, on the disk that all processes share."""
 
 import json
-import os
 
 import pytest
 
@@ -21,12 +20,3 @@ def data(tmp_path, monkeypatch):
     file = tmp_path / 'rows.jsonl'
     file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     return file
-
-
-@pytest.fixture(scope='session')
-def compiled(tmp_path_factory):
-    """The variables with which processes share a cache of compiled programs."""
-    place = tmp_path_factory.getbasetemp()
-    if 'PYTEST_XDIST_WORKER' in os.environ:
-        place = place.parent
-    return {'VIPLLAVA_COMPILATION_CACHE': str(place / 'pod-programs')}

@@ -34,8 +34,8 @@ def wait_for_lines(path, count, started):
 
 
 @pytest.mark.slow
-def test_two_processes_answer_as_one(vipllava, command, compiled, tmp_path):
-    first, second = run_processes([*command, *MESH, '--json', 'table.json'], env=compiled)
+def test_two_processes_answer_as_one(vipllava, command, tmp_path):
+    first, second = run_processes([*command, *MESH, '--json', 'table.json'])
     assert first.code == 0, first.err
     assert second.code == 0, second.err
     alone = vipllava(*command, '--output', 'alone.jsonl')
@@ -72,22 +72,22 @@ def test_without_a_mesh_joined_processes_are_refused(command):
     assert '--mesh' not in second.err
 
 
-def test_different_options_are_refused(command, compiled):
+def test_different_options_are_refused(command):
     script = """
 import os, sys
 from vipllava_jax.cli import main
 sys.argv = {} + ['--mesh', ('tensor=4', 'data=4')[int(os.environ['JAX_PROCESS_ID'])]]
 main()
 """
-    first, second = run_processes(script.format(['vipllava', *command]), env=compiled)
+    first, second = run_processes(script.format(['vipllava', *command]))
     assert (first.code, second.code, second.out) == (2, 2, '')
     assert '--mesh is tensor=4 in process 0, but data=4 in process 1' in first.err
 
 
-def test_an_error_in_one_process_ends_both(command, compiled, tmp_path):
+def test_an_error_in_one_process_ends_both(command, tmp_path):
     """Only process 0 opens the file of answers, which is of another type here."""
     (tmp_path / 'out.jsonl').write_text('notes\n')
-    first, second = run_processes([*command, *MESH], env=compiled)
+    first, second = run_processes([*command, *MESH])
     assert (first.code, second.code) == (2, 2)
     assert first.err.splitlines()[-1].startswith('vipllava: out.jsonl is not a file of answers')
     assert 'Traceback' not in second.err
@@ -95,7 +95,7 @@ def test_an_error_in_one_process_ends_both(command, compiled, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_in_another_process_is_shown_by_the_first(command, compiled):
+def test_an_error_in_another_process_is_shown_by_the_first(command):
     script = """
 import os, sys
 from vipllava_jax.cli import main
@@ -105,17 +105,17 @@ if os.environ['JAX_PROCESS_ID'] == '1':
 sys.argv = arguments
 main()
 """
-    first, second = run_processes(script.format(['vipllava', *command, *MESH]), env=compiled)
+    first, second = run_processes(script.format(['vipllava', *command, *MESH]))
     assert (first.code, second.code) == (2, 2)
     assert "vipllava: process 1: no data file 'missing.jsonl'" in first.err
     assert 'Traceback' not in second.err
 
 
 @pytest.mark.slow
-def test_broken_rows_are_listed_once(command, data, compiled):
+def test_broken_rows_are_listed_once(command, data):
     with data.open('a') as file:
         file.write('{"question": "What?"}\n{"question": "Who?"}\n')
-    first, second = run_processes([*command, *MESH], env=compiled)
+    first, second = run_processes([*command, *MESH])
     assert (first.code, second.code) == (2, 2)
     assert first.err.count('line 22') == 1
     assert 'line 22' not in second.err
@@ -123,9 +123,9 @@ def test_broken_rows_are_listed_once(command, data, compiled):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('index', [0, pytest.param(1, marks=pytest.mark.by_hand)])
-def test_sigterm_to_one_ends_both_and_the_same_command_resumes(vipllava, command, compiled, tmp_path, index):
+def test_sigterm_to_one_ends_both_and_the_same_command_resumes(vipllava, command, tmp_path, index):
     path = tmp_path / 'out.jsonl'
-    with running_processes(slowly(command), env=compiled) as started:
+    with running_processes(slowly(command)) as started:
         wait_for_lines(path, 5, started)
         started[index].process.send_signal(signal.SIGTERM)
         first, second = (running.finish(60) for running in started)
@@ -135,7 +135,7 @@ def test_sigterm_to_one_ends_both_and_the_same_command_resumes(vipllava, command
     kept = path.read_bytes()
     assert 5 <= kept.count(b'\n') < 21
     assert kept.endswith(b'\n')
-    first, second = run_processes([*command, *MESH, '--batch', '2'], env=compiled)
+    first, second = run_processes([*command, *MESH, '--batch', '2'])
     assert (first.code, second.code) == (0, 0), first.err
     assert path.read_bytes().startswith(kept)
     assert first.out == vipllava(*command, '--output', 'alone.jsonl').out
@@ -143,10 +143,10 @@ def test_sigterm_to_one_ends_both_and_the_same_command_resumes(vipllava, command
 
 @pytest.mark.slow
 @pytest.mark.parametrize('index', [0, pytest.param(1, marks=pytest.mark.by_hand)])
-def test_sigkill_of_one_ends_the_other_within_the_heartbeat(vipllava, command, compiled, tmp_path, index):
+def test_sigkill_of_one_ends_the_other_within_the_heartbeat(vipllava, command, tmp_path, index):
     path, heartbeat = tmp_path / 'out.jsonl', 10
     script = slowly([*command, '--heartbeat-timeout', str(heartbeat)])
-    with running_processes(script, env=compiled) as started:
+    with running_processes(script) as started:
         wait_for_lines(path, 5, started)
         started[index].process.kill()
         killed = time.monotonic()
@@ -156,7 +156,7 @@ def test_sigkill_of_one_ends_the_other_within_the_heartbeat(vipllava, command, c
     assert 'Traceback (most recent call last)' not in left.err
     assert 'has lost the others' in left.err or 'another task died' in left.err
     kept = path.read_bytes()
-    first, second = run_processes([*command, *MESH, '--batch', '2'], env=compiled)
+    first, second = run_processes([*command, *MESH, '--batch', '2'])
     assert (first.code, second.code) == (0, 0), first.err
     complete = kept[: kept.rindex(b'\n') + 1]
     assert path.read_bytes().startswith(complete)

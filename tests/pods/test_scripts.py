@@ -48,11 +48,11 @@ def place(data, tmp_path):
 
 
 @pytest.fixture
-def variables(place, data, folder, compiled):
+def variables(place, data, folder):
     """The variables of a script: what it takes from its user, and what keeps jax on the CPU."""
     chosen = {'MODEL': str(folder), 'DATA': str(data), 'OUTPUT': 'answers.jsonl', 'MESH': 'tensor=2,data=2'}
     path = f'{place / "bin"}{os.pathsep}{os.environ["PATH"]}'
-    return environment(2, {**chosen, **compiled, 'PATH': path})
+    return environment(2, {**chosen, 'PATH': path})
 
 
 def run(script: str, variables: dict[str, str], place: Path) -> subprocess.CompletedProcess:
@@ -156,7 +156,7 @@ def check_volumes(pod: dict[str, Any], container: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_pods_of_an_indexed_job_answer_their_parts(data, folder, compiled, tmp_path):
+def test_pods_of_an_indexed_job_answer_their_parts(data, folder, tmp_path):
     job = yaml.safe_load((FILES / 'indexed-job-shards.yaml').read_text())
     assert (job['apiVersion'], job['kind']) == ('batch/v1', 'Job')
     spec, pod = job['spec'], job['spec']['template']['spec']
@@ -168,14 +168,14 @@ def test_pods_of_an_indexed_job_answer_their_parts(data, folder, compiled, tmp_p
             **dict.fromkeys(('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'), ''),
             **{'JOB_COMPLETION_INDEX': str(index), 'KUBERNETES_SERVICE_HOST': '10.0.0.1'},
         }
-        (ran,) = run_processes(command_of(container, data, folder), 1, env={**compiled, **pod_variables})
+        (ran,) = run_processes(command_of(container, data, folder), 1, env=pod_variables)
         assert ran.code == 0, ran.err
     assert parts(tmp_path) == expected_parts(spec['completions'])
     assert 'all 4 parts are complete' in ran.err
 
 
 @pytest.mark.by_hand
-def test_pods_of_a_jobset_join(data, folder, compiled, tmp_path):
+def test_pods_of_a_jobset_join(data, folder, tmp_path):
     jobs = yaml.safe_load((FILES / 'jobset-joined.yaml').read_text())
     assert jobs['apiVersion'].startswith('jobset.x-k8s.io/')
     (replicated,) = jobs['spec']['replicatedJobs']
@@ -191,7 +191,7 @@ def test_pods_of_a_jobset_join(data, folder, compiled, tmp_path):
     assert given['JAX_NUM_PROCESSES'] == '2'
     assert given['JAX_PROCESS_ID'] is None  # from the index of the pod
     kubernetes = {'KUBERNETES_SERVICE_HOST': '10.0.0.1'}
-    each = [{**compiled, **kubernetes, 'JOB_COMPLETION_INDEX': str(n)} for n in range(2)]
+    each = [{**kubernetes, 'JOB_COMPLETION_INDEX': str(n)} for n in range(2)]
     first, second = run_processes(command_of(container, data, folder), env=each)
     assert (first.code, second.code) == (0, 0), first.err
     assert first.out.splitlines()[1].split()[:2] == ['rows', '20']

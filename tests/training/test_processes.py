@@ -1,6 +1,5 @@
 """Training in several processes: the numbers of one, an end of all together, and a restart."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -16,14 +15,6 @@ pytestmark = pytest.mark.slow
 HEARTBEAT = 10  # seconds
 
 
-@pytest.fixture(scope='module')
-def env(tmp_path_factory):
-    """The variables with which processes share a cache of compiled programs."""
-    place = tmp_path_factory.getbasetemp()
-    place = place.parent if 'PYTEST_XDIST_WORKER' in os.environ else place
-    return {'VIPLLAVA_COMPILATION_CACHE': str(place / 'training-programs')}
-
-
 def command(keys, **more):
     """The arguments of `vipllava train` with these settings."""
     found = ['train', '--heartbeat-timeout', HEARTBEAT]
@@ -32,10 +23,10 @@ def command(keys, **more):
     return [str(word) for word in found]
 
 
-def killed(keys, env, who, number, steps, lines=3):
+def killed(keys, who, number, steps, lines=3):
     """Starts processes, sends a signal to one of them after some steps -> what they left behind, seconds."""
     metrics, end = keys['output'] / 'metrics.jsonl', time.monotonic() + 120
-    with running_processes(command(keys, steps=steps, save_every=2), env=env) as started:
+    with running_processes(command(keys, steps=steps, save_every=2)) as started:
         while not (metrics.exists() and len(metrics.read_text().splitlines()) >= lines):
             assert time.monotonic() < end, started[0].err
             time.sleep(0.1)
@@ -44,9 +35,9 @@ def killed(keys, env, who, number, steps, lines=3):
         return [running.finish(60) for running in started], time.monotonic() - sent
 
 
-def test_two_processes_train_as_one(world, keys, tmp_path, env):
+def test_two_processes_train_as_one(world, keys, tmp_path):
     more = dict(recipe='finetune', eval_data=world[1] / 'held.jsonl', eval_every=2, accumulate=2, batch=8)
-    first, other = run_processes(command({**keys, **more}), env=env)
+    first, other = run_processes(command({**keys, **more}))
     assert (first.code, other.code) == (0, 0), first.err + other.err
     assert first.out == f'{keys["output"] / "model"}\n'
     assert 'on 4 x cpu (fsdp=4, 2 processes)' in first.err
@@ -71,9 +62,9 @@ def test_two_processes_train_as_one(world, keys, tmp_path, env):
 
 
 @pytest.mark.by_hand
-def test_an_adapter_is_exported_by_the_first_process(world, keys, tmp_path, env):
+def test_an_adapter_is_exported_by_the_first_process(world, keys, tmp_path):
     more = dict(recipe='lora', lora_rank=2, mesh='data=2,tensor=2', quantize='int8')
-    first, other = run_processes(command({**keys, **more}), env=env)
+    first, other = run_processes(command({**keys, **more}))
     assert (first.code, other.code) == (0, 0), first.err + other.err
     alone = {**keys, **more, 'output': tmp_path / 'alone', 'steps': 5, 'mesh': None}
     training.train(**alone)
@@ -83,8 +74,8 @@ def test_an_adapter_is_exported_by_the_first_process(world, keys, tmp_path, env)
     assert names == {path.name for path in (alone['output'] / 'adapter').iterdir()}
 
 
-def test_a_signal_to_one_process_ends_all_with_a_checkpoint(keys, env):
-    finished, seconds = killed(keys, env, 1, signal.SIGTERM, 2000)
+def test_a_signal_to_one_process_ends_all_with_a_checkpoint(keys):
+    finished, seconds = killed(keys, 1, signal.SIGTERM, 2000)
     assert [each.code for each in finished] == [143, 143], finished[0].err
     assert seconds < HEARTBEAT
     (line,) = [line for line in finished[0].err.splitlines() if 'stopped after step' in line]
@@ -95,53 +86,53 @@ def test_a_signal_to_one_process_ends_all_with_a_checkpoint(keys, env):
 
 
 @pytest.mark.parametrize('who', [1, pytest.param(0, marks=pytest.mark.by_hand)])
-def test_the_death_of_a_process_ends_the_others_and_the_run_is_resumed(keys, env, who):
-    finished, seconds = killed(keys, env, who, signal.SIGKILL, 50, lines=6)
+def test_the_death_of_a_process_ends_the_others_and_the_run_is_resumed(keys, who):
+    finished, seconds = killed(keys, who, signal.SIGKILL, 50, lines=6)
     assert seconds < HEARTBEAT + 10
     assert finished[who].code == -signal.SIGKILL
     assert finished[1 - who].code not in (0, -signal.SIGKILL)
     assert 'Traceback' not in finished[1 - who].err
-    first, other = run_processes(command(keys, steps=50, save_every=2), env=env)
+    first, other = run_processes(command(keys, steps=50, save_every=2))
     assert (first.code, other.code) == (0, 0), first.err + other.err
     assert 'of which' in first.err
     assert [record['step'] for record in runs.metrics(keys['output'])] == [*range(1, 51)]
 
 
 @pytest.mark.by_hand
-def test_a_damaged_picture_in_one_process_ends_all_and_loses_no_step(world, keys, tmp_path, env):
+def test_a_damaged_picture_in_one_process_ends_all_and_loses_no_step(world, keys, tmp_path):
     lines = (world[1] / 'rows.jsonl').read_text().splitlines()
     (tmp_path / 'cut.png').write_bytes((world[1] / '5.png').read_bytes()[:300])
     broken = tmp_path / 'broken.jsonl'
     broken.write_text('\n'.join([*lines[:5], lines[5].replace('5.png', f'{tmp_path}/cut.png'), *lines[6:]]))
     keys |= dict(data=broken, images=world[1], seed=1, steps=8)
-    first, other = run_processes(command(keys), env=env)
+    first, other = run_processes(command(keys))
     assert (first.code, other.code) == (2, 2), first.err + other.err
     assert 'cut.png' in first.err + other.err
     done = len(runs.metrics(keys['output']))
     assert (keys['output'] / 'checkpoints' / str(done)).is_dir() or not done
     skipping = [*command(keys), '--skip-broken', '--resume-anyway']
-    first, other = run_processes(skipping, env=env)
+    first, other = run_processes(skipping)
     assert (first.code, other.code) == (0, 0), first.err + other.err
     assert 'without its targets: ' in first.err + other.err
 
 
-def test_other_settings_in_one_process_are_an_error_in_all(keys, env):
+def test_other_settings_in_one_process_are_an_error_in_all(keys):
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in keys.items()}
     code = (
         'from vipllava_jax import pods, training; pods.join(timeout=60); '
         f'training.train(**{settings}, seed=pods.process_index())'
     )
-    finished = run_processes(code, env=env)
+    finished = run_processes(code)
     assert all(
         'process 1: the settings or rows differ from those of process 0' in each.err for each in finished
     )
     assert not (keys['output'] / 'checkpoints').exists()
 
 
-def test_an_error_in_all_processes_is_shown_by_the_first(keys, tmp_path, env):
+def test_an_error_in_all_processes_is_shown_by_the_first(keys, tmp_path):
     rows = tmp_path / 'rows.jsonl'
     rows.write_text('{}\n{}\n')
-    first, other = run_processes(command({**keys, 'data': rows}), env=env)
+    first, other = run_processes(command({**keys, 'data': rows}))
     assert (first.code, other.code) == (2, 2), first.err + other.err
     assert 'rows.jsonl, line 2' in first.err
     assert 'rows.jsonl' not in other.err
