@@ -47,7 +47,7 @@ def bytes_on(device, tree):
     return sum(shard.data.nbytes for shard in shards if shard.device == device)
 
 
-@pytest.mark.parametrize('axes', MESHES, ids=str)
+@pytest.mark.parametrize('axes', MESHES[2:4], ids=str)
 @pytest.mark.parametrize('kind', [None, 'int8', 'int4', 'lora'])
 def test_params_take_the_bytes_that_their_shapes_say(params, cfg, axes, kind):
     given = weights(params, cfg, kind)

@@ -34,11 +34,11 @@ TEXTS = {
     'tied': {'tied': True, 'heads': 8, 'kv_heads': 2},
 }
 ALL = [(text, mesh, kind) for text in TEXTS for mesh in range(len(MESHES)) for kind in KINDS]
-# every mesh, kind of weights and config, and a part of their combinations
+# every mesh, kind of weights and config, in a few of their combinations
 SOME = [
     (text, mesh, kind)
     for text, mesh, kind in ALL
-    if (mesh + KINDS.index(kind) + 5 * [*TEXTS].index(text)) % 13 == 0
+    if (5 * mesh + KINDS.index(kind) + 7 * [*TEXTS].index(text)) % 22 == 0
 ]
 
 
@@ -114,7 +114,7 @@ def test_weights_on_every_mesh_equal_those_on_one_device(models, text, mesh, kin
     check(models(text), MESHES[mesh], kind)
 
 
-@pytest.mark.parametrize('kind', ['plain', 'int4'])
+@pytest.mark.parametrize('kind', ['int4', pytest.param('plain', marks=pytest.mark.slow)])
 def test_params_on_a_mesh_are_saved_as_those_of_one_device(models, tmp_path, kind):
     place = models('grouped')
     source = loading.open(place / 'torch', options(kind, place), on_mesh({'fsdp': 2, 'tensor': 4}))

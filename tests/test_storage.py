@@ -54,7 +54,7 @@ def message(folder) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('dtype', ['bfloat16', 'int4'])
 def test_a_flipped_bit_is_an_error_or_changes_no_weight(folders, dtype):
     """Flips two bits per file of the folder; damage to an array's data is always an error."""
     folder, params = folders[dtype]

@@ -43,6 +43,7 @@ def check(chat, settings=None):
     assert ids[: len(fresh.tokens)] == fresh.tokens[: len(ids)]
 
 
+@pytest.mark.slow
 def test_each_turn_is_that_of_a_fresh_computation(model):
     chat = vj.Chat(model)
     first = chat.ask('What is {mark}?', noise(60, 50), RED)
@@ -67,7 +68,7 @@ def test_each_turn_is_that_of_a_fresh_computation(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('template', ['checkpoint', 'plain'])
+@pytest.mark.parametrize('template', ['checkpoint', pytest.param('plain', marks=pytest.mark.by_hand)])
 def test_every_template_can_be_continued(model, template):
     source = model.processor.chat_template or ChatTemplate(
         "{% for m in messages %}###{{ m['role'] }}: {{ m['content'] }}{% endfor %}"

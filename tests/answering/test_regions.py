@@ -44,6 +44,7 @@ def test_the_answers_are_about_the_regions_in_their_order(demo_model, scene, mod
     assert vj.ask_regions(demo_model, QUESTION, scene, BOXES[::-1], mode=mode) == ANSWERS[::-1]
 
 
+@pytest.mark.slow
 def test_separate_answers_equal_those_of_answer_about_each_region(model):
     boxes = [(0, 0, 60, 50), (5, 5, 12, 12), (20, 2, 58, 11), (30, 30, 44, 49)]
     settings = vj.GenerationSettings(max_new_tokens=24, repetition_penalty=2.0)  # otherwise all are the same

@@ -50,7 +50,9 @@ def test_load_and_convert_have_three_lines(subject, tmp_path):
     assert subject.size == size
 
 
-@pytest.mark.parametrize(('dtype', 'bytes_per_weight'), [('int8', 1), ('int4', 0.5)])
+@pytest.mark.parametrize(
+    ('dtype', 'bytes_per_weight'), [pytest.param('int8', 1, marks=pytest.mark.by_hand), ('int4', 0.5)]
+)
 @pytest.mark.slow
 def test_weights_are_quantized_when_they_are_read(cfg, tmp_path, dtype, bytes_per_weight):
     params = place(random_params(cfg, 'float32', dtype), cfg, fuse=True)

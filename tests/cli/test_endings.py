@@ -155,10 +155,10 @@ def random_times(name: str, count: int) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('end', [interrupt, kill])
+@pytest.mark.parametrize(('end', 'count'), [(interrupt, 2), (kill, 1)])
 @pytest.mark.parametrize('name', CASES)
-def test_ending_at_a_few_random_times(place, name, end: Callable[..., None]):
-    for after in random_times(name, 3):
+def test_ending_at_a_few_random_times(place, name, end: Callable[..., None], count):
+    for after in random_times(name, count):
         end(place, name, after)
 
 

@@ -34,16 +34,12 @@ TEXTS = {
     'odd': {'heads': 3, 'kv_heads': 3, 'vocab': 131, 'mlp': 24},
     'tied': {'tied': True, 'heads': 4, 'kv_heads': 4},
 }
-PAIRS = [  # every mesh, type of weights and config
-    ({'data': 2}, 'int8 fused', 'grouped'),
+PAIRS = [  # every axis alone and with others, every config, and weights of most types
     ({'tensor': 4}, 'int4 fused', 'divisible'),
     ({'data': 2, 'fsdp': 2, 'tensor': 2}, 'plain', 'odd'),
-    ({'tensor': 2}, 'plain', 'grouped'),
-    ({'tensor': 8}, 'int8', 'odd'),
-    ({'data': 8}, 'adapter', 'tied'),
+    ({'data': 8}, 'int8 adapter', 'tied'),
     ({'fsdp': 4}, 'int4', 'odd'),
-    ({'data': 2, 'tensor': 4}, 'fused', 'tied'),
-    ({'fsdp': 2, 'tensor': 2}, 'int8 adapter', 'divisible'),
+    ({'data': 2, 'tensor': 4}, 'int8 fused', 'grouped'),
 ]
 forward = jax.jit(vj.forward, static_argnames='cfg')
 
@@ -133,7 +129,14 @@ def test_all_combinations_equal_one_device(axes, name, text, rng, caplog):
 
 
 @pytest.mark.parametrize(
-    'name', ['plain', *(pytest.param(name, marks=pytest.mark.slow) for name in ('int8 fused', 'int4'))]
+    'name',
+    [
+        'plain',
+        *[
+            pytest.param('int8 fused', marks=pytest.mark.slow),
+            pytest.param('int4', marks=pytest.mark.by_hand),
+        ],
+    ],
 )
 @pytest.mark.parametrize('axes', [{'data': 4}, {'data': 2, 'tensor': 4}], ids=str)
 def test_a_step_sums_twice_per_layer_and_once_for_the_token(axes, name, rng):

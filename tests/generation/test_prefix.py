@@ -62,9 +62,9 @@ def test_what_is_compiled_for_shapes_computes_the_answers_without_a_prefix(
 @pytest.mark.parametrize(
     ('settings', 'saved'),
     [
-        ({}, NEVER),
+        pytest.param({}, NEVER, marks=pytest.mark.by_hand),
         (SAMPLES | PROCESSED, 1),
-        ({'prompt_lookup_num_tokens': 4}, 1),
+        pytest.param({'prompt_lookup_num_tokens': 4}, 1, marks=pytest.mark.by_hand),
         ({'num_beams': 2, 'num_return_sequences': 2, 'logprobs': 0}, 1),
     ],
     ids=['copied', 'samples', 'lookup', 'beams'],
@@ -88,7 +88,9 @@ def test_answers_on_a_mesh_equal_those_without_a_prefix(params, cfg, prompts, mo
     'settings',
     [
         SAMPLES,
-        {'num_beams': 3, 'max_new_tokens': 70, 'num_return_sequences': 2},
+        pytest.param(
+            {'num_beams': 3, 'max_new_tokens': 70, 'num_return_sequences': 2}, marks=pytest.mark.by_hand
+        ),
     ],
     ids=['samples', 'beams'],
 )

@@ -70,7 +70,7 @@ def allowed(w: jax.Array, contracted: int, int_dtype: str) -> jax.Array:
         ('BTD,DV->BTV', (2, 2, 2 * GROUP), (2 * GROUP, MAX_CHANNELS_IN_ONE_SUM + 2)),
     ],
 )
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', pytest.param('float16', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('int_dtype', TYPES)
 def test_the_sum_for_a_few_rows_equals_the_matrix_multiplication(int_dtype, equation, x, w, dtype, rng):
     """The form of the product that GPUs use, also tested on a CPU."""

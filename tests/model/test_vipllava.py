@@ -85,6 +85,7 @@ def test_extending_twice_equals_extending_once(params, cfg, rng):
     jax.tree.map(close, cache, once_cache)
 
 
+@pytest.mark.slow
 def test_extending_with_images_and_padding_equals_forward(params, cfg, rng):
     """Rows of text in the cache are extended by rows of other lengths, some of which have images."""
     first = ragged(cfg, rng, [(5, 0), (9, 0), (4, 0)])

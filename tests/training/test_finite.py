@@ -82,6 +82,7 @@ def test_weights_that_overflow_in_the_dtype_of_the_model_are_not_written(world, 
     assert not [path for path in keys['output'].iterdir() if 'model' in path.name]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_weights_that_are_not(keys, monkeypatch):
     monkeypatch.setattr(
         finite,

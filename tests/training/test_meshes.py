@@ -80,10 +80,10 @@ def check_same(cfg, params, axes, **settings):
     [
         dict(fsdp=4),
         dict(data=2, fsdp=2, tensor=2),
-        dict(tensor=4),  # divides neither heads nor keys
         *(
             pytest.param(axes, marks=pytest.mark.by_hand)
             for axes in (
+                dict(tensor=4),  # divides neither heads nor keys
                 dict(tensor=2),
                 dict(fsdp=2),
                 dict(fsdp=8),
@@ -108,11 +108,11 @@ def test_sizes_that_do_not_divide_stay_whole(cfg, params):
     ('axes', 'quantize'),
     [
         pytest.param(dict(fsdp=2, tensor=2), 'int8', marks=pytest.mark.slow),
-        pytest.param(dict(fsdp=4), 'int4', marks=pytest.mark.slow),
         *(
             pytest.param(axes, quantize, marks=pytest.mark.by_hand)
             for axes, quantize in (
                 (dict(fsdp=4), None),
+                (dict(fsdp=4), 'int4'),
                 (dict(data=2), None),
                 (dict(data=2), 'int8'),
                 (dict(fsdp=4), 'int8'),

@@ -91,7 +91,9 @@ def test_the_loss_and_every_gradient_agree(cfg, remat, rng, monkeypatch):
     ('trains', 'settings', 'accumulated'),
     [
         pytest.param({'projector'}, {}, 2, id='projector'),
-        pytest.param({'projector', 'llama'}, dict(weight_decay=0.1), 1, id='decay'),
+        pytest.param(
+            {'projector', 'llama'}, dict(weight_decay=0.1), 1, id='decay', marks=pytest.mark.by_hand
+        ),
         pytest.param(
             {'vision', 'projector', 'llama'},
             dict(projector_rate=1e-3, clip_norm=1.0),

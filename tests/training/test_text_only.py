@@ -54,8 +54,9 @@ def test_rows_without_pictures_can_be_trained(world, tmp_path, accumulate):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('group_by_length', [True, False])
-@pytest.mark.parametrize('held_out_file', ['text.jsonl', 'held.jsonl', 'mixed.jsonl'])
+@pytest.mark.parametrize(
+    ('held_out_file', 'group_by_length'), [('text.jsonl', True), ('held.jsonl', False), ('mixed.jsonl', True)]
+)
 def test_rows_with_and_without_pictures_can_be_mixed(world, tmp_path, group_by_length, held_out_file):
     more = dict(
         group_by_length=group_by_length, accumulate=2, eval_data=world[1] / held_out_file, eval_every=2
