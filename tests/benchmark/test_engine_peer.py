@@ -38,7 +38,7 @@ def requests(subject):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('rows', [1, 2, 3])
+@pytest.mark.parametrize('rows', [*(pytest.param(n, marks=pytest.mark.by_hand) for n in (1, 2)), 3])
 def test_answers_are_those_of_generate(subject, model, requests, rows):
     from vipllava_jax.benchmark.engine_peer import Batches
 

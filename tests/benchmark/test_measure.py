@@ -57,7 +57,7 @@ def test_fusing_keeps_every_weight(subject):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('quantize', [None, 'int4'])
+@pytest.mark.parametrize('quantize', [pytest.param(None, marks=pytest.mark.by_hand), 'int4'])
 def test_random_params_of_a_mesh_are_created_in_parts(cfg, quantize):
     mesh = make_mesh({'tensor': 2, 'fsdp': 2}, devices=jax.devices()[:4])
     params = place(random_params(cfg, 'float32', quantize, mesh), cfg, fuse=False, mesh=mesh)

@@ -188,7 +188,7 @@ def test_invalid_options_are_errors_of_one_line(vipllava, args, message):
     assert err.count('\n') == 1  # before weights are created
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_mesh_is_measured_with_the_batch_of_all_devices(vipllava, tmp_path):
     file = tmp_path / 'speed.json'
     args = ('--mesh', 'tensor=2,data=2', '--what', 'vision,first-token,decode', '--json', file)

@@ -147,7 +147,7 @@ def test_what_an_engine_cannot_do_is_an_error_before_the_weights_are_loaded(
     assert message in ran.err
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_killed_evaluation_through_an_engine_resumes(vipllava, folder, place):
     command = ['eval', '--model', str(folder), '--data', 'rows.jsonl', *map(str, SHORT)]
     path = place / 'rows.answers.jsonl'

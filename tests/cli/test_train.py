@@ -137,7 +137,7 @@ def test_a_signal_saves_a_checkpoint_and_the_same_command_resumes(
     assert (out, lines(output)) == (f'{output}/model\n', STEPS)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_run_in_the_background_ignores_ctrl_c(command, uninterrupted, tmp_path):
     output = tmp_path / 'run'
     process = command(output, sigint=signal.SIG_IGN)  # as a shell starts a job in the background

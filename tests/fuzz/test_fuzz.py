@@ -6,7 +6,7 @@ from tests.fuzz.explore import explore
 from tests.fuzz.runner import Runner
 from tests.fuzz.targets import TARGETS
 
-SECONDS, INPUTS = 5, 400  # per target, without its start; about two minutes in total
+SECONDS, INPUTS = 3, 400  # per target, without its start; about a minute in total
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ time.sleep(60)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('index', [0, 1])
+@pytest.mark.parametrize('index', [0, pytest.param(1, marks=pytest.mark.by_hand)])
 def test_a_dead_process_ends_the_other_within_the_heartbeat(index):
     """Also while it does not wait for the dead one."""
     with running_processes(SLEEPS) as started:

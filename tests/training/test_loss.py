@@ -84,7 +84,7 @@ def test_an_unknown_remat_is_refused(params, cfg, batch):
         value(params, examples(batch, cfg), cfg, 'all')
 
 
-@pytest.mark.parametrize('tied', [False, True])
+@pytest.mark.parametrize('tied', [pytest.param(False, marks=pytest.mark.by_hand), True])
 @pytest.mark.slow
 def test_gradients_of_embeddings_and_head_are_summed_in_float32(params, cfg, tied, monkeypatch):
     if tied:
