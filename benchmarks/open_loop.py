@@ -174,6 +174,7 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         metavar='K',
         help='default: $VIPLLAVA_API_KEY',
     )
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to this file')
 
 
 def word_help() -> str:

@@ -7,6 +7,7 @@ Needs only Python 3.11 and aiohttp. See README.md beside this file.
 import argparse
 import asyncio
 import itertools
+import json
 import os
 import random
 import re
@@ -47,17 +48,29 @@ class State(NamedTuple):
 
 def main() -> int:
     options = parse_arguments()
-    before, after, outcomes = asyncio.run(soak(options))
+    before, after, outcomes, seconds = asyncio.run(soak(options))
     errors = Counter(outcome.error for outcome in outcomes if outcome.error and outcome.error != 'cancelled')
     cancelled = sum(outcome.error == 'cancelled' for outcome in outcomes)
     times = sorted(outcome.last_token for outcome in outcomes if not outcome.error and outcome.last_token)
-    print(f'{len(outcomes)} requests, {cancelled} cancelled, {sum(errors.values())} failed')
+    print(
+        f'{len(outcomes)} requests in {seconds:.0f} s, {cancelled} cancelled, {sum(errors.values())} failed'
+    )
     print(f'last token: p50 {percentile(times, 50) * 1e3:.0f} ms, p99 {percentile(times, 99) * 1e3:.0f} ms')
     print(f'memory: {before.memory / MB:.1f} -> {after.memory / MB:.1f} MB', end=' ')
     print(f'({after.memory / before.memory - 1:+.2%})')
     print(f'open files: {before.files} -> {after.files}; compilations: {after.compilations}')
     for error, count in errors.most_common(10):
         print(f'{count} x {error}')
+    if options.json:
+        data = {
+            'requests': len(outcomes),
+            'seconds': seconds,
+            'cancelled': cancelled,
+            'errors': errors,
+            'before': before._asdict(),
+            'after': after._asdict(),
+        }
+        options.json.write_text(json.dumps(data, indent=1) + '\n')
     grown = [name for name, most in CRITERIA.items() if getattr(after, name) > most * getattr(before, name)]
     if grown:
         print('grown: ' + ', '.join(grown))
@@ -72,6 +85,7 @@ def parse_arguments() -> argparse.Namespace:
         '--pid', type=int, metavar='N', help='its process on this computer: counts the memory of its children'
     )
     add('--requests', type=positive, default=20_000, metavar='N', help='default: %(default)s')
+    add('--minutes', type=float, default=0, metavar='M', help='spread them over this time')
     add('--warm-up', type=positive, default=1000, metavar='N', help='beforehand (default: %(default)s)')
     add('--clients', type=positive, default=16, metavar='N', help='at a time (default: %(default)s)')
     add('--cancel', type=float, default=0.1, metavar='P', help='share of requests (default: %(default)s)')
@@ -83,30 +97,41 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-async def soak(options: argparse.Namespace) -> tuple[State, State, list[Outcome]]:
-    """The states before and after the requests, and what happened to these."""
-    await ask(options, options.warm_up, 0.0)
+async def soak(options: argparse.Namespace) -> tuple[State, State, list[Outcome], float]:
+    """The states before and after the requests, what happened to these, and the seconds that they took."""
+    warm_up = await ask(options, options.warm_up)
+    typical = percentile(sorted(o.last_token for o in warm_up if o.last_token is not None) or [1.0], 50)
     before = await idle_state(options)
-    outcomes = await ask(options, options.requests, options.cancel)
-    return before, await idle_state(options), outcomes
+    begin = time.perf_counter()
+    outcomes = await ask(options, options.requests, typical, options.minutes * 60)
+    seconds = time.perf_counter() - begin
+    return before, await idle_state(options), outcomes, seconds
 
 
-async def ask(options: argparse.Namespace, count: int, cancel: float) -> list[Outcome]:
-    """Sends requests from several clients, one after another, and cancels a share of them."""
+async def ask(
+    options: argparse.Namespace, count: int, cancel_within: float = 0, seconds: float = 0
+) -> list[Outcome]:
+    """Sends requests from several clients, in `seconds` or longer.
+
+    A share of them is cancelled at random times, up to `cancel_within` seconds, unless that is 0.
+    """
     headers = {'Authorization': f'Bearer {options.api_key}'} if options.api_key else {}
     outcomes: list[Outcome] = []
     async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
         base = f'{options.url}/v1'
         model = await first_model(session, base)
         made = make_requests(options, model, None, PICTURES, 0)
-        requests = itertools.islice(itertools.cycle(made), count)
-        rng = random.Random(options.seed)
+        requests = enumerate(itertools.islice(itertools.cycle(made), count))
+        rng, begin = random.Random(options.seed), time.perf_counter()
 
         async def client() -> None:
-            for request in requests:
+            for number, request in requests:
+                due = begin + seconds * number / count
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 outcome = Outcome()
                 sending = send(session, f'{base}/chat/completions', request, time.perf_counter(), outcome)
-                patience = rng.expovariate(2) if rng.random() < cancel else None
+                is_cancelled = cancel_within and rng.random() < options.cancel
+                patience = rng.uniform(0, cancel_within) if is_cancelled else None
                 try:
                     await asyncio.wait_for(sending, patience)
                 except TimeoutError:
