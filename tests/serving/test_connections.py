@@ -114,6 +114,27 @@ def test_a_slow_reader_that_takes_something_is_served(live):
     slow.close()
 
 
+def test_a_reader_that_takes_less_than_the_system_holds_is_served(live, monkeypatch):
+    made = connections.Connection.connection_made
+
+    def hold(self, transport):
+        transport.get_extra_info('socket').setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        made(self, transport)
+
+    monkeypatch.setattr(connections.Connection, 'connection_made', hold)
+    server = live(engine={'pace': 0.0002}, send_timeout=0.5)
+    slow = server.connect(receive_buffer=4096)
+    slow.sendall(request_bytes(json.dumps({'tokens': 100, 'stream': True, 'pad': 20_000}).encode()))
+    found, end = b'', time.monotonic() + 3
+    while part := slow.recv(4096):
+        found = found[-100:] + part
+        if b'[DONE]' in found:
+            break
+        time.sleep(0.06 if time.monotonic() < end else 0)
+    assert b'[DONE]' in found
+    slow.close()
+
+
 def test_a_refused_request_does_not_hang_on_its_body(live):
     server = live(engine={'rows': 1, 'queue': 1})
     limit = server.server.options.limits.body_bytes

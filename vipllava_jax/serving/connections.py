@@ -1,6 +1,10 @@
 """Connections of clients: limits of their number and of the time that they may do nothing."""
 
 import asyncio
+import contextlib
+import fcntl
+import termios
+from array import array
 from http import HTTPStatus
 from typing import Any
 
@@ -100,19 +104,31 @@ class Connection(H11Protocol):
 
     def _expect_reader(self) -> None:
         """Watches a reader that has not taken all of what was written."""
-        size = self.transport.get_write_buffer_size()
-        if size and self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.options.send_timeout, self._check_reader, size)
+        if self.transport.get_write_buffer_size() and self._write_timer is None:
+            self._write_timer = self.loop.call_later(
+                self.options.send_timeout, self._check_reader, unread_bytes(self.transport)
+            )
 
     def _check_reader(self, before: int) -> None:
         """Aborts the connection if its reader has taken nothing of `before` bytes."""
         self._write_timer = None
-        if self.transport.get_write_buffer_size() < before:
+        if unread_bytes(self.transport) < before:
             self._expect_reader()
         else:
             if self.scope:
                 self.scope['state'][STALLED] = True
             self.transport.abort()
+
+
+def unread_bytes(transport: asyncio.Transport) -> int:
+    """The bytes that were written and that the other side has not received.
+
+    Those that the system holds count: it takes no more until a third of its megabytes have been received.
+    """
+    held = array('i', [0])
+    with contextlib.suppress(OSError, ValueError):  # of a system without it, and of a closed socket
+        fcntl.ioctl(transport.get_extra_info('socket').fileno(), termios.TIOCOUTQ, held)
+    return transport.get_write_buffer_size() + held[0]
 
 
 def connection_class(options: ServerOptions) -> type[Connection]:
