@@ -99,8 +99,8 @@ def kill_and_resume(place, count):
 
 
 @pytest.mark.slow
-def test_two_kills_lose_and_repeat_no_line(place):
-    kill_and_resume(place, 2)
+def test_five_kills_lose_and_repeat_no_line(place):
+    kill_and_resume(place, 5)
 
 
 @pytest.mark.by_hand

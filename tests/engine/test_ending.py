@@ -18,7 +18,7 @@ atexit.register(running)  # before jax ends, which has registered its own end ea
 import vipllava_jax as vj
 from vipllava_jax.engine import engine
 
-engine.Device = lambda params, cfg, shapes: SimpleNamespace(shapes=shapes)
+engine.Device = lambda params, cfg, shapes, image_settings: SimpleNamespace(shapes=shapes)
 engine.compile_all = lambda device, progress: None
 left = engine.Engine(vj.load('demo'), rows=1, long_rows=0, workers=1)
 running()

@@ -11,6 +11,7 @@ from flax import struct
 from jax import Array, lax
 
 from vipllava_jax.config import Config
+from vipllava_jax.engine.launching import WithoutGraphs
 from vipllava_jax.engine.row_settings import RowSettings, with_tokens
 from vipllava_jax.generation.logits.next_token import NewTokens, reported, scores_of
 from vipllava_jax.generation.logits.repeats import repeats_of
@@ -39,7 +40,7 @@ class Lane:
     positions: Array  # B int32, the positions of these tokens; 0 in free rows
 
 
-@partial(jax.jit, static_argnames='cfg')
+@partial(WithoutGraphs, static_argnames='cfg')
 def read_pictures(params: Params, pixels: Array, normalized: Array, *, cfg: Config) -> Array:
     """Pictures Fhw3 uint8, at most PICTURES -> their features FPD, padded to PICTURES.
 
@@ -52,7 +53,7 @@ def read_pictures(params: Params, pixels: Array, normalized: Array, *, cfg: Conf
     return pin_rows(padded, mesh_of(params))
 
 
-@partial(jax.jit, static_argnames=('cfg', 'slots'))
+@partial(WithoutGraphs, static_argnames=('cfg', 'slots'))
 def prefill_prompts(
     params: Params, tokens: Array, lengths: Array, features: Array, sources: Array, *, cfg: Config, slots: int
 ) -> tuple[Array, Cache]:
@@ -71,7 +72,7 @@ def prefill_prompts(
     return pin(logits, 'BV', mesh_of(params)), pin_cache(cache, mesh_of(params))
 
 
-@partial(jax.jit, static_argnames=('cfg', 'slots', 'joined'))
+@partial(WithoutGraphs, static_argnames=('cfg', 'slots', 'joined'))
 def prefill_after(
     params: Params,
     tokens: Array,
@@ -194,13 +195,16 @@ def put_rows(lane: Lane, rows: Array, cache: Cache, tokens: Array, positions: Ar
     the lane has in the slots beyond does not matter.
     """
 
-    def put(x: Array, new: Array) -> Array:
-        return x.at[rows, : new.shape[1]].set(new, mode='drop', unique_indices=True)
-
     mesh = mesh_of(lane)
-    filled = jax.tree.map(put, divided(lane.cache, len(lane.tokens)), cache)
+
+    @jax.jit  # so that it is traced once for all layers
+    def put(x: Array, new: Array) -> Array:
+        divided = x.reshape(len(lane.tokens), -1, *x.shape[2:])
+        filled = divided.at[rows, : new.shape[1]].set(new, mode='drop', unique_indices=True)
+        return pin(filled.reshape(x.shape), 'BSKH', mesh)
+
     return Lane(
-        pin_cache(divided(filled, rows_of(lane.cache)), mesh),
+        jax.tree.map(put, lane.cache, cache),
         pin_rows(lane.tokens.at[rows].set(tokens, mode='drop', unique_indices=True), mesh),
         pin_rows(lane.positions.at[rows].set(positions, mode='drop', unique_indices=True), mesh),
     )

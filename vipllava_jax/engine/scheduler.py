@@ -108,7 +108,9 @@ class Scheduler:
         elif admission.level:
             self._use_lane(self.shapes.lane_of(0))  # a lane for few rows may be in the cache of this level
         else:
-            self._use_lane(self.rows.lane_for(len(self.rows.at(0)) + admission.answers))
+            # Answers are not moved again and again while more and more come.
+            count = len(self.rows.at(0)) + admission.answers + len(self.waiting)
+            self._use_lane(self.rows.lane_for(count))
         for started in self.placing.occupy(admission, prefilled):
             self.reading.start(started)
         return (admission, prefilled) if self.store.capacity and not cached else None
