@@ -22,7 +22,7 @@ from vipllava_jax.engine.stats import Counts
 from vipllava_jax.generation.logits.next_token import NewTokens
 from vipllava_jax.generation.programs import NOT_FINITE
 
-TOGETHER = 4  # tokens that a row collects before they are passed on, if there are many rows
+TOGETHER = 4  # tokens that a row collects before they are passed on, if there are many rows; 8 of 128 rows
 MANY = 16  # rows
 
 
@@ -44,7 +44,8 @@ class Reading:
         started = self.started.popleft()
         new = jax.tree.map(np.asarray, started.new)
         now = time.perf_counter()
-        together = TOGETHER if len(started.rows) > MANY else 1
+        count = len(started.rows)
+        together = max(TOGETHER, count // MANY) if count > MANY else 1
         rejected = []
         tokens = new.tokens.tolist()
         for n, row in started.rows:
