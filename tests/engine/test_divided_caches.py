@@ -39,9 +39,8 @@ def steps(monkeypatch):
 
 def about(picture, rng, new):
     words = ' '.join(rng.choice(WORDS, rng.integers(1, 9)))
-    settings = vj.GenerationSettings(
-        max_new_tokens=new, eos=(2, 390), temperature=float(rng.choice([0.0, 1.0])), seed=int(rng.integers(99))
-    )
+    chosen = {'temperature': float(rng.choice([0.0, 1.0])), 'seed': int(rng.integers(99))}
+    settings = vj.GenerationSettings(max_new_tokens=new, eos=(2, 390), **chosen)
     return Question(words, [picture], settings=settings)
 
 

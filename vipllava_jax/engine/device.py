@@ -210,7 +210,7 @@ class Device:
         self.put_settings(place, take_settings(self.settings[lane], np.int32(row)))
 
     def halve(self) -> None:
-        """Gives each row of the largest lane's newest tokens and settings to every second row of the halved one."""
+        """Copies the newest tokens and settings of the largest lane to every second row of the halved one."""
         largest, halved = self.shapes.lane_of(0), self.shapes.halved_lane
         assert halved is not None
         newest, settings = self.newest[halved], self.settings[halved]

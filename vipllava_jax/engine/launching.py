@@ -14,7 +14,7 @@ NO_GRAPHS = {'xla_gpu_graph_min_graph_size': 1 << 30}  # kernels
 
 
 class WithoutGraphs:
-    """`jax.jit` of a function, without graphs if the default device is a GPU, which is not known on import."""
+    """`jax.jit` of a function, without graphs if the default device is a GPU, which imports do not know."""
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
         self.function, self.options = function, options

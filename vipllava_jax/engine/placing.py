@@ -119,7 +119,10 @@ class Placing:
                 self.move(row, lane)
 
     def use_lane_for_sharing(self, key: bytes) -> None:
-        """Moves the answers of level 0 into the largest lane; those whose prompts begin with a prefix share it."""
+        """Moves the answers of level 0 into the largest lane, where those share a prefix that begin with it.
+
+        `key` is that of the prefix.
+        """
         largest = self.shapes.lane_of(0)
         if self.rows.lane in (largest, self.shapes.halved_lane):
             return

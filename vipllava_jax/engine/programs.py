@@ -212,7 +212,7 @@ def put_rows(lane: Lane, rows: Array, cache: Cache, tokens: Array, positions: Ar
 
 @jax.jit
 def put_alternately(many: Any, few: Any) -> Any:
-    """Arrays whose first axis is the batch, with the rows of others in every second row, from the first on."""
+    """Arrays whose first axis is the batch, with the rows of others in every second row, the first one on."""
     return pin_rows(jax.tree.map(lambda x, new: x.at[::2].set(new), many, few), mesh_of(many))
 
 
@@ -261,7 +261,7 @@ def rows_of(cache: Cache) -> int:
 
 
 def divided(cache: Cache, B: int) -> Cache:
-    """A cache as B rows, of which several follow one another in the slots of one of its own; or the reverse."""
+    """A cache as B rows, several of which lie one after another in one of its own; or the reverse."""
     return jax.tree.map(lambda x: x.reshape(B, -1, *x.shape[2:]), cache)
 
 

@@ -146,9 +146,10 @@ class Rows:
     def occupy(self, row: Row) -> None:
         """Puts an answer into its place, which is free, as are all lanes that use the same cache."""
         lane, n = row.place
-        cache_of = self.shapes.cache_of
-        others = (of for i, of in enumerate(self.lanes) if i != lane and cache_of(i) == cache_of(lane))
-        assert self.lanes[lane][n] is None and not any(any(of) for of in others)
+        cache = self.shapes.cache_of(lane)
+        lanes = (rows for i, rows in enumerate(self.lanes) if i != lane and self.shapes.cache_of(i) == cache)
+        assert self.lanes[lane][n] is None
+        assert not any(any(rows) for rows in lanes)
         self.lanes[lane][n] = row
 
     def release(self, row: Row) -> None:

@@ -226,7 +226,7 @@ class Scheduler:
             self.placing.use_lane(self.shapes.lane_of(0) if self.exact else lane)
 
     def _halve_rows(self) -> None:
-        """Makes twice as many rows for answers that share a prefix, if more questions wait than there is room for."""
+        """Makes twice as many rows for answers that share a prefix, if more questions wait than have room."""
         if self._shared and self.shapes.halved and not self.rows.is_halved:
             key = self._shared[0]
             same = (item for item in islice(self.waiting, LOOKED_AT) if item.key == key)

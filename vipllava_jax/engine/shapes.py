@@ -188,8 +188,8 @@ def lanes_for_few(
 ) -> tuple[list[int], int]:
     """The rows of the lanes for fewer than `rows` answers, and the level whose cache the last of them uses.
 
-    The level is the first of `wide`, by their slots, with room for enough rows of `slots` slots; 0 if there is
-    none, or if lanes cannot use the caches of others.
+    The level is the first of `wide`, by their slots, with room for enough rows of `slots` slots; 0 if there
+    is none, or if lanes cannot use the caches of others.
     """
     own = [n for n in FEW_ROWS[: 1 if few else None] if n < rows]
     for level, (size, count) in enumerate(wide.items() if divides else (), 1):

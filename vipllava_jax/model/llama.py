@@ -142,8 +142,7 @@ class Layer(nn.Module):
 def layer_with_caches(
     params: Any,
     x: Array,
-    positions: Array,
-    offset: Array | None,
+    spec: AttentionSpec,
     cached: Sequence[tuple[Array, Array]],
     prefix: PrefixKeys | None,
     last: Array | None,
@@ -151,8 +150,8 @@ def layer_with_caches(
     cfg: Config,
 ) -> tuple[Array, list[tuple[Array, Array]]]:
     """A `Layer` with caches as a function of its params, which is traced once for all layers of a program."""
-    spec = AttentionSpec(positions, offset)
-    x, filled, _ = Layer(cfg, parent=None).apply({'params': params}, x, spec, cached, prefix, last)
+    found: Any = Layer(cfg, parent=None).apply({'params': params}, x, spec, cached, prefix, last)
+    x, filled, _ = found
     return x, filled
 
 
@@ -180,8 +179,8 @@ class Llama(nn.Module):
         """x BTD -> L+1 hidden states, the last after the final norm; caches; attention weights BNTS or None.
 
         With `last` B, the last hidden states are those of one token of each row, B1D: then most of the last
-        layer is not computed for the others. The rows of the caches follow one another in the batch. Without any, the one that is returned holds
-        exactly the T tokens of x.
+        layer is not computed for the others. The rows of the caches follow one another in the batch. Without
+        any, the one that is returned holds exactly the T tokens of x.
         """
         states, layers, weights = [x], [], []
         for i, layer in enumerate(self.layers):
@@ -189,8 +188,9 @@ class Llama(nn.Module):
             of_layer = prefix.of_layer(i) if prefix else None
             only = last if i == len(self.layers) - 1 else None
             if caches and not self.is_initializing():
-                own = layer.variables['params'], x, spec.positions, spec.offset, cached, of_layer, only
-                (x, filled), w = layer_with_caches(*own, cfg=self.cfg), None
+                params = layer.variables['params']
+                x, filled = layer_with_caches(params, x, spec, cached, of_layer, only, cfg=self.cfg)
+                w = None
             else:
                 x, filled, w = layer(x, spec, cached, of_layer, only)
             states.append(x)
