@@ -197,7 +197,7 @@ def put_rows(lane: Lane, rows: Array, cache: Cache, tokens: Array, positions: Ar
 
     mesh = mesh_of(lane)
 
-    @jax.jit  # so that it is traced once for all layers
+    @partial(jax.jit, inline=True)  # so that it is traced once for all layers
     def put(x: Array, new: Array) -> Array:
         divided = x.reshape(len(lane.tokens), -1, *x.shape[2:])
         filled = divided.at[rows, : new.shape[1]].set(new, mode='drop', unique_indices=True)

@@ -178,7 +178,7 @@ def join_prefix(prefix: PrefixCache, cache: Cache, slots: int) -> Cache:
     """
     B = len(cache.k[0])
 
-    @jax.jit  # so that it is traced once for all layers
+    @partial(jax.jit, inline=True)  # so that it is traced once for all layers
     def join(shared: Array, own: Array) -> Array:
         copies = jnp.repeat(shared[:, :slots], B // len(shared), axis=0)
         empty = ((0, 0), (0, slots - copies.shape[1]), (0, 0), (0, 0))

@@ -33,7 +33,7 @@ class Layer(nn.Module):
         return x + Linear('BPF,FD->BPD', s, bias=True, name='down')(y)
 
 
-@partial(jax.jit, static_argnames='cfg')
+@partial(jax.jit, static_argnames='cfg', inline=True)
 def run_layer(params: Any, x: Array, *, cfg: Config) -> Array:
     """A `Layer` as a function of its params, which is traced once for all layers of a program."""
     y: Any = Layer(cfg, parent=None).apply({'params': params}, x)

@@ -138,7 +138,7 @@ class Layer(nn.Module):
         return x + Linear('BTF,FD->BTD', s, name='down')(jax.nn.silu(gate) * up), filled, weights
 
 
-@partial(jax.jit, static_argnames='cfg')
+@partial(jax.jit, static_argnames='cfg', inline=True)  # a call would move caches on TPUs
 def layer_with_caches(
     params: Any,
     x: Array,
