@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from vipllava_jax.engine.admission import Admission
-from vipllava_jax.engine.device import Device, Prefilled
+from vipllava_jax.engine.device import Device, Place, Prefilled
 from vipllava_jax.engine.question import QuestionError
 from vipllava_jax.engine.rows import Row, Rows
 from vipllava_jax.engine.waiting import Waiting
@@ -148,16 +148,16 @@ class Placing:
             self.rows.release(row)
         self.rows.lane = halved
         for row in rows:
-            place = halved, 2 * row.place[1]
-            (self.rows.dirty.add if row.place in self.rows.dirty else self.rows.dirty.discard)(place)
-            row.place = place
-            self.rows.occupy(row)
+            self._settle(row, (halved, 2 * row.place[1]))
 
     def move(self, row: Row, lane: int, prefix: int = 0) -> None:
         """Moves an answer to the first free row of another lane, without its first `prefix` tokens."""
         place = self.rows.first_free(lane)
         self.device.move(row.place, place, row.position, prefix)
-        # The settings were copied, too.
+        self._settle(row, place)
+
+    def _settle(self, row: Row, place: Place) -> None:
+        """Lets an answer occupy another place, into which the device has copied its settings, too."""
         (self.rows.dirty.add if row.place in self.rows.dirty else self.rows.dirty.discard)(place)
         self.rows.release(row)
         row.place = place
