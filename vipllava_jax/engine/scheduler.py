@@ -60,11 +60,13 @@ class Scheduler:
         kept = self._admit(admission) if admission else None
         if len(self.rows):
             self._steps()
-        if kept:
+        if kept and not was_idle:
             self._keep_prefixes(*kept)
         in_flight = 1 if was_idle else IN_FLIGHT  # the first token of a lone answer is passed on at once
         while len(self.reading.started) > (in_flight if len(self.rows) else 0):
             self.reading.read()
+        if kept and was_idle:
+            self._keep_prefixes(*kept)
 
     def fail(self, error: BaseException) -> None:
         """Ends all questions with an error."""
