@@ -10,6 +10,7 @@ from vipllava_jax.engine import admission, memory
 from vipllava_jax.engine.device import Device
 from vipllava_jax.engine.question import Question
 
+pytestmark = pytest.mark.slow
 FEW, LARGEST, WIDE, HALVED = 1, 2, 3, 4  # lanes; the first uses the cache of WIDE, the last that of LARGEST
 
 

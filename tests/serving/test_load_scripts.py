@@ -11,6 +11,7 @@ from tests.serving.fakes import FakeEngine
 from tests.serving.live import live_server
 from vipllava_jax.serving.options import ServerOptions
 
+pytestmark = pytest.mark.slow
 SCRIPTS = Path(__file__).parents[2] / 'benchmarks'
 ROWS, QUEUE = 2, 3
 SMALL_REQUESTS = ('--words', '3', '--new', '8', '--side', '28')
