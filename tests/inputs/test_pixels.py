@@ -1,5 +1,7 @@
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -175,3 +177,10 @@ def test_extreme_proportions_are_processed_quickly(size, fit):
     begin = time.process_time()
     assert np.isfinite(pixels(Image.new('RGB', size), ImageSettings(), fit)).all()
     assert time.process_time() - begin < 10
+
+
+def test_values_looked_up_on_a_device_are_those_of_normalize():
+    settings = ImageSettings()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 30, 3), np.uint8)
+    found = jax.jit(lambda pixels, values: values[pixels, jnp.arange(3)])(pixels, settings.normalized)
+    np.testing.assert_array_equal(found, settings.normalize(pixels))
