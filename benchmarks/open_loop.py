@@ -162,6 +162,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def connect(options: argparse.Namespace) -> aiohttp.ClientSession:
+    """A session with the API key, and with as many connections as there are requests."""
+    headers = {'Authorization': f'Bearer {options.api_key}'} if options.api_key else {}
+    return aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0))
+
+
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of scripts that ask our own server about small pictures."""
     parser.add_argument(

@@ -22,6 +22,7 @@ from open_loop import (
     Outcome,
     Request,
     add_picture_options,
+    connect,
     first_model,
     make_requests,
     percentile,
@@ -115,11 +116,6 @@ def parse_arguments() -> argparse.Namespace:
     options.one_picture, options.extra = False, {'ignore_eos': True}
     options.url = options.url.rstrip('/')
     return options
-
-
-def connect(options: argparse.Namespace) -> aiohttp.ClientSession:
-    headers = {'Authorization': f'Bearer {options.api_key}'} if options.api_key else {}
-    return aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0))
 
 
 async def requests_for(session: aiohttp.ClientSession, options: argparse.Namespace) -> list[Request]:

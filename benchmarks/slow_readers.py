@@ -23,13 +23,14 @@ from open_loop import (
     Request,
     Run,
     add_picture_options,
+    connect,
     first_model,
     make_requests,
     percentile,
     positive,
     read_range,
 )
-from overload import Load, ask, connect
+from overload import Load, ask
 
 WITHOUT, WITH = 'without slow readers', 'with slow readers'
 ORDER = (WITHOUT, WITH), (WITH, WITHOUT)  # so that a drift of the machine favours neither

@@ -21,6 +21,7 @@ import aiohttp
 from open_loop import (
     Outcome,
     add_picture_options,
+    connect,
     first_model,
     make_requests,
     percentile,
@@ -115,9 +116,8 @@ async def ask(
 
     A share of them is cancelled at random times, up to `cancel_within` seconds, unless that is 0.
     """
-    headers = {'Authorization': f'Bearer {options.api_key}'} if options.api_key else {}
     outcomes: list[Outcome] = []
-    async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with connect(options) as session:
         base = f'{options.url}/v1'
         model = await first_model(session, base)
         made = make_requests(options, model, None, PICTURES, 0)

@@ -199,8 +199,8 @@ def put_rows(lane: Lane, rows: Array, cache: Cache, tokens: Array, positions: Ar
 
     @partial(jax.jit, inline=True)  # so that it is traced once for all layers
     def put(x: Array, new: Array) -> Array:
-        divided = x.reshape(len(lane.tokens), -1, *x.shape[2:])
-        filled = divided.at[rows, : new.shape[1]].set(new, mode='drop', unique_indices=True)
+        of_lane = x.reshape(len(lane.tokens), -1, *x.shape[2:])
+        filled = of_lane.at[rows, : new.shape[1]].set(new, mode='drop', unique_indices=True)
         return pin(filled.reshape(x.shape), 'BSKH', mesh)
 
     return Lane(
