@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+# what the library of collectives prints, in pieces that would mix with the script's lines, is discarded
+BEGIN = "import os, sys; sys.stdout = os.fdopen(os.dup(1), 'w'); os.dup2(os.open(os.devnull, os.O_WRONLY), 1)"
 END = 'import os, sys; sys.stdout.flush(); os._exit(0)'  # a normal exit may hang in jax after joining
 
 
@@ -36,9 +38,7 @@ class Running:
 
     @property
     def out(self) -> str:
-        """The lines of stdout so far, without those of the library of collectives."""
-        lines = (self.place / 'out').read_text(errors='replace').splitlines(keepends=True)
-        return ''.join(line for line in lines if 'peer ranks' not in line)
+        return (self.place / 'out').read_text(errors='replace')
 
     @property
     def err(self) -> str:
@@ -87,7 +87,7 @@ def running_processes(
     all processes, or for each.
     """
     if isinstance(script, str):
-        arguments = ['-c', f'{script}\n{END}']
+        arguments = ['-c', f'{BEGIN}\n{script}\n{END}']
     else:
         arguments = ['-m', 'vipllava_jax', *map(str, script)]
     shared = {

@@ -114,6 +114,7 @@ def test_weights_on_every_mesh_equal_those_on_one_device(models, text, mesh, kin
     check(models(text), MESHES[mesh], kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['int4', pytest.param('plain', marks=pytest.mark.slow)])
 def test_params_on_a_mesh_are_saved_as_those_of_one_device(models, tmp_path, kind):
     place = models('grouped')
@@ -138,6 +139,7 @@ def test_int4_with_scales_that_no_folder_has_is_not_saved(models, tmp_path):
         checkpoint.save(tmp_path / 'saved', params, source.cfg)
 
 
+@pytest.mark.slow
 def test_adapters_on_a_mesh_are_saved_as_those_of_one_device(models, tmp_path):
     place = models('tied')
     for name, mesh in (('one', None), ('mesh', on_mesh({'fsdp': 2, 'tensor': 4}))):
@@ -147,6 +149,7 @@ def test_adapters_on_a_mesh_are_saved_as_those_of_one_device(models, tmp_path):
     assert one == mesh
 
 
+@pytest.mark.slow
 def test_the_description_of_a_model_on_a_mesh_counts_its_devices(models):
     model = vj.load(models('odd') / 'torch', mesh={'tensor': 2}, progress=False)
     assert '2 x cpu' in repr(model)

@@ -69,6 +69,7 @@ def test_on_a_tpu_the_formats_of_weights_keep_their_shardings(folder, monkeypatc
     assert formats == expected
 
 
+@pytest.mark.slow
 def test_programs_compiled_for_the_shapes_are_used(folder):
     source = loading.open(folder, WeightOptions(quantize='int4', fuse=True), {'data': 2, 'tensor': 2})
     batch = Processor.load(folder).for_model(source.cfg)(['What is it?', 'Why?', 'Who?'])

@@ -118,6 +118,7 @@ def test_the_demo_model_answers_about_marks_in_a_chat(demo_model):
         assert chat.cached_tokens > length  # its answers are the tokens of their text
 
 
+@pytest.mark.slow
 def test_undo_edit_and_retry_go_on_from_the_longest_known_beginning(model):
     chat = vj.Chat(model)
     first = chat.ask('What is it?', noise(60, 50), RED)

@@ -55,6 +55,7 @@ def test_separate_answers_equal_those_of_answer_about_each_region(model):
     assert len({*found}) > 1
 
 
+@pytest.mark.slow
 def test_together_answers_equal_those_about_a_picture_with_nine_marks(model, monkeypatch):
     """Eleven regions: nine marked on one picture, and two on another."""
     prefixes = []

@@ -53,6 +53,7 @@ def test_answers_are_those_of_generate(subject, model, requests, rows):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved(subject, model, requests, monkeypatch):
     import torch
 

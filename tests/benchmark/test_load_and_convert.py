@@ -26,6 +26,7 @@ def test_random_weights_are_written_in_both_formats(subject, tmp_path):
             np.testing.assert_array_equal(w, expected[path])
 
 
+@pytest.mark.slow
 def test_an_existing_folder_is_read_and_not_written_again(subject, tmp_path):
     written = Folders(subject, None, tmp_path)
     for source in (written.converted, written.pytorch):

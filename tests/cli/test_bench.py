@@ -51,6 +51,7 @@ def engine(monkeypatch):
     return Engine
 
 
+@pytest.mark.slow
 def test_the_engine_has_tables_of_its_own(vipllava, engine, tmp_path):
     file = tmp_path / 'speed.json'
     args = ('--engine-requests', 4, '--engine-percents', 50, '--engine-rows', 4, '--engine-exact')
@@ -203,6 +204,7 @@ def test_a_mesh_is_measured_with_the_batch_of_all_devices(vipllava, tmp_path):
     assert decode['sides']['vipllava-jax']['fault'] == ''
 
 
+@pytest.mark.slow
 def test_auto_chooses_the_mesh_and_says_why(vipllava, folder):
     args = ('--mesh', 'auto', '--what', 'decode', '--context', 100, '--repeats', 3)
     ran = vipllava('bench', '--model', folder, *args)

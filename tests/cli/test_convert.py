@@ -88,6 +88,7 @@ def test_overwriting_keeps_files_that_are_not_of_a_model(vipllava, source, folde
     assert vipllava('convert', work[0], target, '--overwrite').code == 0
 
 
+@pytest.mark.slow
 def test_weights_with_nan_are_a_warning_when_converting(vipllava, folder, tmp_path):
     """NaN and infinity are a warning when converting, and an error when comparing or asking."""
     params, cfg = checkpoint.restore(folder)

@@ -60,6 +60,7 @@ def test_every_picture_has_a_mark_and_questions_with_answers(seed):
         )
 
 
+@pytest.mark.slow
 def test_batches_have_one_shape(demo_model, monkeypatch):
     scenario, shapes = demo.random_scenario(7), []
     stream = decoding.stream

@@ -154,17 +154,11 @@ def random_times(name: str, count: int) -> list[float]:
     return [0.05 + (n + rng.random()) / count * CASES[name].seconds for n in range(count)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(('end', 'count'), [(interrupt, 2), (kill, 1)])
-@pytest.mark.parametrize('name', CASES)
-def test_ending_at_a_few_random_times(place, name, end: Callable[..., None], count):
-    for after in random_times(name, count):
-        end(place, name, after)
-
-
-@pytest.mark.by_hand
+@pytest.mark.parametrize(
+    'count', [pytest.param(1, marks=pytest.mark.slow), pytest.param(23, marks=pytest.mark.by_hand)]
+)
 @pytest.mark.parametrize('end', [interrupt, kill])
 @pytest.mark.parametrize('name', CASES)
-def test_ending_at_many_random_times(place, name, end: Callable[..., None]):
-    for after in random_times(name, 23):
+def test_ending_at_random_times(place, name, end: Callable[..., None], count):
+    for after in random_times(name, count):
         end(place, name, after)

@@ -65,6 +65,7 @@ def test_the_table_is_printed_and_the_answers_are_written(vipllava, folder, data
     assert table['scores'][2]['high'] == pytest.approx(0.2775, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_demo_model_is_mostly_right(vipllava, tmp_path):
     """At 90 % accuracy, fewer than 10 right answers of 16 have a probability of about 0.001."""
     with (tmp_path / 'types.jsonl').open('w') as file:

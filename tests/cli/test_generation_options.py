@@ -66,6 +66,7 @@ def test_several_answers_follow_their_headers(vipllava, folder):
     assert {answer['finish_reason'] for answer in report['answers']} <= {'length', 'stop'}
 
 
+@pytest.mark.slow
 def test_the_other_settings_are_those_of_the_library(vipllava, folder):
     model = vj.load(folder)
     settings = vj.GenerationSettings(

@@ -44,6 +44,7 @@ def test_a_mesh_with_more_devices_than_there_are_is_refused_before_weights_are_r
     assert 'needs 64 devices, but there are 8' in ran.err
 
 
+@pytest.mark.slow
 def test_answers_on_a_mesh_equal_those_of_one_device(vipllava, photo):
     args = (
         'ask',

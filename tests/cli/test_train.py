@@ -158,6 +158,7 @@ def quick(world, tmp_path, monkeypatch):
     return ['train', *(word for name, value in given.items() for word in (f'--{name}', value))], folder
 
 
+@pytest.mark.slow
 def test_a_file_and_flags_are_equivalent(vipllava, quick, tmp_path):
     flags, folder = quick
     file = tmp_path / 'run.toml'

@@ -47,6 +47,7 @@ def test_the_model_answers_all_types_of_questions(score):
     assert correct >= 35
 
 
+@pytest.mark.slow
 def test_the_answer_follows_a_moved_mark(score):
     """If each answer is right in 95 % of the cases, both of a pair are in 90 %; by chance, in 1 of 144."""
     n, correct = score(exam.moved(32), together=['pair'])['pair']

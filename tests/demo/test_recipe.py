@@ -91,6 +91,7 @@ def test_the_recipe_names_the_generated_files():
     assert recipe.trains == ('vision', 'projector', 'llama')
 
 
+@pytest.mark.slow
 def test_the_recipe_truncates_under_one_percent_of_rows(tmp_path):
     files = tmp_path / 'processor'
     vocabulary.write_processor(files, make.VISION.image_size, make.VISION.patch_size)

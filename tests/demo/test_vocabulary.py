@@ -56,6 +56,7 @@ def test_the_chat_template_writes_the_default_prompt(processor):
     assert render('checkpoint', turns, 0, processor.chat_template) == render('vipllava', turns, 0)
 
 
+@pytest.mark.slow
 def test_training_the_tokenizer_is_deterministic(files):
     assert vocabulary.make_tokenizer().to_str(pretty=True) == (files / 'tokenizer.json').read_text()
 

@@ -123,6 +123,7 @@ def test_questions_that_exceed_the_context_are_reported_together_or_left_out(mod
             group_cases(cases, model.processor, model.cfg, max_new_tokens=new, skip_broken=True)
 
 
+@pytest.mark.slow
 def test_a_damaged_picture_is_an_error_or_left_out(model, questions):
     cases = read_cases(questions)
     path = cases.cases[4].images[0]

@@ -50,6 +50,7 @@ def test_the_likeliest_options_are_those_of_choose_and_are_counted(model, rows, 
     assert [len(record['scores']) for record in result.answers] == [4, 4, 3, 4]
 
 
+@pytest.mark.slow
 def test_choosing_is_one_of_the_settings_and_can_be_resumed(model, rows, tmp_path, monkeypatch):
     path, rows = tmp_path / 'out.jsonl', rows[1:]
     settings = dict(images=tmp_path, max_new_tokens=2, answers=path)

@@ -10,7 +10,7 @@ import pytest
 import vipllava_jax as vj
 from tests.gates import program, training
 from tests.gates.program import CFG
-from tests.gates.test_tpu import MEMORY
+from tests.gates.test_tpu import BY_HAND, MEMORY
 from vipllava_jax import placement, sharding
 
 pytestmark = pytest.mark.gates
@@ -34,13 +34,13 @@ def load(cfg: vj.Config, mesh: sharding.Mesh, quantize: str | None = None):
 @pytest.mark.parametrize(
     ('slice_', 'axes', 'whole', 'B', 'quantize'),
     [
-        ('v5e:2x2', {'tensor': 4}, CFG, 8, None),
+        pytest.param('v5e:2x2', {'tensor': 4}, CFG, 8, None, marks=BY_HAND),
         ('v6e:2x2', {'tensor': 4}, CFG, 8, None),
         ('v5e:4x4', {'data': 4, 'tensor': 4}, CFG_13B, 32, None),
-        ('v5e:4x4', {'data': 2, 'tensor': 8}, CFG_13B, 16, None),
-        ('v5e:4x4', {'data': 4, 'tensor': 4}, CFG_13B, 32, 'int8'),
+        pytest.param('v5e:4x4', {'data': 2, 'tensor': 8}, CFG_13B, 16, None, marks=BY_HAND),
+        pytest.param('v5e:4x4', {'data': 4, 'tensor': 4}, CFG_13B, 32, 'int8', marks=BY_HAND),
         ('v5p:2x2x1', {'tensor': 4}, CFG_13B, 8, None),
-        ('v6e:2x2', {'tensor': 4}, CFG_13B, 8, None),
+        pytest.param('v6e:2x2', {'tensor': 4}, CFG_13B, 8, None, marks=BY_HAND),
     ],
     ids=lambda value: f'{value.text.layers} layers' if isinstance(value, vj.Config) else str(value),
 )
@@ -59,6 +59,7 @@ def test_decode(slice_, axes, whole, B, quantize):
     assert found == {'all-reduce': 2 * cfg.text.layers, 'all-gather': 1}
 
 
+@BY_HAND
 def test_prefill():
     mesh = mesh_of('v5e:4x4', {'data': 4, 'tensor': 4})
     cfg = program.with_layers(CFG_13B)
@@ -68,6 +69,7 @@ def test_prefill():
     assert not program.copied_weights(compiled.as_text(), params)
 
 
+@BY_HAND
 def test_the_cache_goes_from_prefill_to_decoding_without_a_copy():
     mesh = mesh_of('v5e:4x4', {'data': 4, 'tensor': 4})
     cfg = program.with_layers(CFG_13B, 2)
@@ -77,6 +79,7 @@ def test_the_cache_goes_from_prefill_to_decoding_without_a_copy():
     assert written == read
 
 
+@BY_HAND
 def test_a_training_step_of_the_7b_fits_four_chips():
     mesh = mesh_of('v5p:2x2x1', {'fsdp': 4})
 

@@ -80,6 +80,7 @@ def test_a_stream_tells_its_answers_at_any_time(params, cfg, batch):
         assert len(answer.tokens) == len(answer.logprobs) == len(answer.top_ids) == n
 
 
+@pytest.mark.slow
 def test_other_rows_do_not_change_an_answer(demo_model):
     """Four questions about pictures and one without, in a batch together and in batches of copies."""
     examples = [

@@ -128,6 +128,7 @@ def test_all_combinations_equal_one_device(axes, name, text, rng, caplog):
     check_equals_one_device(axes, name, text, rng, caplog, temperature=1.0, seed=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
     [
@@ -154,6 +155,7 @@ def test_a_step_sums_twice_per_layer_and_once_for_the_token(axes, name, rng):
         assert not found
 
 
+@pytest.mark.slow
 def test_rows_are_taken_from_and_inserted_into_a_state_on_a_mesh(rng):
     cfg, axes = config('divisible'), {'data': 2, 'tensor': 2}
     params = on_mesh(weights('plain', cfg), axes)

@@ -37,6 +37,7 @@ def prompts(cfg, rng):
     return np.array(first), pictures[0, :1], Batch(tokens, lengths, pictures, np.array([1, 1, 2], np.int32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('saved', [1, NEVER], ids=['stored once', 'copied'])
 def test_what_is_compiled_for_shapes_computes_the_answers_without_a_prefix(
     params, cfg, prompts, monkeypatch, saved
@@ -63,7 +64,7 @@ def test_what_is_compiled_for_shapes_computes_the_answers_without_a_prefix(
     ('settings', 'saved'),
     [
         pytest.param({}, NEVER, marks=pytest.mark.by_hand),
-        (SAMPLES | PROCESSED, 1),
+        pytest.param(SAMPLES | PROCESSED, 1, marks=pytest.mark.by_hand),
         pytest.param({'prompt_lookup_num_tokens': 4}, 1, marks=pytest.mark.by_hand),
         ({'num_beams': 2, 'num_return_sequences': 2, 'logprobs': 0}, 1),
     ],
@@ -198,6 +199,7 @@ def test_what_a_prefix_and_prompts_have_in_common(params, cfg, prompts):
     np.testing.assert_array_equal(found.tokens, expected.tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('settings', 'read'),
     [({}, 1), pytest.param({'prompt_lookup_num_tokens': 4}, 99, marks=pytest.mark.slow)],

@@ -81,6 +81,7 @@ def check(out, expected, rows):
                 np.testing.assert_allclose(getattr(answer, name), getattr(other, name), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_rows_and_their_order_change_nothing(run, together):
     for rows in ([2, 0, 1], [1, 1, 0], [0], [1], [2]):
         check(run(rows), together, rows)

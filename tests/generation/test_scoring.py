@@ -51,6 +51,7 @@ def check_close(found, expected, atol):
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=1e-6, atol=atol)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_a_forward_pass_over_prompt_and_answer(params, cfg, scored):
     batch, answers = scored
     rows = whole(batch, answers, cfg)

@@ -110,6 +110,7 @@ def test_end_ids_are_padded_to_few_widths():
     np.testing.assert_array_equal(eos_rows([5, 2], 2), [[5, 2, *[NO_ID] * 6]] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('settings', [GREEDY, SAMPLED], ids=['greedy', 'sampled'])
 def test_an_inserted_row_decodes_as_it_does_alone(params, cfg, batch, prefill, settings):
     state = prefill(batch, settings)
@@ -163,6 +164,7 @@ def test_several_rows_are_inserted_together(params, cfg, batch, prefill):
     same(take(merged, [0]), take(prefill(batch), [0]))
 
 
+@pytest.mark.slow
 def test_a_row_of_fewer_slots_and_end_ids_fits(params, cfg, batch, prefill):
     other = prefill(alone(batch, 1), slots=32, eos=[3])
     merged = insert(prefill(batch, slots=64, eos=range(20, 30)), 0, other)

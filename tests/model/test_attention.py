@@ -83,6 +83,7 @@ def test_cudnn_computes_causal_attention_and_single_queries(T, options, expected
     assert calls == ([] if expected is None else [expected])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize('T', [4, 5])
 def test_cudnn_computes_only_the_gradients_that_it_supports(causal, T, rng, monkeypatch):

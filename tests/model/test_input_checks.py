@@ -18,6 +18,7 @@ def batch(cfg, rng):
     return ragged(cfg, rng, ROWS)
 
 
+@pytest.mark.slow
 def test_extend_checks_its_inputs_before_it_runs(params, cfg, rng):
     batch = ragged(cfg, rng, [(9, 2), (4, 0)])
     cache = vj.prefill(params, batch.tokens[1:, :4].repeat(2, 0), slots=40, cfg=cfg)[1]

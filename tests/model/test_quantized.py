@@ -134,6 +134,7 @@ def test_output_axes_of_quantized_weights_can_be_rearranged(int_dtype, rng):
     np.testing.assert_array_equal(packed.scale, plain.scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fuse', [False, True])
 @pytest.mark.parametrize(('int_dtype', 'tolerance'), [('int8', 0.02), ('int4', 0.3)])
 def test_logits_of_quantized_weights_stay_close(cfg, rng, int_dtype, tolerance, fuse):

@@ -35,6 +35,7 @@ def test_the_published_models_have_the_published_sizes():
         assert sum(x.size for x in jax.tree.leaves(vj.abstract(cfg))) == total
 
 
+@pytest.mark.slow
 def test_other_rows_do_not_change_the_logits(params, cfg, batch):
     logits = run(params, batch, cfg)
     for row, n in enumerate(batch.lengths):
@@ -165,6 +166,7 @@ def test_an_error_names_a_missing_weight_and_one_of_another_shape(params, cfg, b
         run(wrong, batch, cfg)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near_float32(cfg, batch):
     half = vj.init(jax.random.key(1), cfg, jnp.bfloat16)
     full = jax.tree.map(lambda w: w.astype(jnp.float32), half)

@@ -72,6 +72,7 @@ def test_without_a_mesh_joined_processes_are_refused(command):
     assert '--mesh' not in second.err
 
 
+@pytest.mark.slow
 def test_different_options_are_refused(command):
     script = """
 import os, sys
@@ -84,6 +85,7 @@ main()
     assert '--mesh is tensor=4 in process 0, but data=4 in process 1' in first.err
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_both(command, tmp_path):
     """Only process 0 opens the file of answers, which is of another type here."""
     (tmp_path / 'out.jsonl').write_text('notes\n')

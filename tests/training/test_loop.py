@@ -107,6 +107,7 @@ def test_a_signal_ends_an_evaluation_and_its_workers_at_once(world, keys, proces
     assert all(process.returncode is not None for process in processes)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(world, keys):
     diverging = dict(
         recipe='finetune', learning_rate=1e30, optimizer='sgd', schedule='constant', save_every=1

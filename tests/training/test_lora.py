@@ -109,6 +109,7 @@ def test_bfloat16_is_merged_in_float32_and_rounded_once(cfg, params):
         assert merged[path].dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_an_adapter_works_on_int8_weights_but_is_not_merged_into_them(cfg, params, rng):
     small = nested(quantize_leaves(flat(params), 'int8'))
     adapted = trained(small, cfg)

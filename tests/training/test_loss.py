@@ -45,6 +45,7 @@ def test_the_loss_is_the_cross_entropy_of_the_target_tokens(params, cfg, batch, 
     np.testing.assert_allclose(total, -np.sum(expected), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_other_rows_and_padding_do_not_change_the_loss(params, cfg, rng, batch):
     wide = batch._replace(tokens=np.pad(batch.tokens, ((0, 0), (0, 9)), constant_values=3))
     total, count = value(params, examples(wide, cfg), cfg)

@@ -62,6 +62,7 @@ def test_all_weights_but_norms_and_biases_decay():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TRANSFORMS)
 def test_the_projector_can_have_another_learning_rate(name):
     usual, slower = (

@@ -61,7 +61,7 @@ def summed_loss(theirs, batch: Batch, cfg):
 @pytest.mark.parametrize(
     ('cfg', 'remat'),
     [
-        pytest.param(TINY, 'none', id='none', marks=pytest.mark.slow),
+        pytest.param(TINY, 'none', id='none', marks=pytest.mark.by_hand),
         pytest.param(SMALL, 'products', id='products'),
         pytest.param(TIED, 'layers', id='layers, tied'),
     ],

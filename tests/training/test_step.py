@@ -42,6 +42,7 @@ def numbers(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow
 def test_the_loss_falls(step, halves, batches):
     trainable, frozen = halves
     state, losses = start(trainable), []

@@ -55,7 +55,12 @@ def test_rows_without_pictures_can_be_trained(world, tmp_path, accumulate):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('held_out_file', 'group_by_length'), [('text.jsonl', True), ('held.jsonl', False), ('mixed.jsonl', True)]
+    ('held_out_file', 'group_by_length'),
+    [
+        pytest.param('text.jsonl', True, marks=pytest.mark.by_hand),
+        ('held.jsonl', False),
+        ('mixed.jsonl', True),
+    ],
 )
 def test_rows_with_and_without_pictures_can_be_mixed(world, tmp_path, group_by_length, held_out_file):
     more = dict(

@@ -111,9 +111,7 @@ def test_other_numbers_of_beams_and_end_ids(pair, batch, settings):
 
 @pytest.mark.slow
 @pytest.mark.parity
-@pytest.mark.parametrize(
-    'row', [0, pytest.param(1, marks=pytest.mark.by_hand), 2, pytest.param(3, marks=pytest.mark.by_hand)]
-)
+@pytest.mark.parametrize('row', [2, *(pytest.param(row, marks=pytest.mark.by_hand) for row in (0, 1, 3))])
 def test_processors_apply_to_log_probabilities(pair, batch, row):
     # Rows alone, because the processors of transformers see the padding of a batch.
     for settings in PROCESSORS:
@@ -136,6 +134,7 @@ def check_equal(a, b):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_reports_agree_with_each_other(params, batch):
     out = vj.generate(params, batch, length_penalty=[1, 0, 0.5, 2], **RUN)
     penalty = np.repeat([1, 0, 0.5, 2], 3)
@@ -293,7 +292,11 @@ def compiled_chunk(params, batch, axes=None):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'axes',
-    [{'data': 2}, pytest.param({'tensor': 2}, marks=pytest.mark.by_hand), {'data': 2, 'tensor': 2}],
+    [
+        pytest.param({'data': 2}, marks=pytest.mark.by_hand),
+        pytest.param({'tensor': 2}, marks=pytest.mark.by_hand),
+        {'data': 2, 'tensor': 2},
+    ],
     ids=str,
 )
 def test_beams_on_a_mesh_equal_those_of_one_device(params, batch, axes):

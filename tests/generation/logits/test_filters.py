@@ -145,6 +145,7 @@ def kept(p, name, value):
     return np.flatnonzero((p >= least) | (p == p.max()))
 
 
+@pytest.mark.slow
 def test_samples_follow_the_exact_probabilities_of_each_filter():
     """Chi-square tests of all filters in one call: rows differ in their setting or their random numbers."""
     logits, n = np.random.default_rng(1).normal(size=12).astype(np.float32) * 1.5, 2500

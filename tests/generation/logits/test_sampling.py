@@ -74,6 +74,7 @@ def test_sampled_tokens_follow_the_softmax(rng):
     assert chi2 < 20.5  # 5 degrees of freedom: passed by 99.9 % of seeds
 
 
+@pytest.mark.slow
 def test_other_rows_do_not_change_a_sampled_token(rng):
     logits = rng.normal(size=(3, 50)).astype(np.float32)
     three = sampling(3)

@@ -16,6 +16,7 @@ finite = st.floats(-9, 9, width=32)
 biases = st.lists(st.tuples(st.lists(tokens, min_size=1, max_size=8), finite), max_size=8)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(
     biases,
