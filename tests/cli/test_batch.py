@@ -11,6 +11,7 @@ import pytest
 from tests.batch_files.fakes import FakeEngine, ReplyingEngine, text_of
 from tests.makers import noise
 from vipllava_jax import loading
+from vipllava_jax.asking import starting
 from vipllava_jax.engine.question import QuestionError
 
 
@@ -30,6 +31,7 @@ def engines(monkeypatch):
     module = ModuleType('vipllava_jax.engine.engine')
     module.Engine = start
     monkeypatch.setitem(sys.modules, 'vipllava_jax.engine.engine', module)
+    monkeypatch.setattr(starting, 'compile_ahead', lambda *_: lambda progress: None)
     return engines
 
 

@@ -39,11 +39,9 @@ class Started:
     def __init__(self):
         self.engines, self.options, self.fault = [], [], None
 
-    def __call__(self, model, *, progress, **options):
+    def __call__(self, model, *, progress=None, **options):
         if self.fault:
             raise self.fault
-        progress(0, 3)
-        progress(3, 3)
         self.options.append(options)
         self.engines.append(FakeEngine())
         return self.engines[-1]
@@ -51,7 +49,12 @@ class Started:
 
 @pytest.fixture
 def started(monkeypatch):
+    def finish(progress):
+        progress(0, 3)
+        progress(3, 3)
+
     monkeypatch.setattr(module, 'Engine', started := Started())
+    monkeypatch.setattr(starting, 'compile_ahead', lambda *_: finish)
     return started
 
 

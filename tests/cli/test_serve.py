@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from vipllava_jax import loading
+from vipllava_jax.asking import starting
 from vipllava_jax.device_kinds import FRACTION
 
 
@@ -20,9 +21,8 @@ def served(monkeypatch):
     class Engine:
         error = None
 
-        def __init__(self, model, *, progress, **options):
+        def __init__(self, model, **options):
             self.model, self.options = model, options
-            progress(3, 3)
             found.engine = self
 
         def stats(self):
@@ -36,6 +36,7 @@ def served(monkeypatch):
     module = ModuleType('vipllava_jax.engine.engine')
     module.Engine = Engine
     monkeypatch.setattr(process, 'run', run)
+    monkeypatch.setattr(starting, 'compile_ahead', lambda *_: lambda progress: progress(3, 3))
     monkeypatch.setitem(sys.modules, 'vipllava_jax.engine.engine', module)
     monkeypatch.setenv(FRACTION, '0.9')
     return found

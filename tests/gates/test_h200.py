@@ -133,6 +133,7 @@ def test_int4_dequantizes_one_weight_at_a_time_for_many_rows(h200):
     assert largest <= compiled.memory_analysis().temp_size_in_bytes < 2 * largest
 
 
+@pytest.mark.by_hand
 def test_adapters_of_the_same_input_share_their_dropout(h200):
     words = program.ROWS * program.PROMPT * CFG.text.width // 4  # of random bits, for dropout on q's input
 
@@ -143,6 +144,7 @@ def test_adapters_of_the_same_input_share_their_dropout(h200):
     assert hashes('q') == hashes('q', 'k', 'v') > 0
 
 
+@pytest.mark.by_hand
 def test_gradients_have_the_dtype_of_the_weights(h200):
     text = program.train(('projector', 'llama'), h200).as_text()
     q = CFG.text.width, CFG.text.heads, CFG.text.head_size

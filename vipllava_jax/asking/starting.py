@@ -1,11 +1,19 @@
 """Whether an engine is worth the time that it takes to start, and starting it."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from vipllava_jax.threads import background
 
 if TYPE_CHECKING:
     from vipllava_jax.engine.engine import Engine
     from vipllava_jax.generation.model import Model
+    from vipllava_jax.inputs.processor import Processor
+    from vipllava_jax.loading import Source
+
+Progress = Callable[[int, int], None]
+SIZES = ('rows', 'slots', 'long_rows', 'prefix_bytes')  # arguments of the engine
 
 MIN_QUESTIONS = 1000  # from which an engine, which compiles for a minute, saves more than that minute
 
@@ -19,8 +27,42 @@ def wants_engine(choice: bool | None, count: int) -> bool:
     return count >= MIN_QUESTIONS and jax.local_devices()[0].platform != 'cpu'
 
 
+def compile_ahead(
+    weights: 'Source', processor: 'Processor', options: Mapping[str, Any] = {}
+) -> Callable[[Progress], None]:
+    """Compiles the programs of an engine with these options in the background, before the weights are loaded.
+
+    Returns a function that waits for them, and calls `progress` meanwhile with the numbers of compiled
+    programs and of all. It raises no error: an engine that cannot be compiled raises the same when it starts.
+    """
+    from vipllava_jax.engine.compiling import compile_all
+    from vipllava_jax.engine.device import Device
+    from vipllava_jax.engine.memory import shapes_for
+    from vipllava_jax.generation.model import Model
+
+    shown: list[Progress] = []
+
+    def progress(done: int, total: int) -> None:
+        for show in shown:
+            show(done, total)
+
+    def compile() -> None:
+        model = Model(weights.shapes(), weights.cfg, processor)
+        shapes = shapes_for(model, **{name: options[name] for name in SIZES if name in options})
+        compile_all(Device(model.params, model.cfg, shapes, processor.image_settings), progress)
+
+    wait = background(compile)
+
+    def finish(show: Progress) -> None:
+        shown.append(show)
+        with contextlib.suppress(Exception):
+            wait()
+
+    return finish
+
+
 def start_engine(
-    model: 'Model', is_needed: bool, progress: Callable[[int, int], None] | None = None, **options: Any
+    model: 'Model', is_needed: bool, progress: Progress | None = None, **options: Any
 ) -> 'Engine | None':
     """An engine; None if the memory has no room for one, unless it `is_needed`, which makes it a ValueError.
 

@@ -49,12 +49,16 @@ def answer_all(plan: PreparedBatch, retry_errors: bool, options: dict[str, Any])
 
 @contextmanager
 def open_engine(plan: PreparedBatch, options: dict[str, Any]) -> Iterator['Engine']:
-    """Loads the weights, and starts an engine."""
+    """Loads the weights while the programs of an engine are compiled, and starts it."""
+    from vipllava_jax.asking.starting import compile_ahead
+
+    finish = compile_ahead(plan.weights, plan.processor, options)
     model, _ = load_model(plan.weights, plan.processor)
     from vipllava_jax.engine.engine import Engine
 
     with count_bar('programs') as progress:
-        engine = Engine(model, **options, progress=progress)
+        finish(progress)
+        engine = Engine(model, **options)
     with engine:
         yield engine
 

@@ -37,13 +37,15 @@ class LoadedOnce:
 
         `choice` is the value of --engine: with True, an engine that does not fit the memory is a ValueError.
         """
-        from vipllava_jax.asking.starting import start_engine, wants_engine
+        from vipllava_jax.asking.starting import compile_ahead, start_engine, wants_engine
 
         if not wants_engine(choice, count):
             return None
+        finish = compile_ahead(self.weights, self.processor)
         model = self.model()
         with count_bar('programs') as progress:
-            engine = start_engine(model, bool(choice), progress)
+            finish(progress)
+            engine = start_engine(model, bool(choice))
         if engine is None:
             click.echo('vipllava: the memory has no room for the engine: answering in batches', err=True)
         return engine

@@ -21,7 +21,7 @@ from vipllava_jax.messages import printable
 
 if TYPE_CHECKING:
     from vipllava_jax.engine.engine import Engine
-    from vipllava_jax.generation.model import Model
+    from vipllava_jax.loading import Source
     from vipllava_jax.serving.options import ServerOptions
     from vipllava_jax.serving.state import Progress
     from vipllava_jax.weight_options import WeightOptions
@@ -97,38 +97,45 @@ class ModelPlan(NamedTuple):
 
 
 def start_engine(plan: ModelPlan, options: dict[str, Any], report: 'Progress') -> 'Engine':
-    """Loads a model and starts its engine, with progress on stderr and for those who ask the server."""
-    model = load_model(plan, report)
-    report('programs', 0, 0)
-    from vipllava_jax.engine.engine import Engine
+    """Loads a model while the programs of its engine are compiled, and starts the engine.
 
+    Everything but the values of the weights is checked first. Progress is shown on stderr, and to those who
+    ask the server.
+    """
+    weights, processor = open_model(plan.source, plan.options, plan.mesh)
+    from vipllava_jax.asking.starting import compile_ahead
+    from vipllava_jax.engine.engine import Engine
+    from vipllava_jax.engine.question import check_settings
+    from vipllava_jax.inputs.prompts import check_template
+    from vipllava_jax.loading import Model, default_settings
+
+    check_template(plan.template, processor.chat_template)
+    settings = dataclasses.replace(default_settings(weights.folder), **plan.settings)
+    check_settings(settings)
+    finish = compile_ahead(weights, processor, options)
+    model = Model(load_weights(weights, report), weights.cfg, processor, settings)
+    report('programs', 0, 0)
     with count_bar('programs') as show:
 
         def progress(done: int, total: int) -> None:
             show(done, total)
             report('programs', done, total)
 
-        return Engine(model, **options, progress=progress)
+        finish(progress)
+        return Engine(model, **options)
 
 
-def load_model(plan: ModelPlan, report: 'Progress') -> 'Model':
-    """Loads a model, after everything about it is checked but the values of its weights."""
-    weights, processor = open_model(plan.source, plan.options, plan.mesh)
-    from vipllava_jax.engine.question import check_settings
-    from vipllava_jax.inputs.prompts import check_template
-    from vipllava_jax.loading import Model, default_settings
+def load_weights(weights: 'Source', report: 'Progress') -> dict[str, Any]:
+    """Loads the params of a model, with progress."""
     from vipllava_jax.progress_bar import progress_bar
 
-    check_template(plan.template, processor.chat_template)
-    settings = dataclasses.replace(default_settings(weights.folder), **plan.settings)
-    check_settings(settings)
     with progress_bar(f'loading {weights.folder.name}') as show:
 
         def progress(done: int, total: int, name: str) -> None:
             show(done, total, name)
             report('weights', done, total)
 
-        return Model(weights.load(progress), weights.cfg, processor, settings)
+        return weights.load(progress)
 
 
 def announce(options: 'ServerOptions', url: str) -> None:

@@ -51,7 +51,7 @@ from vipllava_jax.generation.state import row_letters
 from vipllava_jax.inputs.pixels import ImageSettings
 from vipllava_jax.model.llama import Cache, PrefixCache
 from vipllava_jax.model.vipllava import Params
-from vipllava_jax.sharding import default_sharding, mesh_of, sharding
+from vipllava_jax.sharding import default_sharding, mesh_of, placed_shape, sharding
 
 Place = tuple[int, int]  # a lane and a row of it
 
@@ -85,12 +85,18 @@ class Prefilled(NamedTuple):
 
 
 class Device:
-    """The lanes of an engine. Its methods start programs, and do not wait for their results."""
+    """The lanes of an engine. Its methods start programs, and do not wait for their results.
+
+    If `params` are shapes, as before weights are loaded, so are the other arrays, and take no memory.
+    Programs can be compiled for them.
+    """
 
     def __init__(self, params: Params, cfg: Config, shapes: Shapes, image_settings: ImageSettings) -> None:
         self.cfg, self.shapes, self.mesh = cfg, shapes, mesh_of(params)
+        is_real = not any(isinstance(w, jax.ShapeDtypeStruct) for w in jax.tree.leaves(params))
         # All arrays are committed to their devices, because programs are compiled for those that are.
-        self.params = params if self.mesh else jax.device_put(params, default_sharding())
+        self.params = jax.device_put(params, default_sharding()) if is_real and not self.mesh else params
+        zeros, placed = (zeros_on_device, on_device) if is_real else (placed_shapes, placed_shapes)
         self.dtype = jnp.dtype(params['llama']['norm']['w'].dtype)
         text = cfg.text
         self.caches: dict[int, Cache] = {}  # by the lanes that own them
@@ -170,7 +176,7 @@ class Device:
     ) -> tuple[NewTokens, RowSettings]:
         """The first token of an answer with settings, B = 1, and the settings with it, on the device."""
         logits = take_logits(prefilled.logits, np.int32(source))
-        whole = placed(settings, self.mesh)
+        whole = on_device(settings, self.mesh)
         lengths, allowed = (x[source : source + 1] for x in (prefilled.lengths, prefilled.allowed))
         new, used = select_first(logits, lengths, allowed, selection.part(whole), top=selection.top)
         return new, used if selection is Selection.PROCESSED else whole
@@ -275,16 +281,24 @@ class Device:
         return logits
 
 
-def placed(tree: Any, mesh: Any) -> Any:
+def on_device(tree: Any, mesh: Any) -> Any:
     """Arrays whose first axis is the batch -> the same on the device, or divided over the mesh."""
     return jax.tree.map(lambda x: jax.device_put(x, sharding(row_letters(x), x.shape, mesh)), tree)
 
 
-def zeros(shapes: Any, mesh: Any) -> Any:
+def zeros_on_device(shapes: Any, mesh: Any) -> Any:
     """Arrays of zeros of these shapes, whose first axis is the batch, each in a buffer of its own."""
 
     def create(x: jax.ShapeDtypeStruct) -> Array:
-        letters = 'BSKH' if len(x.shape) == 4 else row_letters(x)
-        return jnp.zeros(x.shape, x.dtype, device=sharding(letters, x.shape, mesh))
+        return jnp.zeros(x.shape, x.dtype, device=x.sharding)
 
-    return jax.tree.map(create, shapes)
+    return jax.tree.map(create, placed_shapes(shapes, mesh))
+
+
+def placed_shapes(tree: Any, mesh: Any) -> Any:
+    """The shapes of arrays whose first axis is the batch, as they are placed on the device or mesh."""
+
+    def placed(x: Any) -> jax.ShapeDtypeStruct:
+        return placed_shape(x, 'BSKH' if len(x.shape) == 4 else row_letters(x), mesh=mesh)
+
+    return jax.tree.map(placed, tree)

@@ -11,7 +11,7 @@ from vipllava_jax.answering.questions import check_model
 from vipllava_jax.engine.compiling import CompilationCounter, compile_all
 from vipllava_jax.engine.device import Device
 from vipllava_jax.engine.matching import Vocabulary
-from vipllava_jax.engine.memory import default_prefix_bytes, shapes_for
+from vipllava_jax.engine.memory import SLOTS, default_prefix_bytes, shapes_for
 from vipllava_jax.engine.pictures import Pictures, Prepared
 from vipllava_jax.engine.prefix_store import PrefixStore
 from vipllava_jax.engine.programs import PICTURES
@@ -47,7 +47,7 @@ class Engine:
         model: Model,
         *,
         rows: int | None = None,
-        slots: int = 1024,
+        slots: int = SLOTS,
         long_rows: int | Mapping[int, int] | None = None,
         prefix_bytes: int | None = None,
         queue: int = 1024,

@@ -23,7 +23,7 @@ from vipllava_jax.sharding import mesh_of
 
 PREFIX_BYTES = 4 << 30
 RESERVE = 0.06  # the part of the memory that stays free, for programs and for what lies between buffers
-MIN_SLOTS = 16
+SLOTS, MIN_SLOTS = 1024, 16  # of most rows
 MOST_ROWS = 256
 LONG_ROWS = 2  # of the full context
 MIDDLE = 0.2  # the part of the memory for rows that have twice the slots of most rows
@@ -38,12 +38,13 @@ def default_prefix_bytes() -> int:
 
 def shapes_for(
     model: Model,
-    rows: int | None,
-    slots: int,
-    long_rows: int | Mapping[int, int] | None,
-    prefix_bytes: int,
+    rows: int | None = None,
+    slots: int = SLOTS,
+    long_rows: int | Mapping[int, int] | None = None,
+    prefix_bytes: int | None = None,
 ) -> Shapes:
     """The shapes of an engine; ValueError for a number that is out of range."""
+    prefix_bytes = default_prefix_bytes() if prefix_bytes is None else prefix_bytes
     wide = long_rows if isinstance(long_rows, Mapping) else {}
     numbers: dict[str, tuple[Any, int]] = {
         'rows': (rows, 1),

@@ -1,0 +1,46 @@
+"""The programs of an engine are compiled while its weights are loaded."""
+
+import re
+
+import jax
+import pytest
+
+from vipllava_jax import loading
+from vipllava_jax.asking.starting import compile_ahead
+from vipllava_jax.engine.engine import Engine
+from vipllava_jax.generation.model import Model
+from vipllava_jax.inputs.processor import Processor
+
+SIZES = {'rows': 2, 'slots': 64, 'long_rows': {128: 1}}
+
+
+@pytest.fixture
+def weights(folder):
+    return loading.open(folder)
+
+
+@pytest.fixture
+def processor(folder, weights):
+    return Processor.load(folder).for_model(weights.cfg)
+
+
+@pytest.mark.slow
+def test_what_is_compiled_ahead_is_not_compiled_again(weights, processor, caplog):
+    seen = []
+    finish = compile_ahead(weights, processor, {**SIZES, 'queue': 3})
+    model = Model(weights.load(), weights.cfg, processor)
+    finish(lambda done, total: seen.append((done, total)))
+    finish(lambda done, total: None)  # all is done
+    with jax.log_compiles(), caplog.at_level('WARNING'), Engine(model, **SIZES, workers=0) as engine:
+        assert engine.stats().compilations == 0
+    compiled = re.findall(r'Compiling jit\((\w+)\)', caplog.text)
+    assert not {*compiled} & {'decode_lanes', 'prefill_prompts', 'select_next', 'put_rows', 'read_pictures'}
+    assert seen[-1][0] == seen[-1][1] > 50
+    assert seen == sorted(seen)
+
+
+def test_sizes_without_room_are_an_error_of_the_engine_alone(weights, processor):
+    options = {**SIZES, 'rows': 0}
+    compile_ahead(weights, processor, options)(lambda done, total: None)
+    with pytest.raises(ValueError, match='rows is 0'):
+        Engine(Model(weights.load(), weights.cfg, processor), **options)
