@@ -73,9 +73,22 @@ def test_the_memory_of_all_bodies_is_bounded():
         error = refused(429, [None], {**KIND, 'content-length': '51'}, memory=memory)
         assert (error.code, error.retry_after) == ('too_many_bytes', 1)
         refused(429, [b'x' * 30, b'x' * 30], memory=memory)
-        assert len(read([b'x' * 50], memory=memory)) == 50
+        assert len(read([b'x' * 50], {**KIND, 'content-length': '50'}, memory=memory)) == 50
         assert memory.used == 100
     assert memory.used == 0
+
+
+def test_a_declared_length_takes_no_memory_before_the_body_arrives():
+    memory, used = BodyMemory(150), []
+    headers = Headers({**KIND, 'content-length': '90'})
+
+    async def receive():
+        used.append(memory.used)
+        return {'type': 'http.request', 'body': b'x' * 30, 'more_body': len(used) < 3}
+
+    with memory.hold() as grow:
+        assert len(asyncio.run(read_body(headers, receive, 100, 5.0, grow))) == 90
+        assert (used, memory.used) == ([0, 30, 60], 90)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class BodyMemory:
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int, seconds: float, grow: Grow) -> bytes:
-    """The body of a request of at most `limit` bytes, for which `grow` takes memory before it is read.
+    """The body of a request of at most `limit` bytes, for which `grow` takes memory as it arrives.
 
     Raises ApiError for a body that is not declared as JSON (415), too large (413) or too slow (408), and
     Disconnected if the client is gone.
@@ -58,7 +58,8 @@ async def read_body(headers: Headers, receive: Receive, limit: int, seconds: flo
     declared = declared_length(headers)
     if declared > limit:
         raise too_large(limit)
-    grow(declared)
+    grow(declared)  # refuses what has no room now; kept, it would cost others room and its client nothing
+    grow(-declared)
     parts, size = [], 0
     try:
         async with asyncio.timeout(seconds):
@@ -70,9 +71,7 @@ async def read_body(headers: Headers, receive: Receive, limit: int, seconds: flo
                 size += len(parts[-1])
                 if size > limit:
                     raise too_large(limit)
-                if size > declared:
-                    grow(size - declared)
-                    declared = size
+                grow(len(parts[-1]))
                 if not message.get('more_body', False):
                     return b''.join(parts)
     except TimeoutError:
