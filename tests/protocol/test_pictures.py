@@ -59,7 +59,7 @@ def test_everything_else_is_refused(url, message):
 def test_large_pictures_are_refused_before_they_are_decoded(monkeypatch):
     assert read_picture(uri(b'x' * 1000), 'here', SMALL, {}) == b'x' * 1000
     assert refused(read_picture, uri(b'x' * 1001), 'here', SMALL, {}).status == 413
-    monkeypatch.setattr('vipllava_jax.protocol.pictures.decode_data_uri', None)
+    monkeypatch.setattr('vipllava_jax.protocol.pictures.base64_of', None)
     error = refused(read_picture, uri(b'x' * 2000), 'here', SMALL, {})
     assert (error.status, error.code) == (413, 'picture_too_large')
 

@@ -137,7 +137,7 @@ def test_requests_are_logged_and_counted(live, seen):
     assert 0 < seconds < 10
     assert seen[1][1] == '/v1/chat/completions'
     assert seen[1][4:] == (200, 'finished')
-    assert seen[4][2:] == (None, (), 400, 'error')
+    assert seen[4][2:] == (None, [], 400, 'error')
     assert isinstance(seen[5][7], ApiError)
     assert seen[5][8] is None
 

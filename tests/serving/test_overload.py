@@ -1,10 +1,13 @@
 """More requests than the server takes are refused at once, and those that it takes are not disturbed."""
 
 import json
+import resource
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.serving.live import read_response, read_status, request_bytes
+from vipllava_jax.serving import answering
 
 PROMPT = {'tokens': 5}
 
@@ -99,3 +102,37 @@ def test_bodies_that_wait_have_bounded_memory(live):
     assert read_status(first) == 200
     assert server.ask(tokens=1, user='x' * 600).status == 200
     first.close()
+
+
+def test_bodies_that_are_announced_and_not_sent_leave_room_for_others(live):
+    server = live(memory_for_bodies=48 << 20)
+    length = server.server.options.limits.body_bytes
+    head = f'Content-Type: application/json\r\nContent-Length: {length}\r\n'
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    clients = [server.connect() for _ in range(50)]
+    for client in clients:
+        client.sendall(request_bytes(b'{', head))
+    server.wait(lambda: server.server.bodies.used == len(clients))
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < 16 << 20
+    assert server.ask().status == 200
+    for client in clients:
+        client.close()
+    server.wait(server.is_idle)
+
+
+def test_a_request_is_asked_before_later_ones_are_read(live, monkeypatch):
+    server = live()
+    order, read, submit = [], answering.read_request, server.engine.submit
+    monkeypatch.setattr(answering, 'read_request', lambda *args: order.append('read') or read(*args))
+    monkeypatch.setattr(server.engine, 'submit', lambda question: order.append('asked') or submit(question))
+    server.server.threads.shutdown()
+    server.server.threads = ThreadPoolExecutor(1)
+    going = threading.Event()
+    server.server.threads.submit(going.wait)
+    clients = [server.send(**PROMPT) for _ in range(3)]
+    server.wait(lambda: server.server.threads._work_queue.qsize() == 3)
+    going.set()
+    assert [read_status(client) for client in clients] == [200] * 3
+    assert order == ['read', 'asked'] * 3
+    for client in clients:
+        client.close()

@@ -15,10 +15,15 @@ def is_data_uri(text: str) -> bool:
 
 def decode_data_uri(uri: str, name: str) -> bytes:
     """The bytes in a data URI; ValueError, which begins with the name, unless it is in base64."""
+    return decode_base64(base64_of(uri, name), name)
+
+
+def base64_of(uri: str, name: str) -> str:
+    """The base64 in a data URI, unchecked; ValueError, which begins with the name, for another encoding."""
     header, _, data = uri.partition(',')
     if not is_data_uri(header) or not header.lower().endswith(';base64'):
         raise ValueError(f'{name}: expected a data URI in base64, found one that begins {brief(header)}')
-    return decode_base64(data, name)
+    return data
 
 
 def decode_base64(text: str, name: str) -> bytes:

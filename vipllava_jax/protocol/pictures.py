@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from vipllava_jax.inputs.data_uris import decode_data_uri, is_data_uri
+import msgspec
+
+from vipllava_jax.inputs.data_uris import base64_of, is_data_uri
 from vipllava_jax.inputs.images import ImageSource, image_size
 from vipllava_jax.inputs.mark_fields import read_mark
 from vipllava_jax.inputs.marks import Mark
@@ -25,7 +27,9 @@ def read_picture(url: str, name: str, limits: Limits, fetched: Mapping[str, Imag
     if is_data_uri(url):
         _check_length(len(url) - HEADER, limits.picture_bytes // 3 * 4 + 4, name, limits)
         try:
-            data = decode_data_uri(url, name)
+            data = msgspec.convert(base64_of(url, name), bytes)  # in a quarter of the time of `binascii`
+        except msgspec.ValidationError:
+            raise ApiError(400, f'{name}: the data is not valid base64', name) from None
         except ValueError as error:
             raise ApiError(400, str(error), name) from None
         _check_length(len(data), limits.picture_bytes, name, limits)

@@ -1,18 +1,21 @@
 """Reads the JSON of a request, which may hold anything, into a Struct within limits of size and depth."""
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
-from vipllava_jax.data.row_values import check_values, is_safe_json
+from vipllava_jax.data.row_values import MAX_DEPTH, check_values, may_have_surrogates
 from vipllava_jax.messages import brief
 from vipllava_jax.protocol.errors import ApiError
 
 T = TypeVar('T', bound=Struct)
 MAX_VALUES = 200_000  # commas and brackets in a request: a value of two bytes can take 200 in memory
+PART = 1 << 16  # bytes that are counted at a time, so that this takes little memory
 MAX_IGNORED = 20  # ignored fields that are named
 MAX_NAME = 64  # characters of such a name
 WORDS = {
@@ -29,7 +32,8 @@ MISSING = re.compile(r'Object missing required field `(\w+)`')
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """The JSON object in the body of a request; ApiError if it is not one, or too large once it is parsed."""
-    if sum(data.count(mark) for mark in (b',', b'[', b'{')) > MAX_VALUES:
+    openings = count_bytes(data, b'[{')
+    if openings + count_bytes(data, b',') > MAX_VALUES:
         raise ApiError(400, f'the body holds more than {MAX_VALUES:,} values: send less at a time')
     try:
         fields = msgspec.json.decode(data)
@@ -39,12 +43,19 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise ApiError(400, f'the body is not JSON in UTF-8: {error}') from None
     if not isinstance(fields, dict):
         raise ApiError(400, f'the body is {shown(fields)}: expected an object, such as {{"model": …}}')
-    if not is_safe_json(data):
+    if openings > MAX_DEPTH or may_have_surrogates(data):
         try:
             check_values(fields)
         except ValueError as error:
             raise ApiError(400, str(error)) from None
     return fields
+
+
+def count_bytes(data: bytes, values: bytes) -> int:
+    """How many bytes are one of these values; several times as fast as `bytes.count` for large data."""
+    found = np.frombuffer(data, np.uint8)
+    parts = [found[at : at + PART] for at in range(0, len(found), PART)]
+    return sum(int(np.count_nonzero(part == value)) for part in parts for value in values)
 
 
 def to_struct(
@@ -70,7 +81,7 @@ def to_struct(
 def _unknown(value: Any, found: Any, path: str) -> Iterator[str]:
     """The paths of the fields that a Struct, or those within it, have not taken; null counts as absent."""
     if isinstance(found, Struct) and isinstance(value, Mapping):
-        known = {field.encode_name: field.name for field in msgspec.structs.fields(found)}
+        known = _fields(type(found))
         tag = found.__struct_config__.tag_field
         for name, part in value.items():
             at = f'{path}.{name}' if path else name
@@ -81,6 +92,12 @@ def _unknown(value: Any, found: Any, path: str) -> Iterator[str]:
     elif isinstance(found, list) and isinstance(value, list):
         for n, (part, read) in enumerate(zip(value, found, strict=True)):
             yield from _unknown(part, read, f'{path}[{n}]')
+
+
+@functools.cache
+def _fields(kind: type[Struct]) -> dict[str, str]:
+    """The names of the fields of a Struct, by those that they have in JSON."""
+    return {field.encode_name: field.name for field in msgspec.structs.fields(kind)}
 
 
 def _error(message: str, fields: dict[str, Any], choices: Mapping[str, Sequence[str]]) -> ApiError:

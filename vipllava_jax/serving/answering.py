@@ -1,6 +1,7 @@
 """The endpoints that ask the engine: from the body of a request to its answer."""
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -8,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from vipllava_jax.protocol.endpoints import Endpoint
 from vipllava_jax.protocol.exchange import Exchange
-from vipllava_jax.protocol.requests import remote_urls
+from vipllava_jax.protocol.requests import GenerationRequest, read_request, remote_urls
 from vipllava_jax.protocol.served import Served
 from vipllava_jax.serving.asking import Asking
 from vipllava_jax.serving.bodies import JSON, Grow
@@ -30,13 +31,14 @@ class Answering:
         server.metrics.arrived(self.path)
         with server.admit() as (engine, served), server.bodies.hold() as grow:
             server.check_queue(engine)
-            exchange = await self.read(Headers(scope=scope), receive, grow, served, record)
-            asking = Asking(engine, exchange.questions, server.wakeups, only_ends=not exchange.stream)
+            asking = Asking(engine, server.wakeups)
             record.replies = asking.replies
+            body = await server.body(Headers(scope=scope), receive, grow)
             watching = asyncio.create_task(asking.watch(receive))
-            headers = ignored_fields(record.ignored)
             try:
-                await server.in_thread(asking.ask)
+                exchange = await self.ask(body, asking, served, record, grow)
+                del body  # the questions have its pictures
+                headers = ignored_fields(record.ignored)
                 if exchange.stream:
                     await stream(server, asking, exchange, record, EventStream(send, headers))
                 else:
@@ -46,14 +48,25 @@ class Answering:
                 watching.cancel()
                 asking.close()
 
-    async def read(
-        self, headers: Headers, receive: Receive, grow: Grow, served: Served, record: Record
-    ) -> Exchange:
-        """Reads a request -> its questions; raises ApiError for an invalid one."""
+    async def ask(self, body: bytes, asking: Asking, served: Served, record: Record, grow: Grow) -> Exchange:
+        """Reads a request and asks its questions; raises ApiError for an invalid one, and errors of `Asking`.
+
+        If it names no URLs, all this is one task of a thread: a second one would wait until all other
+        requests that have arrived are read, and the engine with it.
+        """
         server = self.server
-        request, ignored = await server.read(headers, receive, grow, self.endpoint.request)
-        urls = remote_urls(request)
-        fetched = await server.images.fetch(urls, grow) if urls else {}
-        exchange = await server.in_thread(self.endpoint.exchange, request, served, record.id, fetched)
-        record.exchange, record.ignored = exchange, ignored
+
+        def read() -> tuple[GenerationRequest, Exchange | None]:
+            request, record.ignored = read_request(body, self.endpoint.request)
+            return request, None if remote_urls(request) else ask(request, {})
+
+        def ask(request: GenerationRequest, fetched: Mapping[str, bytes]) -> Exchange:
+            record.exchange = exchange = self.endpoint.exchange(request, served, record.id, fetched)
+            asking.ask(exchange.questions, only_ends=not exchange.stream)
+            return exchange
+
+        request, exchange = await server.in_thread(read)
+        if exchange is None:
+            fetched = await server.images.fetch(remote_urls(request), grow)
+            exchange = await server.in_thread(ask, request, fetched)
         return exchange

@@ -20,16 +20,14 @@ RETRY = 0.05  # seconds until a question is asked again for which the queue had 
 class Asking:
     """The questions of one request: `replies` grows as the queue of the engine has room for them.
 
-    With `only_ends`, the end of a reply is news, but its pieces are not. All methods but `ask` belong to the
-    thread of the event loop in which it was created.
+    All methods but `ask` and `ask_more` belong to the thread of the event loop in which it was created.
     """
 
-    def __init__(
-        self, engine: Engine, questions: Sequence[Question], wakeups: Wakeups, only_ends: bool
-    ) -> None:
+    def __init__(self, engine: Engine, wakeups: Wakeups) -> None:
         self.replies: list[Reply] = []
-        self._engine, self._left = engine, deque(questions)
-        self._wakeups, self._only_ends = wakeups, only_ends
+        self._engine, self._wakeups = engine, wakeups
+        self._left: deque[Question] = deque()
+        self._only_ends = False
         self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
         self._changed: deque[int] = deque()  # replies with something to read
         self._readers: dict[int, PieceReader] = {}
@@ -46,12 +44,18 @@ class Asking:
         """Whether all questions are answered, and everything is read."""
         return not self._left and len(self._complete) == len(self.replies)
 
-    def ask(self) -> None:
-        """Asks the questions that are left, in any thread.
+    def ask(self, questions: Sequence[Question], only_ends: bool) -> None:
+        """Asks the questions, in any thread; with `only_ends`, pieces of a reply are no news, only its end.
 
-        Raises QueueFull if there is no room for the first; the others wait for `ask` to be called again.
-        Raises the other errors of `Engine.submit`.
+        Raises QueueFull if there is no room for the first; the others wait for `ask_more`. Raises the other
+        errors of `Engine.submit`.
         """
+        self._left.extend(questions)
+        self._only_ends = only_ends
+        self.ask_more()
+
+    def ask_more(self) -> None:
+        """Asks the questions that are left, in any thread; raises the errors of `ask`."""
         while self._left and not self._is_closed:
             try:
                 reply = self._engine.submit(self._left[0])

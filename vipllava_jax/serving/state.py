@@ -149,14 +149,17 @@ class Server:
         """The result of work that would hold up the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
 
+    async def body(self, headers: Headers, receive: Receive, grow: Grow) -> bytes:
+        """The body of a request; raises the errors of `read_body`."""
+        options = self.options
+        return await read_body(headers, receive, options.limits.body_bytes, options.body_timeout, grow)
+
     async def read(self, headers: Headers, receive: Receive, grow: Grow, kind: type[Any]) -> Any:
         """Reads a request of a kind -> it, and the names of its fields that have no effect.
 
         Raises ApiError for an invalid one, and the errors of `read_body`.
         """
-        options = self.options
-        data = await read_body(headers, receive, options.limits.body_bytes, options.body_timeout, grow)
-        return await self.in_thread(read_request, data, kind)
+        return await self.in_thread(read_request, await self.body(headers, receive, grow), kind)
 
     async def drain(self) -> None:
         """Refuses new requests, and waits for the others; those that run out of time end with an error."""

@@ -89,7 +89,7 @@ async def whole(server: Server, asking: Asking, exchange: Exchange) -> bytes:
 async def ask_more(server: Server, asking: Asking) -> None:
     """Asks the questions for which the queue had no room before."""
     if asking.has_more:
-        await server.in_thread(asking.ask)
+        await server.in_thread(asking.ask_more)
 
 
 def encode(event: dict[str, Any]) -> bytes:
