@@ -69,6 +69,18 @@ def test_what_is_not_http_is_an_error_in_json(live):
         client.close()
 
 
+def test_what_follows_a_body_of_two_lengths_is_no_request(live):
+    client = live().connect()
+    head = 'Content-Type: application/json\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n'
+    inner = b'GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    client.sendall(request_bytes(b'2\r\n{}\r\n0\r\n\r\n' + inner, head))
+    found = read_all(client)
+    assert found.startswith(b'HTTP/1.1 400 Bad Request\r\n')
+    assert found.count(b'HTTP/1.1') == 1
+    assert json.loads(found.partition(b'\r\n\r\n')[2])['error']['code'] == 'invalid_http'
+    client.close()
+
+
 @pytest.mark.parametrize('other', ['h2c', 'websocket'])
 def test_an_offer_of_another_protocol_is_declined_in_silence(live, caplog, other):
     offer = {'Connection': 'Upgrade', 'Upgrade': other}

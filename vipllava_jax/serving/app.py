@@ -17,7 +17,7 @@ from vipllava_jax.protocol.endpoints import ENDPOINTS
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.serving.access import Access
 from vipllava_jax.serving.answering import Answering
-from vipllava_jax.serving.bodies import Disconnected, has_body, is_small_body
+from vipllava_jax.serving.bodies import Disconnected, check_lengths, has_body, is_small_body
 from vipllava_jax.serving.connections import STALLED
 from vipllava_jax.serving.information import Information
 from vipllava_jax.serving.page_files import FOLDER, PageFiles
@@ -112,6 +112,7 @@ class Reception:
         try:
             if response := self.access.preflight(scope['method'], headers):  # which has no key
                 return response
+            check_lengths(headers)
             self.access.check(scope['path'], headers)
             await self.app(scope, receive, send)
         except Disconnected:
@@ -122,7 +123,7 @@ class Reception:
         except Exception as error:
             if record.status:
                 raise
-            record.failed(self.server.explain(error))
+            record.failed(self.server.explain(error, record.exchange))
             return error_response(record.error)
         return None
 

@@ -78,6 +78,13 @@ async def read_body(headers: Headers, receive: Receive, limit: int, seconds: flo
         raise ApiError(408, f'the body did not arrive within {seconds:g} seconds', code='timeout') from None
 
 
+def check_lengths(headers: Headers) -> None:
+    """Raises ApiError (400) for a body of two lengths: a proxy in front may have taken the other one."""
+    if 'content-length' in headers and 'transfer-encoding' in headers:
+        message = 'the request has both Content-Length and Transfer-Encoding: send one of them'
+        raise ApiError(400, message, code='invalid_http')
+
+
 def check_type(headers: Headers) -> None:
     """Raises ApiError (415) for anything but plain JSON, which a web page cannot send to other servers."""
     found = headers.get('content-type', '')
