@@ -162,6 +162,7 @@ def ids_of(sets):
 def test_formats_that_cannot_be_used_are_errors_of_the_question(tokenizer, answer_format, message):
     with pytest.raises(QuestionError, match=message) as caught:
         matcher(tokenizer, answer_format)
+    assert caught.value.part == 'answer_format'
     assert str(caught.value).isprintable()
     assert 'llguidance' not in str(caught.value)
 

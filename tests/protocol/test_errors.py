@@ -22,5 +22,11 @@ def test_errors_have_a_status_and_a_body(error, status, type, code, retry_after)
     assert 'secret' not in found.message
 
 
+def test_the_part_of_a_question_that_is_at_fault_becomes_a_field():
+    params = {'images': 'messages[0].content[0]'}
+    assert api_error(QuestionError('x', 'images'), params).param == 'messages[0].content[0]'
+    assert api_error(QuestionError('x', 'prompt'), params).param is None
+
+
 def test_messages_are_printable():
     assert ApiError(400, 'a\x1b[31m\nb').message == 'a\\x1b[31m b'

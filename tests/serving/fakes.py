@@ -138,6 +138,7 @@ class FakeExchange:
         )
         self.stream, self.id, self.fault, self.pad = request.stream, id, request.fault, 'x' * request.pad
         self.drawing = request.drawing
+        self.params = {'images': 'urls'}
 
     def body(self, replies: Any) -> dict[str, Any]:
         if self.fault == 'body':

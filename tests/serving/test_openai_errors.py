@@ -6,10 +6,16 @@ import json
 import openai
 import pytest
 
-from tests.serving.demo import NAME, chat, sent, user
+from tests.serving.demo import NAME, chat, data_uri, encoded, image_part, mark_on, scene, sent, user
 
 pytestmark = pytest.mark.slow
 LONG = {'max_tokens': 300, 'extra_body': {'ignore_eos': True}}  # for seconds
+DAMAGED = {'type': 'image_url', 'image_url': {'url': data_uri(encoded(scene())[:-500])}}
+OUTSIDE = {'shape': 'rectangle', 'box': [1000, 1000, 1200, 1200], 'color': 'red'}
+
+
+def json_schema(schema):
+    return {'type': 'json_schema', 'json_schema': {'name': 'answer', 'schema': schema}}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,17 @@ LONG = {'max_tokens': 300, 'extra_body': {'ignore_eos': True}}  # for seconds
         ({'extra_body': {'adapter': 'other'}}, 'adapter'),
         ({'extra_body': {'template': 'none'}}, 'template'),
         ({'extra_body': {'structured_outputs': {'choice': []}}}, 'structured_outputs.choice'),
+        ({'extra_body': {'structured_outputs': {'choice': [' a']}}}, 'structured_outputs.choice'),
+        ({'extra_body': {'structured_outputs': {'regex': '('}}}, 'structured_outputs.regex'),
+        ({'response_format': json_schema({'type': 'nothing'})}, 'response_format'),
+        ({'messages': [user(' ')]}, 'messages'),
+        ({'messages': [user('What?', DAMAGED)]}, 'messages[0].content[0]'),
+        ({'messages': [user('What?', image_part(), DAMAGED)]}, 'messages'),
+        ({'messages': [user('What?', image_part(1, OUTSIDE))]}, 'messages[0].content[0]'),
+        ({'n': 8, 'temperature': 1}, 'n'),
+        ({'extra_body': {'bad_words': ['zq' * 30]}}, 'bad_words'),
+        ({'extra_body': {'repetition_penalty': 1e-35}}, 'repetition_penalty'),
+        ({'extra_body': {'min_tokens': 30}}, 'min_tokens'),
     ],
 )
 def test_invalid_requests_name_the_field(ask, fields, param):
@@ -42,6 +59,36 @@ def test_invalid_requests_name_the_field(ask, fields, param):
     assert error.value.param == param
     assert error.value.type == 'invalid_request_error'
     assert error.value.request_id
+
+
+@pytest.mark.parametrize(
+    ('path', 'fields', 'param'),
+    [
+        (
+            '/completions',
+            {'prompt': 'x', 'response_format': json_schema({'type': 'nothing'})},
+            'response_format',
+        ),
+        ('/completions', {'prompt': 'x', 'n': 8, 'temperature': 1}, 'n'),
+        ('/regions', {'image': DAMAGED['image_url']['url']}, 'image'),
+        ('/regions', {'structured_outputs': {'regex': '('}}, 'structured_outputs.regex'),
+        ('/regions', {'max_tokens': 10_000}, 'max_tokens'),
+        ('/preview', {'image': DAMAGED['image_url']['url']}, 'image'),
+    ],
+)
+def test_errors_of_the_engine_name_the_field_of_each_endpoint(client, path, fields, param):
+    image = image_part()['image_url']['url']
+    about = {'image': image, 'regions': [mark_on(1)], 'question': 'What is {mark}?'}
+    body = {'model': NAME, **(about if path == '/regions' else {}), **fields}
+    with pytest.raises(openai.BadRequestError) as error:
+        client.post(path, cast_to=object, body=body)
+    assert error.value.param == param
+
+
+def test_an_error_of_a_stream_names_the_field(ask):
+    with pytest.raises(openai.APIError) as error:
+        list(ask('What?', DAMAGED, stream=True))
+    assert error.value.param == 'messages[0].content[0]'
 
 
 def test_a_wrong_key(client):

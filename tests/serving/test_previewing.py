@@ -61,8 +61,8 @@ def test_a_preview_is_what_the_engine_sees(server, model, fit):
         ({'visual_prompts': [MARK] * 5}, 'visual_prompts', 'expected at most 4'),
         ({'visual_prompts': [{**MARK, 'shape': 'star'}]}, 'visual_prompts[0]', 'unknown shape'),
         ({'visual_prompts': [{**MARK, 'image': 2}]}, 'visual_prompts[0]', 'image 2'),
-        ({'visual_prompts': [{**MARK, 'box': [0, 0, 900, 900]}]}, None, 'outside the picture'),
-        ({'image': uri(png()[:-60])}, None, ''),
+        ({'visual_prompts': [{**MARK, 'box': [0, 0, 900, 900]}]}, 'visual_prompts[0]', 'outside the picture'),
+        ({'image': uri(png()[:-60])}, 'image', ''),
         ({'fit': 'stretch'}, 'fit', ''),
     ],
 )

@@ -15,7 +15,7 @@ from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.inputs.data_uris import is_data_uri
 from vipllava_jax.messages import brief, listed, printable
 from vipllava_jax.protocol.endpoints import ENDPOINTS
-from vipllava_jax.protocol.errors import ApiError, api_error
+from vipllava_jax.protocol.errors import NO_PARAMS, ApiError, api_error
 from vipllava_jax.protocol.exchange import Exchange
 from vipllava_jax.protocol.requests import picture_urls, request_from_fields
 from vipllava_jax.protocol.served import Served
@@ -43,7 +43,7 @@ class RequestLines:
 
     def error(self, error: Exception) -> dict[str, Any]:
         if isinstance(error, ApiError | QuestionError):
-            refused = api_error(error)
+            refused = api_error(error, self.exchange.params if self.exchange else NO_PARAMS)
             return self._line(refused.status, refused.body())
         fault = {'code': BROKEN, 'message': printable(str(error))}
         return {**self._head, 'response': None, 'error': fault}

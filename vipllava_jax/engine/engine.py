@@ -115,19 +115,21 @@ class Engine:
         """Raises QuestionError for a question for which the engine has not enough rows or slots."""
         if (count := len(question.question.images)) > PICTURES:
             raise QuestionError(
-                f'there are {count} images, but the engine reads at most {PICTURES} for a question'
+                f'there are {count} images, but the engine reads at most {PICTURES} for a question', 'images'
             )
         tokens = len(question.ids) + question.limit
         if tokens > self.shapes.largest:
             raise QuestionError(
                 f'a prompt of {len(question.ids)} tokens and {question.limit} new ones need as many slots, '
-                f'but the largest rows of the engine have {self.shapes.largest}: ask for fewer new tokens'
+                f'but the largest rows of the engine have {self.shapes.largest}: ask for fewer new tokens',
+                'max_new_tokens',
             )
         n = question.settings.num_return_sequences
         rows = max(rows for rows, slots in self.shapes.levels if slots >= tokens)
         if n > rows:
             raise QuestionError(
-                f'num_return_sequences is {n}, but the engine has {rows} rows of enough slots: ask for fewer'
+                f'num_return_sequences is {n}, but the engine has {rows} rows of enough slots: ask for fewer',
+                'num_return_sequences',
             )
 
     def drain(self, timeout: float | None = None) -> bool:

@@ -17,6 +17,7 @@ from vipllava_jax.messages import printable
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+PART = 'answer_format'  # of a question, which is at fault
 NO_TEXT = b'\xff<%d>'  # llguidance's notation of a token that no grammar allows
 # What formats may cost; the time of a token's mask is bounded by the fuel and the items of a step.
 LIMITS: dict[str, Any] = {
@@ -57,11 +58,11 @@ class Matcher:
         """
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: len(self._texts)] & self._texts
         if self._matcher.is_error():
-            raise QuestionError(f'the format of the answer is too complex: {reason(self._matcher)}')
+            raise QuestionError(f'the format of the answer is too complex: {reason(self._matcher)}', PART)
         if self._matcher.is_accepting():
             mask = mask | self._ends
         if not mask.any():
-            raise QuestionError('no token of the vocabulary continues the answer in its format')
+            raise QuestionError('no token of the vocabulary continues the answer in its format', PART)
         return mask
 
     @property
@@ -92,17 +93,17 @@ class Vocabulary:
         try:
             grammar = grammar_of(answer_format)
         except (ValueError, TypeError) as error:
-            raise QuestionError(str(error)) from None
+            raise QuestionError(str(error), PART) from None
         tokenizer, texts, spaces = self._vocabulary()
         from llguidance import LLMatcher, LLParserLimits
 
         found = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(**LIMITS))
         if found.is_error():
-            raise QuestionError(f'the format of the answer cannot be used: {reason(found)}')
+            raise QuestionError(f'the format of the answer cannot be used: {reason(found)}', PART)
         matcher = Matcher(found, texts, eos)
         if not (matcher.allowed() & ~spaces).any():
             raise QuestionError(
-                'no answer can have this format: answers neither begin nor end with white space'
+                'no answer can have this format: answers neither begin nor end with white space', PART
             )
         return (matcher, *(matcher.copy() for _ in range(count - 1)))
 
@@ -118,7 +119,7 @@ class Vocabulary:
             from llguidance import LLTokenizer, TokenizerWrapper
         except ImportError:
             raise QuestionError(
-                "the format of an answer needs llguidance: pip install 'vipllava-jax[serve]'"
+                "the format of an answer needs llguidance: pip install 'vipllava-jax[serve]'", PART
             ) from None
         spelled = token_bytes(self._tokenizer, range(self._size))
         texts = {id for id, data in enumerate(spelled) if data and id not in self._no_text}

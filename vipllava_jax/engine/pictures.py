@@ -131,11 +131,11 @@ class Pictures:
         except WorkerLost as error:
             if self._closed.is_set():
                 raise CancelledError(str(error)) from None
-            raise QuestionError(f'{listed(_names(question), 3)}: {error}') from None
+            raise QuestionError(f'{listed(_names(question), 3)}: {error}', 'images') from None
         except Exception as error:
-            raise QuestionError(message_of(error)) from None
+            raise QuestionError(message_of(error), 'images') from None
         if isinstance(found, str):
-            raise QuestionError(found)
+            raise QuestionError(found, 'images')
         return found
 
 

@@ -33,7 +33,14 @@ MAX_TOKEN_CHARACTERS = 256  # more than a token of any vocabulary stands for
 
 
 class QuestionError(ValueError):
-    """A question that can never be answered; the message says why, and what to do."""
+    """A question that can never be answered; the message says why, and what to do.
+
+    `part` is what is at fault: the name of a field of the Question or of its settings, '' if that is unknown.
+    """
+
+    def __init__(self, message: str, part: str = '') -> None:
+        super().__init__(message)
+        self.part = part
 
 
 class QueueFull(RuntimeError):
@@ -92,9 +99,11 @@ def encode(question: Question, model: Model) -> EncodedQuestion:
         check_settings(settings)
         processor = model.processor
         check_template(question.template, processor.chat_template)
+    with _refused('prompt'):
         turns = _turns(question)
         _check_size(turns, model.cfg.text.context)
         ids = processor.encode(turns, len(question.images), question.template)
+    with _refused():
         if question.answer_format is None:
             settings = with_template_stops(settings, processor, question.template)
         settings = with_seed(settings, None)
@@ -105,13 +114,22 @@ def encode(question: Question, model: Model) -> EncodedQuestion:
 
 
 @contextlib.contextmanager
-def _refused() -> Iterator[None]:
-    """Raises QuestionError in place of the errors of checks, without the row that a batch would have."""
+def _refused(part: str = '') -> Iterator[None]:
+    """Raises QuestionError in place of the errors of checks, without the row that a batch would have.
+
+    `part` is at fault unless the message begins with the name of a setting.
+    """
     try:
         yield
     except (ValueError, TypeError) as error:
         message = str(error).removeprefix('row 0: ')
-        raise QuestionError(re.sub('^row 0 ', 'the prompt ', message)) from None
+        raise QuestionError(re.sub('^row 0 ', 'the prompt ', message), setting_in(message) or part) from None
+
+
+def setting_in(message: str) -> str:
+    """The setting with whose name the message of an error begins; '' if there is none."""
+    name = message.partition(' ')[0]
+    return name if name in GenerationSettings.__dataclass_fields__ else ''
 
 
 def _check_fields(question: Question) -> None:

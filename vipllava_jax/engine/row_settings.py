@@ -99,7 +99,8 @@ def _widened(processing: Processing) -> Processing:
             shown = {'sequence_bias': 'sequence_bias and logit_bias', 'bad_words': 'bad_words_ids'}
             raise QuestionError(
                 f'{shown.get(name, name)} is too long for the engine: at most {sizes[0]} entries'
-                + (f' of at most {SEQUENCE} ids' if len(sizes) > 1 or name in shown else '')
+                + (f' of at most {SEQUENCE} ids' if len(sizes) > 1 or name in shown else ''),
+                shown.get(name, name).split()[0],
             )
         return np.pad(x, [(0, 0), *((0, most - n) for n, most in zip(x.shape[1:], sizes, strict=True))])
 

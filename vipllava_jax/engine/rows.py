@@ -73,7 +73,8 @@ class Row:
         if self.is_limited:
             raise QuestionError(
                 'the settings exclude every token that the format of the answer allows: change '
-                'suppress_tokens, bad_words_ids, logit_bias, forced_eos_token_id or the format'
+                'suppress_tokens, bad_words_ids, logit_bias, forced_eos_token_id or the format',
+                'answer_format',
             )
         self.is_limited = True
         self.position = len(self.waiting.ids) + len(self.ids) - 1

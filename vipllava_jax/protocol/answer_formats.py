@@ -11,11 +11,21 @@ from vipllava_jax.protocol.requests import GenerationRequest
 
 def answer_format(request: GenerationRequest) -> AnswerFormat | None:
     """The format of the answers to a request; None: any text. ApiError if it asks for two."""
-    found = [*_of_openai(request), *_of_vllm(request.structured_outputs or StructuredOutputs())]
+    found = _given(request)
     if len(found) > 1:
-        names = ', '.join(name for name, _ in found)
-        raise ApiError(400, f'there are several formats for the answer, {names}: give one', found[1][0])
-    return found[0][1] if found else None
+        names = ', '.join(found)
+        raise ApiError(400, f'there are several formats for the answer, {names}: give one', [*found][1])
+    return next(iter(found.values()), None)
+
+
+def format_field(request: GenerationRequest) -> str:
+    """The field of a request that has the format; 'response_format' if it has none."""
+    return next(iter(_given(request)), 'response_format')
+
+
+def _given(request: GenerationRequest) -> dict[str, AnswerFormat]:
+    """The formats in a request by the fields that they are in."""
+    return dict([*_of_openai(request), *_of_vllm(request.structured_outputs or StructuredOutputs())])
 
 
 def _of_openai(request: GenerationRequest) -> list[tuple[str, AnswerFormat]]:

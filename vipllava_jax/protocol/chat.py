@@ -10,7 +10,7 @@ from vipllava_jax.engine.reply import Reply
 from vipllava_jax.inputs.images import ImageSource
 from vipllava_jax.protocol.answer_formats import answer_format
 from vipllava_jax.protocol.context import prompt_ids, template_of, with_room
-from vipllava_jax.protocol.conversation import read_conversation
+from vipllava_jax.protocol.conversation import pictures_in, read_conversation
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.exchange import Exchange
 from vipllava_jax.protocol.models import check_model_name
@@ -25,7 +25,7 @@ from vipllava_jax.protocol.responses import (
     warnings,
 )
 from vipllava_jax.protocol.served import Served
-from vipllava_jax.protocol.settings import generation_settings, token_limit
+from vipllava_jax.protocol.settings import generation_settings, params_of, token_limit
 
 
 @dataclass
@@ -110,7 +110,15 @@ def chat_exchange(
         priority=request.priority or 0,
         keep_images=bool(request.return_image),
     )
-    return ChatExchange(f'chatcmpl-{id}', served.name, (question,), bool(request.stream), request.wants_usage)
+    pictures = [path for path, _ in pictures_in(request.messages)]
+    return ChatExchange(
+        f'chatcmpl-{id}',
+        served.name,
+        (question,),
+        bool(request.stream),
+        params_of(request, 'messages', pictures[0] if len(pictures) == 1 else 'messages'),
+        request.wants_usage,
+    )
 
 
 def _top_logprobs(request: ChatRequest, served: Served) -> int | None:

@@ -20,7 +20,7 @@ from vipllava_jax.protocol.pictures import NOTHING_FETCHED
 from vipllava_jax.protocol.requests import CompletionRequest
 from vipllava_jax.protocol.responses import finish_reason, logprobs_of, token_entries, usage
 from vipllava_jax.protocol.served import Served
-from vipllava_jax.protocol.settings import generation_settings, token_limit
+from vipllava_jax.protocol.settings import generation_settings, params_of, token_limit
 
 OBJECT = 'text_completion'  # the response, and each event
 TEMPLATE = 'plain'  # which adds nothing to a prompt
@@ -96,7 +96,13 @@ def completion_exchange(
             )
         )
     return CompletionExchange(
-        f'cmpl-{id}', served.name, tuple(questions), bool(request.stream), request.wants_usage, answers=n
+        f'cmpl-{id}',
+        served.name,
+        tuple(questions),
+        bool(request.stream),
+        params_of(request, 'prompt'),
+        request.wants_usage,
+        answers=n,
     )
 
 

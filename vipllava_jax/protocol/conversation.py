@@ -36,11 +36,7 @@ def read_conversation(
     Marks are counted in the order of the pictures, across all messages. Raises ApiError.
     """
     _check_roles(messages)
-    pictures = [
-        (f'messages[{m}].content[{p}]', part)
-        for m, message in enumerate(messages)
-        for p, part in message.pictures()
-    ]
+    pictures = pictures_in(messages)
     _check_numbers([part for _, part in pictures], limits)
     images = [
         read_picture(part.image_url.url, f'{at}.image_url.url', limits, fetched) for at, part in pictures
@@ -54,6 +50,15 @@ def read_conversation(
         [numbered(image, mark) for image, of_picture in enumerate(marks) for mark in of_picture],
         _fit([part for _, part in pictures]),
     )
+
+
+def pictures_in(messages: Sequence[Message]) -> list[tuple[str, ImagePart]]:
+    """The pictures of all messages in order, with their paths in the request."""
+    return [
+        (f'messages[{m}].content[{p}]', part)
+        for m, message in enumerate(messages)
+        for p, part in message.pictures()
+    ]
 
 
 def checked_text(text: str, name: str) -> str:

@@ -1,10 +1,13 @@
 """Errors as OpenAI's API writes them."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from vipllava_jax.engine.question import QuestionError, QueueFull
 from vipllava_jax.messages import printable
 
+NO_PARAMS: Mapping[str, str] = MappingProxyType({})
 TYPES = {
     400: 'invalid_request_error',
     401: 'authentication_error',
@@ -45,12 +48,15 @@ class ApiError(Exception):
         return {'error': error}
 
 
-def api_error(error: BaseException) -> ApiError:
-    """The error for the client after an error of the engine or of a question."""
+def api_error(error: BaseException, params: Mapping[str, str] = NO_PARAMS) -> ApiError:
+    """The error for the client after an error of the engine or of a question.
+
+    `params` are the fields of the request by the parts of questions that they become.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, QuestionError):
-        return ApiError(400, str(error))
+        return ApiError(400, str(error), params.get(error.part))
     if isinstance(error, QueueFull):
         return ApiError(429, str(error), code='queue_full', retry_after=1)
     return ApiError(500, 'the server has failed to answer; its log says why', code='internal_error')

@@ -1,7 +1,7 @@
 """What a request and its response have in common, whatever the endpoint."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ class Exchange(ABC):
     model: str  # by its name in requests
     questions: tuple[Question, ...]
     stream: bool
+    params: Mapping[str, str]  # the fields of the request by the parts of questions that they become
     include_usage: bool = False  # whether a stream ends with the numbers of tokens
     created: int = field(default_factory=now)
 

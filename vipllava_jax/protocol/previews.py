@@ -19,8 +19,14 @@ def preview_question(request: PreviewRequest, served: Served) -> Question:
             400, f'there are {len(marks)} marks, expected at most {limits.marks}', 'visual_prompts'
         )
     picture = read_picture(request.image, 'image', limits, NOTHING_FETCHED)
-    picture_size(picture, 'image', limits)
+    size = picture_size(picture, 'image', limits)
     drawn = tuple(read_marks(marks, 'visual_prompts'))
+    for n, mark in enumerate(drawn):
+        try:
+            mark.region(size)
+        except ValueError as error:
+            name = f'visual_prompts[{n}]'
+            raise ApiError(400, f'{name}: {error}', name) from None
     return Question('', (picture,), drawn, fit=request.fit or served.fit)
 
 

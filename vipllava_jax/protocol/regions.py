@@ -25,7 +25,7 @@ from vipllava_jax.protocol.pictures import NOTHING_FETCHED, picture_size, read_p
 from vipllava_jax.protocol.requests import RegionsRequest
 from vipllava_jax.protocol.responses import finish_reason, usage, warnings
 from vipllava_jax.protocol.served import Served
-from vipllava_jax.protocol.settings import generation_settings, token_limit
+from vipllava_jax.protocol.settings import generation_settings, params_of, token_limit
 
 MAX_MASK_PIXELS = 100_000_000  # of all masks of a request, which take seconds to decode
 MAX_CORNERS = 200_000  # of all outlines of a request, which a mask has many of
@@ -90,7 +90,12 @@ def regions_exchange(
         for n, (group, mark) in enumerate((group, mark) for group in drawn for mark in group)
     ]
     return RegionsExchange(
-        f'regions-{id}', served.name, tuple(questions), bool(request.stream), request.wants_usage
+        f'regions-{id}',
+        served.name,
+        tuple(questions),
+        bool(request.stream),
+        params_of(request, 'question', 'image'),
+        request.wants_usage,
     )
 
 

@@ -3,10 +3,12 @@
 import dataclasses
 from typing import Any
 
+from vipllava_jax.engine.question import setting_in
 from vipllava_jax.generation.setting_checks import LARGEST_SEED
 from vipllava_jax.generation.settings import GenerationSettings
 from vipllava_jax.generation.stopping import eos_ids
 from vipllava_jax.inputs.tokenizer import Tokenizer, call_library
+from vipllava_jax.protocol.answer_formats import format_field
 from vipllava_jax.protocol.context import TokenLimit
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.requests import GenerationRequest
@@ -20,6 +22,15 @@ OF_REQUESTS: dict[str, Any] = {
     'logprobs': None,
     'max_new_tokens': None,
     'processors': (),
+}
+OTHER_NAMES = {  # of fields, by those of settings
+    'num_return_sequences': 'n',
+    'max_new_tokens': 'max_tokens',
+    'min_new_tokens': 'min_tokens',
+    'keep_stop': 'include_stop_str_in_output',
+    'eos': 'stop_token_ids',
+    'bad_words_ids': 'bad_words',
+    'sequence_bias': 'logit_bias',
 }
 SAME_NAMES = (
     *('temperature', 'top_p', 'min_p', 'repetition_penalty', 'presence_penalty', 'frequency_penalty'),
@@ -54,7 +65,21 @@ def generation_settings(
     try:
         return dataclasses.replace(base, **OF_REQUESTS | given)
     except ValueError as error:
-        raise ApiError(400, str(error)) from None
+        raise ApiError(400, str(error), _field_of(setting_in(str(error)))) from None
+
+
+def params_of(request: GenerationRequest, prompt: str, images: str = '') -> dict[str, str]:
+    """The fields of a request by the parts of its questions, of which `prompt` and `images` are told."""
+    settings = {name: _field_of(name) for name in GenerationSettings.__dataclass_fields__}
+    named = {name: field for name, field in settings.items() if field}
+    limit = {'max_new_tokens': token_limit(request).field}
+    return {**named, **limit, 'prompt': prompt, 'images': images, 'answer_format': format_field(request)}
+
+
+def _field_of(setting: str) -> str | None:
+    """The field of requests for a setting of generation; None if they have none."""
+    name = OTHER_NAMES.get(setting, setting)
+    return name if name in GenerationRequest.__struct_fields__ or name in ('n', 'logprobs') else None
 
 
 def token_limit(request: GenerationRequest) -> TokenLimit:

@@ -7,11 +7,15 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from vipllava_jax.engine.picture_worker import Prepared
+from vipllava_jax.engine.question import QuestionError
+from vipllava_jax.protocol.errors import api_error
 from vipllava_jax.protocol.previews import preview_body, preview_question
 from vipllava_jax.protocol.requests import PreviewRequest
 from vipllava_jax.serving.bodies import Disconnected
 from vipllava_jax.serving.responses import ignored_fields, json_response
 from vipllava_jax.serving.state import Server
+
+PARAMS = {'images': 'image'}  # the field of the request that the picture of a question comes from
 
 
 class Previewing:
@@ -26,7 +30,10 @@ class Previewing:
             request, ignored = await server.read(Headers(scope=scope), receive, grow, PreviewRequest)
             question = await server.in_thread(preview_question, request, served)
             drawing = server.previews.submit(question, engine.model.processor.image_settings)
-            prepared = await unless_gone(asyncio.wrap_future(drawing), receive)
+            try:
+                prepared = await unless_gone(asyncio.wrap_future(drawing), receive)
+            except QuestionError as error:
+                raise api_error(error, PARAMS) from None
             body = await server.in_thread(preview_body, prepared.pixels, prepared.warnings)
             await json_response(body, headers=ignored_fields(ignored))(scope, receive, send)
 

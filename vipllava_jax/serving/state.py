@@ -14,7 +14,8 @@ from starlette.types import Receive
 
 from vipllava_jax.engine.engine import Engine
 from vipllava_jax.engine.stats import Stats
-from vipllava_jax.protocol.errors import ApiError, api_error
+from vipllava_jax.protocol.errors import NO_PARAMS, ApiError, api_error
+from vipllava_jax.protocol.exchange import Exchange
 from vipllava_jax.protocol.requests import read_request
 from vipllava_jax.protocol.served import Served
 from vipllava_jax.serving.bodies import BodyMemory, Grow, read_body
@@ -108,9 +109,9 @@ class Server:
         message = 'the engine has failed, and the server must be restarted; its log says why'
         return ApiError(503, message, code='engine_failed', retry_after=5)
 
-    def explain(self, error: BaseException) -> ApiError:
+    def explain(self, error: BaseException, exchange: Exchange | None) -> ApiError:
         """The error for the client; one that is a fault of the server is logged with its traceback."""
-        found = api_error(error)
+        found = api_error(error, exchange.params if exchange else NO_PARAMS)
         if found.status != 500:
             return found
         if error is not self._logged:  # an error of the engine ends many requests

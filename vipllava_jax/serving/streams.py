@@ -70,7 +70,7 @@ async def stream(
     except Exception as error:
         if not out.is_started:
             raise
-        explained = server.explain(error)
+        explained = server.explain(error, exchange)
         record.failed(explained)
         lines.append(encode(explained.body()))
     await out.write(lines, more=False)
