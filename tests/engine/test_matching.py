@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from tests.engine.formats import CHOICES, REGEX, SCHEMA
 from tests.makers import WORDS, tiny_tokenizer
 from vipllava_jax.engine.answer_format import AnswerFormat
-from vipllava_jax.engine.matching import Vocabulary
+from vipllava_jax.engine.matching import COMPILED, Vocabulary
 from vipllava_jax.engine.question import QuestionError
 from vipllava_jax.inputs.token_bytes import token_bytes
 from vipllava_jax.inputs.tokenizer import TextStream, Tokenizer
@@ -172,6 +172,24 @@ def test_a_format_that_takes_too_much_work_later_is_an_error_of_the_question(tok
     assert not all(map(found.accept, spelled(tokenizer, '{"')))
     with pytest.raises(QuestionError, match='too complex: .*max is 2000'):
         found.allowed()
+
+
+def test_a_format_is_compiled_once_for_many_questions(tokenizer, monkeypatch):
+    found, compiled = vocabulary(tokenizer), []
+    compile = Vocabulary._compile
+    monkeypatch.setattr(Vocabulary, '_compile', lambda *args: compiled.append(args[1:]) or compile(*args))
+    matchers = [found.matchers(SCHEMA, 1, (EOS,))[0] for _ in range(3)]
+    assert len(compiled) == 1
+    before = matchers[1].allowed()
+    assert all(map(matchers[0].accept, spelled(tokenizer, '{"')))
+    assert (matchers[1].allowed() == before).all()
+    assert (found.matchers(SCHEMA, 1, (EOS,))[0].allowed() == before).all()
+    found.matchers(SCHEMA, 1, (EOS, 5))
+    assert len(compiled) == 2
+    for number in range(COMPILED):
+        found.matchers(AnswerFormat('choice', (f'{number}',)), 1, (EOS,))
+    found.matchers(SCHEMA, 1, (EOS,))
+    assert len(compiled) == COMPILED + 3
 
 
 def test_a_missing_library_is_named(tokenizer, monkeypatch):

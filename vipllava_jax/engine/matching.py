@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 PART = 'answer_format'  # of a question, which is at fault
+COMPILED = 16  # formats
 NO_TEXT = b'\xff<%d>'  # llguidance's notation of a token that no grammar allows
 # What formats may cost; the time of a token's mask is bounded by the fuel and the items of a step.
 LIMITS: dict[str, Any] = {
@@ -72,13 +73,17 @@ class Matcher:
 
 
 class Vocabulary:
-    """What the ids of a model spell, for matchers; thread-safe. It is built for the first format."""
+    """What the ids of a model spell, for matchers; thread-safe. It is built for the first format.
+
+    The latest formats stay compiled, because many questions have the same one.
+    """
 
     def __init__(self, tokenizer: Tokenizer, cfg: Config) -> None:
         self._tokenizer, self._size = tokenizer, cfg.text.vocab
         added = tokenizer.backend.get_added_tokens_decoder()
         self._no_text = {*added, *tokenizer.special_ids, cfg.image_token, cfg.pad}
         self._lock = threading.Lock()
+        self._compiled: dict[tuple[str, tuple[int, ...]], Matcher] = {}  # before the first token; latest last
         self._built: tuple[LLTokenizer, np.ndarray, np.ndarray] | None = None
 
     def matchers(
@@ -94,6 +99,18 @@ class Vocabulary:
             grammar = grammar_of(answer_format)
         except (ValueError, TypeError) as error:
             raise QuestionError(str(error), PART) from None
+        key = grammar, tuple(eos)
+        with self._lock:
+            first = self._compiled.pop(key, None)
+        if first is None:
+            first = self._compile(grammar, eos)
+        with self._lock:
+            self._compiled[key] = first  # as the latest
+            while len(self._compiled) > COMPILED:
+                del self._compiled[next(iter(self._compiled))]
+        return tuple(first.copy() for _ in range(count))
+
+    def _compile(self, grammar: str, eos: Collection[int]) -> Matcher:
         tokenizer, texts, spaces = self._vocabulary()
         from llguidance import LLMatcher, LLParserLimits
 
@@ -105,7 +122,7 @@ class Vocabulary:
             raise QuestionError(
                 'no answer can have this format: answers neither begin nor end with white space', PART
             )
-        return (matcher, *(matcher.copy() for _ in range(count - 1)))
+        return matcher
 
     def _vocabulary(self) -> 'tuple[LLTokenizer, np.ndarray, np.ndarray]':
         """The tokenizer for llguidance, and the ids of texts and of single spaces, W uint32 each."""
