@@ -43,6 +43,7 @@ def test_data_uris_are_decoded(url):
         (uri(PNG)[:100] + '\n' + uri(PNG)[100:], 'not valid base64'),
         (uri(PNG)[:100] + '%2B' + uri(PNG)[103:], 'not valid base64'),
         (uri(PNG) + 'é', 'not valid base64'),
+        (uri(b'abc') + '=', 'not valid base64'),
         ('', 'as a data URI'),
         ('http://169.254.169.254/latest', '--allow-image-host'),
         ('../../etc/passwd', 'as a data URI'),
