@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.protocol.bodies import HELLO, POINT, URI, chat, image, regions, text, user
-from vipllava_jax.protocol import reading
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.requests import (
     ChatRequest,
@@ -58,13 +57,6 @@ def refused(data, kind=ChatRequest) -> ApiError:
 )
 def test_what_is_not_json_is_refused(body, message):
     assert message in str(refused(body))
-
-
-def test_bytes_are_counted_in_all_parts():
-    data = b'[,x' * reading.PART
-    assert reading.count_bytes(data, b'[{') == reading.PART
-    assert reading.count_bytes(data, b'[,') == 2 * reading.PART
-    assert reading.count_bytes(b'', b',') == 0
 
 
 def test_a_million_marks_are_refused_before_they_take_memory():

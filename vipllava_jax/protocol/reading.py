@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 
 from vipllava_jax.data.row_values import MAX_DEPTH, check_values, may_have_surrogates
@@ -15,7 +14,6 @@ from vipllava_jax.protocol.errors import ApiError
 
 T = TypeVar('T', bound=Struct)
 MAX_VALUES = 200_000  # commas and brackets in a request: a value of two bytes can take 200 in memory
-PART = 1 << 16  # bytes that are counted at a time, so that this takes little memory
 MAX_IGNORED = 20  # ignored fields that are named
 MAX_NAME = 64  # characters of such a name
 WORDS = {
@@ -32,8 +30,8 @@ MISSING = re.compile(r'Object missing required field `(\w+)`')
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """The JSON object in the body of a request; ApiError if it is not one, or too large once it is parsed."""
-    openings = count_bytes(data, b'[{')
-    if openings + count_bytes(data, b',') > MAX_VALUES:
+    openings = data.count(b'[') + data.count(b'{')
+    if openings + data.count(b',') > MAX_VALUES:
         raise ApiError(400, f'the body holds more than {MAX_VALUES:,} values: send less at a time')
     try:
         fields = msgspec.json.decode(data)
@@ -49,13 +47,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
         except ValueError as error:
             raise ApiError(400, str(error)) from None
     return fields
-
-
-def count_bytes(data: bytes, values: bytes) -> int:
-    """How many bytes are one of these values; several times as fast as `bytes.count` for large data."""
-    found = np.frombuffer(data, np.uint8)
-    parts = [found[at : at + PART] for at in range(0, len(found), PART)]
-    return sum(int(np.count_nonzero(part == value)) for part in parts for value in values)
 
 
 def to_struct(
