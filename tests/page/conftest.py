@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.page.driving import Driver
+from tests.page.driving import PATIENCE, Driver
 from tests.serving.fakes import FakeEngine, make_model
 from tests.serving.live import Live, live_server
+from vipllava_jax.engine import pictures
 from vipllava_jax.serving.options import ServerOptions
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
@@ -43,6 +44,12 @@ def model(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp('processor'))
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch) -> None:
+    """A picture may take long, because the machine may have other things to do."""
+    monkeypatch.setattr(pictures, 'SECONDS', float(PATIENCE))
+
+
 @pytest.fixture
 def serve(model) -> Iterator[Any]:
     """Starts servers, with options and with those of the engine in `engine`; they end after the test."""
@@ -50,7 +57,7 @@ def serve(model) -> Iterator[Any]:
 
         def start(engine: dict[str, Any] | None = None, wait: bool = True, **options: Any) -> Live:
             chosen = ServerOptions('tiny', port=0, **options)
-            numbers = {'pace': 0.002, **(engine or {})}
+            numbers = {'pace': 0.002, 'length': 30, **(engine or {})}
             server = live_server(chosen, lambda _: FakeEngine(model, **numbers), wait)
             return stack.enter_context(server)
 

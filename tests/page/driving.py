@@ -9,6 +9,7 @@ from tests.serving.live import Live
 Point = tuple[float, float]
 ASKED = '/v1/chat/completions'
 VIOLATION = 'Content Security Policy'
+PATIENCE = 180  # seconds, because the machine may have other things to do
 
 
 class Driver:
@@ -18,6 +19,7 @@ class Driver:
         self.live, self.url = live, f'http://127.0.0.1:{live.port}'
         self.context = browser.new_context(**{'viewport': {'width': 1200, 'height': 800}, **context})
         self.page = self.context.new_page()
+        self.page.set_default_timeout(1000 * PATIENCE)
         self.session = self.context.new_cdp_session(self.page)
         self.requested: list[str] = []
         self.violations: list[str] = []
@@ -31,14 +33,14 @@ class Driver:
             self.violations.append(message.text)
 
     def wait_until_ready(self) -> None:
-        self.page.wait_for_selector('body[data-phase=ready] #sees-image[src^=data]', timeout=60_000)
+        self.page.wait_for_selector('body[data-phase=ready] #sees-image[src^=data]')
 
     def open(self, name: str, data: bytes, kind: str = 'image/png') -> None:
         self.page.set_input_files('#file', {'name': name, 'mimeType': kind, 'buffer': data})
         self.page.wait_for_selector(f'#picture[alt="{name}"]')
         self.wait_until('document.getElementById("picture").complete')
 
-    def wait_until(self, expression: str, seconds: float = 30) -> None:
+    def wait_until(self, expression: str, seconds: float = PATIENCE) -> None:
         """Waits until an expression is true; the page's policy forbids that the page evaluates it."""
         end = time.monotonic() + seconds
         while not self.page.evaluate(expression):
@@ -86,7 +88,7 @@ class Driver:
 
     def marks(self) -> list[dict[str, Any]]:
         """The marks as a question posts them."""
-        return self.ask()['messages'][0]['content'][0]['visual_prompts']
+        return self.ask('What is this?')['messages'][0]['content'][0]['visual_prompts']
 
     def text(self, selector: str) -> str:
         return self.page.locator(selector).inner_text()

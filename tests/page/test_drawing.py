@@ -106,11 +106,12 @@ def test_marks_look_as_the_server_draws_them(visit, tmp_path, shape):
 
 def test_geometry_is_as_exact_after_zooming(drawn):
     x, y = drawn.on_screen([(200, 160)])[0]
+    width = drawn.page.locator('#picture').bounding_box()['width']
     drawn.page.mouse.move(x, y)
     drawn.page.keyboard.down('Control')
     drawn.page.mouse.wheel(0, -250)
     drawn.page.keyboard.up('Control')
-    drawn.page.wait_for_timeout(100)
+    drawn.wait_until(f'document.getElementById("picture").clientWidth > {2 * width}')
     assert drawn.on_screen([(200, 160)])[0] == pytest.approx((x, y), abs=4)
     drawn.drag([(180, 140), (200, 150), (220, 180)])
     (mark,) = drawn.marks()

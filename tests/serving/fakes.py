@@ -36,10 +36,15 @@ def next_id(reply: Reply) -> int:
 
 
 class FakeEngine:
-    """Answers `rows` questions at a time, with an id for each of them every `pace` seconds."""
+    """Answers `rows` questions at a time, with an id for each of them every `pace` seconds.
 
-    def __init__(self, model: Model, rows: int = 4, queue: int = 8, pace: float = 0.001):
-        self.model, self.rows, self.queue, self.pace = model, rows, queue, pace
+    An answer ends with `length` ids, or else with as many as were asked for.
+    """
+
+    def __init__(
+        self, model: Model, rows: int = 4, queue: int = 8, pace: float = 0.001, length: float = float('inf')
+    ):
+        self.model, self.rows, self.queue, self.pace, self.length = model, rows, queue, pace, length
         self.open: list[Reply] = []
         self.error: BaseException | None = None
         self.is_closed = False
@@ -77,7 +82,8 @@ class FakeEngine:
             self.going.wait(1)
             for reply in running:
                 if self.going.is_set() and not self.error:
-                    reply.push(0, [next_id(reply)], time.perf_counter())
+                    is_last = reply.ends.lengths[0] + 1 >= self.length
+                    reply.push(0, [next_id(reply)], time.perf_counter(), is_whole=is_last)
             time.sleep(self.pace)
 
     def fail(self, error: BaseException) -> None:

@@ -77,7 +77,7 @@ class Live(NamedTuple):
         """The result of a coroutine in the loop of the server."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
 
-    def wait(self, condition: Callable[[], object], seconds: float = 10) -> None:
+    def wait(self, condition: Callable[[], object], seconds: float = 60) -> None:
         """Waits until something is true; AssertionError if that takes too long."""
         end = time.monotonic() + seconds
         while not condition():
@@ -162,14 +162,14 @@ def live_server(options: ServerOptions, start: Callable[[Any], Any], wait: bool 
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert started.wait(10)
-    assert not wait or ready.wait(10)
+    assert started.wait(60)
+    assert not wait or ready.wait(60)
     try:
         yield Live(found['server'], found['port'], found['server'].engine, found['loop'])
     finally:
         if not found['loop'].is_closed():
             found['loop'].call_soon_threadsafe(found['task'].cancel)
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     if 'error' in found:
         raise found['error']

@@ -21,7 +21,7 @@ export async function post([path, body], signal) {
   const { error } = await response.json().catch(() => ({}));
   const advice = {
     401: 'The server wants an API key: enter it in the settings.',
-    429: `The server is busy: its queue is full. Try again in ${response.headers.get('retry-after')} seconds.`,
+    429: `The server is busy: its queue is full. Try again in ${response.headers.get('retry-after')} s.`,
   };
   const message = advice[status] ?? error?.message ?? `The server answered with status ${status}.`;
   throw Object.assign(new Error(message), { status });

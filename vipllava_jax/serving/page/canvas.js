@@ -9,14 +9,13 @@ const LARGEST = 40; // pixels of the screen per pixel of the picture
 const { stage, sheet, canvas, picture } = page;
 let isFitted = true;
 
-/** The place of a pointer in the picture. */
 export function pictureAt({ clientX, clientY }) {
   const { left, top, width, height } = canvas.getBoundingClientRect();
   const [w, h] = state.picture.size;
   return [((clientX - left) / width) * w, ((clientY - top) / height) * h];
 }
 
-/** Magnifies the picture by a factor, with a place [x, y] of the screen kept; 0 shows the whole picture. */
+/** Magnifies the picture around a place [x, y] of the screen; the factor 0 shows all of it. */
 export function zoom(factor, at) {
   const { size } = state.picture;
   const whole = Math.min(stage.clientWidth / size[0], stage.clientHeight / size[1]);

@@ -1,28 +1,27 @@
-// Questions and their answers: one in a conversation, or one about each mark.
+// Questions and their answers.
 
 import { events } from './api.js';
 import { announce, create, dot, notify, onClick, page } from './elements.js';
 import { chatRequest, regionsRequest } from './requests.js';
 import { showSettings } from './settings.js';
-import { change, listen, state, withPhrases } from './state.js';
+import { answered, listen, state, withPhrases } from './state.js';
 
-const LONG = 6; // seconds after which the queue must be long
 const { conversation: log, question } = page;
 let turns = []; // { role, content }, with phrases in place of {mark}
 let sending = null; // the AbortController of the request on its way
 
-export function requestFor(text) {
-  return state.mode === 'ask' ? chatRequest([...turns, { role: 'user', content: text }]) : regionsRequest(text);
+export function requestFor(text, isChat = state.mode === 'ask') {
+  return isChat ? chatRequest([...turns, { role: 'user', content: text }]) : regionsRequest(text);
 }
 
-async function ask(text) {
-  const isChat = state.mode === 'ask';
+async function ask(text, isChat = state.mode === 'ask') {
+  const conversation = turns;
   const asked = isChat ? withPhrases(text) : text;
-  const request = requestFor(text);
+  const request = requestFor(text, isChat);
   const waiting = create('p', { class: 'note' });
-  const entry = create('article', {}, create('p', { class: 'question' }, asked), waiting);
-  const take = isChat ? oneAnswer(entry) : eachAnswer(entry);
-  let answer = '';
+  const entry = create('article', { class: 'going' }, create('p', { class: 'question' }, asked), waiting);
+  const take = isChat ? oneAnswer(entry) : eachAnswer(entry, text);
+  let [answer, isCut] = ['', false];
   log.append(entry);
   entry.scrollIntoView({ block: 'nearest' });
   sending = new AbortController();
@@ -32,6 +31,7 @@ async function ask(text) {
     for await (const event of events(request, sending.signal)) {
       const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
       answer = take(event);
+      isCut ||= (event.choices?.[0] ?? event).finish_reason === 'length';
       waiting.hidden = Boolean(answer);
       if (isAtEnd) log.scrollTop = log.scrollHeight; // unless the reader has scrolled up
     }
@@ -39,65 +39,62 @@ async function ask(text) {
   } catch (error) {
     if (error.name !== 'AbortError') {
       waiting.remove();
-      return fail(error, entry, text);
+      if (!question.value) write(text);
+      return fail(error, entry, () => ask(text, isChat));
     }
   } finally {
     clearInterval(timer);
+    entry.className = '';
     sending = null;
     showButtons();
   }
-  if (!answer) waiting.textContent = 'There is no answer.';
-  else if (isChat) turns.push({ role: 'user', content: asked }, { role: 'assistant', content: answer });
+  if (isCut) entry.append(create('p', { class: 'note' }, 'Cut off: the longest answer that the settings allow.'));
+  if (!answer) waiting.textContent = 'No answer.';
+  else if (isChat) conversation.push({ role: 'user', content: asked }, { role: 'assistant', content: answer });
 }
 
-/** Adds the place of an answer; returns what takes an event and returns the answer as far as it goes. */
+/** Adds the place of an answer; returns what takes an event and returns the answer so far. */
 function oneAnswer(entry) {
   const place = create('p', { class: 'answer' });
   entry.append(place);
-  return ({ choices: [choice] = [] }) => {
-    place.textContent += choice?.delta.content ?? '';
-    const isCut = choice?.finish_reason === 'length';
-    if (isCut) entry.append(create('p', { class: 'note' }, 'This is the longest answer that the settings allow.'));
-    return place.textContent;
-  };
+  return ({ choices: [choice] = [] }) => (place.textContent += choice?.delta.content ?? '');
 }
 
-function eachAnswer(entry) {
-  const answers = state.marks.map(() => '');
-  const items = state.marks.map(({ color }) => create('li', {}, dot(color), create('span', {}, '…')));
-  entry.append(create('ol', {}, ...items));
-  return ({ index, delta }) => {
+function eachAnswer(entry, question) {
+  const { marks } = state;
+  const answers = [];
+  const items = marks.map(({ color }) => create('li', {}, dot(color), create('span')));
+  const list = create('ol', {}, ...items);
+  entry.append(list);
+  listen(['marks'], () => list.classList.toggle('old', state.marks !== marks));
+  return ({ index, delta, finish_reason: isComplete }) => {
     if (index !== undefined) {
-      answers[index] += delta ?? '';
-      items[index].lastChild.textContent = answers[index];
-      change({ answers });
+      const place = items[index].lastChild;
+      place.textContent += delta ?? '';
+      if (isComplete) answers[index] = place.textContent;
+      answered.set(marks, { question, answers });
     }
-    return answers.join('\n').trim();
+    return items.map((item) => item.textContent).join('\n').trim();
   };
 }
 
-/** Says how long an answer is waited for; returns the timer. */
+/** Says how long one waits; returns the timer. */
 function showWaiting(place) {
-  const begin = Date.now();
-  const show = () => {
-    const seconds = Math.round((Date.now() - begin) / 1000);
-    const why = seconds < LONG ? 'Waiting for the answer' : 'Others are asking too: waiting for a place in the queue';
-    place.textContent = `${why} … ${seconds ? `${seconds} s` : ''}`;
-  };
+  let seconds = 0;
+  const show = () => (place.textContent = `Waiting for the answer … ${seconds++} s`);
   show();
   return setInterval(show, 1000);
 }
 
-function fail(error, entry, text) {
-  const again = () => {
+function fail({ message, status }, entry, again) {
+  const onclick = () => {
     entry.remove();
-    ask(text);
+    again();
   };
-  entry.append(create('p', { class: 'error' }, error.message), create('button', { onclick: again }, 'Try again'));
+  entry.append(create('p', { class: 'error' }, message), create('button', { onclick }, 'Try again'));
   log.scrollTop = log.scrollHeight;
-  announce(error.message);
-  if (error.status === 401) showSettings();
-  if (!question.value) write(text);
+  announce(message);
+  if (status === 401) showSettings();
 }
 
 function write(text) {
@@ -108,10 +105,14 @@ function write(text) {
 function showButtons() {
   page.stop.hidden = !sending;
   page.ask.hidden = Boolean(sending);
+  for (const again of log.querySelectorAll('button')) again.disabled = sending;
   const { phase, picture, marks, mode } = state;
-  const isMissing = !picture || !question.value.trim() || (mode === 'regions' && !marks.length);
-  page.ask.disabled = sending || phase !== 'ready' || isMissing;
-  page.ask.textContent = mode === 'ask' ? 'Ask' : `Ask about ${marks.length} marks`;
+  const isReady = phase === 'ready';
+  const isMarked = mode === 'ask' ? !/\{mark\d*\}/.test(withPhrases(question.value)) : marks.length;
+  page.ask.disabled = sending || !isReady || !picture || !question.value.trim() || !isMarked;
+  const marked = isMarked ? '{mark} stands for the phrase of a mark.' : 'Draw a mark on the picture first.';
+  page.tip.textContent = isReady ? marked : 'The server is not ready yet.';
+  page.ask.textContent = mode === 'ask' ? 'Ask' : `Ask about ${marks.length} mark${marks.length === 1 ? '' : 's'}`;
 }
 
 function send(event) {
@@ -123,16 +124,17 @@ function send(event) {
 }
 
 function startAnew() {
+  sending?.abort();
   turns = [];
   log.replaceChildren();
 }
 
-page.composer.addEventListener('submit', send);
-question.addEventListener('input', showButtons);
-question.addEventListener('keydown', (event) => {
+page.composer.onsubmit = send;
+question.oninput = showButtons;
+question.onkeydown = (event) => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) send(event);
-});
+};
 onClick({ anew: startAnew, stop: () => sending.abort() });
 listen(['picture'], startAnew);
 listen(['phase', 'picture', 'marks', 'mode'], showButtons);
-listen(['about'], () => write(state.about.example.question));
+listen(['about'], () => write(question.value || state.about.example.question));

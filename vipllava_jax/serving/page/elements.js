@@ -1,4 +1,4 @@
-// The elements of the page, by their ids, and new ones; text only ever becomes text.
+// The elements of the page by their ids, and new ones, in which text remains text.
 
 export const page = Object.fromEntries([...document.querySelectorAll('[id]')].map((element) => [element.id, element]));
 
@@ -10,7 +10,7 @@ export const createSvg = (name, attributes = {}, ...children) =>
 
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === 'onclick') element.onclick = value;
+    if (value.call) element[name] = value;
     else element.setAttribute(name, value);
   }
   element.append(...children);
@@ -25,21 +25,19 @@ export function dot(color) {
 }
 
 export function onClick(actions) {
-  for (const [id, action] of Object.entries(actions)) page[id].addEventListener('click', () => action());
+  for (const [id, action] of Object.entries(actions)) page[id].onclick = () => action();
 }
 
 export function onFile(id, work) {
-  page[id].addEventListener('change', () => {
+  page[id].onchange = () => {
     const [file] = page[id].files;
     page[id].value = ''; // so that the same file can be chosen again
     if (file) work(file);
-  });
+  };
 }
 
 /** Says something to those who cannot see the page. */
-export function announce(text) {
-  page.announcement.textContent = text;
-}
+export const announce = (text) => (page.announcement.textContent = text);
 
 /** Shows a message at the top of the page; none hides it. */
 export function notify(text = '') {

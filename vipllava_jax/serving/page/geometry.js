@@ -37,16 +37,13 @@ export function isLargeEnough({ points }) {
 const WEIGHTS = Array.from({ length: 101 }, (_, n) => n / 100) // of the control points, along the curve
   .map((t) => [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t ** 3]);
 
-/**
- * The four control points of the cubic Bezier curve nearest to a stroke: the server draws scribbles as such curves.
- * Each point of the stroke pulls the inner two by its distance from the curve, until they hardly move.
- */
+/** The control points of the cubic Bezier curve along a stroke, each of whose points pulls the inner two nearer. */
 export function curveAlong(stroke) {
   const points = spread(stroke, 40);
   const controls = [...spread(stroke, 3), stroke.at(-1)];
   for (let round = 0; round < 60; round += 1) {
-    const place = (weights, k) => weights.reduce((sum, weight, n) => sum + weight * controls[n][k], 0);
-    const curve = WEIGHTS.map((weights) => [place(weights, 0), place(weights, 1)]);
+    const place = (weights) => [0, 1].map((k) => weights.reduce((sum, weight, n) => sum + weight * controls[n][k], 0));
+    const curve = WEIGHTS.map(place);
     for (const point of points) {
       const distances = curve.map((near) => distance(near, point));
       const at = distances.indexOf(Math.min(...distances));

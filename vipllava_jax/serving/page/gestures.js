@@ -4,7 +4,7 @@ import { pictureAt, zoom } from './canvas.js';
 import { page } from './elements.js';
 import { corners, curveAlong, distance, inside, isLargeEnough, moved, span, stretched } from './geometry.js';
 import { GESTURES } from './shapes.js';
-import { change, put, state } from './state.js';
+import { change, listen, put, state } from './state.js';
 
 const { canvas, stage } = page;
 const pointers = new Map(); // the places [x, y] on the screen of those that are down, by their ids
@@ -85,19 +85,16 @@ function end(event) {
 
 function cancel() {
   gesture = null;
-  change({ draft: null });
+  if (state.draft) change({ draft: null });
 }
 
-canvas.addEventListener('pointerdown', start);
-canvas.addEventListener('pointermove', move);
-canvas.addEventListener('pointercancel', cancel);
-canvas.addEventListener('lostpointercapture', end);
-canvas.addEventListener(
-  'wheel',
-  (event) => {
-    if (!state.picture || !(event.ctrlKey || event.metaKey)) return;
-    event.preventDefault();
-    zoom(Math.exp(-event.deltaY / 200), placeOf(event));
-  },
-  { passive: false },
-);
+listen(['marks', 'picture'], cancel); // a gesture knows its mark by an index
+canvas.onpointerdown = start;
+canvas.onpointermove = move;
+canvas.onpointercancel = cancel;
+canvas.onlostpointercapture = end;
+canvas.onwheel = (event) => {
+  if (!state.picture || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  zoom(Math.exp(-event.deltaY / 200), placeOf(event));
+};

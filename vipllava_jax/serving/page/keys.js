@@ -7,17 +7,15 @@ import { change, edit, listen, phraseOf, put, redo, state, undo } from './state.
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-/** Adds a mark of the current shape in the middle of the picture. */
 function add() {
   const { tool, color, picture, marks } = state;
   const shape = tool === 'select' ? 'rectangle' : tool;
   const parts = GESTURES[shape] === 'point' ? [0.5] : [0.35, 0.65];
   const points = parts.map((part) => inside(picture.size.map((side) => part * side), picture.size));
   put(marks.length, { shape, color, points }, marks.length);
-  tell(marks.length, 'was added. Arrow keys move it; with Shift they change its size.');
+  tell(marks.length, 'was added.');
 }
 
-/** Selects the next mark, or none after the last. */
 function next() {
   const selected = ((state.selected + 2) % (state.marks.length + 1)) - 1;
   change({ selected });
@@ -45,7 +43,7 @@ function nudge({ key, shiftKey, repeat }) {
   if (isLargeEnough(mark)) put(selected, mark, selected, repeat);
 }
 
-page.canvas.addEventListener('keydown', (event) => {
+page.canvas.onkeydown = (event) => {
   const { key } = event;
   if (!state.picture || event.ctrlKey || event.metaKey) return;
   const hasMark = state.selected >= 0;
@@ -55,16 +53,16 @@ page.canvas.addEventListener('keydown', (event) => {
   else if (hasMark && (key === 'Delete' || key === 'Backspace')) remove();
   else return;
   event.preventDefault();
-});
+};
 
-addEventListener('keydown', (event) => {
+window.onkeydown = (event) => {
   const key = event.key.toLowerCase();
   if (!(event.ctrlKey || event.metaKey) || event.target.matches('input:not([type=radio]), textarea')) return;
   if (key === 'y' || (key === 'z' && event.shiftKey)) redo();
   else if (key === 'z') undo();
   else return;
   event.preventDefault();
-});
+};
 
 onClick({ undo, redo, delete: remove, clear: () => edit([]) });
 listen(['marks', 'selected'], () => {

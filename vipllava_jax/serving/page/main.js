@@ -1,4 +1,4 @@
-// Loads the parts of the page, and shows what can be chosen.
+// Loads the page, shows what can be chosen, and follows the server.
 
 import './gestures.js';
 import './keys.js';
@@ -11,12 +11,18 @@ import { create, createSvg, dot, notify, onClick, page } from './elements.js';
 import { GESTURES, icon } from './shapes.js';
 import { showSnippet } from './snippets.js';
 import { change, listen, put, state } from './state.js';
-import { follow } from './status.js';
+
+const PHASES = {
+  ready: 'Ready',
+  draining: 'The server is shutting down',
+  failed: 'The model has failed: restart the server',
+  away: 'The server cannot be reached',
+};
 
 function choice(name, value, picture) {
-  const input = create('input', { type: 'radio', name, value });
+  const input = create('input', { type: 'radio', name, value, 'aria-label': value });
   input.checked = state[name] === value;
-  return create('label', { title: value }, input, picture, create('span', { class: 'unseen' }, value));
+  return create('label', { title: value }, input, picture);
 }
 
 function showChoices() {
@@ -34,7 +40,18 @@ function choose({ target: { name, value } }) {
   change({ [name]: value, ...(name === 'tool' && { selected: -1 }) });
 }
 
-for (const id of ['tools', 'colors', 'modes']) page[id].addEventListener('change', choose);
+async function follow() {
+  const { status, stage, done, total } = await get('/ready')
+    .then((response) => response.json())
+    .catch(() => ({ status: 'away' }));
+  const step = `${stage === 'programs' ? 'Preparing' : 'Loading the model'}${total ? `: ${done} of ${total}` : ' …'}`;
+  document.body.dataset.phase = status;
+  page['status-text'].textContent = PHASES[status] ?? step;
+  if (status !== state.phase) change({ phase: status });
+  setTimeout(follow, status === 'ready' ? 15_000 : 1000);
+}
+
+for (const id of ['tools', 'colors', 'modes']) page[id].onchange = choose;
 onClick({
   dismiss: notify,
   'code-open': () => showSnippet(requestFor(page.question.value.trim() || state.about.example.question)),
@@ -45,4 +62,4 @@ follow();
 get('/page/about.json')
   .then((response) => response.json())
   .then((about) => change({ about }))
-  .catch((error) => notify(`${error.message} Reload the page to try again.`));
+  .catch((error) => notify(error.message));

@@ -18,7 +18,7 @@ function insert(index) {
 function show() {
   const isChat = state.mode === 'ask';
   const chip = (mark, index) => {
-    const label = isChat ? [dot(mark.color), phraseOf(mark)] : ['the phrase of each mark'];
+    const label = isChat ? [dot(mark.color), phraseOf(mark)] : ['Insert {mark}'];
     const attributes = { type: 'button', class: 'chip', onclick: () => insert(index) };
     return create('button', attributes, ...label);
   };

@@ -1,4 +1,4 @@
-// Opens a picture: from a file, by dropping or pasting, from the camera, or the example.
+// Opens pictures: files, pasted or dropped ones, those of the camera, and the example.
 
 import { markOf } from './regions.js';
 import { get } from './api.js';
@@ -6,26 +6,32 @@ import { notify, onClick, onFile, page } from './elements.js';
 import { change, listen, state } from './state.js';
 
 const { camera, video } = page;
-const READABLE = /^image\/(png|jpeg|webp|gif|bmp)$/; // by the server, whatever its version
+const READABLE = /^image\/(png|jpeg|webp|gif|bmp)$/; // by any server
 
-/** Shows a picture; one in a format that the server may not read is written anew. */
-async function open(blob, name = blob.name || 'the pasted picture', marks = []) {
-  const bitmap = await createImageBitmap(blob).catch(() => null);
-  if (!bitmap) {
-    return notify(`${name} cannot be opened as a picture. Choose another, such as a JPEG, PNG or WebP file.`);
+const started = new Promise((resolve) => listen(['about'], resolve));
+let latest = null; // the picture that was chosen last, which may still have to arrive
+
+/** Shows a picture, unless another is chosen meanwhile; one that is not READABLE is written anew. */
+async function open(chosen, name = chosen.name || 'the pasted picture', isExample = false) {
+  latest = chosen;
+  try {
+    await started;
+    const blob = await chosen;
+    const bitmap = await createImageBitmap(blob).catch(() => null);
+    if (!bitmap) throw new Error(`${name} cannot be opened as a picture. Choose a JPEG, PNG or WebP file.`);
+    const size = [bitmap.width, bitmap.height];
+    const data = await dataUri(READABLE.test(blob.type) ? blob : await written(bitmap, size));
+    if (chosen !== latest) return;
+    notify();
+    const marks = isExample ? state.about.example.marks.map(markOf) : [];
+    change({ picture: { name, data, size }, marks, past: [], future: [], selected: -1 });
+  } catch (error) {
+    if (chosen === latest) notify(error.message);
   }
-  const size = [bitmap.width, bitmap.height];
-  const data = await dataUri(READABLE.test(blob.type) ? blob : await written(bitmap, size));
-  notify();
-  change({ picture: { name, data, size }, marks, past: [], future: [], selected: -1, answers: [] });
 }
 
-function openExample() {
-  get('/page/example.png')
-    .then((response) => response.blob())
-    .then((blob) => open(blob, 'the example picture', state.about.example.marks.map(markOf)))
-    .catch((error) => notify(error.message));
-}
+const openExample = () =>
+  open(get('/page/example.png').then((response) => response.blob()), 'the example picture', true);
 
 function written(image, size) {
   const canvas = new OffscreenCanvas(...size);
@@ -34,21 +40,26 @@ function written(image, size) {
 }
 
 function dataUri(blob) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
+  return new Promise((onload, onerror) => {
+    const reader = Object.assign(new FileReader(), { onerror, onload: () => onload(reader.result) });
     reader.readAsDataURL(blob);
   });
 }
 
 async function openCamera() {
   try {
-    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
+    stopCamera();
+    video.srcObject = stream;
     camera.showModal();
   } catch {
-    notify('The camera cannot be used. Allow it in the browser, or open a file instead.');
+    notify('The camera cannot be used. Allow it in the browser, or open a file.');
   }
+}
+
+function stopCamera() {
+  video.srcObject?.getTracks().forEach((track) => track.stop());
+  video.srcObject = null;
 }
 
 async function take() {
@@ -57,7 +68,6 @@ async function take() {
   open(picture, 'a picture of the camera');
 }
 
-/** Opens the picture that was pasted or dropped, if there is one. */
 function openFrom(event, { files }) {
   if (!files.length) return;
   event.preventDefault();
@@ -66,11 +76,8 @@ function openFrom(event, { files }) {
 
 onFile('file', open);
 onClick({ example: openExample, 'camera-open': openCamera, take });
-listen(['about'], openExample);
-addEventListener('paste', (event) => openFrom(event, event.clipboardData));
-addEventListener('dragover', (event) => event.preventDefault());
-addEventListener('drop', (event) => openFrom(event, event.dataTransfer));
-camera.addEventListener('close', () => {
-  video.srcObject.getTracks().forEach((track) => track.stop());
-  video.srcObject = null;
-});
+listen(['about'], () => latest || openExample());
+window.onpaste = (event) => openFrom(event, event.clipboardData);
+window.ondragover = (event) => event.preventDefault();
+window.ondrop = (event) => openFrom(event, event.dataTransfer);
+camera.onclose = stopCamera;

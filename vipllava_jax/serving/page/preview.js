@@ -6,27 +6,31 @@ import { previewRequest } from './requests.js';
 import { listen, state } from './state.js';
 
 const DELAY = 300; // milliseconds without another change
-let sending = null; // the AbortController of the request that is planned or on its way
+let sending = null; // the AbortController of the latest request
 
 async function renew() {
   sending?.abort();
-  if (!state.picture || state.phase !== 'ready') return;
+  page.sees.ariaBusy = true;
+  if (!state.picture || state.phase !== 'ready') return show('', 'Shown when the server is ready.');
   const { signal } = (sending = new AbortController());
   await new Promise((resolve) => setTimeout(resolve, DELAY));
   try {
     if (signal.aborted) return;
     const response = await post(previewRequest(), signal);
     const { image, warnings } = await response.json();
-    show(image, warnings.length ? 'Part of a mark is cut off. To see the whole picture, choose the fit "pad".' : '');
+    show(image, warnings.length ? 'Part of a mark is cut off: the fit "pad" keeps it.' : '');
   } catch (error) {
-    if (error.name !== 'AbortError') show('', error.message);
+    if (error.status === 429) setTimeout(renew, 2000);
+    else if (error.name !== 'AbortError') show('', error.message);
   }
 }
 
 function show(image, note) {
+  page.sees.ariaBusy = false;
   page['sees-image'].hidden = !image;
   if (image) page['sees-image'].src = image;
   page['sees-note'].textContent = note;
 }
 
+listen(['picture'], () => show('', ''));
 listen(['marks', 'picture', 'settings', 'phase'], renew);

@@ -1,18 +1,17 @@
-// Marks from regions of the server and of files, and back: COCO's annotations, or our JSON.
+// Marks from regions of files and of the server, and back.
 
 import { announce, create, notify, onClick, onFile, page } from './elements.js';
 import { inside, isLargeEnough, span } from './geometry.js';
 import { GESTURES } from './shapes.js';
-import { edit, state } from './state.js';
+import { answered, edit, state } from './state.js';
 
 /** Numbers, or pairs of them -> pairs; [] if it is anything else. */
 function pairs(list) {
-  const flat = Array.isArray(list) ? list.flat() : [];
-  const isWhole = flat.every(Number.isFinite) && flat.length % 2 === 0;
-  return isWhole ? Array.from({ length: flat.length / 2 }, (_, n) => flat.slice(2 * n, 2 * n + 2)) : [];
+  const flat = [list].flat(2);
+  return flat.every(Number.isFinite) ? flat.flatMap((y, n) => (n % 2 ? [[flat[n - 1], y]] : [])) : [];
 }
 
-/** The mark of a region: a box, or { shape, color } with a box, a polygon or a point; null without a place. */
+/** The mark of a region: a box, or { shape, color } with a place; null without one. */
 export function markOf(region) {
   const { color, box, polygon, point, ...rest } = Array.isArray(region) ? { box: region } : (region ?? {});
   const shape = rest.shape in GESTURES ? rest.shape : 'rectangle';
@@ -29,8 +28,10 @@ export function regionOf({ shape, color, points }) {
 }
 
 async function importFile(file) {
+  const { picture } = state;
   try {
     const data = JSON.parse(await file.text());
+    if (picture !== state.picture) return;
     const regions = data?.annotations ? fromCoco(data) : (data?.regions ?? data);
     const colors = Object.keys(state.about.colors);
     const found = regions.map(markOf).filter(Boolean).map(({ shape, color, points }, n) => ({
@@ -53,45 +54,46 @@ async function importFile(file) {
 function fromCoco({ images = [], annotations }) {
   const { name, size } = state.picture;
   const image = images.find((one) => one.file_name === name) ?? images[0];
-  const factors = [size[0] / (image?.width || size[0]), size[1] / (image?.height || size[1])];
+  const [across, down] = [size[0] / (image?.width || size[0]), size[1] / (image?.height || size[1])];
   return annotations
     .filter(({ image_id: id }) => !image || id === undefined || id === image.id)
-    .map(({ bbox: [x, y, width, height] = [] }) => [x, y, x + width, y + height])
-    .map((box) => box.map((value, n) => value * factors[n % 2]));
+    .map(({ bbox: [x, y, w, h] = [] }) => [x * across, y * down, (x + w) * across, (y + h) * down]);
 }
 
-function saveJson() {
-  const { picture, marks, answers } = state;
-  const [width, height] = picture.size;
-  const regions = marks.map((mark, n) => ({ ...regionOf(mark), answer: answers[n] }));
-  save('regions.json', { picture: { name: picture.name, width, height }, question: page.question.value, regions });
-}
+/** What the files contain that are saved. */
+const FILES = {
+  'regions.json': ({ picture, question, marks, answers }) => {
+    const regions = marks.map((mark, n) => ({ ...regionOf(mark), answer: answers[n] }));
+    return { picture, question, regions };
+  },
+  'coco.json': ({ picture: { name, ...size }, marks, answers }) => {
+    const annotations = marks.map(({ points }, n) => {
+      const [[x, y], [right, bottom]] = span(points);
+      const [width, height] = [right - x, bottom - y];
+      return {
+        id: n + 1,
+        image_id: 1,
+        category_id: 1,
+        iscrowd: 0,
+        bbox: [x, y, width, height],
+        area: width * height,
+        segmentation: points.length > 2 ? [points.flat()] : undefined,
+        caption: answers[n],
+      };
+    });
+    return { images: [{ id: 1, file_name: name, ...size }], categories: [{ id: 1, name: 'region' }], annotations };
+  },
+};
 
-function saveCoco() {
-  const { picture, marks, answers } = state;
-  const [width, height] = picture.size;
-  const annotations = marks.map((mark, n) => {
-    const [[x, y], [right, bottom]] = span(mark.points);
-    return {
-      id: n + 1,
-      image_id: 1,
-      category_id: 1,
-      iscrowd: 0,
-      bbox: [x, y, right - x, bottom - y],
-      area: (right - x) * (bottom - y),
-      segmentation: mark.points.length > 2 ? [mark.points.flat()] : undefined,
-      caption: answers[n],
-    };
-  });
-  const images = [{ id: 1, file_name: picture.name, width, height }];
-  save('coco.json', { images, categories: [{ id: 1, name: 'region' }], annotations });
-}
-
-function save(name, data) {
+function save(file) {
+  const { marks, picture } = state;
+  const { name, size: [width, height] } = picture;
+  const { question, answers } = answered.get(marks) ?? { question: page.question.value, answers: [] };
+  const data = FILES[file]({ picture: { name, width, height }, question, marks, answers });
   const href = URL.createObjectURL(new Blob([JSON.stringify(data, null, 1)], { type: 'application/json' }));
-  create('a', { href, download: name }).click();
+  create('a', { href, download: file }).click();
   setTimeout(() => URL.revokeObjectURL(href), 10_000);
 }
 
 onFile('import-file', importFile);
-onClick({ 'export-json': saveJson, 'export-coco': saveCoco });
+onClick({ 'export-json': () => save('regions.json'), 'export-coco': () => save('coco.json') });

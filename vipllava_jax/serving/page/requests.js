@@ -1,4 +1,4 @@
-// What is sent, [path, body], from what the page shows; fields that are undefined are left out of JSON.
+// Requests, [path, body], from what the page shows; JSON leaves out what is undefined.
 
 import { regionOf } from './regions.js';
 import { page } from './elements.js';
@@ -10,7 +10,7 @@ function settings() {
   return Object.fromEntries(fields.map(({ name, type, value }) => [name, type === 'number' ? Number(value) : value]));
 }
 
-/** A question after earlier turns, [{ role, content }], of which the first carries the picture. */
+/** Turns are { role, content }; the first carries the picture. */
 export function chatRequest(turns) {
   const { fit, ...generation } = settings();
   const image_url = { url: state.picture.data };

@@ -21,7 +21,7 @@ listen(['about'], () => {
   if (needsKey && !apiKey()) showSettings();
 });
 onClick({ 'settings-open': showSettings });
-page.settings.addEventListener('close', () => {
+page.settings.onclose = () => {
   setApiKey(page.key.value.trim());
   change({ settings: true });
-});
+};

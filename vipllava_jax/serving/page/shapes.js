@@ -1,9 +1,9 @@
-// How each shape is drawn, with the lines of the server's drawing, and which gesture makes it.
+// Which gesture makes each shape, and how it is drawn, as by the server.
 
 import { createSvg } from './elements.js';
 import { corners, span, spread } from './geometry.js';
 
-/** What a shape is made of: a box that is dragged, a point that is pressed, or a path that is drawn. */
+/** What makes a shape: a box is dragged, a point pressed, a path drawn. */
 export const GESTURES = {
   rectangle: 'box',
   ellipse: 'box',
@@ -78,7 +78,7 @@ export function drawn(mark, size) {
 /** A shape as it looks on a picture, for its button. */
 export function icon(shape) {
   const box = [[7, 11], [33, 29]];
-  const ring = [[6, 18], [13, 8], [25, 7], [35, 16], [33, 27], [24, 31], [16, 33], [8, 28]];
+  const ring = [[6, 18], [13, 8], [25, 7], [35, 16], [33, 27], [20, 33], [8, 28]];
   const points = { box, point: shape === 'arrow' ? [[7, 7]] : [[20, 20]], path: shape === 'scribble' ? box : ring };
   const mark = drawn({ shape, color: 'currentColor', points: points[GESTURES[shape]] }, [336, 336]);
   return createSvg('svg', { viewBox: '0 0 40 40' }, mark);

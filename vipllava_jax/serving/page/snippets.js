@@ -6,7 +6,7 @@ import { state } from './state.js';
 const { code, 'code-text': text, copied } = page;
 let whole = ''; // the text, of which a part is shown
 
-/** Shows a request [path, body] in a dialog, from which it is copied. */
+/** Shows a request [path, body] in a dialog. */
 export function showSnippet([path, body]) {
   const [head, data] = state.picture.data.split(',');
   const file = `picture.${head.match(/\/(\w+)/)[1]}`;
@@ -30,9 +30,8 @@ function curl(path, json, head, data, file) {
   return `curl ${location.origin}${path}${key} -H 'Content-Type: application/json' -d @- <<END\n${escaped}\nEND\n`;
 }
 
-/** A program for the client of OpenAI; JSON of texts, numbers, lists and objects is Python as well. */
+/** A program for the client of OpenAI; JSON without true, false and null is Python as well. */
 function python(path, json, head, data, file) {
-  const key = state.about.needs_key ? "os.environ['VIPLLAVA_API_KEY']" : "'none'";
   const answer = state.mode === 'ask' ? "['choices'][0]['message']['content']" : "['data']";
   return `\
 import base64
@@ -43,7 +42,7 @@ from openai import OpenAI
 with open('${file}', 'rb') as file:
     picture = '${head},' + base64.b64encode(file.read()).decode()
 request = ${json.replace(`"${head},${data}"`, 'picture')}
-client = OpenAI(base_url='${location.origin}/v1', api_key=${key})
+client = OpenAI(base_url='${location.origin}/v1', api_key=os.environ.get('VIPLLAVA_API_KEY', 'none'))
 answer = client.post('${path.slice(3)}', body=request, cast_to=object)
 print(answer${answer})
 `;

@@ -1,4 +1,4 @@
-// What the page shows: one object, whose changes are told to those who listen.
+// What the page shows, and who listens to its changes.
 
 const listeners = {}; // by the names of fields
 
@@ -14,8 +14,10 @@ export const state = {
   tool: 'rectangle', // a shape, or 'select'
   color: 'red',
   mode: 'ask', // or 'regions'
-  answers: [], // to regions, by the index of their marks
 };
+
+/** By lists of marks, which never change: { question, answers }, the complete ones by the index of their mark. */
+export const answered = new WeakMap();
 
 /** Calls a function after each change of one of these fields. */
 export function listen(names, listener) {
@@ -30,7 +32,7 @@ export function change(fields) {
 /** Replaces the marks; a change that continues the one before it is undone with it. */
 export function edit(marks, selected = -1, continues = false) {
   const past = continues ? state.past : [...state.past, state.marks];
-  change({ marks, selected, past, future: [], draft: null, answers: [] });
+  change({ marks, selected, past, future: [], draft: null });
 }
 
 /** Replaces one mark, or appends it. */
@@ -41,14 +43,14 @@ export const redo = () => go('future', 'past');
 
 function go(from, to) {
   if (!state[from].length) return;
-  const [marks, rest, others] = [state[from].at(-1), state[from].slice(0, -1), [...state[to], state.marks]];
-  change({ marks, [from]: rest, [to]: others, selected: -1, draft: null, answers: [] });
+  const marks = state[from].at(-1);
+  change({ marks, [from]: state[from].slice(0, -1), [to]: [...state[to], state.marks], selected: -1, draft: null });
 }
 
 /** The phrase of a mark in a question: 'within the red rectangle'. */
 export const phraseOf = ({ shape, color }) => `${state.about.prepositions[shape]} the ${color} ${shape}`;
 
-/** A question with the phrases of marks in place of {mark}, {mark2}, …, as the model reads it. */
+/** A question as the model reads it, with phrases in place of {mark}, {mark2}, … */
 export function withPhrases(text) {
   return text.replace(/\{mark(\d*)\}/g, (found, number) => {
     const mark = state.marks[(Number(number) || 1) - 1];
