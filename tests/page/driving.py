@@ -58,25 +58,27 @@ class Driver:
         scale = box['width'] / width
         return [(box['x'] + x * scale, box['y'] + y * scale) for x, y in points]
 
-    def drag(self, points: Sequence[Point], touch: bool = False) -> None:
-        """Presses at the first point, and moves through the others."""
+    def drag(self, points: Sequence[Point], by: str = 'mouse') -> None:
+        """Presses at the first point, and moves through the others, by mouse, touch or pen."""
         places = self.on_screen(points)
-        if touch:
-            self._touch('touchStart', places[0])
-            for place in places[1:]:
-                self._touch('touchMove', place)
-            self._touch('touchEnd')
-            return
-        mouse = self.page.mouse
-        mouse.move(*places[0])
-        mouse.down()
+        events = ('touchStart', 'touchMove', 'touchEnd')
+        if by != 'touch':
+            events = ('mousePressed', 'mouseMoved', 'mouseReleased')
+            self._point(by, 'mouseMoved', places[0])
+        self._point(by, events[0], places[0])
         for place in places[1:]:
-            mouse.move(*place)
-        mouse.up()
+            self._point(by, events[1], place)
+        self._point(by, events[2], places[-1])
 
-    def _touch(self, kind: str, place: Point | None = None) -> None:
-        points = [{'x': place[0], 'y': place[1]}] if place else []
-        self.session.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': points})
+    def _point(self, by: str, kind: str, place: Point) -> None:
+        at = {'x': place[0], 'y': place[1]}
+        if by == 'touch':
+            points = [] if kind == 'touchEnd' else [at]
+            self.session.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': points})
+            return
+        is_up = kind == 'mouseReleased'
+        button = {'button': 'left', 'buttons': 0 if is_up else 1, 'clickCount': 1}
+        self.session.send('Input.dispatchMouseEvent', {'type': kind, 'pointerType': by, **at, **button})
 
     def ask(self, question: str = 'What is {mark}?') -> dict[str, Any]:
         """Asks, waits for the answer, and returns the request as it was posted."""

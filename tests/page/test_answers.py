@@ -1,6 +1,5 @@
 """Questions, answers as they arrive, and what the page says when something is wrong."""
 
-import io
 import json
 import re
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import threading
 
 import pytest
-from PIL import Image
 
 from tests.serving.fakes import FakeEngine
 from tests.serving.live import live_server
@@ -98,29 +96,6 @@ def test_settings_are_posted(visit):
     assert 'the longest answer that the settings allow' in driver.text('#conversation')
 
 
-def test_a_broken_picture_is_told(visit, photo):
-    driver = visit()
-    driver.page.set_input_files('#file', {'name': '<b>x</b>.png', 'mimeType': 'image/png', 'buffer': b'no'})
-    driver.page.wait_for_selector('#notice:not([hidden])')
-    assert driver.text('#notice-text').startswith('<b>x</b>.png cannot be opened as a picture. Choose')
-    broken = photo[: len(photo) - 200]  # which browsers show as far as it goes
-    driver.page.set_input_files('#file', {'name': 'cut.png', 'mimeType': 'image/png', 'buffer': broken})
-    driver.page.wait_for_selector('#notice-text:has-text("cut.png"), #sees-note:has-text("image")')
-
-
-def test_pictures_of_other_formats_and_turned_ones_are_opened(visit):
-    driver = visit()
-    file, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    Image.new('RGB', (80, 40), 'teal').save(file, 'JPEG', exif=exif)
-    driver.open('turned.jpg', file.getvalue(), 'image/jpeg')
-    driver.drag([(4, 4), (30, 70)])
-    assert driver.marks()[0]['box'] == pytest.approx([4, 4, 30, 70], abs=1)
-    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="90" height="60"><circle r="30"/></svg>'
-    driver.page.set_input_files('#file', {'name': 'a.svg', 'mimeType': 'image/svg+xml', 'buffer': svg})
-    driver.page.wait_for_selector('#notice:not([hidden])')
-
-
 def test_a_full_queue_is_told(visit, serve):
     live = serve({'rows': 1, 'queue': 1}, queue=1)
     driver = visit(live)
@@ -136,6 +111,20 @@ def test_a_full_queue_is_told(visit, serve):
         client.close()
     live.wait(lambda: not live.server.open)
     live.engine.going.set()
+    driver.page.click('article button')
+    driver.page.wait_for_selector('.answer:not(:empty)')
+
+
+def test_a_server_that_is_gone_is_told(visit):
+    driver = visit()
+    driver.page.route('**/v1/chat/completions', lambda route: route.abort())
+    driver.page.route('**/ready', lambda route: route.abort())
+    driver.page.click('#ask')
+    driver.page.wait_for_selector('.error:has-text("The server cannot be reached. Check that it is running")')
+    driver.page.wait_for_selector('body[data-phase=away]')
+    assert driver.page.is_disabled('#ask')
+    driver.page.unroute_all()
+    driver.page.wait_for_selector('body[data-phase=ready]')
     driver.page.click('article button')
     driver.page.wait_for_selector('.answer:not(:empty)')
 

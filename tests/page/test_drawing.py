@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from vipllava_jax.inputs.marks import Mark, draw
+from vipllava_jax.inputs.marks import COLORS, Mark, draw
 
 pytestmark = pytest.mark.page
 BOX = [(100, 80), (180, 150), (300, 240)]
@@ -52,20 +52,22 @@ def farthest(points, others):
     return max(np.hypot(*(others - point).T).min() for point in points)
 
 
-@pytest.mark.parametrize('touch', [False, True], ids=['mouse', 'touch'])
-def test_every_shape_is_posted_where_it_was_drawn(drawn, touch):
+@pytest.mark.parametrize('by', ['mouse', 'touch', 'pen'])
+def test_every_shape_is_posted_where_it_was_drawn(drawn, by):
+    drawn.page.evaluate('addEventListener("pointerdown", (event) => (window.by = event.pointerType))')
     for shape in ('rectangle', 'ellipse', 'triangle'):
         drawn.choose('tool', shape)
-        drawn.drag(BOX, touch)
+        drawn.drag(BOX, by)
     for shape in ('point', 'arrow'):
         drawn.choose('tool', shape)
-        drawn.drag([(500, 400), (520, 410)], touch)
+        drawn.drag([(500, 400), (520, 410)], by)
     for shape in ('mask', 'mask contour'):
         drawn.choose('tool', shape)
-        drawn.drag(RING, touch)
+        drawn.drag(RING, by)
     drawn.choose('tool', 'scribble')
     drawn.choose('color', 'aqua')
-    drawn.drag([tuple(point) for point in bezier(CURVE)], touch)
+    drawn.drag([tuple(point) for point in bezier(CURVE)], by)
+    assert drawn.page.evaluate('window.by') == by
     marks = {mark['shape']: mark for mark in drawn.marks()}
     assert len(marks) == 8
     for shape in ('rectangle', 'ellipse', 'triangle'):
@@ -102,6 +104,16 @@ def test_marks_look_as_the_server_draws_them(visit, tmp_path, shape):
         around = np.asarray(other.convert('L').filter(ImageFilter.MaxFilter(2 * REACH[shape] + 1)), bool)
         assert np.asarray(one).any()
         assert not (np.asarray(one) & ~around).any()
+
+
+def test_marks_have_nine_colors(visit):
+    driver = visit()
+    driver.page.click('#clear')
+    driver.choose('tool', 'point')
+    for n, color in enumerate(COLORS):
+        driver.choose('color', color)
+        driver.drag([(30 + 30 * n, 40)])
+    assert [mark['color'] for mark in driver.marks()] == [*COLORS]
 
 
 def test_geometry_is_as_exact_after_zooming(drawn):
