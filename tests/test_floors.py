@@ -41,7 +41,7 @@ FLOORS = (
     'engine/',
     'asking/ protocol/',
     'batch_files/ serving/ training/ benchmark/ evaluation/ doctor/',
-    'cli/',
+    'cli/ notebook',
     '__init__ __main__',
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

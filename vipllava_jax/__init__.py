@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vipllava_jax.model.params import abstract, init
     from vipllava_jax.model.vipllava import Trace, decode, extend, forward, prefill
     from vipllava_jax.model.vocabulary import embeddings, replace_embeddings, resize_vocabulary, tie, untie
+    from vipllava_jax.notebook import draw_widget
     from vipllava_jax.sharding import make_mesh
 
 _HOMES = {
@@ -62,6 +63,7 @@ _HOMES = {
     'model.params': ['abstract', 'init'],
     'model.vipllava': ['Trace', 'decode', 'extend', 'forward', 'prefill'],
     'model.vocabulary': ['embeddings', 'replace_embeddings', 'resize_vocabulary', 'tie', 'untie'],
+    'notebook': ['draw_widget'],
     'sharding': ['make_mesh'],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
