@@ -25,7 +25,7 @@ FRAME = """
 import 'main.js';
 import { regionOf } from 'regions.js';
 import { listen, state } from 'state.js';
-[window.onpaste, window.ondrop] = [null, (event) => event.preventDefault()];  // it keeps its picture
+[document.onpaste, window.ondrop] = [null, (event) => event.preventDefault()];  // it keeps its picture
 listen(['marks'], () => parent.postMessage(state.marks.map(regionOf), '*'));
 """
 # Modules of a frame have no addresses but those of blobs, for which an import map has their names.

@@ -77,7 +77,7 @@ function openFrom(event, { files }) {
 onFile('file', open);
 onClick({ example: openExample, 'camera-open': openCamera, take });
 listen(['about'], () => latest || openExample());
-window.onpaste = (event) => openFrom(event, event.clipboardData);
+document.onpaste = (event) => openFrom(event, event.clipboardData);
 window.ondragover = (event) => event.preventDefault();
 window.ondrop = (event) => openFrom(event, event.dataTransfer);
 camera.onclose = stopCamera;
