@@ -123,7 +123,7 @@ def test_geometry_is_as_exact_after_zooming(drawn):
     drawn.page.keyboard.down('Control')
     drawn.page.mouse.wheel(0, -250)
     drawn.page.keyboard.up('Control')
-    drawn.wait_until(f'document.getElementById("picture").clientWidth > {2 * width}')
+    drawn.wait_until(f'document.getElementById("picture").clientWidth > {1.2 * width}')
     assert drawn.on_screen([(200, 160)])[0] == pytest.approx((x, y), abs=4)
     drawn.drag([(180, 140), (200, 150), (220, 180)])
     (mark,) = drawn.marks()
