@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 PART = 'answer_format'  # of a question, which is at fault
-COMPILED = 16  # formats
 NO_TEXT = b'\xff<%d>'  # llguidance's notation of a token that no grammar allows
 # What formats may cost; the time of a token's mask is bounded by the fuel and the items of a step.
 LIMITS: dict[str, Any] = {
@@ -39,9 +38,6 @@ class Matcher:
         self._matcher, self._eos = matcher, eos
         self._ends = id_bits(eos, len(texts))
         self._texts = texts & ~self._ends
-
-    def copy(self) -> 'Matcher':
-        return Matcher(self._matcher.deep_copy(), self._texts, self._eos)
 
     def accept(self, id: int) -> bool:
         """Whether the grammar allows an id next, which is then a part of the answer.
@@ -73,17 +69,13 @@ class Matcher:
 
 
 class Vocabulary:
-    """What the ids of a model spell, for matchers; thread-safe. It is built for the first format.
-
-    The latest formats stay compiled, because many questions have the same one.
-    """
+    """What the ids of a model spell, for matchers; thread-safe. It is built for the first format."""
 
     def __init__(self, tokenizer: Tokenizer, cfg: Config) -> None:
         self._tokenizer, self._size = tokenizer, cfg.text.vocab
         added = tokenizer.backend.get_added_tokens_decoder()
         self._no_text = {*added, *tokenizer.special_ids, cfg.image_token, cfg.pad}
         self._lock = threading.Lock()
-        self._compiled: dict[tuple[str, tuple[int, ...]], Matcher] = {}  # before the first token; latest last
         self._built: tuple[LLTokenizer, np.ndarray, np.ndarray] | None = None
 
     def matchers(
@@ -91,7 +83,9 @@ class Vocabulary:
     ) -> tuple[Matcher, ...]:
         """A matcher for each of `count` answers, or none without a format.
 
-        Raises QuestionError for a format that is invalid, too complex, or that no answer can have.
+        Each is compiled for its answer alone: copies would share the states that the lexer has found, and
+        their number is limited, so that one answer could use up those of another. Raises QuestionError for a
+        format that is invalid, too complex, or that no answer can have.
         """
         if answer_format is None:
             return ()
@@ -99,16 +93,7 @@ class Vocabulary:
             grammar = grammar_of(answer_format)
         except (ValueError, TypeError) as error:
             raise QuestionError(str(error), PART) from None
-        key = grammar, tuple(eos)
-        with self._lock:
-            first = self._compiled.pop(key, None)
-        if first is None:
-            first = self._compile(grammar, eos)
-        with self._lock:
-            self._compiled[key] = first  # as the latest
-            while len(self._compiled) > COMPILED:
-                del self._compiled[next(iter(self._compiled))]
-        return tuple(first.copy() for _ in range(count))
+        return tuple(self._compile(grammar, eos) for _ in range(count))
 
     def _compile(self, grammar: str, eos: Collection[int]) -> Matcher:
         tokenizer, texts, spaces = self._vocabulary()
