@@ -31,7 +31,12 @@ def engines(monkeypatch):
     module = ModuleType('vipllava_jax.engine.engine')
     module.Engine = start
     monkeypatch.setitem(sys.modules, 'vipllava_jax.engine.engine', module)
-    monkeypatch.setattr(starting, 'compile_ahead', lambda *_: lambda progress: None)
+
+    def compile_ahead(weights, processor, options):
+        engines.ahead = options
+        return lambda progress: None
+
+    monkeypatch.setattr(starting, 'compile_ahead', compile_ahead)
     return engines
 
 
@@ -68,8 +73,8 @@ def test_all_rows_are_answered(vipllava, folder, engines, place):
         'row': {'page': 7},
     }
     assert found['line 3']['error'].startswith('not JSON')
-    options = {**engines.opened[0].options, 'progress': None}
-    assert options == {'rows': 3, 'slots': 1024, 'exact': True, 'progress': None}
+    options = engines.opened[0].options
+    assert options == engines.ahead == {'rows': 3, 'slots': 1024, 'exact': True}
     assert {question.settings.max_new_tokens for question in engines.opened[0].asked} == {3}
     run = json.loads((place / 'out.run.json').read_text())
     assert run['complete'] == {'answers': 39, 'errors': 1, 'bytes': (place / 'out.jsonl').stat().st_size}

@@ -36,7 +36,12 @@ def served(monkeypatch):
     module = ModuleType('vipllava_jax.engine.engine')
     module.Engine = Engine
     monkeypatch.setattr(process, 'run', run)
-    monkeypatch.setattr(starting, 'compile_ahead', lambda *_: lambda progress: progress(3, 3))
+
+    def compile_ahead(weights, processor, options):
+        found.ahead = options
+        return lambda progress: progress(3, 3)
+
+    monkeypatch.setattr(starting, 'compile_ahead', compile_ahead)
     monkeypatch.setitem(sys.modules, 'vipllava_jax.engine.engine', module)
     monkeypatch.setenv(FRACTION, '0.9')
     return found
@@ -58,6 +63,7 @@ def test_the_model_is_served_with_the_options(vipllava, folder, served):
         'exact': True,
         'max_pixels': options.limits.picture_pixels,
     }
+    assert served.ahead == served.engine.options
     settings = served.engine.model.settings
     assert (settings.max_new_tokens, settings.typical_p, settings.top_k) == (9, 0.9, 4)
     assert (settings.temperature, settings.seed) == (loading.default_settings(folder).temperature, None)

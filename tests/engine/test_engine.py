@@ -78,7 +78,7 @@ def test_pieces_are_read_while_they_arrive(engine):
         ({'priority': 1 << 40}, 'the priority is 1099511627776'),
         (
             {'settings': vj.GenerationSettings(temperature=1.0, num_return_sequences=5, max_new_tokens=9)},
-            'num_return_sequences is 5, but the engine has 4 rows',
+            '5 answers are asked for, but the engine has 4 rows',
         ),
         ({'settings': vj.GenerationSettings(suppress_tokens=range(300))}, 'at most 256 entries'),
     ],

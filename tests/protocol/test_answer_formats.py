@@ -48,6 +48,7 @@ def test_formats(fields, expected):
             'structured_outputs.regex',
         ),
         ({'structured_outputs': {'json': '{"type":'}}, 'structured_outputs.json'),
+        ({'structured_outputs': {'json': ' ' * 32_769 + '{}'}}, 'structured_outputs.json'),
         ({'structured_outputs': {'json': '3'}}, 'structured_outputs.json'),
         ({'structured_outputs': {'json': '{"a":' * 200 + '1' + '}' * 200}}, 'structured_outputs.json'),
         ({'structured_outputs': {'json': '[' * 100_000}}, 'structured_outputs.json'),

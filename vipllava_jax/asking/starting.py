@@ -33,7 +33,7 @@ def compile_ahead(
     """Compiles the programs of an engine with these options in the background, before the weights are loaded.
 
     Returns a function that waits for them, and calls `progress` meanwhile with the numbers of compiled
-    programs and of all. It raises no error: an engine that cannot be compiled raises the same when it starts.
+    programs and of all. It raises no ValueError, because an engine with these options raises the same.
     """
     from vipllava_jax.engine.compiling import compile_all
     from vipllava_jax.engine.device import Device
@@ -55,7 +55,7 @@ def compile_ahead(
 
     def finish(show: Progress) -> None:
         shown.append(show)
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(ValueError):
             wait()
 
     return finish

@@ -128,7 +128,7 @@ class Engine:
         rows = max(rows for rows, slots in self.shapes.levels if slots >= tokens)
         if n > rows:
             raise QuestionError(
-                f'num_return_sequences is {n}, but the engine has {rows} rows of enough slots: ask for fewer',
+                f'{n} answers are asked for, but the engine has {rows} rows of enough slots: ask for fewer',
                 'num_return_sequences',
             )
 

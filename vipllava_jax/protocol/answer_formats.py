@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vipllava_jax.engine.answer_format import AnswerFormat
+from vipllava_jax.engine.answer_format import MAX_SCHEMA, AnswerFormat
 from vipllava_jax.protocol.errors import ApiError
 from vipllava_jax.protocol.parts import JsonObjectFormat, JsonSchemaFormat, StructuredOutputs
 from vipllava_jax.protocol.reading import parse_object
@@ -52,8 +52,11 @@ def _schema(schema: str | dict[str, Any]) -> dict[str, Any]:
     """A schema, which may be written as the text of its JSON."""
     if isinstance(schema, dict):
         return schema
+    name = 'structured_outputs.json'
+    if len(schema) > MAX_SCHEMA:
+        message = f'{name} has {len(schema)} characters, expected at most {MAX_SCHEMA}: shorten it'
+        raise ApiError(400, message, name)
     try:
         return parse_object(schema.encode())
     except ApiError as error:
-        name = 'structured_outputs.json'
         raise ApiError(400, f'{name}: {error.message.replace("the body", "it", 1)}', name) from None

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from vipllava_jax.inputs.data_uris import base64_of, is_data_uri
+from vipllava_jax.inputs.data_uris import base64_of, decode_base64, is_data_uri
 from vipllava_jax.inputs.images import ImageSource, image_size
 from vipllava_jax.inputs.mark_fields import read_mark
 from vipllava_jax.inputs.marks import Mark
@@ -19,6 +19,14 @@ HEADER = 256  # characters of a data URI before its data
 NOTHING_FETCHED: Mapping[str, ImageSource] = MappingProxyType({})
 
 
+def quick_base64(text: str) -> bytes:
+    """The bytes of a text in base64, in a quarter of the time of `base64`; ValueError if it is invalid."""
+    try:
+        return msgspec.convert(text, bytes)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
 def read_picture(url: str, name: str, limits: Limits, fetched: Mapping[str, ImageSource]) -> ImageSource:
     """The bytes in a data URI, or the picture that `fetched` has for a URL; `name` is the path of the field.
 
@@ -27,9 +35,7 @@ def read_picture(url: str, name: str, limits: Limits, fetched: Mapping[str, Imag
     if is_data_uri(url):
         _check_length(len(url) - HEADER, limits.picture_bytes // 3 * 4 + 4, name, limits)
         try:
-            data = msgspec.convert(base64_of(url, name), bytes)  # in a quarter of the time of `binascii`
-        except msgspec.ValidationError:
-            raise ApiError(400, f'{name}: the data is not valid base64', name) from None
+            data = decode_base64(base64_of(url, name), name, quick_base64)
         except ValueError as error:
             raise ApiError(400, str(error), name) from None
         _check_length(len(data), limits.picture_bytes, name, limits)

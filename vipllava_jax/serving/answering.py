@@ -34,29 +34,32 @@ class Answering:
             asking = Asking(engine, server.wakeups)
             record.replies = asking.replies
             body = await server.body(Headers(scope=scope), receive, grow)
-            watching = asyncio.create_task(asking.watch(receive))
-            try:
-                exchange = await self.ask(body, asking, served, record, grow)
-                del body  # the questions have its pictures
-                headers = ignored_fields(record.ignored)
-                if exchange.stream:
-                    await stream(server, asking, exchange, record, EventStream(send, headers))
-                else:
-                    data = await whole(server, asking, exchange)
-                    await Response(data, headers=headers, media_type=JSON)(scope, receive, send)
-            finally:
-                watching.cancel()
-                asking.close()
+            with server.place_for(asking):
+                watching = asyncio.create_task(asking.watch(receive))
+                try:
+                    exchange = await self.ask(body, asking, served, record, grow)
+                    del body  # the questions have its pictures
+                    headers = ignored_fields(record.ignored)
+                    if exchange.stream:
+                        await stream(server, asking, exchange, record, EventStream(send, headers))
+                    else:
+                        data = await whole(server, asking, exchange)
+                        await Response(data, headers=headers, media_type=JSON)(scope, receive, send)
+                finally:
+                    watching.cancel()
+                    asking.close()
 
     async def ask(self, body: bytes, asking: Asking, served: Served, record: Record, grow: Grow) -> Exchange:
         """Reads a request and asks its questions; raises ApiError for an invalid one, and errors of `Asking`.
 
         If it names no URLs, all this is one task of a thread: a second one would wait until all other
-        requests that have arrived are read, and the engine with it.
+        requests that have arrived are read, and the engine with it. Raises Disconnected if the client has
+        gone before its turn.
         """
         server = self.server
 
         def read() -> tuple[GenerationRequest, Exchange | None]:
+            asking.check_client()
             request, record.ignored = read_request(body, self.endpoint.request)
             return request, None if remote_urls(request) else ask(request, {})
 

@@ -20,7 +20,8 @@ RETRY = 0.05  # seconds until a question is asked again for which the queue had 
 class Asking:
     """The questions of one request: `replies` grows as the queue of the engine has room for them.
 
-    All methods but `ask` and `ask_more` belong to the thread of the event loop in which it was created.
+    All methods but `ask`, `ask_more` and `check_client` belong to the thread of the event loop in which it
+    was created.
     """
 
     def __init__(self, engine: Engine, wakeups: Wakeups) -> None:
@@ -28,6 +29,8 @@ class Asking:
         self._engine, self._wakeups = engine, wakeups
         self._left: deque[Question] = deque()
         self._only_ends = False
+        self._asked = 0.0  # the time of the loop when questions were asked last
+        self.has_more = False  # whether the queue had no room for questions, which must be asked again
         self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
         self._changed: deque[int] = deque()  # replies with something to read
         self._readers: dict[int, PieceReader] = {}
@@ -35,9 +38,9 @@ class Asking:
         self._is_closed = self._is_gone = False
 
     @property
-    def has_more(self) -> bool:
-        """Whether questions are left that must be asked again when the queue has room."""
-        return bool(self._left)
+    def is_time_to_ask(self) -> bool:
+        """Whether questions must be asked again, and RETRY seconds have passed since they were asked last."""
+        return self.has_more and self._loop.time() - self._asked >= RETRY
 
     @property
     def is_complete(self) -> bool:
@@ -56,18 +59,21 @@ class Asking:
 
     def ask_more(self) -> None:
         """Asks the questions that are left, in any thread; raises the errors of `ask`."""
+        self._asked = self._loop.time()
         while self._left and not self._is_closed:
             try:
                 reply = self._engine.submit(self._left[0])
             except QueueFull:
                 if not self.replies:
                     raise
+                self.has_more = True
                 return
             self.replies.append(reply)
             self._left.popleft()
             if self._is_closed:
                 reply.cancel()
             reply.on_progress(partial(self._written, len(self.replies) - 1))
+        self.has_more = False
 
     def _written(self, index: int) -> None:
         """A reply has changed, in the thread of the engine."""
@@ -85,7 +91,7 @@ class Asking:
 
     async def news(self, seconds: float) -> list[int]:
         """Waits for news, at most `seconds` -> the replies with news; Disconnected if no client."""
-        if self._left:
+        if self.has_more:
             seconds = RETRY
         try:
             async with asyncio.timeout(seconds):
@@ -93,9 +99,13 @@ class Asking:
         except TimeoutError:
             return []
         self._news.clear()
+        self.check_client()
+        return [*dict.fromkeys(self._changed.popleft() for _ in range(len(self._changed)))]
+
+    def check_client(self) -> None:
+        """Raises Disconnected if the client is gone."""
         if self._is_gone:
             raise Disconnected
-        return [*dict.fromkeys(self._changed.popleft() for _ in range(len(self._changed)))]
 
     def pieces(self, index: int) -> Iterator[Piece]:
         """The new pieces of a reply; then raises its error, if it has failed."""

@@ -18,6 +18,7 @@ from vipllava_jax.protocol.errors import NO_PARAMS, ApiError, api_error
 from vipllava_jax.protocol.exchange import Exchange
 from vipllava_jax.protocol.requests import read_request
 from vipllava_jax.protocol.served import Served
+from vipllava_jax.serving.asking import Asking
 from vipllava_jax.serving.bodies import BodyMemory, Grow, read_body
 from vipllava_jax.serving.image_hosts import ImageHosts
 from vipllava_jax.serving.logs import RequestLog
@@ -46,6 +47,7 @@ class Server:
         self.served: Served | None = None
         self.progress = ('weights', 0, 0)
         self.open = 0  # requests that have been admitted and not answered
+        self.asking: set[Asking] = set()  # those of them whose bodies have been read
         self.is_draining = False
         self.bodies = BodyMemory(options.memory_for_bodies)
         self.threads = ThreadPoolExecutor(THREADS, 'vipllava request')
@@ -123,10 +125,11 @@ class Server:
     def admit(self) -> Iterator[tuple[Engine, Served]]:
         """Counts a request until the end of the block, and yields the engine and its model.
 
-        Raises ApiError if the server is full (429) or not ready (503).
+        Raises ApiError if the server is full (429) or not ready (503). Requests whose bodies are being read,
+        which can take a minute, take no room from others.
         """
         ready = self.ready()
-        self._check_room(self.open)
+        self._check_room(len(self.asking))
         self.open += 1
         self._idle.clear()
         try:
@@ -137,9 +140,23 @@ class Server:
                 self._idle.set()
 
     def check_queue(self, engine: Engine) -> None:
-        """Raises ApiError (429) if the queue of the engine is full, which one request of many can do."""
+        """Raises ApiError (429) if the queue of the engine is full, which one request of many can do.
+
+        While such a request has questions left, they are asked before those of others.
+        """
         stats = engine.stats()
-        self._check_room(stats.running + stats.waiting + stats.preparing)
+        count = stats.running + stats.waiting + stats.preparing
+        self._check_room(max(count, self._capacity) if any(a.has_more for a in self.asking) else count)
+
+    @contextmanager
+    def place_for(self, asking: Asking) -> Iterator[None]:
+        """Takes the room of a request whose body has been read; ApiError (429) if there is none."""
+        self._check_room(len(self.asking))
+        self.asking.add(asking)
+        try:
+            yield
+        finally:
+            self.asking.remove(asking)
 
     def _check_room(self, count: int) -> None:
         if count >= self._capacity:

@@ -88,7 +88,7 @@ async def whole(server: Server, asking: Asking, exchange: Exchange) -> bytes:
 
 async def ask_more(server: Server, asking: Asking) -> None:
     """Asks the questions for which the queue had no room before."""
-    if asking.has_more:
+    if asking.is_time_to_ask:
         await server.in_thread(asking.ask_more)
 
 
