@@ -11,6 +11,7 @@ import yaml
 from vipllava_jax import cli
 from vipllava_jax.cli.serve import serve
 from vipllava_jax.protocol.served import Limits
+from vipllava_jax.serving.options import ServerOptions
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / 'docs/serving'
@@ -138,7 +139,10 @@ def test_the_limits_on_the_page_are_those_of_requests():
     limits = Limits()
     for text in (
         f'A body has at most {limits.body_bytes >> 20} MiB',
-        f'a picture {limits.picture_bytes >> 20} MiB and {limits.picture_pixels // 10**6} million pixels',
+        f'all bodies together take at most {ServerOptions.memory_for_bodies >> 30} GiB',
+        f'at most {ServerOptions.connections:,} connections',
+        f'A picture has at most {limits.picture_bytes >> 20} MiB and',
+        f'and {limits.picture_pixels // 10**6} million pixels',
         f'{limits.pictures} pictures, {limits.marks} marks, {limits.regions:,} regions, ',
         f'{limits.prompts} prompts, {limits.answers} answers and {limits.stop_strings} stop strings',
     ):
