@@ -10,11 +10,11 @@ from typing import Any
 from vipllava_jax.inputs.images import ImageSource, open_image
 from vipllava_jax.inputs.marks import COLORS, PREPOSITIONS, Mark
 
-# In place of the requests of the page: its example is the picture, and nothing is asked.
+# In place of the requests of the page: its example is the picture, and the name of the frame is its marks.
 API = """
 const answers = {
   '/ready': { json: () => ({ status: 'ready' }) },
-  '/page/about.json': { json: () => ({ ...given, example: { marks: regions, question: '' } }) },
+  '/page/about.json': { json: () => ({ ...given, example: { marks: JSON.parse(self.name), question: '' } }) },
   '/page/example.png': { blob: async () => (await fetch(given.picture)).blob() },
 };
 export const get = async (path) => answers[path];
@@ -38,23 +38,27 @@ document.head.append(map);
 addEventListener('DOMContentLoaded', () => import('frame.js'));
 """
 STYLE = """
-header, #asking, #sees, #drawing > .bar > :is(.button, #camera-open, #example) { display: none }
+a, header, #asking, #sees, #drawing > .bar > :is(.button, #camera-open, #example) { display: none }
 body { height: auto; min-height: 0 } main { display: block } #drawing { padding: 0 } #stage { height: 24rem }
 """
 WIDGET = """
 export default { render({ model, el }) {
-  const marks = `<script>const regions = ${JSON.stringify(model.get('regions'))}</script>`;
-  const frame = Object.assign(document.createElement('iframe'), { title: 'Marks on a picture' });
-  frame.srcdoc = model.get('page').replace('<head>', `<head>${marks}`);
-  Object.assign(frame.style, { width: '100%', height: '37rem', border: 0 });
+  const properties = { title: 'Marks on a picture', style: 'width: 100%; height: 37rem; border: 0' };
+  const frame = Object.assign(document.createElement('iframe'), properties, { srcdoc: model.get('page') });
   const hear = ({ source, data }) => {
     if (source !== frame.contentWindow) return;
+    frame.name = JSON.stringify(data);
     model.set('regions', data);
     model.save_changes();
   };
+  const show = () => {
+    const name = JSON.stringify(model.get('regions'));
+    if (name !== frame.name) el.append(Object.assign(frame, { name })); // which loads the frame again
+  };
+  show();
   addEventListener('message', hear);
-  el.append(frame);
-  return () => removeEventListener('message', hear);
+  model.on('change:regions', show);
+  return () => [removeEventListener('message', hear), model.off('change:regions', show)];
 } };
 """
 
@@ -83,15 +87,13 @@ def page_of(image: ImageSource) -> str:
     file = io.BytesIO()
     open_image(image).save(file, 'JPEG', quality=90)
     picture = f'data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'
-    limits = {'marks': 64, 'regions': 64}
-    given = {'prepositions': PREPOSITIONS, 'colors': COLORS, 'limits': limits, 'picture': picture}
-    given |= {'model': '', 'templates': [], 'fits': []}
+    given = {'prepositions': PREPOSITIONS, 'colors': COLORS, 'picture': picture}
+    given |= {'model': '', 'templates': [], 'fits': [], 'limits': {'marks': 64, 'regions': 64}}
     folder = files('vipllava_jax.serving').joinpath('page')
-    texts = {entry.name: entry.read_text() for entry in folder.iterdir()} | {'api.js': API, 'frame.js': FRAME}
+    texts = {entry.name: entry.read_text('utf-8') for entry in folder.iterdir()}
+    texts |= {'api.js': API, 'frame.js': FRAME}
     modules = {name: text.replace("'./", "'") for name, text in texts.items() if name.endswith('.js')}
-    data = [
-        f'const {name} = {json.dumps(value)};' for name, value in (('given', given), ('modules', modules))
-    ]
-    script = ''.join(data).replace('<', r'\u003c') + START
+    data = json.dumps({'given': given, 'modules': modules}).replace('<', r'\u003c')
+    script = f'const {{ given, modules }} = {data};{START}'
     head = f'<script>{script}</script><style>{texts["style.css"]}{STYLE}</style></head>'
     return re.sub('<(link|script) .*', '', texts['index.html']).replace('</head>', head)

@@ -10,10 +10,18 @@ RENDER = """async ([code, values]) => {
   const file = new Blob([code], { type: 'text/javascript' });
   const { default: widget } = await import(URL.createObjectURL(file));
   window.values = values;
+  const listeners = new Set();
+  window.change = (regions) => {
+    if (JSON.stringify(regions) === JSON.stringify(values.regions)) return;
+    values.regions = regions;
+    listeners.forEach((listener) => listener());
+  };
   const model = {
     get: (name) => values[name],
-    set: (name, value) => (values[name] = value),
+    set: (name, value) => change(value),
     save_changes: () => (values.saved = true),
+    on: (name, listener) => listeners.add(listener),
+    off: (name, listener) => listeners.delete(listener),
   };
   window.end = widget.render({ model, el: document.body });
 }"""
@@ -73,5 +81,37 @@ def test_a_widget_that_is_shown_again_has_its_marks(shown):
     widget.regions = [{'shape': 'ellipse', 'color': 'gold', 'box': [10, 20, 200, 220], 'units': 'pixels'}]
     page = shown(widget)
     page.frame_locator('iframe').locator('#drawn > .ellipse').wait_for()
+    page.wait_for_function('window.values.saved')
     assert page.evaluate('window.values.regions') == widget.regions
     assert widget.marks == [vj.Mark('ellipse', box=(10, 20, 200, 220), color='gold', units='pixel')]
+
+
+def test_marks_are_kept_when_a_notebook_moves_the_widget(shown):
+    page = shown(vj.draw_widget(np.full((480, 640, 3), 128, np.uint8)))
+    drag(page, [(100, 80), (180, 150), (300, 240)])
+    page.wait_for_function('window.values.saved && window.values.regions.length === 1')
+    drawn = page.evaluate('window.values.regions')
+    page.evaluate('window.values.saved = false')
+    page.evaluate('document.body.append(document.querySelector("iframe"))')  # which loads the frame again
+    page.wait_for_function('window.values.saved')
+    assert page.evaluate('window.values.regions') == drawn
+    assert page.frame_locator('iframe').locator('#drawn > .rectangle').count() == 1
+
+
+def test_marks_that_change_elsewhere_are_shown(shown):
+    page = shown(vj.draw_widget(np.full((480, 640, 3), 128, np.uint8)))
+    regions = [{'shape': 'arrow', 'color': 'aqua', 'point': [500, 400], 'units': 'pixels'}]
+    page.evaluate('(regions) => change(regions)', regions)
+    page.frame_locator('iframe').locator('#drawn > .arrow').wait_for()
+    assert page.evaluate('window.values.regions') == regions
+
+
+def test_regions_are_no_code(shown):
+    widget = vj.draw_widget(np.full((480, 640, 3), 128, np.uint8))
+    text = '</script><script>parent.broken = true</script>$&'
+    widget.regions = [
+        {'shape': 'ellipse', 'color': 'red', 'box': [1, 2, 20, 30], 'units': 'pixels', 'a': text}
+    ]
+    page = shown(widget)
+    page.frame_locator('iframe').locator('#drawn > .ellipse').wait_for()
+    assert page.evaluate('window.broken') is None
