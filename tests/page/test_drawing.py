@@ -181,3 +181,67 @@ def test_marks_are_drawn_and_changed_by_the_keyboard(visit, photo):
         driver.page.keyboard.press(key)
     (mark,) = driver.marks()
     assert (mark['shape'], mark['point']) == ('arrow', [318, 240])
+
+
+def test_a_click_that_changes_nothing_is_no_step(visit, photo):
+    driver = visit()
+    driver.open('photo.png', photo)
+    driver.drag(BOX)
+    driver.drag([(400, 100), (500, 200)])
+    driver.page.click('#undo')
+    driver.choose('tool', 'select')
+    driver.drag([(200, 200)])
+    driver.drag([(300, 240)])  # its corner
+    driver.page.click('#redo')
+    assert len(driver.marks()) == 2
+
+
+def test_a_mark_takes_the_color_that_is_chosen_already(visit, photo):
+    driver = visit()
+    driver.open('photo.png', photo)
+    driver.drag(BOX)
+    driver.choose('color', 'blue')
+    driver.drag([(200, 200)])  # which selects the mark
+    driver.page.click('[name=color][value=blue]')
+    assert [mark['color'] for mark in driver.marks()] == ['blue']
+
+
+def test_a_click_on_a_large_picture_may_slip(visit):
+    file = io.BytesIO()
+    Image.new('L', (4000, 3000), 128).save(file, 'PNG')
+    driver = visit()
+    driver.open('large.png', file.getvalue())
+    driver.drag([(800, 800), (2400, 2000)])
+    driver.drag([(1600, 1400), (1606, 1406)])
+    assert driver.page.locator('#selection > *').count() > 0
+    driver.drag([(200, 200), (600, 600), (202, 202)])  # given up
+    assert driver.page.locator('#drawn > *').count() == 1
+
+
+def test_a_corner_moves_as_far_as_the_pointer(visit, photo):
+    driver = visit()
+    driver.open('photo.png', photo)
+    driver.drag(BOX)
+    driver.drag([(200, 200)])  # which selects it
+    driver.drag([(304, 243), (344, 283)])
+    assert driver.marks()[0]['box'] == pytest.approx([100, 80, 340, 280], abs=1)
+
+
+def test_a_small_mark_is_moved(visit, photo):
+    driver = visit()
+    driver.open('photo.png', photo)
+    driver.drag([(100, 100), (130, 130)])
+    driver.choose('tool', 'select')
+    driver.drag([(115, 115)])
+    driver.drag([(109, 109), (149, 129)])
+    assert driver.marks()[0]['box'] == pytest.approx([140, 120, 170, 150], abs=1)
+
+
+def test_a_key_that_is_held_adds_one_mark(visit):
+    driver = visit()
+    driver.page.click('#clear')
+    driver.page.focus('#canvas')
+    for _ in range(3):
+        driver.page.keyboard.down('Enter')
+    assert driver.page.text_content('#announcement') == 'Mark 1, within the red rectangle, was added.'
+    assert len(driver.marks()) == 1

@@ -1,7 +1,5 @@
-// The picture on the screen, and the marks over it.
-
 import { createSvg, onClick, page } from './elements.js';
-import { clamp, corners, span } from './geometry.js';
+import { clamp, corners, minus, span } from './geometry.js';
 import { drawn } from './shapes.js';
 import { listen, state } from './state.js';
 
@@ -17,6 +15,7 @@ export function pictureAt({ clientX, clientY }) {
 
 /** Magnifies the picture around a place [x, y] of the screen; the factor 0 shows all of it. */
 export function zoom(factor, at) {
+  if (!state.picture) return;
   const { size } = state.picture;
   const whole = Math.min(stage.clientWidth / size[0], stage.clientHeight / size[1]);
   const before = sheet.getBoundingClientRect();
@@ -47,6 +46,7 @@ function handles(mark, size) {
   const isPoint = mark.points.length === 1;
   const margin = isPoint ? Math.max(...size) / 28 : 0;
   const [start, end] = span(mark.points);
+  page.selection.style.setProperty('--side', Math.max(...minus(end, start)));
   const places = corners([start.map((value) => value - margin), end.map((value) => value + margin)]);
   const dots = places.map((place) => `M${place}h0`);
   const grips = dots.map((d, n) => createSvg('path', { class: 'grip', d, 'data-corner': n }));
@@ -62,4 +62,4 @@ listen(['picture'], () => {
   zoom(0);
 });
 listen(['picture', 'marks', 'selected', 'draft', 'mode'], paint);
-new ResizeObserver(() => isFitted && state.picture && zoom(0)).observe(stage);
+new ResizeObserver(() => isFitted && zoom(0)).observe(stage);

@@ -1,7 +1,9 @@
 // Points [x, y] in pixels of the picture, whose size is [width, height].
 
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-export const distance = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
+export const plus = (point, other) => point.map((value, k) => value + other[k]);
+export const minus = (point, other) => point.map((value, k) => value - other[k]);
+export const distance = (point, other) => Math.hypot(...minus(point, other));
 
 export const inside = (point, size) => point.map((value, k) => clamp(Math.round(value), 0, size[k]));
 
@@ -18,7 +20,7 @@ export const spread = (points, n) => Array.from({ length: n }, (_, i) => points[
 export function moved(mark, by, size) {
   const [low, high] = span(mark.points);
   const step = by.map((value, k) => Math.round(clamp(value, -low[k], size[k] - high[k])));
-  return { ...mark, points: mark.points.map((point) => point.map((value, k) => value + step[k])) };
+  return { ...mark, points: mark.points.map((point) => plus(point, step)) };
 }
 
 /** A mark stretched from corner to corner of a box. */
@@ -29,9 +31,9 @@ export function stretched(mark, [start, end], size) {
 }
 
 /** Whether a mark can be drawn: one of an area is at least two pixels wide and high. */
-export function isLargeEnough({ points }) {
+export function isDrawable({ points }) {
   const [low, high] = span(points);
-  return points.length === 1 || high.every((value, k) => value - low[k] >= 2);
+  return points.length === 1 || Math.min(...minus(high, low)) >= 2;
 }
 
 const WEIGHTS = Array.from({ length: 101 }, (_, n) => n / 100) // of the control points, along the curve

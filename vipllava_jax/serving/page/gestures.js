@@ -2,10 +2,11 @@
 
 import { pictureAt, zoom } from './canvas.js';
 import { page } from './elements.js';
-import { corners, curveAlong, distance, inside, isLargeEnough, moved, span, stretched } from './geometry.js';
+import { corners, curveAlong, distance, inside, isDrawable, minus, moved, plus, span, stretched } from './geometry.js';
 import { GESTURES } from './shapes.js';
 import { change, listen, put, state } from './state.js';
 
+const SLIP = 4; // pixels of the screen
 const { canvas, stage } = page;
 const pointers = new Map(); // the places [x, y] on the screen of those that are down, by their ids
 let gesture = null; // of the first: { index, found, markAt(point, passed) }; without markAt, it moves the view
@@ -27,15 +28,16 @@ function begin({ target }, start) {
   const { corner } = target.dataset;
   const found = [...page.drawn.children].indexOf(target.closest('.mark'));
   if (corner) {
-    const opposite = corners(span(marks[selected].points))[(Number(corner) + 2) % 4];
-    const boxTo = (point) => span([opposite, inside(point, picture.size)]);
+    const places = corners(span(marks[selected].points));
+    const opposite = places[(Number(corner) + 2) % 4];
+    const boxTo = (point) => span([opposite, inside(plus(places[corner], minus(point, start)), picture.size)]);
     const markAt = (point) => stretched(marks[selected], boxTo(point), picture.size);
     return { index: selected, found: selected, markAt };
   }
   if (tool !== 'select') return { index: marks.length, found, markAt: newMark() };
   change({ selected: found });
-  const by = ([x, y]) => [x - start[0], y - start[1]];
-  return found < 0 ? {} : { index: found, found, markAt: (point) => moved(marks[found], by(point), picture.size) };
+  const markAt = (point) => moved(marks[found], minus(point, start), picture.size);
+  return found < 0 ? {} : { index: found, found, markAt };
 }
 
 function newMark() {
@@ -56,7 +58,11 @@ function draw(event) {
   if (!gesture?.markAt) return;
   const passed = [...(event.getCoalescedEvents?.() ?? []), event].map(pictureAt);
   const mark = gesture.markAt(passed.at(-1), passed);
-  if (isLargeEnough(mark)) change({ draft: { index: gesture.index, mark } });
+  const isNew = gesture.index === state.marks.length;
+  const slip = SLIP / page.sheet.style.getPropertyValue('--scale');
+  const isClick = isNew && mark.points.length > 1 && distance(...span(mark.points)) < slip;
+  if (isDrawable(mark) && !isClick) change({ draft: { index: gesture.index, mark } });
+  else if (isNew) change({ draft: null });
 }
 
 function move(event) {

@@ -1,7 +1,5 @@
-// Drawing and changing marks by the keyboard and by buttons.
-
 import { announce, onClick, page } from './elements.js';
-import { inside, isLargeEnough, moved, span, stretched } from './geometry.js';
+import { inside, isDrawable, moved, plus, span, stretched } from './geometry.js';
 import { GESTURES } from './shapes.js';
 import { change, edit, listen, phraseOf, put, redo, state, undo } from './state.js';
 
@@ -27,7 +25,9 @@ function remove() {
   edit(state.marks.toSpliced(state.selected, 1));
 }
 
-const tell = (index, text) => announce(index < 0 ? 'No mark is selected.' : `${phraseOf(state.marks[index])} ${text}`);
+function tell(index, text) {
+  announce(index < 0 ? 'No mark is selected.' : `Mark ${index + 1}, ${phraseOf(state.marks[index])}, ${text}`);
+}
 
 /** Moves or resizes the selected mark; while a key is held, as one step to undo. */
 function nudge({ key, shiftKey, repeat }) {
@@ -38,16 +38,16 @@ function nudge({ key, shiftKey, repeat }) {
   const [start, end] = span(before.points);
   const mark =
     shiftKey && before.points.length > 1
-      ? stretched(before, [start, end.map((value, k) => value + by[k])], picture.size)
+      ? stretched(before, [start, plus(end, by)], picture.size)
       : moved(before, by, picture.size);
-  if (isLargeEnough(mark)) put(selected, mark, selected, repeat);
+  if (isDrawable(mark)) put(selected, mark, selected, repeat);
 }
 
 page.canvas.onkeydown = (event) => {
   const { key } = event;
   if (!state.picture || event.ctrlKey || event.metaKey) return;
   const hasMark = state.selected >= 0;
-  if (key === 'Enter') add();
+  if (key === 'Enter' && !event.repeat) add();
   else if (key === ' ') next();
   else if (hasMark && key in ARROWS) nudge(event);
   else if (hasMark && (key === 'Delete' || key === 'Backspace')) remove();
@@ -70,4 +70,5 @@ listen(['marks', 'selected'], () => {
   page.redo.disabled = !state.future.length;
   page.delete.disabled = state.selected < 0;
   page.clear.disabled = !state.marks.length;
+  if (document.activeElement.disabled) page.canvas.focus();
 });

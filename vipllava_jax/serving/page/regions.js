@@ -1,7 +1,5 @@
-// Marks from regions of files and of the server, and back.
-
 import { announce, create, notify, onClick, onFile, page } from './elements.js';
-import { inside, isLargeEnough, span } from './geometry.js';
+import { inside, isDrawable, minus, span } from './geometry.js';
 import { GESTURES } from './shapes.js';
 import { answered, edit, state } from './state.js';
 
@@ -40,7 +38,7 @@ async function importFile(file) {
       points: points.map((point) => inside(point, state.picture.size)),
     }));
     const room = state.about.limits.regions - state.marks.length;
-    const added = found.filter(isLargeEnough).slice(0, room);
+    const added = found.filter(isDrawable).slice(0, room);
     const left = regions.length - added.length;
     edit([...state.marks, ...added]);
     announce(`${added.length} regions were imported.`);
@@ -60,23 +58,23 @@ function fromCoco({ images = [], annotations }) {
     .map(({ bbox: [x, y, w, h] = [] }) => [x * across, y * down, (x + w) * across, (y + h) * down]);
 }
 
-/** What the files contain that are saved. */
-const FILES = {
-  'regions.json': ({ picture, question, marks, answers }) => {
-    const regions = marks.map((mark, n) => ({ ...regionOf(mark), answer: answers[n] }));
-    return { picture, question, regions };
-  },
+const SAVED = {
+  'regions.json': ({ picture, question, marks, answers }) => ({
+    picture,
+    question,
+    regions: marks.map((mark, n) => ({ ...regionOf(mark), answer: answers[n] })),
+  }),
   'coco.json': ({ picture: { name, ...size }, marks, answers }) => {
     const annotations = marks.map(({ points }, n) => {
-      const [[x, y], [right, bottom]] = span(points);
-      const [width, height] = [right - x, bottom - y];
+      const [start, end] = span(points);
+      const sides = minus(end, start);
       return {
         id: n + 1,
         image_id: 1,
         category_id: 1,
         iscrowd: 0,
-        bbox: [x, y, width, height],
-        area: width * height,
+        bbox: [...start, ...sides],
+        area: sides[0] * sides[1],
         segmentation: points.length > 2 ? [points.flat()] : undefined,
         caption: answers[n],
       };
@@ -89,7 +87,7 @@ function save(file) {
   const { marks, picture } = state;
   const { name, size: [width, height] } = picture;
   const { question, answers } = answered.get(marks) ?? { question: page.question.value, answers: [] };
-  const data = FILES[file]({ picture: { name, width, height }, question, marks, answers });
+  const data = SAVED[file]({ picture: { name, width, height }, question, marks, answers });
   const href = URL.createObjectURL(new Blob([JSON.stringify(data, null, 1)], { type: 'application/json' }));
   create('a', { href, download: file }).click();
   setTimeout(() => URL.revokeObjectURL(href), 10_000);

@@ -1,7 +1,7 @@
 // Which gesture makes each shape, and how it is drawn, as by the server.
 
 import { createSvg } from './elements.js';
-import { corners, span, spread } from './geometry.js';
+import { corners, minus, span, spread } from './geometry.js';
 
 /** What makes a shape: a box is dragged, a point pressed, a path drawn. */
 export const GESTURES = {
@@ -60,7 +60,7 @@ export function drawn(mark, size) {
   const points = mark.points.map((point) => point.map((value, k) => Math.min(value, size[k] - 1)));
   const unit = Math.max(...size) / 336;
   const box = span(points);
-  const sides = [0, 1].map((k) => box[1][k] - box[0][k]);
+  const sides = minus(box[1], box[0]);
   const middle = [0, 1].map((k) => box[0][k] + sides[k] / 2);
   const polygon = points.length > 2 ? points : corners(box);
   const usual = whole(3 * unit);
@@ -75,7 +75,6 @@ export function drawn(mark, size) {
   );
 }
 
-/** A shape as it looks on a picture, for its button. */
 export function icon(shape) {
   const box = [[7, 11], [33, 29]];
   const ring = [[6, 18], [13, 8], [25, 7], [35, 16], [33, 27], [20, 33], [8, 28]];

@@ -1,15 +1,13 @@
-// What the page shows, and who listens to its changes.
-
-const listeners = {}; // by the names of fields
+const listeners = {};
 
 export const state = {
-  about: null, // what the server offers
-  phase: 'loading', // of the server: loading, ready, draining, failed, or away
-  picture: null, // { name, data, size }: data is a data URI, size [width, height]
+  about: null,
+  phase: 'loading', // of the server
+  picture: null, // { name, data: a data URI, size: [width, height] }
   marks: [], // { shape, color, points }: one point, the two corners of a box, or those of a polygon
-  past: [], // earlier marks, to which undo returns
+  past: [], // lists of marks, for undo
   future: [],
-  draft: null, // { index, mark }: what a gesture makes of a mark, before it ends
+  draft: null, // { index, mark }: a mark during a gesture
   selected: -1, // the index of a mark
   tool: 'rectangle', // a shape, or 'select'
   color: 'red',
@@ -29,13 +27,13 @@ export function change(fields) {
   new Set(Object.keys(fields).flatMap((name) => listeners[name] ?? [])).forEach((listener) => listener());
 }
 
-/** Replaces the marks; a change that continues the one before it is undone with it. */
+/** Replaces the marks unless they are the same; a change that continues the one before it is undone with it. */
 export function edit(marks, selected = -1, continues = false) {
+  if (JSON.stringify(marks) === JSON.stringify(state.marks)) return change({ selected, draft: null });
   const past = continues ? state.past : [...state.past, state.marks];
   change({ marks, selected, past, future: [], draft: null });
 }
 
-/** Replaces one mark, or appends it. */
 export const put = (index, mark, ...rest) => edit(state.marks.toSpliced(index, 1, mark), ...rest);
 
 export const undo = () => go('past', 'future');
@@ -47,7 +45,6 @@ function go(from, to) {
   change({ marks, [from]: state[from].slice(0, -1), [to]: [...state[to], state.marks], selected: -1, draft: null });
 }
 
-/** The phrase of a mark in a question: 'within the red rectangle'. */
 export const phraseOf = ({ shape, color }) => `${state.about.prepositions[shape]} the ${color} ${shape}`;
 
 /** A question as the model reads it, with phrases in place of {mark}, {mark2}, … */
