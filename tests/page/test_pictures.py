@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.page
-GIVE = """([kind, data]) => {
+GIVE = """([kind, data, text = '', target = 'body']) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt());
   const dataTransfer = new DataTransfer();
-  dataTransfer.items.add(new File([bytes], 'photo.png', { type: 'image/png' }));
+  if (data) dataTransfer.items.add(new File([bytes], 'photo.png', { type: 'image/png' }));
+  if (text) dataTransfer.items.add(text, 'text/plain');
   const [Kind, name] = kind === 'drop' ? [DragEvent, 'dataTransfer'] : [ClipboardEvent, 'clipboardData'];
   const event = new Kind(kind, { bubbles: true, cancelable: true, [name]: dataTransfer });
-  return !document.body.dispatchEvent(event);
+  return !document.querySelector(target).dispatchEvent(event);
 }"""
 
 
@@ -28,7 +29,22 @@ def test_a_broken_picture_is_told(visit, photo):
     driver.page.wait_for_selector('#notice-text:has-text("cut.png"), #sees-note:has-text("image")')
 
 
-def test_pictures_of_other_formats_and_turned_ones_are_opened(visit):
+def test_a_format_that_servers_may_not_read_is_written_anew(visit):
+    driver, file = visit(), io.BytesIO()
+    Image.new('RGB', (64, 48), 'teal').save(file, 'AVIF')
+    driver.open('a.avif', file.getvalue(), 'image/avif')
+    url = driver.ask('What is this?')['messages'][0]['content'][0]['image_url']['url']
+    kind, _, data = url.partition(',')
+    assert kind == 'data:image/webp;base64'
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (64, 48)
+        assert image.convert('RGB').getpixel((30, 20)) == pytest.approx((0, 128, 128), abs=6)
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="90" height="60"><circle r="30"/></svg>'
+    driver.page.set_input_files('#file', {'name': 'a.svg', 'mimeType': 'image/svg+xml', 'buffer': svg})
+    driver.page.wait_for_selector('#notice-text:has-text("a.svg cannot be opened as a picture")')
+
+
+def test_a_turned_picture_is_shown_upright(visit):
     driver = visit()
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
@@ -36,9 +52,6 @@ def test_pictures_of_other_formats_and_turned_ones_are_opened(visit):
     driver.open('turned.jpg', file.getvalue(), 'image/jpeg')
     driver.drag([(4, 4), (30, 70)])
     assert driver.marks()[0]['box'] == pytest.approx([4, 4, 30, 70], abs=1)
-    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="90" height="60"><circle r="30"/></svg>'
-    driver.page.set_input_files('#file', {'name': 'a.svg', 'mimeType': 'image/svg+xml', 'buffer': svg})
-    driver.page.wait_for_selector('#notice:not([hidden])')
 
 
 @pytest.mark.parametrize('kind', ['drop', 'paste'])
@@ -51,6 +64,18 @@ def test_pictures_are_dropped_and_pasted(visit, photo, kind):
     picture = driver.ask()['messages'][0]['content'][0]
     assert picture['visual_prompts'][0]['box'] == pytest.approx([100, 80, 300, 240], abs=1)
     assert base64.b64decode(picture['image_url']['url'].partition(',')[2]) == photo
+
+
+def test_text_remains_text(visit, photo):
+    driver = visit()
+    data, text = base64.b64encode(photo).decode(), 'https://example.org/photo.png'
+    for kind in ('paste', 'drop'):
+        assert not driver.page.evaluate(GIVE, [kind, data, text, '#question'])  # programs add its picture
+    assert driver.page.evaluate(GIVE, ['drop', '', text])  # or else the browser would open the link
+    assert not driver.page.evaluate(GIVE, ['paste', '', text])
+    driver.open('next.png', photo)
+    assert driver.page.evaluate(GIVE, ['paste', data, '', '#question'])
+    driver.page.wait_for_selector('#picture[alt="photo.png"]')
 
 
 def test_marks_that_were_saved_are_imported(visit, photo):

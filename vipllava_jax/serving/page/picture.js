@@ -1,5 +1,3 @@
-// Opens pictures: files, pasted or dropped ones, those of the camera, and the example.
-
 import { markOf } from './regions.js';
 import { get } from './api.js';
 import { notify, onClick, onFile, page } from './elements.js';
@@ -9,7 +7,7 @@ const { camera, video } = page;
 const READABLE = /^image\/(png|jpeg|webp|gif|bmp)$/; // by any server
 
 const started = new Promise((resolve) => listen(['about'], resolve));
-let latest = null; // the picture that was chosen last, which may still have to arrive
+let latest = null; // the last choice, which may still have to arrive
 
 /** Shows a picture, unless another is chosen meanwhile; one that is not READABLE is written anew. */
 async function open(chosen, name = chosen.name || 'the pasted picture', isExample = false) {
@@ -21,6 +19,7 @@ async function open(chosen, name = chosen.name || 'the pasted picture', isExampl
     if (!bitmap) throw new Error(`${name} cannot be opened as a picture. Choose a JPEG, PNG or WebP file.`);
     const size = [bitmap.width, bitmap.height];
     const data = await dataUri(READABLE.test(blob.type) ? blob : await written(bitmap, size));
+    bitmap.close();
     if (chosen !== latest) return;
     notify();
     const marks = isExample ? state.about.example.marks.map(markOf) : [];
@@ -53,7 +52,7 @@ async function openCamera() {
     video.srcObject = stream;
     camera.showModal();
   } catch {
-    notify('The camera cannot be used. Allow it in the browser, or open a file.');
+    notify('The camera cannot be used. Allow it in the browser, which wants HTTPS, or open a file.');
   }
 }
 
@@ -68,10 +67,11 @@ async function take() {
   open(picture, 'a picture of the camera');
 }
 
-function openFrom(event, { files }) {
-  if (!files.length) return;
+function openFrom(event, { files, types }) {
+  const isText = event.target === page.question && types.includes('text/plain');
+  if (isText || !(files.length || event.type === 'drop')) return;
   event.preventDefault();
-  open(files[0]);
+  if (files.length) open(files[0]);
 }
 
 onFile('file', open);
