@@ -38,3 +38,20 @@ def test_the_order_of_focus_is_that_of_the_page(visit):
     driver.page.keyboard.press('Enter')
     driver.page.keyboard.press('Tab')
     assert driver.page.evaluate('document.activeElement.closest("#composer") !== null')
+
+
+def test_focus_moves_on_when_a_button_goes(visit, serve):
+    live = serve()
+    driver = visit(live)
+    focused = 'document.activeElement.id'
+    live.engine.going.clear()
+    driver.page.focus('#ask')
+    driver.page.keyboard.press('Enter')
+    driver.page.wait_for_selector('#stop')
+    assert driver.page.evaluate(focused) == 'stop'
+    live.engine.going.set()
+    driver.page.wait_for_selector('#stop', state='hidden')
+    assert driver.page.evaluate(focused) == 'conversation'
+    driver.page.focus('#clear')
+    driver.page.keyboard.press('Enter')
+    assert driver.page.evaluate(focused) == 'canvas'

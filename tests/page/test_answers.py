@@ -13,6 +13,17 @@ from tests.serving.live import live_server
 from vipllava_jax.serving.options import ServerOptions
 
 pytestmark = pytest.mark.page
+PREVIEW = '**/v1/preview'
+BREAK = """() => {
+  const text = 'data: {"choices": [{"delta": {"content": "A moon"}}]}\\n\\n';
+  const start = (stream) => {
+    stream.enqueue(new TextEncoder().encode(text));
+    window.lose = () => stream.error(new TypeError('network error'));
+  };
+  const others = fetch;
+  const answer = async () => new Response(new ReadableStream({ start }));
+  window.fetch = (path, ...rest) => (path.startsWith('/v1/chat') ? answer() : others(path, ...rest));
+}"""  # an answer whose connection can be lost
 
 
 def test_it_begins_with_an_example_that_can_be_asked_about(visit):
@@ -221,3 +232,80 @@ def test_it_works_with_a_slow_network(visit, serve):
     driver.wait_until_ready()
     driver.ask()
     assert driver.text('.answer')
+
+
+def test_a_connection_that_is_lost_is_told(visit):
+    driver = visit()
+    driver.page.evaluate(BREAK)
+    driver.page.click('#ask')
+    driver.page.wait_for_selector('.answer:not(:empty)')
+    driver.page.evaluate('window.lose()')
+    driver.page.wait_for_selector(
+        '.error:has-text("The answer ended early: the connection was lost. Try again.")'
+    )
+    assert driver.text('.answer') == 'A moon'
+
+
+def test_enter_that_ends_the_input_of_a_word_asks_nothing(visit):
+    driver = visit()
+    enter = "{ key: 'Enter', keyCode: 229, bubbles: true, cancelable: true }"  # as Safari sends it
+    driver.page.evaluate(f"question.dispatchEvent(new KeyboardEvent('keydown', {enter}))")
+    assert driver.page.locator('article').count() == 0
+    driver.page.press('#question', 'Enter')
+    driver.page.wait_for_selector('.answer:not(:empty)')
+
+
+def test_what_the_page_needs_is_requested_again(visit, serve):
+    driver = visit(serve(), ready=False)
+    failed = []
+
+    def fail_once(route):
+        if failed:
+            return route.continue_()
+        failed.append(route)
+        return route.abort()
+
+    driver.page.route('**/page/about.json', fail_once)
+    driver.page.reload()
+    driver.wait_until_ready()
+    assert failed
+    assert driver.ask()['model'] == 'tiny'
+
+
+def sees(*lefts):
+    """Whether a request is for a preview of marks with these left edges, to ten pixels."""
+    return lambda request: (
+        request.url.endswith('/v1/preview')
+        and lefts == tuple(round(mark['box'][0], -1) for mark in request.post_data_json['visual_prompts'])
+    )
+
+
+def test_each_mark_is_seen_alone_if_it_is_asked_about_alone(visit, photo):
+    driver = visit()
+    driver.open('photo.png', photo)
+    driver.drag([(100, 80), (200, 180)])
+    with driver.page.expect_request(sees(100, 300)):
+        driver.drag([(300, 200), (400, 300)])
+    with driver.page.expect_request(sees(100)):
+        driver.choose('mode', 'regions')
+    with driver.page.expect_request(sees(300)):
+        driver.drag([(350, 250)])  # which selects it
+
+
+def test_a_preview_waits_its_turn(visit):
+    driver = visit()
+    sent = []
+
+    def refuse(route):
+        sent.append(route)
+        route.fulfill(status=429, json={})
+
+    driver.page.route(PREVIEW, refuse)
+    for n in range(5):
+        before = len(sent)
+        driver.drag([(30 + 30 * n, 40), (50 + 30 * n, 60)])
+        while len(sent) == before:
+            driver.page.wait_for_timeout(20)
+    sent.clear()
+    driver.page.wait_for_timeout(7000)
+    assert len(sent) <= 4  # one each 2.3 s

@@ -6,6 +6,14 @@ import pytest
 
 pytestmark = pytest.mark.page
 QUESTION = 'What is {mark}?'
+OPEN = """async () => {
+  const blob = await (await fetch('/page/example.png')).blob();
+  await createImageBitmap(blob);
+  const reader = new FileReader();
+  reader.readAsDataURL(blob);
+  await new Promise((resolve) => (reader.onload = () => setTimeout(resolve)));
+}"""  # what the page does with a picture that arrives; when it ends, the page has ended with an earlier one
+PIXEL = 'data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7'
 
 
 def saved(driver, button='#export-json'):
@@ -120,7 +128,8 @@ def test_a_picture_that_arrives_late_does_not_replace_a_later_one(visit, photo):
     driver.drag([(100, 80), (200, 180)])
     with driver.page.expect_response('**/page/example.png'):
         late.continue_()
-    driver.page.wait_for_timeout(300)
+    driver.page.unroute('**/page/example.png')
+    driver.page.evaluate(OPEN)
     assert driver.page.get_attribute('#picture', 'alt') == 'photo.png'
     assert driver.marks()[0]['box'] == pytest.approx([100, 80, 200, 180], abs=1)
 
@@ -130,6 +139,11 @@ def test_the_example_does_not_replace_what_was_opened_while_the_page_loaded(visi
     held = hold(driver, '**/page/about.json')
     driver.page.reload()
     late = wait_for(driver, held)
+    driver.page.click('#zoom-in')
+    assert driver.page.is_disabled('#code-open')
+    driver.choose('mode', 'regions')
+    assert driver.page.is_hidden('#files')
+    driver.choose('mode', 'ask')
     driver.page.set_input_files('#file', {'name': 'photo.png', 'mimeType': 'image/png', 'buffer': photo})
     late.continue_()
     driver.page.wait_for_selector('#picture[alt="photo.png"]')
@@ -141,11 +155,16 @@ def test_the_example_does_not_replace_what_was_opened_while_the_page_loaded(visi
 def test_the_preview_of_an_earlier_picture_is_not_shown(visit, photo):
     driver = visit()
     held = hold(driver, '**/v1/preview')
+    driver.drag([(30, 30), (90, 90)])
+    earlier = wait_for(driver, held)
     driver.open('photo.png', photo)
     assert driver.page.is_hidden('#sees-image')
     assert driver.page.get_attribute('#sees', 'aria-busy') == 'true'
     wait_for(driver, held).continue_()
     driver.page.wait_for_selector('#sees[aria-busy=false] #sees-image')
+    earlier.fulfill(json={'image': PIXEL, 'warnings': []})
+    driver.page.evaluate("fetch('/ready').then((response) => response.text())")  # which arrives later
+    assert driver.page.get_attribute('#sees-image', 'src').startswith('data:image/png')
 
 
 def test_undo_during_a_gesture_ends_it(visit, photo):

@@ -1,5 +1,3 @@
-// Requests to the server, with errors that say what to do.
-
 const KEY = 'vipllava-api-key';
 export const apiKey = () => sessionStorage.getItem(KEY) ?? '';
 export const setApiKey = (key) => sessionStorage.setItem(KEY, key);
@@ -27,13 +25,16 @@ export async function post([path, body], signal) {
   throw Object.assign(new Error(message), { status });
 }
 
-/** Sends a request, and yields the events of its answer as they arrive. */
+/** Yields the events of an answer as they arrive. */
 export async function* events([path, body], signal) {
   const response = await post([path, { ...body, stream: true }], signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      if (signal.aborted) throw error;
+      return { done: true };
+    });
     if (done) throw new Error('The answer ended early: the connection was lost. Try again.');
     const parts = (rest + value).split('\n\n');
     rest = parts.pop();

@@ -1,10 +1,8 @@
-// Questions and their answers.
-
 import { events } from './api.js';
 import { announce, create, dot, notify, onClick, page } from './elements.js';
 import { chatRequest, regionsRequest } from './requests.js';
 import { showSettings } from './settings.js';
-import { answered, listen, state, withPhrases } from './state.js';
+import { answered, change, listen, phraseOf, state, withPhrases } from './state.js';
 
 const { conversation: log, question } = page;
 let turns = []; // { role, content }, with phrases in place of {mark}
@@ -26,7 +24,7 @@ async function ask(text, isChat = state.mode === 'ask') {
   entry.scrollIntoView({ block: 'nearest' });
   sending = new AbortController();
   const timer = showWaiting(waiting);
-  showButtons();
+  refresh();
   try {
     for await (const event of events(request, sending.signal)) {
       const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
@@ -46,7 +44,7 @@ async function ask(text, isChat = state.mode === 'ask') {
     clearInterval(timer);
     entry.className = '';
     sending = null;
-    showButtons();
+    refresh();
   }
   if (isCut) entry.append(create('p', { class: 'note' }, 'Cut off: the longest answer that the settings allow.'));
   if (!answer) waiting.textContent = 'No answer.';
@@ -64,9 +62,7 @@ function eachAnswer(entry, question) {
   const { marks } = state;
   const answers = [];
   const items = marks.map(({ color }) => create('li', {}, dot(color), create('span')));
-  const list = create('ol', {}, ...items);
-  entry.append(list);
-  listen(['marks'], () => list.classList.toggle('old', state.marks !== marks));
+  entry.append(Object.assign(create('ol', {}, ...items), { marks }));
   return ({ index, delta, finish_reason: isComplete }) => {
     if (index !== undefined) {
       const place = items[index].lastChild;
@@ -99,19 +95,40 @@ function fail({ message, status }, entry, again) {
 
 function write(text) {
   question.value = text;
-  showButtons();
+  refresh();
 }
 
-function showButtons() {
+/** Inserts {mark} or {mark2} where the cursor is, and selects the mark. */
+function insert(index) {
+  const before = question.value.slice(0, question.selectionStart);
+  const text = `${/\S$/.test(before) ? ' ' : ''}{mark${index ? index + 1 : ''}}`;
+  question.setRangeText(text, question.selectionStart, question.selectionEnd, 'end');
+  question.focus();
+  refresh();
+  change({ selected: index });
+}
+
+function showPhrases() {
+  const isChat = state.mode === 'ask';
+  const chip = (mark, index) => {
+    const label = isChat ? [dot(mark.color), phraseOf(mark)] : ['Insert {mark}'];
+    return create('button', { type: 'button', class: 'chip', onclick: () => insert(index) }, ...label);
+  };
+  page.phrases.replaceChildren(...state.marks.slice(0, isChat ? state.about.limits.marks : 1).map(chip));
+}
+
+function refresh() {
+  const { activeElement } = document;
   page.stop.hidden = !sending;
   page.ask.hidden = Boolean(sending);
-  for (const again of log.querySelectorAll('button')) again.disabled = sending;
+  if (sending && activeElement === page.ask) page.stop.focus();
+  if (!sending && activeElement === page.stop) log.focus();
   const { phase, picture, marks, mode } = state;
-  const isReady = phase === 'ready';
+  for (const again of log.querySelectorAll('button')) again.disabled = sending;
+  for (const list of log.querySelectorAll('ol')) list.classList.toggle('old', list.marks !== marks);
   const isMarked = mode === 'ask' ? !/\{mark\d*\}/.test(withPhrases(question.value)) : marks.length;
-  page.ask.disabled = sending || !isReady || !picture || !question.value.trim() || !isMarked;
-  const marked = isMarked ? '{mark} stands for the phrase of a mark.' : 'Draw a mark on the picture first.';
-  page.tip.textContent = isReady ? marked : 'The server is not ready yet.';
+  page.ask.disabled = sending || phase !== 'ready' || !picture || !question.value.trim() || !isMarked;
+  page.tip.textContent = isMarked ? '{mark} stands for the phrase of a mark.' : 'Draw a mark on the picture first.';
   page.ask.textContent = mode === 'ask' ? 'Ask' : `Ask about ${marks.length} mark${marks.length === 1 ? '' : 's'}`;
 }
 
@@ -130,11 +147,13 @@ function startAnew() {
 }
 
 page.composer.onsubmit = send;
-question.oninput = showButtons;
+question.oninput = refresh;
 question.onkeydown = (event) => {
-  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) send(event);
+  // 229 is the Enter that ends the input of Chinese or Japanese
+  if (event.key === 'Enter' && !event.shiftKey && event.keyCode !== 229) send(event);
 };
 onClick({ anew: startAnew, stop: () => sending.abort() });
 listen(['picture'], startAnew);
-listen(['phase', 'picture', 'marks', 'mode'], showButtons);
+listen(['phase', 'picture', 'marks', 'mode'], refresh);
+listen(['marks', 'mode'], showPhrases);
 listen(['about'], () => write(question.value || state.about.example.question));

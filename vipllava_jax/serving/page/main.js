@@ -1,8 +1,5 @@
-// Loads the page, shows what can be chosen, and follows the server.
-
 import './gestures.js';
 import './keys.js';
-import './phrases.js';
 import './picture.js';
 import './preview.js';
 import { get } from './api.js';
@@ -35,6 +32,7 @@ function showChoices() {
 }
 
 function choose({ target: { name, value } }) {
+  if (!name) return;
   const { marks, selected } = state;
   if (name === 'color' && selected >= 0) put(selected, { ...marks[selected], color: value }, selected);
   change({ [name]: value, ...(name === 'tool' && { selected: -1 }) });
@@ -51,15 +49,19 @@ async function follow() {
   setTimeout(follow, status === 'ready' ? 15_000 : 1000);
 }
 
-for (const id of ['tools', 'colors', 'modes']) page[id].onchange = choose;
+function begin() {
+  get('/page/about.json')
+    .then((response) => response.json())
+    .then((about) => change({ about }), () => setTimeout(begin, 1000));
+}
+
+for (const id of ['tools', 'colors', 'modes']) page[id].onclick = choose;
 onClick({
   dismiss: notify,
   'code-open': () => showSnippet(requestFor(page.question.value.trim() || state.about.example.question)),
 });
 listen(['about'], showChoices);
-listen(['mode'], () => (page.files.hidden = state.mode === 'ask'));
+listen(['mode', 'picture'], () => (page.files.hidden = state.mode === 'ask' || !state.picture));
+listen(['picture'], () => (page['code-open'].disabled = false));
 follow();
-get('/page/about.json')
-  .then((response) => response.json())
-  .then((about) => change({ about }))
-  .catch((error) => notify(error.message));
+begin();

@@ -1,4 +1,4 @@
-// What the model sees: the server draws the marks, a moment after each change.
+// What the model sees, drawn by the server.
 
 import { post } from './api.js';
 import { page } from './elements.js';
@@ -11,7 +11,7 @@ let sending = null; // the AbortController of the latest request
 async function renew() {
   sending?.abort();
   page.sees.ariaBusy = true;
-  if (!state.picture || state.phase !== 'ready') return show('', 'Shown when the server is ready.');
+  if (!state.picture || state.phase !== 'ready') return show('', '');
   const { signal } = (sending = new AbortController());
   await new Promise((resolve) => setTimeout(resolve, DELAY));
   try {
@@ -20,7 +20,7 @@ async function renew() {
     const { image, warnings } = await response.json();
     show(image, warnings.length ? 'Part of a mark is cut off: the fit "pad" keeps it.' : '');
   } catch (error) {
-    if (error.status === 429) setTimeout(renew, 2000);
+    if (error.status === 429) setTimeout(() => signal.aborted || renew(), 2000);
     else if (error.name !== 'AbortError') show('', error.message);
   }
 }
@@ -33,4 +33,5 @@ function show(image, note) {
 }
 
 listen(['picture'], () => show('', ''));
-listen(['marks', 'picture', 'settings', 'phase'], renew);
+listen(['marks', 'picture', 'settings', 'phase', 'mode'], renew);
+listen(['selected'], () => state.mode === 'ask' || renew());

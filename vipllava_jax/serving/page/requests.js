@@ -1,4 +1,4 @@
-// Requests, [path, body], from what the page shows; JSON leaves out what is undefined.
+// Requests are [path, body]; JSON leaves out what is undefined.
 
 import { regionOf } from './regions.js';
 import { page } from './elements.js';
@@ -6,7 +6,7 @@ import { state } from './state.js';
 
 /** The settings that are not left to the server, by their names in requests. */
 function settings() {
-  const fields = [...page['settings-form'].elements].filter(({ name, value }) => name && value);
+  const fields = [...page.settings.querySelectorAll('[name]')].filter(({ value }) => value);
   return Object.fromEntries(fields.map(({ name, type, value }) => [name, type === 'number' ? Number(value) : value]));
 }
 
@@ -25,7 +25,9 @@ export function regionsRequest(question) {
   return ['/v1/regions', { model: state.about.model, image, regions, question, ...settings() }];
 }
 
+/** Marks that are asked about one by one are seen one by one. */
 export function previewRequest() {
-  const visual_prompts = state.marks.slice(0, state.about.limits.marks).map(regionOf);
-  return ['/v1/preview', { image: state.picture.data, visual_prompts, fit: settings().fit }];
+  const { marks, selected, mode, about, picture } = state;
+  const shown = marks.filter((_, n) => (mode === 'ask' ? n < about.limits.marks : n === Math.max(selected, 0)));
+  return ['/v1/preview', { image: picture.data, visual_prompts: shown.map(regionOf), fit: settings().fit }];
 }

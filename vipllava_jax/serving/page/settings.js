@@ -1,4 +1,4 @@
-// The dialog of settings; what is empty in it is as the server has it.
+// What is empty in the dialog is as the server has it.
 
 import { apiKey, setApiKey } from './api.js';
 import { onClick, page } from './elements.js';

@@ -1,17 +1,13 @@
-// A request as text, to be sent by other programs.
-
 import { onClick, page } from './elements.js';
 import { state } from './state.js';
 
 const { code, 'code-text': text, copied } = page;
 let whole = ''; // the text, of which a part is shown
 
-/** Shows a request [path, body] in a dialog. */
 export function showSnippet([path, body]) {
   const [head, data] = state.picture.data.split(',');
   const file = `picture.${head.match(/\/(\w+)/)[1]}`;
-  const oneLine = (numbers) => numbers.replace(/\s+/g, '').replaceAll(',', ', ');
-  const json = JSON.stringify(body, null, 2).replace(/\[[-\d\s.,[\]]+\]/g, oneLine);
+  const json = JSON.stringify(body, null, 2).replace(/\n\s+(?=-?\d)|(?<=\d)\n\s+(?=])/g, '');
   code.onchange = () => {
     const kind = code.querySelector('input:checked').value;
     whole = { curl, python, json: () => json }[kind](path, json, head, data, file);
