@@ -114,7 +114,7 @@ function showPhrases() {
     const label = isChat ? [dot(mark.color), phraseOf(mark)] : ['Insert {mark}'];
     return create('button', { type: 'button', class: 'chip', onclick: () => insert(index) }, ...label);
   };
-  page.phrases.replaceChildren(...state.marks.slice(0, isChat ? state.about.limits.marks : 1).map(chip));
+  page.phrases.replaceChildren(...state.marks.slice(0, isChat ? state.about?.limits.marks : 1).map(chip));
 }
 
 function refresh() {

@@ -7,7 +7,7 @@ const { camera, video } = page;
 const READABLE = /^image\/(png|jpeg|webp|gif|bmp)$/; // by any server
 
 const started = new Promise((resolve) => listen(['about'], resolve));
-let latest = null; // the last choice, which may still have to arrive
+let latest = null; // the last choice, which may still arrive
 
 /** Shows a picture, unless another is chosen meanwhile; one that is not READABLE is written anew. */
 async function open(chosen, name = chosen.name || 'the pasted picture', isExample = false) {

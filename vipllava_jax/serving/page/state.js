@@ -2,7 +2,7 @@ const listeners = {};
 
 export const state = {
   about: null,
-  phase: 'loading', // of the server
+  phase: 'loading',
   picture: null, // { name, data: a data URI, size: [width, height] }
   marks: [], // { shape, color, points }: one point, the two corners of a box, or those of a polygon
   past: [], // lists of marks, for undo
