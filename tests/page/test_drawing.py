@@ -245,3 +245,17 @@ def test_a_key_that_is_held_adds_one_mark(visit):
         driver.page.keyboard.down('Enter')
     assert driver.page.text_content('#announcement') == 'Mark 1, within the red rectangle, was added.'
     assert len(driver.marks()) == 1
+
+
+def test_two_fingers_magnify_the_picture_and_draw_nothing(visit, photo):
+    driver = visit(has_touch=True)
+    driver.open('photo.png', photo)
+    width = driver.page.locator('#picture').bounding_box()['width']
+    x, y = driver.on_screen([(320, 240)])[0]
+    for kind, apart in (('touchStart', 20), ('touchMove', 40), ('touchMove', 60)):
+        points = [{'x': x + side * apart, 'y': y, 'id': side + 1} for side in (-1, 1)]
+        driver.session.send('Input.dispatchTouchEvent', {'type': kind, 'touchPoints': points})
+    driver.session.send('Input.dispatchTouchEvent', {'type': 'touchEnd', 'touchPoints': []})
+    driver.wait_until(f'document.getElementById("picture").clientWidth > {2.5 * width}')
+    assert driver.page.locator('#picture').bounding_box()['width'] == pytest.approx(3 * width, rel=0.02)
+    assert driver.marks() == []
