@@ -13,7 +13,6 @@ from tests.serving.live import live_server
 from vipllava_jax.serving.options import ServerOptions
 
 pytestmark = pytest.mark.page
-PREVIEW = '**/v1/preview'
 BREAK = """() => {
   const text = 'data: {"choices": [{"delta": {"content": "A moon"}}]}\\n\\n';
   const start = (stream) => {
@@ -290,22 +289,3 @@ def test_each_mark_is_seen_alone_if_it_is_asked_about_alone(visit, photo):
         driver.choose('mode', 'regions')
     with driver.page.expect_request(sees(300)):
         driver.drag([(350, 250)])  # which selects it
-
-
-def test_a_preview_waits_its_turn(visit):
-    driver = visit()
-    sent = []
-
-    def refuse(route):
-        sent.append(route)
-        route.fulfill(status=429, json={})
-
-    driver.page.route(PREVIEW, refuse)
-    for n in range(5):
-        before = len(sent)
-        driver.drag([(30 + 30 * n, 40), (50 + 30 * n, 60)])
-        while len(sent) == before:
-            driver.page.wait_for_timeout(20)
-    sent.clear()
-    driver.page.wait_for_timeout(7000)
-    assert len(sent) <= 4  # one each 2.3 s

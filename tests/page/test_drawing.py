@@ -173,6 +173,8 @@ def test_marks_are_drawn_and_changed_by_the_keyboard(visit, photo):
     driver.page.focus('#canvas')
     for key in ('Enter', 'ArrowRight', 'ArrowRight', 'ArrowUp', 'Shift+ArrowDown'):
         driver.page.keyboard.press(key)
+    told = driver.page.text_content('#announcement')
+    assert told == 'Mark 1, within the red rectangle, is at 228,166 to 420,312.'
     (mark,) = driver.marks()
     assert mark['box'] == [228, 166, 420, 312]
     driver.choose('tool', 'arrow')

@@ -1,5 +1,3 @@
-// Drawing, moving and zooming by mouse, touch or pen.
-
 import { pictureAt, zoom } from './canvas.js';
 import { page } from './elements.js';
 import { corners, curveAlong, distance, inside, isDrawable, minus, moved, plus, span, stretched } from './geometry.js';

@@ -40,7 +40,9 @@ function nudge({ key, shiftKey, repeat }) {
     shiftKey && before.points.length > 1
       ? stretched(before, [start, plus(end, by)], picture.size)
       : moved(before, by, picture.size);
-  if (isDrawable(mark)) put(selected, mark, selected, repeat);
+  if (!isDrawable(mark)) return;
+  put(selected, mark, selected, repeat);
+  tell(selected, `is at ${span(mark.points).join(' to ')}.`);
 }
 
 page.canvas.onkeydown = (event) => {

@@ -1,4 +1,4 @@
-// Requests are [path, body]; JSON leaves out what is undefined.
+// Requests, [path, body]; undefined is left out.
 
 import { regionOf } from './regions.js';
 import { page } from './elements.js';
