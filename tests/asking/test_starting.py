@@ -7,6 +7,7 @@ import pytest
 
 from vipllava_jax import loading
 from vipllava_jax.asking.starting import compile_ahead
+from vipllava_jax.engine import engine as module
 from vipllava_jax.engine.engine import Engine
 from vipllava_jax.generation.model import Model
 from vipllava_jax.inputs.processor import Processor
@@ -37,23 +38,27 @@ def compiled_in(caplog):
 
 
 @pytest.mark.slow
-def test_what_is_compiled_ahead_is_not_compiled_again(weights, processor, caplog, logs_compilations):
+def test_what_is_compiled_ahead_is_not_compiled_again(
+    weights, processor, caplog, logs_compilations, monkeypatch
+):
     seen, programs = [], {'decode_lanes', 'prefill_prompts', 'select_next', 'put_rows', 'read_pictures'}
-    with caplog.at_level('WARNING'):
-        finish = compile_ahead(weights, processor, {**SIZES, 'queue': 3})
-        model = Model(weights.load(), weights.cfg, processor)
-        finish(lambda done, total: seen.append((done, total)))
-        finish(lambda done, total: None)  # all is done
+
+    def start_alone(model, **options):
         assert programs <= compiled_in(caplog)
         caplog.clear()
-        with Engine(model, **SIZES, workers=0):
+        return Engine(model, **options)
+
+    monkeypatch.setattr(module, 'Engine', start_alone)
+    with caplog.at_level('WARNING'):
+        start = compile_ahead(weights, processor, **SIZES, workers=0)
+        model = Model(weights.load(), weights.cfg, processor)
+        with start(model, lambda done, total: seen.append((done, total))):
             assert not programs & compiled_in(caplog)
     assert seen[-1][0] == seen[-1][1] > 50
     assert seen == sorted(seen)
 
 
-def test_sizes_without_room_are_an_error_of_the_engine_alone(weights, processor):
-    options = {**SIZES, 'rows': 0}
-    compile_ahead(weights, processor, options)(lambda done, total: None)
+def test_sizes_that_are_out_of_range_are_an_error_of_the_engine(weights, processor):
+    start = compile_ahead(weights, processor, **{**SIZES, 'rows': 0})
     with pytest.raises(ValueError, match='rows is 0'):
-        Engine(Model(weights.load(), weights.cfg, processor), **options)
+        start(Model(weights.load(), weights.cfg, processor), lambda done, total: None)

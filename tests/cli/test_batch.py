@@ -32,9 +32,8 @@ def engines(monkeypatch):
     module.Engine = start
     monkeypatch.setitem(sys.modules, 'vipllava_jax.engine.engine', module)
 
-    def compile_ahead(weights, processor, options):
-        engines.ahead = options
-        return lambda progress: None
+    def compile_ahead(weights, processor, **options):
+        return lambda model, progress: start(model, **options)
 
     monkeypatch.setattr(starting, 'compile_ahead', compile_ahead)
     return engines
@@ -74,7 +73,7 @@ def test_all_rows_are_answered(vipllava, folder, engines, place):
     }
     assert found['line 3']['error'].startswith('not JSON')
     options = engines.opened[0].options
-    assert options == engines.ahead == {'rows': 3, 'slots': 1024, 'exact': True}
+    assert options == {'rows': 3, 'slots': 1024, 'exact': True}
     assert {question.settings.max_new_tokens for question in engines.opened[0].asked} == {3}
     run = json.loads((place / 'out.run.json').read_text())
     assert run['complete'] == {'answers': 39, 'errors': 1, 'bytes': (place / 'out.jsonl').stat().st_size}

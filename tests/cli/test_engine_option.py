@@ -49,12 +49,13 @@ class Started:
 
 @pytest.fixture
 def started(monkeypatch):
-    def finish(progress):
+    def start(model, progress):
         progress(0, 3)
         progress(3, 3)
+        return module.Engine(model)
 
     monkeypatch.setattr(module, 'Engine', started := Started())
-    monkeypatch.setattr(starting, 'compile_ahead', lambda *_: finish)
+    monkeypatch.setattr(starting, 'compile_ahead', lambda *_: start)
     return started
 
 

@@ -37,9 +37,12 @@ def served(monkeypatch):
     module.Engine = Engine
     monkeypatch.setattr(process, 'run', run)
 
-    def compile_ahead(weights, processor, options):
-        found.ahead = options
-        return lambda progress: progress(3, 3)
+    def compile_ahead(weights, processor, **options):
+        def start(model, progress):
+            progress(3, 3)
+            return Engine(model, **options)
+
+        return start
 
     monkeypatch.setattr(starting, 'compile_ahead', compile_ahead)
     monkeypatch.setitem(sys.modules, 'vipllava_jax.engine.engine', module)
@@ -63,7 +66,6 @@ def test_the_model_is_served_with_the_options(vipllava, folder, served):
         'exact': True,
         'max_pixels': options.limits.picture_pixels,
     }
-    assert served.ahead == served.engine.options
     settings = served.engine.model.settings
     assert (settings.max_new_tokens, settings.typical_p, settings.top_k) == (9, 0.9, 4)
     assert (settings.temperature, settings.seed) == (loading.default_settings(folder).temperature, None)

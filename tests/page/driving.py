@@ -94,3 +94,12 @@ class Driver:
 
     def text(self, selector: str) -> str:
         return self.page.locator(selector).inner_text()
+
+
+def fill_queue(live: Live) -> list[Any]:
+    """Holds up an engine of one row and a queue of one, and fills both -> the clients that have asked."""
+    live.engine.going.clear()
+    message = {'model': 'tiny', 'messages': [{'role': 'user', 'content': 'What?'}]}
+    clients = [live.send(**message) for _ in range(2)]
+    live.wait(lambda: live.server.open == 2)
+    return clients

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from tests.page.driving import fill_queue
 from tests.serving.fakes import FakeEngine
 from tests.serving.live import live_server
 from vipllava_jax.serving.options import ServerOptions
@@ -109,10 +110,7 @@ def test_settings_are_posted(visit):
 def test_a_full_queue_is_told(visit, serve):
     live = serve({'rows': 1, 'queue': 1}, queue=1)
     driver = visit(live)
-    live.engine.going.clear()
-    message = {'model': 'tiny', 'messages': [{'role': 'user', 'content': 'What?'}]}
-    clients = [live.send(**message) for _ in range(2)]
-    live.wait(lambda: live.server.open == 2)
+    clients = fill_queue(live)
     driver.page.click('#ask')
     driver.page.wait_for_selector('.error')
     assert 'its queue is full. Try again in 1 s.' in driver.text('.error')

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.page.driving import fill_queue
+
 pytestmark = pytest.mark.page
 QUESTION = 'What is {mark}?'
 OPEN = """async () => {
@@ -187,10 +189,7 @@ def test_undo_during_a_gesture_ends_it(visit, photo):
 def test_one_question_is_asked_at_a_time(visit, serve):
     live = serve({'rows': 1, 'queue': 1}, queue=1)
     driver = visit(live)
-    live.engine.going.clear()
-    message = {'model': 'tiny', 'messages': [{'role': 'user', 'content': 'What?'}]}
-    clients = [live.send(**message) for _ in range(2)]
-    live.wait(lambda: live.server.open == 2)
+    clients = fill_queue(live)
     driver.page.click('#ask')
     driver.page.wait_for_selector('article button:enabled')
     for client in clients:

@@ -63,7 +63,7 @@ def test_slow_bodies_take_no_room_from_others(live):
 
 
 def test_questions_that_are_left_come_before_those_of_others(live):
-    """While a request has questions for which the queue had no room, others are refused, whatever is free."""
+    """As long as a request has questions for which the queue had no room, other requests are refused."""
     server = live(engine={'rows': 2, 'queue': 3}, queue=3)
     server.engine.going.clear()
     many = server.send(prompts=['What?'] * 9, **PROMPT)

@@ -1,7 +1,7 @@
 """Whether an engine is worth the time that it takes to start, and starting it."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vipllava_jax.threads import background
@@ -28,12 +28,12 @@ def wants_engine(choice: bool | None, count: int) -> bool:
 
 
 def compile_ahead(
-    weights: 'Source', processor: 'Processor', options: Mapping[str, Any] = {}
-) -> Callable[[Progress], None]:
+    weights: 'Source', processor: 'Processor', **options: Any
+) -> 'Callable[[Model, Progress], Engine]':
     """Compiles the programs of an engine with these options in the background, before the weights are loaded.
 
-    Returns a function that waits for them, and calls `progress` meanwhile with the numbers of compiled
-    programs and of all. It raises no ValueError, because an engine with these options raises the same.
+    Returns a function that starts the engine for the loaded model. It first waits for the programs, and calls
+    `progress` meanwhile with the numbers of compiled ones and of all.
     """
     from vipllava_jax.engine.compiling import compile_all
     from vipllava_jax.engine.device import Device
@@ -53,25 +53,24 @@ def compile_ahead(
 
     wait = background(compile)
 
-    def finish(show: Progress) -> None:
+    def start(model: 'Model', show: Progress) -> 'Engine':
+        from vipllava_jax.engine.engine import Engine
+
         shown.append(show)
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # which the engine raises again
             wait()
+        return Engine(model, **options)
 
-    return finish
+    return start
 
 
-def start_engine(
-    model: 'Model', is_needed: bool, progress: Progress | None = None, **options: Any
-) -> 'Engine | None':
-    """An engine; None if the memory has no room for one, unless it `is_needed`, which makes it a ValueError.
+def start_engine(start: 'Callable[[], Engine]', is_needed: bool) -> 'Engine | None':
+    """The engine that `start` starts.
 
-    `progress` is called with the numbers of compiled programs and of all.
+    None if the memory has no room for one, unless it `is_needed`, which makes it a ValueError.
     """
-    from vipllava_jax.engine.engine import Engine
-
     try:
-        return Engine(model, progress=progress, **options)
+        return start()
     except ValueError:
         if is_needed:
             raise

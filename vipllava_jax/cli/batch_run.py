@@ -52,13 +52,10 @@ def open_engine(plan: PreparedBatch, options: dict[str, Any]) -> Iterator['Engin
     """Loads the weights while the programs of an engine are compiled, and starts it."""
     from vipllava_jax.asking.starting import compile_ahead
 
-    finish = compile_ahead(plan.weights, plan.processor, options)
+    start = compile_ahead(plan.weights, plan.processor, **options)
     model, _ = load_model(plan.weights, plan.processor)
-    from vipllava_jax.engine.engine import Engine
-
     with count_bar('programs') as progress:
-        finish(progress)
-        engine = Engine(model, **options)
+        engine = start(model, progress)
     with engine:
         yield engine
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -41,11 +42,10 @@ class LoadedOnce:
 
         if not wants_engine(choice, count):
             return None
-        finish = compile_ahead(self.weights, self.processor)
+        start = compile_ahead(self.weights, self.processor)
         model = self.model()
         with count_bar('programs') as progress:
-            finish(progress)
-            engine = start_engine(model, bool(choice))
+            engine = start_engine(partial(start, model, progress), bool(choice))
         if engine is None:
             click.echo('vipllava: the memory has no room for the engine: answering in batches', err=True)
         return engine

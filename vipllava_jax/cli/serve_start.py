@@ -104,7 +104,6 @@ def start_engine(plan: ModelPlan, options: dict[str, Any], report: 'Progress') -
     """
     weights, processor = open_model(plan.source, plan.options, plan.mesh)
     from vipllava_jax.asking.starting import compile_ahead
-    from vipllava_jax.engine.engine import Engine
     from vipllava_jax.engine.question import check_settings
     from vipllava_jax.inputs.prompts import check_template
     from vipllava_jax.loading import Model, default_settings
@@ -112,7 +111,7 @@ def start_engine(plan: ModelPlan, options: dict[str, Any], report: 'Progress') -
     check_template(plan.template, processor.chat_template)
     settings = dataclasses.replace(default_settings(weights.folder), **plan.settings)
     check_settings(settings)
-    finish = compile_ahead(weights, processor, options)
+    start = compile_ahead(weights, processor, **options)
     model = Model(load_weights(weights, report), weights.cfg, processor, settings)
     report('programs', 0, 0)
     with count_bar('programs') as show:
@@ -121,8 +120,7 @@ def start_engine(plan: ModelPlan, options: dict[str, Any], report: 'Progress') -
             show(done, total)
             report('programs', done, total)
 
-        finish(progress)
-        return Engine(model, **options)
+        return start(model, progress)
 
 
 def load_weights(weights: 'Source', report: 'Progress') -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from vipllava_jax.asking.starting import start_engine, wants_engine
@@ -27,6 +28,10 @@ def check_engine(is_asked: bool, joined: bool, choose: bool) -> None:
 
 def open_engine(model: 'Model', engine: 'Engine | bool | None', count: int) -> 'Opened | None':
     """The engine that answers `count` questions; None if batches do."""
-    if engine is None or isinstance(engine, bool):
-        return start_engine(model, bool(engine)) if wants_engine(engine, count) else None
-    return nullcontext(engine)
+    if engine is not None and not isinstance(engine, bool):
+        return nullcontext(engine)
+    if not wants_engine(engine, count):
+        return None
+    from vipllava_jax.engine.engine import Engine
+
+    return start_engine(partial(Engine, model), bool(engine))

@@ -79,7 +79,7 @@ def completion_exchange(
     _check_numbers(prompts, request, served)
     n = request.n or 1
     settings = generation_settings(request, served, answers=n, logprobs=request.logprobs)
-    wanted = answer_format(request)
+    expected_format = answer_format(request)
     questions = []
     for p, prompt in enumerate(prompts):
         name = 'prompt' if isinstance(request.prompt, str) else f'prompt[{p}]'
@@ -92,7 +92,7 @@ def completion_exchange(
                 settings=room,
                 template=TEMPLATE,
                 id=id,
-                answer_format=wanted,
+                answer_format=expected_format,
                 priority=request.priority or 0,
             )
         )

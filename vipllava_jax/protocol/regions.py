@@ -75,7 +75,7 @@ def regions_exchange(
     drawn = [told_apart(group) if together else group for group in groups]
     prompts = _Prompts(request, served)
     settings = generation_settings(request, served)
-    wanted = answer_format(request)
+    expected_format = answer_format(request)
     questions = [
         Question(
             [Turn('user', prompts.text(mark))],
@@ -85,7 +85,7 @@ def regions_exchange(
             prompts.template,
             request.fit or served.fit,
             id,
-            answer_format=wanted,
+            answer_format=expected_format,
             priority=request.priority or 0,
         )
         for n, (group, mark) in enumerate((group, mark) for group in drawn for mark in group)

@@ -69,7 +69,10 @@ def generation_settings(
 
 
 def params_of(request: GenerationRequest, prompt: str, images: str = '') -> dict[str, str]:
-    """The fields of a request by the parts of its questions, of which `prompt` and `images` are told."""
+    """By each part of a question, the field of the request that it comes from.
+
+    `prompt` and `images` are the fields of the text and the pictures; the others follow from the request.
+    """
     settings = {name: _field_of(name) for name in GenerationSettings.__dataclass_fields__}
     named = {name: field for name, field in settings.items() if field}
     limit = {'max_new_tokens': token_limit(request).field}

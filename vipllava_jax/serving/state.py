@@ -140,13 +140,16 @@ class Server:
                 self._idle.set()
 
     def check_queue(self, engine: Engine) -> None:
-        """Raises ApiError (429) if the queue of the engine is full, which one request of many can do.
+        """Raises ApiError (429) if the queue of the engine is full; one request of many questions can fill it.
 
-        While such a request has questions left, they are asked before those of others.
+        As long as the queue has not taken all questions of such a request, it counts as full, so that those
+        of later requests do not come first.
         """
         stats = engine.stats()
         count = stats.running + stats.waiting + stats.preparing
-        self._check_room(max(count, self._capacity) if any(a.has_more for a in self.asking) else count)
+        if any(asking.has_more for asking in self.asking):
+            count = max(count, self._capacity)
+        self._check_room(count)
 
     @contextmanager
     def place_for(self, asking: Asking) -> Iterator[None]:
