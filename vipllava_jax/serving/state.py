@@ -140,7 +140,7 @@ class Server:
                 self._idle.set()
 
     def check_queue(self, engine: Engine) -> None:
-        """Raises ApiError (429) if the queue of the engine is full; one request of many questions can fill it.
+        """Raises ApiError (429) if the queue of the engine is full, which one request can do.
 
         As long as the queue has not taken all questions of such a request, it counts as full, so that those
         of later requests do not come first.
